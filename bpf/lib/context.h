@@ -1,0 +1,108 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * What differs between a program at tc and one at XDP, so that every other file here is written
+ * once. An entry file defines MESH_XDP before its includes, or does not. Decides nothing.
+ */
+#ifndef MESH_CONTEXT_H
+#define MESH_CONTEXT_H
+
+#define unlikely(x) __builtin_expect(!!(x), 0)
+#define HOT static __always_inline
+
+#ifdef MESH_XDP
+#define CTX struct xdp_md
+#else
+#define CTX struct __sk_buff
+#endif
+
+/*
+ * A field of the context, by one load at a constant offset. Left to itself clang shares a pointer
+ * to the field between branches, and the verifier refuses "dereference of modified ctx ptr".
+ */
+#define CONTEXT_FIELD(ctx, field)                                                      \
+	({                                                                             \
+		__u64 __value;                                                         \
+		asm volatile("%0 = *(u32 *)(%1 + %2)"                                  \
+			     : "=r"(__value)                                           \
+			     : "r"(ctx), "i"(__builtin_offsetof(typeof(*(ctx)), field))); \
+		(__u32) __value;                                                       \
+	})
+
+HOT void *context_data(CTX *ctx)
+{
+	return (void *)(long)ctx->data;
+}
+
+HOT void *context_end(CTX *ctx)
+{
+	return (void *)(long)ctx->data_end;
+}
+
+#ifdef MESH_XDP
+
+HOT __u32 context_ifindex(CTX *ctx)
+{
+	return CONTEXT_FIELD(ctx, ingress_ifindex);
+}
+
+HOT __u32 context_length(CTX *ctx)
+{
+	return context_end(ctx) - context_data(ctx);
+}
+
+/* One frame is one packet: XDP sits below segmentation offload. */
+HOT __u32 context_packets(CTX *ctx)
+{
+	return 1;
+}
+
+/* A tag that the device took out of the frame is not seen here; veth leaves it in. */
+HOT int context_vlan(CTX *ctx)
+{
+	return 0;
+}
+
+/* An XDP frame without fragments is linear as it comes. */
+HOT void context_linearize(CTX *ctx)
+{
+}
+
+#else
+
+HOT __u32 context_ifindex(CTX *ctx)
+{
+	return CONTEXT_FIELD(ctx, ifindex);
+}
+
+HOT __u32 context_length(CTX *ctx)
+{
+	return CONTEXT_FIELD(ctx, len);
+}
+
+/* A GSO packet leaves as so many segments. */
+HOT __u32 context_packets(CTX *ctx)
+{
+	__u32 segments = CONTEXT_FIELD(ctx, gso_segs);
+
+	return segments ? segments : 1;
+}
+
+HOT int context_vlan(CTX *ctx)
+{
+	return CONTEXT_FIELD(ctx, vlan_present);
+}
+
+/*
+ * Bring the headers into the linear part. A raw socket can place them in page fragments, where
+ * direct access does not reach; without this such a packet would count as malformed.
+ */
+HOT void context_linearize(CTX *ctx)
+{
+	__u32 linear = context_end(ctx) - context_data(ctx), length = context_length(ctx);
+
+	if (unlikely(linear < length && linear < MESH_HEADERS_MAX))
+		bpf_skb_pull_data(ctx, length < MESH_HEADERS_MAX ? length : MESH_HEADERS_MAX);
+}
+
+#endif
+#endif

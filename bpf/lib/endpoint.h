@@ -1,0 +1,71 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * Functions: who is behind an interface or an address, and whether a packet is really theirs.
+ * Reads mesh_iface, mesh_function, mesh_address. Id 0 is everything that is not a function.
+ */
+#ifndef MESH_ENDPOINT_H
+#define MESH_ENDPOINT_H
+
+#include "lib/address.h"
+
+HOT __u32 endpoint_by_ifindex(__u32 ifindex)
+{
+	__u32 *id = mesh_iface.lookup(&ifindex);
+
+	return id ? *id : 0;
+}
+
+HOT __u32 endpoint_by_address(struct mesh_address *address)
+{
+	__u32 *id = mesh_address.lookup(address);
+
+	return id ? *id : 0;
+}
+
+/* NULL for an id that has no function; id 0 has a record with nothing in it but zeros. */
+HOT struct mesh_function *endpoint_get(__u32 id)
+{
+	struct mesh_function *fn = mesh_function.lookup(&id);
+
+	return fn && (!id || fn->ifindex) ? fn : NULL;
+}
+
+/* The function's address of the family that `like` has; zero words where it has none. */
+HOT void endpoint_address(const struct mesh_function *fn, const struct mesh_address *like,
+			  struct mesh_address *address)
+{
+	if (address_is4(like))
+		address_set4(address, fn->address4);
+	else
+		address_set6(address, fn->address6);
+}
+
+HOT int endpoint_has_address(const struct mesh_function *fn, const struct mesh_address *address)
+{
+	struct mesh_address own;
+
+	endpoint_address(fn, address, &own);
+	return own.word[3] && address_equal(&own, address);
+}
+
+HOT int mac_equal(const void *a, const void *b)
+{
+	const __u16 *x = a, *y = b;
+
+	return x[0] == y[0] && x[1] == y[1] && x[2] == y[2];
+}
+
+/* Does the packet come from the function whose interface it came in by? */
+HOT int endpoint_check_sender(const struct mesh_function *fn, const struct pkt *p)
+{
+	struct mesh_address source;
+
+	if (!mac_equal(p->eth->h_source, fn->mac))
+		return MESH_SPOOF_MAC;
+	if (p->ip4)
+		address_set4(&source, p->ip4->saddr);
+	else
+		address_set6(&source, p->ip6->saddr.s6_addr32);
+	return endpoint_has_address(fn, &source) ? MESH_OK : MESH_SPOOF_IP;
+}
+#endif

@@ -1,0 +1,178 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * The slow path: what should happen to a flow. Runs for its first packet, and for the first one
+ * after a change of the mesh (another epoch); service → receiver → policy → two flow entries, one
+ * for each way. Whatever way the packet goes, the flow is judged as its opener sent it.
+ */
+#ifndef MESH_JUDGE_H
+#define MESH_JUDGE_H
+
+#include "lib/csum.h"
+#include "lib/endpoint.h"
+#include "lib/flow.h"
+#include "lib/meter.h"
+#include "lib/policy.h"
+#include "lib/service.h"
+
+/* The parties of a flow, beside what mesh_judgement says of them. */
+struct parties {
+	struct mesh_function *opener;
+	struct mesh_function *receiver;
+};
+
+HOT struct mesh_judgement *judge_scratch(void)
+{
+	__u32 zero = 0;
+
+	return mesh_scratch.lookup(&zero);
+}
+
+/* The flow as its opener sent it, from the packet and the stale entry it found (or NULL). */
+HOT void judge_orient(struct mesh_judgement *j, const struct pkt *p, const struct mesh_flow *stale)
+{
+	tuple_of(&j->tuple, p);
+	j->backend = stale ? stale->backend : 0;
+	if (!stale || !(stale->flags & MESH_FLOW_REPLY))
+		return;
+	tuple_reverse(&j->tuple);
+	if (stale->flags & MESH_FLOW_NAT_SRC) {
+		j->tuple.destination = stale->address;
+		j->tuple.destination_port = stale->port;
+	}
+}
+
+/*
+ * Find the receiver. A flow keeps the backend it has as long as that function lives and the
+ * service stands; a new one takes what the Maglev table says. 0: MESH_OK.
+ */
+HOT int judge_receiver(struct mesh_judgement *j, struct parties *who)
+{
+	struct mesh_service *service = service_find(&j->tuple);
+
+	j->target = j->tuple.destination;
+	j->target_port = j->tuple.destination_port;
+	j->service = 0;
+	if (service) {
+		j->service = service->id;
+		j->target_port = service->target_port;
+		if (!j->backend || !endpoint_get(j->backend))
+			j->backend = service_select(service, &j->tuple);
+		j->receiver = j->backend;
+		if (!j->receiver)
+			return MESH_NO_BACKEND;
+	} else {
+		if (j->backend)
+			return MESH_NO_SERVICE;
+		j->receiver = endpoint_by_address(&j->target);
+	}
+	who->receiver = endpoint_get(j->receiver);
+	if (!who->receiver)
+		return MESH_NO_BACKEND;
+	if (service) {
+		endpoint_address(who->receiver, &j->tuple.destination, &j->target);
+		if (!j->target.word[3])
+			return MESH_NO_BACKEND;
+	}
+	return MESH_OK;
+}
+
+HOT int judge_policy(const struct mesh_config *config, const struct mesh_judgement *j,
+		     const struct parties *who)
+{
+	__u8 protocol = j->tuple.protocol == IPPROTO_ICMPV6 ? IPPROTO_ICMP : j->tuple.protocol;
+	int icmp = protocol == IPPROTO_ICMP;
+	struct policy_question q = {
+		.source = { identity_of(j->opener), identity(MESH_TENANT, who->opener->tenant),
+			    identity(MESH_ANY, 0) },
+		.destination = { identity_of(j->receiver), identity(MESH_TENANT, who->receiver->tenant),
+				 identity(MESH_SERVICE, j->service), identity(MESH_ANY, 0) },
+		.port = icmp ? 0 : j->target_port,
+		.service_port = icmp ? 0 : j->tuple.destination_port,
+		.protocol = protocol,
+	};
+	int verdict = policy_rules(config->policy_shapes, &q);
+
+	if (verdict < 0)
+		verdict = policy_default(j->opener, who->opener, j->receiver, who->receiver);
+	return verdict ? MESH_OK : MESH_POLICY;
+}
+
+HOT void judge_ethernet(struct mesh_flow *flow, const struct mesh_function *receiver,
+			const struct mesh_function *sender)
+{
+	flow->ifindex = receiver->ifindex;
+	__builtin_memcpy(flow->ethernet, receiver->mac, 6);
+	__builtin_memcpy(flow->ethernet + 6, receiver->gateway, 6);
+	__builtin_memcpy(flow->sender, sender->mac, 6);
+}
+
+/* Both entries; the tuple is turned round on the way. */
+HOT int judge_store(const struct mesh_config *config, struct mesh_judgement *j,
+		    const struct parties *who)
+{
+	__u32 there = meter_slot(config, j->opener, who->receiver->tenant);
+	__u32 back = meter_slot(config, j->receiver, who->opener->tenant);
+	__u32 change = csum_difference(j->tuple.destination.word, j->target.word, 4);
+	struct mesh_flow flow = {
+		.epoch = config->epoch,
+		.meter_tx = there,
+		.meter_rx = back,
+		.flags = j->service ? MESH_FLOW_NAT_DST : 0,
+		.address = j->target,
+		.checksum = change,
+		.port = j->target_port,
+		.backend = j->backend,
+		.service = j->service,
+	};
+
+	judge_ethernet(&flow, who->receiver, who->opener);
+	if (flow_store(&j->tuple, who->opener->ifindex, &flow))
+		return MESH_FLOW_FULL;
+
+	judge_ethernet(&flow, who->opener, who->receiver);
+	flow.meter_tx = back;
+	flow.meter_rx = there;
+	flow.flags = MESH_FLOW_REPLY | (j->service ? MESH_FLOW_NAT_SRC : 0);
+	flow.address = j->tuple.destination;
+	flow.port = j->tuple.destination_port;
+	flow.checksum = (__u16)~change;
+	j->tuple.destination = j->target;
+	j->tuple.destination_port = j->target_port;
+	tuple_reverse(&j->tuple);
+	return flow_store(&j->tuple, who->receiver->ifindex, &flow) ? MESH_FLOW_FULL : MESH_OK;
+}
+
+/*
+ * MESH_OK with both entries stored, or a reason to drop. `sender` is the function the packet
+ * comes from, 0 when it comes from the host's stack.
+ */
+HOT int judge_flow(CTX *ctx, const struct pkt *p, const struct mesh_config *config,
+		   const struct mesh_flow *stale, __u32 sender)
+{
+	struct mesh_judgement *j = judge_scratch();
+	struct parties who = {};
+	int reply = stale && stale->flags & MESH_FLOW_REPLY;
+	int reason;
+
+	if (!j || (!stale && !flow_may_open(p)))
+		return MESH_NO_FLOW;
+	judge_orient(j, p, stale);
+	j->opener = reply ? endpoint_by_address(&j->tuple.source) : sender;
+	who.opener = endpoint_get(j->opener);
+	if (!who.opener)
+		return MESH_NO_FUNCTION;
+	reason = judge_receiver(j, &who);
+	if (reason)
+		return reason;
+	if (reply && j->receiver != sender)
+		return MESH_NO_FLOW;
+	if (j->opener == j->receiver)
+		return MESH_HAIRPIN;
+	reason = judge_policy(config, j, &who);
+	if (reason && !(who.receiver->flags & MESH_FN_AUDIT))
+		return reason;
+	if (reason)
+		drop_count(ctx, j->receiver, MESH_TO_FN, reason, 1);
+	return judge_store(config, j, &who);
+}
+#endif

@@ -1,0 +1,52 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * What is counted: every packet that passes in mesh_meter, every one that does not in mesh_drops.
+ * Both are per CPU, so no update is atomic. Bytes are those of the frame, a GSO packet counts as
+ * the segments it leaves in.
+ */
+#ifndef MESH_METER_H
+#define MESH_METER_H
+
+#include "lib/context.h"
+
+/* Function 0 stands for the outside and has slots like any other. */
+HOT __u32 meter_slot(const struct mesh_config *config, __u32 function, __u32 peer_tenant)
+{
+	return function * config->tenants + peer_tenant;
+}
+
+HOT void meter_count(CTX *ctx, const struct mesh_flow *flow)
+{
+	__u32 slot = flow->meter_tx, peer = flow->meter_rx;
+	__u64 packets = context_packets(ctx), bytes = context_length(ctx);
+	struct mesh_meter *meter;
+
+	meter = mesh_meter.lookup(&slot);
+	if (meter) {
+		meter->tx_packets += packets;
+		meter->tx_bytes += bytes;
+	}
+	meter = mesh_meter.lookup(&peer);
+	if (meter) {
+		meter->rx_packets += packets;
+		meter->rx_bytes += bytes;
+	}
+}
+
+HOT void drop_count(CTX *ctx, __u32 function, __u8 direction, __u8 reason, __u8 audited)
+{
+	struct mesh_drop_key key = {
+		.function = function,
+		.reason = reason,
+		.direction = direction,
+		.audited = audited,
+	};
+	struct mesh_drop none = {}, *drop;
+
+	drop = mesh_drops.lookup_or_try_init(&key, &none);
+	if (drop) {
+		drop->packets += context_packets(ctx);
+		drop->bytes += context_length(ctx);
+	}
+}
+#endif

@@ -1,0 +1,13 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * The mesh at XDP: the same way of a packet, before there is an skb. For packet functions, whose
+ * peers send no offloaded TCP (design.md: XDP on a veth turns TSO off and cannot complete a
+ * partial checksum).
+ */
+#define MESH_XDP
+#include "lib/mesh.h"
+
+int mesh_xdp_fn(struct xdp_md *ctx)
+{
+	return mesh_from_function(ctx);
+}
