@@ -1,0 +1,79 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""What can go wrong, as the user meets it: one line saying what and on what, a hint, an exit code.
+
+Errors of the kernel, of netlink and of other programs are translated to these once, in
+``ebpfmesh.kernel``; every other module lets them pass.
+"""
+
+from pathlib import Path
+
+
+class MeshError(Exception):
+    """Base of every error the tool reports; ``message`` is one line, ``hint`` what to do next."""
+
+    exit_code = 1
+
+    def __init__(self, message: str, *, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+
+class CommandFailed(MeshError):
+    """A program we ran (iptables-restore, iperf3, …) failed; the message carries its output."""
+
+
+class VerifierRejected(MeshError):
+    """The compiler or the kernel's verifier refused a program; the whole log is in ``log``."""
+
+    def __init__(self, message: str, *, log: Path, hint: str = "") -> None:
+        super().__init__(message, hint=hint or f"the whole log is in {log}")
+        self.log = log
+
+
+class UsageError(MeshError):
+    """The command line asks for something that cannot be meant."""
+
+    exit_code = 2
+
+
+class ConfigError(MeshError):
+    """A mesh file is wrong; ``file`` and ``line`` (1-based) say where."""
+
+    exit_code = 2
+
+    def __init__(self, message: str, *, file: Path, line: int | None, hint: str = "") -> None:
+        where = f"{file}:{line}" if line else str(file)
+        super().__init__(f"{where}: {message}", hint=hint)
+        self.file = file
+        self.line = line
+
+
+class NotFound(MeshError):
+    """No mesh, function, service, namespace or container of that name, or not attached."""
+
+    exit_code = 3
+
+
+class MissingPrivilege(MeshError):
+    """A capability is missing; the message names it."""
+
+    exit_code = 4
+
+
+class Unsupported(MeshError):
+    """The kernel or the machine lacks a feature or a package; the message names it."""
+
+    exit_code = 5
+
+
+class ForeignProgram(MeshError):
+    """Somebody else's program, interface or pin is where ours would go."""
+
+    exit_code = 6
+
+
+class AbiMismatch(MeshError):
+    """A pinned map or program is not laid out as this version expects."""
+
+    exit_code = 7

@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""The headers BCC compiles against: a tree of links instead of a kernel source.
+
+Network programs need nothing of the kernel's own headers, so neither does this machine. BCC takes
+a small tree for a kernel source: a few fixed files from ``bpf/include/uapi`` beside the
+user-space headers of linux-libc-dev, which stand in different places on different machines and are
+therefore linked when they are needed. Compiling is faster too, as there is less to read.
+"""
+
+import sysconfig
+from pathlib import Path
+
+from ebpfmesh.errors import Unsupported
+from ebpfmesh.kernel.source import bpf_dir
+
+SOURCE_VARIABLE = "BCC_KERNEL_SOURCE"
+"""Environment variable that must name the tree *before* bcc is imported or compiles anything."""
+
+CFLAGS = ("-DCONFIG_CC_STACKPROTECTOR", "-DCONFIG_BPF_SYSCALL")
+"""What the tree's missing kernel configuration would have said; BCC's own headers ask for it."""
+
+
+def header_tree(into: Path) -> Path:
+    """Link the headers for BCC below the existing, empty directory ``into`` and return it.
+
+    The result is the value of ``SOURCE_VARIABLE``; it must stand as long as the compiler runs and
+    holds nothing but directories and links. Raises Unsupported if linux-libc-dev is missing.
+    """
+    include = into / "include"
+    uapi = include / "uapi"
+    uapi.mkdir(parents=True)
+    fixed = bpf_dir() / "include" / "uapi"
+    links = {
+        include / "linux": fixed / "linux",
+        include / "asm": fixed / "asm",
+        include / "sys": fixed / "sys",
+        uapi / "linux": _system_headers("linux", "bpf.h"),
+        uapi / "asm": _system_headers("asm", "types.h"),
+        uapi / "asm-generic": _system_headers("asm-generic", "types.h"),
+    }
+    for link, target in links.items():
+        link.symlink_to(target, target_is_directory=True)
+    return into
+
+
+def _system_headers(name: str, sample: str) -> Path:
+    """Return the directory of user-space kernel headers called ``name``; it holds ``sample``."""
+    root = Path("/usr/include")
+    # asm differs by architecture: Debian keeps it below the multiarch name.
+    places = (root / (sysconfig.get_config_var("MULTIARCH") or ""), root)
+    for place in places:
+        if (place / name / sample).is_file():
+            return place / name
+    raise Unsupported(
+        f"user-space kernel headers are missing: no {root / name / sample}",
+        hint="apt-get install linux-libc-dev",
+    )

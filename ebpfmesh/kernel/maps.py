@@ -1,0 +1,163 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""The mesh's maps: created with the sizes of its limits, checked before use, read as ctypes.
+
+A pin is opened only after its type, sizes and entries were compared with ``ebpfmesh._abi``: the
+kernel and BCC would take any other layout in silence and overrun it.
+"""
+
+import ctypes
+from collections.abc import Iterator
+from typing import Any, Generic, TypeVar
+
+from ebpfmesh import _abi
+from ebpfmesh.errors import AbiMismatch, NotFound
+from ebpfmesh.kernel import bpf
+from ebpfmesh.kernel.pins import Pins
+from ebpfmesh.model import Limits
+
+NO_PREALLOC = 1
+DROP_ENTRIES = 65536  # a bound; entries exist once something was dropped
+
+K = TypeVar("K")
+V = TypeVar("V")
+
+
+class Map(Generic[K, V]):
+    """An open map whose keys and values are the ctypes of its row in ``_abi.MAPS``."""
+
+    def __init__(self, fd: bpf.Fd, spec: _abi.MapSpec) -> None:
+        self.fd = fd
+        self.spec = spec
+        self.per_cpu = spec.type.startswith("percpu")
+        self._key_size = ctypes.sizeof(spec.key)
+        self._value_size = _value_size(spec)
+
+    def get(self, key: K) -> V | None:
+        """The value of a key. Of a per-CPU map: the sum of all CPUs, field by field."""
+        raw = bpf.map_lookup(self.fd, bytes(key), self._value_size)  # type: ignore[call-overload]
+        return None if raw is None else self._value(raw)
+
+    def set(self, key: K, value: V) -> None:
+        """Set a key. Of a per-CPU map: on every CPU."""
+        raw = bytes(value) * (bpf.possible_cpus() if self.per_cpu else 1)  # type: ignore[call-overload]
+        bpf.map_update(self.fd, bytes(key), raw)  # type: ignore[call-overload]
+
+    def delete(self, key: K) -> bool:
+        """Delete a key; False if it was not there."""
+        return bpf.map_delete(self.fd, bytes(key))  # type: ignore[call-overload]
+
+    def items(self) -> Iterator[tuple[K, V]]:
+        """Every key with its value; per-CPU values are summed."""
+        for key, raw in bpf.map_items(self.fd, self._key_size, self._value_size):
+            yield self.spec.key.from_buffer_copy(key), self._value(raw)  # type: ignore[attr-defined]
+
+    def _value(self, raw: bytes) -> V:
+        shape: Any = self.spec.value
+        if not self.per_cpu:
+            value: V = shape.from_buffer_copy(raw)
+            return value
+        total, width = shape(), self._value_size // bpf.possible_cpus()
+        for start in range(0, len(raw), width):
+            part = shape.from_buffer_copy(raw, start)
+            for name, _ in shape._fields_:
+                setattr(total, name, getattr(total, name) + getattr(part, name))
+        result: V = total
+        return result
+
+
+class Maps:
+    """All maps of a mesh, opened and checked when first asked for."""
+
+    def __init__(self, pins: Pins) -> None:
+        self._pins = pins
+        self._open: dict[str, Map[Any, Any]] = {}
+
+    def __getitem__(self, name: str) -> Map[Any, Any]:
+        if name not in self._open:
+            spec = next(spec for spec in _abi.MAPS if spec.name == name)
+            self._open[name] = Map(_open(self._pins, spec), spec)
+        return self._open[name]
+
+    @property
+    def config(self) -> Map[ctypes.c_uint32, _abi.Config]:
+        """The one record read by every packet."""
+        return self["mesh_config"]
+
+    def memory(self) -> dict[str, int]:
+        """Bytes the kernel holds for each map, as it accounts them itself."""
+        return {spec.name: bpf.map_memory(self[spec.name].fd) for spec in _abi.MAPS}
+
+
+def create_maps(pins: Pins, limits: Limits) -> None:
+    """Create and pin every map that is not pinned yet; check those that are."""
+    entries = _entries(limits)
+    for spec in _abi.MAPS:
+        path = pins.maps / spec.name
+        if path.exists():
+            with _open(pins, spec) as fd:
+                _check_entries(spec, bpf.map_info(fd).max_entries, entries[spec.entries])
+            continue
+        flags = NO_PREALLOC if spec.name in LAZY else 0
+        with bpf.map_create(
+            bpf.MAP_TYPE[spec.type], spec.name, ctypes.sizeof(spec.key), ctypes.sizeof(spec.value),
+            entries[spec.entries], flags,
+        ) as fd:  # fmt: skip
+            bpf.obj_pin(fd, path)
+
+
+LAZY = frozenset({"mesh_policy", "mesh_service", "mesh_address", "mesh_iface", "mesh_drops"})
+
+
+def maglev_rows(limits: Limits) -> int:
+    """Rows of mesh_maglev: two tables of one row for each service, and some for larger ones."""
+    return 2 * limits.services + 256
+
+
+def _entries(limits: Limits) -> dict[str, int]:
+    """Entries of each map, by the word that stands for them in mesh_maps.h. Id 0 is the outside."""
+    functions = limits.functions + 1
+    return {
+        "1": 1,
+        "functions": functions,
+        "addresses": 2 * functions,
+        "services": 2 * limits.services,
+        "maglev_rows": maglev_rows(limits),
+        "rules": limits.rules,
+        "flows": limits.flows,
+        "meters": functions * (limits.tenants + 1),
+        "drops": DROP_ENTRIES,
+    }
+
+
+def _value_size(spec: _abi.MapSpec) -> int:
+    size = ctypes.sizeof(spec.value)
+    return -(-size // 8) * 8 * bpf.possible_cpus() if spec.type.startswith("percpu") else size
+
+
+def _open(pins: Pins, spec: _abi.MapSpec) -> bpf.Fd:
+    path = pins.maps / spec.name
+    try:
+        fd = bpf.obj_get(path)
+    except FileNotFoundError:
+        pins.check()
+        raise NotFound(
+            f"mesh {pins.mesh} is not up: no {path}", hint="start it: ebpfmesh up FILE"
+        ) from None
+    info = bpf.map_info(fd)
+    found = (info.type, info.key_size, info.value_size)
+    wanted = (bpf.MAP_TYPE[spec.type], ctypes.sizeof(spec.key), ctypes.sizeof(spec.value))
+    if found != wanted:
+        fd.close()
+        raise AbiMismatch(
+            f"{path}: type, key and value are {found}, this version uses {wanted}",
+            hint=f"take the mesh down first: ebpfmesh --mesh {pins.mesh} down",
+        )
+    return fd
+
+
+def _check_entries(spec: _abi.MapSpec, found: int, wanted: int) -> None:
+    if found != wanted:
+        raise AbiMismatch(
+            f"map {spec.name} has {found} entries, the limits ask for {wanted}",
+            hint="sizes cannot change while a mesh is up: ebpfmesh down, then up",
+        )

@@ -1,0 +1,152 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""Network namespaces: making, entering and finding them, and the sandbox tests run in."""
+
+import contextlib
+import ctypes
+import os
+import socket
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from pyroute2 import IPRoute, netns
+
+from ebpfmesh.errors import MissingPrivilege, NotFound
+from ebpfmesh.kernel.pins import BPFFS, mount
+
+CLONE_NEWNS = 0x00020000
+CLONE_NEWNET = 0x40000000
+MS_REC_PRIVATE = 0x4000 | 0x40000
+RUN = Path("/run/netns")
+PREFIX = "ebpfmesh."
+
+
+@dataclass(frozen=True)
+class NetnsId:
+    """What tells one namespace from all others while it lives: its inode on nsfs."""
+
+    device: int
+    inode: int
+
+    @classmethod
+    def of(cls, path: Path) -> "NetnsId":
+        """The namespace at a path; NotFound if there is none."""
+        try:
+            status = path.stat()
+        except OSError as error:
+            raise NotFound(
+                f"no network namespace at {path}", hint="ip netns list shows the named ones"
+            ) from error
+        return cls(status.st_dev, status.st_ino)
+
+
+def current() -> NetnsId:
+    """The calling thread's namespace."""
+    return NetnsId.of(Path("/proc/thread-self/ns/net"))
+
+
+def lives(inode: int) -> bool:
+    """Does a namespace of this inode still have a process or a name?"""
+    for place in (*RUN.glob("*"), *Path("/proc").glob("[0-9]*/ns/net")):
+        with contextlib.suppress(OSError):
+            if place.stat().st_ino == inode:
+                return True
+    return False
+
+
+def name_of(mesh: str, function: str) -> str:
+    """Name of the namespace we make for a function; the prefix marks it as ours."""
+    return f"{PREFIX}{mesh}.{function}"
+
+
+def create(name: str) -> Path:
+    """Make a named namespace, as ``ip netns add`` does."""
+    netns.create(name)
+    return RUN / name
+
+
+def remove(name: str) -> None:
+    """Remove a named namespace; twice is fine."""
+    with contextlib.suppress(FileNotFoundError):
+        netns.remove(name)
+
+
+def find(name_or_path: str) -> Path:
+    """Path of a namespace given as name (under /run/netns) or as path; NotFound otherwise."""
+    path = Path(name_or_path) if "/" in name_or_path else RUN / name_or_path
+    if not path.exists():
+        raise NotFound(f"no network namespace {name_or_path}", hint="ip netns list shows the named ones")
+    return path
+
+
+def of_pid(pid: int) -> Path:
+    """Path of a process's namespace; NotFound if there is no such process."""
+    path = Path(f"/proc/{pid}/ns/net")
+    if not path.exists():
+        raise NotFound(f"no process {pid}", hint="pgrep -a NAME finds the id of a process")
+    return path
+
+
+@contextlib.contextmanager
+def entered(path: Path) -> Iterator[None]:
+    """Put the calling thread into a namespace for the ``with`` block."""
+    home = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        _setns(path)
+        try:
+            yield
+        finally:
+            _call("setns", home, CLONE_NEWNET)
+    finally:
+        os.close(home)
+
+
+def _setns(path: Path) -> None:
+    try:
+        target = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError as error:
+        raise NotFound(f"no network namespace at {path}") from error
+    try:
+        _call("setns", target, CLONE_NEWNET)
+    finally:
+        os.close(target)
+
+
+@contextlib.contextmanager
+def rtnetlink(path: Path | None = None) -> Iterator[IPRoute]:
+    """A netlink socket of the calling thread's namespace, or of the one at ``path``."""
+    if path is None:
+        ip = IPRoute()
+    else:
+        with entered(path):
+            ip = IPRoute()
+    try:
+        yield ip
+    finally:
+        ip.close()
+
+
+def enter_sandbox() -> None:
+    """Move this process to network and mount namespaces of its own, with nothing in them.
+
+    Has a private BPF file system, empty /run/netns and /run/ebpfmesh, and loopback; no packet can
+    leave and no pin stays. There is no way back: meant for tests, the demo and the benchmark.
+    """
+    _call("unshare", CLONE_NEWNET | CLONE_NEWNS)
+    mount(b"none", Path("/"), None, flags=MS_REC_PRIVATE)
+    mount(b"bpf", BPFFS, b"bpf", b"mode=0700")
+    for directory in (RUN, Path("/run/ebpfmesh")):
+        directory.mkdir(exist_ok=True)
+        mount(b"tmpfs", directory, b"tmpfs", b"mode=0755")
+    with rtnetlink() as ip:
+        ip.link("set", index=socket.if_nametoindex("lo"), state="up")
+
+
+def _call(function: str, *arguments: int) -> None:
+    libc = ctypes.CDLL(None, use_errno=True)
+    if getattr(libc, function)(*arguments) == 0:
+        return
+    code = ctypes.get_errno()
+    if code == 1:
+        raise MissingPrivilege(f"{function}: CAP_SYS_ADMIN is needed", hint="run as root")
+    raise OSError(code, f"{function}: {os.strerror(code)}")

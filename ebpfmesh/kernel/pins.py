@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""Where a mesh keeps its programs and maps: directories of the BPF file system, by ABI."""
+
+import contextlib
+import ctypes
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from ebpfmesh._abi import ABI
+from ebpfmesh.errors import AbiMismatch, MeshError, MissingPrivilege
+
+BPFFS = Path("/sys/fs/bpf")
+BPF_FS_MAGIC = 0xCAFE4A11  # linux/include/uapi/linux/magic.h
+
+
+@dataclass(frozen=True)
+class Pins:
+    """The pins of one mesh: ``BPFFS/ebpfmesh/MESH/v<ABI>/{maps,progs,links}``."""
+
+    mesh: str
+
+    @property
+    def top(self) -> Path:
+        """Everything of the mesh, whatever its ABI."""
+        return BPFFS / "ebpfmesh" / self.mesh
+
+    @property
+    def root(self) -> Path:
+        """What this version of ebpfmesh may use."""
+        return self.top / f"v{ABI}"
+
+    @property
+    def maps(self) -> Path:
+        """One pin a map, by its name."""
+        return self.root / "maps"
+
+    @property
+    def progs(self) -> Path:
+        """One pin a program, by its name."""
+        return self.root / "progs"
+
+    @property
+    def links(self) -> Path:
+        """Two pins a function: ``FUNCTION-ingress`` and ``FUNCTION-egress`` of its interface."""
+        return self.root / "links"
+
+    def create(self) -> None:
+        """Make the directories; the ones that are there stay."""
+        for directory in (self.maps, self.progs, self.links):
+            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+    def remove(self) -> None:
+        """Remove every pin of the mesh, and the common directory if it was the last."""
+        shutil.rmtree(self.top, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            self.top.parent.rmdir()
+
+    def check(self) -> None:
+        """Raise AbiMismatch if the mesh's pins are of another version."""
+        if self.top.is_dir() and not self.root.is_dir():
+            found = ", ".join(sorted(path.name for path in self.top.iterdir())) or "nothing"
+            raise AbiMismatch(
+                f"mesh {self.mesh} is pinned as {found}, this version uses v{ABI}",
+                hint=f"take it down with the version that made it, or: ebpfmesh --mesh {self.mesh} gc",
+            )
+
+
+def all_meshes() -> list[str]:
+    """Names of the meshes that have pins here."""
+    top = BPFFS / "ebpfmesh"
+    return sorted(path.name for path in top.iterdir()) if top.is_dir() else []
+
+
+def is_bpffs(path: Path = BPFFS) -> bool:
+    """Is a BPF file system mounted here?"""
+    buffer = (ctypes.c_long * 64)()  # struct statfs; f_type is its first word
+    libc = ctypes.CDLL(None, use_errno=True)
+    return libc.statfs(os.fsencode(path), buffer) == 0 and buffer[0] == BPF_FS_MAGIC
+
+
+def mount_bpffs() -> bool:
+    """Mount the BPF file system if it is not; True if this call did."""
+    if is_bpffs():
+        return False
+    mount(b"bpf", BPFFS, b"bpf", b"mode=0700")
+    return True
+
+
+def unmount_bpffs() -> None:
+    """Unmount it, unless somebody has pins in it."""
+    if is_bpffs() and not any(BPFFS.iterdir()):
+        ctypes.CDLL(None).umount(os.fsencode(BPFFS))
+
+
+def mount(source: bytes, target: Path, kind: bytes | None, data: bytes = b"", flags: int = 0) -> None:
+    """mount(2); MissingPrivilege without CAP_SYS_ADMIN."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.mount(source, os.fsencode(target), kind, ctypes.c_ulong(flags), data) == 0:
+        return
+    code = ctypes.get_errno()
+    if code in (1, 13):
+        raise MissingPrivilege(f"mounting {target}: CAP_SYS_ADMIN is needed", hint="run as root")
+    raise MeshError(f"mounting {target}: {os.strerror(code)}")

@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""Processes of functions: in their namespace and cgroup, with the mesh's names in /etc/hosts.
+
+A command that ``up`` starts stays when ebpfmesh exits. Two shells keep what would be lost: one
+waits and writes down how the command ended, the other keeps the first mebibyte of what it said.
+"""
+
+import ctypes
+import os
+import shutil
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NoReturn
+
+from ebpfmesh.errors import MeshError, NotFound
+from ebpfmesh.kernel import netns
+from ebpfmesh.kernel.cgroup import Cgroup
+from ebpfmesh.kernel.pins import mount
+
+CLONE_NEWNS = 0x00020000
+MS_BIND, MS_SLAVE = 0x1000, 0x4000 | (1 << 19)
+KEEP = r"""{ "$@"; printf %s $? >"$EBPFMESH_EXIT.new"; mv "$EBPFMESH_EXIT.new" "$EBPFMESH_EXIT"; } \
+2>&1 </dev/null | { head -c 1048576 >"$EBPFMESH_LOG"; cat >/dev/null; }"""
+
+
+@dataclass(frozen=True)
+class Home:
+    """Where a function's processes run; ``hosts`` is bound over /etc/hosts."""
+
+    netns: Path
+    cgroup: Cgroup
+    hosts: Path
+
+    def enter(self) -> None:
+        """Move the calling process there, for good: cgroup, network, a mount namespace of its own."""
+        for file in self.cgroup.files():
+            file.write_text("0")
+        libc = ctypes.CDLL(None, use_errno=True)
+        with self.netns.open() as target:
+            _check(libc.setns(target.fileno(), netns.CLONE_NEWNET), "setns")
+        _check(libc.unshare(CLONE_NEWNS), "unshare")
+        mount(b"none", Path("/"), None, flags=MS_SLAVE)
+        mount(b"sysfs", Path("/sys"), b"sysfs")  # /sys/class/net shows the namespace it was mounted in
+        mount(os.fsencode(self.hosts), Path("/etc/hosts").resolve(), None, flags=MS_BIND)
+
+
+def _check(result: int, what: str) -> None:
+    if result != 0:
+        code = ctypes.get_errno()
+        raise OSError(code, f"{what}: {os.strerror(code)}")
+
+
+def execute(home: Home, command: Sequence[str]) -> NoReturn:
+    """Become ``command`` inside a function; NotFound if there is no such program."""
+    if shutil.which(command[0]) is None:
+        raise NotFound(f"there is no program {command[0]}", hint="give a name in PATH, or a path")
+    home.enter()
+    os.execvp(command[0], list(command))  # noqa: S606
+
+
+def start(home: Home, command: Sequence[str], *, log: Path, exit_file: Path) -> None:
+    """Start ``command`` and leave it running; MeshError if the program is not there."""
+    if shutil.which(command[0]) is None:
+        raise MeshError(f"there is no program {command[0]}", hint="install it, or change command in the file")
+    exit_file.unlink(missing_ok=True)
+    environment = os.environ | {"EBPFMESH_EXIT": str(exit_file), "EBPFMESH_LOG": str(log)}
+    subprocess.Popen(
+        ["/bin/sh", "-c", KEEP, "ebpfmesh", *command],
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+        preexec_fn=home.enter,  # noqa: PLW1509  (this process has one thread)
+        cwd="/",
+    )
+
+
+def write_hosts(path: Path, lines: Sequence[tuple[str, str]]) -> None:
+    """Write (address, name) as /etc/hosts, in place: running functions have this very file bound."""
+    own = ["127.0.0.1 localhost", "::1 localhost"]
+    text = "\n".join(own + [f"{address} {name}" for address, name in lines]) + "\n"
+    with path.open("w") as file:
+        file.write(text)
+
+
+def in_container(reference: str) -> int:
+    """Process id of a running container by name or id, asked of podman or docker."""
+    for program in ("podman", "docker"):
+        if shutil.which(program) is None:
+            continue
+        done = subprocess.run(
+            [program, "inspect", "--type", "container", "--format", "{{.State.Pid}}", reference],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=30,
+        )
+        if done.returncode == 0 and done.stdout.strip().isdigit():
+            pid = int(done.stdout)
+            if pid:
+                return pid
+            raise NotFound(f"container {reference} does not run", hint=f"{program} start {reference}")
+    raise NotFound(f"there is no container {reference}", hint="podman ps or docker ps lists them")
+
