@@ -1,0 +1,12 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""From what people write to a ``Mesh``: mesh files, addresses, and errors they can act on.
+
+``load`` reads a mesh file; whatever is wrong with it is a ``ConfigError`` with file, line and
+hint. ``make`` and ``assign_addresses`` do the same for a single object of the command line.
+"""
+
+from ebpfmesh.config.addresses import assign_addresses, parse_address, parse_prefix
+from ebpfmesh.config.explain import explain, make
+from ebpfmesh.config.file import load
+
+__all__ = ["assign_addresses", "explain", "load", "make", "parse_address", "parse_prefix"]

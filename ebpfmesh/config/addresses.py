@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""Addresses: how they are written, and which ones functions get that were given none."""
+
+from collections.abc import Collection, Iterable, Mapping
+from hashlib import sha256
+from ipaddress import (
+    IPv4Address,
+    IPv4Network,
+    IPv6Address,
+    IPv6Network,
+    ip_address,
+    ip_network,
+)
+from typing import overload
+
+from ebpfmesh.model import Address, Invalid, Network, check_address, check_prefix, show
+
+
+def parse_address(text: object) -> Address:
+    """The unicast address written as ``text``, without a prefix length; raises ``Invalid``."""
+    hint = "give an address such as 198.18.0.10 or 2001:db8::10"
+    if not isinstance(text, str):
+        raise Invalid("an address must be a string", hint=hint)
+    try:
+        address = ip_address(text)
+    except ValueError:
+        hint = hint if "/" not in text else "leave out the / and all after it"
+        raise Invalid(f"{show(text)} is not an IP address", hint=hint) from None
+    return check_address(address)
+
+
+def parse_prefix(text: object) -> IPv4Network | IPv6Network:
+    """The prefix written as ``text``, all of it unicast; raises ``Invalid``."""
+    hint = "give a prefix such as 198.18.0.0/16 or 2001:db8::/64"
+    if not isinstance(text, str):
+        raise Invalid("a prefix must be a string", hint=hint)
+    try:
+        prefix = ip_network(text, strict=False)
+    except ValueError:
+        raise Invalid(f"{show(text)} is not a prefix", hint=hint) from None
+    if ip_address(text.partition("/")[0]) != prefix.network_address:
+        raise Invalid(f"{show(text)} has bits after the prefix", hint=f'did you mean "{prefix}"?')
+    return check_prefix(prefix)
+
+
+@overload
+def assign_addresses(
+    names: Iterable[str], pool: IPv4Network, used: Collection[Address]
+) -> dict[str, IPv4Address]: ...
+
+
+@overload
+def assign_addresses(
+    names: Iterable[str], pool: IPv6Network, used: Collection[Address]
+) -> dict[str, IPv6Address]: ...
+
+
+def assign_addresses(
+    names: Iterable[str], pool: Network, used: Collection[Address]
+) -> Mapping[str, Address]:
+    """An address of ``pool`` for each of ``names``, none of them ``used``.
+
+    The hash of a name says which address it gets. Only where that one is taken, by ``used`` or
+    by a name before it, the next free one is found, after all others have had their own: so a
+    name that comes or goes moves no other, unless the two wanted the same address.
+
+    Raises ``Invalid``, with the name as its path, if the pool has no address left.
+    """
+    first, size = _hosts(pool)
+    onward = {
+        int(address) - first: int(address) - first + 1
+        for address in used
+        if address.version == pool.version and 0 <= int(address) - first < size
+    }
+    chosen: dict[str, int] = {}
+    waiting: dict[str, int] = {}
+    for name in names:
+        wanted = int.from_bytes(sha256(name.encode()).digest()[:8]) % size
+        (waiting if wanted in onward else chosen)[name] = wanted
+        onward.setdefault(wanted, wanted + 1)
+    for name, wanted in waiting.items():
+        if len(onward) == size:
+            hint = "give a larger prefix under [mesh]"
+            what = f'no address of {pool} is left for function "{name}"'
+            raise Invalid(what, path=(name,), hint=hint)
+        chosen[name] = _next_free(onward, wanted, size)
+        onward[chosen[name]] = chosen[name] + 1
+    kind = type(pool.network_address)
+    return {name: kind(first + offset) for name, offset in chosen.items()}
+
+
+def _hosts(pool: Network) -> tuple[int, int]:
+    """The first address of ``pool`` that a function can have, and how many there are.
+
+    Network and broadcast address are left out (RFC 4291, 2.6.1 for IPv6), and of a large IPv6
+    pool all but the first 2³² addresses, which keeps what people read short.
+    """
+    ends = {4: 2, 6: 1}[pool.version] if pool.num_addresses > 2 else 0
+    return int(pool.network_address) + (ends > 0), min(pool.num_addresses - ends, 1 << 32)
+
+
+def _next_free(onward: dict[int, int], start: int, size: int) -> int:
+    """The first offset from ``start`` on, round the end, that is not a key of ``onward``.
+
+    ``onward`` leads from a taken offset towards a free one; the way gone is shortened, so that
+    a full pool costs no more than an empty one.
+    """
+    way = []
+    at = start
+    while at in onward:
+        way.append(at)
+        at = onward[at] % size
+    onward.update(dict.fromkeys(way, at))
+    return at

@@ -1,0 +1,216 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""The steps from one mesh to another, in an order that is safe while packets flow.
+
+Pure: nothing is read or changed here. The order, and why:
+
+1. rules become stricter: new denies, then allows that go. Until step 8 every rule is the
+   stricter one of before and after, so that nothing passes that either of the two forbids;
+2. services lose the functions that go; services that go, or move to other addresses, are removed;
+3. functions that go are removed, and those that are replaced;
+4. functions change tenant or audit where they are;
+5. services are set as they shall be, if the functions they need have been there all along;
+6. functions are added;
+7. the other services are set: all their functions are there;
+8. rules become looser: denies that go, then new allows.
+
+At no time is a flow allowed that was not before and will not be after, and no service names a
+function that is not there. Rules go by name: a deny comes before the function or service it
+names, and leaves after it. Between 1 and 8 there can be more rules than in either mesh.
+
+If two or more functions change tenant, a flow between them would meanwhile be judged by the old
+tenant of one and the new of the other; rules that keep them from sending cover step 4.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Literal, TypeVar
+
+from ebpfmesh.errors import UsageError
+from ebpfmesh.model import Function, Identity, Mesh, Policy, Protocol, Service
+
+Kind = Literal[
+    "create-mesh",
+    "add-function",
+    "change-function",
+    "remove-function",
+    "set-service",
+    "remove-service",
+    "add-policy",
+    "remove-policy",
+]
+
+_Named = TypeVar("_Named", Function, Service)
+_Match = tuple[Identity, Identity, Protocol, int]
+_Rules = dict[_Match, Policy]
+
+_SIGNS = {"create": "+", "add": "+", "change": "~", "set": "~", "remove": "-"}
+
+
+@dataclass(frozen=True)
+class Operation:
+    """One step. ``old`` is what ``object`` takes the place of: in place, in one update.
+
+    ``create-mesh`` has a mesh without functions, services and policies. What is removed is
+    ``object`` itself. A policy takes the place of the one with the same ``match``.
+    """
+
+    kind: Kind
+    object: Mesh | Function | Service | Policy
+    old: Mesh | Function | Service | Policy | None = None
+
+    def describe(self) -> str:
+        """One line for people, such as ``+ function decode-0  tenant op-a  198.18.0.2``."""
+        verb, _, noun = self.kind.partition("-")
+        sign = _SIGNS[verb]
+        if verb in ("add", "set"):
+            sign = "~" if self.old else "+"
+        if isinstance(self.object, Function) and isinstance(self.old, Function):
+            text = _changed(self.old, self.object)
+        else:
+            text = _text(self.object)
+        return f"{sign} {noun} {text}"
+
+
+def diff(current: Mesh | None, wanted: Mesh) -> tuple[Operation, ...]:
+    """The operations that make ``wanted`` of ``current``; none if they mean the same.
+
+    Raises ``UsageError`` if they differ in what is fixed while a mesh is up: its name, limits
+    and prefixes.
+    """
+    create: list[Operation] = []
+    if current is None:
+        nothing: dict[str, object] = {"functions": (), "services": (), "policies": ()}
+        current = wanted.model_copy(update=nothing)
+        create = [Operation("create-mesh", current)]
+    _check_fixed(current, wanted)
+    before, after = _by_name(current.functions), _by_name(wanted.functions)
+    changed = {n: f for n, f in before.items() if n in after and _in_place(f, after[n])}
+    staying = {n for n, f in before.items() if n in changed or after.get(n) == f}
+    moving = [n for n in changed if before[n].tenant != after[n].tenant]
+    leave, enter = _service_steps(current, wanted, staying, some_move=bool(moving))
+    ready = [step for step in enter if staying.issuperset(_backends(step))]
+    old_rules = {policy.match: policy for policy in current.policies}
+    new_rules = {policy.match: policy for policy in wanted.policies}
+    strict = _stricter(old_rules, new_rules) | _quarantine(moving)
+    return (
+        *create,
+        *sorted(_rule_steps(old_rules, strict), key=lambda step: step.kind != "add-policy"),
+        *leave,
+        *(Operation("remove-function", f) for n, f in before.items() if n not in staying),
+        *(Operation("change-function", after[n], old) for n, old in changed.items()),
+        *ready,
+        *(Operation("add-function", f) for n, f in after.items() if n not in staying),
+        *(step for step in enter if not staying.issuperset(_backends(step))),
+        *sorted(_rule_steps(strict, new_rules), key=lambda step: step.kind == "add-policy"),
+    )
+
+
+def _check_fixed(current: Mesh, wanted: Mesh) -> None:
+    for key in ("name", "limits", "prefix4", "prefix6"):
+        if getattr(current, key) != getattr(wanted, key):
+            what = "the prefixes" if key.startswith("prefix") else f"the {key}"
+            message = f'mesh "{current.name}" is up: {what} cannot change while it is'
+            raise UsageError(message, hint="take it down first, then bring it up again")
+
+
+def _backends(step: Operation) -> tuple[str, ...]:
+    return step.object.functions if isinstance(step.object, Service) else ()
+
+
+def _by_name(items: Iterable[_Named]) -> dict[str, _Named]:
+    return {item.name: item for item in items}
+
+
+def _in_place(old: Function, new: Function) -> bool:
+    """Whether ``old`` becomes ``new`` by tenant or audit alone."""
+    settings = {"tenant": new.tenant, "audit": new.audit}
+    return old != new and old.model_copy(update=settings) == new
+
+
+def _service_steps(
+    current: Mesh, wanted: Mesh, staying: set[str], *, some_move: bool
+) -> tuple[list[Operation], list[Operation]]:
+    """What is done to services before functions go, and after their functions are there.
+
+    A service that only needs functions that stay goes over to them in one step, unless a tenant
+    changes meanwhile. Any other has, until it is set, the functions it has before and after.
+    """
+    before, after = _by_name(current.services), _by_name(wanted.services)
+    leave, enter = [], []
+    for name, old in before.items():
+        new = after.pop(name, None)
+        if new is None or new.frontends != old.frontends:
+            leave.append(Operation("remove-service", old))
+            enter += [Operation("set-service", new)] if new else []
+            continue
+        one_step = staying.issuperset(new.functions) and not some_move
+        keep = staying if one_step else staying.intersection(new.functions)
+        functions = tuple(function for function in old.functions if function in keep)
+        between = old.model_copy(update={"functions": functions})
+        if between != old:
+            leave.append(Operation("set-service", between, old))
+        if between != new:
+            enter.append(Operation("set-service", new, between))
+    return leave, [*enter, *(Operation("set-service", service) for service in after.values())]
+
+
+def _stricter(old: _Rules, new: _Rules) -> dict[_Match, Policy]:
+    """For each match the less permissive of the ``old`` and the ``new`` rule, or neither."""
+    strict = {}
+    for match in old | new:
+        rule = min(old.get(match), new.get(match), key=_permissiveness)
+        if rule is not None:
+            strict[match] = rule
+    return strict
+
+
+def _permissiveness(rule: Policy | None) -> tuple[int, int]:
+    """Orders what there can be for a match: urgent deny, deny, nothing, allow, urgent allow."""
+    if rule is None:
+        return 0, 0
+    return (-1, rule.priority) if rule.action == "deny" else (1, -rule.priority)
+
+
+def _quarantine(moving: list[str]) -> dict[_Match, Policy]:
+    """Rules that keep functions from sending while more than one of them changes tenant."""
+    rules = [
+        Policy(
+            source=Identity("function", name),
+            destination=Identity("any"),
+            action="deny",
+            priority=0,
+        )
+        for name in moving
+        if len(moving) > 1
+    ]
+    return {rule.match: rule for rule in rules}
+
+
+def _rule_steps(old: _Rules, new: _Rules) -> Iterator[Operation]:
+    for match, rule in new.items():
+        if old.get(match) != rule:
+            yield Operation("add-policy", rule, old.get(match))
+    for match, rule in old.items():
+        if match not in new:
+            yield Operation("remove-policy", rule)
+
+
+def _text(item: Mesh | Function | Service | Policy) -> str:
+    if isinstance(item, Function):
+        return "  ".join([item.name, f"tenant {item.tenant}", *map(str, item.addresses)])
+    if isinstance(item, Service):
+        names = item.functions
+        backends = ", ".join(names) if 0 < len(names) <= 4 else f"{len(names)} functions"
+        target = f" → {item.target_port}" if item.target_port != item.port else ""
+        addresses = "  ".join(map(str, item.addresses))
+        return f"{item.name}  {addresses}  {item.protocol}/{item.port}{target}  {backends}"
+    return item.name if isinstance(item, Mesh) else str(item)
+
+
+def _changed(old: Function, new: Function) -> str:
+    parts = [new.name]
+    if old.tenant != new.tenant:
+        parts.append(f"tenant {old.tenant} → {new.tenant}")
+    if old.audit != new.audit:
+        parts.append(f"audit {'on' if new.audit else 'off'}")
+    return "  ".join(parts)
