@@ -1,0 +1,11 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""Changing the kernel: the only way in for the command line, the benchmark and programs.
+
+    up(config.load(path)); attach("edge", function); down("edge")
+"""
+
+from ebpfmesh.apply.collect import gc
+from ebpfmesh.apply.lifecycle import attach, detach, down, edit, plan, up
+from ebpfmesh.apply.live import OnStep, opened
+
+__all__ = ["OnStep", "attach", "detach", "down", "edit", "gc", "opened", "plan", "up"]

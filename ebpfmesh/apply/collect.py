@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""gc: find what is left of meshes that no longer work, and remove it.
+
+What is ours is known by record, by pin, by the alias of an interface, by the name of a namespace
+or by the directory of a cgroup; nothing else is touched. A mesh whose host namespace lives
+somewhere else is left alone.
+"""
+
+from pathlib import Path
+
+from pyroute2 import IPRoute
+
+from ebpfmesh.apply.lifecycle import take_down
+from ebpfmesh.apply.live import Live, OnStep, quiet
+from ebpfmesh.kernel import cgroup, interface, netns, pins
+from ebpfmesh.kernel.record import Record, all_records, locked
+
+
+def gc(on_step: OnStep = quiet) -> list[str]:
+    """Remove all leftovers; what was removed, a line each."""
+    removed: list[str] = []
+    for mesh in sorted({*all_records(), *pins.all_meshes()}):
+        with locked(mesh):
+            removed += _collect_mesh(mesh, on_step)
+    with netns.rtnetlink() as ip:
+        removed += _collect_strays(ip)
+    return removed
+
+
+def _collect_mesh(mesh: str, on_step: OnStep) -> list[str]:
+    if not Record.exists(mesh):
+        take_down(mesh, on_step)
+        return [f"pins of mesh {mesh}"]
+    record = Record(mesh, create=True)
+    try:
+        home = record.get("netns")
+        whole = record.get("mesh") is not None and pins.Pins(mesh).maps.is_dir()
+        if whole and netns.lives(home):
+            if home != netns.current().inode:
+                return []
+            with netns.rtnetlink() as ip:
+                broken = Live(record, ip, on_step).recover()
+            return [f"function {name} of mesh {mesh}" for name in broken]
+    finally:
+        record.close()
+    take_down(mesh, on_step)
+    return [f"mesh {mesh}"]
+
+
+def _collect_strays(ip: IPRoute) -> list[str]:
+    """Interfaces, namespaces and cgroups whose mesh or function has no record."""
+    known = set()
+    for mesh in all_records():
+        record = Record(mesh, create=True)
+        known |= {f"{mesh}/{row.function.name}" for row in record.functions()}
+        record.close()
+    removed = []
+    for name, owner in interface.ours(ip).items():
+        if owner not in known:
+            interface.remove(ip, name, interface.ALIAS + owner)
+            removed.append(f"interface {name} of {owner}")
+    for path in netns.RUN.glob(f"{netns.PREFIX}*"):
+        if _owner(path) not in known:
+            netns.remove(path.name)
+            removed.append(f"namespace {path.name}")
+    for group in cgroup.groups(netns.current().inode):
+        if f"{group.group.rpartition('.')[0]}/{group.function}" not in known:
+            group.stop()
+            group.remove()
+            removed.append(f"cgroup {group.group}/{group.function}")
+    return removed
+
+
+def _owner(path: Path) -> str:
+    return path.name.removeprefix(netns.PREFIX).replace(".", "/", 1)

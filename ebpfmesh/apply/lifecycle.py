@@ -1,0 +1,165 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""What users do to a mesh: plan, up, down, attach, detach, and any other edit of its model."""
+
+import contextlib
+from collections.abc import Callable, Iterator
+
+from ebpfmesh.apply.live import Live, OnStep, check_place, fault, opened, quiet
+from ebpfmesh.errors import NotFound, UsageError
+from ebpfmesh.kernel import netns, pins
+from ebpfmesh.kernel.build import Program, bpf_dir, build
+from ebpfmesh.kernel.maps import create_maps
+from ebpfmesh.kernel.pins import Pins
+from ebpfmesh.kernel.record import Record, locked
+from ebpfmesh.model import Function, Mesh
+from ebpfmesh.plan import Operation, diff
+
+TC_PROGRAMS = (Program("mesh_from_fn", "tc"), Program("mesh_to_fn", "tc"))
+
+
+def plan(wanted: Mesh) -> tuple[Operation, ...]:
+    """What ``up`` would do; changes nothing."""
+    try:
+        record = Record(wanted.name)
+    except NotFound:
+        return diff(None, wanted)
+    try:
+        check_place(record)
+        if record.get("mesh") is None:
+            return diff(None, wanted)
+        with netns.rtnetlink() as ip:
+            gone = [row.function.name for row in record.functions() if fault(ip, row)]
+        return diff(record.model(without=gone), wanted)
+    finally:
+        record.close()
+
+
+def up(wanted: Mesh, on_step: OnStep = quiet) -> tuple[Operation, ...]:
+    """Make the mesh as ``wanted``, whatever is there of it; returns what was done.
+
+    Repairs what a crash left and functions whose interface went. If it fails, the mesh is as it
+    was before; a mesh that was not there is taken down again.
+    """
+    with locked(wanted.name):
+        new = not Record.exists(wanted.name)
+        try:
+            with _created(wanted, on_step) as live:
+                live.recover()
+                operations = diff(None if new else live.record.model(), wanted)
+                if new or operations:
+                    live.apply(operations)
+                return operations
+        except BaseException:
+            if new:
+                take_down(wanted.name, on_step)
+            raise
+
+
+@contextlib.contextmanager
+def _created(wanted: Mesh, on_step: OnStep) -> Iterator[Live]:
+    """The mesh open, its record, maps and programs made as far as they are missing."""
+    own = Pins(wanted.name)
+    own.check()
+    on_step("record")
+    record = Record(wanted.name, create=True)
+    try:
+        check_place(record)
+        if record.get("mesh") is None:
+            record.set("netns", netns.current().inode)
+            record.set("limits", wanted.limits.model_dump())
+            empty = wanted.model_copy(update={"functions": (), "services": (), "policies": ()})
+            record.set("mesh", empty.model_dump(mode="json"))
+        on_step("bpffs")
+        if pins.mount_bpffs():
+            record.set("mounted_bpffs", True)
+        on_step("maps")
+        own.create()
+        create_maps(own, record.limits())
+        on_step("programs")
+        if not all((own.progs / program.name).exists() for program in TC_PROGRAMS):
+            for stale in own.progs.iterdir():
+                stale.unlink()
+            load_programs(own, "mesh_tc.c", TC_PROGRAMS)
+        with netns.rtnetlink() as ip:
+            yield Live(record, ip, on_step)
+    finally:
+        record.close()
+
+
+def load_programs(own: Pins, source: str, programs: tuple[Program, ...]) -> None:
+    """Compile a file of bpf/ against the mesh's maps and pin its programs."""
+    defines = {"MESH_PINS": f'"{own.maps}"'}
+    build(bpf_dir() / source, programs, pin_to=own.progs, defines=defines)
+
+
+def down(mesh: str, on_step: OnStep = quiet) -> bool:
+    """Remove a mesh and all that was made for it; False if there was nothing of it."""
+    with locked(mesh):
+        if not Record.exists(mesh) and mesh not in pins.all_meshes():
+            return False
+        if Record.exists(mesh):
+            record = Record(mesh)
+            try:
+                check_place(record)
+            finally:
+                record.close()
+        take_down(mesh, on_step)
+        return True
+
+
+def take_down(mesh: str, on_step: OnStep) -> None:
+    """Remove a mesh, as far as it is there; the caller holds its lock."""
+    mounted = False
+    if Record.exists(mesh):
+        record = Record(mesh, create=True)
+        mounted = record.get("mounted_bpffs", False)
+        if record.get("mesh") is not None:
+            with netns.rtnetlink() as ip:
+                live = Live(record, ip, on_step)
+                for row in record.functions():
+                    live.remove_function(row.function.name)
+        on_step("pins")
+        Pins(mesh).remove()
+        on_step("record")
+        record.remove()
+    else:
+        Pins(mesh).remove()
+    if mounted:
+        pins.unmount_bpffs()
+
+
+def attach(
+    mesh: str, function: Function, *, iface: str = "", force: bool = False, on_step: OnStep = quiet
+) -> None:
+    """Add one function; ``iface`` is an existing host-side interface that it takes over.
+
+    Raises UsageError for a name or an address that is taken, ForeignProgram for a program on
+    ``iface`` unless ``force``.
+    """
+    with opened(mesh, on_step) as live:
+        if live.record.function(function.name):
+            raise UsageError(
+                f"there is a function {function.name} already", hint="detach it first, or choose another name"
+            )
+        for address in function.addresses:
+            if owner := live.record.address_owner(str(address)):
+                raise UsageError(f"{address} is the address of {owner}", hint="choose another --ip")
+        live.apply((Operation("add-function", function),), adopt=iface, force=force)
+
+
+def detach(mesh: str, name: str, on_step: OnStep = quiet) -> None:
+    """Remove one function; services lose it as a backend, rules about it go."""
+    with opened(mesh, on_step) as live:
+        if live.record.function(name) is None:
+            live.home(name)  # raises NotFound with the names there are
+        live.apply(diff(live.record.model(), live.record.model(without=(name,))))
+
+
+def edit(mesh: str, change: Callable[[Mesh], Mesh], on_step: OnStep = quiet) -> tuple[Operation, ...]:
+    """Apply what ``change`` makes of the mesh as it is; returns what was done."""
+    with opened(mesh, on_step) as live:
+        current = live.record.model()
+        operations = diff(current, change(current))
+        if operations:
+            live.apply(operations)
+        return operations

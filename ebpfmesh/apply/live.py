@@ -1,0 +1,298 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""A mesh that is up, held by its lock: operations in, kernel state out.
+
+Every operation can be done again after it was cut short, and has an inverse; a batch that fails
+is undone by the inverses of what it did. What makes a step visible to ``on_step`` is that
+something is about to change.
+"""
+
+import contextlib
+import json
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+from pyroute2 import IPRoute
+
+from ebpfmesh.errors import MeshError, NotFound
+from ebpfmesh.kernel import bpf, interface, links, netns, process
+from ebpfmesh.kernel.cgroup import Cgroup
+from ebpfmesh.kernel.control import Control
+from ebpfmesh.kernel.maps import Maps
+from ebpfmesh.kernel.pins import Pins
+from ebpfmesh.kernel.record import FunctionRow, Place, Record, locked
+from ebpfmesh.model import Function, Mesh, Policy, Service
+from ebpfmesh.plan import Operation
+
+OnStep = Callable[[str], None]
+HOOKS: tuple[tuple[links.Direction, str], ...] = (
+    ("ingress", "mesh_from_fn"),
+    ("egress", "mesh_to_fn"),
+)
+
+
+def quiet(_step: str) -> None:
+    """An ``on_step`` that says nothing."""
+
+
+class Live:
+    """The mesh ``name`` of this host namespace; use ``opened``."""
+
+    def __init__(self, record: Record, ip: IPRoute, on_step: OnStep) -> None:
+        self.name = record.mesh
+        self.record = record
+        self.pins = Pins(self.name)
+        self.ip = ip
+        self.step = on_step
+        self.control = Control(Maps(self.pins), record)
+
+    def apply(self, operations: Iterable[Operation], *, adopt: str = "", force: bool = False) -> None:
+        """Do all operations, or none. ``adopt`` and ``force``: see add_function."""
+        done: list[Operation] = []
+        self.record.set("dirty", True)
+        try:
+            for operation in operations:
+                done.append(operation)
+                self._do(operation, adopt, force)
+            self._finish(done)
+        except BaseException:
+            self.step("undo")
+            undo = [inverse(operation) for operation in reversed(done)]
+            for operation in undo:
+                self._do(operation)
+            self._finish(undo)
+            raise
+
+    def recover(self) -> list[str]:
+        """Repair what a crash left; names of the functions that could not be kept."""
+        broken = self.broken()
+        if broken or self.record.get("dirty"):
+            self.step("recover")
+            self.record.set("dirty", True)
+            for name in broken:
+                self.remove_function(name)
+            self.record.drop_dangling()
+            self.control.resync()
+            self._finish(())
+        return broken
+
+    def _finish(self, done: Iterable[Operation]) -> None:
+        """Raise the epoch, once for all changes; start commands when everything is in place."""
+        self.step("commit")
+        self.record.forget_ids()
+        self.control.commit()
+        self.write_hosts()
+        for operation in done:
+            if operation.kind == "add-function" and isinstance(operation.object, Function):
+                self._start(operation.object)
+        self.record.set("dirty", False)
+
+    def _do(self, operation: Operation, adopt: str = "", force: bool = False) -> None:
+        match operation.kind, operation.object:
+            case "add-function", Function() as function:
+                self.add_function(function, adopt=adopt, force=force)
+            case "change-function", Function() as function:
+                self._change_function(function)
+            case "remove-function", Function() as function:
+                self.remove_function(function.name)
+            case "set-service", Service() as service:
+                self.step(f"service {service.name}")
+                self.control.set_service(service)
+            case "remove-service", Service() as service:
+                self.step(f"remove service {service.name}")
+                self.control.remove_service(service)
+            case "add-policy", Policy() as policy:
+                self.step(f"policy {policy}")
+                self.control.set_policy(policy)
+            case "remove-policy", Policy() as policy:
+                self.step(f"remove policy {policy}")
+                self.control.remove_policy(policy)
+
+    def add_function(self, function: Function, *, adopt: str = "", force: bool = False) -> None:
+        """Make a function, or take one that is there.
+
+        ``adopt`` is the host-side interface of a container that keeps its own configuration;
+        ``force`` attaches beside programs of others on it. Undone whole if a step fails.
+        """
+        number = self.record.id_of("function", function.name)
+        if number > self.record.limits().functions:
+            raise MeshError("no room for another function", hint="raise limits.functions under [mesh]")
+        ours = netns.name_of(self.name, function.name)
+        path = netns.find(function.netns) if function.netns else netns.RUN / ours
+        host = adopt or interface.host_name(self.name, number)
+        place = Place(str(path), not (function.netns or adopt), host, not adopt)
+        self.step(f"function {function.name}")
+        self.record.put_function(function, place, ready=False)
+        try:
+            plugged, place = self._plug(function, place, force=force)
+            self._attach(function, place.ifindex)
+            self.step(f"function {function.name}: maps")
+            self.control.set_function(number, function, plugged)
+            self.step(f"function {function.name}: cgroup")
+            self._cgroup(function.name).create(function)
+        except BaseException:
+            self.remove_function(function.name)
+            raise
+        self.record.put_function(function, place, ready=True)
+
+    def _plug(
+        self, function: Function, place: Place, *, force: bool
+    ) -> tuple[interface.Plugged, Place]:
+        path = Path(place.netns)
+        if not place.made_interface:
+            plugged = interface.adopt(self.ip, place.interface)
+            if not force:
+                links.refuse_foreign(self.ip, plugged.ifindex, place.interface)
+            return plugged, replace(place, ifindex=plugged.ifindex, netns=str(plugged.netns))
+        if place.made_netns:
+            self.step(f"function {function.name}: namespace")
+            netns.create(path.name)
+        inode = netns.NetnsId.of(path).inode
+        self.step(f"function {function.name}: interface")
+        plugged = interface.create(self.ip, self.name, function.name, place.interface, path)
+        place = replace(place, ifindex=plugged.ifindex, netns_inode=inode)
+        self.record.put_function(function, place, ready=False)
+        self.step(f"function {function.name}: addresses")
+        interface.configure_inside(path, plugged.mac, function, self._base())
+        return plugged, place
+
+    def _attach(self, function: Function, ifindex: int) -> None:
+        """Programs first, then the interface up: no packet gets past them."""
+        for direction, name in HOOKS:
+            self.step(f"function {function.name}: {direction}")
+            with self.program(name) as program:
+                pin = self.pins.links / f"{function.name}-{direction}"
+                pin.unlink(missing_ok=True)
+                links.attach(self.ip, ifindex, direction, program, pin)
+        row = self.record.function(function.name)
+        if row and row.place.made_interface:
+            mac = interface.mac_of(self.name, function.name)
+            interface.configure_host(self.ip, ifindex, mac, function.addresses)
+
+    def _change_function(self, function: Function) -> None:
+        """Tenant and audit change where the function is, in one map update."""
+        self.step(f"change function {function.name}")
+        row = self.record.function(function.name)
+        if row is None:
+            raise NotFound(f"there is no function {function.name}")
+        self.control.change_function(row.id, function)
+        self.record.put_function(function, row.place, ready=True)
+
+    def remove_function(self, name: str) -> None:
+        """Undo add_function, as far as it went. Twice is fine."""
+        row = self.record.function(name)
+        if row is None:
+            return
+        self.step(f"remove function {name}")
+        self.record.put_function(row.function, row.place, ready=False)
+        cgroup = self._cgroup(name)
+        cgroup.stop()
+        cgroup.remove()
+        with contextlib.suppress(NotFound):  # no maps: pins were removed by hand
+            self.control.remove_function(row.id, row.function)
+        self.step(f"remove function {name}: programs")
+        ifindex = interface.find(self.ip, row.place.interface)
+        for direction, _ in HOOKS:
+            links.detach(self.ip, ifindex, direction, self.pins.links / f"{name}-{direction}")
+        self.step(f"remove function {name}: interface")
+        if row.place.made_interface:
+            interface.remove(self.ip, row.place.interface, interface.alias(self.name, name))
+        if row.place.made_netns:
+            netns.remove(Path(row.place.netns).name)
+        for path in (self.log_file(name), self.exit_file(name)):
+            path.unlink(missing_ok=True)
+        self.record.delete_function(name)
+
+    def broken(self) -> list[str]:
+        """Names of functions that were cut short, or whose interface went."""
+        return [row.function.name for row in self.record.functions() if fault(self.ip, row)]
+
+    def write_hosts(self) -> None:
+        """Names of all functions and services, for /etc/hosts inside functions."""
+        mesh = self.record.model()
+        lines = [(str(a), item.name) for item in mesh.functions for a in item.addresses]
+        lines += [(str(a), item.name) for item in mesh.services for a in item.addresses]
+        process.write_hosts(self.hosts_file, lines)
+
+    def _start(self, function: Function) -> None:
+        if function.command:
+            self.step(f"start {function.name}")
+            log, exit_file = self.log_file(function.name), self.exit_file(function.name)
+            process.start(self.home(function.name), function.command, log=log, exit_file=exit_file)
+
+    def home(self, name: str) -> process.Home:
+        """Where a function's processes run; NotFound if there is no such function or namespace."""
+        row = self.record.function(name)
+        if row is None:
+            known = ", ".join(r.function.name for r in self.record.functions()) or "none"
+            raise NotFound(f"there is no function {name} in mesh {self.name}", hint=f"known: {known}")
+        path = Path(row.place.netns)
+        if row.place.netns_inode not in (0, netns.NetnsId.of(path).inode):
+            what = f"function {name}: the namespace at {path} is another one now"
+            raise NotFound(what, hint="ebpfmesh gc, then up or attach again")
+        return process.Home(path, self._cgroup(name), self.hosts_file)
+
+    @property
+    def hosts_file(self) -> Path:
+        """What functions see as /etc/hosts."""
+        return self.record.directory / "hosts"
+
+    def log_file(self, name: str) -> Path:
+        """First mebibyte of what a function's command said."""
+        return self.record.directory / f"{name}.log"
+
+    def exit_file(self, name: str) -> Path:
+        """Exit status of a function's command, once it ended."""
+        return self.record.directory / f"{name}.exit"
+
+    def program(self, name: str) -> bpf.Fd:
+        """A pinned program of the mesh."""
+        return bpf.obj_get(self.pins.progs / name)
+
+    def _base(self) -> Mesh:
+        return Mesh.model_validate_json(json.dumps(self.record.get("mesh")))
+
+    def _cgroup(self, name: str) -> Cgroup:
+        return Cgroup(f"{self.name}.{self.record.get('netns')}", name)
+
+
+def fault(ip: IPRoute, row: FunctionRow) -> str:
+    """What is wrong with a function, in words; empty if nothing is."""
+    if not row.ready:
+        return "unfinished"
+    if interface.find(ip, row.place.interface) != row.place.ifindex:
+        return "its interface is gone"
+    return ""
+
+
+def inverse(operation: Operation) -> Operation:
+    """The operation that undoes another."""
+    verb, _, noun = operation.kind.partition("-")
+    if operation.old is not None:
+        return replace(operation, object=operation.old, old=operation.object)
+    opposite = {"add": "remove", "set": "remove", "remove": "set" if noun == "service" else "add"}
+    return replace(operation, kind=f"{opposite[verb]}-{noun}")  # type: ignore[arg-type]
+
+
+@contextlib.contextmanager
+def opened(mesh: str, on_step: OnStep = quiet) -> Iterator[Live]:
+    """The mesh, locked, in the host namespace it was made in; NotFound if it is not up."""
+    with locked(mesh):
+        record = Record(mesh)
+        try:
+            check_place(record)
+            Pins(mesh).check()
+            with netns.rtnetlink() as ip:
+                yield Live(record, ip, on_step)
+        finally:
+            record.close()
+
+
+def check_place(record: Record) -> None:
+    """Raise NotFound if the mesh belongs to another network namespace than the caller's."""
+    inode = record.get("netns")
+    if inode not in (None, netns.current().inode):
+        raise NotFound(
+            f"mesh {record.mesh} is in another network namespace (inode {inode})",
+            hint="enter it first: nsenter --net=…, or run gc if it is gone",
+        )
