@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: BSD-2-Clause
+SHELL := /bin/bash
+.NOTPARALLEL:
+.DEFAULT_GOAL := help
+
+BIN    := .venv/bin
+PYTEST := $(BIN)/pytest $(PYTEST_ARGS)
+C_FILES = $(shell find bpf -path bpf/include/uapi -prune -o -name '*.[ch]' -print)
+SPDX_IN = $(wildcard bpf ebpfmesh tests scripts vagrant)
+
+##@ Use
+.PHONY: help setup demo bench-quick
+help: ## show this list
+	@awk 'BEGIN { FS = ":.*## " } /^##@ / { print "\n" substr($$0, 5) } \
+		/^[a-z0-9-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: ## install what a mesh needs and is not there yet (root, if packages are missing)
+	@scripts/setup.sh run
+
+demo: setup ## see a mesh work, in namespaces of its own (root)
+	@$(BIN)/ebpfmesh demo
+
+bench-quick: setup-test ## measure the mesh beside the iptables path (root)
+	$(BIN)/ebpfmesh bench run quick
+
+##@ Test
+.PHONY: test lint types unit prog netns e2e setup-test
+test: lint types unit prog netns e2e ## everything below, in this order (root)
+
+lint: setup-test ## style, formatting, import layers, licence lines, drift of the ABI
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	@clang-format --dry-run -Werror $(C_FILES)
+	$(BIN)/lint-imports --no-logo --cache-dir .cache/import-linter
+	@! find $(SPDX_IN) -regex '.*\.\(py\|c\|h\|sh\)' -size +0 -exec grep -L SPDX-License-Identifier {} + \
+		| sed 's/$$/: no SPDX line/' | grep .
+	$(BIN)/python -m ebpfmesh.abi --check
+
+types: setup-test ## mypy --strict
+	$(BIN)/mypy
+
+unit: setup-test ## no root, no kernel
+	$(PYTEST) tests/unit
+
+prog: setup-test ## single programs on single packets, by BPF_PROG_TEST_RUN (root)
+	$(PYTEST) tests/prog
+
+netns: setup-test ## real stacks in namespaces of their own (root)
+	$(PYTEST) tests/netns
+
+e2e: setup-test ## the command line, with containers (root)
+	$(PYTEST) tests/e2e
+
+setup-test: ## install what the tests need and is not there yet
+	@scripts/setup.sh test
+
+##@ Work on it
+.PHONY: abi format clean
+abi: setup-test ## generate ebpfmesh/_abi.py from bpf/include/mesh_abi.h
+	$(BIN)/python -m ebpfmesh.abi
+
+format: setup-test ## format Python and C in place
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	clang-format -i $(C_FILES)
+
+clean: ## remove caches and builds; .venv stays
+	rm -rf .cache .hypothesis build dist
+	find . -path ./.venv -prune -o -name __pycache__ -prune -exec rm -rf {} +

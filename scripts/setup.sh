@@ -1,0 +1,116 @@
+#!/bin/bash
+# SPDX-License-Identifier: BSD-2-Clause
+#
+# Install what is missing here, and only that: distribution packages, then the
+# virtual environment .venv. What is there is left alone, so a second run does
+# nothing, needs no root and no network. Nothing installed is started.
+#
+# Usage: setup.sh run     what `ebpfmesh demo` and a mesh need
+#        setup.sh test    besides, what the tests and benchmarks need
+# Exit:  0 ready, 1 an installer failed, 2 usage, 4 not root, 5 not Debian
+set -euo pipefail
+
+run_packages=(
+	python3-bpfcc python3-venv linux-libc-dev
+	iproute2 iptables nftables ethtool iperf3 iputils-ping util-linux
+)
+test_packages=(
+	bpftool busybox-static clang-format containernetworking-plugins curl make
+	nginx-light podman runc sockperf tcpdump wrk
+)
+venv=.venv
+stamp=$venv/installed
+
+say() { echo "setup: $*" >&2; }
+
+fail() {
+	say "$2"
+	echo "hint: $3" >&2
+	exit "$1"
+}
+
+# Print those of the packages "$@" that are not installed.
+missing_packages() {
+	local installed package
+	installed=$(dpkg-query -W -f '${Package} ${db:Status-Status}\n' "$@" 2>/dev/null || true)
+	for package; do
+		grep -qx "$package installed" <<<"$installed" || echo "$package"
+	done
+}
+
+# Print the units that start at boot; works with and without a running systemd.
+enabled_units() {
+	command -v systemctl >/dev/null || return 0
+	systemctl --root=/ list-unit-files --state=enabled --no-legend | cut -d ' ' -f 1 | sort
+}
+
+apt() {
+	DEBIAN_FRONTEND=noninteractive apt-get -q -y -o DPkg::Lock::Timeout=120 "$@" >&2 ||
+		fail 1 "apt-get $1 failed" "its messages are above"
+}
+
+# Install packages without letting them start anything, now or at the next boot.
+install_packages() {
+	local policy=/usr/sbin/policy-rc.d before new
+	before=$(enabled_units)
+	if [ ! -e "$policy" ]; then
+		trap "rm -f $policy" EXIT
+		printf '#!/bin/sh\nexit 101\n' >"$policy"
+		chmod 755 "$policy"
+	fi
+	apt update
+	apt install --no-install-recommends "$@"
+	mapfile -t new < <(comm -13 <(echo "$before") <(enabled_units))
+	[ ${#new[@]} -eq 0 ] || systemctl --root=/ --quiet disable "${new[@]}"
+}
+
+setup_packages() {
+	local missing
+	if ! command -v dpkg-query >/dev/null || ! command -v apt-get >/dev/null; then
+		fail 5 "this is neither Debian nor Ubuntu" \
+			"install what these Debian packages hold, then make $venv by hand: $*"
+	fi
+	mapfile -t missing < <(missing_packages "$@")
+	[ ${#missing[@]} -gt 0 ] || return 0
+	if [ "$(id -u)" -ne 0 ]; then
+		fail 4 "not root, and packages are missing: ${missing[*]}" \
+			"run it with sudo, or: apt-get install --no-install-recommends ${missing[*]}"
+	fi
+	say "installing ${missing[*]}"
+	install_packages "${missing[@]}"
+}
+
+# The stamp says what was installed from which pyproject.toml, by which Python.
+setup_venv() {
+	local extra=$1 have wanted
+	wanted="$(sha256sum <pyproject.toml) $(readlink -f /usr/bin/python3) $PWD"
+	have=$(cat "$stamp" 2>/dev/null || true)
+	case "$have" in
+	"dev $wanted") return 0 ;;
+	"run $wanted") [ "$extra" = dev ] || return 0 ;;
+	esac
+	say "installing Python packages into $venv"
+	/usr/bin/python3 -m venv --system-site-packages "$venv"
+	$venv/bin/pip install --quiet --disable-pip-version-check --root-user-action=ignore \
+		--editable "$([ "$extra" = dev ] && echo '.[dev]' || echo .)" >&2 ||
+		fail 1 "pip could not install into $venv" "its messages are above"
+	echo "$extra $wanted" >"$stamp"
+	# Made by sudo in somebody's checkout: it is theirs to remove.
+	[ "$(id -u)" -ne 0 ] || chown -R --reference=pyproject.toml "$venv"
+}
+
+cd "$(dirname "$0")/.."
+case "${1-}" in
+run) packages=("${run_packages[@]}") extra=run ;;
+test) packages=("${run_packages[@]}" "${test_packages[@]}") extra=dev ;;
+*) fail 2 "unknown set of packages: '${1-}'" "scripts/setup.sh run|test" ;;
+esac
+if grep -qs '^ID=ubuntu' /etc/os-release; then
+	# Ubuntu ships bpftool with its kernels.
+	packages=("${packages[@]/#bpftool/linux-tools-generic}")
+fi
+
+exec 9<pyproject.toml
+flock 9 # one at a time
+setup_packages "${packages[@]}"
+setup_venv "$extra"
