@@ -275,8 +275,9 @@ Source = Annotated[Destination, AfterValidator(_sender)]
 class Policy(Model):
     """A rule about who may open a flow to whom; answers to a flow need no rule.
 
-    ``port`` is the one the sender connects to: the service's own port if it goes through a
-    service. 0 means any. The lowest ``priority`` decides.
+    ``port`` is the receiver's own, also for what comes through a service, so that a rule about a
+    function cannot be passed by way of another port; of a rule to a service it is the service's.
+    0 means any. The lowest ``priority`` decides.
     """
 
     source: Source
@@ -357,7 +358,7 @@ class Mesh(Model):
         """Whether ``source`` may open a flow to ``destination``, be it through ``service``.
 
         ``None`` for a function is the outside. ``port`` is what the sender connects to: the
-        service's own if there is one, 0 for ICMP. Of the rules that apply the lowest priority
+        service's own if there is one (the receiver's is then its ``target_port``), 0 for ICMP. Of the rules that apply the lowest priority
         number decides, and deny goes before allow. Without a rule, functions reach their own
         tenant and the outside, and nothing else passes. ``audit`` does not change the verdict,
         only what is done about it.
@@ -365,13 +366,14 @@ class Mesh(Model):
         senders, receivers = _identities(source), _identities(destination)
         if service:
             receivers.add(Identity("service", service.name))
+        own_port = service.target_port if service else port
         rules = [
             rule
             for rule in self.policies
             if rule.source in senders
             and rule.destination in receivers
             and rule.protocol in ("any", protocol)
-            and rule.port in (0, port)
+            and rule.port in (0, port if rule.destination.kind == "service" else own_port)
         ]
         if rules:
             rule = min(rules, key=lambda rule: rule.precedence)

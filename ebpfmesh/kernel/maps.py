@@ -122,7 +122,7 @@ def _entries(limits: Limits) -> dict[str, int]:
         "addresses": 2 * functions,
         "services": 2 * limits.services,
         "maglev_rows": maglev_rows(limits),
-        "rules": limits.rules,
+        "rules": 2 * limits.rules,  # a change adds the new before it removes the old
         "flows": limits.flows,
         "meters": functions * (limits.tenants + 1),
         "drops": DROP_ENTRIES,

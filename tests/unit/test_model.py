@@ -1,0 +1,330 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""The model: what a mesh cannot be, what the policy says, and that JSON loses nothing."""
+
+from ipaddress import IPv4Address, IPv6Address
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from ebpfmesh.config import make
+from ebpfmesh.errors import NotFound, UsageError
+from ebpfmesh.model import (
+    Function,
+    Identity,
+    Invalid,
+    Limits,
+    Mesh,
+    Policy,
+    Service,
+    Verdict,
+    show,
+    suggest,
+)
+
+pytestmark = pytest.mark.unit
+
+A = Function(name="a", tenant="x", address4=IPv4Address("198.18.0.1"))
+B = Function(name="b", tenant="x", address4=IPv4Address("198.18.0.2"))
+C = Function(
+    name="c",
+    tenant="y",
+    address4=IPv4Address("198.18.0.3"),
+    address6=IPv6Address("2001:db8::3"),
+    cpu=0.5,
+    memory=1 << 20,
+    netns="given",
+    command=("nginx", "-g", "daemon off;"),
+)
+S = Service(
+    name="s",
+    address4=IPv4Address("198.18.128.1"),
+    port=80,
+    target_port=8080,
+    functions=("a", "c"),
+)
+
+
+def rule(source: str, destination: str, action: str = "allow", **rest: object) -> Policy:
+    values = {"source": source, "destination": destination, "action": action}
+    return Policy.model_validate(values | rest)
+
+
+def mesh(*rules: Policy, **rest: object) -> Mesh:
+    values = {"name": "edge", "functions": (A, B, C), "services": (S,), "policies": rules}
+    return Mesh.model_validate(values | rest)
+
+
+DEFAULT_ALLOW, DEFAULT_DENY = Verdict("allow", None), Verdict("deny", None)
+
+
+@pytest.mark.parametrize(
+    ("source", "destination", "service", "verdict"),
+    [
+        (A, B, None, "allow"),
+        (A, C, None, "deny"),
+        (A, None, None, "allow"),
+        (None, A, None, "deny"),
+        (None, C, S, "deny"),
+        (None, None, None, "deny"),
+        (B, A, S, "allow"),
+        (B, C, S, "deny"),
+    ],
+)
+def test_without_rules(
+    source: Function | None, destination: Function | None, service: Service | None, verdict: str
+) -> None:
+    assert mesh().decide(source, destination, service, "tcp", 80) == Verdict(verdict, None)
+
+
+@pytest.mark.parametrize(
+    ("only", "applies"),
+    [
+        (rule("any", "any"), True),
+        (rule("function:a", "function:c"), True),
+        (rule("function:b", "function:c"), False),
+        (rule("function:a", "function:a"), False),
+        (rule("function:c", "function:a"), False),
+        (rule("tenant:x", "tenant:y"), True),
+        (rule("tenant:y", "tenant:y"), False),
+        (rule("tenant:x", "tenant:x"), False),
+        (rule("any", "service:s"), True),
+        (rule("any", "service:t"), False),
+        (rule("outside", "any"), False),
+        (rule("any", "outside"), False),
+        (rule("any", "any", protocol="tcp"), True),
+        (rule("any", "any", protocol="udp"), False),
+        (rule("any", "any", protocol="icmp"), False),
+        (rule("any", "any", protocol="tcp", port=80), False),
+        (rule("any", "any", protocol="tcp", port=8080), True),
+        (rule("any", "service:s", protocol="tcp", port=80), True),
+        (rule("any", "service:s", protocol="tcp", port=8080), False),
+        (rule("any", "any", protocol="udp", port=80), False),
+    ],
+    ids=str,
+)
+def test_what_a_rule_applies_to(only: Policy, applies: bool) -> None:
+    """A flow from a to port 80 of s, which is port 8080 of c."""
+    here = mesh().model_copy(update={"policies": (only,)})
+    expected = Verdict("allow", only) if applies else DEFAULT_DENY
+    assert here.decide(A, C, S, "tcp", 80) == expected
+
+
+def test_a_service_is_not_its_backends() -> None:
+    here = mesh(rule("any", "service:s"))
+    assert here.decide(A, C, None, "tcp", 80) == DEFAULT_DENY
+    assert here.decide(None, A, S, "tcp", 80).action == "allow"
+
+
+def test_outside() -> None:
+    here = mesh(rule("function:a", "outside", "deny"), rule("outside", "function:a"))
+    assert here.decide(A, None, None, "udp", 53).action == "deny"
+    assert here.decide(B, None, None, "udp", 53) == DEFAULT_ALLOW
+    assert here.decide(None, A, None, "udp", 53).action == "allow"
+    assert here.decide(None, B, None, "udp", 53) == DEFAULT_DENY
+    assert mesh(rule("any", "any")).decide(None, B, None, "udp", 53).action == "allow"
+
+
+@pytest.mark.parametrize(
+    ("rules", "decides"),
+    [
+        ([rule("any", "any", priority=9), rule("tenant:x", "any", "deny", priority=10)], 0),
+        ([rule("any", "any", priority=10), rule("tenant:x", "any", "deny", priority=9)], 1),
+        ([rule("function:a", "function:b"), rule("any", "any", "deny")], 1),
+        ([rule("any", "any", "deny"), rule("function:a", "function:b")], 0),
+        ([rule("any", "any", "deny", priority=0), rule("tenant:x", "any", priority=0)], 0),
+        ([rule("tenant:y", "any", "deny", priority=0), rule("any", "any", priority=65535)], 1),
+    ],
+)
+def test_which_rule_decides(rules: list[Policy], decides: int) -> None:
+    verdict = mesh(*rules).decide(A, B, None, "tcp", 1)
+    assert verdict == Verdict(rules[decides].action, rules[decides])
+
+
+def test_audit_is_no_verdict() -> None:
+    audited = C.model_copy(update={"audit": True})
+    assert mesh().decide(A, audited, None, "tcp", 1) == DEFAULT_DENY
+
+
+@pytest.mark.parametrize(
+    ("change", "what", "path"),
+    [
+        ({"functions": (A, B, C, A)}, "two functions", ("functions", 3, "name")),
+        ({"services": (S, S)}, "two services", ("services", 1, "name")),
+        (
+            {"functions": (A, B, C, A.model_copy(update={"name": "d"}))},
+            'is the address of function "a"',
+            ("functions", 3, "address4"),
+        ),
+        (
+            {"services": (S.model_copy(update={"address4": C.address4, "functions": ()}),)},
+            'is the address of function "c"',
+            ("services", 0, "address4"),
+        ),
+        (
+            {"services": (S, S.model_copy(update={"name": "t"}))},
+            'is taken by "s"',
+            ("services", 1, "port"),
+        ),
+        ({"functions": (A, B)}, 'unknown function "c"', ("services", 0, "functions", 1)),
+        (
+            {"services": (S.model_copy(update={"address6": IPv6Address("2001:db8::9")}),)},
+            'function "a" has no IPv6 address',
+            ("services", 0, "functions", 0),
+        ),
+        (
+            {"functions": (A, B, C.model_copy(update={"netns": None}),
+                           C.model_copy(update={"name": "d", "address4": None,
+                                                "address6": IPv6Address("2001:db8::4")}),
+                           C.model_copy(update={"name": "e", "address4": None,
+                                                "address6": IPv6Address("2001:db8::5")}))},
+            "netns given",
+            ("functions", 4, "netns"),
+        ),
+        ({"policies": (rule("any", "function:d"),)}, 'no function "d"',
+         ("policies", 0, "destination")),
+        ({"policies": (rule("tenant:z", "any"),)}, 'no tenant "z"', ("policies", 0, "source")),
+        ({"policies": (rule("any", "service:t"),)}, 'no service "t"',
+         ("policies", 0, "destination")),
+        (
+            {"policies": (rule("any", "any"), rule("any", "any", "deny", priority=1))},
+            "the same flows",
+            ("policies", 1),
+        ),
+        ({"limits": Limits(functions=2)}, "more than 2 functions", ("functions", 2)),
+        ({"limits": Limits(tenants=1)}, "more than 1 tenants", ("functions", 2, "tenant")),
+        (
+            {"limits": Limits(services=1), "services": (S, S)},
+            "more than 1 services",
+            ("services", 1),
+        ),
+        (
+            {"limits": Limits(rules=1), "policies": (rule("any", "any"),) * 2},
+            "more than 1 rules",
+            ("policies", 1),
+        ),
+    ],
+)  # fmt: skip
+def test_parts_that_do_not_fit(change: dict[str, object], what: str, path: tuple[str]) -> None:
+    with pytest.raises(ValidationError) as caught:
+        mesh(**change)
+    (detail,) = caught.value.errors()
+    problem = detail["ctx"]["error"]
+    assert isinstance(problem, Invalid)
+    assert what in problem.message
+    assert problem.path == path
+    assert problem.hint
+
+
+@pytest.mark.parametrize(
+    ("model", "values"),
+    [
+        (Function, {"name": "a"}),
+        (Function, {"name": "a", "address4": "198.18.0.1"}),
+        (Function, {"name": "a", "address4": IPv4Address("127.0.0.1")}),
+        (Function, {"name": "a", "address6": IPv6Address("2001:db8::1%1")}),
+        (Service, {"name": "s", "port": 80, "target_port": 80}),
+        (Service, S.model_dump() | {"functions": ("a", "a")}),
+        (Service, S.model_dump() | {"protocol": "icmp"}),
+        (Limits, {"flows": 1023}),
+        (Limits, {"flows": 4194305}),
+        (Limits, {"tenants": 256}),
+        (Policy, {"source": "service:s", "destination": "any"}),
+        (Policy, {"source": "any", "destination": "any", "port": 80}),
+    ],
+)
+def test_nonsense(model: type, values: dict[str, object]) -> None:
+    with pytest.raises(ValidationError):
+        model(**values)
+
+
+def test_json() -> None:
+    whole = mesh(
+        rule("tenant:x", "service:s", protocol="tcp", port=80),
+        rule("outside", "function:c", "deny", priority=3),
+        limits=Limits(functions=7),
+    )
+    assert Mesh.model_validate_json(whole.model_dump_json()) == whole
+
+
+def test_frozen() -> None:
+    with pytest.raises(ValidationError, match="frozen"):
+        A.tenant = "z"
+
+
+def test_lookup() -> None:
+    here = mesh()
+    assert (here.function("b"), here.service("s"), here.tenants) == (B, S, ("x", "y"))
+    with pytest.raises(NotFound, match='no function "aa"') as caught:
+        here.function("aa")
+    assert caught.value.hint == 'did you mean "a"?'
+    with pytest.raises(NotFound, match='no service "zzz"') as caught:
+        here.service("zzz")
+    assert caught.value.hint == "known: s"
+
+
+@pytest.mark.parametrize("text", ["any", "outside", "function:a", "tenant:op-a", "service:s-1"])
+def test_identity(text: str) -> None:
+    identity = Identity.parse(text)
+    assert str(identity) == text
+    assert Identity.parse(identity) is identity
+
+
+@given(st.text() | st.sampled_from(["function:", "function:A", "any:", "tenant:a:b", "x", ""]))
+def test_identity_of_any_text(text: str) -> None:
+    try:
+        identity = Identity.parse(text)
+    except UsageError as caught:
+        error = caught
+    else:
+        assert str(identity) == text
+        return
+    assert error.hint
+
+
+@pytest.mark.parametrize(
+    ("policy", "text"),
+    [
+        (rule("any", "any"), "any → any allow"),
+        (rule("tenant:a", "any", protocol="tcp", port=80), "tenant:a → any tcp/80 allow"),
+        (rule("outside", "any", "deny", protocol="icmp"), "outside → any icmp deny"),
+        (rule("any", "any", priority=1), "any → any allow priority 1"),
+    ],
+)  # fmt: skip
+def test_policy_text(policy: Policy, text: str) -> None:
+    assert str(policy) == text
+
+
+def test_words() -> None:
+    assert suggest("tennant", ["tenant", "name"]) == 'did you mean "tenant"?'
+    assert suggest("x", []) == "there is none"
+    assert suggest("zz", "abcdefghij") == "known: a, b, c, d, e, f, g, h, …"
+    assert show("a\nb") == r'"a\nb"'
+    assert len(show("x" * 1000)) == 66
+
+
+# Objects of the command line
+
+
+def test_make() -> None:
+    made = make(Function, name="a", address4=IPv4Address("198.18.0.1"), memory="1G")
+    assert made.memory == 1 << 30
+    rule = make(Policy, source="any", destination="function:a")
+    assert rule.destination == Identity("function", "a")
+
+
+@pytest.mark.parametrize(
+    ("values", "message", "hint"),
+    [
+        ({"name": "A"}, 'function "A": "name" cannot be "A"', "lower-case"),
+        ({"name": "a"}, 'function "a": it has no address', "IPv4"),
+        ({"name": "a", "tenat": "x"}, 'function "a": unknown key "tenat"', '"tenant"?'),
+        ({}, '"name" is missing', "lower-case"),
+    ],
+)
+def test_make_of_nonsense(values: dict[str, object], message: str, hint: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        make(Function, **values)
+    assert caught.value.message == message
+    assert hint in caught.value.hint

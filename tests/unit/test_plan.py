@@ -1,0 +1,409 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""Operations lead from one mesh to another, and each step on the way is safe."""
+
+from collections.abc import Iterator
+from ipaddress import IPv4Address, IPv6Address
+from itertools import product
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ebpfmesh.errors import UsageError
+from ebpfmesh.model import Function, Identity, Limits, Mesh, Policy, Service
+from ebpfmesh.plan import Operation, diff
+
+pytestmark = pytest.mark.unit
+
+EMPTY = Mesh(name="edge")
+NAMES = ("a", "b", "c", "d")
+TENANTS = ("x", "y")
+
+
+def function(name: str, tenant: str = "x", *, low: int = 0, **settings: object) -> Function:
+    """A function whose last byte of the address is its place in NAMES, ``low`` further on."""
+    address = IPv4Address("198.18.0.1") + NAMES.index(name) + low
+    return Function(name=name, tenant=tenant, address4=address, **settings)
+
+
+def service(name: str, *functions: str, at: str = "", **settings: int) -> Service:
+    """A service whose last byte of the address is its letter, or that of another, ``at``."""
+    address = IPv4Address("198.18.128.0") + ord(at or name)
+    ports = {"port": 80, "target_port": 5201} | settings
+    return Service(name=name, address4=address, functions=functions, **ports)
+
+
+def policy(source: str, destination: str, **rest: object) -> Policy:
+    return Policy.model_validate({"source": source, "destination": destination, **rest})
+
+
+def mesh(*items: Function | Service | Policy) -> Mesh:
+    return Mesh(
+        name="edge",
+        functions=tuple(item for item in items if isinstance(item, Function)),
+        services=tuple(item for item in items if isinstance(item, Service)),
+        policies=tuple(item for item in items if isinstance(item, Policy)),
+    )
+
+
+def apply_to_model(current: Mesh | None, step: Operation) -> Mesh:
+    """What ``step`` makes of a mesh, refusing what a kernel could not do."""
+    if step.kind == "create-mesh":
+        assert current is None
+        assert isinstance(step.object, Mesh)
+        return step.object
+    assert current is not None
+    item = step.object
+    match item:
+        case Function():
+            field, here = "functions", {one.name: one for one in current.functions}
+            key: object = item.name
+        case Service():
+            field, here = "services", {one.name: one for one in current.services}
+            key = item.name
+        case Policy():
+            field, here = "policies", {one.match: one for one in current.policies}
+            key = item.match
+    if step.kind.startswith("remove-"):
+        assert here.pop(key) == item
+    else:
+        assert here.get(key) == step.old
+        assert step.old or not step.kind.startswith("change-")
+        here[key] = item
+    return current.model_copy(update={field: tuple(here.values())})
+
+
+def steps_between(a: Mesh | None, b: Mesh) -> list[Mesh]:
+    """The meshes after each operation; the last one is ``b``."""
+    meshes = []
+    for step in diff(a, b):
+        a = apply_to_model(a, step)
+        meshes.append(a)
+    return meshes
+
+
+def sorted_mesh(one: Mesh) -> Mesh:
+    """The same mesh with its parts in a fixed order, all validators run again."""
+    return Mesh(
+        name=one.name,
+        limits=one.limits,
+        functions=tuple(sorted(one.functions, key=lambda item: item.name)),
+        services=tuple(sorted(one.services, key=lambda item: item.name)),
+        policies=tuple(sorted(one.policies, key=str)),
+    )
+
+
+def allowed(one: Mesh) -> set[tuple[object, ...]]:
+    """All flows that ``one`` lets through, of those that a rule could tell apart."""
+    flows = set()
+    senders = [None, *one.functions]
+    for source, destination in product(senders, senders):
+        for protocol, port in (("tcp", 80), ("tcp", 81), ("udp", 80), ("icmp", 0)):
+            if one.decide(source, destination, None, protocol, port).action == "allow":
+                flows.add((name(source), name(destination), None, protocol, port))
+    for source, to, backend in service_flows(one):
+        if one.decide(source, backend, to, to.protocol, to.port).action == "allow":
+            flows.add((name(source), backend.name, to.name, to.protocol, to.port))
+    return flows
+
+
+def service_flows(one: Mesh) -> Iterator[tuple[Function | None, Service, Function]]:
+    for source, to in product([None, *one.functions], one.services):
+        for backend in to.functions:
+            yield source, to, one.function(backend)
+
+
+def name(function: Function | None) -> str:
+    return function.name if function else ""
+
+
+IDENTITIES = [
+    *("any", "outside", "tenant:x", "tenant:y", "service:s", "service:t"),
+    *(f"function:{one}" for one in NAMES),
+]
+
+
+@st.composite
+def meshes(draw: st.DrawFn) -> Mesh:
+    names = draw(st.lists(st.sampled_from(NAMES), unique=True, max_size=4))
+    tenant, few = st.sampled_from(TENANTS), st.sampled_from([None, None, None, 1.0])
+    functions = [
+        function(one, draw(tenant), low=draw(st.sampled_from([0, 0, 0, 10])),
+                 audit=draw(st.booleans()), cpu=draw(few))
+        for one in names
+    ]  # fmt: skip
+    services = [
+        service(one, *draw(st.lists(st.sampled_from(names), unique=True) if names else st.just([])),
+                at=draw(st.sampled_from(["", "", "u"])) if one == "s" else "",
+                port=draw(st.sampled_from([80, 80, 81])),
+                target_port=draw(st.sampled_from([1, 2])))
+        for one in draw(st.lists(st.sampled_from(["s", "t"]), unique=True))
+    ]  # fmt: skip
+    known = {"any", "outside"} | {f"function:{one}" for one in names}
+    known |= {f"tenant:{one.tenant}" for one in functions} | {f"service:{s.name}" for s in services}
+    whom = st.sampled_from([one for one in IDENTITIES if one in known])
+    rules = {}
+    for _ in range(draw(st.integers(0, 6))):
+        protocol = draw(st.sampled_from(["any", "any", "tcp"]))
+        rule = policy(
+            draw(whom.filter(lambda text: not text.startswith("service:"))),
+            draw(whom),
+            protocol=protocol,
+            port=draw(st.sampled_from([0, 80])) if protocol == "tcp" else 0,
+            action=draw(st.sampled_from(["allow", "deny"])),
+            priority=draw(st.sampled_from([0, 100, 100, 200])),
+        )
+        rules[rule.match] = rule
+    return mesh(*functions, *services, *rules.values())
+
+
+X, Y = function("a"), function("b")
+OTHERS = function("c", "x"), function("d", "y")
+NO_PEERS = (
+    policy("tenant:x", "tenant:x", action="deny"),
+    policy("tenant:y", "tenant:y", action="deny"),
+    policy("tenant:y", "tenant:x"),
+)
+# (which rule of the order it takes, before, after)
+HARD = [
+    (
+        "a deny is there before the function it names",
+        mesh(X),
+        mesh(X, Y, policy("function:a", "function:b", action="deny")),
+    ),
+    (
+        "a service lets go of a function that is replaced",
+        mesh(X, service("s", "a")),
+        mesh(function("a", low=10), service("s", "a")),
+    ),
+    (
+        "functions that change tenant together are kept apart",
+        mesh(X, Y, *OTHERS, *NO_PEERS),
+        mesh(function("a", "y"), function("b", "y"), *OTHERS, *NO_PEERS),
+    ),
+    (
+        "who changes tenant does not meet backends that go",
+        mesh(X, function("b", "z"), *OTHERS, service("s", "b"), policy("tenant:y", "service:s")),
+        mesh(
+            *(function("a", "y"), function("b", "z"), *OTHERS),
+            *(service("s", "c"), policy("tenant:y", "service:s")),
+        ),
+    ),
+    (
+        "a new function does not meet backends that go",
+        mesh(X, Y, service("s", "a"), policy("any", "service:s")),
+        mesh(X, Y, function("c", "y"), service("s", "b"), policy("any", "service:s")),
+    ),
+    (
+        "nor if the new backend is new too",
+        mesh(X, service("s", "a"), policy("any", "service:s")),
+        mesh(X, function("c", "y"), service("s", "c"), policy("any", "service:s")),
+    ),
+    (
+        "services exchange their addresses",
+        mesh(X, service("s", "a"), service("t", "a")),
+        mesh(X, service("s", "a", at="t"), service("t", "a", at="s")),
+    ),
+    (
+        "a deny is weakened late",
+        mesh(
+            *(X, function("b", "y"), policy("any", "function:b", protocol="tcp")),
+            policy("any", "function:b", action="deny", priority=0),
+        ),
+        mesh(X, function("b", "y"), policy("any", "function:b", action="deny", priority=200)),
+    ),
+    (
+        "an allow is strengthened late",
+        mesh(
+            *(X, function("b", "y"), policy("any", "function:b", priority=200)),
+            policy("tenant:x", "function:b", action="deny"),
+        ),
+        mesh(function("b", "y"), policy("any", "function:b", priority=0)),
+    ),
+]
+
+
+def check(a: Mesh | None, b: Mesh) -> None:
+    meshes = steps_between(a, b)
+    last = meshes[-1] if meshes else a
+    assert last is not None
+    assert sorted_mesh(last) == sorted_mesh(b)
+    assert diff(last, b) == ()
+    either = allowed(b) | (allowed(a) if a else set())
+    for between in meshes:
+        backends = {name for one in between.services for name in one.functions}
+        assert backends <= {one.name for one in between.functions}
+        Mesh.model_validate(dict(between) | {"policies": ()})  # no name or address twice
+        assert allowed(between) <= either
+
+
+@pytest.mark.parametrize(("a", "b"), [row[1:] for row in HARD], ids=[row[0] for row in HARD])
+def test_hard_diff(a: Mesh, b: Mesh) -> None:
+    check(a, b)
+    check(b, a)
+
+
+@given(st.none() | meshes(), meshes())
+@settings(max_examples=300, deadline=None)
+def test_diff(a: Mesh | None, b: Mesh) -> None:
+    check(a, b)
+
+
+@given(meshes())
+@settings(max_examples=30, deadline=None)
+def test_no_change(a: Mesh) -> None:
+    other = a.model_copy(update={"functions": a.functions[::-1], "policies": a.policies[::-1]})
+    assert diff(a, a) == diff(a, other) == ()
+
+
+def test_another_order_would_leak() -> None:
+    """The check of test_diff can fail: a function before the deny that names it."""
+    a, b = mesh(X), mesh(X, Y, policy("function:a", "function:b", action="deny"))
+    first, second = diff(a, b)
+    assert not allowed(apply_to_model(a, first)) - allowed(a) - allowed(b)
+    leak = allowed(apply_to_model(a, second)) - allowed(a) - allowed(b)
+    assert {flow[:2] for flow in leak} == {("a", "b")}
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "lines"),
+    [
+        (
+            None,
+            mesh(X, service("s", "a"), policy("any", "service:s")),
+            [
+                "+ mesh edge",
+                "+ function a  tenant x  198.18.0.1",
+                "+ service s  198.18.128.115  tcp/80 → 5201  a",
+                "+ policy any → service:s allow",
+            ],
+        ),
+        (
+            mesh(X, service("s", "a"), policy("any", "service:s")),
+            EMPTY,
+            [
+                "- policy any → service:s allow",
+                "- service s  198.18.128.115  tcp/80 → 5201  a",
+                "- function a  tenant x  198.18.0.1",
+            ],
+        ),
+        (mesh(X), mesh(function("a", "y")), ["~ function a  tenant x → y"]),
+        (mesh(X), mesh(function("a", audit=True)), ["~ function a  audit on"]),
+        (
+            mesh(X),
+            mesh(function("a", "y", cpu=1.0)),
+            ["- function a  tenant x  198.18.0.1", "+ function a  tenant y  198.18.0.1"],
+        ),
+        (  # from one function to another that is there: in one step
+            mesh(X, Y, service("s", "a")),
+            mesh(X, Y, service("s", "b", target_port=80)),
+            ["~ service s  198.18.128.115  tcp/80  b"],
+        ),
+        (  # scale up: the service is set once its new function is there
+            mesh(X, service("s", "a")),
+            mesh(X, Y, service("s", "a", "b")),
+            [
+                "+ function b  tenant x  198.18.0.2",
+                "~ service s  198.18.128.115  tcp/80 → 5201  a, b",
+            ],
+        ),
+        (  # scale down: the service lets go first
+            mesh(X, Y, service("s", "a", "b")),
+            mesh(X, service("s", "a")),
+            [
+                "~ service s  198.18.128.115  tcp/80 → 5201  a",
+                "- function b  tenant x  198.18.0.2",
+            ],
+        ),
+        (  # another port is another service to its clients
+            mesh(X, service("s", "a")),
+            mesh(X, service("s", "a", port=81)),
+            [
+                "- service s  198.18.128.115  tcp/80 → 5201  a",
+                "+ service s  198.18.128.115  tcp/81 → 5201  a",
+            ],
+        ),
+        (
+            mesh(X, Y, service("s")),
+            mesh(*map(function, NAMES), service("s", *NAMES)),
+            [
+                "+ function c  tenant x  198.18.0.3",
+                "+ function d  tenant x  198.18.0.4",
+                "~ service s  198.18.128.115  tcp/80 → 5201  a, b, c, d",
+            ],
+        ),
+        (
+            mesh(X, service("s", "a")),
+            mesh(X, service("s")),
+            ["~ service s  198.18.128.115  tcp/80 → 5201  0 functions"],
+        ),
+        (  # one rule in place of another about the same flows
+            mesh(X, policy("any", "any", protocol="tcp", port=80)),
+            mesh(X, policy("any", "any", protocol="tcp", port=80, action="deny", priority=7)),
+            ["~ policy any → any tcp/80 deny priority 7"],
+        ),
+        (  # denies, then allows that go; functions; denies that go, then allows
+            mesh(X, policy("any", "any"), policy("any", "function:a", action="deny")),
+            mesh(X, Y, policy("any", "function:b", action="deny"), policy("any", "tenant:x")),
+            [
+                "+ policy any → function:b deny",
+                "- policy any → any allow",
+                "+ function b  tenant x  198.18.0.2",
+                "- policy any → function:a deny",
+                "+ policy any → tenant:x allow",
+            ],
+        ),
+        (  # two change tenant: neither sends meanwhile
+            mesh(X, Y),
+            mesh(function("a", "y"), function("b", "y")),
+            [
+                "+ policy function:a → any deny priority 0",
+                "+ policy function:b → any deny priority 0",
+                "~ function a  tenant x → y",
+                "~ function b  tenant x → y",
+                "- policy function:a → any deny priority 0",
+                "- policy function:b → any deny priority 0",
+            ],
+        ),
+    ],
+)
+def test_describe(a: Mesh | None, b: Mesh, lines: list[str]) -> None:
+    assert [step.describe() for step in diff(a, b)] == lines
+
+
+def test_describe_both_families() -> None:
+    both = X.model_copy(update={"address6": IPv6Address("2001:db8::2")})
+    line = Operation("add-function", both).describe()
+    assert line == "+ function a  tenant x  198.18.0.1  2001:db8::2"
+
+
+def test_many_backends_are_counted() -> None:
+    line = Operation("set-service", service("s", *(f"f-{n}" for n in range(5)))).describe()
+    assert line == "+ service s  198.18.128.115  tcp/80 → 5201  5 functions"
+
+
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [
+        ({"limits": Limits(functions=2)}, "the limits cannot change"),
+        ({"prefix4": "198.19.0.0/16"}, "the prefixes cannot change"),
+        ({"prefix6": "2001:db8:1::/64"}, "the prefixes cannot change"),
+        ({"name": "core"}, "the name cannot change"),
+    ],
+)
+def test_what_is_fixed(change: dict[str, object], what: str) -> None:
+    other = Mesh.model_validate(dict(EMPTY) | change, strict=False)
+    with pytest.raises(UsageError, match=what) as caught:
+        diff(EMPTY, other)
+    assert "down first" in caught.value.hint
+
+
+def test_quarantine_keeps_a_rule_of_the_mesh() -> None:
+    """Functions change tenant while a rule about the same flows is there, and stays."""
+    rule = policy("function:a", "any", protocol="any", priority=3)
+    a, b = mesh(X, Y, rule), mesh(function("a", "y"), function("b", "y"), rule)
+    steps = diff(a, b)
+    quarantine = rule.model_copy(update={"action": "deny", "priority": 0})
+    assert Operation("add-policy", quarantine, rule) in steps
+    assert steps[-1] == Operation("add-policy", rule, quarantine)
+    assert quarantine.source == Identity("function", "a")
