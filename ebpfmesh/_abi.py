@@ -269,7 +269,7 @@ class Flow(Structure):
     ifindex: int
     meter_tx: int
     meter_rx: int
-    ethernet: Array[c_uint8]
+    ethernet: Array[c_uint32]
     sender: Array[c_uint8]
     flags: int
     address: Address
@@ -283,7 +283,7 @@ class Flow(Structure):
         ("ifindex", c_uint32),
         ("meter_tx", c_uint32),
         ("meter_rx", c_uint32),
-        ("ethernet", c_uint8 * 12),
+        ("ethernet", c_uint32 * 3),
         ("sender", c_uint8 * 6),
         ("flags", c_uint16),
         ("address", Address),

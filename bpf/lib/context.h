@@ -28,6 +28,16 @@
 		(__u32) __value;                                                       \
 	})
 
+/*
+ * A field of a packed header by one load; clang would take it byte by byte. Packets need no
+ * alignment on machines with efficient unaligned access, and the verifier refuses on the others.
+ */
+#define LOAD(type, field)                     \
+	({                                    \
+		type *__at = (void *)&(field); \
+		*__at;                        \
+	})
+
 HOT void *context_data(CTX *ctx)
 {
 	return (void *)(long)ctx->data;

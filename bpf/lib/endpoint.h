@@ -50,9 +50,7 @@ HOT int endpoint_has_address(const struct mesh_function *fn, const struct mesh_a
 
 HOT int mac_equal(const void *a, const void *b)
 {
-	const __u16 *x = a, *y = b;
-
-	return x[0] == y[0] && x[1] == y[1] && x[2] == y[2];
+	return *(__u32 *)a == *(__u32 *)b && *(__u16 *)(a + 4) == *(__u16 *)(b + 4);
 }
 
 /* Does the packet come from the function whose interface it came in by? */

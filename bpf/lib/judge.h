@@ -102,7 +102,7 @@ HOT void judge_ethernet(struct mesh_flow *flow, const struct mesh_function *rece
 {
 	flow->ifindex = receiver->ifindex;
 	__builtin_memcpy(flow->ethernet, receiver->mac, 6);
-	__builtin_memcpy(flow->ethernet + 6, receiver->gateway, 6);
+	__builtin_memcpy((void *)flow->ethernet + 6, receiver->gateway, 6);
 	__builtin_memcpy(flow->sender, sender->mac, 6);
 }
 
@@ -157,6 +157,9 @@ HOT int judge_flow(CTX *ctx, const struct pkt *p, const struct mesh_config *conf
 	if (!j || (!stale && !flow_may_open(p)))
 		return MESH_NO_FLOW;
 	judge_orient(j, p, stale);
+	/* On the wire a mapped address stands for nothing; here it would pass for IPv4. */
+	if (p->ip6 && (address_is4(&j->tuple.source) || address_is4(&j->tuple.destination)))
+		return MESH_MALFORMED;
 	j->opener = reply ? endpoint_by_address(&j->tuple.source) : sender;
 	who.opener = endpoint_get(j->opener);
 	if (!who.opener)

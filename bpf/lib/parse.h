@@ -30,7 +30,8 @@ struct pkt {
 	struct iphdr *ip4;   /* one of the two is set for PKT_ND and PKT_FLOW */
 	struct ipv6hdr *ip6;
 	void *l4;
-	__u32 l4_offset; /* from the start of the frame */
+	__u16 l4_offset; /* from the start of the frame */
+	__u16 l4_length; /* header and payload */
 	__u8 kind;
 	__u8 protocol;
 	/*
@@ -99,6 +100,7 @@ HOT int parse_ipv4(struct pkt *p, __u32 length)
 	p->protocol = ip->protocol;
 	p->l4 = (void *)ip + header;
 	p->l4_offset = sizeof(*p->eth) + header;
+	p->l4_length = total - header;
 	p->kind = PKT_FLOW;
 	if (ip->protocol == IPPROTO_TCP)
 		return parse_tcp(p, total - header);
@@ -139,6 +141,7 @@ HOT int parse_ipv6(struct pkt *p, __u32 length)
 	p->protocol = ip->nexthdr;
 	p->l4 = ip + 1;
 	p->l4_offset = sizeof(*p->eth) + sizeof(*ip);
+	p->l4_length = payload;
 	p->kind = PKT_FLOW;
 	if (ip->nexthdr == IPPROTO_ICMPV6)
 		return parse_icmpv6(p, payload);
@@ -154,6 +157,7 @@ HOT int parse_ipv6(struct pkt *p, __u32 length)
 HOT int parse_packet(CTX *ctx, struct pkt *p)
 {
 	__u32 length = context_length(ctx) - sizeof(*p->eth);
+	__be16 protocol;
 
 	context_linearize(ctx);
 	p->eth = context_data(ctx);
@@ -165,14 +169,14 @@ HOT int parse_packet(CTX *ctx, struct pkt *p)
 		return MESH_MALFORMED;
 	if (unlikely(context_vlan(ctx)))
 		return MESH_VLAN;
-	if (p->eth->h_proto == bpf_htons(ETH_P_IP))
+	protocol = LOAD(__be16, p->eth->h_proto);
+	if (protocol == bpf_htons(ETH_P_IP))
 		return parse_ipv4(p, length);
-	if (p->eth->h_proto == bpf_htons(ETH_P_IPV6))
+	if (protocol == bpf_htons(ETH_P_IPV6))
 		return parse_ipv6(p, length);
-	if (p->eth->h_proto == bpf_htons(ETH_P_ARP))
+	if (protocol == bpf_htons(ETH_P_ARP))
 		p->kind = PKT_ARP;
-	if (p->eth->h_proto == bpf_htons(ETH_P_8021Q) ||
-	    p->eth->h_proto == bpf_htons(ETH_P_8021AD))
+	if (protocol == bpf_htons(ETH_P_8021Q) || protocol == bpf_htons(ETH_P_8021AD))
 		return MESH_VLAN;
 	return MESH_OK;
 }

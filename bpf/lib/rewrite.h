@@ -1,8 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
  * Change a packet as its flow entry says: MACs, TTL, one address, one port, and the checksums over
- * them, all incrementally. Decides nothing. The checksum of layer 4 comes last, since at tc its
- * helper makes every packet pointer stale.
+ * them, all incrementally. Decides nothing.
  */
 #ifndef MESH_REWRITE_H
 #define MESH_REWRITE_H
@@ -12,7 +11,11 @@
 
 HOT void rewrite_ethernet(const struct pkt *p, const struct mesh_flow *flow)
 {
-	__builtin_memcpy(p->eth, flow->ethernet, sizeof(flow->ethernet));
+	__u32 *ethernet = (void *)p->eth;
+
+	ethernet[0] = flow->ethernet[0];
+	ethernet[1] = flow->ethernet[1];
+	ethernet[2] = flow->ethernet[2];
 }
 
 /* MESH_OK, or MESH_TTL with nothing changed. */
@@ -45,56 +48,84 @@ HOT void rewrite_address(const struct pkt *p, const struct mesh_flow *flow)
 	}
 }
 
-/* Where the checksum of layer 4 is, from its start. */
-HOT __u32 rewrite_checksum_at(const struct pkt *p)
+/* The checksum of layer 4, or NULL where there is none to keep: UDP over IPv4 without (RFC 768). */
+HOT __sum16 *rewrite_checksum_at(const struct pkt *p)
 {
-	return p->protocol == IPPROTO_TCP ? __builtin_offsetof(struct tcphdr, check) :
-					    __builtin_offsetof(struct udphdr, check);
-}
-
-#ifdef MESH_XDP
-
-HOT void rewrite_checksum(CTX *ctx, const struct pkt *p, __u32 difference, __be16 from, __be16 to)
-{
-	__sum16 *check = p->l4 + rewrite_checksum_at(p);
+	__u32 at = p->protocol == IPPROTO_TCP ? __builtin_offsetof(struct tcphdr, check) :
+						__builtin_offsetof(struct udphdr, check);
+	__sum16 *check = p->l4 + at;
 
 	if ((void *)(check + 1) > p->end)
-		return;
-	if (p->protocol == IPPROTO_UDP && !*check) /* none was sent (RFC 768) */
-		return;
-	*check = csum_apply(*check, difference + to + (__u16)~from);
-	if (p->protocol == IPPROTO_UDP && !*check)
-		*check = 0xffff;
+		return NULL;
+	return p->protocol == IPPROTO_UDP && !*check ? NULL : check;
 }
 
-#else
+#ifndef MESH_XDP
+
+/* Sum of the pseudo-header, of the packet as it came. */
+HOT __u16 rewrite_pseudo_sum(const struct pkt *p)
+{
+	__u32 sum = bpf_htons(p->protocol) + bpf_htons(p->l4_length);
+
+	if (p->ip4)
+		return csum_fold(sum + csum_words(&p->ip4->saddr, 2));
+	return csum_fold(sum + csum_words(p->ip6->saddr.s6_addr32, 8));
+}
 
 /*
- * By the kernel's helper, which alone knows whether the field is a whole checksum or, with
- * transmit offload, only the pseudo-header's sum: that one holds the addresses, not the ports.
+ * With transmit offload (CHECKSUM_PARTIAL) the field holds the pseudo-header's sum and nothing
+ * else; the kernel does not tell us, but a field that differs from that sum is a whole checksum.
+ * One that equals it may be either, and only the kernel's helper knows: two calls, 14 ns each.
  */
-HOT void rewrite_checksum(CTX *ctx, const struct pkt *p, __u32 difference, __be16 from, __be16 to)
+HOT int rewrite_may_be_partial(CTX *ctx, const struct pkt *p, const __sum16 *check)
 {
-	__u32 at = p->l4_offset + rewrite_checksum_at(p);
-	__u64 none = p->protocol == IPPROTO_UDP ? BPF_F_MARK_MANGLED_0 : 0;
+	return *check == rewrite_pseudo_sum(p) || CONTEXT_FIELD(ctx, gso_size);
+}
 
-	bpf_l4_csum_replace(ctx, at, 0, difference, BPF_F_PSEUDO_HDR | none);
+/* Makes every packet pointer stale. The pseudo-header's sum holds the addresses, not the ports. */
+HOT void rewrite_checksum_by_helper(CTX *ctx, const struct pkt *p, const struct mesh_flow *flow,
+				    __be16 from)
+{
+	__u32 at = p->l4_offset + (p->protocol == IPPROTO_TCP ?
+					   __builtin_offsetof(struct tcphdr, check) :
+					   __builtin_offsetof(struct udphdr, check));
+	__u64 udp = p->protocol == IPPROTO_UDP ? BPF_F_MARK_MANGLED_0 : 0;
+	__be16 to = flow->port;
+
+	bpf_l4_csum_replace(ctx, at, 0, flow->checksum, BPF_F_PSEUDO_HDR | udp);
 	if (from != to)
-		bpf_l4_csum_replace(ctx, at, from, to, none | sizeof(to));
+		bpf_l4_csum_replace(ctx, at, from, to, udp | sizeof(to));
 }
 
 #endif
+
+HOT void rewrite_checksum(const struct pkt *p, __sum16 *check, __u32 difference)
+{
+	*check = csum_apply(*check, difference);
+	if (p->protocol == IPPROTO_UDP && !*check)
+		*check = 0xffff;
+}
 
 /* Translate; ports are the first two fields of TCP and UDP alike. */
 HOT void rewrite_nat(CTX *ctx, const struct pkt *p, const struct mesh_flow *flow)
 {
 	__be16 *port = p->l4 + (flow->flags & MESH_FLOW_NAT_DST ? 2 : 0), from;
+	__sum16 *check = rewrite_checksum_at(p);
+	int by_helper = 0;
 
 	if ((void *)(port + 1) > p->end) /* again, for the verifier: the offset varies */
 		return;
+#ifndef MESH_XDP
+	by_helper = check && rewrite_may_be_partial(ctx, p, check);
+#endif
 	rewrite_address(p, flow);
 	from = *port;
 	*port = flow->port;
-	rewrite_checksum(ctx, p, flow->checksum, from, flow->port);
+	if (check && !by_helper)
+		rewrite_checksum(p, check, flow->checksum + flow->port + (__u16)~from);
+#ifndef MESH_XDP
+	if (by_helper)
+		rewrite_checksum_by_helper(ctx, p, flow, from);
+#endif
 }
 #endif
