@@ -312,8 +312,26 @@ class Tuple(Structure):
     )
 
 
+class Question(Structure):
+    """struct mesh_question, 40 bytes."""
+
+    source: Array[c_uint32]
+    destination: Array[c_uint32]
+    port: int
+    service_port: int
+    protocol: int
+
+    _fields_ = (
+        ("source", c_uint32 * 4),
+        ("destination", c_uint32 * 4),
+        ("port", be16),
+        ("service_port", be16),
+        ("protocol", c_uint32),
+    )
+
+
 class Judgement(Structure):
-    """struct mesh_judgement, 72 bytes."""
+    """struct mesh_judgement, 112 bytes."""
 
     tuple: Tuple
     target: Address
@@ -322,6 +340,7 @@ class Judgement(Structure):
     service: int
     opener: int
     receiver: int
+    question: Question
 
     _fields_ = (
         ("tuple", Tuple),
@@ -331,6 +350,7 @@ class Judgement(Structure):
         ("service", c_uint32),
         ("opener", c_uint32),
         ("receiver", c_uint32),
+        ("question", Question),
     )
 
 

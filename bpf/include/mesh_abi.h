@@ -209,6 +209,15 @@ struct mesh_tuple {
 	__u32 protocol;
 };
 
+/* What the policy is asked: identities by enum mesh_shape_source and _destination. */
+struct mesh_question {
+	__u32 source[4]; /* one more than there are, so that a mask bounds the index */
+	__u32 destination[4];
+	__be16 port;	     /* of the receiver */
+	__be16 service_port; /* of the service, for rules that name one */
+	__u32 protocol;
+};
+
 /* A flow while it is judged. */
 struct mesh_judgement {
 	struct mesh_tuple tuple;
@@ -218,6 +227,7 @@ struct mesh_judgement {
 	__u32 service; /* its id, 0: none */
 	__u32 opener;   /* id of the opener, 0: the outside */
 	__u32 receiver; /* id of the receiver, 0: the outside */
+	struct mesh_question question;
 };
 
 /* What a function sent to and received from one tenant; slot = function * tenants + tenant. */

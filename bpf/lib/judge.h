@@ -76,22 +76,25 @@ HOT int judge_receiver(struct mesh_judgement *j, struct parties *who)
 	return MESH_OK;
 }
 
-HOT int judge_policy(const struct mesh_config *config, const struct mesh_judgement *j,
+HOT int judge_policy(const struct mesh_config *config, struct mesh_judgement *j,
 		     const struct parties *who)
 {
-	__u8 protocol = j->tuple.protocol == IPPROTO_ICMPV6 ? IPPROTO_ICMP : j->tuple.protocol;
-	int icmp = protocol == IPPROTO_ICMP;
-	struct policy_question q = {
-		.source = { identity_of(j->opener), identity(MESH_TENANT, who->opener->tenant),
-			    identity(MESH_ANY, 0) },
-		.destination = { identity_of(j->receiver), identity(MESH_TENANT, who->receiver->tenant),
-				 identity(MESH_SERVICE, j->service), identity(MESH_ANY, 0) },
-		.port = icmp ? 0 : j->target_port,
-		.service_port = icmp ? 0 : j->tuple.destination_port,
-		.protocol = protocol,
-	};
-	int verdict = policy_rules(config->policy_shapes, &q);
+	struct mesh_question *q = &j->question;
+	int verdict;
 
+	q->source[MESH_SHAPE_SELF] = identity_of(j->opener);
+	q->source[MESH_SHAPE_TENANT] = identity(MESH_TENANT, who->opener->tenant);
+	q->source[MESH_SHAPE_ANY] = identity(MESH_ANY, 0);
+	q->destination[MESH_SHAPE_TO_SELF] = identity_of(j->receiver);
+	q->destination[MESH_SHAPE_TO_TENANT] = identity(MESH_TENANT, who->receiver->tenant);
+	q->destination[MESH_SHAPE_TO_SERVICE] = identity(MESH_SERVICE, j->service);
+	q->destination[MESH_SHAPE_TO_ANY] = identity(MESH_ANY, 0);
+	q->port = j->target_port;
+	q->service_port = j->tuple.destination_port;
+	q->protocol = j->tuple.protocol;
+	if (q->protocol == IPPROTO_ICMPV6)
+		q->protocol = IPPROTO_ICMP;
+	verdict = policy_rules(config->policy_shapes, q);
 	if (verdict < 0)
 		verdict = policy_default(j->opener, who->opener, j->receiver, who->receiver);
 	return verdict ? MESH_OK : MESH_POLICY;

@@ -9,14 +9,6 @@
 
 #include "lib/endpoint.h"
 
-struct policy_question {
-	__u32 source[MESH_SHAPE_SOURCES];		 /* identities, most particular first */
-	__u32 destination[MESH_SHAPE_DESTINATIONS];
-	__be16 port;		/* of the receiver */
-	__be16 service_port;	/* of the service, for rules that name one */
-	__u8 protocol;
-};
-
 HOT __u32 identity(__u32 kind, __u32 id)
 {
 	return kind << 24 | id;
@@ -34,8 +26,6 @@ HOT int policy_default(__u32 source, const struct mesh_function *from, __u32 des
 	return source && (!destination || from->tenant == to->tenant);
 }
 
-#define POLICY_SHAPES (MESH_SHAPE_SOURCES * MESH_SHAPE_DESTINATIONS * MESH_SHAPE_DEPTHS)
-
 /* Lower is stronger; 2^17 and up: no rule. */
 #define POLICY_NONE (1 << 17)
 
@@ -46,28 +36,45 @@ HOT __u32 policy_strength(struct mesh_policy_key *key)
 	return rule ? rule->priority << 1 | rule->action : POLICY_NONE;
 }
 
-/* MESH_ALLOW, MESH_DENY, or -1 where no rule matches. */
-HOT int policy_rules(__u64 shapes, const struct policy_question *q)
+/* The strongest of the rules between two identities: for the port, the protocol, and any. */
+HOT __u32 policy_pair(__u64 shapes, struct mesh_policy_key *key, __be16 port, __u8 protocol)
+{
+	__u32 best = POLICY_NONE, strength;
+
+#pragma unroll
+	for (int depth = 0; depth < MESH_SHAPE_DEPTHS; depth++) {
+		if (!(shapes >> depth & 1))
+			continue;
+		key->port = depth == MESH_SHAPE_PORT ? port : 0;
+		key->protocol = depth == MESH_SHAPE_ALL ? 0 : protocol;
+		strength = policy_strength(key);
+		if (strength < best)
+			best = strength;
+	}
+	return best;
+}
+
+/* MESH_ALLOW, MESH_DENY, or -1 where no rule matches. `q` is in a map, since its indices vary. */
+HOT int policy_rules(__u64 shapes, const struct mesh_question *q)
 {
 	__u32 best = POLICY_NONE, strength;
 	struct mesh_policy_key key = {};
 
-#pragma unroll
-	for (int shape = 0; shape < POLICY_SHAPES; shape++) {
-		int depth = shape % MESH_SHAPE_DEPTHS;
-		int destination = shape / MESH_SHAPE_DEPTHS % MESH_SHAPE_DESTINATIONS;
-
-		if (!(shapes >> shape & 1))
-			continue;
-		key.source = q->source[shape / (MESH_SHAPE_DEPTHS * MESH_SHAPE_DESTINATIONS)];
-		key.destination = q->destination[destination];
-		key.protocol = depth == MESH_SHAPE_ALL ? 0 : q->protocol;
-		key.port = 0;
-		if (depth == MESH_SHAPE_PORT)
-			key.port = destination == MESH_SHAPE_TO_SERVICE ? q->service_port : q->port;
-		strength = policy_strength(&key);
-		if (strength < best)
-			best = strength;
+#pragma clang loop unroll(disable)
+	for (__u32 source = 0; source < MESH_SHAPE_SOURCES; source++) {
+		key.source = q->source[source & 3];
+#pragma clang loop unroll(disable)
+		for (__u32 to = 0; to < MESH_SHAPE_DESTINATIONS; to++, shapes >>= MESH_SHAPE_DEPTHS) {
+			if (!(shapes & ((1 << MESH_SHAPE_DEPTHS) - 1)))
+				continue;
+			key.destination = q->destination[to & 3];
+			strength = policy_pair(shapes, &key,
+					       to == MESH_SHAPE_TO_SERVICE ? q->service_port :
+									     q->port,
+					       q->protocol);
+			if (strength < best)
+				best = strength;
+		}
 	}
 	return best == POLICY_NONE ? -1 : (int)(best & 1);
 }
