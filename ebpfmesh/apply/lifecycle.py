@@ -4,12 +4,13 @@
 import contextlib
 from collections.abc import Callable, Iterator
 
-from ebpfmesh.apply.live import Live, OnStep, check_place, fault, opened, quiet
+from ebpfmesh.apply.live import Live, OnStep, opened, quiet
 from ebpfmesh.errors import NotFound, UsageError
 from ebpfmesh.kernel import netns, pins
 from ebpfmesh.kernel.build import Program, bpf_dir, build
 from ebpfmesh.kernel.maps import create_maps
 from ebpfmesh.kernel.pins import Pins
+from ebpfmesh.kernel.place import check_place, fault
 from ebpfmesh.kernel.record import Record, locked
 from ebpfmesh.model import Function, Mesh
 from ebpfmesh.plan import Operation, diff

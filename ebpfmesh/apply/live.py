@@ -20,15 +20,12 @@ from ebpfmesh.kernel.cgroup import Cgroup
 from ebpfmesh.kernel.control import Control
 from ebpfmesh.kernel.maps import Maps
 from ebpfmesh.kernel.pins import Pins
-from ebpfmesh.kernel.record import FunctionRow, Place, Record, locked
+from ebpfmesh.kernel.place import HOOKS, cgroup_of, check_place, exit_file, fault, log_file
+from ebpfmesh.kernel.record import Place, Record, locked
 from ebpfmesh.model import Function, Mesh, Policy, Service
 from ebpfmesh.plan import Operation
 
 OnStep = Callable[[str], None]
-HOOKS: tuple[tuple[links.Direction, str], ...] = (
-    ("ingress", "mesh_from_fn"),
-    ("egress", "mesh_to_fn"),
-)
 
 
 def quiet(_step: str) -> None:
@@ -143,7 +140,11 @@ class Live:
             plugged = interface.adopt(self.ip, place.interface)
             if not force:
                 links.refuse_foreign(self.ip, plugged.ifindex, place.interface)
-            return plugged, replace(place, ifindex=plugged.ifindex, netns=str(plugged.netns))
+            inode = netns.NetnsId.of(plugged.netns).inode
+            where = str(plugged.netns)
+            return plugged, replace(
+                place, ifindex=plugged.ifindex, netns=where, netns_inode=inode
+            )
         if place.made_netns:
             self.step(f"function {function.name}: namespace")
             netns.create(path.name)
@@ -153,7 +154,7 @@ class Live:
         place = replace(place, ifindex=plugged.ifindex, netns_inode=inode)
         self.record.put_function(function, place, ready=False)
         self.step(f"function {function.name}: addresses")
-        interface.configure_inside(path, plugged.mac, function, self._base())
+        interface.configure_inside(path, function, self._base())
         return plugged, place
 
     def _attach(self, function: Function, ifindex: int) -> None:
@@ -209,10 +210,7 @@ class Live:
 
     def write_hosts(self) -> None:
         """Names of all functions and services, for /etc/hosts inside functions."""
-        mesh = self.record.model()
-        lines = [(str(a), item.name) for item in mesh.functions for a in item.addresses]
-        lines += [(str(a), item.name) for item in mesh.services for a in item.addresses]
-        process.write_hosts(self.hosts_file, lines)
+        process.write_hosts(self.hosts_file, self.record.hosts())
 
     def _start(self, function: Function) -> None:
         if function.command:
@@ -239,11 +237,11 @@ class Live:
 
     def log_file(self, name: str) -> Path:
         """First mebibyte of what a function's command said."""
-        return self.record.directory / f"{name}.log"
+        return log_file(self.record, name)
 
     def exit_file(self, name: str) -> Path:
         """Exit status of a function's command, once it ended."""
-        return self.record.directory / f"{name}.exit"
+        return exit_file(self.record, name)
 
     def program(self, name: str) -> bpf.Fd:
         """A pinned program of the mesh."""
@@ -253,16 +251,7 @@ class Live:
         return Mesh.model_validate_json(json.dumps(self.record.get("mesh")))
 
     def _cgroup(self, name: str) -> Cgroup:
-        return Cgroup(f"{self.name}.{self.record.get('netns')}", name)
-
-
-def fault(ip: IPRoute, row: FunctionRow) -> str:
-    """What is wrong with a function, in words; empty if nothing is."""
-    if not row.ready:
-        return "unfinished"
-    if interface.find(ip, row.place.interface) != row.place.ifindex:
-        return "its interface is gone"
-    return ""
+        return cgroup_of(self.record, name)
 
 
 def inverse(operation: Operation) -> Operation:
@@ -286,13 +275,3 @@ def opened(mesh: str, on_step: OnStep = quiet) -> Iterator[Live]:
                 yield Live(record, ip, on_step)
         finally:
             record.close()
-
-
-def check_place(record: Record) -> None:
-    """Raise NotFound if the mesh belongs to another network namespace than the caller's."""
-    inode = record.get("netns")
-    if inode not in (None, netns.current().inode):
-        raise NotFound(
-            f"mesh {record.mesh} is in another network namespace (inode {inode})",
-            hint="enter it first: nsenter --net=…, or run gc if it is gone",
-        )

@@ -168,6 +168,11 @@ def _call(function: str, *arguments: Any, about: object = "") -> int:
     raise OSError(code, f"{function}: {os.strerror(code)}", str(about))
 
 
+def probe(question: str, *arguments: int) -> bool:
+    """What a function of libbpf's ``libbpf_probe_bpf_*`` answers; it loads a program to see."""
+    return _call(question, *arguments, None) == 1
+
+
 def obj_get(path: Path) -> Fd:
     """Open a pinned object; FileNotFoundError where there is none."""
     return Fd(_call("bpf_obj_get", os.fsencode(path), about=path))

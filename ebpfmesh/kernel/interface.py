@@ -3,8 +3,9 @@
 
 The host side has the same MAC for every function and answers to nothing; inside, the gateway is a
 link-local address with a permanent neighbour, so that neither side ever asks by ARP or ND. Each
-address stands alone (/32, /128). No link-local IPv6 address is made, and so no MLD or router
-solicitation sent. Works from the host's namespace, which is the calling thread's.
+address stands alone (/32, /128). No link-local IPv6 address is made, and so no router solicitation
+is sent; the MLD reports of an IPv6 address are dropped as MULTICAST. Works from the host's
+namespace, which is the calling thread's.
 """
 
 import contextlib
@@ -21,12 +22,15 @@ from pyroute2.netlink.exceptions import NetlinkError
 
 from ebpfmesh.errors import MeshError, NotFound
 from ebpfmesh.kernel import netns
-from ebpfmesh.model import Address, Function, Mesh
+from ebpfmesh.model import Address, Function, Mesh, Network
 
 GATEWAY_MAC = "02:eb:9f:00:00:01"
 GATEWAY4, GATEWAY6 = "169.254.1.1", "fe80::1"
+LOOPBACK = 1  # its index in every namespace
 PERMANENT = 0x80  # NUD_PERMANENT
-NO_LINK_LOCAL = 1  # IN6_ADDR_GEN_MODE_NONE
+IFA_F_NODAD = 0x02
+RT_SCOPE_LINK = 253
+IN6_ADDR_GEN_MODE_NONE = 1
 ALIAS = "ebpfmesh:"
 
 
@@ -59,23 +63,28 @@ def mac_of(mesh: str, function: str) -> str:
 
 def create(ip: IPRoute, mesh: str, function: str, host: str, namespace: Path) -> Plugged:
     """Make the veth pair, both ends down; the inner one is eth0, or mesh0 where eth0 is taken."""
-    with netns.rtnetlink(namespace) as inner:
-        name = "mesh0" if inner.link_lookup(ifname="eth0") else "eth0"
     mac = mac_of(mesh, function)
     with namespace.open() as target:
         try:
             ip.link(
                 "add", ifname=host, kind="veth", address=GATEWAY_MAC,
-                peer={"ifname": name, "net_ns_fd": target.fileno(), "address": mac},
+                peer={
+                    "ifname": _free_name(namespace),
+                    "net_ns_fd": target.fileno(),
+                    "address": mac,
+                },
             )  # fmt: skip
         except NetlinkError as error:
-            raise MeshError(f"interface {host}: {error}", hint="ip link shows it; gc removes ours") from error
-    ifindex = find(ip, host)
-    if ifindex is None:
-        raise MeshError(f"interface {host} vanished while it was made")
-    ip.link("set", index=ifindex, ifalias=alias(mesh, function))
-    _no_link_local(ip, ifindex)
+            what = f"interface {host} cannot be made: {error.args[1]}"
+            raise MeshError(what, hint="ip link shows it; ebpfmesh gc removes what is ours") from error
+    ifindex = socket.if_nametoindex(host)
+    ip.link("set", index=ifindex, ifalias=alias(mesh, function), **_no_link_local())
     return Plugged(ifindex, mac, GATEWAY_MAC, namespace)
+
+
+def _free_name(namespace: Path) -> str:
+    with netns.entered(namespace):
+        return "mesh0" if "eth0" in (name for _, name in socket.if_nameindex()) else "eth0"
 
 
 def find(ip: IPRoute, name: str) -> int | None:
@@ -88,44 +97,39 @@ def find(ip: IPRoute, name: str) -> int | None:
         raise
 
 
-def configure_inside(namespace: Path, mac: str, function: Function, mesh: Mesh) -> None:
+def configure_inside(namespace: Path, function: Function, mesh: Mesh) -> None:
     """Addresses, permanent neighbours, routes; loopback and the interface up."""
     with netns.rtnetlink(namespace) as ip:
-        index = ip.link_lookup(address=mac)[0]
-        _no_link_local(ip, index)
-        ip.link("set", index=socket_index(ip, "lo"), state="up")
-        ip.link("set", index=index, state="up")
-        for address, gateway, prefix in (
-            (function.address4, GATEWAY4, mesh.prefix4),
-            (function.address6, GATEWAY6, mesh.prefix6),
-        ):
-            if address is not None:
-                _configure_family(ip, index, address, gateway, str(prefix))
+        index = ip.link_lookup(address=mac_of(mesh.name, function.name))[0]
+        ip.link("set", index=LOOPBACK, state="up")
+        ip.link("set", index=index, state="up", **_no_link_local())
+        if function.address4 is not None:
+            _address_inside(ip, index, function.address4, GATEWAY4, mesh.prefix4)
+        if function.address6 is not None:
+            _address_inside(ip, index, function.address6, GATEWAY6, mesh.prefix6)
 
 
-def socket_index(ip: IPRoute, name: str) -> int:
-    """Index of an interface that is there."""
-    return int(ip.link_lookup(ifname=name)[0])
-
-
-def _configure_family(ip: IPRoute, index: int, address: Address, gateway: str, prefix: str) -> None:
+def _address_inside(
+    ip: IPRoute, index: int, address: Address, gateway: str, prefix: Network
+) -> None:
     family = socket.AF_INET if address.version == 4 else socket.AF_INET6
-    bits = address.max_prefixlen
-    no_dad = {"flags": 0x02} if address.version == 6 else {}  # IFA_F_NODAD
-    ip.addr("add", index=index, address=str(address), prefixlen=bits, **no_dad)
-    ip.neigh("replace", dst=gateway, lladdr=GATEWAY_MAC, ifindex=index, state=PERMANENT)
-    if address.version == 4:
-        ip.route("replace", dst=f"{gateway}/32", oif=index, scope=253)  # RT_SCOPE_LINK
     # A container that has a way out already keeps it; only the mesh goes through us.
     has_default = any(ip.get_default_routes(family=family))
-    ip.route("replace", dst=prefix if has_default else "default", gateway=gateway, oif=index, family=family)
+    no_dad = {"flags": IFA_F_NODAD} if address.version == 6 else {}
+    ip.addr("add", index=index, address=str(address), prefixlen=address.max_prefixlen, **no_dad)
+    ip.neigh("replace", dst=gateway, lladdr=GATEWAY_MAC, ifindex=index, state=PERMANENT)
+    if address.version == 4:
+        ip.route("replace", dst=f"{gateway}/32", oif=index, scope=RT_SCOPE_LINK)
+    to = str(prefix) if has_default else "default"
+    ip.route("replace", dst=to, gateway=gateway, oif=index, family=family)
 
 
-def _no_link_local(ip: IPRoute, index: int) -> None:
-    with contextlib.suppress(NetlinkError):  # a kernel without IPv6 makes none anyway
-        mode = {"attrs": [("IFLA_INET6_ADDR_GEN_MODE", NO_LINK_LOCAL)]}
-        spec = {"attrs": [("AF_INET6", mode)]}
-        ip.link("set", index=index, IFLA_AF_SPEC=spec)
+def _no_link_local() -> dict[str, Any]:
+    """What a link message says to have no link-local IPv6 address made."""
+    if not Path("/proc/sys/net/ipv6").exists():
+        return {}
+    mode = {"attrs": [("IFLA_INET6_ADDR_GEN_MODE", IN6_ADDR_GEN_MODE_NONE)]}
+    return {"IFLA_AF_SPEC": {"attrs": [("AF_INET6", mode)]}}
 
 
 def configure_host(ip: IPRoute, ifindex: int, mac: str, addresses: tuple[Address, ...]) -> None:

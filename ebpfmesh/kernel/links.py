@@ -9,6 +9,7 @@ ever replaced or removed.
 import errno
 import functools
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,8 +20,8 @@ from ebpfmesh.errors import ForeignProgram
 from ebpfmesh.kernel import bpf
 
 Direction = Literal["ingress", "egress"]
-HOOK = {"ingress": bpf.TCX_INGRESS, "egress": bpf.TCX_EGRESS}
-CLSACT_PARENT = {"ingress": 0xFFFFFFF2, "egress": 0xFFFFFFF3}
+HOOK: dict[Direction, int] = {"ingress": bpf.TCX_INGRESS, "egress": bpf.TCX_EGRESS}
+CLSACT_PARENT: dict[Direction, int] = {"ingress": 0xFFFFFFF2, "egress": 0xFFFFFFF3}
 PRIORITY, HANDLE, ETH_P_ALL = 1, 1, 0x0003
 
 
@@ -65,28 +66,56 @@ def detach(ip: IPRoute, ifindex: int | None, direction: Direction, pin: Path) ->
     pin.unlink(missing_ok=True)
 
 
-def programs(ip: IPRoute, ifindex: int) -> Iterator[tuple[str, str]]:
-    """(hook, program) of everything in BPF at an interface: TCX, clsact and XDP."""
+@dataclass(frozen=True)
+class Attached:
+    """A BPF program at an interface; ``id`` is 0 where the kernel does not tell it."""
+
+    hook: Literal["ingress", "egress", "xdp"]
+    how: Literal["TCX link", "clsact filter", "XDP"]
+    name: str
+    id: int = 0
+
+    def __str__(self) -> str:
+        number = f" (id {self.id})" if self.id else ""
+        return f"{self.name}{number} at {self.hook}"
+
+
+def attached(ip: IPRoute, ifindex: int, direction: Direction) -> Iterator[Attached]:
+    """Programs at the kind of hook ``attach`` uses here, in the order they run."""
     if has_tcx():
-        for direction, hook in HOOK.items():
-            for number in bpf.attached(ifindex, hook):
-                with bpf.prog_by_id(number) as program:
-                    name = bpf.prog_info(program).name.decode()
-                yield direction, f"{name} (id {number})"
-    for direction, parent in CLSACT_PARENT.items():
-        for message in ip.get_filters(index=ifindex, parent=parent):
-            options = message.get_attr("TCA_OPTIONS")
-            if options is not None and message.get_attr("TCA_KIND") == "bpf":
-                yield direction, str(options.get_attr("TCA_BPF_NAME"))
+        for number in bpf.attached(ifindex, HOOK[direction]):
+            yield Attached(direction, "TCX link", _program_name(number), number)
+    else:
+        yield from _filters(ip, ifindex, direction)
+
+
+def programs(ip: IPRoute, ifindex: int) -> Iterator[Attached]:
+    """Everything in BPF at an interface, whoever put it there: TCX, clsact and XDP."""
+    for direction in HOOK:
+        yield from attached(ip, ifindex, direction)
+        if has_tcx():
+            yield from _filters(ip, ifindex, direction)
     xdp: Any = ip.link("get", index=ifindex)[0].get_attr("IFLA_XDP")
-    if xdp is not None and xdp.get_attr("IFLA_XDP_PROG_ID"):
-        yield "xdp", f"program id {xdp.get_attr('IFLA_XDP_PROG_ID')}"
+    if xdp is not None and (number := xdp.get_attr("IFLA_XDP_PROG_ID")):
+        yield Attached("xdp", "XDP", _program_name(number), number)
+
+
+def _program_name(number: int) -> str:
+    with bpf.prog_by_id(number) as program:
+        return str(bpf.prog_info(program).name.decode())
+
+
+def _filters(ip: IPRoute, ifindex: int, direction: Direction) -> Iterator[Attached]:
+    for message in ip.get_filters(index=ifindex, parent=CLSACT_PARENT[direction]):
+        options = message.get_attr("TCA_OPTIONS")
+        if options is not None and message.get_attr("TCA_KIND") == "bpf":
+            yield Attached(direction, "clsact filter", str(options.get_attr("TCA_BPF_NAME")))
 
 
 def refuse_foreign(ip: IPRoute, ifindex: int, interface: str) -> None:
     """Raise ForeignProgram if anything is attached to the interface already."""
-    for hook, program in programs(ip, ifindex):
+    for program in programs(ip, ifindex):
         raise ForeignProgram(
-            f"interface {interface} already has {program} at {hook}",
+            f"interface {interface} already has {program}",
             hint="detach it first, or attach beside it with --force",
         )

@@ -51,6 +51,17 @@ class Map(Generic[K, V]):
         for key, raw in bpf.map_items(self.fd, self._key_size, self._value_size):
             yield self.spec.key.from_buffer_copy(key), self._value(raw)  # type: ignore[attr-defined]
 
+    def filled(self) -> Iterator[tuple[K, V]]:
+        """Every key whose value is not all zeros: what is used of an array."""
+        nothing = bytes(self._value_size)
+        for key, raw in bpf.map_items(self.fd, self._key_size, self._value_size):
+            if raw != nothing:
+                yield self.spec.key.from_buffer_copy(key), self._value(raw)  # type: ignore[attr-defined]
+
+    def count(self) -> int:
+        """Number of entries that are there."""
+        return sum(1 for _ in bpf.map_items(self.fd, self._key_size, self._value_size))
+
     def _value(self, raw: bytes) -> V:
         shape: Any = self.spec.value
         if not self.per_cpu:

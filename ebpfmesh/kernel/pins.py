@@ -12,6 +12,7 @@ from ebpfmesh._abi import ABI
 from ebpfmesh.errors import AbiMismatch, MeshError, MissingPrivilege
 
 BPFFS = Path("/sys/fs/bpf")
+PRELOADED = {"maps.debug", "progs.debug"}  # the kernel puts them there (CONFIG_BPF_PRELOAD)
 BPF_FS_MAGIC = 0xCAFE4A11  # linux/include/uapi/linux/magic.h
 
 
@@ -90,7 +91,7 @@ def mount_bpffs() -> bool:
 
 def unmount_bpffs() -> None:
     """Unmount it, unless somebody has pins in it."""
-    if is_bpffs() and not any(BPFFS.iterdir()):
+    if is_bpffs() and {path.name for path in BPFFS.iterdir()} <= PRELOADED:
         ctypes.CDLL(None).umount(os.fsencode(BPFFS))
 
 

@@ -5,11 +5,13 @@ A command that ``up`` starts stays when ebpfmesh exits. Two shells keep what wou
 waits and writes down how the command ended, the other keeps the first mebibyte of what it said.
 """
 
+import contextlib
 import ctypes
 import os
 import shutil
+import socket
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
@@ -23,6 +25,7 @@ CLONE_NEWNS = 0x00020000
 MS_BIND, MS_SLAVE = 0x1000, 0x4000 | (1 << 19)
 KEEP = r"""{ "$@"; printf %s $? >"$EBPFMESH_EXIT.new"; mv "$EBPFMESH_EXIT.new" "$EBPFMESH_EXIT"; } \
 2>&1 </dev/null | { head -c 1048576 >"$EBPFMESH_LOG"; cat >/dev/null; }"""
+KEEP_LOG = (["head", "-c", "1048576"], ["cat"])
 
 
 @dataclass(frozen=True)
@@ -78,9 +81,35 @@ def start(home: Home, command: Sequence[str], *, log: Path, exit_file: Path) -> 
     )
 
 
+def keepers(processes: Iterable[int]) -> set[int]:
+    """Those of ``processes`` that only keep the log and the exit status of a command."""
+    shells, found = set(), set()
+    lines = {process: _command_line(process) for process in processes}
+    for process, line in lines.items():
+        if line[1:4] == ["-c", KEEP, "ebpfmesh"]:
+            shells.add(process)
+    for process, line in lines.items():
+        if line in KEEP_LOG and _parent(process) in shells:
+            found.add(process)
+    return shells | found
+
+
+def _command_line(process: int) -> list[str]:
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{process}/cmdline").read_text(errors="replace").split("\0")[:-1]
+    return []
+
+
+def _parent(process: int) -> int:
+    with contextlib.suppress(OSError):
+        status = Path(f"/proc/{process}/stat").read_text(errors="replace")
+        return int(status.rpartition(")")[2].split()[1])
+    return 0
+
+
 def write_hosts(path: Path, lines: Sequence[tuple[str, str]]) -> None:
     """Write (address, name) as /etc/hosts, in place: running functions have this very file bound."""
-    own = ["127.0.0.1 localhost", "::1 localhost"]
+    own = ["127.0.0.1 localhost", "::1 localhost", f"127.0.1.1 {socket.gethostname()}"]
     text = "\n".join(own + [f"{address} {name}" for address, name in lines]) + "\n"
     with path.open("w") as file:
         file.write(text)

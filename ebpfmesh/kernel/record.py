@@ -188,6 +188,17 @@ class Record:
                 return str(rows[0][0])
         return None
 
+    def hosts(self) -> list[tuple[str, str]]:
+        """(address, name) of all functions and services."""
+        return self._all(
+            " UNION ALL ".join(
+                f"SELECT json_extract(model, '$.{field}') AS address, name FROM {table} "  # noqa: S608
+                "WHERE address IS NOT NULL"
+                for table in ("function", "service")
+                for field in ("address4", "address6")
+            )
+        )
+
     def services(self) -> list[Service]:
         """All services, by name."""
         rows = self._all("SELECT model FROM service ORDER BY name")

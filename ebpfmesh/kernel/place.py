@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""Where a mesh and its functions are: what those who change them and those who look share."""
+
+from pathlib import Path
+from typing import Literal
+
+from pyroute2 import IPRoute
+
+from ebpfmesh.errors import NotFound
+from ebpfmesh.kernel import interface, links, netns
+from ebpfmesh.kernel.cgroup import Cgroup
+from ebpfmesh.kernel.record import FunctionRow, Record
+
+Fault = Literal["", "unfinished", "interface gone", "programs missing"]
+
+HOOKS: tuple[tuple[links.Direction, str], ...] = (
+    ("ingress", "mesh_from_fn"),
+    ("egress", "mesh_to_fn"),
+)
+"""The program at each hook of a function's host-side interface."""
+
+
+def check_place(record: Record) -> None:
+    """Raise NotFound if the mesh belongs to another network namespace than the caller's."""
+    inode = record.get("netns")
+    if inode not in (None, netns.current().inode):
+        raise NotFound(
+            f"mesh {record.mesh} is in another network namespace (inode {inode})",
+            hint="enter it first: nsenter --net=…, or run gc if it is gone",
+        )
+
+
+def fault(ip: IPRoute, row: FunctionRow) -> Fault:
+    """What is wrong with a function; empty if nothing is. Needs CAP_NET_ADMIN."""
+    if not row.ready:
+        return "unfinished"
+    if interface.find(ip, row.place.interface) != row.place.ifindex:
+        return "interface gone"
+    for direction, name in HOOKS:
+        there = links.attached(ip, row.place.ifindex, direction)
+        if all(program.name != name for program in there):
+            return "programs missing"
+    return ""
+
+
+def cgroup_of(record: Record, function: str) -> Cgroup:
+    """The cgroup of a function."""
+    return Cgroup(f"{record.mesh}.{record.get('netns')}", function)
+
+
+def log_file(record: Record, function: str) -> Path:
+    """First mebibyte of what a function's command said."""
+    return record.directory / f"{function}.log"
+
+
+def exit_file(record: Record, function: str) -> Path:
+    """Exit status of a function's command, once it ended."""
+    return record.directory / f"{function}.exit"
