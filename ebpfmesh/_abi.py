@@ -105,7 +105,7 @@ class FlowFlag(IntEnum):
 class Address(Structure):
     """struct mesh_address, 16 bytes."""
 
-    word: Array[be32]
+    word: Array[c_uint32]
 
     _fields_ = (
         ("word", be32 * 4),
@@ -135,7 +135,7 @@ class Function(Structure):
     mac: Array[c_uint8]
     gateway: Array[c_uint8]
     address4: int
-    address6: Array[be32]
+    address6: Array[c_uint32]
 
     _fields_ = (
         ("ifindex", c_uint32),
@@ -247,8 +247,8 @@ class Flow4Key(Structure):
 class Flow6Key(Structure):
     """struct mesh_flow6_key, 40 bytes."""
 
-    source: Array[be32]
-    destination: Array[be32]
+    source: Array[c_uint32]
+    destination: Array[c_uint32]
     source_port: int
     destination_port: int
     origin: int
@@ -423,9 +423,9 @@ REASON_TEXT: Final = {
 
 
 class MapSpec(NamedTuple):
-    """A map: its type, name, the ctypes of its key and value, and what sets its size."""
+    """A map: its kind, name, the ctypes of its key and value, and what sets its size."""
 
-    type: str
+    kind: str
     name: str
     key: type
     value: type

@@ -6,7 +6,6 @@ written; this reads them with a C parser, refuses implicit padding, and writes t
 A tool of the project's developers: nothing imports it.
 """
 
-import ctypes
 import re
 import sys
 from io import StringIO
@@ -83,9 +82,9 @@ def generate(include: Path) -> str:
 
 MAPS_HEAD = '''
 class MapSpec(NamedTuple):
-    """A map: its type, name, the ctypes of its key and value, and what sets its size."""
+    """A map: its kind, name, the ctypes of its key and value, and what sets its size."""
 
-    type: str
+    kind: str
     name: str
     key: type
     value: type
@@ -97,7 +96,8 @@ MAPS: Final = ('''
 
 def _preprocess(text: str) -> str:
     known = "".join(f"typedef unsigned int {name};\n" for name in TYPES)
-    text = re.sub(r"^#include .*$|^#ifndef MESH_MAP\n#define MESH_MAP.*\n.*\n#endif$", "", text, flags=re.M)
+    own_macro = r"^#ifndef MESH_MAP\n#define MESH_MAP.*\n.*\n#endif$"
+    text = re.sub(rf"^#include .*$|{own_macro}", "", text, flags=re.M)
     preprocessor, out = Preprocessor(), StringIO()
     preprocessor.line_directive = None
     preprocessor.parse(known + text)
@@ -122,7 +122,8 @@ def _enum(node: c_ast.Enum) -> str:
         value = int(member.value.value) if member.value else value
         lines.append(f"    {member.name.removeprefix(prefix)} = {value}")
         value += 1
-    return f'\nclass {_class(node.name)}(IntEnum):\n    """enum {node.name}."""\n\n' + "\n".join(lines) + "\n"
+    head = f'\nclass {_class(node.name)}(IntEnum):\n    """enum {node.name}."""\n\n'
+    return head + "\n".join(lines) + "\n"
 
 
 def _struct(node: c_ast.Struct, sizes: dict[str, int]) -> str:
@@ -138,8 +139,7 @@ def _struct(node: c_ast.Struct, sizes: dict[str, int]) -> str:
             raise SystemExit(f"struct {node.name}: implicit padding before {member.name}")
         offset, widest = offset + sizes[name] * count, max(widest, width)
         fields.append(f'        ("{member.name}", {python}{f" * {count}" if array else ""}),')
-        element = "int" if name in TYPES else python
-        hints.append(f"    {member.name}: {f'Array[{python}]' if array else element}")
+        hints.append(f"    {member.name}: {_hint(name, python, array=array)}")
     if offset % widest:
         raise SystemExit(f"struct {node.name}: implicit padding at the end")
     sizes[node.name] = offset
@@ -148,6 +148,12 @@ def _struct(node: c_ast.Struct, sizes: dict[str, int]) -> str:
         f'    """struct {node.name}, {offset} bytes."""\n\n'
         + "\n".join(hints) + "\n\n    _fields_ = (\n" + "\n".join(fields) + "\n    )\n"
     )  # fmt: skip
+
+
+def _hint(name: str, python: str, *, array: bool) -> str:
+    if array:
+        return f"Array[{python.replace('be', 'c_uint')}]"
+    return "int" if name in TYPES else python
 
 
 def _length(node: c_ast.Node) -> int:

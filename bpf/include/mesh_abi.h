@@ -27,24 +27,24 @@
  */
 enum mesh_reason {
 	MESH_OK = 0,
-	MESH_MALFORMED = 1,	/* a header is cut short or contradicts itself */
-	MESH_NO_FUNCTION = 2,	/* the interface belongs to no function */
-	MESH_SPOOF_MAC = 3,	/* the source MAC is not the function's own */
-	MESH_SPOOF_IP = 4,	/* the source address is not the function's own */
-	MESH_SPOOF_ARP = 5,	/* the ARP message claims another's address */
-	MESH_SPOOF_ND = 6,	/* the ND message claims another's address, or to be a router */
-	MESH_PROTOCOL = 7,	/* neither TCP, UDP nor ICMP echo over plain IPv4 or IPv6 */
-	MESH_FRAGMENT = 8,	/* an IP fragment */
-	MESH_VLAN = 9,		/* a VLAN tag */
-	MESH_MULTICAST = 10,	/* multicast and broadcast have no place in a routed mesh */
-	MESH_TTL = 11,		/* the TTL or hop limit ran out */
-	MESH_POLICY = 12,	/* the policy forbids it */
-	MESH_NO_FLOW = 13,	/* a reply, a reset or a close that belongs to no flow */
-	MESH_NO_BACKEND = 14,	/* the service has no function that could answer */
-	MESH_HAIRPIN = 15,	/* the service chose the function that asks */
-	MESH_NO_SERVICE = 16,	/* the service this flow went through is gone */
-	MESH_FLOW_FULL = 17,	/* no room for a flow entry */
-	MESH_NOT_HERE = 18,	/* from the host: the address is not this function's */
+	MESH_MALFORMED = 1,   /* a header is cut short or contradicts itself */
+	MESH_NO_FUNCTION = 2, /* the interface belongs to no function */
+	MESH_SPOOF_MAC = 3,   /* the source MAC is not the function's own */
+	MESH_SPOOF_IP = 4,    /* the source address is not the function's own */
+	MESH_SPOOF_ARP = 5,   /* the ARP message claims another's address */
+	MESH_SPOOF_ND = 6,    /* the ND message claims another's address, or to be a router */
+	MESH_PROTOCOL = 7,    /* neither TCP, UDP nor ICMP echo over plain IPv4 or IPv6 */
+	MESH_FRAGMENT = 8,    /* an IP fragment */
+	MESH_VLAN = 9,	      /* a VLAN tag */
+	MESH_MULTICAST = 10,  /* multicast and broadcast have no place in a routed mesh */
+	MESH_TTL = 11,	      /* the TTL or hop limit ran out */
+	MESH_POLICY = 12,     /* the policy forbids it */
+	MESH_NO_FLOW = 13,    /* a reply, a reset or a close that belongs to no flow */
+	MESH_NO_BACKEND = 14, /* the service has no function that could answer */
+	MESH_HAIRPIN = 15,    /* the service chose the function that asks */
+	MESH_NO_SERVICE = 16, /* the service this flow went through is gone */
+	MESH_FLOW_FULL = 17,  /* no room for a flow entry */
+	MESH_NOT_HERE = 18,   /* from the host: the address is not this function's */
 	MESH_REASONS
 };
 
@@ -68,7 +68,7 @@ enum mesh_identity {
  * (source * 4 + destination) * 3 + depth.
  */
 enum mesh_shape_source {
-	MESH_SHAPE_SELF,   /* a function, or the outside */
+	MESH_SHAPE_SELF, /* a function, or the outside */
 	MESH_SHAPE_TENANT,
 	MESH_SHAPE_ANY,
 	MESH_SHAPE_SOURCES
@@ -120,10 +120,10 @@ struct mesh_config {
 struct mesh_function {
 	__u32 ifindex; /* host-side interface */
 	__u16 tenant;
-	__u16 flags;	  /* enum mesh_function_flag */
-	__u8 mac[6];	  /* of its own interface */
-	__u8 gateway[6];  /* of the host-side interface: what it sends to */
-	__be32 address4;  /* 0: none */
+	__u16 flags;	    /* enum mesh_function_flag */
+	__u8 mac[6];	    /* of its own interface */
+	__u8 gateway[6];    /* of the host-side interface: what it sends to */
+	__be32 address4;    /* 0: none */
 	__be32 address6[4]; /* ::: none */
 };
 
@@ -136,8 +136,8 @@ struct mesh_service_key {
 
 struct mesh_service {
 	__u32 id;
-	__u32 row;	   /* first of its rows in mesh_maglev */
-	__u32 size;	   /* length of its table, 0: no backend */
+	__u32 row;	    /* first of its rows in mesh_maglev */
+	__u32 size;	    /* length of its table, 0: no backend */
 	__be16 target_port; /* of its functions */
 	__u16 pad;
 };
@@ -156,7 +156,7 @@ struct mesh_policy_key {
 };
 
 struct mesh_policy {
-	__u32 rule; /* for people: which rule said so */
+	__u32 rule;	/* for people: which rule said so */
 	__u16 priority; /* the lowest decides; equal: deny before allow */
 	__u8 action;	/* enum mesh_action */
 	__u8 pad;
@@ -194,10 +194,10 @@ struct mesh_flow {
 	__u8 sender[6];	   /* the only source MAC it may come from */
 	__u16 flags;	   /* enum mesh_flow_flag */
 	struct mesh_address address; /* new address; IPv4 in word[3] */
-	__u32 checksum;	   /* one's complement difference that the new address makes */
-	__be16 port;	   /* new port */
-	__u16 backend;	   /* id of the function a service chose, 0: no service */
-	__u32 service;	   /* its id */
+	__u32 checksum;		     /* one's complement difference that the new address makes */
+	__be16 port;		     /* new port */
+	__u16 backend;		     /* id of the function a service chose, 0: no service */
+	__u32 service;		     /* its id */
 };
 
 /* Who asks whom: the five-tuple of a flow, as the side that opened it sends it. */
@@ -223,9 +223,9 @@ struct mesh_judgement {
 	struct mesh_tuple tuple;
 	struct mesh_address target; /* address and port of the receiver itself */
 	__be16 target_port;
-	__u16 backend; /* id of the receiver if a service chose it */
-	__u32 service; /* its id, 0: none */
-	__u32 opener;   /* id of the opener, 0: the outside */
+	__u16 backend;	/* id of the receiver if a service chose it */
+	__u32 service;	/* its id, 0: none */
+	__u32 opener;	/* id of the opener, 0: the outside */
 	__u32 receiver; /* id of the receiver, 0: the outside */
 	struct mesh_question question;
 };
@@ -239,10 +239,10 @@ struct mesh_meter {
 };
 
 struct mesh_drop_key {
-	__u32 function;	 /* id of the function whose interface it was, 0: none */
-	__u8 reason;	 /* enum mesh_reason */
-	__u8 direction;	 /* enum mesh_direction */
-	__u8 audited;	 /* 1: it passed, because the receiver is in audit */
+	__u32 function; /* id of the function whose interface it was, 0: none */
+	__u8 reason;	/* enum mesh_reason */
+	__u8 direction; /* enum mesh_direction */
+	__u8 audited;	/* 1: it passed, because the receiver is in audit */
 	__u8 pad;
 };
 

@@ -19,23 +19,23 @@
  * A field of the context, by one load at a constant offset. Left to itself clang shares a pointer
  * to the field between branches, and the verifier refuses "dereference of modified ctx ptr".
  */
-#define CONTEXT_FIELD(ctx, field)                                                      \
-	({                                                                             \
-		__u64 __value;                                                         \
-		asm volatile("%0 = *(u32 *)(%1 + %2)"                                  \
-			     : "=r"(__value)                                           \
+#define CONTEXT_FIELD(ctx, field)                                                         \
+	({                                                                                \
+		__u64 __value;                                                            \
+		asm volatile("%0 = *(u32 *)(%1 + %2)"                                     \
+			     : "=r"(__value)                                              \
 			     : "r"(ctx), "i"(__builtin_offsetof(typeof(*(ctx)), field))); \
-		(__u32) __value;                                                       \
+		(__u32) __value;                                                          \
 	})
 
 /*
  * A field of a packed header by one load; clang would take it byte by byte. Packets need no
  * alignment on machines with efficient unaligned access, and the verifier refuses on the others.
  */
-#define LOAD(type, field)                     \
-	({                                    \
+#define LOAD(type, field)                      \
+	({                                     \
 		type *__at = (void *)&(field); \
-		*__at;                        \
+		*__at;                         \
 	})
 
 HOT void *context_data(CTX *ctx)

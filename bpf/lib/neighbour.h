@@ -23,7 +23,7 @@ struct arp_ipv4 {
 };
 
 struct nd_option {
-	__u8 type; /* 1: source, 2: target link-layer address */
+	__u8 type;   /* 1: source, 2: target link-layer address */
 	__u8 length; /* in 8 bytes */
 	__u8 mac[6];
 };

@@ -27,7 +27,7 @@ enum pkt_kind {
 struct pkt {
 	void *end;
 	struct ethhdr *eth;
-	struct iphdr *ip4;   /* one of the two is set for PKT_ND and PKT_FLOW */
+	struct iphdr *ip4; /* one of the two is set for PKT_ND and PKT_FLOW */
 	struct ipv6hdr *ip6;
 	void *l4;
 	__u16 l4_offset; /* from the start of the frame */
@@ -117,8 +117,7 @@ HOT int parse_icmpv6(struct pkt *p, __u32 length)
 
 	if ((void *)(icmp + 1) > p->end || length < sizeof(*icmp))
 		return MESH_MALFORMED;
-	if (icmp->icmp6_type >= ND_ROUTER_SOLICIT &&
-	    icmp->icmp6_type <= ND_REDIRECT) {
+	if (icmp->icmp6_type >= ND_ROUTER_SOLICIT && icmp->icmp6_type <= ND_REDIRECT) {
 		p->kind = PKT_ND;
 		return MESH_OK;
 	}

@@ -64,14 +64,15 @@ HOT int policy_rules(__u64 shapes, const struct mesh_question *q)
 	for (__u32 source = 0; source < MESH_SHAPE_SOURCES; source++) {
 		key.source = q->source[source & 3];
 #pragma clang loop unroll(disable)
-		for (__u32 to = 0; to < MESH_SHAPE_DESTINATIONS; to++, shapes >>= MESH_SHAPE_DEPTHS) {
+		for (__u32 to = 0; to < MESH_SHAPE_DESTINATIONS;
+		     to++, shapes >>= MESH_SHAPE_DEPTHS) {
 			if (!(shapes & ((1 << MESH_SHAPE_DEPTHS) - 1)))
 				continue;
 			key.destination = q->destination[to & 3];
-			strength = policy_pair(shapes, &key,
-					       to == MESH_SHAPE_TO_SERVICE ? q->service_port :
-									     q->port,
-					       q->protocol);
+			strength =
+				policy_pair(shapes, &key,
+					    to == MESH_SHAPE_TO_SERVICE ? q->service_port : q->port,
+					    q->protocol);
 			if (strength < best)
 				best = strength;
 		}

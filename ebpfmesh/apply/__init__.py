@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-2-Clause
 """Changing the kernel: the only way in for the command line, the benchmark and programs.
 
-    up(config.load(path)); attach("edge", function); down("edge")
+up(config.load(path)); attach("edge", function); down("edge")
 """
 
 from ebpfmesh.apply.collect import gc

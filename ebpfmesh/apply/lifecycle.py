@@ -7,11 +7,12 @@ from collections.abc import Callable, Iterator
 from ebpfmesh.apply.live import Live, OnStep, opened, quiet
 from ebpfmesh.errors import NotFound, UsageError
 from ebpfmesh.kernel import netns, pins
-from ebpfmesh.kernel.build import Program, bpf_dir, build
+from ebpfmesh.kernel.build import Program, build
 from ebpfmesh.kernel.maps import create_maps
 from ebpfmesh.kernel.pins import Pins
 from ebpfmesh.kernel.place import check_place, fault
 from ebpfmesh.kernel.record import Record, locked
+from ebpfmesh.kernel.source import bpf_dir
 from ebpfmesh.model import Function, Mesh
 from ebpfmesh.plan import Operation, diff
 
@@ -140,7 +141,8 @@ def attach(
     with opened(mesh, on_step) as live:
         if live.record.function(function.name):
             raise UsageError(
-                f"there is a function {function.name} already", hint="detach it first, or choose another name"
+                f"there is a function {function.name} already",
+                hint="detach it first, or choose another name",
             )
         for address in function.addresses:
             if owner := live.record.address_owner(str(address)):
@@ -156,7 +158,9 @@ def detach(mesh: str, name: str, on_step: OnStep = quiet) -> None:
         live.apply(diff(live.record.model(), live.record.model(without=(name,))))
 
 
-def edit(mesh: str, change: Callable[[Mesh], Mesh], on_step: OnStep = quiet) -> tuple[Operation, ...]:
+def edit(
+    mesh: str, change: Callable[[Mesh], Mesh], on_step: OnStep = quiet
+) -> tuple[Operation, ...]:
     """Apply what ``change`` makes of the mesh as it is; returns what was done."""
     with opened(mesh, on_step) as live:
         current = live.record.model()

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from pyroute2 import IPRoute
 
-from ebpfmesh.errors import MeshError, NotFound
+from ebpfmesh.errors import AbiMismatch, MeshError, NotFound
 from ebpfmesh.kernel import bpf, interface, links, netns, process
 from ebpfmesh.kernel.cgroup import Cgroup
 from ebpfmesh.kernel.control import Control
@@ -43,7 +43,9 @@ class Live:
         self.step = on_step
         self.control = Control(Maps(self.pins), record)
 
-    def apply(self, operations: Iterable[Operation], *, adopt: str = "", force: bool = False) -> None:
+    def apply(
+        self, operations: Iterable[Operation], *, adopt: str = "", force: bool = False
+    ) -> None:
         """Do all operations, or none. ``adopt`` and ``force``: see add_function."""
         done: list[Operation] = []
         self.record.set("dirty", True)
@@ -113,7 +115,9 @@ class Live:
         """
         number = self.record.id_of("function", function.name)
         if number > self.record.limits().functions:
-            raise MeshError("no room for another function", hint="raise limits.functions under [mesh]")
+            raise MeshError(
+                "no room for another function", hint="raise limits.functions under [mesh]"
+            )
         ours = netns.name_of(self.name, function.name)
         path = netns.find(function.netns) if function.netns else netns.RUN / ours
         host = adopt or interface.host_name(self.name, number)
@@ -142,9 +146,7 @@ class Live:
                 links.refuse_foreign(self.ip, plugged.ifindex, place.interface)
             inode = netns.NetnsId.of(plugged.netns).inode
             where = str(plugged.netns)
-            return plugged, replace(
-                place, ifindex=plugged.ifindex, netns=where, netns_inode=inode
-            )
+            return plugged, replace(place, ifindex=plugged.ifindex, netns=where, netns_inode=inode)
         if place.made_netns:
             self.step(f"function {function.name}: namespace")
             netns.create(path.name)
@@ -189,7 +191,7 @@ class Live:
         cgroup = self._cgroup(name)
         cgroup.stop()
         cgroup.remove()
-        with contextlib.suppress(NotFound):  # no maps: pins were removed by hand
+        with contextlib.suppress(NotFound, AbiMismatch):  # maps gone or not ours to write
             self.control.remove_function(row.id, row.function)
         self.step(f"remove function {name}: programs")
         ifindex = interface.find(self.ip, row.place.interface)
@@ -223,7 +225,9 @@ class Live:
         row = self.record.function(name)
         if row is None:
             known = ", ".join(r.function.name for r in self.record.functions()) or "none"
-            raise NotFound(f"there is no function {name} in mesh {self.name}", hint=f"known: {known}")
+            raise NotFound(
+                f"there is no function {name} in mesh {self.name}", hint=f"known: {known}"
+            )
         path = Path(row.place.netns)
         if row.place.netns_inode not in (0, netns.NetnsId.of(path).inode):
             what = f"function {name}: the namespace at {path} is another one now"

@@ -247,7 +247,10 @@ def map_items(fd: Fd, key_size: int, value_size: int) -> Iterator[tuple[bytes, b
     """Every (key, value), read BATCH entries a system call."""
     opts = _BatchOpts(sz=c.sizeof(_BatchOpts))
     batch = max(BATCH, 1 << (map_info(fd).max_entries.bit_length() // 2))  # a bucket must fit
-    keys, values = c.create_string_buffer(batch * key_size), c.create_string_buffer(batch * value_size)
+    keys, values = (
+        c.create_string_buffer(batch * key_size),
+        c.create_string_buffer(batch * value_size),
+    )
     cursor = c.create_string_buffer(max(key_size, 8))
     start: Any = None
     done = False
@@ -279,7 +282,10 @@ def prog_test_run(
     """
     live = bool(flags & TEST_XDP_LIVE_FRAMES)
     out = c.create_string_buffer(0 if live else len(packet) + 256)
-    data, ctx = c.create_string_buffer(packet, len(packet)), c.create_string_buffer(context, len(context))
+    data, ctx = (
+        c.create_string_buffer(packet, len(packet)),
+        c.create_string_buffer(context, len(context)),
+    )
     opts = _TestRunOpts(
         sz=c.sizeof(_TestRunOpts),
         data_in=c.addressof(data),
@@ -299,7 +305,14 @@ def prog_test_run(
 def link_create(program: Fd, ifindex: int, attach_type: int) -> Fd:
     """Attach a program to an interface by a link (TCX_INGRESS, TCX_EGRESS)."""
     return Fd(
-        _call("bpf_link_create", program.fileno(), ifindex, attach_type, None, about=f"ifindex {ifindex}")
+        _call(
+            "bpf_link_create",
+            program.fileno(),
+            ifindex,
+            attach_type,
+            None,
+            about=f"ifindex {ifindex}",
+        )
     )
 
 

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Literal
 
 from ebpfmesh.errors import MeshError, MissingPrivilege, Unsupported, VerifierRejected
-from ebpfmesh.kernel.source import bpf_dir as bpf_dir
 
 NO_BCC = 5  # exit code of the loader
 COMPILE_SECONDS = 120

@@ -32,7 +32,8 @@ class Hierarchies:
     @classmethod
     def mounted(cls) -> "Hierarchies":
         """What /proc/mounts says."""
-        unified, v1 = None, {}
+        unified: Path | None = None
+        v1: dict[str, Path] = {}
         for line in Path("/proc/mounts").read_text().splitlines():
             _, point, kind, options, *_ = line.split()
             if kind == "cgroup2":
@@ -53,13 +54,17 @@ class Hierarchies:
         """The hierarchy that says which processes are a function's."""
         place = self.unified or self.v1.get("pids") or self.v1.get("freezer")
         if place is None:
-            raise Unsupported("no cgroup hierarchy is mounted", hint="mount -t cgroup2 none /sys/fs/cgroup")
+            raise Unsupported(
+                "no cgroup hierarchy is mounted", hint="mount -t cgroup2 none /sys/fs/cgroup"
+            )
         return place
 
     def all(self) -> set[Path]:
         """Every hierarchy that could hold a directory of ours."""
         names = ("cpu", "memory", "pids", "freezer")
-        return {self.v1[n] for n in names if n in self.v1} | ({self.unified} if self.unified else set())
+        return {self.v1[n] for n in names if n in self.v1} | (
+            {self.unified} if self.unified else set()
+        )
 
 
 @dataclass(frozen=True)
@@ -105,10 +110,12 @@ class Cgroup:
         try:
             (directory / name).write_text(text)
         except OSError as error:
-            raise MeshError(f"{directory / name}: {error.strerror}", hint="is the limit too small?") from error
+            raise MeshError(
+                f"{directory / name}: {error.strerror}", hint="is the limit too small?"
+            ) from error
 
     def files(self) -> list[Path]:
-        """cgroup.procs of every directory of the function; a process that joins writes 0 to each."""
+        """cgroup.procs of each of its directories; a process that joins writes 0 to all."""
         directories = (self._directory(place) for place in Hierarchies.mounted().all())
         return [directory / "cgroup.procs" for directory in directories if directory.is_dir()]
 

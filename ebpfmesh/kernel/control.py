@@ -8,16 +8,22 @@ flows they have judged before once ``commit`` has raised the epoch.
 import ctypes
 import socket
 from ipaddress import IPv4Address, IPv6Address
+from typing import cast
 
 from ebpfmesh import _abi
 from ebpfmesh.errors import MeshError
 from ebpfmesh.kernel import maglev
 from ebpfmesh.kernel.interface import Plugged
 from ebpfmesh.kernel.maps import Maps, maglev_rows
-from ebpfmesh.kernel.record import Record
+from ebpfmesh.kernel.record import Kind, Record
 from ebpfmesh.model import Address, Function, Identity, Policy, Service
 
-PROTOCOL = {"any": 0, "icmp": socket.IPPROTO_ICMP, "tcp": socket.IPPROTO_TCP, "udp": socket.IPPROTO_UDP}
+PROTOCOL = {
+    "any": 0,
+    "icmp": socket.IPPROTO_ICMP,
+    "tcp": socket.IPPROTO_TCP,
+    "udp": socket.IPPROTO_UDP,
+}
 _IDENTITY = {
     "any": _abi.Identity.ANY,
     "function": _abi.Identity.FUNCTION,
@@ -66,10 +72,10 @@ class Control:
             flags=_abi.FunctionFlag.AUDIT if function.audit else 0,
             address4=int(function.address4 or 0),
         )
-        row.mac[:] = bytes.fromhex(plugged.mac.replace(":", ""))
-        row.gateway[:] = bytes.fromhex(plugged.gateway.replace(":", ""))
+        row.mac[:] = [int(part, 16) for part in plugged.mac.split(":")]
+        row.gateway[:] = [int(part, 16) for part in plugged.gateway.split(":")]
         if function.address6:
-            row.address6[:] = packed(function.address6).word[:]
+            row.address6[:] = list(packed(function.address6).word)
         self.maps["mesh_function"].set(ctypes.c_uint32(number), row)
         for address in function.addresses:
             self.maps["mesh_address"].set(packed(address), ctypes.c_uint32(number))
@@ -84,7 +90,7 @@ class Control:
     def change_function(self, number: int, function: Function) -> None:
         """Give a known function another tenant or audit setting, in one update."""
         key = ctypes.c_uint32(number)
-        row: _abi.Function = self.maps["mesh_function"].get(key)
+        row = self.maps["mesh_function"].get(key) or _abi.Function()
         row.tenant = self._tenant(function.tenant)
         row.flags = _abi.FunctionFlag.AUDIT if function.audit else 0
         self.maps["mesh_function"].set(key, row)
@@ -127,7 +133,9 @@ class Control:
 
     def _write_table(self, service: Service, row: int, size: int) -> None:
         ids = [self.record.id_of("function", name) for name in service.functions]
-        slots = [ids[backend] for backend in maglev.table(service.functions, size)]
+        slots: list[ctypes.c_uint16 | int] = [
+            ids[backend] for backend in maglev.table(service.functions, size)
+        ]
         for start in range(0, len(slots), _abi.MAGLEV_ROW):
             value = _abi.MaglevRow()
             part = slots[start : start + _abi.MAGLEV_ROW]
@@ -144,7 +152,9 @@ class Control:
                 used[row : row + count] = b"\1" * count
         first = used.find(bytes(rows))
         if first < 0:
-            raise MeshError("no room for another service table", hint="raise limits.services under [mesh]")
+            raise MeshError(
+                "no room for another service table", hint="raise limits.services under [mesh]"
+            )
         used[first : first + rows] = b"\1" * rows
         return first
 
@@ -185,9 +195,10 @@ class Control:
 
     def _identity(self, identity: Identity) -> int:
         kind = _IDENTITY[identity.kind] << 24
-        if identity.kind in ("any", "outside"):
+        if not identity.name:  # any, outside
             return kind
-        return kind | self.record.id_of(identity.kind, identity.name)
+        named = cast(Kind, identity.kind)
+        return kind | self.record.id_of(named, identity.name)
 
     def resync(self) -> None:
         """Make services and rules in the maps exactly those of the record (after a crash)."""

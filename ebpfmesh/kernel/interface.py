@@ -76,7 +76,9 @@ def create(ip: IPRoute, mesh: str, function: str, host: str, namespace: Path) ->
             )  # fmt: skip
         except NetlinkError as error:
             what = f"interface {host} cannot be made: {error.args[1]}"
-            raise MeshError(what, hint="ip link shows it; ebpfmesh gc removes what is ours") from error
+            raise MeshError(
+                what, hint="ip link shows it; ebpfmesh gc removes what is ours"
+            ) from error
     ifindex = socket.if_nametoindex(host)
     ip.link("set", index=ifindex, ifalias=alias(mesh, function), **_no_link_local())
     return Plugged(ifindex, mac, GATEWAY_MAC, namespace)

@@ -28,7 +28,7 @@ class Map(Generic[K, V]):
     def __init__(self, fd: bpf.Fd, spec: _abi.MapSpec) -> None:
         self.fd = fd
         self.spec = spec
-        self.per_cpu = spec.type.startswith("percpu")
+        self.per_cpu = spec.kind.startswith("percpu")
         self._key_size = ctypes.sizeof(spec.key)
         self._value_size = _value_size(spec)
 
@@ -110,7 +110,7 @@ def create_maps(pins: Pins, limits: Limits) -> None:
             continue
         flags = NO_PREALLOC if spec.name in LAZY else 0
         with bpf.map_create(
-            bpf.MAP_TYPE[spec.type], spec.name, ctypes.sizeof(spec.key), ctypes.sizeof(spec.value),
+            bpf.MAP_TYPE[spec.kind], spec.name, ctypes.sizeof(spec.key), ctypes.sizeof(spec.value),
             entries[spec.entries], flags,
         ) as fd:  # fmt: skip
             bpf.obj_pin(fd, path)
@@ -142,7 +142,7 @@ def _entries(limits: Limits) -> dict[str, int]:
 
 def _value_size(spec: _abi.MapSpec) -> int:
     size = ctypes.sizeof(spec.value)
-    return -(-size // 8) * 8 * bpf.possible_cpus() if spec.type.startswith("percpu") else size
+    return -(-size // 8) * 8 * bpf.possible_cpus() if spec.kind.startswith("percpu") else size
 
 
 def _open(pins: Pins, spec: _abi.MapSpec) -> bpf.Fd:
@@ -156,7 +156,7 @@ def _open(pins: Pins, spec: _abi.MapSpec) -> bpf.Fd:
         ) from None
     info = bpf.map_info(fd)
     found = (info.type, info.key_size, info.value_size)
-    wanted = (bpf.MAP_TYPE[spec.type], ctypes.sizeof(spec.key), ctypes.sizeof(spec.value))
+    wanted = (bpf.MAP_TYPE[spec.kind], ctypes.sizeof(spec.key), ctypes.sizeof(spec.value))
     if found != wanted:
         fd.close()
         raise AbiMismatch(

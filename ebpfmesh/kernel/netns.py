@@ -46,7 +46,7 @@ def current() -> NetnsId:
 
 
 def lives(inode: int) -> bool:
-    """Does a namespace of this inode still have a process or a name?"""
+    """Whether a namespace of this inode still has a process or a name."""
     for place in (*RUN.glob("*"), *Path("/proc").glob("[0-9]*/ns/net")):
         with contextlib.suppress(OSError):
             if place.stat().st_ino == inode:
@@ -75,7 +75,9 @@ def find(name_or_path: str) -> Path:
     """Path of a namespace given as name (under /run/netns) or as path; NotFound otherwise."""
     path = Path(name_or_path) if "/" in name_or_path else RUN / name_or_path
     if not path.exists():
-        raise NotFound(f"no network namespace {name_or_path}", hint="ip netns list shows the named ones")
+        raise NotFound(
+            f"no network namespace {name_or_path}", hint="ip netns list shows the named ones"
+        )
     return path
 
 

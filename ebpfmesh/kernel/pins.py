@@ -64,7 +64,7 @@ class Pins:
             found = ", ".join(sorted(path.name for path in self.top.iterdir())) or "nothing"
             raise AbiMismatch(
                 f"mesh {self.mesh} is pinned as {found}, this version uses v{ABI}",
-                hint=f"take it down with the version that made it, or: ebpfmesh --mesh {self.mesh} gc",
+                hint="take it down with the version that made it, or remove it: ebpfmesh gc",
             )
 
 
@@ -75,7 +75,7 @@ def all_meshes() -> list[str]:
 
 
 def is_bpffs(path: Path = BPFFS) -> bool:
-    """Is a BPF file system mounted here?"""
+    """Whether a BPF file system is mounted here."""
     buffer = (ctypes.c_long * 64)()  # struct statfs; f_type is its first word
     libc = ctypes.CDLL(None, use_errno=True)
     return libc.statfs(os.fsencode(path), buffer) == 0 and buffer[0] == BPF_FS_MAGIC
@@ -95,7 +95,9 @@ def unmount_bpffs() -> None:
         ctypes.CDLL(None).umount(os.fsencode(BPFFS))
 
 
-def mount(source: bytes, target: Path, kind: bytes | None, data: bytes = b"", flags: int = 0) -> None:
+def mount(
+    source: bytes, target: Path, kind: bytes | None, data: bytes = b"", flags: int = 0
+) -> None:
     """mount(2); MissingPrivilege without CAP_SYS_ADMIN."""
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.mount(source, os.fsencode(target), kind, ctypes.c_ulong(flags), data) == 0:

@@ -37,7 +37,7 @@ class Home:
     hosts: Path
 
     def enter(self) -> None:
-        """Move the calling process there, for good: cgroup, network, a mount namespace of its own."""
+        """Move the calling process there, for good: cgroup, network and mount namespace."""
         for file in self.cgroup.files():
             file.write_text("0")
         libc = ctypes.CDLL(None, use_errno=True)
@@ -45,7 +45,9 @@ class Home:
             _check(libc.setns(target.fileno(), netns.CLONE_NEWNET), "setns")
         _check(libc.unshare(CLONE_NEWNS), "unshare")
         mount(b"none", Path("/"), None, flags=MS_SLAVE)
-        mount(b"sysfs", Path("/sys"), b"sysfs")  # /sys/class/net shows the namespace it was mounted in
+        mount(
+            b"sysfs", Path("/sys"), b"sysfs"
+        )  # /sys/class/net shows the namespace it was mounted in
         mount(os.fsencode(self.hosts), Path("/etc/hosts").resolve(), None, flags=MS_BIND)
 
 
@@ -66,7 +68,9 @@ def execute(home: Home, command: Sequence[str]) -> NoReturn:
 def start(home: Home, command: Sequence[str], *, log: Path, exit_file: Path) -> None:
     """Start ``command`` and leave it running; MeshError if the program is not there."""
     if shutil.which(command[0]) is None:
-        raise MeshError(f"there is no program {command[0]}", hint="install it, or change command in the file")
+        raise MeshError(
+            f"there is no program {command[0]}", hint="install it, or change command in the file"
+        )
     exit_file.unlink(missing_ok=True)
     environment = os.environ | {"EBPFMESH_EXIT": str(exit_file), "EBPFMESH_LOG": str(log)}
     subprocess.Popen(
@@ -108,7 +112,7 @@ def _parent(process: int) -> int:
 
 
 def write_hosts(path: Path, lines: Sequence[tuple[str, str]]) -> None:
-    """Write (address, name) as /etc/hosts, in place: running functions have this very file bound."""
+    """Write (address, name) as /etc/hosts, in place: running functions have this file bound."""
     own = ["127.0.0.1 localhost", "::1 localhost", f"127.0.1.1 {socket.gethostname()}"]
     text = "\n".join(own + [f"{address} {name}" for address, name in lines]) + "\n"
     with path.open("w") as file:
@@ -131,6 +135,7 @@ def in_container(reference: str) -> int:
             pid = int(done.stdout)
             if pid:
                 return pid
-            raise NotFound(f"container {reference} does not run", hint=f"{program} start {reference}")
+            raise NotFound(
+                f"container {reference} does not run", hint=f"{program} start {reference}"
+            )
     raise NotFound(f"there is no container {reference}", hint="podman ps or docker ps lists them")
-

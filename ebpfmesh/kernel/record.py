@@ -88,7 +88,7 @@ class Record:
 
     @staticmethod
     def exists(mesh: str) -> bool:
-        """Is there a record, be it an unfinished one?"""
+        """Whether there is a record, be it an unfinished one."""
         return (RUN / mesh).is_dir()
 
     def close(self) -> None:
@@ -231,7 +231,9 @@ class Record:
         """Write a policy's row, in the place of one with the same match; its id."""
         match = json.dumps([str(part) for part in policy.match])
         rows = self._all("SELECT id FROM policy WHERE match = ?", match)
-        number = rows[0][0] if rows else self._all("SELECT ifnull(max(id), 0) + 1 FROM policy")[0][0]
+        number = (
+            rows[0][0] if rows else self._all("SELECT ifnull(max(id), 0) + 1 FROM policy")[0][0]
+        )
         values = (match, number, policy.model_dump_json(), shape)
         self._db.execute("REPLACE INTO policy VALUES (?, ?, ?, ?)", values)
         return int(number)
@@ -268,7 +270,9 @@ class Record:
         functions = tuple(row.function for row in rows)
         known = {function.name for function in functions}
         services = tuple(
-            service.model_copy(update={"functions": tuple(f for f in service.functions if f in known)})
+            service.model_copy(
+                update={"functions": tuple(f for f in service.functions if f in known)}
+            )
             for service in self.services()
         )
         names = {
@@ -287,7 +291,9 @@ class Record:
 
 
 def _function_row(number: int, ready: int, model: str, place: str) -> FunctionRow:
-    return FunctionRow(number, _FUNCTION.validate_json(model), Place(**json.loads(place)), bool(ready))
+    return FunctionRow(
+        number, _FUNCTION.validate_json(model), Place(**json.loads(place)), bool(ready)
+    )
 
 
 def all_records() -> list[str]:

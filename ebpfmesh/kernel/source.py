@@ -15,7 +15,7 @@ _INCLUDE = re.compile(r'^#include "([\w./]+)"$')
 
 
 def bpf_dir() -> Path:
-    """Directory of the C sources: ``bpf/`` of a checkout, ``ebpfmesh/_bpf`` of an installed wheel."""
+    """Directory of the C sources: ``bpf/`` of a checkout, ``ebpfmesh/_bpf`` once installed."""
     package = Path(__file__).resolve().parents[1]
     for place in (package / "_bpf", package.parent / "bpf"):
         if (place / "include" / "mesh_abi.h").is_file():
