@@ -9,6 +9,8 @@ be16 = c_uint16.__ctype_be__
 be32 = c_uint32.__ctype_be__
 
 ABI: Final = 1
+IFINDEX_BITS: Final = 24
+SERVICE_ADDRESS: Final = 65536
 MAGLEV_ROW: Final = 256
 
 class Reason(IntEnum):
@@ -416,7 +418,7 @@ REASON_TEXT: Final = {
     Reason.NO_FLOW: "a reply, a reset or a close that belongs to no flow",
     Reason.NO_BACKEND: "the service has no function that could answer",
     Reason.HAIRPIN: "the service chose the function that asks",
-    Reason.NO_SERVICE: "the service this flow went through is gone",
+    Reason.NO_SERVICE: "the address is a service's, but not (or no longer) on this port",
     Reason.FLOW_FULL: "no room for a flow entry",
     Reason.NOT_HERE: "from the host: the address is not this function's",
 }

@@ -18,6 +18,12 @@
 /* Largest parts of a packet a program looks at: Ethernet, IPv4 with options, TCP without. */
 #define MESH_HEADERS_MAX (14 + 60 + 20)
 
+/* An interface index and a protocol share a word of every flow key. */
+#define MESH_IFINDEX_BITS 24
+
+/* In mesh_address: a service's address, not a function's. */
+#define MESH_SERVICE_ADDRESS 65536
+
 /* A row of mesh_maglev; the table of a service is the largest prime that fits its rows. */
 #define MESH_MAGLEV_ROW 256
 
@@ -42,7 +48,7 @@ enum mesh_reason {
 	MESH_NO_FLOW = 13,    /* a reply, a reset or a close that belongs to no flow */
 	MESH_NO_BACKEND = 14, /* the service has no function that could answer */
 	MESH_HAIRPIN = 15,    /* the service chose the function that asks */
-	MESH_NO_SERVICE = 16, /* the service this flow went through is gone */
+	MESH_NO_SERVICE = 16, /* the address is a service's, but not (or no longer) on this port */
 	MESH_FLOW_FULL = 17,  /* no room for a flow entry */
 	MESH_NOT_HERE = 18,   /* from the host: the address is not this function's */
 	MESH_REASONS

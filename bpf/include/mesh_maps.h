@@ -26,7 +26,10 @@ MESH_MAP("hash", mesh_iface, __u32, __u32, functions);
 /* Id → function. Written by attach and detach; read when a flow is judged. */
 MESH_MAP("array", mesh_function, __u32, struct mesh_function, functions);
 
-/* Address → function. Written by attach and detach; read when a flow is judged. */
+/*
+ * Address → function, or MESH_SERVICE_ADDRESS. Written by attach, detach, service add/del; read when
+ * a flow is judged.
+ */
 MESH_MAP("hash", mesh_address, struct mesh_address, __u32, addresses);
 
 /* Address, port, protocol → service. Written by service add/del; read when a flow is judged. */

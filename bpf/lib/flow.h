@@ -11,7 +11,7 @@
 
 HOT __u32 flow_origin(__u32 ifindex, __u8 protocol)
 {
-	return ifindex << 8 | protocol;
+	return ifindex << (32 - MESH_IFINDEX_BITS) | protocol;
 }
 
 HOT struct mesh_flow *flow_find4(const struct pkt *p, __u32 ifindex)
@@ -77,10 +77,8 @@ HOT int flow_may_open(const struct pkt *p)
 {
 	struct tcphdr *tcp = p->l4;
 
-	if (p->protocol == IPPROTO_ICMP)
-		return p->destination_port == bpf_htons(ICMP_ECHO);
-	if (p->protocol == IPPROTO_ICMPV6)
-		return p->destination_port == bpf_htons(ICMPV6_ECHO_REQUEST);
+	if (p->protocol == IPPROTO_ICMP || p->protocol == IPPROTO_ICMPV6) /* see struct pkt */
+		return p->destination_port == (__be16)(p->source_port + 1);
 	if (p->protocol != IPPROTO_TCP)
 		return 1;
 	if ((void *)(tcp + 1) > p->end)

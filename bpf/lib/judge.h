@@ -32,8 +32,10 @@ HOT void judge_orient(struct mesh_judgement *j, const struct pkt *p, const struc
 {
 	tuple_of(&j->tuple, p);
 	j->backend = stale ? stale->backend : 0;
+	j->target_port = stale ? stale->port : 0;
 	if (!stale || !(stale->flags & MESH_FLOW_REPLY))
 		return;
+	j->target_port = p->source_port;
 	tuple_reverse(&j->tuple);
 	if (stale->flags & MESH_FLOW_NAT_SRC) {
 		j->tuple.destination = stale->address;
@@ -42,28 +44,42 @@ HOT void judge_orient(struct mesh_judgement *j, const struct pkt *p, const struc
 }
 
 /*
- * Find the receiver. A flow keeps the backend it has as long as that function lives and the
- * service stands; a new one takes what the Maglev table says. 0: MESH_OK.
+ * Does the backend of a stale entry live? Its id may have another owner by now, but the number of
+ * its interface is not given again; that of a reply is part of the key it was found by.
  */
-HOT int judge_receiver(struct mesh_judgement *j, struct parties *who)
+HOT int judge_backend_lives(const struct mesh_judgement *j, const struct mesh_flow *stale)
+{
+	struct mesh_function *backend = stale && j->backend ? endpoint_get(j->backend) : NULL;
+
+	return backend && (stale->flags & MESH_FLOW_REPLY || backend->ifindex == stale->ifindex);
+}
+
+/*
+ * Find the receiver. A flow keeps the backend and port it has as long as that function lives and
+ * the service stands; a new one takes what the service says. 0: MESH_OK.
+ */
+HOT int judge_receiver(struct mesh_judgement *j, const struct mesh_flow *stale, struct parties *who)
 {
 	struct mesh_service *service = service_find(&j->tuple);
 
 	j->target = j->tuple.destination;
-	j->target_port = j->tuple.destination_port;
 	j->service = 0;
 	if (service) {
 		j->service = service->id;
-		j->target_port = service->target_port;
-		if (!j->backend || !endpoint_get(j->backend))
+		if (!judge_backend_lives(j, stale)) {
 			j->backend = service_select(service, &j->tuple);
+			j->target_port = service->target_port;
+		}
 		j->receiver = j->backend;
 		if (!j->receiver)
 			return MESH_NO_BACKEND;
 	} else {
 		if (j->backend)
 			return MESH_NO_SERVICE;
+		j->target_port = j->tuple.destination_port;
 		j->receiver = endpoint_by_address(&j->target);
+		if (j->receiver == MESH_SERVICE_ADDRESS)
+			return MESH_NO_SERVICE;
 	}
 	who->receiver = endpoint_get(j->receiver);
 	if (!who->receiver)
@@ -167,7 +183,7 @@ HOT int judge_flow(CTX *ctx, const struct pkt *p, const struct mesh_config *conf
 	who.opener = endpoint_get(j->opener);
 	if (!who.opener)
 		return MESH_NO_FUNCTION;
-	reason = judge_receiver(j, &who);
+	reason = judge_receiver(j, stale, &who);
 	if (reason)
 		return reason;
 	if (reply && j->receiver != sender)

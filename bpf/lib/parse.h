@@ -35,9 +35,9 @@ struct pkt {
 	__u8 kind;
 	__u8 protocol;
 	/*
-	 * Ports as they stand; for ICMP echo the identifier takes the place of the asking side's port
-	 * and the type of a request the other's, so that a reply is the request turned round and
-	 * nothing but a reply matches it.
+	 * Ports as they stand; ICMP echo has its identifier for the asking side's port and the next
+	 * number for the other's. So a reply is its request turned round, and no request is another
+	 * one turned round, whatever the two identifiers are.
 	 */
 	__be16 source_port;
 	__be16 destination_port;
@@ -76,8 +76,8 @@ HOT int parse_echo(struct pkt *p, __u8 request, __u8 reply)
 		return MESH_MALFORMED;
 	if (icmp->code != 0 || (icmp->type != request && icmp->type != reply))
 		return MESH_PROTOCOL;
-	p->source_port = icmp->type == request ? icmp->un.echo.id : bpf_htons(request);
-	p->destination_port = icmp->type == request ? bpf_htons(request) : icmp->un.echo.id;
+	p->source_port = icmp->un.echo.id + (icmp->type == reply);
+	p->destination_port = icmp->un.echo.id + (icmp->type == request);
 	return MESH_OK;
 }
 

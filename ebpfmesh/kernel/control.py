@@ -66,6 +66,9 @@ class Control:
 
     def set_function(self, number: int, function: Function, plugged: Plugged) -> None:
         """Make a function known: by id, interface and addresses."""
+        if plugged.ifindex >> _abi.IFINDEX_BITS:
+            what = f"interface index {plugged.ifindex} has more than {_abi.IFINDEX_BITS} bits"
+            raise MeshError(what, hint="make the mesh in a new network namespace")
         row = _abi.Function(
             ifindex=plugged.ifindex,
             tenant=self._tenant(function.tenant),
@@ -128,8 +131,14 @@ class Control:
         )
         for key in service_keys(service):
             self.maps["mesh_service"].set(key, value)
+        self._claim_addresses(service)
         self.record.put_service(service, row, rows)
         self._return_rows(*old)
+
+    def _claim_addresses(self, service: Service) -> None:
+        """What a service does not answer at its address must not go to the host instead."""
+        for address in service.addresses:
+            self.maps["mesh_address"].set(packed(address), ctypes.c_uint32(_abi.SERVICE_ADDRESS))
 
     def _write_table(self, service: Service, row: int, size: int) -> None:
         ids = [self.record.id_of("function", name) for name in service.functions]
@@ -168,6 +177,9 @@ class Control:
         rows = self.record.table(service.name)
         self.record.delete_service(service.name)
         self._return_rows(*rows)
+        for address in service.addresses:
+            if self.record.address_owner(str(address)) is None:
+                self.maps["mesh_address"].delete(packed(address))
 
     def set_policy(self, policy: Policy) -> None:
         """Write a rule, over the one with the same match if there is one."""
@@ -207,6 +219,9 @@ class Control:
         for key, _ in list(self.maps["mesh_service"].items()):
             if bytes(key) not in known:
                 self.maps["mesh_service"].delete(key)
+        for address, owner in list(self.maps["mesh_address"].items()):
+            if owner.value == _abi.SERVICE_ADDRESS:
+                self.maps["mesh_address"].delete(address)
         for service in services:
             self.set_service(service)
         policies = [policy for _, policy in self.record.policies()]

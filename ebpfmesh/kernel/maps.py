@@ -130,7 +130,7 @@ def _entries(limits: Limits) -> dict[str, int]:
     return {
         "1": 1,
         "functions": functions,
-        "addresses": 2 * functions,
+        "addresses": 2 * (functions + limits.services),
         "services": 2 * limits.services,
         "maglev_rows": maglev_rows(limits),
         "rules": 2 * limits.rules,  # a change adds the new before it removes the old
