@@ -41,8 +41,8 @@ HOT void tuple_of(struct mesh_tuple *t, const struct pkt *p)
 		address_set6(&t->source, p->ip6->saddr.s6_addr32);
 		address_set6(&t->destination, p->ip6->daddr.s6_addr32);
 	}
-	t->source_port = p->source_port;
-	t->destination_port = p->destination_port;
+	t->source_port = ports_source(p->ports);
+	t->destination_port = ports_destination(p->ports);
 	t->protocol = p->protocol;
 }
 

@@ -16,25 +16,22 @@ HOT __u32 flow_origin(__u32 ifindex, __u8 protocol)
 
 HOT struct mesh_flow *flow_find4(const struct pkt *p, __u32 ifindex)
 {
-	struct mesh_flow4_key key = {
-		.source = p->ip4->saddr,
-		.destination = p->ip4->daddr,
-		.source_port = p->source_port,
-		.destination_port = p->destination_port,
-		.origin = flow_origin(ifindex, p->protocol),
-	};
+	struct mesh_flow4_key key;
 
+	key.source = p->ip4->saddr;
+	key.destination = p->ip4->daddr;
+	*(__u32 *)&key.source_port = p->ports;
+	key.origin = flow_origin(ifindex, p->protocol);
 	return mesh_flow4.lookup(&key);
 }
 
 HOT struct mesh_flow *flow_find6(const struct pkt *p, __u32 ifindex)
 {
-	struct mesh_flow6_key key = {};
+	struct mesh_flow6_key key;
 
 	__builtin_memcpy(key.source, &p->ip6->saddr, sizeof(key.source));
 	__builtin_memcpy(key.destination, &p->ip6->daddr, sizeof(key.destination));
-	key.source_port = p->source_port;
-	key.destination_port = p->destination_port;
+	*(__u32 *)&key.source_port = p->ports;
 	key.origin = flow_origin(ifindex, p->protocol);
 	return mesh_flow6.lookup(&key);
 }
@@ -78,7 +75,7 @@ HOT int flow_may_open(const struct pkt *p)
 	struct tcphdr *tcp = p->l4;
 
 	if (p->protocol == IPPROTO_ICMP || p->protocol == IPPROTO_ICMPV6) /* see struct pkt */
-		return p->destination_port == (__be16)(p->source_port + 1);
+		return ports_destination(p->ports) == (__be16)(ports_source(p->ports) + 1);
 	if (p->protocol != IPPROTO_TCP)
 		return 1;
 	if ((void *)(tcp + 1) > p->end)

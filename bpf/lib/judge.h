@@ -35,7 +35,7 @@ HOT void judge_orient(struct mesh_judgement *j, const struct pkt *p, const struc
 	j->target_port = stale ? stale->port : 0;
 	if (!stale || !(stale->flags & MESH_FLOW_REPLY))
 		return;
-	j->target_port = p->source_port;
+	j->target_port = ports_source(p->ports);
 	tuple_reverse(&j->tuple);
 	if (stale->flags & MESH_FLOW_NAT_SRC) {
 		j->tuple.destination = stale->address;
