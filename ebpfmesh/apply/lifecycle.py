@@ -43,6 +43,7 @@ def up(wanted: Mesh, on_step: OnStep = quiet) -> tuple[Operation, ...]:
     was before; a mesh that was not there is taken down again.
     """
     with locked(wanted.name):
+        Pins(wanted.name).check()
         new = not Record.exists(wanted.name)
         try:
             with _created(wanted, on_step) as live:
@@ -61,7 +62,6 @@ def up(wanted: Mesh, on_step: OnStep = quiet) -> tuple[Operation, ...]:
 def _created(wanted: Mesh, on_step: OnStep) -> Iterator[Live]:
     """The mesh open, its record, maps and programs made as far as they are missing."""
     own = Pins(wanted.name)
-    own.check()
     on_step("record")
     record = Record(wanted.name, create=True)
     try:
@@ -76,7 +76,9 @@ def _created(wanted: Mesh, on_step: OnStep) -> Iterator[Live]:
             record.set("mounted_bpffs", True)
         on_step("maps")
         own.create()
-        create_maps(own, record.limits())
+        if create_maps(own, record.limits()):
+            own.clear_programs()
+            record.set("dirty", True)
         on_step("programs")
         if not all((own.progs / program.name).exists() for program in TC_PROGRAMS):
             for stale in own.progs.iterdir():

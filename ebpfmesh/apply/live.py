@@ -14,7 +14,7 @@ from pathlib import Path
 
 from pyroute2 import IPRoute
 
-from ebpfmesh.errors import AbiMismatch, MeshError, NotFound
+from ebpfmesh.errors import AbiMismatch, MeshError, NotFound, UsageError
 from ebpfmesh.kernel import bpf, interface, links, netns, process
 from ebpfmesh.kernel.cgroup import Cgroup
 from ebpfmesh.kernel.control import Control
@@ -56,7 +56,7 @@ class Live:
             self._finish(done)
         except BaseException:
             self.step("undo")
-            undo = [inverse(operation) for operation in reversed(done)]
+            undo = [inverse(item) for item in reversed(done) if item.kind != "create-mesh"]
             for operation in undo:
                 self._do(operation)
             self._finish(undo)
@@ -122,6 +122,9 @@ class Live:
         path = netns.find(function.netns) if function.netns else netns.RUN / ours
         host = adopt or interface.host_name(self.name, number)
         place = Place(str(path), not (function.netns or adopt), host, not adopt)
+        if place.made_netns and path.exists():
+            what = f"function {function.name}: namespace {path.name} is there already"
+            raise MeshError(what, hint="remove what is left of other meshes: ebpfmesh gc")
         self.step(f"function {function.name}")
         self.record.put_function(function, place, ready=False)
         try:
@@ -129,6 +132,8 @@ class Live:
             self._attach(function, place.ifindex)
             self.step(f"function {function.name}: maps")
             self.control.set_function(number, function, plugged)
+            if place.made_interface:
+                self._bring_up(function, plugged)
             self.step(f"function {function.name}: cgroup")
             self._cgroup(function.name).create(function)
         except BaseException:
@@ -151,26 +156,32 @@ class Live:
             self.step(f"function {function.name}: namespace")
             netns.create(path.name)
         inode = netns.NetnsId.of(path).inode
+        if inode == self.record.get("netns"):
+            what = f"function {function.name}: {path} is the host's own namespace"
+            raise UsageError(what, hint="a function is a container: name the namespace of one")
         self.step(f"function {function.name}: interface")
         plugged = interface.create(self.ip, self.name, function.name, place.interface, path)
         place = replace(place, ifindex=plugged.ifindex, netns_inode=inode)
         self.record.put_function(function, place, ready=False)
-        self.step(f"function {function.name}: addresses")
-        interface.configure_inside(path, function, self._base())
         return plugged, place
 
     def _attach(self, function: Function, ifindex: int) -> None:
-        """Programs first, then the interface up: no packet gets past them."""
+        """Attach the programs; the interface comes up after: no packet gets past them."""
         for direction, name in HOOKS:
             self.step(f"function {function.name}: {direction}")
             with self.program(name) as program:
                 pin = self.pins.links / f"{function.name}-{direction}"
                 pin.unlink(missing_ok=True)
                 links.attach(self.ip, ifindex, direction, program, pin)
-        row = self.record.function(function.name)
-        if row and row.place.made_interface:
-            mac = interface.mac_of(self.name, function.name)
-            interface.configure_host(self.ip, ifindex, mac, function.addresses)
+
+    def _bring_up(self, function: Function, plugged: interface.Plugged) -> None:
+        """Both ends up, the host's first: the inner one then has a carrier from its first moment.
+
+        Where the carrier comes later, the kernel drops what is sent until it has noticed.
+        """
+        self.step(f"function {function.name}: addresses")
+        interface.configure_host(self.ip, plugged.ifindex, plugged.mac, function.addresses)
+        interface.configure_inside(plugged.netns, function, self._base())
 
     def _change_function(self, function: Function) -> None:
         """Tenant and audit change where the function is, in one map update."""
@@ -195,6 +206,8 @@ class Live:
             self.control.remove_function(row.id, row.function)
         self.step(f"remove function {name}: programs")
         ifindex = interface.find(self.ip, row.place.interface)
+        if ifindex != row.place.ifindex:  # another interface has that name now
+            ifindex = None
         for direction, _ in HOOKS:
             links.detach(self.ip, ifindex, direction, self.pins.links / f"{name}-{direction}")
         self.step(f"remove function {name}: interface")

@@ -333,9 +333,12 @@ def attached(ifindex: int, attach_type: int) -> list[int]:
     return list(ids[: count.value])
 
 
+def fdinfo(fd: Fd) -> dict[str, str]:
+    """What the kernel tells of a map or a program in /proc/self/fdinfo, by name."""
+    lines = Path(f"/proc/self/fdinfo/{fd.fileno()}").read_text().splitlines()
+    return {name: value.strip() for name, _, value in (line.partition(":") for line in lines)}
+
+
 def map_memory(fd: Fd) -> int:
-    """Bytes the kernel holds for a map (memlock of its fdinfo)."""
-    for line in Path(f"/proc/self/fdinfo/{fd.fileno()}").read_text().splitlines():
-        if line.startswith("memlock:"):
-            return int(line.split()[1])
-    return 0
+    """Bytes the kernel holds for a map."""
+    return int(fdinfo(fd).get("memlock", 0))

@@ -105,10 +105,20 @@ def configure_inside(namespace: Path, function: Function, mesh: Mesh) -> None:
         index = ip.link_lookup(address=mac_of(mesh.name, function.name))[0]
         ip.link("set", index=LOOPBACK, state="up")
         ip.link("set", index=index, state="up", **_no_link_local())
-        if function.address4 is not None:
-            _address_inside(ip, index, function.address4, GATEWAY4, mesh.prefix4)
-        if function.address6 is not None:
-            _address_inside(ip, index, function.address6, GATEWAY6, mesh.prefix6)
+        for address, gateway, prefix in (
+            (function.address4, GATEWAY4, mesh.prefix4),
+            (function.address6, GATEWAY6, mesh.prefix6),
+        ):
+            if address is None:
+                continue
+            try:
+                _address_inside(ip, index, address, gateway, prefix)
+            except NetlinkError as error:
+                what = f"function {function.name}: {address} cannot be set in {namespace}"
+                raise MeshError(
+                    f"{what}: {error.args[1]}",
+                    hint=f"is IPv{address.version} switched off there, or in use already?",
+                ) from error
 
 
 def _address_inside(

@@ -99,9 +99,12 @@ class Maps:
         return {spec.name: bpf.map_memory(self[spec.name].fd) for spec in _abi.MAPS}
 
 
-def create_maps(pins: Pins, limits: Limits) -> None:
-    """Create and pin every map that is not pinned yet; check those that are."""
-    entries = _entries(limits)
+def create_maps(pins: Pins, limits: Limits) -> bool:
+    """Create and pin every map that is not pinned yet; check those that are.
+
+    True if there were none, or some were missing: programs that are there use other maps then.
+    """
+    entries, created = _entries(limits), False
     for spec in _abi.MAPS:
         path = pins.maps / spec.name
         if path.exists():
@@ -114,6 +117,8 @@ def create_maps(pins: Pins, limits: Limits) -> None:
             entries[spec.entries], flags,
         ) as fd:  # fmt: skip
             bpf.obj_pin(fd, path)
+        created = True
+    return created
 
 
 LAZY = frozenset({"mesh_policy", "mesh_service", "mesh_address", "mesh_iface", "mesh_drops"})

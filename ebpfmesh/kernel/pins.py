@@ -52,6 +52,12 @@ class Pins:
         for directory in (self.maps, self.progs, self.links):
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
 
+    def clear_programs(self) -> None:
+        """Unpin programs and links; that detaches what is attached by a link."""
+        for directory in (self.progs, self.links):
+            for path in directory.iterdir():
+                path.unlink()
+
     def remove(self) -> None:
         """Remove every pin of the mesh, and the common directory if it was the last."""
         shutil.rmtree(self.top, ignore_errors=True)

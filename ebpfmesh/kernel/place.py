@@ -9,9 +9,9 @@ from pyroute2 import IPRoute
 from ebpfmesh.errors import NotFound
 from ebpfmesh.kernel import interface, links, netns
 from ebpfmesh.kernel.cgroup import Cgroup
-from ebpfmesh.kernel.record import FunctionRow, Record
+from ebpfmesh.kernel.record import FunctionRow, Place, Record
 
-Fault = Literal["", "unfinished", "interface gone", "programs missing"]
+Fault = Literal["", "unfinished", "interface gone", "namespace gone", "programs missing"]
 
 HOOKS: tuple[tuple[links.Direction, str], ...] = (
     ("ingress", "mesh_from_fn"),
@@ -36,11 +36,27 @@ def fault(ip: IPRoute, row: FunctionRow) -> Fault:
         return "unfinished"
     if interface.find(ip, row.place.interface) != row.place.ifindex:
         return "interface gone"
+    if _moved(row.place):
+        return "namespace gone"
     for direction, name in HOOKS:
         there = links.attached(ip, row.place.ifindex, direction)
         if all(program.name != name for program in there):
             return "programs missing"
     return ""
+
+
+def _moved(place: Place) -> bool:
+    """Whether the path of a namespace leads to it no more.
+
+    That of a process may end before its namespace does; then the function is still there.
+    """
+    try:
+        found = netns.NetnsId.of(Path(place.netns)).inode
+    except NotFound:
+        found = 0
+    if found == place.netns_inode:
+        return False
+    return not (place.netns.startswith("/proc/") and netns.lives(place.netns_inode))
 
 
 def cgroup_of(record: Record, function: str) -> Cgroup:

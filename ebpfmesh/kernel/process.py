@@ -9,6 +9,7 @@ import contextlib
 import ctypes
 import os
 import shutil
+import signal
 import socket
 import subprocess
 from collections.abc import Iterable, Sequence
@@ -24,8 +25,8 @@ from ebpfmesh.kernel.pins import mount
 CLONE_NEWNS = 0x00020000
 MS_BIND, MS_SLAVE = 0x1000, 0x4000 | (1 << 19)
 KEEP = r"""{ "$@"; printf %s $? >"$EBPFMESH_EXIT.new"; mv "$EBPFMESH_EXIT.new" "$EBPFMESH_EXIT"; } \
-2>&1 </dev/null | { head -c 1048576 >"$EBPFMESH_LOG"; cat >/dev/null; }"""
-KEEP_LOG = (["head", "-c", "1048576"], ["cat"])
+2>&1 </dev/null | { (ulimit -f 2048; exec cat -u >"$EBPFMESH_LOG"); exec cat -u >/dev/null; }"""
+KEEP_LOG = ["cat", "-u"]  # writes what it reads at once, where head would collect it
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,7 @@ def execute(home: Home, command: Sequence[str]) -> NoReturn:
     if shutil.which(command[0]) is None:
         raise NotFound(f"there is no program {command[0]}", hint="give a name in PATH, or a path")
     home.enter()
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # Python ignores it, and the command would too
     os.execvp(command[0], list(command))  # noqa: S606
 
 
@@ -93,7 +95,7 @@ def keepers(processes: Iterable[int]) -> set[int]:
         if line[1:4] == ["-c", KEEP, "ebpfmesh"]:
             shells.add(process)
     for process, line in lines.items():
-        if line in KEEP_LOG and _parent(process) in shells:
+        if line == KEEP_LOG and _parent(process) in shells:
             found.add(process)
     return shells | found
 
