@@ -1,0 +1,168 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""The bench commands, and demo, which is one of its scenarios with a story."""
+
+import contextlib
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from ebpfmesh.cli import output
+from ebpfmesh.cli.base import Command, Group, settings
+from ebpfmesh.cli.choose import need_change
+
+if TYPE_CHECKING:
+    from ebpfmesh.bench.results import Results
+    from ebpfmesh.bench.run import Progress
+
+DIRECTORY = click.Path(path_type=Path, file_okay=False)
+OUTPUT = click.option(
+    "-o", "--output", "directory", metavar="DIR", type=DIRECTORY,
+    help="Where the results go; a new directory. Default: build/bench/NAME-TIME.",
+)  # fmt: skip
+SEED = click.option("--seed", type=int, default=1, show_default=True, help="Of the random order.")
+
+
+@click.group(
+    cls=Group,
+    examples=(
+        "ebpfmesh bench list",
+        "ebpfmesh bench run quick",
+        "ebpfmesh bench report build/bench/quick-20260101-120000",
+    ),
+)
+def bench() -> None:
+    """Measure the mesh beside other paths, in namespaces of its own."""
+
+
+@bench.command(
+    "list",
+    examples=("ebpfmesh bench list", "ebpfmesh bench list --json", "ebpfmesh bench list -q"),
+)
+def bench_list() -> None:
+    """The scenarios that can be run."""
+    from ebpfmesh.bench.scenarios import SCENARIOS
+
+    if settings().json:
+        output.data(scenarios=[*SCENARIOS.values()])
+        return
+    output.table(
+        ("name", "what", "paths", ">rounds", ">measurements"),
+        ((name, s.title, " ".join(s.paths), s.rounds, s.total) for name, s in SCENARIOS.items()),
+        empty="no scenarios",
+    )
+
+
+@bench.command(
+    "run",
+    examples=(
+        "ebpfmesh bench run quick",
+        "ebpfmesh bench run demo -o /tmp/first --seed 7",
+        "ebpfmesh bench run quick --json >quick.json",
+    ),
+)
+@click.argument("scenarios", metavar="SCENARIO...", nargs=-1, required=True)
+@OUTPUT
+@SEED
+def bench_run(scenarios: tuple[str, ...], directory: Path | None, seed: int) -> None:
+    """Run scenarios, keep the raw results and write a report.
+
+    All traffic stays in namespaces made for it, which are gone afterwards.
+    """
+    need_change("bench run")
+    if directory and len(scenarios) > 1:
+        raise click.UsageError("one directory cannot hold the results of several scenarios")
+    _tell([_run(name, directory, seed) for name in scenarios])
+
+
+@bench.command(
+    "report",
+    examples=(
+        "ebpfmesh bench report build/bench/quick-20260101-120000",
+        "ebpfmesh bench report /tmp/first",
+        "ebpfmesh bench report /tmp/first --json",
+    ),
+)
+@click.argument("directory", metavar="DIR", type=DIRECTORY)
+def bench_report(directory: Path) -> None:
+    """Tables and the HTML report of results in DIR, made anew."""
+    from ebpfmesh.bench.results import Results
+
+    _tell([(Results.load(directory), directory)])
+
+
+@click.command(
+    cls=Command,
+    examples=("ebpfmesh demo", "ebpfmesh demo -o /tmp/demo", "ebpfmesh demo --json >demo.json"),
+)
+@OUTPUT
+@SEED
+def demo(directory: Path | None, seed: int) -> None:
+    """See a mesh work: the same traffic over iptables and over the mesh.
+
+    Functions of two tenants, a service, a policy that lets one of them in and keeps another out;
+    at 1, 100 and 1 000 services. All of it in namespaces that are gone afterwards.
+    """
+    need_change("demo")
+    _tell([_run("demo", directory, seed)])
+
+
+def _run(name: str, directory: Path | None, seed: int) -> tuple["Results", Path]:
+    """Run a scenario in a sandbox, with its progress on stderr."""
+    from ebpfmesh.bench.run import run
+    from ebpfmesh.bench.scenarios import SCENARIOS
+    from ebpfmesh.errors import UsageError
+    from ebpfmesh.kernel import netns
+    from ebpfmesh.model import suggest
+
+    if (scenario := SCENARIOS.get(name)) is None:
+        raise UsageError(f'there is no scenario "{name}"', hint=suggest(name, SCENARIOS))
+    where = directory or Path("build/bench") / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
+    netns.enter_sandbox()
+    with _progress(scenario.title, scenario.total) as progress:
+        return run(scenario, where, seed=seed, progress=progress), where
+
+
+@contextlib.contextmanager
+def _progress(title: str, total: int) -> Iterator["Progress"]:
+    """A bar on a terminal, lines with -v, else nothing."""
+    if settings().verbose or settings().quiet or not sys.stderr.isatty():
+        loud = settings().verbose
+        yield lambda done, _, what: output.say(f"{done:>4}/{total} {what}") if loud else None
+        return
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+    from rich.progress import TimeRemainingColumn as Remaining
+
+    columns = (BarColumn(), MofNCompleteColumn(), Remaining(), TextColumn("{task.description}"))
+    output.say(title)
+    with Progress(*columns, console=output.console(stderr=True), transient=True) as bar:
+        task = bar.add_task("", total=total)
+        yield lambda done, _, what: bar.update(task, completed=done, description=what)
+
+
+def _tell(runs: "list[tuple[Results, Path]]") -> None:
+    """Write the reports beside the results and print the tables."""
+    import json
+
+    from ebpfmesh.bench import report
+
+    told = []
+    for results, where in runs:
+        page = report.write(results, where)
+        if settings().json:
+            figures = json.loads((where / "figures.json").read_text())
+            name = results.scenario.name
+            told.append({"scenario": name, "directory": where, "report": page, **figures})
+            continue
+        output.show(report.connections_table(results))
+        output.show(report.figures_table(results))
+        output.show(report.ratios_table(results))
+        click.echo(f"report: {page.resolve()}")
+    if settings().json:
+        output.data(runs=told)
+
+
+COMMANDS = (bench, demo)

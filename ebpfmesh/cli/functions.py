@@ -1,0 +1,118 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""Commands for one function: attach, detach, exec."""
+
+from typing import Any
+
+import click
+
+from ebpfmesh.cli import output
+from ebpfmesh.cli.base import Command, settings
+from ebpfmesh.cli.choose import need_change, the_mesh
+
+
+@click.command(
+    cls=Command,
+    examples=(
+        "ip netns add cache && ebpfmesh attach cache --netns cache --tenant operator",
+        "ebpfmesh attach web --container web --ip 198.18.7.7",
+        "ebpfmesh attach probe --pid $(pgrep -o probe) --audit",
+    ),
+)
+@click.argument("name")
+@click.option("--netns", "namespace", metavar="N", help="A network namespace, by name or path.")
+@click.option("--pid", metavar="P", type=click.IntRange(min=1), help="A process in it.")
+@click.option("--container", metavar="C", help="A container of podman or docker, name or id.")
+@click.option("--iface", metavar="I", help="The host side of a container's own veth pair.")
+@click.option("--ip", "ips", metavar="A", multiple=True, help="Its address; one of each family.")
+@click.option("--tenant", metavar="T", default="default", show_default=True, help="Its tenant.")
+@click.option("--audit", is_flag=True, help="Only count what policy forbids on its way in.")
+@click.option("--force", is_flag=True, help="Attach beside programs of others on --iface.")
+def attach(
+    name: str, ips: tuple[str, ...], tenant: str, audit: bool, force: bool, **where: Any
+) -> None:
+    """Make a container a function of the mesh, called NAME.
+
+    It gets an interface of its own, and addresses from the mesh's prefixes unless --ip says
+    which. With --iface it keeps the interface and the addresses it has.
+    """
+    from ebpfmesh import apply
+    from ebpfmesh.config import edit
+    from ebpfmesh.observe import target, view
+
+    need_change("attach")
+    mesh = the_mesh()
+    with view.opened(mesh) as seen:
+        found = target.find(seen, **where)
+        function = edit.new_function(
+            seen.record.model(), name, addresses=ips or found.addresses,
+            tenant=tenant, audit=audit, netns=found.netns,
+        )  # fmt: skip
+    with output.steps(f"function {name}") as step:
+        apply.attach(mesh, function, iface=found.iface, force=force, on_step=step)
+    with view.opened(mesh) as seen:
+        interface = next(r.place.interface for r in seen.functions if r.function.name == name)
+    addresses = [str(address) for address in function.addresses]
+    if settings().json:
+        output.data(mesh=mesh, name=name, tenant=tenant, addresses=addresses, interface=interface)
+    else:
+        text = "  ".join([f"tenant {tenant}", *addresses, f"interface {interface}"])
+        click.secho(f"+ function {name}  {text}", fg="green")
+
+
+@click.command(
+    cls=Command,
+    examples=(
+        "ebpfmesh detach cache",
+        "ebpfmesh detach web --mesh edge",
+        "ebpfmesh --json detach probe",
+    ),
+)
+@click.argument("name")
+def detach(name: str) -> None:
+    """Take function NAME out of the mesh; undoes attach.
+
+    Services lose it as a backend, rules about it go. A namespace that was there before stays.
+    """
+    from ebpfmesh import apply
+
+    need_change("detach")
+    mesh = the_mesh()
+    with output.steps(f"function {name}") as step:
+        apply.detach(mesh, name, step)
+    if settings().json:
+        output.data(mesh=mesh, name=name)
+    else:
+        click.secho(f"- function {name}", fg="red")
+
+
+@click.command(
+    "exec",
+    context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False},
+    cls=Command,
+    examples=(
+        "ebpfmesh exec phone -- ping -c 3 camera",
+        "ebpfmesh exec phone -- curl -s http://portal/",
+        "ebpfmesh exec phone -- bash",
+    ),
+)
+@click.argument("name")
+@click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
+def exec_(name: str, command: tuple[str, ...]) -> None:
+    """Run COMMAND inside function NAME.
+
+    In its network namespace and its cgroup, with its limits; names of functions and services
+    resolve. The exit code is the command's own.
+    """
+    from ebpfmesh import apply
+    from ebpfmesh.kernel import process
+
+    need_change("exec")
+    command = command[1:] if command[0] == "--" else command
+    if not command:
+        raise click.UsageError("no command to run", click.get_current_context())
+    with apply.opened(the_mesh()) as live:
+        home = live.home(name)
+    process.execute(home, command)
+
+
+COMMANDS = (attach, detach, exec_)

@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""The ebpfmesh command: its commands, and what becomes of errors and signals."""
+
+import os
+import signal
+import sys
+from types import FrameType
+from typing import NoReturn
+
+import click
+
+from ebpfmesh.cli import bench, doctor, edit, functions, mesh, show
+from ebpfmesh.cli.base import Group, Settings
+from ebpfmesh.errors import MeshError
+
+INTERRUPTED = 130
+
+
+@click.group(
+    cls=Group,
+    examples=(
+        "ebpfmesh up examples/edge.toml",
+        "ebpfmesh show functions",
+        "ebpfmesh exec phone -- curl -s http://portal/",
+    ),
+    context_settings={"help_option_names": ["-h", "--help"], "auto_envvar_prefix": "EBPFMESH"},
+)
+@click.version_option(package_name="ebpfmesh", message="%(prog)s %(version)s")
+def cli() -> None:
+    """An in-kernel mesh between function containers.
+
+    Each option of every command can be set in the environment too: EBPFMESH_MESH, EBPFMESH_JSON
+    and so on. Completion: eval "$(_EBPFMESH_COMPLETE=bash_source ebpfmesh)".
+    """
+
+
+for _module in (mesh, functions, show, edit, doctor, bench):
+    for _command in _module.COMMANDS:
+        cli.add_command(_command)
+
+
+def main() -> NoReturn:
+    """Run the command line; every way out has its exit code."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _interrupt)
+    chosen = Settings(no_color=bool(os.environ.get("NO_COLOR")))
+    try:
+        code = _run(chosen)
+        sys.stdout.flush()
+    except BrokenPipeError:  # `ebpfmesh show flows | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 0
+    sys.exit(code)
+
+
+def _interrupt(number: int, _frame: FrameType | None) -> None:
+    """End by an exception, so that what was begun is undone; the undo itself is not interrupted."""
+    for other in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(other, signal.SIG_IGN)
+    if number == signal.SIGINT:
+        raise KeyboardInterrupt
+    sys.exit(128 + number)
+
+
+def _run(chosen: Settings) -> int:
+    """The exit code, with everything told that went wrong."""
+    color = False if chosen.no_color else None
+    try:
+        done = cli.main(prog_name="ebpfmesh", standalone_mode=False, obj=chosen, color=color)
+        return int(done or 0)
+    except click.exceptions.NoArgsIsHelpError as error:
+        error.show()
+        return error.exit_code
+    except BrokenPipeError:
+        raise
+    except (Exception, KeyboardInterrupt) as error:
+        if os.environ.get("EBPFMESH_TRACEBACK"):
+            raise
+        message, hint, code = _told(error)
+        _report("error:", "red", message, chosen)
+        if hint:
+            _report("hint:", "yellow", hint, chosen)
+        return code
+
+
+def _told(error: BaseException) -> tuple[str, str, int]:
+    """What to say of an error: one line, a hint or nothing, the exit code."""
+    match error:
+        case MeshError():
+            return error.message, error.hint, error.exit_code
+        case click.ClickException():
+            context = getattr(error, "ctx", None)
+            hint = f"{context.command_path if context else 'ebpfmesh'} --help"
+            line = " ".join(error.format_message().split()).rstrip(".")
+            return line[:1].lower() + line[1:], hint, error.exit_code
+        case click.Abort() | KeyboardInterrupt():
+            return "interrupted", "", INTERRUPTED
+        case OSError():
+            about = f"{error.filename}: " if error.filename else ""
+            return f"{about}{error.strerror or error}", "", 1
+    hint = "this should not happen; EBPFMESH_TRACEBACK=1 shows where it did"
+    return f"{type(error).__name__}: {error}", hint, 1
+
+
+def _report(word: str, colour: str, text: str, chosen: Settings) -> None:
+    color = False if chosen.no_color else None
+    click.echo(f"{click.style(word, fg=colour, bold=True)} {text}", err=True, color=color)

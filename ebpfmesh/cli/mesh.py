@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""Commands for a whole mesh: up, plan, down, gc."""
+
+from pathlib import Path
+
+import click
+
+from ebpfmesh.cli import output
+from ebpfmesh.cli.base import Command, settings
+from ebpfmesh.cli.choose import check_file_mesh, need_change
+
+FILE = click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
+
+
+@click.command(
+    cls=Command,
+    examples=(
+        "ebpfmesh up examples/edge.toml",
+        "ebpfmesh -v up examples/edge.toml",
+        "ebpfmesh --json up examples/edge.toml",
+    ),
+)
+@FILE
+def up(file: Path) -> None:
+    """Make the mesh as FILE says.
+
+    Only what differs is done, and told; a second time there is nothing to do. If it fails, the
+    mesh is as it was before.
+    """
+    from ebpfmesh import apply, config
+
+    need_change("up")
+    wanted = config.load(file)
+    check_file_mesh(file, wanted.name)
+    with output.steps(f"mesh {wanted.name}") as step:
+        done = apply.up(wanted, step)
+    output.operations(wanted.name, done)
+
+
+@click.command(
+    cls=Command,
+    examples=(
+        "ebpfmesh plan examples/edge.toml",
+        "ebpfmesh plan examples/edge.toml --json",
+        "ebpfmesh plan examples/edge.toml --no-color | wc -l",
+    ),
+)
+@FILE
+def plan(file: Path) -> None:
+    """Tell what `up FILE` would do, and do nothing."""
+    from ebpfmesh import apply, config
+
+    wanted = config.load(file)
+    check_file_mesh(file, wanted.name)
+    output.operations(wanted.name, apply.plan(wanted))
+
+
+@click.command(
+    cls=Command,
+    examples=("ebpfmesh down", "ebpfmesh down --mesh edge", "ebpfmesh -v --mesh edge down"),
+)
+def down() -> None:
+    """Remove the mesh and all that was made for it.
+
+    Commands of functions are ended. A mesh that is not there is no error.
+    """
+    from ebpfmesh import apply
+    from ebpfmesh.observe import view
+
+    need_change("down")
+    if not settings().mesh and not view.meshes():
+        output.say("no mesh is up")
+        return
+    name = settings().mesh or view.only_mesh()
+    with output.steps(f"mesh {name}") as step:
+        removed = apply.down(name, step)
+    if settings().json:
+        output.data(mesh=name, removed=removed)
+    elif removed:
+        click.secho(f"- mesh {name}", fg="red")
+    else:
+        output.say(f"there is no mesh {name}")
+
+
+@click.command(cls=Command, examples=("ebpfmesh gc", "ebpfmesh gc --json", "ebpfmesh gc -v"))
+def gc() -> None:
+    """Remove what is left of meshes and functions that no longer work.
+
+    After a crash, a container that is gone, or an interface removed under us. Touches only what
+    is ours.
+    """
+    from ebpfmesh import apply
+
+    need_change("gc")
+    with output.steps("looking for leftovers") as step:
+        removed = apply.gc(step)
+    if settings().json:
+        output.data(removed=removed)
+        return
+    for line in removed:
+        click.secho(f"- {line}", fg="red")
+    if not removed:
+        click.echo("nothing to do")
+
+
+COMMANDS = (up, plan, down, gc)

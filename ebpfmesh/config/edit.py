@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""A mesh with one thing of it changed, as the command line says it; pure.
+
+What comes back is whole: whatever is wrong with it is an ``Invalid`` in words for people.
+"""
+
+from collections.abc import Iterable
+from typing import Any
+
+from ebpfmesh.config.addresses import assign_addresses, parse_address
+from ebpfmesh.config.explain import make
+from ebpfmesh.errors import NotFound, UsageError
+from ebpfmesh.model import Address, Function, Identity, Invalid, Mesh, Policy, Service
+
+
+def new_function(mesh: Mesh, name: str, *, addresses: Iterable[str], **settings: Any) -> Function:
+    """A function that ``mesh`` could have too; without addresses it is assigned some.
+
+    ``settings`` are keys of FunctionSettings; raises Invalid for what the mesh cannot have.
+    """
+    if any(function.name == name for function in mesh.functions):
+        hint = "detach it first, or choose another name"
+        raise UsageError(f'there is a function "{name}" already', hint=hint)
+    given = _by_family(parse_address(text) for text in addresses)
+    if not given:
+        things = (*mesh.functions, *mesh.services)
+        used = {address for thing in things for address in thing.addresses}
+        given = {
+            "address4": assign_addresses([name], mesh.prefix4, used)[name],
+            "address6": assign_addresses([name], mesh.prefix6, used)[name],
+        }
+    function = make(Function, name=name, **given, **settings)
+    _whole(mesh, functions=(*mesh.functions, function))
+    return function
+
+
+def add_service(mesh: Mesh, name: str, *, addresses: Iterable[str], **values: Any) -> Mesh:
+    """``mesh`` with one more service; its ``target_port`` is its port if left out."""
+    if any(service.name == name for service in mesh.services):
+        hint = "ebpfmesh service set changes it"
+        raise UsageError(f'there is a service "{name}" already', hint=hint)
+    values |= _by_family(parse_address(text) for text in addresses)
+    values["target_port"] = values.get("target_port") or values["port"]
+    return _whole(mesh, services=(*mesh.services, make(Service, name=name, **values)))
+
+
+def set_service(mesh: Mesh, name: str, *, addresses: Iterable[str], **values: Any) -> Mesh:
+    """``mesh`` with the given values of a service changed; addresses replace those it has.
+
+    A service whose target port was its own port goes on like that.
+    """
+    old = mesh.service(name)
+    wanted = old.model_dump() | values
+    if "port" in values and "target_port" not in values and old.target_port == old.port:
+        wanted["target_port"] = values["port"]
+    if given := _by_family(parse_address(text) for text in addresses):
+        wanted |= {"address4": None, "address6": None, **given}
+    new = make(Service, **wanted)
+    return _whole(mesh, services=tuple(new if s is old else s for s in mesh.services))
+
+
+def delete_service(mesh: Mesh, name: str) -> Mesh:
+    """``mesh`` without a service and the rules about it."""
+    gone, identity = mesh.service(name), Identity("service", name)
+    services = tuple(service for service in mesh.services if service is not gone)
+    policies = tuple(rule for rule in mesh.policies if rule.destination != identity)
+    return _whole(mesh, services=services, policies=policies)
+
+
+def add_policy(mesh: Mesh, policy: Policy) -> Mesh:
+    """``mesh`` with one more rule, in the place of the one about the same flows if there is."""
+    others = tuple(rule for rule in mesh.policies if rule.match != policy.match)
+    return _whole(mesh, policies=(*others, policy))
+
+
+def delete_policy(mesh: Mesh, policy: Policy) -> Mesh:
+    """``mesh`` without the rule about the same flows as ``policy``, whatever it said."""
+    others = tuple(rule for rule in mesh.policies if rule.match != policy.match)
+    if len(others) == len(mesh.policies):
+        what = f"there is no policy about {policy.source} → {policy.destination}"
+        detail = f" {policy.protocol}" if policy.protocol != "any" else ""
+        detail += f"/{policy.port}" if policy.port else ""
+        raise NotFound(what + detail, hint="ebpfmesh show policies lists them")
+    return _whole(mesh, policies=others)
+
+
+def _whole(mesh: Mesh, **parts: Any) -> Mesh:
+    """``mesh`` with other parts, checked as if it came from a file."""
+    return make(Mesh, **{key: getattr(mesh, key) for key in type(mesh).model_fields} | parts)
+
+
+def _by_family(addresses: Iterable[Address]) -> dict[str, Address]:
+    found: dict[str, Address] = {}
+    for address in addresses:
+        key = f"address{address.version}"
+        if key in found:
+            hint = "give at most one of IPv4 and one of IPv6"
+            raise Invalid(f"{address} is the second of IPv{address.version}", hint=hint)
+        found[key] = address
+    return found

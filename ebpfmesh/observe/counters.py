@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""What the programs counted: traffic and drops, summed over all CPUs."""
+
+from dataclasses import dataclass
+
+from ebpfmesh import _abi
+from ebpfmesh.observe.view import View
+
+_DIRECTIONS = {_abi.Direction.FROM_FN: "from function", _abi.Direction.TO_FN: "to function"}
+
+
+@dataclass(frozen=True)
+class Meter:
+    """What a function (or the outside) sent to and received from one tenant (or the outside)."""
+
+    function: str
+    peer_tenant: str
+    tx_packets: int
+    tx_bytes: int
+    rx_packets: int
+    rx_bytes: int
+
+
+@dataclass(frozen=True)
+class Drop:
+    """Packets dropped at a function's interface for one reason; ``audited``: would have been."""
+
+    function: str
+    direction: str
+    reason: str
+    number: int
+    text: str
+    packets: int
+    bytes: int
+    audited: bool
+
+
+def read_meters(view: View) -> list[Meter]:
+    """Every meter that is not zero, by function and peer."""
+    stride = view.config.tenants
+    rows = [
+        Meter(
+            function=view.name_of("function", slot.value // stride),
+            peer_tenant=view.name_of("tenant", slot.value % stride),
+            tx_packets=meter.tx_packets,
+            tx_bytes=meter.tx_bytes,
+            rx_packets=meter.rx_packets,
+            rx_bytes=meter.rx_bytes,
+        )
+        for slot, meter in view.maps["mesh_meter"].filled()
+    ]
+    return sorted(rows, key=lambda row: (row.function, row.peer_tenant))
+
+
+def read_drops(view: View) -> list[Drop]:
+    """Every reason that was counted, most packets first."""
+    rows = [
+        Drop(
+            function=view.name_of("function", key.function) if key.function else "unknown",
+            direction=_DIRECTIONS[_abi.Direction(key.direction)],
+            reason=_abi.Reason(key.reason).name,
+            number=key.reason,
+            text=_abi.REASON_TEXT[_abi.Reason(key.reason)],
+            packets=drop.packets,
+            bytes=drop.bytes,
+            audited=bool(key.audited),
+        )
+        for key, drop in view.maps["mesh_drops"].items()
+    ]
+    return sorted(rows, key=lambda row: -row.packets)

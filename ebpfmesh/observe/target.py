@@ -1,0 +1,55 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""Which namespace or interface somebody means who wants to attach something."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from ebpfmesh.errors import UsageError
+from ebpfmesh.kernel import interface, netns, process
+from ebpfmesh.observe.view import View
+
+
+@dataclass(frozen=True)
+class Target:
+    """What to attach: a namespace, or a host-side interface and the addresses behind it."""
+
+    netns: str | None = None
+    iface: str = ""
+    addresses: tuple[str, ...] = ()
+
+
+def find(
+    view: View,
+    *,
+    namespace: str | None = None,
+    pid: int | None = None,
+    container: str | None = None,
+    iface: str | None = None,
+) -> Target:
+    """The target that exactly one of these says.
+
+    ``namespace`` is a name or a path, ``pid`` a process in one, ``container`` what podman or
+    docker runs, ``iface`` the host side of a veth pair. NotFound if it is not there, UsageError
+    if a function of the mesh is there already.
+    """
+    if sum(given is not None for given in (namespace, pid, container, iface)) != 1:
+        hint = "give exactly one of --netns, --pid, --container and --iface"
+        raise UsageError("it is not clear what to attach", hint=hint)
+    if iface is not None:
+        with netns.rtnetlink() as ip:
+            found = interface.adopt(ip, iface)
+        _check_free(view, found.netns)
+        return Target(iface=iface, addresses=tuple(map(str, found.addresses)))
+    if container is not None:
+        pid = process.in_container(container)
+    path = netns.of_pid(pid) if pid is not None else netns.find(str(namespace))
+    _check_free(view, path)
+    return Target(netns=str(path) if pid is not None else namespace)
+
+
+def _check_free(view: View, path: Path) -> None:
+    inode = netns.NetnsId.of(path).inode
+    for row in view.functions:
+        if row.place.netns_inode == inode:
+            what = f"function {row.function.name} is in that namespace already"
+            raise UsageError(what, hint="a namespace holds one function")

@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""A mesh that is up, opened for looking at it."""
+
+import contextlib
+import ctypes
+import functools
+from collections.abc import Iterator
+
+from pyroute2 import IPRoute
+
+from ebpfmesh import _abi
+from ebpfmesh.errors import NotFound, UsageError
+from ebpfmesh.kernel.maps import Maps
+from ebpfmesh.kernel.pins import Pins
+from ebpfmesh.kernel.place import check_place
+from ebpfmesh.kernel.record import FunctionRow, Kind, Record, all_records
+
+OUTSIDE = "outside"
+"""Name of id 0: whatever is not a function of the mesh."""
+
+
+class View:
+    """The mesh's record, maps and host namespace; use ``opened``."""
+
+    def __init__(self, record: Record, ip: IPRoute) -> None:
+        self.name = record.mesh
+        self.record = record
+        self.ip = ip
+        self.pins = Pins(self.name)
+        self.maps = Maps(self.pins)
+
+    @functools.cached_property
+    def functions(self) -> tuple[FunctionRow, ...]:
+        """Functions of the record, by name; those that are cut short too."""
+        return tuple(self.record.functions())
+
+    @functools.cached_property
+    def config(self) -> _abi.Config:
+        """What the programs read with every packet."""
+        return self.maps.config.get(ctypes.c_uint32(0)) or _abi.Config()
+
+    @functools.cached_property
+    def _names(self) -> dict[Kind, dict[int, str]]:
+        kinds: tuple[Kind, ...] = ("function", "tenant", "service")
+        return {kind: self.record.names(kind) for kind in kinds}
+
+    def name_of(self, kind: Kind, number: int) -> str:
+        """Name of an id: ``outside`` for 0, ``#7`` for one that nothing has any more."""
+        return self._names[kind].get(number, f"#{number}") if number else OUTSIDE
+
+    @functools.cached_property
+    def _interfaces(self) -> dict[int, str]:
+        return {
+            ifindex.value: self.name_of("function", number.value)
+            for ifindex, number in self.maps["mesh_iface"].items()
+        }
+
+    def function_at(self, ifindex: int) -> str:
+        """Name of the function behind a host-side interface; ``outside`` for 0."""
+        return self._interfaces.get(ifindex, f"ifindex {ifindex}") if ifindex else OUTSIDE
+
+
+@contextlib.contextmanager
+def opened(mesh: str) -> Iterator[View]:
+    """The mesh, as it is now; NotFound if it is not up, or up in another network namespace."""
+    record = Record(mesh)
+    try:
+        check_place(record)
+        view = View(record, ip := IPRoute())
+        try:
+            view.pins.check()
+            yield view
+        finally:
+            ip.close()
+    finally:
+        record.close()
+
+
+def meshes() -> list[str]:
+    """Names of all meshes there are, be it in other network namespaces."""
+    return all_records()
+
+
+def only_mesh() -> str:
+    """Name of the one mesh there is; NotFound if there is none, UsageError if there are more."""
+    names = meshes()
+    if not names:
+        raise NotFound("no mesh is up", hint="start one: ebpfmesh up FILE")
+    if len(names) > 1:
+        what = f"there are {len(names)} meshes: {', '.join(names[:8])}"
+        raise UsageError(what, hint=f"say which, such as --mesh {names[0]}")
+    return names[0]

@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""``_abi.py`` says what the headers say, and notices when they say something else.
+
+That the compiler agrees is shown by prog/test_layout.py, which needs root.
+"""
+
+import ctypes
+import re
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+
+from ebpfmesh import _abi, abi
+from ebpfmesh.kernel.source import bpf_dir
+
+
+@pytest.fixture
+def headers(tmp_path: Path) -> Path:
+    """A copy of the headers that a test may change."""
+    return Path(shutil.copytree(bpf_dir() / "include", tmp_path / "include"))
+
+
+def replace(file: Path, pattern: str, new: str) -> None:
+    """Replace the one match of a pattern in a file."""
+    text, count = re.subn(pattern, new, file.read_text())
+    assert count == 1
+    file.write_text(text)
+
+
+def check(monkeypatch: pytest.MonkeyPatch, headers: Path) -> int:
+    """The exit code of ``python -m ebpfmesh.abi --check`` for these headers."""
+    monkeypatch.setattr(abi, "bpf_dir", lambda: headers.parent)
+    monkeypatch.setattr(sys, "argv", ["abi", "--check"])
+    return abi.main()
+
+
+def test_generated_file_is_up_to_date(monkeypatch: pytest.MonkeyPatch, headers: Path) -> None:
+    assert check(monkeypatch, headers) == 0
+
+
+@pytest.mark.parametrize(
+    ("file", "pattern", "new"),
+    [
+        # Fields change places, one grows, one is renamed; a number, a text, a map change.
+        ("mesh_abi.h", r"(\t__u16 tenant;)\n(\t__u16 flags;)", r"\2\n\1"),
+        ("mesh_abi.h", r"__u8 mac\[6\];(?=\s+/\* of its own)", "__u8 mac[10];"),
+        ("mesh_abi.h", r"__u32 rule;", "__u32 line;"),
+        ("mesh_abi.h", r"MESH_TTL = 11", "MESH_TTL = 21"),
+        ("mesh_abi.h", r"/\* an IP fragment \*/", "/* a fragment */"),
+        ("mesh_abi.h", r"#define MESH_ABI \d+", "#define MESH_ABI 99"),
+        ("mesh_maps.h", r'MESH_MAP\("hash", mesh_iface', 'MESH_MAP("array", mesh_iface'),
+        ("mesh_maps.h", r"struct mesh_policy, rules\)", "struct mesh_policy, functions)"),
+    ],
+)  # fmt: skip
+def test_any_change_is_noticed(
+    monkeypatch: pytest.MonkeyPatch, headers: Path, capsys: pytest.CaptureFixture[str],
+    file: str, pattern: str, new: str,
+) -> None:  # fmt: skip
+    replace(headers / file, pattern, new)
+    assert check(monkeypatch, headers) == 1
+    assert "make abi" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("field", "where"),
+    [
+        (r"\t__u8 protocol;\n\t__u8 pad;(?=\n};\n\nstruct mesh_service )", "at the end"),
+        (r"\t__u16 tenant;\n", "before address4"),
+        (r"\t__u32 tenants;.*\n", "at the end"),
+    ],
+    ids=["byte", "short", "word"],
+)
+def test_padding_is_refused(headers: Path, field: str, where: str) -> None:
+    replace(headers / "mesh_abi.h", field, "")
+    with pytest.raises(SystemExit, match=f"implicit padding {where}"):
+        abi.generate(headers)
+
+
+def test_every_reason_is_explained() -> None:
+    named = {reason for reason in _abi.Reason if reason.name not in ("OK", "REASONS")}
+    assert set(_abi.REASON_TEXT) == named
+    assert sorted(named) == list(range(1, _abi.Reason.REASONS))
+
+
+def test_map_names_fit_the_kernel() -> None:
+    """It keeps 15 characters (BPF_OBJ_NAME_LEN)."""
+    names = [spec.name for spec in _abi.MAPS]
+    assert all(len(name) <= 15 and name.startswith("mesh_") for name in names)
+    assert len(set(names)) == len(names)
+
+
+def test_sizes_in_the_comments_are_right() -> None:
+    """Each class says how large it is; the two flow keys and the entry are as facts.md has them."""
+    for kind in vars(_abi).values():
+        match = re.search(r"^struct .*, (\d+) bytes", getattr(kind, "__doc__", None) or "")
+        assert not match or ctypes.sizeof(kind) == int(match[1])
+    assert ctypes.sizeof(_abi.Flow4Key) == 16
+    assert ctypes.sizeof(_abi.Flow) == 64

@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""The rules of the iptables baseline, and the workload they are made from."""
+
+import pytest
+
+from ebpfmesh import config
+from ebpfmesh.bench import iptables, workload
+from ebpfmesh.model import Mesh
+
+
+@pytest.fixture(scope="module")
+def mesh() -> Mesh:
+    return config.load(workload.DEMO_FILE)
+
+
+def forward(rules: str) -> list[str]:
+    return [line for line in rules.splitlines() if line.startswith("-A FORWARD")]
+
+
+def test_demo_has_what_the_workload_names(mesh: Mesh) -> None:
+    assert {workload.CLIENT, workload.BLOCKED} <= {function.name for function in mesh.functions}
+    for traffic in workload.SERVICES:
+        assert workload.service_target(mesh, traffic).port
+        assert workload.backends(mesh, traffic)
+    client, blocked = mesh.function(workload.CLIENT), mesh.function(workload.BLOCKED)
+    api = mesh.service(workload.SERVICES["crr"])
+    server = mesh.function(api.functions[0])
+    assert client.tenant != server.tenant
+    assert mesh.decide(client, server, api, "tcp", api.port).action == "allow"
+    assert mesh.decide(blocked, server, api, "tcp", api.port).action == "deny"
+
+
+@pytest.mark.parametrize("services", [1, 2, 1000])
+def test_filled_mesh_is_valid_and_ends_with_the_measured_services(
+    mesh: Mesh, services: int
+) -> None:
+    filled = workload.fill(mesh, services)
+    assert Mesh.model_validate_json(filled.model_dump_json()) == filled
+    assert len(filled.services) == len(mesh.services) + services - 1
+    assert filled.services[services - 1].name == workload.SERVICES["pps"]
+    assert filled.services[-len(mesh.services) :] == mesh.services
+
+
+@pytest.mark.parametrize("services", [0, workload.MAX_SERVICES + 1])
+def test_number_of_services_is_bounded(mesh: Mesh, services: int) -> None:
+    with pytest.raises(ValueError, match="services"):
+        workload.fill(mesh, services)
+
+
+def test_each_service_costs_one_rule_in_each_list(mesh: Mesh) -> None:
+    few = iptables.ruleset(workload.fill(mesh, 1), established_first=True).splitlines()
+    many = iptables.ruleset(workload.fill(mesh, 101), established_first=True).splitlines()
+    for start in ("-A KUBE-SERVICES ", "-A FORWARD -s"):
+        assert sum(r.startswith(start) for r in many) - sum(r.startswith(start) for r in few) == 100
+
+
+def test_measured_service_is_rule_number_n(mesh: Mesh) -> None:
+    rules = iptables.ruleset(workload.fill(mesh, 10), established_first=False).splitlines()
+    services = [rule for rule in rules if rule.startswith("-A KUBE-SERVICES ")]
+    samples = mesh.service(workload.SERVICES["pps"])
+    assert f"-d {samples.address4}/32 -p udp" in services[9]
+    assert f"--dport {samples.target_port} " in forward("\n".join(rules))[9]
+
+
+def test_established_connections_are_accepted_first_or_last(mesh: Mesh) -> None:
+    first = forward(iptables.ruleset(mesh, established_first=True))
+    last = forward(iptables.ruleset(mesh, established_first=False))
+    assert first[0] == last[-1] == iptables.ESTABLISHED
+    assert first[1:] == last[:-1]
+
+
+def test_backends_are_chosen_with_equal_chances(mesh: Mesh) -> None:
+    api = mesh.service(workload.SERVICES["crr"])
+    chain = iptables.chain_name("SVC", api.name)
+    rules = iptables.ruleset(mesh, established_first=True).splitlines()
+    choices = [rule for rule in rules if rule.startswith(f"-A {chain} ")]
+    assert len(choices) == len(api.functions) == 2
+    assert "--probability 0.5000000000" in choices[0]
+    assert "--probability" not in choices[1]
+
+
+def test_only_who_is_allowed_is_accepted(mesh: Mesh) -> None:
+    rules = forward(iptables.ruleset(mesh, established_first=True))
+    client, blocked = mesh.function(workload.CLIENT), mesh.function(workload.BLOCKED)
+    assert any(f"-s {client.address4}/32" in rule for rule in rules)
+    assert not any(f"-s {blocked.address4}/32" in rule for rule in rules)

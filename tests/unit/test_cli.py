@@ -1,0 +1,187 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""The command line as far as it goes without a kernel: options, help, errors, exit codes."""
+
+import json
+import os
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+import pytest
+
+from ebpfmesh.cli.base import Group, Settings
+from ebpfmesh.cli.main import cli
+
+ROOT = Path(__file__).parents[2]
+HEAVY = ("pydantic", "pyroute2", "rich", "bcc", "matplotlib", "ebpfmesh.model", "sqlite3")
+
+
+def run(*words: str, **environment: str) -> "subprocess.CompletedProcess[str]":
+    """The command, as its user starts it."""
+    return subprocess.run(
+        [sys.executable, "-m", "ebpfmesh", *words],
+        capture_output=True, text=True, check=False, cwd=ROOT, timeout=60,
+        env=os.environ | environment,
+    )  # fmt: skip
+
+
+def commands(group: click.Group = cli, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    """The names that lead to each command."""
+    yield path
+    for name, command in group.commands.items():
+        if isinstance(command, click.Group):
+            yield from commands(command, (*path, name))
+        else:
+            yield (*path, name)
+
+
+def find(path: tuple[str, ...]) -> click.Command:
+    command: click.Command = cli
+    for name in path:
+        assert isinstance(command, click.Group)
+        command = command.commands[name]
+    return command
+
+
+@pytest.mark.parametrize("path", list(commands()), ids=" ".join)
+def test_help_has_three_examples_that_parse(path: tuple[str, ...]) -> None:
+    command = find(path)
+    help_text = command.get_help(click.Context(command, info_name=" ".join(("ebpfmesh", *path))))
+    assert len(command.examples) == 3
+    for example in command.examples:
+        assert example in help_text
+        line = example.split("&& ")[-1]
+        words = shlex.split(line.partition(" | ")[0].replace("$(pgrep -o probe)", "1"))
+        parse([word for word in words[1:] if not word.startswith(">")])
+
+
+def parse(words: list[str]) -> Settings:
+    """Take a command line apart as click would before it runs anything."""
+    settings = Settings()
+    command: click.Command = cli
+    parent: click.Context | None = None
+    name = "ebpfmesh"
+    while True:
+        parent = command.make_context(name, words, parent=parent, obj=settings)
+        if not isinstance(command, Group):
+            return settings
+        words = [*parent._protected_args, *parent.args]
+        name, command, words = command.resolve_command(parent, words)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "--mesh edge -j show maps",
+        "show --mesh edge -j maps",
+        "show maps --mesh edge --json",
+        "-j show maps --mesh=edge",
+    ],
+)
+def test_shared_options_stand_before_or_after_the_command(line: str) -> None:
+    assert parse(line.split()) == Settings(mesh="edge", json=True)
+
+
+def test_the_last_word_on_the_mesh_counts() -> None:
+    assert parse(["--mesh", "one", "show", "maps", "--mesh", "two"]).mesh == "two"
+
+
+def test_shared_options_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in (("MESH", "edge"), ("JSON", "1"), ("QUIET", "1"), ("NO_COLOR", "1")):
+        monkeypatch.setenv(f"EBPFMESH_{name}", value)
+    assert parse(["show", "maps"]) == Settings(mesh="edge", json=True, quiet=True, no_color=True)
+    assert parse(["show", "maps", "--mesh", "other"]).mesh == "other"
+
+
+def test_false_in_the_environment_is_false(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EBPFMESH_JSON", "0")
+    assert not parse(["show", "maps"]).json
+
+
+def test_help_loads_nothing_heavy() -> None:
+    code = (
+        "import sys; from ebpfmesh.cli.main import cli\n"
+        "cli.main(['--help'], standalone_mode=False)\n"
+        f"sys.exit(', '.join(m for m in {HEAVY} if m in sys.modules) or 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("nonsense", "no such command"),
+        ("show nonsense", "no such command"),
+        ("up", "missing argument"),
+        ("up --nonsense x", "no such option"),
+        ("attach x --pid 0", "--pid"),
+        ("service add x --address 198.19.0.1 --port 65536", "--port"),
+        ("policy add any any --protocol sctp", "--protocol"),
+    ],
+)
+def test_wrong_usage_exits_2_with_one_line_and_a_hint(line: str, said: str) -> None:
+    done = run(*line.split())
+    assert done.returncode == 2
+    error, hint = done.stderr.splitlines()
+    assert error.startswith("error: ")
+    assert said in error.lower()
+    assert hint.startswith("hint: ebpfmesh")
+    assert done.stdout == ""
+
+
+def test_a_group_alone_tells_its_commands() -> None:
+    done = run("show")
+    assert done.returncode == 2
+    assert "functions" in done.stderr
+
+
+def test_a_wrong_file_exits_2_with_its_line(tmp_path: Path) -> None:
+    file = tmp_path / "mesh.toml"
+    file.write_text('[mesh]\nname = "x"\nprefxi = "198.18.0.0/16"\n')
+    done = run("plan", str(file))
+    assert done.returncode == 2
+    assert f"{file}:3: " in done.stderr
+    assert "hint: did you mean" in done.stderr
+
+
+def test_a_file_of_another_mesh_is_refused() -> None:
+    done = run("plan", "examples/edge.toml", "--mesh", "other")
+    assert done.returncode == 2
+    assert "is about mesh edge, not other" in done.stderr
+
+
+def test_plan_of_a_mesh_that_is_not_up(tmp_path: Path) -> None:
+    file = tmp_path / "mesh.toml"
+    file.write_text('[mesh]\nname = "test-cli-plan"\n[[function]]\nname = "f"\n')
+    done = run("plan", str(file), "--json")
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert told["schema"] == 1
+    assert told["mesh"] == "test-cli-plan"
+    assert [step["kind"] for step in told["operations"]] == ["create-mesh", "add-function"]
+    assert run("plan", str(file)).stdout.startswith("+ mesh test-cli-plan\n+ function f ")
+
+
+def test_a_mesh_that_is_not_there_exits_3(tmp_path: Path) -> None:
+    done = run("bench", "report", str(tmp_path))
+    assert done.returncode == 3
+    assert "hint:" in done.stderr
+
+
+@pytest.mark.parametrize("path", ["examples/edge.toml"])
+def test_the_examples_are_meshes(path: str) -> None:
+    done = run("plan", path, "--json")
+    assert done.returncode in (0, 4), done.stderr  # 4: it is up, and we may not look
+
+
+def test_version() -> None:
+    assert run("--version").stdout.startswith("ebpfmesh 0.")
+
+
+def test_completion_knows_the_commands() -> None:
+    done = run(_EBPFMESH_COMPLETE="bash_complete", COMP_WORDS="ebpfmesh sh", COMP_CWORD="1")
+    assert "show" in done.stdout

@@ -1,0 +1,143 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""What the commands attach, service and policy make of a mesh."""
+
+from ipaddress import IPv4Address
+
+import pytest
+
+from ebpfmesh import config
+from ebpfmesh.config import edit
+from ebpfmesh.errors import MeshError
+from ebpfmesh.model import Function, Identity, Mesh, Policy, Service
+
+MESH = config.make(
+    Mesh,
+    name="m",
+    functions=(
+        config.make(Function, name="a", tenant="t", address4=IPv4Address("198.18.0.1")),
+        config.make(Function, name="b", tenant="u", address4=IPv4Address("198.18.0.2")),
+    ),
+    services=(
+        config.make(Service, name="s", address4=IPv4Address("198.19.0.1"), port=80,
+                    target_port=80, functions=("b",)),
+    ),
+    policies=(config.make(Policy, source="tenant:t", destination="service:s"),),
+)  # fmt: skip
+
+
+def policy(source: str, destination: str, **values: object) -> Policy:
+    return config.make(Policy, source=source, destination=destination, **values)
+
+
+def test_a_function_gets_addresses_of_both_families_that_nobody_has() -> None:
+    function = edit.new_function(MESH, "c", addresses=[], tenant="t")
+    assert function.address4 in MESH.prefix4
+    assert function.address6 in MESH.prefix6
+    assert not set(function.addresses) & {a for f in MESH.functions for a in f.addresses}
+
+
+def test_a_function_gets_the_address_a_file_would_give_it() -> None:
+    one = edit.new_function(MESH, "c", addresses=[])
+    other = edit.new_function(Mesh(name="other"), "c", addresses=[])
+    assert one.addresses == other.addresses
+
+
+def test_a_function_has_the_addresses_given_and_no_more() -> None:
+    function = edit.new_function(MESH, "c", addresses=["198.18.0.9"])
+    assert function.addresses == (IPv4Address("198.18.0.9"),)
+
+
+@pytest.mark.parametrize(
+    ("name", "addresses", "said"),
+    [
+        ("a", [], 'there is a function "a" already'),
+        ("A", [], '"name" cannot be "A"'),
+        ("c", ["198.18.0.1"], "is the address of"),
+        ("c", ["198.19.0.1"], "is the address of"),
+        ("c", ["198.18.0.8", "198.18.0.9"], "second of IPv4"),
+        ("c", ["198.18.0.8/32"], "not an IP address"),
+        ("c", ["127.0.0.1"], "loopback"),
+    ],
+)
+def test_a_function_the_mesh_cannot_have(name: str, addresses: list[str], said: str) -> None:
+    with pytest.raises(MeshError, match=said) as caught:
+        edit.new_function(MESH, name, addresses=addresses)
+    assert caught.value.exit_code == 2
+    assert caught.value.hint
+
+
+def test_a_service_is_added_with_its_port_as_target() -> None:
+    mesh = edit.add_service(MESH, "x", addresses=["198.19.0.2"], port=53, protocol="udp")
+    added = mesh.service("x")
+    assert (added.port, added.target_port, added.functions) == (53, 53, ())
+    assert mesh.service("s") == MESH.service("s")
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "said"),
+    [
+        ("s", {"port": 81}, 'there is a service "s" already'),
+        ("x", {"port": 80}, "is taken by"),
+        ("x", {"port": 81, "functions": ("z",)}, 'unknown function "z"'),
+    ],
+)
+def test_a_service_the_mesh_cannot_have(name: str, values: dict[str, object], said: str) -> None:
+    with pytest.raises(MeshError, match=said) as caught:
+        edit.add_service(MESH, name, addresses=["198.19.0.1"], **values)
+    assert caught.value.exit_code == 2
+
+
+def test_a_service_keeps_what_is_not_changed() -> None:
+    changed = edit.set_service(MESH, "s", addresses=[], functions=("a",)).service("s")
+    assert changed == MESH.service("s").model_copy(update={"functions": ("a",)})
+
+
+def test_a_target_port_follows_the_port_until_it_is_its_own() -> None:
+    mesh = edit.set_service(MESH, "s", addresses=[], port=81)
+    assert mesh.service("s").target_port == 81
+    mesh = edit.set_service(mesh, "s", addresses=[], target_port=8080)
+    mesh = edit.set_service(mesh, "s", addresses=[], port=82)
+    assert (mesh.service("s").port, mesh.service("s").target_port) == (82, 8080)
+
+
+def test_addresses_replace_those_of_a_service() -> None:
+    mesh = edit.set_service(MESH, "s", addresses=["198.19.0.7"])
+    assert mesh.service("s").addresses == (IPv4Address("198.19.0.7"),)
+
+
+def test_a_service_goes_with_the_rules_about_it() -> None:
+    mesh = edit.delete_service(MESH, "s")
+    assert mesh.services == ()
+    assert mesh.policies == ()
+
+
+def test_a_rule_takes_the_place_of_the_one_about_the_same_flows() -> None:
+    mesh = edit.add_policy(MESH, policy("tenant:t", "service:s", action="deny"))
+    assert [rule.action for rule in mesh.policies] == ["deny"]
+    mesh = edit.add_policy(mesh, policy("tenant:t", "service:s", protocol="tcp"))
+    assert len(mesh.policies) == 2
+
+
+def test_a_rule_about_nobody_is_refused() -> None:
+    with pytest.raises(MeshError, match='there is no tenant "x"'):
+        edit.add_policy(MESH, policy("tenant:x", "any"))
+
+
+def test_a_rule_is_found_by_its_flows_whatever_it_says() -> None:
+    mesh = edit.delete_policy(MESH, policy("tenant:t", "service:s", action="deny", priority=3))
+    assert mesh.policies == ()
+
+
+def test_a_rule_that_is_not_there_exits_3() -> None:
+    with pytest.raises(MeshError, match="there is no policy about any") as caught:
+        edit.delete_policy(MESH, policy("any", "any", protocol="tcp", port=80))
+    assert caught.value.exit_code == 3
+    assert Identity("any") not in {rule.source for rule in MESH.policies}
+
+
+@pytest.mark.parametrize("change", [edit.delete_service, edit.set_service])
+def test_a_service_that_is_not_there_exits_3(change: object) -> None:
+    values = {"addresses": []} if change is edit.set_service else {}
+    with pytest.raises(MeshError, match='there is no service "x"') as caught:
+        change(MESH, "x", **values)  # type: ignore[operator]
+    assert caught.value.exit_code == 3

@@ -1,0 +1,178 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""What is shown, as far as it needs no kernel; and that the documents say the same."""
+
+import re
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from ebpfmesh import _abi, errors
+from ebpfmesh.cli import output
+from ebpfmesh.kernel.control import packed
+from ebpfmesh.model import Identity, IPv4Address, IPv6Address, Mesh, Policy
+from ebpfmesh.observe import counters, flows, mesh, objects, privilege
+from ebpfmesh.observe.view import View
+
+ROOT = Path(__file__).parents[2]
+NAMES = {
+    "function": {1: "phone", 2: "web"},
+    "tenant": {1: "operator", 2: "vendor"},
+    "service": {7: "portal"},
+}
+
+
+def view(**maps: list[tuple[Any, Any]]) -> View:
+    """A view of these maps, in which functions 1 and 2 are behind interfaces 11 and 12."""
+    numbers: dict[str, list[tuple[Any, Any]]] = {
+        "mesh_flow4": [],
+        "mesh_flow6": [],
+        "mesh_iface": [(SimpleNamespace(value=10 + n), SimpleNamespace(value=n)) for n in (1, 2)],
+        **maps,
+    }
+    tables = {name: SimpleNamespace(items=lambda rows=rows: rows, filled=lambda rows=rows: rows)
+              for name, rows in numbers.items()}  # fmt: skip
+    shown = View.__new__(View)
+    shown.record = cast(Any, SimpleNamespace(names=lambda kind: NAMES[kind]))
+    shown.maps = cast(Any, tables)
+    shown.__dict__["config"] = _abi.Config(epoch=5, tenants=3)
+    return shown
+
+
+def flow4(protocol: int, source_port: int, destination_port: int, ifindex: int) -> _abi.Flow4Key:
+    return _abi.Flow4Key(
+        source=int(IPv4Address("198.18.0.1")),
+        destination=int(IPv4Address("198.19.0.1")),
+        source_port=source_port,
+        destination_port=destination_port,
+        origin=ifindex << 8 | protocol,
+    )
+
+
+def test_a_flow_through_a_service() -> None:
+    entry = _abi.Flow(epoch=5, ifindex=12, flags=_abi.FlowFlag.NAT_DST, port=8080, service=7,
+                      address=packed(IPv4Address("198.18.0.2")))  # fmt: skip
+    (row,) = flows.read(view(mesh_flow4=[(flow4(6, 40000, 80, 11), entry)]))
+    assert row == flows.Flow(
+        protocol="tcp", source="198.18.0.1", source_port=40000, destination="198.19.0.1",
+        destination_port=80, echo_id=None, sender="phone", receiver="web", direction="forward",
+        service="portal", nat="198.18.0.2:8080", epoch=5, current=True,
+    )  # fmt: skip
+
+
+def test_a_stale_reply_to_the_outside_over_ipv6() -> None:
+    key = _abi.Flow6Key(source_port=80, destination_port=40000, origin=12 << 8 | 17)
+    address = IPv6Address("2001:db8:1::10")
+    key.source[:] = packed(IPv6Address("2001:db8::2")).word[:]
+    flags = _abi.FlowFlag.REPLY | _abi.FlowFlag.NAT_SRC
+    entry = _abi.Flow(epoch=4, flags=flags, port=53, address=packed(address))
+    (row,) = flows.read(view(mesh_flow6=[(key, entry)]))
+    assert (row.protocol, row.source, row.destination) == ("udp", "2001:db8::2", "::")
+    assert (row.sender, row.receiver, row.direction) == ("web", "outside", "reply")
+    assert (row.nat, row.current) == (f"[{address}]:53", False)
+
+
+@pytest.mark.parametrize(("flags", "ports"), [(0, (77, 8)), (_abi.FlowFlag.REPLY, (8, 77))])
+def test_an_echo_has_an_identifier_and_no_ports(flags: int, ports: tuple[int, int]) -> None:
+    (row,) = flows.read(view(mesh_flow4=[(flow4(1, *ports, 11), _abi.Flow(flags=flags))]))
+    assert (row.protocol, row.echo_id) == ("icmp", 77)
+    assert (row.source_port, row.destination_port) == (None, None)
+
+
+def test_meters_by_function_and_peer() -> None:
+    slots = [(1 * 3 + 2, (1, 2, 3, 4)), (0 * 3 + 1, (5, 6, 7, 8)), (2 * 3 + 0, (9, 9, 9, 9))]
+    rows = counters.read_meters(
+        view(mesh_meter=[(SimpleNamespace(value=n), _abi.Meter(*v)) for n, v in slots])
+    )
+    assert rows == [
+        counters.Meter("outside", "operator", 5, 6, 7, 8),
+        counters.Meter("phone", "vendor", 1, 2, 3, 4),
+        counters.Meter("web", "outside", 9, 9, 9, 9),
+    ]
+
+
+def test_drops_have_reasons_and_the_most_come_first() -> None:
+    few = _abi.DropKey(function=1, reason=12, direction=_abi.Direction.TO_FN, audited=1)
+    many = _abi.DropKey(function=0, reason=2, direction=_abi.Direction.FROM_FN)
+    drops = [(few, _abi.Drop(1, 60)), (many, _abi.Drop(2, 120))]
+    first, second = counters.read_drops(view(mesh_drops=drops))
+    assert (first.function, first.reason, first.number) == ("unknown", "NO_FUNCTION", 2)
+    assert (second.function, second.direction) == ("phone", "to function")
+    assert (second.text, second.audited) == (_abi.REASON_TEXT[_abi.Reason.POLICY], True)
+
+
+def test_an_id_that_nothing_has_any_more_is_still_told() -> None:
+    assert view().name_of("tenant", 9) == "#9"
+    assert view().function_at(99) == "ifindex 99"
+
+
+def test_an_lru_map_is_never_full() -> None:
+    row = objects.Map("m", 1, "lru_hash", 100, 100, 0, "")
+    assert not row.is_full
+    assert objects.Map("m", 1, "hash", 80, 100, 0, "").is_full
+
+
+def test_the_defaults_shown_are_those_of_the_model() -> None:
+    rules = [(1, Policy(source=Identity("any"), destination=Identity("any")))]
+    shown = view()
+    shown.record = cast(Any, SimpleNamespace(policies=lambda: rules))
+    rows = mesh.read_policies(shown)
+    assert rows[0].id == 1
+    assert [(row.source, row.destination, row.action) for row in rows[1:]] == [
+        ("any", "same tenant", "allow"),
+        ("any function", "outside", "allow"),
+        ("any", "any", "deny"),
+    ]
+    assert Mesh(name="m").decide(None, None, None, "tcp", 1).action == "deny"
+
+
+@pytest.mark.parametrize(
+    ("held", "lacking"),
+    [
+        (0, ["CAP_BPF", "CAP_NET_ADMIN", "CAP_SYS_ADMIN"]),
+        (1 << 12, ["CAP_BPF", "CAP_SYS_ADMIN"]),
+        (1 << 12 | 1 << 39, ["CAP_SYS_ADMIN"]),
+        (1 << 21, ["CAP_NET_ADMIN"]),  # stands for CAP_BPF
+        (1 << 12 | 1 << 21, []),
+    ],
+)
+def test_missing_capabilities_are_named(held: int, lacking: list[str]) -> None:
+    status = f"Name:\tx\nCapPrm:\t{0:016x}\nCapEff:\t{held:016x}\n"
+    assert privilege.missing(privilege.CHANGE, status) == lacking
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0, "0 B"), (1023, "1023 B"), (1536, "1.5 KiB"), (23 << 20, "23 MiB"), (3 << 40, "3072 GiB")],
+)
+def test_sizes_for_people(value: int, text: str) -> None:
+    assert output.size(value) == text
+
+
+def test_the_table_of_reasons_in_the_readme_is_that_of_the_programs() -> None:
+    text = (ROOT / "bpf" / "README.md").read_text()
+    rows = re.findall(r"^\| (\d+) \| `(\w+)` \| (.*?) \| ([\w., ]+) \|$", text, re.MULTILINE)
+    assert [(int(n), name, why) for n, name, why, _ in rows] == [
+        (reason.value, reason.name, why) for reason, why in _abi.REASON_TEXT.items()
+    ]
+    for _, name, _, files in rows:
+        for file in files.split(", "):
+            code = (ROOT / "bpf" / "lib" / file).read_text()
+            assert f"MESH_{name}" in code, f"{file} does not decide {name}"
+
+
+def test_the_table_of_maps_in_the_readme_has_every_map() -> None:
+    text = (ROOT / "bpf" / "README.md").read_text()
+    rows = re.findall(r"^\| `(mesh_\w+)` \| ([\w -]+) \|", text, re.MULTILINE)
+    kinds = {"LRU hash": "lru_hash", "per-CPU array": "percpu_array", "per-CPU hash": "percpu_hash"}
+    told = [(name, kinds.get(kind, kind)) for name, kind in rows]
+    assert told == [(spec.name, spec.kind) for spec in _abi.MAPS]
+
+
+def test_the_exit_codes_in_the_readme_are_those_of_the_errors() -> None:
+    table = (ROOT / "README.md").read_text().partition("## Exit codes")[2]
+    told = {int(code) for code in re.findall(r"^\| (\d+) \|", table, re.MULTILINE)}
+    classes = [c for c in vars(errors).values() if isinstance(c, type)]
+    raised = {c.exit_code for c in classes if issubclass(c, errors.MeshError)}
+    assert told == raised | {0, 130}
