@@ -357,11 +357,11 @@ class Mesh(Model):
     ) -> Verdict:
         """Whether ``source`` may open a flow to ``destination``, be it through ``service``.
 
-        ``None`` for a function is the outside. ``port`` is what the sender connects to: the
-        service's own if there is one (the receiver's is then its ``target_port``), 0 for ICMP. Of the rules that apply the lowest priority
-        number decides, and deny goes before allow. Without a rule, functions reach their own
-        tenant and the outside, and nothing else passes. ``audit`` does not change the verdict,
-        only what is done about it.
+        ``None`` for a function is the outside. ``port`` is what the sender connects to: 0 for ICMP,
+        and the service's own if there is one; the receiver's is then its ``target_port``. Of the
+        rules that apply the lowest priority decides, deny before allow. Without a rule, functions
+        reach their own tenant and the outside, and nothing else passes. ``audit`` does not change
+        the verdict, only what is done about it.
         """
         senders, receivers = _identities(source), _identities(destination)
         if service:

@@ -78,8 +78,10 @@ class Live:
     def _finish(self, done: Iterable[Operation]) -> None:
         """Raise the epoch, once for all changes; start commands when everything is in place."""
         self.step("commit")
-        self.record.forget_ids()
+        gone = self.record.forget_ids()
         self.control.commit()
+        for tenant in gone:
+            self.control.forget_tenant(tenant)
         self.write_hosts()
         for operation in done:
             if operation.kind == "add-function" and isinstance(operation.object, Function):

@@ -116,6 +116,12 @@ class Control:
             if drop.function == number:
                 self.maps["mesh_drops"].delete(drop)
 
+    def forget_tenant(self, number: int) -> None:
+        """Forget what functions sent to a tenant, before its id is given to another."""
+        for function in range(self._limits.functions + 1):
+            slot = function * (self._limits.tenants + 1) + number
+            self.maps["mesh_meter"].set(ctypes.c_uint32(slot), _abi.Meter())
+
     def set_service(self, service: Service) -> None:
         """Write a service's table beside the one in use, then flip to it in one update."""
         old = self.record.table(service.name)

@@ -142,18 +142,19 @@ class Record:
         """Names by id."""
         return dict(self._all("SELECT id, name FROM id WHERE kind = ?", kind))
 
-    def forget_ids(self) -> None:
-        """Free the ids of names that nothing uses any more."""
+    def forget_ids(self) -> list[int]:
+        """Free the ids of names that nothing uses any more; those of tenants."""
         self._db.execute(
             "DELETE FROM id WHERE kind = 'function' AND name NOT IN (SELECT name FROM function)"
         )
         self._db.execute(
             "DELETE FROM id WHERE kind = 'service' AND name NOT IN (SELECT name FROM service)"
         )
-        self._db.execute(
+        tenants = self._all(
             "DELETE FROM id WHERE kind = 'tenant' AND name NOT IN "
-            "(SELECT json_extract(model, '$.tenant') FROM function)"
+            "(SELECT json_extract(model, '$.tenant') FROM function) RETURNING id"
         )
+        return [row[0] for row in tenants]
 
     def functions(self) -> list[FunctionRow]:
         """All functions, by name."""
