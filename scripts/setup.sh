@@ -12,11 +12,12 @@ set -euo pipefail
 
 run_packages=(
 	python3-bpfcc python3-venv linux-libc-dev
-	iproute2 iptables nftables ethtool iperf3 iputils-ping util-linux
+	iproute2 iptables nftables ethtool iputils-ping util-linux
+	iperf3 nginx-light sockperf wrk
 )
 test_packages=(
 	bpftool busybox-static clang-format containernetworking-plugins curl make
-	nginx-light podman runc sockperf tcpdump wrk
+	podman runc tcpdump
 )
 venv=.venv
 stamp=$venv/installed

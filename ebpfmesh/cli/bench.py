@@ -128,10 +128,14 @@ def _run(name: str, directory: Path | None, seed: int) -> tuple["Results", Path]
 
 @contextlib.contextmanager
 def _progress(title: str, total: int) -> Iterator["Progress"]:
-    """A bar on a terminal, lines with -v, else nothing."""
+    """A bar on a terminal; elsewhere ten lines, or one for each measurement with -v."""
     if settings().verbose or settings().quiet or not sys.stderr.isatty():
-        loud = settings().verbose
-        yield lambda done, _, what: output.say(f"{done:>4}/{total} {what}") if loud else None
+        every = 1 if settings().verbose else max(total // 10, 1)
+        wanted = range(0, 0 if settings().quiet else total + 1, every)
+        output.say(title)
+        yield lambda done, _, what: (
+            output.say(f"{done:>4}/{total} {what}") if done in wanted else None
+        )
         return
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
     from rich.progress import TimeRemainingColumn as Remaining
@@ -147,7 +151,7 @@ def _tell(runs: "list[tuple[Results, Path]]") -> None:
     """Write the reports beside the results and print the tables."""
     import json
 
-    from ebpfmesh.bench import report
+    from ebpfmesh.bench import analyse, report
 
     told = []
     for results, where in runs:
@@ -160,6 +164,8 @@ def _tell(runs: "list[tuple[Results, Path]]") -> None:
         output.show(report.connections_table(results))
         output.show(report.figures_table(results))
         output.show(report.ratios_table(results))
+        if analyse.costs(results):
+            output.show(report.costs_table(results))
         click.echo(f"report: {page.resolve()}")
     if settings().json:
         output.data(runs=told)

@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""The rules of the iptables baseline, as text for iptables-restore.
+
+nat: kube-proxy's chains. PREROUTING and OUTPUT jump to KUBE-SERVICES, which has a rule per
+service; each jumps to a KUBE-SVC chain that picks a KUBE-SEP chain at random, which does the DNAT.
+Left out, in the baseline's favour: comments, the KUBE-MARK-MASQ rules (nothing here needs
+masquerading) and node ports. Conntrack is on, as NAT needs it; the nat table sees only the first
+packet of a connection.
+
+filter: FORWARD drops by default and has one rule for each policy that allows a service: from the
+client, to the functions' prefix and the service's target port. This is a little less than the
+policy says (any function behind that port), so that no service costs more than one rule. Before or
+after them stands the rule for established connections:
+
+- ``established_first``: before them, as kube-proxy, Docker and most firewalls have it. The list
+  is then read for the first packets of a connection only: until it was answered.
+- otherwise after them: each packet meets the list, as with rules that count or mark packets, or
+  where a policy has to hold for connections that exist already, which is what the mesh does.
+"""
+
+import hashlib
+from collections.abc import Iterator
+
+from ebpfmesh.model import Identity, Mesh, Service
+
+ESTABLISHED = "-A FORWARD -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT"
+
+
+def ruleset(mesh: Mesh, *, established_first: bool) -> str:
+    """Both tables of the baseline, in the order of the services and policies of ``mesh``."""
+    lines = ["*nat", *_nat(mesh), "COMMIT", "*filter", ":FORWARD DROP [0:0]"]
+    if established_first:
+        lines.append(ESTABLISHED)
+    lines += _forward(mesh)
+    if not established_first:
+        lines.append(ESTABLISHED)
+    return "\n".join([*lines, "COMMIT", ""])
+
+
+def chain_name(kind: str, *parts: str) -> str:
+    """A chain's name as kube-proxy makes it: the kind and 16 characters of a hash."""
+    return f"KUBE-{kind}-{hashlib.sha256('/'.join(parts).encode()).hexdigest()[:16].upper()}"
+
+
+def _nat(mesh: Mesh) -> Iterator[str]:
+    yield ":KUBE-SERVICES - [0:0]"
+    for service in mesh.services:
+        yield f":{chain_name('SVC', service.name)} - [0:0]"
+        for backend in service.functions:
+            yield f":{chain_name('SEP', service.name, backend)} - [0:0]"
+    yield "-A PREROUTING -j KUBE-SERVICES"
+    yield "-A OUTPUT -j KUBE-SERVICES"
+    for service in mesh.services:
+        yield from _service(mesh, service)
+
+
+def _service(mesh: Mesh, service: Service) -> Iterator[str]:
+    protocol = f"-p {service.protocol} -m {service.protocol}"
+    chain = chain_name("SVC", service.name)
+    yield f"-A KUBE-SERVICES -d {service.address4}/32 {protocol} --dport {service.port} -j {chain}"
+    for left, backend in zip(range(len(service.functions), 0, -1), service.functions, strict=True):
+        end = chain_name("SEP", service.name, backend)
+        chance = f"-m statistic --mode random --probability {1 / left:.10f} " if left > 1 else ""
+        yield f"-A {chain} {chance}-j {end}"
+        address = f"{mesh.function(backend).address4}:{service.target_port}"
+        yield f"-A {end} {protocol} -j DNAT --to-destination {address}"
+
+
+def _forward(mesh: Mesh) -> Iterator[str]:
+    services = {service.name: service for service in mesh.services}
+    for policy in mesh.policies:
+        if policy.action != "allow" or policy.destination.kind != "service":
+            continue
+        service = services[policy.destination.name]
+        for source in _sources(mesh, policy.source):
+            yield (
+                f"-A FORWARD -s {source}/32 -d {mesh.prefix4} -p {service.protocol} "
+                f"-m {service.protocol} --dport {service.target_port} -j ACCEPT"
+            )
+
+
+def _sources(mesh: Mesh, identity: Identity) -> list[str]:
+    """Addresses of the functions a policy's source names."""
+    return [
+        str(function.address4)
+        for function in mesh.functions
+        if identity.kind == "any"
+        or (identity.kind == "function" and identity.name == function.name)
+        or (identity.kind == "tenant" and identity.name == function.tenant)
+    ]

@@ -1,0 +1,215 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""The paths that are compared, each a small class behind one interface.
+
+A path is made from a ``Mesh`` and builds what carries its traffic: a host namespace of its own,
+the functions, rules or programs. ``target`` says where a client sends: a service's address
+where the path has services, a backend's own where not.
+"""
+
+import socket
+import subprocess
+import sys
+from abc import ABC, abstractmethod
+from contextlib import ExitStack
+from pathlib import Path
+from typing import ClassVar
+
+from ebpfmesh import apply
+from ebpfmesh.bench import iptables, workload
+from ebpfmesh.bench.topology import Host, Member, address4, attach_at, build_host, make_namespace
+from ebpfmesh.bench.workload import Target
+from ebpfmesh.errors import CommandFailed, Unsupported
+from ebpfmesh.kernel import bpf, build, interface, netns
+from ebpfmesh.kernel.source import bpf_dir
+from ebpfmesh.model import Mesh
+
+
+class DataPath(ABC):
+    """A way from function to function; ``host`` is there after ``build``."""
+
+    name: ClassVar[str]
+    has_services: ClassVar[bool]
+    """Whether it knows services, and policies that allow them."""
+
+    host: Host
+
+    def __init__(self, mesh: Mesh) -> None:
+        self.mesh = mesh
+
+    @abstractmethod
+    def build(self, stack: ExitStack) -> None:
+        """Make everything, with one service's worth of configuration; undone by ``stack``."""
+
+    def set_services(self, services: int) -> None:
+        """Change the number of services; the measured ones stay the last."""
+        del services  # where there are none, nothing changes
+
+    @abstractmethod
+    def describe(self) -> str:
+        """What it is, in a sentence for the report."""
+
+    def target(self, traffic: str) -> Target:
+        """Where the client sends a kind of traffic to."""
+        choose = workload.service_target if self.has_services else workload.backend_target
+        return choose(self.mesh, traffic)
+
+    @property
+    def client(self) -> Member:
+        """The function that sends."""
+        return self.host.members[workload.CLIENT]
+
+    def receivers(self, traffic: str) -> list[Member]:
+        """The functions a kind of traffic can arrive at."""
+        names = workload.backends(self.mesh, traffic)
+        return [self.host.members[name] for name in names]
+
+
+class Routed(DataPath):
+    """Veths routed by the host: no rule, no tracking, no service."""
+
+    name = "routed"
+    has_services = False
+
+    def build(self, stack: ExitStack) -> None:
+        """See DataPath."""
+        self.host = build_host(self.name, self.mesh, stack)
+
+    def describe(self) -> str:
+        """See DataPath."""
+        return "veths routed by the host without any rule: no services, no policy"
+
+
+class RedirectPeer(Routed):
+    """A bare bpf_redirect_peer between the client and the first backend: the limit."""
+
+    name = "redirect_peer"
+
+    def build(self, stack: ExitStack) -> None:
+        """See DataPath."""
+        super().build(stack)
+        client, server = self.client, self.receivers("stream")[0]
+        pins = Path("/sys/fs/bpf/bench_redirect_peer")
+        programs = {"bench_forward": client, "bench_reply": server}
+        pins.mkdir()
+        stack.callback(pins.rmdir)
+        build.build(
+            bpf_dir() / "bench" / "redirect_peer.c",
+            [build.Program(name, "tc") for name in programs],
+            pin_to=pins,
+            defines=_redirect_defines(client, server),
+        )
+        for name in programs:
+            stack.callback((pins / name).unlink)
+        for name, member in programs.items():
+            program = stack.enter_context(bpf.obj_get(pins / name))
+            pin = pins / f"{name}_link"
+            attach_at(self.host.netns, member.ifindex, program, pin, stack)
+
+    def describe(self) -> str:
+        """See DataPath."""
+        return (
+            "the limit: tc programs that rewrite two MAC addresses and redirect to a constant "
+            "peer; no services, no policy, nothing counted"
+        )
+
+
+def _redirect_defines(client: Member, server: Member) -> dict[str, str]:
+    """The constants redirect_peer.c is compiled with; numbers as the machine loads the bytes."""
+    defines = {"FORWARD_IFINDEX": str(server.ifindex), "REPLY_IFINDEX": str(client.ifindex)}
+    macs = {"FORWARD_MAC": server.mac, "REPLY_MAC": client.mac, "GATEWAY_MAC": client.gateway_mac}
+    for name, mac in macs.items():
+        raw = bytes.fromhex(mac.replace(":", ""))
+        defines[f"{name}_HI"] = str(int.from_bytes(raw[:2], sys.byteorder))
+        defines[f"{name}_LO"] = str(int.from_bytes(raw[2:], sys.byteorder))
+    return defines
+
+
+class Iptables(DataPath):
+    """kube-proxy's chains through iptables-nft; see ``ebpfmesh.bench.iptables`` for the choices."""
+
+    name = "iptables"
+    has_services = True
+    command: ClassVar[str] = "iptables-nft-restore"
+    established_first: ClassVar[bool] = True
+
+    def build(self, stack: ExitStack) -> None:
+        """See DataPath."""
+        self.host = build_host(self.name, self.mesh, stack)
+        self.set_services(1)
+
+    def set_services(self, services: int) -> None:
+        """See DataPath."""
+        mesh = workload.fill(self.mesh, services)
+        rules = iptables.ruleset(mesh, established_first=self.established_first)
+        with netns.entered(self.host.netns):
+            restore(self.command, rules)
+
+    def describe(self) -> str:
+        """See DataPath."""
+        place = "first" if self.established_first else "last"
+        return (
+            f"veths routed by the host with kube-proxy's chains, conntrack and a FORWARD rule per "
+            f"service ({self.command}); established connections are accepted {place}"
+        )
+
+
+class IptablesEachPacket(Iptables):
+    """The same rules, with the list of policies before the rule for established connections."""
+
+    name = "iptables-each-packet"
+    established_first = False
+
+
+class MeshPath(DataPath):
+    """The mesh, made and changed by the same calls as the command line's."""
+
+    name = "mesh"
+    has_services = True
+
+    def build(self, stack: ExitStack) -> None:
+        """See DataPath."""
+        host = make_namespace(self.name, stack)
+        stack.callback(self._down, host)
+        self.host = Host(host, {})
+        self.set_services(1)
+        with netns.entered(host), netns.rtnetlink() as ip:
+            names = {owner: name for name, owner in interface.ours(ip).items()}
+            members = {
+                function.name: Member(
+                    netns.RUN / netns.name_of(self.mesh.name, function.name),
+                    address4(function),
+                    interface.mac_of(self.mesh.name, function.name),
+                    socket.if_nametoindex(names[f"{self.mesh.name}/{function.name}"]),
+                    interface.GATEWAY_MAC,
+                )
+                for function in self.mesh.functions
+            }
+        self.host = Host(host, members)
+
+    def _down(self, host: Path) -> None:
+        with netns.entered(host):
+            apply.down(self.mesh.name)
+
+    def set_services(self, services: int) -> None:
+        """See DataPath."""
+        with netns.entered(self.host.netns):
+            apply.up(workload.fill(self.mesh, services))
+
+    def describe(self) -> str:
+        """See DataPath."""
+        return "the mesh at tc: services, policy, flows and meters on"
+
+
+def restore(command: str, rules: str) -> None:
+    """Replace the rules of the current network namespace."""
+    try:
+        subprocess.run([command], input=rules, text=True, check=True, capture_output=True)
+    except FileNotFoundError as error:
+        raise Unsupported(f"{command} is missing", hint="apt-get install iptables") from error
+    except subprocess.CalledProcessError as error:
+        raise CommandFailed(f"{command}: {error.stderr.strip()}") from error
+
+
+PATHS: dict[str, type[DataPath]] = {
+    path.name: path for path in (RedirectPeer, Routed, Iptables, IptablesEachPacket, MeshPath)
+}

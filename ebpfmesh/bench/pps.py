@@ -1,0 +1,164 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""Packets per second of one path on one core, by the kernel's generator.
+
+    python -m ebpfmesh.bench.pps --path redirect_peer --flows 1
+
+prints a line of JSON per burst and one with the median, for tuning the data path.
+"""
+
+import argparse
+import json
+import statistics
+import sys
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import asdict
+from pathlib import Path
+
+from ebpfmesh import config
+from ebpfmesh.bench import workload
+from ebpfmesh.bench.generator import (
+    BATCH,
+    PORTS,
+    Burst,
+    Generator,
+    Sink,
+    make_template,
+    send_burst,
+)
+from ebpfmesh.bench.paths import PATHS, DataPath
+from ebpfmesh.bench.process import one_core
+from ebpfmesh.bench.traffic import Sample
+from ebpfmesh.bench.workload import Target
+from ebpfmesh.errors import CommandFailed
+from ebpfmesh.kernel import netns
+from ebpfmesh.model import Mesh
+
+WARM_UP = 50 * BATCH
+MAX_PACKETS = 1 << 20
+"""Bounds of a burst, whatever the trial says."""
+BURSTS = 5
+ANSWERED_PORT = 9000
+"""Source port of the flow that is answered; the others stay as they are."""
+LEAST_DELIVERED = 0.999
+PINS = Path("/sys/fs/bpf/bench_pps")
+
+
+class PacketRate:
+    """The generator and the sink for the workload ``mesh``, ready for any of its paths."""
+
+    def __init__(self, mesh: Mesh, stack: ExitStack) -> None:
+        PINS.mkdir()
+        stack.callback(PINS.rmdir)
+        self.generator = Generator(PINS, stack)
+        self.sink = Sink(workload.backend_target(mesh, "pps").port, PINS, stack)
+
+    def measure(
+        self,
+        path: DataPath,
+        *,
+        flows: int = 1,
+        answered: bool = False,
+        bursts: int = BURSTS,
+        seconds: float = 0.04,
+    ) -> tuple[Burst, ...]:
+        """Send ``bursts`` bursts of about ``seconds`` each through ``path``, after a warm-up.
+
+        Nobody answers, as in one-way media or tunnel traffic, unless ``answered``: then every
+        backend sends packets back to the first flow before the bursts, which makes that flow an
+        established connection where connections are tracked.
+        """
+        ifindex = path.client.ifindex
+        port = ANSWERED_PORT if answered else PORTS.start
+        template = make_template(path.client, path.target("pps"), flows=flows, port=port)
+        self.generator.load(template)
+        with (
+            one_core(),
+            self.sink.on(path.receivers("pps")),
+            netns.entered(path.host.netns),
+        ):
+            warm_up = -(-max(WARM_UP, flows) // BATCH) * BATCH
+            trial = send_burst(self.generator, self.sink, ifindex, warm_up)
+            if not trial.delivered:
+                raise CommandFailed(f"none of {trial.offered} packets came through {path.name}")
+            if answered:
+                self._answer(path)
+                self.generator.load(template)
+            packets = round(seconds / (trial.nanoseconds * 1e-9 * BATCH)) * BATCH
+            packets = min(max(packets, WARM_UP), MAX_PACKETS)
+            return tuple(
+                send_burst(self.generator, self.sink, ifindex, packets) for _ in range(bursts)
+            )
+
+    def _answer(self, path: DataPath) -> None:
+        """Send packets from every backend back to the first flow of the client."""
+        client = Target(path.client.address, ANSWERED_PORT)
+        port = workload.backend_target(path.mesh, "pps").port
+        for receiver in path.receivers("pps"):
+            self.generator.load(make_template(receiver, client, port=port))
+            self.generator.send(receiver.ifindex, BATCH)
+
+    def limit(self, path: DataPath) -> int:
+        """Nanoseconds for a frame made for ``path`` and thrown away: every figure contains them."""
+        self.generator.load(make_template(path.client, path.target("pps")))
+        with one_core(), netns.entered(path.host.netns):
+            return self.generator.send(path.client.ifindex, MAX_PACKETS, discard=True)
+
+
+def summary(bursts: Sequence[Burst]) -> dict[str, float]:
+    """Median nanoseconds per packet, millions of packets per second, and the share delivered."""
+    nanoseconds = statistics.median(burst.nanoseconds for burst in bursts)
+    return {
+        "ns": nanoseconds,
+        "mpps": 1e3 / nanoseconds,
+        "delivered": sum(b.delivered for b in bursts) / sum(b.offered for b in bursts),
+    }
+
+
+def measure_pps(rate: PacketRate, path: DataPath, seconds: float, *, answered: bool) -> Sample:
+    """Packets per second of one flow in millions, as a measurement of a scenario.
+
+    Raises CommandFailed if packets were lost: the rate would not be that of the path.
+    """
+    bursts = rate.measure(path, answered=answered, bursts=BURSTS, seconds=seconds / BURSTS)
+    figures = summary(bursts)
+    if figures["delivered"] < LEAST_DELIVERED:
+        raise CommandFailed(f"only {figures['delivered']:.1%} of the packets arrived")
+    return Sample(figures["mpps"], "Mpps", json.dumps([asdict(burst) for burst in bursts]) + "\n")
+
+
+def main() -> None:
+    """Build the paths asked for in a sandbox and measure them in turns."""
+    parser = argparse.ArgumentParser(prog="python -m ebpfmesh.bench.pps", description=__doc__)
+    parser.add_argument("--path", choices=PATHS, nargs="+", default=["redirect_peer"])
+    parser.add_argument("--flows", type=int, default=1)
+    parser.add_argument("--answered", action="store_true")
+    parser.add_argument("--services", type=int, default=1)
+    parser.add_argument("--rounds", type=int, default=3)
+    options = parser.parse_args()
+    netns.enter_sandbox()
+    mesh = config.load(workload.DEMO_FILE)
+    with ExitStack() as stack:
+        rate = PacketRate(mesh, stack)
+        paths = [PATHS[name](mesh) for name in options.path]
+        for path in paths:
+            path.build(stack)
+            path.set_services(options.services)
+        _emit(path="discard", ns=rate.limit(paths[0]))
+        totals: dict[str, list[Burst]] = {path.name: [] for path in paths}
+        for _ in range(options.rounds):
+            for path in paths:
+                bursts = rate.measure(path, flows=options.flows, answered=options.answered)
+                totals[path.name] += bursts
+                _emit(path=path.name, **summary(bursts))
+        for name, bursts_ in totals.items():
+            _emit(path=name, median=summary(bursts_))
+
+
+def _emit(**fields: object) -> None:
+    json.dump(fields, sys.stdout)
+    sys.stdout.write("\n")
+
+
+if __name__ == "__main__":
+    main()

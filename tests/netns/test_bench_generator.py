@@ -1,0 +1,108 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""The packet generator and its sink, verified against themselves and against real sockets.
+
+generator ─▶ host-side veth of radio ─▶ path under test ─▶ eth0 of a decoder ─▶ sink or socket
+"""
+
+import contextlib
+import socket
+from collections.abc import Iterator
+from contextlib import ExitStack, closing
+
+import pytest
+
+import topology
+from ebpfmesh import config
+from ebpfmesh.bench import traffic, workload
+from ebpfmesh.bench.generator import BATCH, PORTS, make_template, send_burst
+from ebpfmesh.bench.paths import PATHS, DataPath
+from ebpfmesh.bench.pps import PacketRate
+from ebpfmesh.bench.topology import Member
+from ebpfmesh.kernel import netns
+
+SERVICES = 3
+SENT = 32  # each takes a page of the socket's buffer
+TIMEOUT = 5.0
+
+
+@pytest.fixture(scope="module")
+def rate() -> Iterator[PacketRate]:
+    with ExitStack() as stack:
+        yield PacketRate(config.load(workload.DEMO_FILE), stack)
+
+
+@pytest.fixture(scope="module", params=PATHS)
+def path(request: pytest.FixtureRequest) -> Iterator[DataPath]:
+    with ExitStack() as stack:
+        path = PATHS[request.param](config.load(workload.DEMO_FILE))
+        path.build(stack)
+        path.set_services(SERVICES)
+        yield path
+
+
+def udp_socket(member: Member, port: int) -> socket.socket:
+    with netns.entered(member.netns):
+        listener = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    listener.bind((str(member.address), port))
+    listener.setblocking(False)
+    return listener
+
+
+def receive(listeners: list[socket.socket]) -> list[tuple[bytes, tuple[str, int]]]:
+    """Datagrams that wait at the sockets."""
+    found = []
+    for listener in listeners:
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                found.append(listener.recvfrom(2048))
+    return found
+
+
+@pytest.mark.parametrize("flows", [1, 1000])
+def test_every_packet_arrives(rate: PacketRate, path: DataPath, flows: int) -> None:
+    packets = 100 * BATCH
+    template = make_template(path.client, path.target("pps"), flows=flows)
+    rate.generator.load(template)
+    with rate.sink.on(path.receivers("pps")), netns.entered(path.host.netns):
+        burst = send_burst(rate.generator, rate.sink, path.client.ifindex, packets)
+    assert (burst.offered, burst.delivered) == (packets, packets)
+    assert burst.nanoseconds > 0
+
+
+def test_sockets_accept_the_packets(rate: PacketRate, path: DataPath) -> None:
+    """Checksums are right, after the path's rewriting too, and so are the addresses."""
+    port = workload.backend_target(path.mesh, "pps").port
+    rate.generator.load(make_template(path.client, path.target("pps"), flows=SENT))
+    with ExitStack() as stack:
+        listeners = [
+            stack.enter_context(closing(udp_socket(member, port)))
+            for member in path.receivers("pps")
+        ]
+        found: dict[tuple[str, int], bytes] = {}
+
+        def all_came() -> bool:
+            """Send once more: on a busy machine another's traffic may push ours out."""
+            with netns.entered(path.host.netns):
+                rate.generator.send(path.client.ifindex, SENT)
+            found.update({sender: data for data, sender in receive(listeners)})
+            return len(found) >= SENT
+
+        topology.poll(all_came, seconds=TIMEOUT)
+    ports = range(PORTS.start, PORTS.start + SENT)
+    assert sorted(found) == [(str(path.client.address), source) for source in ports]
+    assert all(data.startswith(b"ebpfmesh") for data in found.values())
+
+
+def test_sink_leaves_everything_else_alone(rate: PacketRate, path: DataPath) -> None:
+    with rate.sink.on(path.receivers("pps")):
+        listener = udp_socket(path.receivers("pps")[0], 9999)
+        with closing(listener), closing(udp_socket(path.receivers("pps")[0], 9998)) as sender:
+            sender.sendto(b"hello", listener.getsockname())
+            assert topology.poll(lambda: [d for d, _ in receive([listener])] == [b"hello"])
+
+
+def test_policy_blocks_who_is_not_allowed(path: DataPath) -> None:
+    if not path.has_services:
+        pytest.skip("a path without policies")
+    assert traffic.try_connection(path, workload.CLIENT) == "open"
+    assert traffic.try_connection(path, workload.BLOCKED) == "no answer"
