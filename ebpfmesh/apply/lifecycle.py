@@ -141,6 +141,7 @@ def attach(
     ``iface`` unless ``force``.
     """
     with opened(mesh, on_step) as live:
+        live.settle()
         if live.record.function(function.name):
             raise UsageError(
                 f"there is a function {function.name} already",
@@ -155,6 +156,7 @@ def attach(
 def detach(mesh: str, name: str, on_step: OnStep = quiet) -> None:
     """Remove one function; services lose it as a backend, rules about it go."""
     with opened(mesh, on_step) as live:
+        live.settle()
         if live.record.function(name) is None:
             live.home(name)  # raises NotFound with the names there are
         live.apply(diff(live.record.model(), live.record.model(without=(name,))))
@@ -165,6 +167,7 @@ def edit(
 ) -> tuple[Operation, ...]:
     """Apply what ``change`` makes of the mesh as it is; returns what was done."""
     with opened(mesh, on_step) as live:
+        live.settle()
         current = live.record.model()
         operations = diff(current, change(current))
         if operations:

@@ -21,7 +21,7 @@ from ebpfmesh.kernel.control import Control
 from ebpfmesh.kernel.maps import Maps
 from ebpfmesh.kernel.pins import Pins
 from ebpfmesh.kernel.place import HOOKS, cgroup_of, check_place, exit_file, fault, log_file
-from ebpfmesh.kernel.record import Place, Record, locked
+from ebpfmesh.kernel.record import FunctionRow, Place, Record, locked
 from ebpfmesh.model import Function, Mesh, Policy, Service
 from ebpfmesh.plan import Operation
 
@@ -42,6 +42,7 @@ class Live:
         self.ip = ip
         self.step = on_step
         self.control = Control(Maps(self.pins), record)
+        self._adopted: dict[str, str] = {}  # interfaces of functions removed here, by name
 
     def apply(
         self, operations: Iterable[Operation], *, adopt: str = "", force: bool = False
@@ -56,11 +57,29 @@ class Live:
             self._finish(done)
         except BaseException:
             self.step("undo")
-            undo = [inverse(item) for item in reversed(done) if item.kind != "create-mesh"]
-            for operation in undo:
-                self._do(operation)
-            self._finish(undo)
+            self._finish([back for item in reversed(done) for back in self._undo(item)])
             raise
+
+    def _undo(self, operation: Operation) -> list[Operation]:
+        """Do the inverse of an operation that may have been cut short; what was done."""
+        if operation.kind == "create-mesh":
+            return []
+        back = inverse(operation)
+        if back.kind == "add-function" and isinstance(back.object, Function):
+            name = back.object.name
+            row = self.record.function(name)
+            if row and row.ready:
+                return []  # its removal had not begun
+            self.remove_function(name)
+            self._do(back, self._adopted.get(name, ""), force=True)
+        else:
+            self._do(back)
+        return [back]
+
+    def settle(self) -> None:
+        """Repair what a crash left, if the last change was cut short; else costs nothing."""
+        if self.record.get("dirty"):
+            self.recover()
 
     def recover(self) -> list[str]:
         """Repair what a crash left; names of the functions that could not be kept."""
@@ -72,7 +91,10 @@ class Live:
                 self.remove_function(name)
             self.record.drop_dangling()
             self.control.resync()
-            self._finish(())
+            rows = self.record.functions()
+            self._finish(
+                [Operation("add-function", row.function) for row in rows if self._new(row)]
+            )
         return broken
 
     def _finish(self, done: Iterable[Operation]) -> None:
@@ -87,6 +109,12 @@ class Live:
             if operation.kind == "add-function" and isinstance(operation.object, Function):
                 self._start(operation.object)
         self.record.set("dirty", False)
+
+    def _new(self, row: FunctionRow) -> bool:
+        """Whether a function's command was never started."""
+        name = row.function.name
+        files = (self.log_file(name), self.exit_file(name))
+        return not any(file.exists() for file in files) and not self._cgroup(name).processes()
 
     def _do(self, operation: Operation, adopt: str = "", force: bool = False) -> None:
         match operation.kind, operation.object:
@@ -201,6 +229,8 @@ class Live:
             return
         self.step(f"remove function {name}")
         self.record.put_function(row.function, row.place, ready=False)
+        if not row.place.made_interface:
+            self._adopted[name] = row.place.interface
         cgroup = self._cgroup(name)
         cgroup.stop()
         cgroup.remove()

@@ -133,8 +133,10 @@ def _progress(title: str, total: int) -> Iterator["Progress"]:
         every = 1 if settings().verbose else max(total // 10, 1)
         wanted = range(0, 0 if settings().quiet else total + 1, every)
         output.say(title)
-        yield lambda done, _, what: (
-            output.say(f"{done:>4}/{total} {what}") if done in wanted else None
+        yield (
+            lambda done, _, what: (
+                output.say(f"{done:>4}/{total} {what}") if done in wanted else None
+            )
         )
         return
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn

@@ -2,6 +2,7 @@
 """From a C file to pinned programs, in a short-lived child process (see ``loader``)."""
 
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -39,6 +40,7 @@ def build(
     Raises VerifierRejected with the log's path, Unsupported without BCC.
     """
     request = {
+        "parent": os.getpid(),
         "source": str(source),
         "programs": [asdict(program) for program in programs],
         "pin_to": str(pin_to),

@@ -6,6 +6,7 @@ outlives the process; a filter is kept by its interface. Only what carries our p
 ever replaced or removed.
 """
 
+import contextlib
 import errno
 import functools
 from collections.abc import Iterator
@@ -23,6 +24,7 @@ Direction = Literal["ingress", "egress"]
 HOOK: dict[Direction, int] = {"ingress": bpf.TCX_INGRESS, "egress": bpf.TCX_EGRESS}
 CLSACT_PARENT: dict[Direction, int] = {"ingress": 0xFFFFFFF2, "egress": 0xFFFFFFF3}
 PRIORITY, HANDLE, ETH_P_ALL = 1, 1, 0x0003
+OUR_PROGRAMS = ("mesh_from_fn", "mesh_to_fn")
 
 
 @functools.cache
@@ -43,27 +45,49 @@ def attach(ip: IPRoute, ifindex: int, direction: Direction, program: bpf.Fd, pin
         with bpf.link_create(program, ifindex, HOOK[direction]) as link:
             bpf.obj_pin(link, pin)
         return
-    try:
-        ip.tc("add", "clsact", ifindex)
-    except NetlinkError as error:
-        if error.code != errno.EEXIST:
-            raise
-    ip.tc(
-        "replace-filter", "bpf", ifindex, HANDLE, fd=program.fileno(), direct_action=True,
-        name=bpf.prog_info(program).name.decode(), parent=CLSACT_PARENT[direction],
-        prio=PRIORITY, protocol=ETH_P_ALL,
-    )  # fmt: skip
+    _add_filter(ip, ifindex, direction, program)
     bpf.obj_pin(program, pin)
 
 
 def detach(ip: IPRoute, ifindex: int | None, direction: Direction, pin: Path) -> None:
     """Undo attach; ``ifindex`` is None when the interface is gone. Twice is fine."""
-    if not has_tcx() and ifindex is not None and pin.exists():
+    if not has_tcx():
+        if ifindex is not None:
+            _delete_filter(ip, ifindex, direction)
+    elif pin.exists():
+        with bpf.obj_get(pin) as link:  # by itself the kernel would do it some time after
+            bpf.link_detach(link)
+    pin.unlink(missing_ok=True)
+
+
+def _add_filter(ip: IPRoute, ifindex: int, direction: Direction, program: bpf.Fd) -> None:
+    with contextlib.suppress(NetlinkError):  # there is one already, maybe of others
+        ip.tc("add", "clsact", ifindex)
+    try:
+        ip.tc(
+            "add-filter", "bpf", ifindex, HANDLE, fd=program.fileno(), direct_action=True,
+            name=bpf.prog_info(program).name.decode(), parent=CLSACT_PARENT[direction],
+            prio=PRIORITY, protocol=ETH_P_ALL,
+        )  # fmt: skip
+    except NetlinkError as error:
+        others = ", ".join(one.name for one in _filters(ip, ifindex, direction)) or "a filter"
+        raise ForeignProgram(
+            f"interface number {ifindex} has {others} at {direction}, priority {PRIORITY}",
+            hint="move it to another priority: tc filter show lists it",
+        ) from error
+
+
+def _delete_filter(ip: IPRoute, ifindex: int, direction: Direction) -> None:
+    """Delete our filter, and the qdisc if nobody has another filter in it."""
+    if any(one.name in OUR_PROGRAMS for one in _filters(ip, ifindex, direction)):
         ip.tc(
             "del-filter", "bpf", ifindex, HANDLE,
             parent=CLSACT_PARENT[direction], prio=PRIORITY, protocol=ETH_P_ALL,
         )  # fmt: skip
-    pin.unlink(missing_ok=True)
+        if not any(
+            ip.get_filters(index=ifindex, parent=parent) for parent in CLSACT_PARENT.values()
+        ):
+            ip.tc("del", "clsact", ifindex)
 
 
 @dataclass(frozen=True)

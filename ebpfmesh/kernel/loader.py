@@ -7,8 +7,10 @@ a Request as JSON from stdin, compiles, loads and pins, and exits 0; on failure 
 stderr is what went wrong, and what stands before it is the log of clang or the verifier.
 """
 
+import ctypes
 import json
 import os
+import signal
 import sys
 import tempfile
 from pathlib import Path
@@ -18,11 +20,15 @@ from ebpfmesh.kernel.headers import CFLAGS, SOURCE_VARIABLE, header_tree
 from ebpfmesh.kernel.source import flatten
 
 NO_BCC = 5
+PR_SET_PDEATHSIG = 1  # who waits for us may be killed: nobody wants the programs then
 
 
 def main() -> int:
     """Serve one request; the exit code is 0, 1, or NO_BCC where BCC is not installed."""
     request = json.load(sys.stdin)
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != request["parent"]:  # killed before that
+        return 1
     with tempfile.TemporaryDirectory(prefix="ebpfmesh-headers-") as tree:
         os.environ[SOURCE_VARIABLE] = str(header_tree(Path(tree)))
         try:
