@@ -1,0 +1,85 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""What all tiers share: markers, the sandbox of the kernel tiers, and the check for leftovers.
+
+A test's directory is its tier. The tests of prog, netns and e2e run in one sandbox: this process
+moves into a network and a mount namespace of its own before the first of them. Where they cannot
+run they are skipped with a reason; with EBPFMESH_REQUIRE_KERNEL=1 that is a failure instead.
+"""
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+import topology
+from ebpfmesh.kernel import netns
+from ebpfmesh.model import Mesh
+
+TIERS = ("unit", "prog", "netns", "e2e")
+HERE = Path(__file__).parent
+
+
+def tier(item: pytest.Item) -> str:
+    parts = item.path.relative_to(HERE).parts
+    return parts[0] if parts[0] in TIERS else "unit"
+
+
+def needs_kernel(item: pytest.Item) -> bool:
+    return tier(item) != "unit"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        item.add_marker(getattr(pytest.mark, tier(item)))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if needs_kernel(item) and (reason := topology.cannot_run()):
+        topology.unavailable(reason)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _sandbox(request: pytest.FixtureRequest) -> None:
+    """Enter the sandbox if a test of this session needs it; there is no way back."""
+    if any(needs_kernel(item) for item in request.session.items) and not topology.cannot_run():
+        os.environ[topology.SESSION] = str(os.getpid())  # marks every process we start
+        netns.enter_sandbox()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _module_leaves_nothing(request: pytest.FixtureRequest, _sandbox: None) -> Iterator[None]:
+    yield from _leaves_nothing(request.node.path)
+
+
+@pytest.fixture(autouse=True)
+def _test_leaves_nothing(request: pytest.FixtureRequest, _sandbox: None) -> Iterator[None]:
+    """What is there after a test was there before it; a module's own mesh is."""
+    yield from _leaves_nothing(request.node.path)
+
+
+def _leaves_nothing(path: Path) -> Iterator[None]:
+    if path.relative_to(HERE).parts[0] not in TIERS[1:] or topology.cannot_run():
+        yield
+        return
+    before = topology.leftovers()
+    yield
+    left: set[str] = set()
+
+    def clean() -> bool:
+        left.clear()
+        left.update(topology.leftovers() - before)
+        return not left
+
+    if not topology.poll(clean, seconds=5):
+        topology.clear(before)
+        pytest.fail(f"left behind: {', '.join(sorted(left))}")
+
+
+@pytest.fixture
+def mesh_up() -> Iterator[Callable[[Mesh | str], Mesh]]:
+    """Bring a mesh up, given as model or as the text of a mesh file; it is down after the test."""
+    with ExitStack() as stack:
+        yield lambda wanted: stack.enter_context(topology.running(wanted))

@@ -1,0 +1,46 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""Prints how BCC lays out the keys and values of the mesh's maps, as JSON.
+
+A process of its own, since LLVM never leaves one. The maps are BCC's own here, and go with it.
+"""
+
+import ctypes
+import json
+import os
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from ebpfmesh.kernel.headers import CFLAGS, SOURCE_VARIABLE, header_tree
+from ebpfmesh.kernel.source import bpf_dir, flatten
+
+MAPS = "#define MESH_MAP(type, name, key, value, n) BPF_TABLE(type, key, value, name, 1)\n"
+
+
+def layout(shape: Any) -> list[Any]:
+    """[size, [[field, offset, its layout], …]]; a number or an array has no fields."""
+    fields = getattr(shape, "_fields_", ())
+    inner = [[name, getattr(shape, name).offset, layout(kind)] for name, kind, *_ in fields]
+    return [ctypes.sizeof(shape), inner]
+
+
+def main() -> None:
+    """Compile the declarations alone; the names of the maps are the arguments."""
+    with tempfile.TemporaryDirectory() as tree:
+        os.environ[SOURCE_VARIABLE] = str(header_tree(Path(tree)))
+        from bcc import BPF  # noqa: PLC0415  (reads the environment when imported)
+
+        module = BPF(text=MAPS + flatten(bpf_dir() / "include" / "mesh_maps.h"), cflags=[*CFLAGS])
+        found = {}
+        for name in sys.argv[1:]:
+            table = module[name]
+            found[name] = {
+                "key": layout(table.Key),
+                "value": layout(getattr(table, "sLeaf", table.Leaf)),  # sLeaf: of one CPU
+            }
+    json.dump(found, sys.stdout)
+
+
+if __name__ == "__main__":
+    main()

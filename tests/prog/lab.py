@@ -1,0 +1,302 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""The mesh that single packets are sent into, and what is seen of each.
+
+                            ┌─ a   red    198.18.0.1  2001:db8::1
+    the host's stack ─ mesh ┼─ b   red    198.18.0.2  2001:db8::2
+                            ├─ c   blue   198.18.0.3  2001:db8::3
+                            ├─ d   blue   198.18.0.4  2001:db8::4   in audit
+                            └─ e   blue   198.18.0.5  (IPv4 alone)
+
+Services: see SERVICES; policies: see POLICIES. The interfaces are down, so that nothing moves a
+counter but the packet of a test.
+"""
+
+import ctypes
+import socket
+import struct
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from ipaddress import IPv4Address, IPv6Address
+
+from ebpfmesh import _abi, apply
+from ebpfmesh._abi import Direction, Reason
+from ebpfmesh.apply.lifecycle import load_programs
+from ebpfmesh.kernel import bpf, interface, netns
+from ebpfmesh.kernel.build import Program
+from ebpfmesh.kernel.maps import Maps
+from ebpfmesh.kernel.pins import Pins
+from ebpfmesh.kernel.record import Record
+from ebpfmesh.model import Function, Identity, Limits, Mesh, Policy, Service
+from packets import Peer
+
+NAME = "lab"
+LIMITS = Limits(functions=15, tenants=3, services=15, rules=256, flows=1024)
+XDP = (Program("mesh_xdp_fn", "xdp"),)
+
+
+def _function(
+    name: str, tenant: str, number: int, *, both: bool = True, audit: bool = False
+) -> Function:
+    return Function(
+        name=name,
+        tenant=tenant,
+        address4=IPv4Address(f"198.18.0.{number}"),
+        address6=IPv6Address(f"2001:db8::{number}") if both else None,
+        audit=audit,
+    )
+
+
+def _service(
+    name: str, number: int, protocol: str, port: int, target: int, *functions: str
+) -> Service:
+    return Service(
+        name=name,
+        address4=IPv4Address(f"198.19.0.{number}"),
+        address6=IPv6Address(f"2001:db8:1::{number}"),
+        protocol=protocol,
+        port=port,
+        target_port=target,
+        functions=functions,
+    )
+
+
+def policy(
+    source: str, destination: str, match: str = "any", action: str = "allow", **rest: int
+) -> Policy:
+    """A rule; ``match`` is any, a protocol, or protocol/port."""
+    protocol, _, port = match.partition("/")
+    return Policy(
+        source=Identity.parse(source),
+        destination=Identity.parse(destination),
+        protocol=protocol,
+        port=int(port or 0),
+        action=action,
+        **rest,
+    )
+
+
+FUNCTIONS = (
+    _function("a", "red", 1),
+    _function("b", "red", 2),
+    _function("c", "blue", 3),
+    _function("d", "blue", 4, audit=True),
+    _function("e", "blue", 5, both=False),
+)
+SERVICES = (
+    _service("web", 1, "tcp", 80, 8080, "b"),
+    _service("same", 2, "tcp", 8080, 8080, "b"),
+    _service("dns", 3, "udp", 53, 5353, "b"),
+    _service("time", 4, "udp", 123, 123, "b"),
+    _service("empty", 5, "tcp", 80, 80),
+    _service("self", 6, "tcp", 80, 80, "a"),
+    _service("shop", 7, "tcp", 80, 8080, "c"),
+    _service("closed", 8, "tcp", 80, 8080, "c"),
+)
+POLICIES = (
+    policy("tenant:red", "service:shop", "tcp/80"),
+    policy("function:a", "function:c", "tcp/443"),
+    policy("function:a", "function:b", "udp/666", "deny"),
+    policy("function:a", "function:c", "udp/1", "deny", priority=20),
+    policy("tenant:red", "function:c", "udp/1", "allow", priority=30),
+    policy("function:a", "function:c", "udp/2", "deny", priority=30),
+    policy("tenant:red", "function:c", "udp/2", "allow", priority=20),
+    policy("function:a", "function:c", "udp/3", "deny"),
+    policy("tenant:red", "function:c", "udp/3", "allow"),
+    policy("tenant:red", "outside", "tcp/25", "deny"),
+    policy("outside", "function:a", "tcp/22"),
+)
+MESH = Mesh(name=NAME, limits=LIMITS, functions=FUNCTIONS, services=SERVICES, policies=POLICIES)
+
+NOBODY = Peer("outside", "203.0.113.9", "2001:db8:ffff::9", "02:00:00:00:00:99")
+"""Somebody who is not in the mesh; as a sender: behind an interface that is no function's."""
+
+
+def peer(name: str) -> Peer:
+    """A function of the mesh; ``e`` has an IPv6 address here that is not its own."""
+    function = MESH.function(name)
+    six = str(function.address6 or IPv6Address("2001:db8::5"))
+    return Peer(name, str(function.address4), six, interface.mac_of(NAME, name))
+
+
+def service(name: str) -> Peer:
+    """A service of the mesh, as destination of packets."""
+    found = MESH.service(name)
+    return Peer(name, str(found.address4), str(found.address6))
+
+
+@dataclass(frozen=True)
+class Hook:
+    """A program and how it is run; its three answers are those of the kernel's header files."""
+
+    program: str
+    redirect: int
+    drop: int
+    ok: int
+    direction: Direction = Direction.FROM_FN
+
+    def context(self, ifindex: int, length: int, segments: int) -> bytes:
+        """What the kernel takes as context: struct xdp_md, or struct __sk_buff up to gso_segs."""
+        if self.program == "mesh_xdp_fn":
+            return struct.pack("=6I", 0, length, 0, ifindex, 0, 0)
+        skb = bytearray(192)
+        struct.pack_into("=I", skb, 40, ifindex)
+        struct.pack_into("=I", skb, 164, segments)
+        return bytes(skb)
+
+    def word(self, verdict: int) -> str:
+        """A program's answer in words that are the same for every hook."""
+        words = {self.redirect: "forward", self.drop: "drop", self.ok: "pass"}
+        return words.get(verdict, f"verdict {verdict}")
+
+
+TC = Hook("mesh_from_fn", redirect=7, drop=2, ok=0)
+XDP_FN = Hook("mesh_xdp_fn", redirect=4, drop=1, ok=2)
+TO_FN = Hook("mesh_to_fn", redirect=7, drop=2, ok=0, direction=Direction.TO_FN)
+
+
+@dataclass(frozen=True)
+class Drop:
+    """Where a drop is counted; ``audited``: the packet passed."""
+
+    function: str
+    direction: Direction
+    reason: Reason
+    audited: bool = False
+
+
+COUNTERS = ("mesh_meter", "mesh_drops")
+Snapshot = dict[tuple[str, bytes], bytes]
+"""Of each counter, by its map and key, the value of all CPUs."""
+
+Counters = dict[Drop | tuple[str, str], tuple[int, ...]]
+"""Of a Drop (packets, bytes); of (function, tenant of its peer) the fields of a Meter."""
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What became of a packet: the verdict in a word, the frame after it, what was counted."""
+
+    verdict: str
+    frame: bytes
+    counted: Counters = field(default_factory=dict)
+
+
+class Lab:
+    """The mesh MESH with its programs open; state of one test does not reach the next."""
+
+    def __init__(self) -> None:
+        self.maps = Maps(Pins(NAME))
+        load_programs(Pins(NAME), "mesh_xdp.c", XDP)
+        names = (TC.program, XDP_FN.program, TO_FN.program)
+        self._programs = {name: bpf.obj_get(Pins(NAME).progs / name) for name in names}
+        self._changed = self._moved = False
+        self._refresh()
+
+    def close(self) -> None:
+        """Close the programs."""
+        for program in self._programs.values():
+            program.close()
+
+    def _refresh(self) -> None:
+        """Read ids and interfaces, which another set of functions has changed; take links down."""
+        record = Record(NAME)
+        try:
+            rows = record.functions()
+            self._functions = {0: "outside"} | record.names("function")
+            self._tenants = {0: "outside"} | record.names("tenant")
+        finally:
+            record.close()
+        self.ids = {name: number for number, name in self._functions.items()}
+        self.ifindex = {row.function.name: row.place.ifindex for row in rows}
+        self.ifindex["outside"] = socket.if_nametoindex("lo")
+        with netns.rtnetlink() as ip:
+            for row in rows:
+                ip.link("set", index=row.place.ifindex, state="down")
+
+    def change(self, change: Callable[[Mesh], Mesh]) -> None:
+        """Change the mesh as a user would; it is MESH again in the next test."""
+        self._changed = True
+        steps = {step.kind for step in apply.edit(NAME, change)}
+        if steps & {"add-function", "remove-function"}:
+            self._moved = True
+            self._refresh()
+
+    def set_policies(self, *policies: Policy) -> Mesh:
+        """Replace all policies; the mesh as it is then."""
+        mesh = MESH.model_copy(update={"policies": policies})
+        self.change(lambda _: mesh)
+        return mesh
+
+    def rebuild(self) -> None:
+        """Make everything again, with the ids and interfaces it had at first."""
+        for mesh in (Mesh(name=NAME, limits=LIMITS), MESH):
+            self.change(lambda _, mesh=mesh: mesh)
+        self._changed = self._moved = False
+
+    def reset(self) -> None:
+        """Back to MESH, without a flow."""
+        if self._moved:
+            self.rebuild()
+        elif self._changed:
+            self.change(lambda _: MESH)
+            self._changed = False
+        self.forget_flows()
+
+    def flows(self) -> set[bytes]:
+        """Keys of all flow entries."""
+        tables = (self.maps["mesh_flow4"], self.maps["mesh_flow6"])
+        return {bytes(key) for flows in tables for key, _ in flows.items()}
+
+    def forget_flows(self) -> None:
+        """Empty both flow maps."""
+        for flows in (self.maps["mesh_flow4"], self.maps["mesh_flow6"]):
+            for key, _ in list(flows.items()):
+                flows.delete(key)
+
+    def run(self, hook: Hook, function: str, frame: bytes, *, segments: int = 0) -> Seen:
+        """Run a hook of a function's interface on a frame."""
+        context = hook.context(self.ifindex[function], len(frame), segments)
+        before = self.snapshot()
+        run = bpf.prog_test_run(self._programs[hook.program], frame, context=context)
+        return Seen(hook.word(run.verdict), run.packet, self.moved(before))
+
+    def snapshot(self) -> Snapshot:
+        """Everything that is counted, as the kernel gives it; see ``moved``."""
+        found: Snapshot = {}
+        for name in COUNTERS:
+            table = self.maps[name]
+            sizes = ctypes.sizeof(table.spec.key), ctypes.sizeof(table.spec.value)
+            items = bpf.map_items(table.fd, sizes[0], sizes[1] * bpf.possible_cpus())
+            found |= {(name, key): value for key, value in items}
+        return found
+
+    def moved(self, before: Snapshot) -> Counters:
+        """The counters that moved since a snapshot, and how far."""
+        counted: Counters = {}
+        for (name, key), value in self.snapshot().items():
+            old = before.get((name, key), bytes(len(value)))
+            if old != value:
+                fields = len(self.maps[name].spec.value._fields_)
+                numbers = zip(_sum(value, fields), _sum(old, fields), strict=True)
+                counted[self._counter(name, key)] = tuple(now - then for now, then in numbers)
+        return counted
+
+    def _counter(self, name: str, key: bytes) -> Drop | tuple[str, str]:
+        if name == "mesh_meter":
+            slot = int.from_bytes(key, sys.byteorder)
+            function, tenant = divmod(slot, LIMITS.tenants + 1)
+            return self._functions[function], self._tenants[tenant]
+        drop = _abi.DropKey.from_buffer_copy(key)
+        return Drop(
+            self._functions[drop.function],
+            Direction(drop.direction),
+            Reason(drop.reason),
+            bool(drop.audited),
+        )
+
+
+def _sum(value: bytes, fields: int) -> list[int]:
+    """A counter's fields, of all CPUs; each has eight bytes."""
+    words = struct.unpack(f"={len(value) // 8}Q", value)
+    return [sum(words[field::fields]) for field in range(fields)]

@@ -1,0 +1,52 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""FLOW_FULL: the reason that no packet can cause, since the kernel makes room in an LRU map.
+
+So the programs are loaded once more, on the maps of the mesh but for one: flows are in a plain hash
+of one entry, and a flow needs two.
+"""
+
+import ctypes
+from collections.abc import Iterator
+
+import pytest
+
+from ebpfmesh import _abi
+from ebpfmesh._abi import Direction, Reason
+from ebpfmesh.apply.lifecycle import load_programs
+from ebpfmesh.kernel import bpf
+from ebpfmesh.kernel.build import Program
+from ebpfmesh.kernel.pins import Pins
+from packets import sent, udp
+from prog.lab import TC, Drop, Lab, peer
+
+A, B = peer("a"), peer("b")
+SMALL = "mesh_flow4"
+
+
+@pytest.fixture
+def full(lab: Lab) -> Iterator[bpf.Fd]:
+    """mesh_from_fn with a flow map that is full after half a flow."""
+    pins = Pins("full")
+    pins.create()
+    try:
+        for spec in _abi.MAPS:
+            if spec.name != SMALL:
+                bpf.obj_pin(lab.maps[spec.name].fd, pins.maps / spec.name)
+        sizes = ctypes.sizeof(_abi.Flow4Key), ctypes.sizeof(_abi.Flow)
+        with bpf.map_create(bpf.MAP_TYPE["hash"], SMALL, *sizes, 1) as small:
+            bpf.obj_pin(small, pins.maps / SMALL)
+        load_programs(pins, "mesh_tc.c", (Program(TC.program, "tc"),))
+        with bpf.obj_get(pins.progs / TC.program) as program:
+            yield program
+    finally:
+        pins.remove()
+
+
+def test_no_room_for_a_flow(lab: Lab, full: bpf.Fd) -> None:
+    frame = bytes(sent(A, udp(4, A, B, 1000, 53)))
+    before = lab.snapshot()
+    run = bpf.prog_test_run(full, frame, context=TC.context(lab.ifindex["a"], len(frame), 0))
+    assert TC.word(run.verdict) == "drop"
+    assert run.packet == frame
+    where = Drop("a", Direction.FROM_FN, Reason.FLOW_FULL)
+    assert lab.moved(before) == {where: (1, len(frame))}

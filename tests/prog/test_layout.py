@@ -1,0 +1,41 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""The compiler's layout of every key and value is that of ``ebpfmesh._abi``, to the byte.
+
+A byte of mesh_abi.h that moves without ``make abi`` fails here, and in unit/test_abi.py.
+"""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ebpfmesh import _abi
+from prog.bcc_layout import layout
+
+
+@pytest.fixture(scope="module")
+def compiled() -> dict[str, dict[str, Any]]:
+    """What BCC says of each map."""
+    script = Path(__file__).with_name("bcc_layout.py")
+    names = [spec.name for spec in _abi.MAPS]
+    done = subprocess.run(
+        [sys.executable, str(script), *names], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    found: dict[str, dict[str, Any]] = json.loads(done.stdout)
+    return found
+
+
+@pytest.mark.parametrize("spec", _abi.MAPS, ids=lambda spec: spec.name)
+@pytest.mark.parametrize("part", ["key", "value"])
+def test_layout(compiled: dict[str, dict[str, Any]], spec: _abi.MapSpec, part: str) -> None:
+    assert compiled[spec.name][part] == layout(getattr(spec, part))
+
+
+def test_no_padding(compiled: dict[str, dict[str, Any]]) -> None:
+    """BCC names what the compiler put between two fields ``__pad_N``."""
+    assert "__pad_" not in json.dumps(compiled)
+    assert set(compiled) == {spec.name for spec in _abi.MAPS}

@@ -1,0 +1,41 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""Every row of the tables, through every program it is about.
+
+Both programs for what a function sends are compared with the same row, so they agree.
+"""
+
+import pytest
+
+from ebpfmesh._abi import Reason
+from prog import table_drop, table_forward, table_to_function
+from prog.lab import TC, TO_FN, XDP_FN, Drop, Hook, Lab
+from prog.rows import Row, check, name
+
+FROM_FN = [*table_forward.ROWS, *table_drop.ROWS]
+ELSEWHERE = {
+    Reason.FLOW_FULL: "test_full.py: the kernel makes room in an LRU map, so it takes another map",
+}
+
+
+@pytest.mark.parametrize("hook", [TC, XDP_FN], ids=["tc", "xdp"])
+@pytest.mark.parametrize("row", FROM_FN, ids=name)
+def test_from_function(lab: Lab, row: Row, hook: Hook) -> None:
+    check(lab, hook, row)
+
+
+@pytest.mark.parametrize("row", table_to_function.ROWS, ids=name)
+def test_to_function(lab: Lab, row: Row) -> None:
+    check(lab, TO_FN, row)
+
+
+def test_every_reason_has_a_row() -> None:
+    counted = [where for row in [*FROM_FN, *table_to_function.ROWS] for where in row.counted]
+    shown = {where.reason for where in counted if isinstance(where, Drop)}
+    assert shown | set(ELSEWHERE) == set(Reason) - {Reason.OK, Reason.REASONS}
+    assert not shown & set(ELSEWHERE)
+
+
+def test_every_row_has_a_name_of_its_own() -> None:
+    for table in (FROM_FN, table_to_function.ROWS):
+        names = [row.text for row in table]
+        assert sorted(set(names)) == sorted(names)

@@ -1,0 +1,108 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""A packet cut at any byte of its headers is malformed, whatever its length fields say."""
+
+import errno
+
+import pytest
+from scapy.layers.inet import IP, TCP, IPOption
+from scapy.layers.inet6 import ICMPv6ND_NA, ICMPv6ND_NS, ICMPv6NDOptDstLLAddr, IPv6
+from scapy.layers.l2 import ARP, Ether
+from scapy.packet import Packet, Raw
+
+from ebpfmesh._abi import Reason
+from packets import ip, ping, sent, tcp, udp
+from prog.lab import TC, TO_FN, XDP_FN, Drop, Hook, Lab, peer
+
+A, B = peer("a"), peer("b")
+ETHERNET = 14
+LONGEST_TCP = TCP(sport=1, dport=2, options=[("MSS", 1400), ("NOP", None), ("WScale", 7)])
+KINDS: dict[str, Packet] = {
+    "IPv4-TCP": tcp(4, A, B, 1000, 80, payload=b"data"),
+    "IPv4-TCP-options": ip(4, A, B) / LONGEST_TCP / b"data",
+    "IPv4-options-TCP": IP(src=A.address4, dst=B.address4, options=[IPOption(b"\x94\x04\0\0")])
+    / LONGEST_TCP,
+    "IPv4-UDP": udp(4, A, B, 1000, 53),
+    "IPv4-ping": ping(4, A, B),
+    "IPv6-TCP": tcp(6, A, B, 1000, 80, payload=b"data"),
+    "IPv6-TCP-options": ip(6, A, B) / LONGEST_TCP / b"data",
+    "IPv6-UDP": udp(6, A, B, 1000, 53),
+    "IPv6-ping": ping(6, A, B),
+}
+NEIGHBOUR = {
+    "ARP": ARP(hwsrc=A.mac, psrc=A.address4, pdst="169.254.1.1"),
+    "ND-solicitation": IPv6(src=A.address6, dst="fe80::1", hlim=255) / ICMPv6ND_NS(tgt="fe80::1"),
+    "ND-advertisement": IPv6(src=A.address6, dst="fe80::1", hlim=255)
+    / ICMPv6ND_NA(tgt=A.address6)
+    / ICMPv6NDOptDstLLAddr(lladdr=A.mac),
+}
+HOOKS = pytest.mark.parametrize("hook", [TC, XDP_FN, TO_FN], ids=["tc", "xdp", "to"])
+
+
+def least(hook: Hook, packet: Packet) -> int:
+    """Bytes without which the kernel may refuse to run a program on a packet.
+
+    Those are Ethernet's header, and for tc the one after it.
+    """
+    return ETHERNET if hook is XDP_FN else ETHERNET + {IP: 20, IPv6: 40}.get(type(packet), 1)
+
+
+def is_malformed(lab: Lab, hook: Hook, frame: bytes, least: int) -> None:
+    """Dropped as MALFORMED, or below ``least`` bytes refused by the kernel."""
+    try:
+        seen = lab.run(hook, "a", frame)
+    except OSError as error:
+        if error.errno != errno.EINVAL or len(frame) >= least:
+            raise
+        return
+    counted = {Drop("a", hook.direction, Reason.MALFORMED): (1, len(frame))}
+    assert (seen.verdict, seen.counted) == ("drop", counted), f"cut to {len(frame)} bytes"
+    assert seen.frame == frame
+
+
+@HOOKS
+@pytest.mark.parametrize("kind", [*KINDS, *NEIGHBOUR])
+def test_cut_short(lab: Lab, kind: str, hook: Hook) -> None:
+    packet = (KINDS | NEIGHBOUR)[kind]
+    if kind == "ARP" and hook is TO_FN:
+        return  # the host's stack may say by ARP what it likes
+    frame = bytes(sent(A, packet))
+    for length in range(len(frame)):
+        is_malformed(lab, hook, frame[:length], least(hook, packet))
+
+
+def shortened(packet: Packet, length: int) -> bytes:
+    """The frame cut to ``length``, with an IP header that agrees."""
+    frame = sent(A, packet).copy()
+    network = frame[packet.__class__]
+    payload = length - ETHERNET
+    if isinstance(network, IP):
+        network.len = max(payload, 0)
+    else:
+        network.plen = max(payload - 40, 0)
+    return bytes(frame)[:length]
+
+
+@HOOKS
+@pytest.mark.parametrize("kind", KINDS)
+def test_short_by_its_own_account(lab: Lab, kind: str, hook: Hook) -> None:
+    """The lengths agree with each other, but there is less than the transport's header."""
+    packet = KINDS[kind]
+    data = len(packet[Raw]) if Raw in packet else 0
+    for length in range(len(sent(A, packet)) - data):
+        is_malformed(lab, hook, shortened(packet, length), least(hook, packet))
+
+
+@pytest.mark.parametrize("hook", [TC, XDP_FN], ids=["tc", "xdp"])
+def test_short_neighbour_discovery(lab: Lab, hook: Hook) -> None:
+    packet = NEIGHBOUR["ND-advertisement"]
+    whole, bare = len(sent(A, packet)), ETHERNET + 40 + 24
+    for length in set(range(whole)) - {bare}:
+        is_malformed(lab, hook, shortened(packet, length), least(hook, packet))
+    assert lab.run(hook, "a", shortened(packet, bare)).verdict == "pass"  # without its option
+
+
+@pytest.mark.parametrize("hook", [TC, XDP_FN], ids=["tc", "xdp"])
+def test_a_frame_of_nothing_but_ethernet(lab: Lab, hook: Hook) -> None:
+    frame = bytes(Ether(src=A.mac, dst=B.mac, type=0x88B5) / b"x")
+    seen = lab.run(hook, "a", frame)
+    assert seen.counted == {Drop("a", hook.direction, Reason.PROTOCOL): (1, 15)}

@@ -1,0 +1,238 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""Meshes for tests: bring one up, run programs in its functions, read what it counted.
+
+Whatever has to become true is polled with a deadline; nothing here waits for a time to pass.
+"""
+
+import contextlib
+import functools
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from ebpfmesh import apply, config
+from ebpfmesh._abi import Direction, Reason
+from ebpfmesh.kernel import cgroup, netns, pins
+from ebpfmesh.kernel.maps import Maps
+from ebpfmesh.kernel.pins import Pins
+from ebpfmesh.kernel.record import RUN, Record, all_records
+from ebpfmesh.model import Mesh
+
+SESSION = "EBPFMESH_TEST_SESSION"
+"""Environment variable of this process and of every process it starts."""
+REQUIRE = "EBPFMESH_REQUIRE_KERNEL"
+LISTEN = {"tcp": "0A", "udp": "07"}  # states of /proc/net/tcp and udp
+
+
+@functools.cache
+def cannot_run() -> str:
+    """Why the kernel tiers cannot run here; empty if they can."""
+    if os.geteuid() != 0:
+        return "not root"
+    if not Path("/sys/fs/bpf").is_dir():
+        return "the kernel has no BPF file system"
+    bcc = [shutil.which("python3", path="/usr/bin") or "python3", "-c", "import bcc"]
+    if subprocess.run(bcc, capture_output=True, check=False).returncode != 0:
+        return "BCC is missing: apt install python3-bpfcc"
+    return ""
+
+
+def unavailable(reason: str) -> None:
+    """Skip the running test; fail it where everything was promised to be there."""
+    if os.environ.get(REQUIRE):
+        pytest.fail(f"{REQUIRE} is set, but: {reason}", pytrace=False)
+    pytest.skip(reason)
+
+
+def needs(*programs: str) -> None:
+    """Skip (or fail) the running test unless these programs are installed."""
+    for program in programs:
+        if shutil.which(program) is None:
+            unavailable(f"{program} is not installed")
+
+
+def poll(condition: Callable[[], object], *, seconds: float = 5.0) -> bool:
+    """Wait for a condition; False if the deadline came first."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.01)
+    return True
+
+
+def wait_until(condition: Callable[[], object], *, what: str, seconds: float = 5.0) -> None:
+    """Wait for a condition; fail the test if the deadline comes first."""
+    if not poll(condition, seconds=seconds):
+        pytest.fail(f"not within {seconds} s: {what}")
+
+
+def mesh_of(text: str) -> Mesh:
+    """The mesh that a mesh file of this text describes."""
+    with tempfile.NamedTemporaryFile("w", suffix=".toml") as file:
+        file.write(text)
+        file.flush()
+        return config.load(Path(file.name))
+
+
+@contextlib.contextmanager
+def running(wanted: Mesh | str) -> Iterator[Mesh]:
+    """A mesh, up for the ``with`` block."""
+    mesh = mesh_of(wanted) if isinstance(wanted, str) else wanted
+    try:
+        apply.up(mesh)
+        yield mesh
+    finally:
+        apply.down(mesh.name)
+
+
+def _enter(mesh: Mesh, function: str | None) -> Callable[[], None] | None:
+    if function is None:
+        return None
+    with apply.opened(mesh.name) as live:
+        return live.home(function).enter
+
+
+def in_fn(
+    mesh: Mesh, function: str | None, command: Sequence[object], *, check: bool = True,
+    seconds: float = 20.0, stdin: str = "",
+) -> subprocess.CompletedProcess[str]:  # fmt: skip
+    """Run a command in a function, None: in the host's namespace; its output with the error."""
+    words = [str(word) for word in command]
+    done = subprocess.run(
+        words, input=stdin, capture_output=True, text=True, timeout=seconds, check=False,
+        preexec_fn=_enter(mesh, function),
+    )  # fmt: skip
+    if check and done.returncode != 0:
+        pytest.fail(f"{words} in {function}: exit {done.returncode}\n{done.stdout}{done.stderr}")
+    return done
+
+
+@contextlib.contextmanager
+def background(
+    mesh: Mesh, function: str | None, command: Sequence[object], *,
+    ready: Callable[[int], object] | None = None, seconds: float = 10.0,
+) -> Iterator["subprocess.Popen[str]"]:  # fmt: skip
+    """A command that runs in a function for the ``with`` block, with all that it starts.
+
+    ``ready`` is given the process id and polled until it is true; see ``listening``.
+    """
+    words = [str(word) for word in command]
+    process = subprocess.Popen(
+        words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        text=True, start_new_session=True,
+        preexec_fn=_enter(mesh, function),  # noqa: PLW1509  (this process has one thread)
+    )  # fmt: skip
+    try:
+        if ready:
+            what = f"{words} in {function}"
+            ended_or_ready = lambda: process.poll() is not None or ready(process.pid)  # noqa: E731
+            wait_until(ended_or_ready, what=f"{what} is ready", seconds=seconds)
+            if process.poll() is not None:
+                pytest.fail(f"{what} ended: {process.communicate()[0]}")
+        yield process
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+
+
+def listening(port: int, protocol: str = "tcp") -> Callable[[int], bool]:
+    """For ``background``: something in the process's namespace listens on this port."""
+
+    def check(pid: int) -> bool:
+        files = [Path(f"/proc/{pid}/net/{protocol}{family}") for family in ("", "6")]
+        lines = [line.split() for file in files for line in file.read_text().splitlines()[1:]]
+        return any(
+            int(local.rpartition(":")[2], 16) == port and state == LISTEN[protocol]
+            for _, local, _, state, *_ in lines
+        )
+
+    return check
+
+
+class Meter(NamedTuple):
+    """What a function sent to and received from one tenant."""
+
+    tx_packets: int
+    tx_bytes: int
+    rx_packets: int
+    rx_bytes: int
+
+
+def _names(mesh: Mesh, kind: str) -> dict[int, str]:
+    record = Record(mesh.name)
+    try:
+        return {0: "outside"} | record.names(kind)  # type: ignore[arg-type]
+    finally:
+        record.close()
+
+
+def drops(mesh: Mesh, *, audited: bool = False) -> dict[tuple[str, Direction, Reason], int]:
+    """Packets dropped by (function, direction, reason), or with ``audited`` let pass all the same.
+
+    The function is ``outside`` where the interface was nobody's.
+    """
+    names = _names(mesh, "function")
+    return {
+        (names[key.function], Direction(key.direction), Reason(key.reason)): drop.packets
+        for key, drop in Maps(Pins(mesh.name))["mesh_drops"].items()
+        if bool(key.audited) == audited
+    }
+
+
+def meters(mesh: Mesh) -> dict[tuple[str, str], Meter]:
+    """What was counted, by (function, tenant of its peer); ``outside`` for both; no zeros."""
+    functions, tenants = _names(mesh, "function"), _names(mesh, "tenant")
+    stride = mesh.limits.tenants + 1
+    found = {}
+    for key, value in Maps(Pins(mesh.name))["mesh_meter"].items():
+        meter = Meter(*(getattr(value, field) for field in Meter._fields))
+        if any(meter):
+            function, tenant = divmod(key.value, stride)
+            found[functions[function], tenants[tenant]] = meter
+    return found
+
+
+def leftovers() -> set[str]:
+    """All that a mesh, or a process of this test session, could leave: a word for each."""
+    found = {f"pin {path}" for path in pins.BPFFS.rglob("*")}
+    found |= {f"file {path}" for path in RUN.rglob("*")}
+    found |= {f"namespace {path.name}" for path in netns.RUN.glob("*")}
+    devices = Path("/proc/thread-self/net/dev").read_text().splitlines()[2:]
+    found |= {f"interface {line.partition(':')[0].strip()}" for line in devices}
+    found |= {f"cgroup {g.group}/{g.function}" for g in cgroup.groups(netns.current().inode)}
+    found |= {f"process {pid}" for pid in _processes()}
+    return found
+
+
+def _processes() -> Iterator[str]:
+    """Processes of this session besides this one, by the variable they inherited."""
+    mark, own = f"{SESSION}={os.getpid()}".encode(), str(os.getpid())
+    for pid in os.listdir("/proc"):  # noqa: PTH208  (read after every test)
+        if not pid.isdigit() or pid == own:
+            continue
+        with contextlib.suppress(OSError):  # it ended meanwhile
+            if mark in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0"):
+                words = Path(f"/proc/{pid}/cmdline").read_bytes().decode().split("\0")
+                yield f"{pid} {words[0]}"
+
+
+def clear(keep: set[str]) -> None:
+    """Take down what a failed test left, so that the next one starts clean."""
+    for mesh in {*all_records(), *pins.all_meshes()}:
+        if f"file {RUN / mesh}" not in keep:
+            apply.down(mesh)
+    for pid in _processes():
+        if f"process {pid}" not in keep:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(int(pid.split()[0]), signal.SIGKILL)
+    apply.gc()
