@@ -84,6 +84,11 @@ def received(function: Peer, packet: Packet) -> Packet:
     return Ether(src=GATEWAY_MAC, dst=function.mac) / packet
 
 
+def built(packet: Packet) -> Packet:
+    """The packet with every field filled in, checksums and lengths too."""
+    return packet.__class__(bytes(packet))
+
+
 def dissect(frame: bytes) -> str:
     """A frame in words, every field of it, for the message of a failed comparison."""
     return str(Ether(frame).show2(dump=True))

@@ -243,10 +243,10 @@ class Lab:
             self._changed = False
         self.forget_flows()
 
-    def flows(self) -> set[bytes]:
-        """Keys of all flow entries."""
+    def flows(self) -> dict[bytes, _abi.Flow]:
+        """All flow entries."""
         tables = (self.maps["mesh_flow4"], self.maps["mesh_flow6"])
-        return {bytes(key) for flows in tables for key, _ in flows.items()}
+        return {bytes(key): flow for flows in tables for key, flow in flows.items()}
 
     def forget_flows(self) -> None:
         """Empty both flow maps."""

@@ -13,7 +13,7 @@ from scapy.packet import Packet
 
 from ebpfmesh._abi import Direction, Reason
 from packets import Peer, dissect, received, sent
-from prog.lab import MESH, NOBODY, TC, TO_FN, Counters, Drop, Hook, Lab
+from prog.lab import MESH, NOBODY, TC, TO_FN, Counters, Drop, Hook, Lab, peer
 
 
 @dataclass(frozen=True)
@@ -111,14 +111,23 @@ def check(lab: Lab, hook: Hook, row: Row) -> None:
 
 def compare(lab: Lab, hook: Hook, row: Row) -> None:
     """Send the row's packet alone, and compare everything."""
-    flows = lab.flows()
+    flows = set(lab.flows())
     seen = lab.run(hook, row.step.function.name, row.step.frame)
     assert (seen.verdict, seen.counted) == (row.verdict, row.counted)
     if seen.frame != row.out:
         assert dissect(seen.frame) == dissect(row.out)
         assert seen.frame.hex() == row.out.hex()
     if not opens(row):
-        assert lab.flows() == flows
+        assert set(lab.flows()) == flows
+    check_outputs(lab)
+
+
+def check_outputs(lab: Lab) -> None:
+    """A test run sends nothing; where a packet would go is in its entry, and fits the new MAC."""
+    outputs = {peer(f.name).mac: lab.ifindex[f.name] for f in MESH.functions}
+    for entry in lab.flows().values():
+        mac = bytes(entry.ethernet)[:6]
+        assert entry.ifindex == (outputs[mac.hex(":")] if any(mac) else 0)
 
 
 def opens(row: Row) -> bool:

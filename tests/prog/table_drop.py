@@ -315,6 +315,9 @@ def _malformed4() -> list[Row]:
             ("version 0", packet(segment, version=0)),
             ("header of 0", packet(segment, ihl=0)),
             ("header of 16", packet(segment, ihl=4)),
+            # What would be the UDP header then is in order.
+            ("header of 0 over UDP", packet(datagram, ihl=0, id=12)),
+            ("header of 16 over UDP", packet(UDP(sport=12, dport=2) / bytes(8), ihl=4)),
             ("header longer than the packet", packet(segment, ihl=15)),
             ("length below its header", packet(segment, len=19)),
             ("length of zero", packet(segment, len=0)),

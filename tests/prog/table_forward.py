@@ -6,20 +6,24 @@ a ◀ 1000 ─ 80 web ─ mesh ─ 1000 ◀ 8080 ── b
 """
 
 import struct
+from collections.abc import Callable
 from ipaddress import ip_address
+from typing import Any
 
 from scapy.layers.inet import IP, TCP, UDP, IPOption
 from scapy.layers.l2 import Ether
 from scapy.packet import Packet, Raw
 
 from ebpfmesh._abi import Direction, Reason
-from packets import Peer, ping, pong, received, sent, tcp, udp
+from packets import Peer, built, ping, pong, received, sent, tcp, udp
 from prog.lab import NOBODY, Drop, peer, service
 from prog.rows import Row, forward, step, to_host
 
 A, B, C, D, E = (peer(name) for name in "abcde")
 WEB, SAME, DNS, TIME, SHOP = (service(n) for n in ("web", "same", "dns", "time", "shop"))
 BOTH = (4, 6)
+LAYER = {tcp: TCP, udp: UDP}
+Maker = Callable[..., Packet]
 
 
 def _direct(v: int) -> list[Row]:
@@ -100,52 +104,50 @@ def _odd_service(v: int) -> list[Row]:
     ]
 
 
-def _zero_sum(make, *arguments, **rest) -> bytes:  # type: ignore[no-untyped-def]
-    """Two bytes of payload with which the packet's words add up to zero."""
-    packet = make(*arguments, payload=b"\0\0", **rest)
-    layer = TCP if make is tcp else UDP
-    return packet.__class__(bytes(packet))[layer].chksum.to_bytes(2)
-
-
-def _checksums(v: int) -> list[Row]:
-    after = _zero_sum(udp, v, A, B, 1000, 5353)
-    before = _zero_sum(udp, v, A, DNS, 1000, 53)
-    segment = _zero_sum(tcp, v, A, B, 1000, 8080)
-    out = udp(v, A, B, 1000, 5353, after, ttl=63)
-    assert out.__class__(bytes(out))[UDP].chksum == 0xFFFF
-    return [
-        forward(f"v{v} UDP checksum becomes zero", A, udp(v, A, DNS, 1000, 53, after), B, out),
-        forward(
-            f"v{v} UDP checksum was zero", A, udp(v, A, DNS, 1000, 53, before),
-            B, udp(v, A, B, 1000, 5353, before, ttl=63),
-        ),
-        forward(
-            f"v{v} TCP checksum becomes zero", A, tcp(v, A, WEB, 1000, 80, payload=segment),
-            B, tcp(v, A, B, 1000, 8080, payload=segment, ttl=63),
-        ),
-    ]  # fmt: skip
-
-
 def _fold(total: int) -> int:
     while total >> 16:
         total = (total & 0xFFFF) + (total >> 16)
     return total
 
 
+def _with_checksum(checksum: int, make: Maker, *arguments: Any) -> bytes:
+    """Two bytes of payload with which the packet has this checksum."""
+    plain = built(make(*arguments, payload=b"\0\0"))
+    return _fold((~checksum & 0xFFFF) + plain[LAYER[make]].chksum).to_bytes(2)
+
+
+def _checksums(v: int) -> list[Row]:
+    """Results that are easily wrong: zero, and all that carry twice into the 16 bits."""
+    rows = []
+    for make, front, port, own in ((tcp, WEB, 80, 8080), (udp, DNS, 53, 5353)):
+        for checksum in (0, 0xFEFF, 0xFDFF, 0xFCFF, 0xFFFE, 0xFFFD, 0xFFFC):
+            data = _with_checksum(checksum, make, v, A, B, 1000, own)
+            out = make(v, A, B, 1000, own, payload=data, ttl=63)
+            # A UDP checksum of zero would mean that there is none (RFC 768).
+            shown = 0xFFFF if checksum == 0 and make is udp else checksum
+            assert built(out)[LAYER[make]].chksum == shown
+            packet = make(v, A, front, 1000, port, payload=data)
+            text = f"v{v} {make.__name__} checksum becomes {checksum:04x}"
+            rows.append(forward(text, A, packet, B, out))
+        data = _with_checksum(0, make, v, A, front, 1000, port)
+        packet = make(v, A, front, 1000, port, payload=data)
+        out = make(v, A, B, 1000, own, payload=data, ttl=63)
+        rows.append(forward(f"v{v} {make.__name__} checksum was zero", A, packet, B, out))
+    return rows
+
+
 def _like_partial(v: int) -> list[Row]:
     """A whole checksum that happens to be the pseudo-header's sum, as offload leaves it there."""
     rows = []
-    for make, layer, front, port, own in ((tcp, TCP, WEB, 80, 8080), (udp, UDP, DNS, 53, 5353)):
-        plain = make(v, A, front, 1000, port, payload=b"\0\0")
-        plain = plain.__class__(bytes(plain))
+    for make, front, port, own in ((tcp, WEB, 80, 8080), (udp, DNS, 53, 5353)):
+        plain = built(make(v, A, front, 1000, port, payload=b"\0\0"))
         words = b"".join(ip_address(peer.at(v)).packed for peer in (A, front))
-        length = len(plain[layer])
-        number = {tcp: 6, udp: 17}[make]
+        length, number = len(plain[LAYER[make]]), {tcp: 6, udp: 17}[make]
         pseudo = _fold(sum(struct.unpack(f"!{len(words) // 2}H", words)) + number + length)
-        payload = _fold((~pseudo & 0xFFFF) + plain[layer].chksum).to_bytes(2)
-        packet = make(v, A, front, 1000, port, payload=payload)
-        assert packet.__class__(bytes(packet))[layer].chksum == pseudo
-        out = make(v, A, B, 1000, own, payload=payload, ttl=63)
+        data = _with_checksum(pseudo, make, v, A, front, 1000, port)
+        packet = make(v, A, front, 1000, port, payload=data)
+        assert built(packet)[LAYER[make]].chksum == pseudo
+        out = make(v, A, B, 1000, own, payload=data, ttl=63)
         rows.append(forward(f"v{v} {make.__name__} checksum like a partial one", A, packet, B, out))
     return rows
 

@@ -94,13 +94,19 @@ def test_a_reply_needs_no_rule_and_a_request_does(lab: Lab, hook: Hook) -> None:
 
 @HOOKS
 @BOTH
-def test_a_ping_is_not_its_own_reply(lab: Lab, hook: Hook, v: int) -> None:
-    """Who was pinged may answer, but not ping back where a rule lets only the other ping."""
+@pytest.mark.parametrize("number", [0, 8, 128, 0xFF, 0xFFFF])
+def test_a_ping_is_not_its_own_reply(lab: Lab, hook: Hook, v: int, number: int) -> None:
+    """Who was pinged may answer, but not ping back where a rule lets only the other ping.
+
+    The identifiers are those that a type or an end of the numbers could be taken for.
+    """
     lab.change(changes.policies(policy("function:a", "function:c", "icmp")))
-    assert send(lab, hook, A, ping(v, A, C)).verdict == "forward"
-    dropped(lab, hook, C, ping(v, C, A), Reason.POLICY)
-    dropped(lab, hook, C, pong(v, C, A, 8), Reason.NO_FLOW)
-    arrives(lab, hook, C, pong(v, C, A), A, pong(v, C, A, ttl=63))
+    arrives(lab, hook, A, ping(v, A, C, number), C, ping(v, A, C, number, ttl=63))
+    dropped(lab, hook, C, ping(v, C, A, number), Reason.POLICY)
+    for other in (number ^ 1, (number + 1) & 0xFFFF, (number - 1) & 0xFFFF):
+        dropped(lab, hook, C, pong(v, C, A, other), Reason.NO_FLOW)
+        dropped(lab, hook, C, ping(v, C, A, other), Reason.POLICY)
+    arrives(lab, hook, C, pong(v, C, A, number), A, pong(v, C, A, number, ttl=63))
 
 
 @HOOKS

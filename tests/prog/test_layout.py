@@ -19,10 +19,13 @@ from prog.bcc_layout import layout
 @pytest.fixture(scope="module")
 def compiled() -> dict[str, dict[str, Any]]:
     """What BCC says of each map."""
-    script = Path(__file__).with_name("bcc_layout.py")
     names = [spec.name for spec in _abi.MAPS]
     done = subprocess.run(
-        [sys.executable, str(script), *names], capture_output=True, text=True, check=False
+        [sys.executable, "-m", "tests.prog.bcc_layout", *names],
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     found: dict[str, dict[str, Any]] = json.loads(done.stdout)
