@@ -63,8 +63,10 @@ def _collect_strays(ip: IPRoute) -> list[str]:
         if _owner(path) not in known:
             netns.remove(path.name)
             removed.append(f"namespace {path.name}")
-    for group in cgroup.groups(netns.current().inode):
-        if f"{group.group.rpartition('.')[0]}/{group.function}" not in known:
+    here = netns.current().inode
+    for group in cgroup.groups():
+        stray = group.netns == here and f"{group.mesh}/{group.function}" not in known
+        if stray or (group.netns and not netns.lives(group.netns)):
             group.stop()
             group.remove()
             removed.append(f"cgroup {group.group}/{group.function}")

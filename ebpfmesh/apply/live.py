@@ -49,6 +49,7 @@ class Live:
     ) -> None:
         """Do all operations, or none. ``adopt`` and ``force``: see add_function."""
         done: list[Operation] = []
+        self.control.maps.check()  # a map that fails later would fail the undo too
         self.record.set("dirty", True)
         try:
             for operation in operations:

@@ -74,6 +74,17 @@ class Cgroup:
     group: str
     function: str
 
+    @property
+    def mesh(self) -> str:
+        """Name of its mesh."""
+        return self.group.rpartition(".")[0]
+
+    @property
+    def netns(self) -> int:
+        """Inode of the host namespace of its mesh; 0 if the directory is not named by us."""
+        inode = self.group.rpartition(".")[2]
+        return int(inode) if inode.isdigit() else 0
+
     def _directory(self, hierarchy: Path) -> Path:
         return hierarchy / TOP / self.group / self.function
 
@@ -146,11 +157,11 @@ class Cgroup:
                     path.rmdir()
 
 
-def groups(netns_inode: int) -> set[Cgroup]:
-    """All cgroups of ours that belong to this host namespace."""
+def groups(netns_inode: int | None = None) -> set[Cgroup]:
+    """All cgroups of ours: of meshes in one host namespace, or in any."""
     found = set()
     for place in Hierarchies.mounted().all():
-        for path in (place / TOP).glob(f"*.{netns_inode}/*"):
+        for path in (place / TOP).glob(f"*.{netns_inode or '*'}/*"):
             if path.is_dir():
                 found.add(Cgroup(path.parent.name, path.name))
     return found

@@ -94,6 +94,11 @@ class Maps:
         """The one record read by every packet."""
         return self["mesh_config"]
 
+    def check(self) -> None:
+        """Raise NotFound or AbiMismatch unless every map is there and as this version has it."""
+        for spec in _abi.MAPS:
+            self[spec.name]
+
     def memory(self) -> dict[str, int]:
         """Bytes the kernel holds for each map, as it accounts them itself."""
         return {spec.name: bpf.map_memory(self[spec.name].fd) for spec in _abi.MAPS}

@@ -73,6 +73,12 @@ def start(home: Home, command: Sequence[str], *, log: Path, exit_file: Path) -> 
         raise MeshError(
             f"there is no program {command[0]}", hint="install it, or change command in the file"
         )
+
+    def begin() -> None:
+        home.enter()
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # ignored during an undo
+            signal.signal(number, signal.SIG_DFL)
+
     exit_file.unlink(missing_ok=True)
     environment = os.environ | {"EBPFMESH_EXIT": str(exit_file), "EBPFMESH_LOG": str(log)}
     subprocess.Popen(
@@ -82,7 +88,7 @@ def start(home: Home, command: Sequence[str], *, log: Path, exit_file: Path) -> 
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         start_new_session=True,
-        preexec_fn=home.enter,  # noqa: PLW1509  (this process has one thread)
+        preexec_fn=begin,  # noqa: PLW1509  (this process has one thread)
         cwd="/",
     )
 
