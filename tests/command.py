@@ -1,0 +1,55 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""The ebpfmesh command as a user types it: another process, its output, its exit code."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+COMMAND = (sys.executable, "-m", "ebpfmesh")
+
+
+def ebpfmesh(
+    *words: object, code: int = 0, stdin: str = "", prefix: tuple[str, ...] = (), **environment: str
+) -> "subprocess.CompletedProcess[str]":
+    """Run a command; the test fails if its exit code is another than ``code``."""
+    line = [*prefix, *COMMAND, *map(str, words)]
+    done = subprocess.run(
+        line, input=stdin, capture_output=True, text=True, check=False, cwd=ROOT, timeout=60,
+        env=os.environ | environment,
+    )  # fmt: skip
+    if done.returncode != code:
+        said = f"{done.stdout}{done.stderr}"
+        pytest.fail(f"ebpfmesh {' '.join(map(str, words))}: exit {done.returncode}\n{said}")
+    return done
+
+
+def lines(*words: object) -> list[str]:
+    """What a command prints on stdout; nothing may be on stderr."""
+    done = ebpfmesh(*words)
+    assert done.stderr == ""
+    return done.stdout.splitlines()
+
+
+def data(*words: object) -> dict[str, Any]:
+    """What a command prints with --json: schema 1, and nothing on stderr."""
+    done = ebpfmesh("--json", *words)
+    assert done.stderr == ""
+    found: dict[str, Any] = json.loads(done.stdout)
+    assert found.pop("schema") == 1
+    return found
+
+
+def complaint(*words: object, code: int, **environment: str) -> tuple[str, str]:
+    """The error and the hint of a command that fails with ``code``, and says no more than these."""
+    done = ebpfmesh(*words, code=code, **environment)
+    assert done.stdout == ""
+    error, hint = done.stderr.splitlines()
+    assert error.startswith("error: ")
+    assert hint.startswith("hint: ")
+    return error.removeprefix("error: "), hint.removeprefix("hint: ")

@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""What show shows of a mesh: tables for people, and the same as JSON."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from command import data, ebpfmesh
+from topology import wait_until
+
+NOUNS = ["functions", "services", "policies", "flows", "programs", "maps", "meters", "drops"]
+MESH = """
+[mesh]
+name = "edge"
+[[function]]
+name = "client"
+tenant = "one"
+[[function]]
+name = "server"
+tenant = "two"
+replicas = 2
+command = ["sleep", "1000"]
+memory = "64M"
+[[service]]
+name = "web"
+address = ["198.19.0.1", "2001:db8:1::1"]
+port = 80
+target_port = 8080
+functions = ["server"]
+[[policy]]
+from = "function:client"
+to = "service:web"
+"""
+
+
+def runs() -> bool:
+    rows = data("show", "functions")["functions"]
+    return [row["command_state"] for row in rows] == ["", "running", "running"]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def edge(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    file = tmp_path_factory.mktemp("edge") / "edge.toml"
+    file.write_text(MESH)
+    ebpfmesh("up", file)
+    wait_until(runs, what="the commands run")
+    yield file
+    ebpfmesh("down")
+
+
+@pytest.mark.parametrize("noun", NOUNS)
+def test_show_is_a_table_and_json(noun: str) -> None:
+    ebpfmesh("exec", "client", "--", "ping", "-c", 1, "-W", 0.1, "server-0", code=1)
+    found = data("show", noun)
+    assert set(found) == {"mesh", noun}
+    assert found["mesh"] == "edge"
+    assert isinstance(found[noun], list)
+    table = ebpfmesh("show", noun).stdout.splitlines()
+    assert len(table) == len(found[noun]) + bool(found[noun])
+
+
+def test_show_mesh(edge: Path) -> None:
+    found = data("show", "mesh")
+    assert (found["mesh"], found["functions"], found["services"]) == ("edge", 3, 1)
+    text = ebpfmesh("show", "mesh").stdout
+    assert "edge" in text
+    assert str(edge) not in text
+
+
+def test_show_drops_after_a_blocked_packet() -> None:
+    address = data("show", "functions")["functions"][0]["addresses"][0]
+    ping = ["ping", "-c", 1, "-W", 0.1, address]
+    for count in (1, 2):
+        ebpfmesh("exec", "server-0", "--", *ping, code=1)
+        rows = data("show", "drops")["drops"]
+        found = {(row["function"], row["reason"]): row["packets"] for row in rows}
+        assert found["server-0", "POLICY"] == count
+    lines = [line.split() for line in ebpfmesh("show", "drops").stdout.splitlines()]
+    (line,) = (line for line in lines if line[0] == "server-0" and "POLICY" in line)
+    assert "the policy forbids it" in " ".join(line)

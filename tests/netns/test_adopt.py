@@ -1,0 +1,329 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""Containers that are there already: attached by namespace or by interface, and left as they were.
+
+box: eth0 (198.18.77.1, its own) ── boxhost: 198.18.77.254, on the host
+"""
+
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from ebpfmesh import apply
+from ebpfmesh.errors import ForeignProgram, MeshError, NotFound, UsageError
+from ebpfmesh.kernel import bpf, cgroup, interface, links, netns
+from ebpfmesh.kernel.build import Program, build
+from ebpfmesh.model import Function, Mesh
+from sockets import carries, connection, connects, listener
+from topology import in_fn, leftovers, mesh_of, running
+
+MESH = """
+[mesh]
+name = "adopt"
+[[function]]
+name = "a"
+tenant = "t"
+[[function]]
+name = "stranger"
+tenant = "u"
+"""
+BOX = Function.model_validate_json(
+    '{"name": "box", "tenant": "t", "address4": "198.18.77.1", "address6": "2001:db8:77::1"}'
+)
+
+
+def ip(*words: str) -> str:
+    done = subprocess.run(["ip", *words], check=True, capture_output=True, text=True)
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def mesh() -> Iterator[Mesh]:
+    with running(MESH) as mesh:
+        yield mesh
+
+
+@pytest.fixture
+def box() -> Iterator[None]:
+    """A container with a network of its own."""
+    ip("netns", "add", "box")
+    ip("link", "add", "boxhost", "type", "veth", "peer", "eth0", "netns", "box")
+    ip("address", "add", "198.18.77.254/24", "dev", "boxhost")
+    ip("address", "add", "2001:db8:77::fe/64", "dev", "boxhost", "nodad")
+    ip("link", "set", "boxhost", "up")
+    ip("-n", "box", "address", "add", "198.18.77.1/24", "dev", "eth0")
+    ip("-n", "box", "address", "add", "2001:db8:77::1/64", "dev", "eth0", "nodad")
+    ip("-n", "box", "link", "set", "eth0", "up")
+    ip("-n", "box", "route", "add", "default", "via", "198.18.77.254")
+    ip("-n", "box", "route", "add", "default", "via", "2001:db8:77::fe")
+    yield
+    if "boxhost" in ip("link"):
+        ip("link", "del", "boxhost")
+    ip("netns", "del", "box")
+
+
+def inside() -> tuple[str, ...]:
+    """The configuration a container gave itself."""
+    shown = (("address", "show", "dev", "eth0"), ("route",), ("-6", "route"))
+    return tuple(ip("-n", "box", *words) for words in shown)
+
+
+def programs(name: str = "boxhost") -> list[str]:
+    with netns.rtnetlink() as rtnl:
+        index = interface.find(rtnl, name)
+        assert index is not None
+        return sorted(f"{one.name} {one.hook}" for one in links.programs(rtnl, index))
+
+
+@pytest.mark.usefixtures("box")
+def test_an_interface_is_taken_over_as_it_is(mesh: Mesh) -> None:
+    before = inside()
+    apply.attach(mesh.name, BOX, iface="boxhost")
+    try:
+        assert programs() == ["mesh_from_fn ingress", "mesh_to_fn egress"]
+        for client, server in (("box", "a"), ("a", "box")):
+            here, there = find(mesh, client), find(mesh, server)
+            for address in there.addresses:
+                with connection(mesh, here.name, there.name, address, 7000) as (one, other):
+                    assert carries(one, other)
+                    assert carries(other, one)
+        with listener(mesh, "stranger", mesh.function("stranger").address4, 7000):
+            assert not connects(mesh, "box", mesh.function("stranger").address4, 7000)
+        assert inside() == before
+    finally:
+        apply.detach(mesh.name, "box")
+    assert programs() == []
+    assert inside() == before
+    assert "198.18.77.254" in ip("address", "show", "dev", "boxhost")
+    assert not [word for word in leftovers() if "adopt" in word and "box" in word]
+
+
+def find(mesh: Mesh, name: str) -> Function:
+    return BOX if name == "box" else mesh.function(name)
+
+
+@pytest.mark.usefixtures("box")
+def test_commands_run_inside_an_adopted_interface(mesh: Mesh) -> None:
+    apply.attach(mesh.name, BOX, iface="boxhost")
+    try:
+        in_fn(mesh, "box", ["ping", "-c", 1, "-W", 2, "a"])
+    finally:
+        apply.detach(mesh.name, "box")
+
+
+@pytest.mark.usefixtures("box")
+def test_an_interrupted_detach_gives_the_interface_back(mesh: Mesh) -> None:
+    """Undone is adopted again, not made anew."""
+    apply.attach(mesh.name, BOX, iface="boxhost")
+    before = inside()
+
+    commits = 0
+
+    def interrupt(step: str) -> None:
+        nonlocal commits
+        commits += step == "commit"
+        if step == "commit" and commits == 1:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        apply.detach(mesh.name, "box", on_step=interrupt)
+    assert programs() == ["mesh_from_fn ingress", "mesh_to_fn egress"]
+    assert inside() == before
+    with apply.opened(mesh.name) as live:
+        row = live.record.function("box")
+        assert row is not None
+        assert (row.place.interface, row.place.made_interface) == ("boxhost", False)
+    apply.detach(mesh.name, "box")
+    assert programs() == []
+
+
+@pytest.mark.usefixtures("box")
+def test_an_adopted_interface_that_goes_is_noticed(mesh: Mesh) -> None:
+    apply.attach(mesh.name, BOX, iface="boxhost")
+    ip("link", "del", "boxhost")
+    with apply.opened(mesh.name) as live:
+        assert live.broken() == ["box"]
+    assert apply.gc() == ["function box of mesh adopt"]
+    assert (netns.RUN / "box").exists()
+    assert apply.plan(mesh) == ()
+
+
+def test_what_cannot_be_adopted(mesh: Mesh) -> None:
+    with pytest.raises(NotFound, match="nosuch"):
+        apply.attach(mesh.name, BOX, iface="nosuch")
+    with pytest.raises(NotFound, match="lo is not a veth"):
+        apply.attach(mesh.name, BOX, iface="lo")
+    ip("link", "add", "left", "type", "veth", "peer", "right")
+    try:
+        with pytest.raises(NotFound, match="left"):
+            apply.attach(mesh.name, BOX, iface="left")
+    finally:
+        ip("link", "del", "left")
+    assert apply.plan(mesh) == ()
+
+
+@pytest.mark.usefixtures("box")
+def test_names_and_addresses_that_are_taken(mesh: Mesh) -> None:
+    taken = BOX.model_copy(update={"name": "a"})
+    with pytest.raises(UsageError, match="a already"):
+        apply.attach(mesh.name, taken, iface="boxhost")
+    clash = BOX.model_copy(update={"address4": mesh.function("a").address4})
+    with pytest.raises(UsageError, match=f"{clash.address4} is the address of a"):
+        apply.attach(mesh.name, clash, iface="boxhost")
+    with pytest.raises(NotFound, match="there is no mesh nosuch"):
+        apply.attach("nosuch", BOX, iface="boxhost")
+    assert programs() == []
+
+
+# ---- programs of others
+
+
+@pytest.fixture(scope="module")
+def foreign(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Pins of two programs that do nothing, ``foreign_tc`` and ``foreign_xdp``."""
+    source = tmp_path_factory.mktemp("foreign") / "foreign.c"
+    source.write_text(
+        "int foreign_tc(struct __sk_buff *ctx) { return -1; }\n"
+        "int foreign_xdp(struct xdp_md *ctx) { return 2; }\n"
+    )
+    pins = Path("/sys/fs/bpf/foreign")
+    pins.mkdir()
+    build(source, [Program("foreign_tc", "tc"), Program("foreign_xdp", "xdp")], pin_to=pins)
+    yield pins
+    for path in (pins / "foreign_tc", pins / "foreign_xdp"):
+        path.unlink()
+    pins.rmdir()
+
+
+@pytest.fixture(params=["tcx ingress", "tcx egress", "clsact", "xdp"])
+def occupied(request: pytest.FixtureRequest, box: None, foreign: Path) -> Iterator[str]:
+    """The interface has a program of somebody else; gives its line in ``programs()``."""
+    del box
+    match request.param.split():
+        case "tcx", direction:
+            if not links.has_tcx():
+                pytest.skip("the kernel has no TCX")
+            with netns.rtnetlink() as rtnl:
+                index = interface.find(rtnl, "boxhost")
+            assert index is not None
+            with (
+                bpf.obj_get(foreign / "foreign_tc") as program,
+                bpf.link_create(program, index, links.HOOK[direction]),
+            ):
+                yield f"foreign_tc {direction}"
+        case ("clsact",):
+            pinned = ("bpf", "direct-action", "object-pinned", str(foreign / "foreign_tc"))
+            tc("qdisc", "add", "dev", "boxhost", "clsact")
+            tc("filter", "add", "dev", "boxhost", "ingress", "prio", "7", *pinned)
+            yield "foreign_tc ingress"
+        case ("xdp",):
+            pinned = ("xdpgeneric", "pinned", str(foreign / "foreign_xdp"))
+            ip("link", "set", "boxhost", *pinned)
+            yield "foreign_xdp xdp"
+
+
+def tc(*words: str) -> None:
+    subprocess.run(["tc", *words], check=True, capture_output=True)
+
+
+def test_a_foreign_program_is_named_and_left_alone(mesh: Mesh, occupied: str) -> None:
+    before = programs()
+    assert len(before) == 1
+    with pytest.raises(ForeignProgram) as caught:
+        apply.attach(mesh.name, BOX, iface="boxhost")
+    assert caught.value.exit_code == 6
+    assert "boxhost" in caught.value.message
+    assert occupied.split(maxsplit=1)[0] in caught.value.message
+    assert programs() == before
+    assert apply.plan(mesh) == ()
+
+
+def test_by_force_beside_a_foreign_program(mesh: Mesh, occupied: str) -> None:
+    before = programs()
+    apply.attach(mesh.name, BOX, iface="boxhost", force=True)
+    try:
+        assert set(programs()) == {*before, "mesh_from_fn ingress", "mesh_to_fn egress"}
+        if "xdp" not in occupied:  # generic XDP does not see what a peer redirects
+            with connection(mesh, "box", "a", mesh.function("a").address4, 7000) as (here, there):
+                assert carries(here, there)
+    finally:
+        apply.detach(mesh.name, "box")
+    assert programs() == before
+
+
+# ---- a namespace with a network of its own
+
+
+@pytest.mark.usefixtures("box")
+def test_a_namespace_keeps_what_it_has(mesh: Mesh) -> None:
+    """The mesh comes beside: an interface of another name, and a route to the mesh alone."""
+    before = inside()
+    guest = BOX.model_copy(
+        update={
+            "netns": "box",
+            "address4": mesh.prefix4.network_address + 9,
+            "address6": mesh.prefix6.network_address + 9,
+        }
+    )
+    apply.attach(mesh.name, guest)
+    try:
+        listing = ip("-n", "box", "-o", "link")
+        assert "mesh0" in listing
+        assert ip("-n", "box", "route", "show", "default") in before[1]
+        for address in mesh.function("a").addresses:
+            in_fn(mesh, "box", ["ping", "-c", 1, "-W", 2, address])
+        in_fn(mesh, "box", ["ping", "-c", 1, "-W", 2, "198.18.77.254"])
+    finally:
+        apply.detach(mesh.name, "box")
+    assert inside() == before
+    assert "mesh0" not in ip("-n", "box", "-o", "link")
+
+
+@pytest.mark.usefixtures("box")
+def test_what_cannot_be_set_undoes_everything(mesh: Mesh) -> None:
+    """A namespace without IPv6 refuses the address; it is left as it was."""
+    subprocess.run(
+        ["ip", "netns", "exec", "box", "sysctl", "-q", "-w", "net.ipv6.conf.all.disable_ipv6=1",
+         "net.ipv6.conf.default.disable_ipv6=1"],
+        check=True,
+    )  # fmt: skip
+    before, left = inside(), leftovers()
+    guest = BOX.model_copy(
+        update={
+            "netns": "box",
+            "address4": mesh.prefix4.network_address + 9,
+            "address6": mesh.prefix6.network_address + 9,
+        }
+    )
+    with pytest.raises(MeshError, match=f"{guest.address6}") as caught:
+        apply.attach(mesh.name, guest)
+    assert caught.value.exit_code == 1
+    assert "IPv6" in caught.value.hint
+    assert inside() == before
+    assert leftovers() == left
+    assert apply.plan(mesh) == ()
+
+
+def test_a_function_that_cannot_be_made_undoes_everything(mesh: Mesh) -> None:
+    """What comes before it in the same up is undone too."""
+    left = leftovers()
+    more = '[[function]]\nname = "fine"\n[[function]]\nname = "big"\nnetns = "nosuch"\n'
+    with pytest.raises(NotFound, match="nosuch"):
+        apply.up(mesh_of(MESH + more))
+    assert leftovers() == left
+    assert apply.plan(mesh) == ()
+
+
+def test_a_limit_the_kernel_refuses_undoes_everything(
+    mesh: Mesh, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A function whose cgroup cannot be made is not there at all."""
+    monkeypatch.setattr(cgroup, "PERIOD_US", 100)  # quotas below a millisecond are refused
+    left = leftovers()
+    with pytest.raises(MeshError, match="cpu") as caught:
+        apply.up(mesh_of(MESH + '[[function]]\nname = "big"\ncpu = 2\n'))
+    assert (caught.value.exit_code, bool(caught.value.hint)) == (1, True)
+    monkeypatch.undo()
+    assert leftovers() == left
+    assert apply.plan(mesh) == ()

@@ -1,0 +1,275 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""What happens under a mesh: interfaces, namespaces, programs and pins go without its knowing.
+
+Each is noticed, never a crash; ``up`` repairs it and ``gc`` removes what is left of it.
+"""
+
+import contextlib
+import shutil
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from ebpfmesh import apply
+from ebpfmesh.errors import MeshError, NotFound
+from ebpfmesh.kernel import interface, netns
+from ebpfmesh.kernel.pins import Pins
+from ebpfmesh.kernel.record import RUN
+from ebpfmesh.model import Mesh
+from sockets import connects, listener
+from topology import background, in_fn, leftovers, mesh_of, poll, running
+
+MESH = """
+[mesh]
+name = "broken"
+[[function]]
+name = "a"
+[[function]]
+name = "b"
+[[service]]
+name = "web"
+address = "198.19.0.1"
+port = 80
+target_port = 8080
+functions = ["b"]
+[[policy]]
+from = "function:a"
+to = "function:b"
+protocol = "tcp"
+port = 22
+action = "deny"
+"""
+B = netns.RUN / "ebpfmesh.broken.b"
+
+
+@pytest.fixture(scope="module")
+def running_mesh() -> Iterator[Mesh]:
+    with running(MESH) as mesh:
+        yield mesh
+
+
+@pytest.fixture
+def mesh(running_mesh: Mesh) -> Iterator[Mesh]:
+    """The mesh, whole before each test."""
+    yield running_mesh
+    apply.up(running_mesh)
+    assert works(running_mesh)
+
+
+def works(mesh: Mesh) -> bool:
+    """Whether all of the file is true: the service answers, and the rule holds."""
+    own, front = mesh.function("b").address4, mesh.service("web").address4
+    with listener(mesh, "b", own, 8080), listener(mesh, "b", own, 22):
+        through = connects(mesh, "a", front, 80)
+        return through and connects(mesh, "a", own, 8080) and not connects(mesh, "a", own, 22)
+
+
+def host_link(name: str) -> str:
+    with apply.opened("broken") as live:
+        row = live.record.function(name)
+        assert row is not None
+        return row.place.interface
+
+
+def delete_host_link() -> None:
+    with netns.rtnetlink() as ip:
+        ip.link("del", index=interface.find(ip, host_link("b")))
+
+
+def delete_inner_link() -> None:
+    with netns.rtnetlink(B) as ip:
+        ip.link("del", index=interface.find(ip, "eth0"))
+
+
+def delete_namespace() -> None:
+    link = host_link("b")
+    netns.remove(B.name)
+    with netns.rtnetlink() as ip:  # the kernel takes its time to take it apart
+        assert poll(lambda: interface.find(ip, link) is None)
+
+
+def recreate_namespace() -> None:
+    delete_namespace()
+    netns.create(B.name)
+
+
+def replace_host_link() -> None:
+    """Another interface of the same name, not ours."""
+    name = host_link("b")
+    delete_host_link()
+    with netns.rtnetlink() as ip:
+        ip.link("add", ifname=name, kind="veth", peer={"ifname": "other"})
+        ip.link("set", index=interface.find(ip, name), ifalias="somebody's")
+
+
+def unpin_link() -> None:
+    """A program is detached: nothing holds its link any more."""
+    (Pins("broken").links / "b-ingress").unlink()
+
+
+def unpin_all() -> None:
+    """As when the BPF file system is unmounted."""
+    shutil.rmtree(Pins("broken").top)
+
+
+def unpin_maps() -> None:
+    shutil.rmtree(Pins("broken").maps)
+
+
+def unpin_a_map() -> None:
+    (Pins("broken").maps / "mesh_policy").unlink()
+
+
+DAMAGES = [
+    delete_host_link,
+    delete_inner_link,
+    delete_namespace,
+    recreate_namespace,
+    replace_host_link,
+    unpin_link,
+    unpin_all,
+    unpin_maps,
+    unpin_a_map,
+]
+OF_B = DAMAGES[:6]  # what is wrong with one function alone
+
+
+@contextlib.contextmanager
+def others_kept() -> Iterator[None]:
+    """An interface of somebody else may stand where ours was; it stays, and goes with the test."""
+    yield
+    with netns.rtnetlink() as ip:
+        if (index := interface.find(ip, "other")) is not None:
+            peer = ip.link("get", index=index)[0].get_attr("IFLA_LINK")
+            assert ip.link("get", index=peer)[0].get_attr("IFLA_IFALIAS") == "somebody's"
+            ip.link("del", index=index)
+
+
+@pytest.mark.parametrize("damage", OF_B)
+def test_noticed(mesh: Mesh, damage: Callable[[], None]) -> None:
+    with others_kept():
+        damage()
+        with apply.opened(mesh.name) as live:
+            assert live.broken() == ["b"]
+        assert any("function b" in operation.describe() for operation in apply.plan(mesh))
+
+
+@pytest.mark.parametrize("damage", [d for d in DAMAGES if d is not replace_host_link])
+def test_up_repairs(mesh: Mesh, damage: Callable[[], None]) -> None:
+    damage()
+    apply.up(mesh)
+    assert works(mesh)
+    assert apply.plan(mesh) == ()
+    apply.edit(mesh.name, lambda now: now.model_copy(update={"policies": ()}))
+    with listener(mesh, "b", mesh.function("b").address4, 22):  # the maps are the programs' own
+        assert connects(mesh, "a", mesh.function("b").address4, 22)
+
+
+def test_up_will_not_take_anothers_interface(mesh: Mesh) -> None:
+    """An interface of the right name that is not ours is an error that names it."""
+    name = host_link("b")
+    with others_kept():
+        replace_host_link()
+        with pytest.raises(MeshError, match=name):
+            apply.up(mesh)
+
+
+@pytest.mark.parametrize("damage", OF_B)
+def test_gc_removes_what_is_left_of_a_function(mesh: Mesh, damage: Callable[[], None]) -> None:
+    with others_kept():
+        damage()
+        assert any("function b" in line for line in apply.gc())
+        assert apply.gc() == []
+        with apply.opened(mesh.name) as live:
+            assert live.broken() == []
+            assert [f.name for f in live.record.model().functions] == ["a"]
+            assert live.record.model().services[0].functions == ()
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_down_removes_all_the_same(running_mesh: Mesh, damage: Callable[[], None]) -> None:
+    with others_kept():
+        damage()
+        assert apply.down(running_mesh.name)
+        left = {word for word in leftovers() if "broken" in word or "ebpfmesh:" in word}
+        assert left == set()
+    apply.up(running_mesh)
+
+
+@pytest.mark.parametrize("damage", [unpin_all, unpin_maps])
+def test_gc_removes_a_mesh_without_pins(running_mesh: Mesh, damage: Callable[[], None]) -> None:
+    damage()
+    assert apply.gc()
+    assert apply.gc() == []
+    assert not {word for word in leftovers() if "broken" in word}
+    apply.up(running_mesh)
+
+
+def test_a_lost_record_is_said_and_collected(running_mesh: Mesh) -> None:
+    """Namespaces and interfaces are found by their names where nothing else knows of them."""
+    shutil.rmtree(RUN / running_mesh.name)
+    with pytest.raises(MeshError) as caught:
+        apply.up(running_mesh)
+    assert "gc" in caught.value.hint
+    assert apply.gc()
+    assert not {word for word in leftovers() if "broken" in word}
+    apply.up(running_mesh)
+    assert works(running_mesh)
+
+
+def test_a_namespace_that_lost_its_name_lives_while_a_process_does(mesh: Mesh) -> None:
+    """The interface is still there, but nobody can enter: it counts as broken."""
+    with background(mesh, "b", ["sleep", "100"]):
+        netns.remove(B.name)
+        with apply.opened(mesh.name) as live:
+            assert live.broken() == ["b"]
+        with pytest.raises(NotFound):
+            in_fn(mesh, "b", ["true"])
+        apply.up(mesh)
+        assert works(mesh)
+
+
+def test_a_namespace_of_the_user_is_theirs(mesh: Mesh) -> None:
+    """Deleted and made again by the user: repaired, and never removed by us."""
+    text = MESH + '[[function]]\nname = "own"\nnetns = "mine"\n'
+    netns.create("mine")
+    try:
+        wanted = mesh_of(text)
+        apply.up(wanted)
+        in_fn(wanted, "own", ["ping", "-c", 1, "-W", 2, wanted.function("a").address4])
+        netns.remove("mine")
+        with pytest.raises(NotFound, match="mine"):
+            apply.up(wanted)
+        netns.create("mine")
+        apply.up(wanted)
+        in_fn(wanted, "own", ["ping", "-c", 1, "-W", 2, wanted.function("a").address4])
+        netns.remove("mine")
+        netns.create("mine")
+        assert any("own" in line for line in apply.gc())
+        assert (netns.RUN / "mine").exists()
+        apply.up(mesh)
+        with netns.rtnetlink(netns.RUN / "mine") as ip:
+            assert [link.get_attr("IFLA_IFNAME") for link in ip.get_links()] == ["lo"]
+    finally:
+        netns.remove("mine")
+
+
+def test_a_dead_host_namespace_is_collected() -> None:
+    """A mesh of another host namespace is left alone while that lives, and collected after."""
+    netns.create("elsewhere")
+    try:
+        with netns.entered(netns.RUN / "elsewhere"):
+            apply.up(elsewhere())
+        assert apply.gc() == []
+        assert (RUN / "elsewhere").is_dir()
+        for change in (lambda: apply.up(elsewhere()), lambda: apply.down("elsewhere")):
+            with pytest.raises(NotFound, match="another network namespace"):
+                change()
+    finally:
+        netns.remove("elsewhere")
+    assert poll(lambda: "mesh elsewhere" in apply.gc())
+    assert not {word for word in leftovers() if "elsewhere" in word}
+
+
+def elsewhere() -> Mesh:
+    return mesh_of('[mesh]\nname = "elsewhere"\n[[function]]\nname = "a"\n')

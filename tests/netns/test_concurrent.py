@@ -1,0 +1,166 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""Several processes change one mesh at once: one after the other, and nothing is half done."""
+
+import os
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from ipaddress import IPv4Address
+
+import pytest
+
+from ebpfmesh import apply
+from ebpfmesh.errors import UsageError
+from ebpfmesh.kernel.record import RUN, locked
+from ebpfmesh.model import Function, Mesh
+from sockets import connects, listener
+from topology import leftovers, mesh_of, poll, running
+
+ONE = """
+[mesh]
+name = "both"
+[[function]]
+name = "a"
+[[function]]
+name = "b"
+[[service]]
+name = "web"
+address = "198.19.0.1"
+port = 80
+functions = ["a"]
+"""
+OTHER = """
+[mesh]
+name = "both"
+[[function]]
+name = "b"
+tenant = "other"
+[[function]]
+name = "c"
+tenant = "other"
+[[service]]
+name = "web"
+address = "198.19.0.1"
+port = 80
+functions = ["c", "b"]
+[[policy]]
+from = "any"
+to = "function:c"
+action = "deny"
+"""
+
+
+def fork(work: Callable[[], object]) -> int:
+    """Do ``work`` in a child; its exit status is 0, 2 for a UsageError, else 1."""
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            work()
+            status = 0
+        except UsageError:
+            status = 2
+        finally:
+            os._exit(status)
+    return child
+
+
+def statuses(children: list[int]) -> list[int]:
+    return sorted(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children)
+
+
+@pytest.fixture
+def mesh() -> Iterator[Mesh]:
+    with running('[mesh]\nname = "both"\n') as mesh:
+        yield mesh
+
+
+def test_two_ups_of_a_mesh_that_is_not_there() -> None:
+    """Whoever comes second finds a whole mesh and changes it to its own."""
+    wanted = mesh_of(ONE), mesh_of(OTHER)
+    before = leftovers()
+    children = [fork(lambda model=model: apply.up(model)) for model in wanted]
+    assert statuses(children) == [0, 0]
+    left = [apply.plan(model) for model in wanted]
+    assert left.count(()) == 1
+    last = wanted[left.index(())]
+    with apply.opened("both") as live:
+        assert live.broken() == []
+    apply.up(wanted[0])
+    with listener(last, "a", wanted[0].function("a").address4, 80):
+        assert connects(last, "b", IPv4Address("198.19.0.1"), 80)
+    apply.down("both")
+    assert leftovers() == before
+
+
+def test_ups_of_two_files_over_and_over(mesh: Mesh) -> None:
+    wanted = mesh_of(ONE), mesh_of(OTHER)
+
+    def work(model: Mesh) -> None:
+        for _ in range(5):
+            apply.up(model)
+
+    assert statuses([fork(lambda model=model: work(model)) for model in wanted]) == [0, 0]
+    assert [apply.plan(model) for model in wanted].count(()) == 1
+    apply.up(mesh)
+
+
+def extra(number: int) -> Function:
+    return Function(name=f"extra-{number}", address4=IPv4Address("198.18.200.0") + number)
+
+
+def test_four_attaches_at_once(mesh: Mesh) -> None:
+    """Each gets an id of its own, and all can talk."""
+    children = [fork(lambda n=n: apply.attach("both", extra(n))) for n in range(4)]
+    assert statuses(children) == [0] * 4
+    with apply.opened("both") as live:
+        rows = live.record.functions()
+        assert live.broken() == []
+    assert [row.function for row in rows] == [extra(n) for n in range(4)]
+    assert len({row.id for row in rows}) == 4
+    with ExitStack() as stack:
+        for n in range(4):
+            stack.enter_context(listener(mesh, f"extra-{n}", extra(n).address4, 7000))
+        for n in range(4):
+            assert connects(mesh, f"extra-{n}", extra((n + 1) % 4).address4, 7000)
+    children = [fork(lambda n=n: apply.detach("both", f"extra-{n}")) for n in range(4)]
+    assert statuses(children) == [0] * 4
+    assert apply.plan(mesh) == ()
+
+
+def test_four_attaches_of_one_name(mesh: Mesh) -> None:
+    children = [fork(lambda: apply.attach("both", extra(0))) for _ in range(4)]
+    assert statuses(children) == [0, 2, 2, 2]
+    apply.up(mesh)
+
+
+def test_down_while_an_up_waits() -> None:
+    """The lock's file goes with the mesh; who waits on it takes the next one."""
+    before = leftovers()
+    apply.up(mesh_of(ONE))
+    children = [fork(lambda: apply.down("both")) for _ in range(2)]
+    children += [fork(lambda: apply.up(mesh_of(ONE))) for _ in range(2)]
+    assert statuses(children) == [0] * 4
+    apply.down("both")
+    assert leftovers() == before
+
+
+def test_a_lock_ends_with_its_holder(mesh: Mesh) -> None:
+    """A process that is killed while it holds the lock holds nobody up."""
+    read, write = os.pipe()
+
+    def hold() -> None:
+        with locked("both"):
+            os.write(write, b"x")
+            signal.pause()
+
+    child = fork(hold)
+    assert os.read(read, 1) == b"x"
+    waiting = fork(lambda: apply.attach("both", extra(0)))
+    assert not poll(lambda: os.waitpid(waiting, os.WNOHANG)[0], seconds=0.2)
+    os.kill(child, signal.SIGKILL)
+    assert statuses([child, waiting]) == [-signal.SIGKILL, 0]
+    for end in (read, write):
+        os.close(end)
+    assert (RUN / "both.lock").exists()
+    apply.up(mesh)

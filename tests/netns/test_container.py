@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""A real podman container as a function of the mesh, attached by its process id."""
+
+from collections.abc import Iterator
+
+import pytest
+
+import containers
+from ebpfmesh import apply
+from ebpfmesh.errors import NotFound
+from ebpfmesh.kernel import netns, process
+from ebpfmesh.model import Function, Mesh
+from sockets import carries, connect, connects, listener
+from topology import background, in_fn, listening, poll, running
+
+MESH = """
+[mesh]
+name = "container"
+[[function]]
+name = "web"
+tenant = "t"
+address = ["198.18.0.2", "2001:db8::2"]
+[[function]]
+name = "stranger"
+tenant = "u"
+[[service]]
+name = "front"
+address = "198.19.0.1"
+port = 80
+target_port = 8080
+functions = ["web"]
+"""
+BOX = Function.model_validate_json(
+    '{"name": "box", "tenant": "t", "address4": "198.18.0.9", "address6": "2001:db8::9"}'
+)
+
+
+@pytest.fixture(scope="module")
+def mesh() -> Iterator[Mesh]:
+    with containers.engine(), running(MESH) as mesh:
+        yield mesh
+
+
+@pytest.fixture
+def box(mesh: Mesh) -> Iterator[int]:
+    """A container that is attached as a function; its process id."""
+    pid = containers.start("box", "sleep", "1000")
+    apply.attach(mesh.name, BOX.model_copy(update={"netns": str(netns.of_pid(pid))}))
+    yield pid
+    with apply.opened(mesh.name) as live:
+        attached = live.record.function("box")
+    if attached:
+        apply.detach(mesh.name, "box")
+    containers.podman("rm", "--force", "--ignore", "--time", "0", "box")
+
+
+def test_found_by_name_and_by_id(box: int) -> None:
+    identity = containers.podman("inspect", "--format", "{{.Id}}", "box")
+    assert process.in_container("box") == process.in_container(identity[:12]) == box
+    with pytest.raises(NotFound, match="nosuch"):
+        process.in_container("nosuch")
+
+
+def test_a_stopped_container_is_not_running(box: int) -> None:
+    del box
+    containers.podman("stop", "--time", "0", "box")
+    with pytest.raises(NotFound, match="does not run"):
+        process.in_container("box")
+
+
+@pytest.mark.usefixtures("box")
+def test_it_reaches_others_from_inside(mesh: Mesh) -> None:
+    """With the container's own programs: ping, and wget through a service."""
+    for address in mesh.function("web").addresses:
+        assert "1 packets received" in containers.podman(
+            "exec", "box", "ping", "-c", "1", "-W", "2", str(address)
+        )
+    httpd = ["busybox", "httpd", "-f", "-p", 8080, "-h", "/usr/share/common-licenses"]
+    with background(mesh, "web", httpd, ready=listening(8080)):
+        text = containers.podman("exec", "box", "wget", "-q", "-O", "-", "http://198.19.0.1/BSD")
+        assert "Redistribution and use" in text
+
+
+def test_others_reach_it_as_policy_permits(mesh: Mesh, box: int) -> None:
+    containers.podman("exec", "--detach", "box", "nc", "-ll", "-p", "7000", "-e", "cat")
+    assert poll(lambda: listening(7000)(box))
+    with connect(mesh, "web", BOX.address4, 7000) as here:
+        assert carries(here, here)
+    assert not connects(mesh, "stranger", BOX.address4, 7000)
+
+
+@pytest.mark.usefixtures("box")
+def test_commands_of_the_host_run_inside(mesh: Mesh) -> None:
+    """In the container's network; the file system is the host's."""
+    in_fn(mesh, "box", ["ping", "-c", 1, "-W", 2, "web"])
+    with listener(mesh, "box", BOX.address6, 7001):
+        assert connects(mesh, "web", BOX.address6, 7001)
+
+
+def test_a_removed_container_is_noticed_and_collected(mesh: Mesh, box: int) -> None:
+    del box
+    containers.stop("box")
+
+    def broken() -> bool:
+        with apply.opened(mesh.name) as live:
+            return live.broken() == ["box"]
+
+    assert poll(broken)
+    assert any("box" in line for line in apply.gc())
+    assert apply.plan(mesh) == ()
+
+
+def test_a_detached_container_goes_on_without(mesh: Mesh, box: int) -> None:
+    assert "eth0" in containers.podman("exec", "box", "ip", "link")
+    apply.detach(mesh.name, "box")
+    assert "eth0" not in containers.podman("exec", "box", "ip", "link")
+    assert process.in_container("box") == box

@@ -1,0 +1,444 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""Killed and interrupted at each step: what is left can be brought up, taken down or collected.
+
+A change is run in a child that kills itself when ``on_step`` names the step. Most changes start
+from a mesh whose programs are there, since compiling them is what takes time.
+"""
+
+import contextlib
+import os
+import re
+import signal
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from ebpfmesh import apply
+from ebpfmesh.apply import OnStep
+from ebpfmesh.errors import NotFound, UsageError
+from ebpfmesh.model import Function, Mesh
+from sockets import carries, connect, connects, listener
+from topology import leftovers, mesh_of, poll, wait_until
+
+Change = Callable[[OnStep], object]
+EMPTY = '[mesh]\nname = "crash"\n'
+OLD = (
+    EMPTY
+    + """
+[[function]]
+name = "a"
+tenant = "one"
+[[function]]
+name = "b"
+tenant = "two"
+command = ["sleep", "1000"]
+cpu = 0.5
+[[service]]
+name = "web"
+address = ["198.19.0.1", "2001:db8:1::1"]
+port = 80
+target_port = 8080
+functions = ["b"]
+[[policy]]
+from = "function:a"
+to = "service:web"
+[[policy]]
+from = "function:a"
+to = "function:b"
+protocol = "tcp"
+port = 22
+action = "deny"
+"""
+)
+NEW = (
+    EMPTY
+    + """
+[[function]]
+name = "a"
+tenant = "one"
+[[function]]
+name = "b"
+tenant = "three"
+command = ["sleep", "1000"]
+cpu = 0.5
+[[function]]
+name = "c"
+tenant = "three"
+[[service]]
+name = "web"
+address = ["198.19.0.1", "2001:db8:1::1"]
+port = 80
+target_port = 8080
+functions = ["b", "c"]
+[[service]]
+name = "other"
+address = "198.19.0.2"
+port = 81
+functions = ["c"]
+[[policy]]
+from = "tenant:one"
+to = "service:web"
+"""
+)
+
+
+EMPTY_MESH, OLD_MESH, NEW_MESH = mesh_of(EMPTY), mesh_of(OLD), mesh_of(NEW)
+
+
+def killed_at(step: int, change: Change) -> bool:
+    """Run a change in a child that is killed at a step; False if it ended before."""
+    child = os.fork()
+    if child == 0:
+        seen = 0
+
+        def count(_name: str) -> None:
+            nonlocal seen
+            seen += 1
+            if seen > step:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        status = 1
+        try:
+            change(count)
+            status = 0
+        finally:
+            os._exit(status)
+    _, status = os.waitpid(child, 0)
+    if os.WIFSIGNALED(status):
+        assert os.WTERMSIG(status) == signal.SIGKILL
+        return True
+    assert os.WEXITSTATUS(status) == 0, "the change failed"
+    return False
+
+
+class Interrupted(KeyboardInterrupt):
+    """What a test raises in the place of Ctrl-C."""
+
+
+def interrupted_at(step: int, change: Change) -> bool:
+    """Run a change that is interrupted at a step; False if it ended before."""
+    seen = 0
+
+    def count(_name: str) -> None:
+        nonlocal seen
+        seen += 1
+        if seen == step + 1:
+            raise Interrupted
+
+    try:
+        change(count)
+    except Interrupted:
+        return True
+    return False
+
+
+def shape(step: str) -> str:
+    """A step without the names in it."""
+    step = re.sub(r"policy .*", "policy", step)
+    return re.sub(r"\b(function|service|start) [a-z]+", r"\1", step)
+
+
+def up(mesh: Mesh) -> Change:
+    return lambda on_step: apply.up(mesh, on_step)
+
+
+def is_old(mesh: Mesh) -> bool:
+    own, front = mesh.function("b").address4, mesh.service("web").address6
+    with (
+        listener(mesh, "b", own, 8080),
+        listener(mesh, "b", own, 22),
+        listener(mesh, "b", mesh.function("b").address6, 8080),
+    ):
+        return (
+            connects(mesh, "a", front, 80)
+            and not connects(mesh, "a", own, 22, seconds=0.05)
+            and not connects(mesh, "a", own, 8080, seconds=0.05)
+        )
+
+
+def command_runs(function: str = "b") -> bool:
+    with apply.opened("crash") as live:
+        home = live.home(function)
+    lines = [Path(f"/proc/{pid}/cmdline") for pid in home.cgroup.processes()]
+    return any(line.read_bytes() == b"sleep\0001000\0" for line in lines)
+
+
+def is_new(mesh: Mesh) -> bool:
+    own, front = mesh.function("c").address4, mesh.service("web").address4
+    with listener(mesh, "c", own, 8080), listener(mesh, "b", mesh.function("b").address4, 8080):
+        return connects(mesh, "a", front, 80) and connects(mesh, "b", own, 8080)
+
+
+def whole(mesh: Mesh, works: Callable[[Mesh], bool]) -> None:
+    """The mesh is just what the model says, and carries traffic."""
+    assert apply.plan(mesh) == ()
+    assert apply.up(mesh) == ()
+    assert works(mesh)
+    wait_until(command_runs, what="the command of b runs")
+    with apply.opened(mesh.name) as live:
+        assert live.broken() == []
+        assert not live.record.get("dirty")
+
+
+@pytest.fixture(scope="module")
+def nothing() -> set[str]:
+    return leftovers()
+
+
+@pytest.fixture
+def empty() -> Iterator[set[str]]:
+    """A mesh without functions, and all that is there then."""
+    apply.up(EMPTY_MESH)
+    yield leftovers()
+    apply.down("crash")
+
+
+def gone(nothing: set[str]) -> bool:
+    return poll(lambda: leftovers() <= nothing)
+
+
+# ---- up, from nothing
+
+
+WAYS: dict[str, Callable[[], object]] = {
+    "up": lambda: (apply.up(OLD_MESH), whole(OLD_MESH, is_old), apply.down("crash")),
+    "down": lambda: apply.down("crash"),
+    "gc": lambda: (apply.gc(), apply.down("crash")),
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("step", [0, 1, 2, 3, 9])
+def test_creation_killed(nothing: set[str], step: int, way: str) -> None:
+    assert killed_at(step, up(OLD_MESH))
+    WAYS[way]()
+    assert gone(nothing), leftovers() - nothing
+
+
+@pytest.mark.parametrize("step", [0, 1, 2, 3, 9])
+def test_creation_interrupted(nothing: set[str], step: int) -> None:
+    assert interrupted_at(step, up(OLD_MESH))
+    assert gone(nothing), leftovers() - nothing
+
+
+def test_creation_killed_while_it_compiles(nothing: set[str]) -> None:
+    """The compiler does not outlive who waits for it, to pin what nobody wants any more."""
+    child = os.fork()
+    if child == 0:
+        os.setsid()
+        apply.up(OLD_MESH)
+        os._exit(0)
+
+    def compilers() -> list[str]:
+        listing = ["pgrep", "-f", "ebpfmesh.kernel.loader", "-s", str(child)]
+        return subprocess.run(listing, capture_output=True, text=True, check=False).stdout.split()
+
+    wait_until(compilers, what="the compiler runs")
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    WAYS["up"]()
+    assert gone(nothing), leftovers() - nothing
+
+
+# ---- up, of all there can be in a mesh
+
+
+def steps_of(change: Change) -> list[str]:
+    seen: list[str] = []
+    change(seen.append)
+    return seen
+
+
+def test_filling_killed_at_each_step(empty: set[str]) -> None:
+    """From a mesh without functions to a whole one: every k, then up again."""
+    steps = steps_of(up(OLD_MESH))
+    apply.up(EMPTY_MESH)
+    assert {shape(step) for step in steps} >= {
+        "record", "bpffs", "maps", "programs", "function", "function: namespace",
+        "function: interface", "function: ingress", "function: egress", "function: maps",
+        "function: addresses", "function: cgroup", "service", "policy", "commit", "start",
+    }  # fmt: skip
+    for step in range(len(steps)):
+        assert killed_at(step, up(OLD_MESH)), steps[step]
+        apply.up(OLD_MESH)
+        whole(OLD_MESH, is_old)
+        apply.up(EMPTY_MESH)
+        assert gone(empty), (steps[step], leftovers() - empty)
+
+
+def test_filling_killed_at_each_step_then_collected(empty: set[str]) -> None:
+    steps = steps_of(up(OLD_MESH))
+    apply.up(EMPTY_MESH)
+    for step in range(len(steps)):
+        assert killed_at(step, up(OLD_MESH)), steps[step]
+        apply.gc()
+        assert apply.gc() == []
+        with apply.opened("crash") as live:
+            assert live.broken() == []
+        apply.up(EMPTY_MESH)
+        assert gone(empty), (steps[step], leftovers() - empty)
+
+
+def test_filling_killed_then_down(nothing: set[str]) -> None:
+    """Down knows all that an up can have begun: each kind of step once."""
+    apply.up(EMPTY_MESH)
+    steps = steps_of(up(OLD_MESH))
+    apply.up(EMPTY_MESH)
+    kinds = {shape(step): number for number, step in enumerate(steps) if number > 3}
+    for number in sorted(kinds.values()):
+        apply.up(EMPTY_MESH)
+        assert killed_at(number, up(OLD_MESH)), steps[number]
+        apply.down("crash")
+        assert gone(nothing), (steps[number], leftovers() - nothing)
+
+
+def test_filling_interrupted_at_each_step(empty: set[str]) -> None:
+    steps = steps_of(up(OLD_MESH))
+    apply.up(EMPTY_MESH)
+    for step in range(len(steps)):
+        assert interrupted_at(step, up(OLD_MESH)), steps[step]
+        assert gone(empty), (steps[step], leftovers() - empty)
+        assert apply.plan(EMPTY_MESH) == ()
+
+
+# ---- up, from one mesh to another
+
+
+@pytest.fixture
+def old() -> Iterator[set[str]]:
+    apply.up(OLD_MESH)
+
+    def settled() -> bool:
+        words = " ".join(leftovers())
+        return all(word in words for word in ("b.log", " sleep", " cat"))
+
+    wait_until(settled, what="the command runs")
+    yield leftovers()
+    apply.down("crash")
+
+
+def test_change_killed_at_each_step(old: set[str]) -> None:
+    """Forward or back, whichever file comes next."""
+    steps = steps_of(up(NEW_MESH))
+    assert {shape(step) for step in steps} >= {
+        "change function", "remove policy", "service", "policy", "function", "commit",
+    }  # fmt: skip
+    back = steps_of(up(OLD_MESH))
+    assert {shape(step) for step in back} >= {
+        "remove service", "remove function", "remove function: programs",
+        "remove function: interface",
+    }  # fmt: skip
+    for step in range(len(steps)):
+        assert killed_at(step, up(NEW_MESH)), steps[step]
+        apply.up(NEW_MESH)
+        whole(NEW_MESH, is_new)
+        apply.up(OLD_MESH)
+    for step in range(len(back)):
+        apply.up(NEW_MESH)
+        assert killed_at(step, up(OLD_MESH)), back[step]
+        apply.up(OLD_MESH)
+        whole(OLD_MESH, is_old)
+        assert gone(old), (back[step], leftovers() - old)
+
+
+def test_change_interrupted_at_each_step(old: set[str]) -> None:
+    """Undone: the mesh is the old one, and its connections never noticed."""
+    address = OLD_MESH.service("web").address4
+    with listener(OLD_MESH, "b", OLD_MESH.function("b").address4, 8080) as server:
+        steps = 1000
+        for step in range(steps):
+            with connect(OLD_MESH, "a", address, 80) as here:
+                there, _ = server.accept()
+                with there:
+                    if not interrupted_at(step, up(NEW_MESH)):
+                        break
+                    assert carries(here, there)
+                    assert carries(there, here)
+            assert apply.plan(OLD_MESH) == ()
+            assert gone(old), (step, leftovers() - old)
+    assert step > 15
+    apply.up(OLD_MESH)
+    whole(OLD_MESH, is_old)
+
+
+# ---- down
+
+
+def test_down_killed_at_each_step(nothing: set[str]) -> None:
+    """Down again, and up again, from wherever it stopped."""
+    apply.up(OLD_MESH)
+    steps = steps_of(lambda on_step: apply.down("crash", on_step))
+    assert gone(nothing)
+    for step in range(len(steps)):
+        apply.up(OLD_MESH)
+        assert killed_at(step, lambda on_step: apply.down("crash", on_step)), steps[step]
+        apply.up(OLD_MESH)
+        whole(OLD_MESH, is_old)
+        assert killed_at(step, lambda on_step: apply.down("crash", on_step)), steps[step]
+        apply.gc()
+        apply.down("crash")
+        assert gone(nothing), (steps[step], leftovers() - nothing)
+
+
+# ---- attach and detach
+
+
+def attach(on_step: OnStep) -> None:
+    apply.attach("crash", EXTRA, on_step=on_step)
+
+
+def detach(on_step: OnStep) -> None:
+    apply.detach("crash", "extra", on_step=on_step)
+
+
+EXTRA = Function(
+    name="extra",
+    tenant="one",
+    address4=OLD_MESH.prefix4.network_address + 9,
+    command=("sleep", "1000"),
+)
+
+
+def reaches_extra() -> bool:
+    with listener(OLD_MESH, "extra", EXTRA.address4, 8080):
+        return connects(OLD_MESH, "a", EXTRA.address4, 8080)
+
+
+def test_attach_and_detach_killed_at_each_step(old: set[str]) -> None:
+    """The command that was killed can be given again, or its contrary."""
+    steps = {attach: steps_of(attach), detach: steps_of(detach)}
+    for step in range(len(steps[attach])):
+        assert killed_at(step, attach), steps[attach][step]
+        retry(attach)
+        assert reaches_extra()
+        detach(lambda _: None)
+        assert gone(old), (steps[attach][step], leftovers() - old)
+    for step in range(len(steps[detach])):
+        attach(lambda _: None)
+        assert killed_at(step, detach), steps[detach][step]
+        retry(detach)
+        assert gone(old), (steps[detach][step], leftovers() - old)
+    whole(OLD_MESH, is_old)
+
+
+def retry(change: Callable[[OnStep], None]) -> None:
+    """Give a command again; one that was killed late may have done it all."""
+    with contextlib.suppress(UsageError, NotFound):  # "there is one already", "there is none"
+        change(lambda _: None)
+
+
+def test_attach_and_detach_interrupted_at_each_step(old: set[str]) -> None:
+    step = 0
+    while interrupted_at(step, attach):
+        assert gone(old), (step, leftovers() - old)
+        step += 1
+    assert step > 8
+    step = 0
+    while interrupted_at(step, detach):
+        assert reaches_extra()
+        wait_until(lambda: command_runs("extra"), what="the command of extra runs")
+        step += 1
+    assert step >= 4
+    assert gone(old)

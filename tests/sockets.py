@@ -1,0 +1,160 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""Sockets of the test process in the namespaces of functions: traffic without another program.
+
+A socket stays in the namespace it was made in, so one process can be all sides of a conversation.
+"""
+
+import contextlib
+import random
+import socket
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+from ebpfmesh import apply
+from ebpfmesh.kernel import netns
+from ebpfmesh.model import Address, Mesh
+from topology import poll
+
+SECONDS = 5.0
+"""For what must arrive: the deadline of connect, accept and recv."""
+BLOCKED_SECONDS = 0.3
+"""For what must not arrive: how long it is waited for."""
+
+
+def home(mesh: Mesh, function: str | None) -> Path:
+    """Path of a function's namespace; None: the host's."""
+    if function is None:
+        return Path("/proc/thread-self/ns/net")
+    with apply.opened(mesh.name) as live:
+        return live.home(function).netns
+
+
+def made(
+    mesh: Mesh, function: str | None, family: int, kind: int, protocol: int = 0
+) -> socket.socket:
+    """A socket in a function's namespace, with SECONDS as its deadline."""
+    with netns.entered(home(mesh, function)):
+        made = socket.socket(family, kind, protocol)
+    made.settimeout(SECONDS)
+    return made
+
+
+def family_of(address: Address) -> int:
+    return socket.AF_INET if address.version == 4 else socket.AF_INET6
+
+
+@contextlib.contextmanager
+def listener(
+    mesh: Mesh, function: str | None, address: Address, port: int
+) -> Iterator[socket.socket]:
+    """A TCP socket that listens on an address of the function."""
+    with made(mesh, function, family_of(address), socket.SOCK_STREAM) as server:
+        server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        server.bind((str(address), port))
+        server.listen(64)
+        yield server
+
+
+def connect(
+    mesh: Mesh, function: str | None, address: Address, port: int, *, seconds: float = SECONDS
+) -> socket.socket:
+    """A TCP connection from a function; TimeoutError if nothing answers."""
+    client = made(mesh, function, family_of(address), socket.SOCK_STREAM)
+    client.settimeout(seconds)
+    try:
+        client.connect((str(address), port))
+    except OSError:
+        client.close()
+        raise
+    client.settimeout(SECONDS)
+    return client
+
+
+def connects(
+    mesh: Mesh,
+    function: str | None,
+    address: Address,
+    port: int,
+    *,
+    seconds: float = BLOCKED_SECONDS,
+) -> bool:
+    """Whether a TCP connection comes about in this time."""
+    try:
+        connect(mesh, function, address, port, seconds=seconds).close()
+    except TimeoutError:
+        return False
+    return True
+
+
+@contextlib.contextmanager
+def connection(
+    mesh: Mesh, client: str | None, server: str | None, address: Address, port: int
+) -> Iterator[tuple[socket.socket, socket.socket]]:
+    """Both ends of a TCP connection from one function to another at an address of its own."""
+    with (
+        listener(mesh, server, address, port) as listening,
+        connect(mesh, client, address, port) as here,
+    ):
+        there, _ = listening.accept()
+        with there:
+            there.settimeout(SECONDS)
+            yield here, there
+
+
+def carries(here: socket.socket, there: socket.socket, data: bytes = b"ping") -> bool:
+    """Whether what is written into one end of a connection comes out of the other."""
+    here.sendall(data)
+    got = b""
+    there.settimeout(BLOCKED_SECONDS)
+    with contextlib.suppress(TimeoutError):
+        while len(got) < len(data):
+            got += there.recv(len(data) - len(got))
+    there.settimeout(SECONDS)
+    return got == data
+
+
+def moved_whole(source: socket.socket, sink: socket.socket, size: int = 32 << 20) -> bool:
+    """Whether random bytes come out as they went in."""
+    data = random.Random(size).randbytes(size)
+    got = bytearray()
+    sender = threading.Thread(target=source.sendall, args=(data,))
+    sender.start()
+    while len(got) < size and (part := sink.recv(1 << 20)):
+        got += part
+    sender.join()
+    return got == data
+
+
+@contextlib.contextmanager
+def datagrams(
+    mesh: Mesh, function: str | None, address: Address, port: int = 0
+) -> Iterator[socket.socket]:
+    """A UDP socket at an address of the function."""
+    with made(mesh, function, family_of(address), socket.SOCK_DGRAM) as made_socket:
+        made_socket.bind((str(address), port))
+        yield made_socket
+
+
+@contextlib.contextmanager
+def frames(mesh: Mesh, function: str | None, interface: str = "eth0") -> Iterator[socket.socket]:
+    """A packet socket on an interface: sends and hears whole frames, whatever is in them."""
+    everything = 0x0003  # ETH_P_ALL
+    with made(mesh, function, socket.AF_PACKET, socket.SOCK_RAW, socket.htons(everything)) as raw:
+        raw.bind((interface, everything))
+        yield raw
+
+
+def hears(raw: socket.socket, mark: bytes) -> bool:
+    """Whether a packet socket hears a frame with ``mark`` in it within BLOCKED_SECONDS."""
+    raw.setblocking(False)
+
+    def heard() -> bool:
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                frame, where = raw.recvfrom(65536)
+                if mark in frame and where[2] != socket.PACKET_OUTGOING:
+                    return True
+        return False
+
+    return poll(heard, seconds=BLOCKED_SECONDS)

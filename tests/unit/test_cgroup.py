@@ -1,0 +1,209 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""Cgroups of functions on hosts that are v2, v1 or both, over directories that stand for them."""
+
+import os
+import signal
+import subprocess
+from collections.abc import Callable
+from ipaddress import IPv4Address
+from pathlib import Path
+
+import pytest
+
+from ebpfmesh.errors import MeshError, Unsupported
+from ebpfmesh.kernel import cgroup
+from ebpfmesh.kernel.cgroup import Cgroup, Hierarchies
+from ebpfmesh.model import Function
+
+V2 = "cgroup2 {top} cgroup2 rw,nosuid 0 0\n"
+V1 = (
+    "cgroup {top}/cpu cgroup rw,cpu,cpuacct 0 0\n"
+    "cgroup {top}/memory cgroup rw,memory 0 0\n"
+    "cgroup {top}/pids cgroup rw,pids 0 0\n"
+)
+HYBRID = "tmpfs {top} tmpfs rw 0 0\ncgroup2 {top}/unified cgroup2 rw 0 0\n" + V1
+OWN = Cgroup("edge.4026531840", "web")
+PLACE = "ebpfmesh/edge.4026531840/web"
+
+
+@pytest.fixture
+def mounts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Path]:
+    """Have /proc/mounts say something else, with ``{top}`` for a directory; gives that."""
+    read_text = Path.read_text
+
+    def set_mounts(text: str) -> Path:
+        for line in text.format(top=tmp_path).splitlines():
+            Path(line.split()[1]).mkdir(exist_ok=True)
+
+        def patched(path: Path, *arguments: str, **options: str) -> str:
+            if path == Path("/proc/mounts"):
+                return text.format(top=tmp_path)
+            return read_text(path, *arguments, **options)
+
+        monkeypatch.setattr(Path, "read_text", patched)
+        return tmp_path
+
+    return set_mounts
+
+
+def function(**settings: object) -> Function:
+    return Function.model_validate(
+        {"name": "web", "address4": IPv4Address("198.18.0.1")} | settings
+    )
+
+
+def test_v2_only(mounts: Callable[[str], Path]) -> None:
+    top = mounts(V2)
+    (top / "cgroup.controllers").write_text("cpuset cpu io memory pids\n")
+    found = Hierarchies.mounted()
+    assert found == Hierarchies(top, {})
+    assert found.place_of("cpu") == found.place_of("memory") == found.tracking() == top
+    assert found.all() == {top}
+
+
+def test_v1_only(mounts: Callable[[str], Path]) -> None:
+    top = mounts(V1)
+    found = Hierarchies.mounted()
+    assert found.unified is None
+    assert (found.place_of("cpu"), found.tracking()) == (top / "cpu", top / "pids")
+    assert found.place_of("io") is None
+    assert found.all() == {top / "cpu", top / "memory", top / "pids"}
+
+
+def test_hybrid(mounts: Callable[[str], Path]) -> None:
+    """Controllers are where v1 has them; processes are tracked in v2."""
+    top = mounts(HYBRID)
+    (top / "unified" / "cgroup.controllers").write_text("\n")
+    found = Hierarchies.mounted()
+    assert (found.tracking(), found.place_of("memory")) == (top / "unified", top / "memory")
+    assert found.all() == {top / name for name in ("unified", "cpu", "memory", "pids")}
+
+
+def test_none(mounts: Callable[[str], Path]) -> None:
+    mounts("tmpfs {top} tmpfs rw 0 0\n")
+    with pytest.raises(Unsupported, match="no cgroup hierarchy") as caught:
+        OWN.create(function())
+    assert caught.value.exit_code == 5
+
+
+def test_limits_of_v2(mounts: Callable[[str], Path]) -> None:
+    top = mounts(V2)
+    (top / "cgroup.controllers").write_text("cpu memory\n")
+    OWN.create(function(cpu=0.5, memory=64 << 20))
+    directory = top / PLACE
+    assert (directory / "cpu.max").read_text() == "50000 100000"
+    assert (directory / "memory.max").read_text() == str(64 << 20)
+    for parent in (top, directory.parents[1], directory.parent):
+        assert (parent / "cgroup.subtree_control").read_text() in ("+cpu", "+memory")
+    assert not (directory / "cgroup.subtree_control").exists()
+
+
+def test_limits_of_v1(mounts: Callable[[str], Path]) -> None:
+    top = mounts(V1)
+    OWN.create(function(cpu=2.25, memory=4096))
+    assert (top / "cpu" / PLACE / "cpu.cfs_quota_us").read_text() == "225000"
+    assert (top / "memory" / PLACE / "memory.limit_in_bytes").read_text() == "4096"
+    assert not list(top.rglob("cgroup.subtree_control"))
+
+
+def test_no_directory_without_need(mounts: Callable[[str], Path]) -> None:
+    top = mounts(HYBRID)
+    (top / "unified" / "cgroup.controllers").write_text("\n")
+    OWN.create(function(memory=4096))
+    assert (top / "unified" / PLACE).is_dir()
+    assert (top / "memory" / PLACE).is_dir()
+    assert not (top / "cpu" / "ebpfmesh").exists()
+
+
+def test_a_controller_that_is_missing(mounts: Callable[[str], Path]) -> None:
+    top = mounts(V2)
+    (top / "cgroup.controllers").write_text("memory\n")
+    with pytest.raises(Unsupported, match="no cpu cgroup controller"):
+        OWN.create(function(cpu=1))
+
+
+def test_a_limit_the_kernel_refuses(mounts: Callable[[str], Path]) -> None:
+    top = mounts(V1)
+    (top / "cpu" / PLACE / "cpu.cfs_quota_us").mkdir(parents=True)  # writing to it fails
+    with pytest.raises(MeshError, match=r"cpu\.cfs_quota_us") as caught:
+        OWN.create(function(cpu=1))
+    assert caught.value.hint
+
+
+def test_remove_takes_what_is_empty(mounts: Callable[[str], Path]) -> None:
+    """Of others' cgroups beside it nothing goes."""
+    top = mounts(HYBRID)
+    (top / "unified" / "cgroup.controllers").write_text("\n")
+    OWN.create(function())
+    other = Cgroup("edge.4026531840", "other")
+    other.create(function())
+    OWN.remove()
+    OWN.remove()
+    assert not (top / "unified" / PLACE).exists()
+    assert (top / "unified" / PLACE).parent.is_dir()
+    other.remove()
+    assert not (top / "unified" / "ebpfmesh").exists()
+
+
+def test_groups_are_of_one_host_namespace(mounts: Callable[[str], Path]) -> None:
+    top = mounts(HYBRID)
+    (top / "unified" / "cgroup.controllers").write_text("\n")
+    OWN.create(function())
+    Cgroup("edge.7", "web").create(function())
+    (top / "unified" / "ebpfmesh" / "edge.4026531840" / "cgroup.procs").write_text("")
+    assert cgroup.groups(4026531840) == {OWN}
+    assert cgroup.groups(7) == {Cgroup("edge.7", "web")}
+    assert cgroup.groups(8) == set()
+
+
+def test_stop_ends_what_will_not_end(
+    mounts: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SIGTERM first; SIGKILL for what is still there after a while."""
+    top = mounts(V1)
+    OWN.create(function())
+    procs = top / "pids" / PLACE / "cgroup.procs"
+    stubborn = subprocess.Popen(
+        ["sh", "-c", "trap '' TERM; echo; while :; do sleep 0.1; done"], stdout=subprocess.PIPE
+    )
+    willing = subprocess.Popen(["sleep", "1000"])
+    assert stubborn.stdout
+    stubborn.stdout.readline()  # the trap is set
+    children = {child.pid: child for child in (stubborn, willing)}
+    sent: list[tuple[int, int]] = []
+    kill = os.kill
+
+    def record(pid: int, number: int) -> None:
+        if (pid, number) not in sent:
+            sent.append((pid, number))
+        kill(pid, number)
+
+    def processes(_self: Cgroup) -> set[int]:
+        """What the kernel would list: those that run."""
+        return {pid for pid, child in children.items() if child.poll() is None}
+
+    monkeypatch.setattr(cgroup, "STOP_SECONDS", 0.3)
+    monkeypatch.setattr(cgroup.os, "kill", record)
+    monkeypatch.setattr(Cgroup, "processes", processes)
+    procs.write_text("")
+    OWN.stop()
+    assert (willing.wait(5), stubborn.wait(5)) == (-signal.SIGTERM, -signal.SIGKILL)
+    stubborn.stdout.close()
+    assert set(sent) == {
+        (willing.pid, signal.SIGTERM),
+        (stubborn.pid, signal.SIGTERM),
+        (stubborn.pid, signal.SIGKILL),
+    }
+
+
+def test_processes_of_all_hierarchies(mounts: Callable[[str], Path]) -> None:
+    top = mounts(HYBRID)
+    (top / "unified" / "cgroup.controllers").write_text("\n")
+    OWN.create(function(memory=4096))
+    (top / "unified" / PLACE / "cgroup.procs").write_text("1\n2\n")
+    (top / "memory" / PLACE / "cgroup.procs").write_text("2\n3\n")
+    assert OWN.processes() == {1, 2, 3}
+    assert {file.parent for file in OWN.files()} == {
+        top / "unified" / PLACE,
+        top / "memory" / PLACE,
+    }
