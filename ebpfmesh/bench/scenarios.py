@@ -3,7 +3,7 @@
 
 from ebpfmesh.bench.results import NO_SERVICES, Scenario
 
-_TRAFFIC = {"pps": 0.2, "stream": 1.0, "rr": 1.0, "crr": 1.0}
+_TRAFFIC = {"pps": 0.5, "stream": 1.0, "rr": 1.0, "crr": 1.0}
 
 _ALL = (
     Scenario(
