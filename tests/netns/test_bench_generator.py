@@ -101,8 +101,10 @@ def test_sink_leaves_everything_else_alone(rate: PacketRate, path: DataPath) -> 
             assert topology.poll(lambda: [d for d, _ in receive([listener])] == [b"hello"])
 
 
+WITH_POLICIES = [name for name, path in PATHS.items() if path.has_services]
+
+
+@pytest.mark.parametrize("path", WITH_POLICIES, indirect=True, scope="module")
 def test_policy_blocks_who_is_not_allowed(path: DataPath) -> None:
-    if not path.has_services:
-        pytest.skip("a path without policies")
     assert traffic.try_connection(path, workload.CLIENT) == "open"
     assert traffic.try_connection(path, workload.BLOCKED) == "no answer"

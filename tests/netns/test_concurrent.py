@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: BSD-2-Clause
 """Several processes change one mesh at once: one after the other, and nothing is half done."""
 
+import fcntl
 import os
 import signal
 from collections.abc import Callable, Iterator
@@ -164,3 +165,22 @@ def test_a_lock_ends_with_its_holder(mesh: Mesh) -> None:
         os.close(end)
     assert (RUN / "both.lock").exists()
     apply.up(mesh)
+
+
+def test_a_lock_whose_file_went_is_no_lock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between open and flock the one before us may remove the file; a third makes another."""
+    flock, file = fcntl.flock, RUN / "gone.lock"
+    seen = 0
+
+    def late(lock: int, operation: int) -> None:
+        nonlocal seen
+        seen += 1
+        if seen == 1:
+            file.unlink()
+        flock(lock, operation)
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    with locked("gone"):
+        assert seen == 2
+        assert file.exists()
+    assert not file.exists()

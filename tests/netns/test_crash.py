@@ -180,6 +180,11 @@ def whole(mesh: Mesh, works: Callable[[Mesh], bool]) -> None:
     with apply.opened(mesh.name) as live:
         assert live.broken() == []
         assert not live.record.get("dirty")
+        maps = live.control.maps
+        assert maps["mesh_iface"].count() == len(mesh.functions)
+        assert maps["mesh_address"].count() == sum(len(f.addresses) for f in mesh.functions)
+        assert maps["mesh_service"].count() == sum(len(s.frontends) for s in mesh.services)
+        assert maps["mesh_policy"].count() == len(mesh.policies)
 
 
 @pytest.fixture(scope="module")
