@@ -248,7 +248,8 @@ class Live:
             interface.remove(self.ip, row.place.interface, interface.alias(self.name, name))
         if row.place.made_netns:
             netns.remove(Path(row.place.netns).name)
-        for path in (self.log_file(name), self.exit_file(name)):
+        ended = self.exit_file(name)  # the shell that writes it may end before it is in place
+        for path in (self.log_file(name), ended, ended.with_name(f"{ended.name}.new")):
             path.unlink(missing_ok=True)
         self.record.delete_function(name)
 

@@ -62,6 +62,24 @@ def workers(function: str) -> list[int]:
     return sorted(processes - keepers(processes))
 
 
+def sleeper() -> int:
+    """The sleeper's process, once it is the command and no shell that is about to become it."""
+
+    def found() -> list[int]:
+        return [pid for pid in workers("sleeper") if name_of(pid) == "sleep"]
+
+    wait_until(lambda: len(found()) == 1, what="the command runs")
+    return found()[0]
+
+
+def name_of(pid: int) -> str:
+    """What a process is called; empty once it is gone."""
+    try:
+        return Path(f"/proc/{pid}/comm").read_text().strip()
+    except OSError:
+        return ""
+
+
 def ended(function: str = "one") -> str:
     """How a command ended, once it has."""
     with apply.opened("command") as live:
@@ -78,8 +96,7 @@ def said(function: str = "one") -> bytes:
 
 def test_a_command_runs_in_its_namespace_and_cgroup(mesh_up: Up) -> None:
     mesh_up(SLEEPER)
-    wait_until(lambda: len(workers("sleeper")) == 1, what="the command runs")
-    (pid,) = workers("sleeper")
+    pid = sleeper()
     assert Path(f"/proc/{pid}/cmdline").read_bytes() == b"sleep\0001000\0"
     inside = (netns.RUN / "ebpfmesh.command.sleeper").stat().st_ino
     assert Path(f"/proc/{pid}/ns/net").stat().st_ino == inside != netns.current().inode
@@ -99,8 +116,7 @@ def test_a_command_runs_in_its_namespace_and_cgroup(mesh_up: Up) -> None:
 def test_a_command_outlives_who_started_it(mesh_up: Up) -> None:
     """It is nobody's child, has a session of its own and no terminal."""
     mesh_up(SLEEPER)
-    wait_until(lambda: len(workers("sleeper")) == 1, what="the command runs")
-    (pid,) = workers("sleeper")
+    pid = sleeper()
     assert os.getsid(pid) != os.getsid(0)
     assert Path(f"/proc/{pid}/fd/0").readlink() == Path("/dev/null")
 
@@ -114,8 +130,7 @@ def test_a_command_does_not_inherit_what_we_ignore(mesh_up: Up) -> None:
     finally:
         for number, handler in zip(numbers, before, strict=True):
             signal.signal(number, handler)
-    wait_until(lambda: len(workers("sleeper")) == 1, what="the command runs")
-    (pid,) = workers("sleeper")
+    pid = sleeper()
     status = Path(f"/proc/{pid}/status").read_text()
     ignored = int(next(line for line in status.splitlines() if "SigIgn" in line).split()[1], 16)
     assert not [number for number in numbers if ignored >> (number - 1) & 1]
@@ -204,8 +219,7 @@ def test_a_command_is_not_started_again(mesh_up: Up) -> None:
 
 def test_a_change_of_something_else_leaves_a_command_alone(mesh_up: Up) -> None:
     mesh = mesh_up(SLEEPER)
-    wait_until(lambda: len(workers("sleeper")) == 1, what="the command runs")
-    before = workers("sleeper")
+    before = [sleeper()]
     more = mesh_of(SLEEPER + '[[function]]\nname = "other"\n')
     apply.up(more)
     changed = mesh_of(SLEEPER.replace("cpu", 'tenant = "elsewhere"\naudit = true\ncpu'))
@@ -220,7 +234,7 @@ def test_another_command_takes_its_place(mesh_up: Up) -> None:
     wait_until(lambda: said() == b"first\n", what="the first command runs")
     apply.up(mesh_of(one("echo second; sleep 1000")))
     wait_until(lambda: said() == b"second\n", what="the second command runs")
-    assert len(workers("one")) == 2  # sh and sleep
+    wait_until(lambda: len(workers("one")) == 2, what="sh and sleep are all there is")
 
 
 def test_the_log_keeps_both_outputs(mesh_up: Up) -> None:

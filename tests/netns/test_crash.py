@@ -182,7 +182,8 @@ def whole(mesh: Mesh, works: Callable[[Mesh], bool]) -> None:
         assert not live.record.get("dirty")
         maps = live.control.maps
         assert maps["mesh_iface"].count() == len(mesh.functions)
-        assert maps["mesh_address"].count() == sum(len(f.addresses) for f in mesh.functions)
+        known = {a for item in (*mesh.functions, *mesh.services) for a in item.addresses}
+        assert maps["mesh_address"].count() == len(known)
         assert maps["mesh_service"].count() == sum(len(s.frontends) for s in mesh.services)
         assert maps["mesh_policy"].count() == len(mesh.policies)
 
