@@ -202,6 +202,11 @@ def meters(mesh: Mesh) -> dict[tuple[str, str], Meter]:
     return found
 
 
+def collected(mesh: str) -> list[str]:
+    """What ``gc`` removes of one mesh; it also removes what others left on this machine."""
+    return [line for line in apply.gc() if mesh in line]
+
+
 def leftovers() -> set[str]:
     """All that a mesh, or a process of this test session, could leave: a word for each."""
     found = {f"pin {path}" for path in pins.BPFFS.rglob("*")}

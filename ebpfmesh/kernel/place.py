@@ -9,6 +9,7 @@ from pyroute2 import IPRoute
 from ebpfmesh.errors import NotFound
 from ebpfmesh.kernel import interface, links, netns
 from ebpfmesh.kernel.cgroup import Cgroup
+from ebpfmesh.kernel.pins import Pins
 from ebpfmesh.kernel.record import FunctionRow, Place, Record
 
 Fault = Literal["", "unfinished", "interface gone", "namespace gone", "programs missing"]
@@ -40,7 +41,8 @@ def fault(ip: IPRoute, row: FunctionRow) -> Fault:
         return "namespace gone"
     for direction, name in HOOKS:
         there = links.attached(ip, row.place.ifindex, direction)
-        if all(program.name != name for program in there):
+        held = (Pins(row.mesh).links / f"{row.function.name}-{direction}").exists()
+        if not held or all(program.name != name for program in there):
             return "programs missing"
     return ""
 

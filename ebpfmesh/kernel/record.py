@@ -59,6 +59,7 @@ class Place:
 class FunctionRow:
     """A function of the record; not ``ready``: it was being made or removed when work stopped."""
 
+    mesh: str
     id: int
     function: Function
     place: Place
@@ -160,12 +161,12 @@ class Record:
         """All functions, by name."""
         rows = self._all("SELECT name, ready, model, place FROM function ORDER BY name")
         ids = {name: number for number, name in self.names("function").items()}
-        return [_function_row(ids[name], *rest) for name, *rest in rows]
+        return [_function_row(self.mesh, ids[name], *rest) for name, *rest in rows]
 
     def function(self, name: str) -> FunctionRow | None:
         """One function, or None."""
         rows = self._all("SELECT ready, model, place FROM function WHERE name = ?", name)
-        return _function_row(self.id_of("function", name), *rows[0]) if rows else None
+        return _function_row(self.mesh, self.id_of("function", name), *rows[0]) if rows else None
 
     def put_function(self, function: Function, place: Place, *, ready: bool) -> None:
         """Write a function's row."""
@@ -291,10 +292,9 @@ class Record:
         return base.model_copy(update=parts)
 
 
-def _function_row(number: int, ready: int, model: str, place: str) -> FunctionRow:
-    return FunctionRow(
-        number, _FUNCTION.validate_json(model), Place(**json.loads(place)), bool(ready)
-    )
+def _function_row(mesh: str, number: int, ready: int, model: str, place: str) -> FunctionRow:
+    where = Place(**json.loads(place))
+    return FunctionRow(mesh, number, _FUNCTION.validate_json(model), where, bool(ready))
 
 
 def all_records() -> list[str]:

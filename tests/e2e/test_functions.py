@@ -195,7 +195,7 @@ def test_attach_a_container() -> None:
         containers.stop("guest")
         assert poll(lambda: "gone" in ebpfmesh("show", "functions").stdout)
         complaint("exec", "box", "--", "true", code=3)
-        assert lines("gc") == ["- function box of mesh edge"]
+        assert "- function box of mesh edge" in lines("gc")
 
 
 def test_audit_only_counts(box: str) -> None:

@@ -16,7 +16,7 @@ from ebpfmesh.kernel import bpf, cgroup, interface, links, netns
 from ebpfmesh.kernel.build import Program, build
 from ebpfmesh.model import Function, Mesh
 from sockets import carries, connection, connects, listener
-from topology import in_fn, leftovers, mesh_of, running
+from topology import collected, in_fn, leftovers, mesh_of, running
 
 MESH = """
 [mesh]
@@ -144,7 +144,7 @@ def test_an_adopted_interface_that_goes_is_noticed(mesh: Mesh) -> None:
     ip("link", "del", "boxhost")
     with apply.opened(mesh.name) as live:
         assert live.broken() == ["box"]
-    assert apply.gc() == ["function box of mesh adopt"]
+    assert collected("adopt") == ["function box of mesh adopt"]
     assert (netns.RUN / "box").exists()
     assert apply.plan(mesh) == ()
 

@@ -17,7 +17,7 @@ from ebpfmesh.kernel.pins import Pins
 from ebpfmesh.kernel.record import RUN
 from ebpfmesh.model import Mesh
 from sockets import connects, listener
-from topology import background, in_fn, leftovers, mesh_of, poll, running
+from topology import background, collected, in_fn, leftovers, mesh_of, poll, running
 
 MESH = """
 [mesh]
@@ -103,8 +103,10 @@ def replace_host_link() -> None:
 
 
 def unpin_link() -> None:
-    """A program is detached: nothing holds its link any more."""
+    """A program is detached: nothing holds its link any more, as the kernel notices in time."""
     (Pins("broken").links / "b-ingress").unlink()
+    with apply.opened("broken") as live:
+        assert poll(lambda: live.broken() == ["b"])
 
 
 def unpin_all() -> None:
@@ -178,8 +180,8 @@ def test_up_will_not_take_anothers_interface(mesh: Mesh) -> None:
 def test_gc_removes_what_is_left_of_a_function(mesh: Mesh, damage: Callable[[], None]) -> None:
     with others_kept():
         damage()
-        assert any("function b" in line for line in apply.gc())
-        assert apply.gc() == []
+        assert any("function b" in line for line in collected("broken"))
+        assert collected("broken") == []
         with apply.opened(mesh.name) as live:
             assert live.broken() == []
             assert [f.name for f in live.record.model().functions] == ["a"]
@@ -199,8 +201,8 @@ def test_down_removes_all_the_same(running_mesh: Mesh, damage: Callable[[], None
 @pytest.mark.parametrize("damage", [unpin_all, unpin_maps])
 def test_gc_removes_a_mesh_without_pins(running_mesh: Mesh, damage: Callable[[], None]) -> None:
     damage()
-    assert apply.gc()
-    assert apply.gc() == []
+    assert collected("broken")
+    assert collected("broken") == []
     assert not {word for word in leftovers() if "broken" in word}
     apply.up(running_mesh)
 
@@ -211,7 +213,7 @@ def test_a_lost_record_is_said_and_collected(running_mesh: Mesh) -> None:
     with pytest.raises(MeshError) as caught:
         apply.up(running_mesh)
     assert "gc" in caught.value.hint
-    assert apply.gc()
+    assert collected("broken")
     assert not {word for word in leftovers() if "broken" in word}
     apply.up(running_mesh)
     assert works(running_mesh)
@@ -260,7 +262,7 @@ def test_a_dead_host_namespace_is_collected() -> None:
     try:
         with netns.entered(netns.RUN / "elsewhere"):
             apply.up(elsewhere())
-        assert apply.gc() == []
+        assert collected("elsewhere") == []
         assert (RUN / "elsewhere").is_dir()
         for change in (lambda: apply.up(elsewhere()), lambda: apply.down("elsewhere")):
             with pytest.raises(NotFound, match="another network namespace"):
