@@ -58,7 +58,8 @@ def host_addresses() -> Iterator[None]:
     """Addresses on the host's loopback, for its own stack to speak from."""
     with netns.rtnetlink() as ip:
         ip.addr("add", index=interface.LOOPBACK, address=HOST4, prefixlen=32)
-        ip.addr("add", index=interface.LOOPBACK, address=HOST6, prefixlen=128)
+        no_dad = interface.IFA_F_NODAD
+        ip.addr("add", index=interface.LOOPBACK, address=HOST6, prefixlen=128, flags=no_dad)
         yield
         ip.addr("del", index=interface.LOOPBACK, address=HOST4, prefixlen=32)
         ip.addr("del", index=interface.LOOPBACK, address=HOST6, prefixlen=128)
