@@ -47,7 +47,7 @@ MESH_MAP("lru_hash", mesh_flow6, struct mesh_flow6_key, struct mesh_flow, flows)
 
 /*
  * The flow being judged, from the first line of judge_flow() to its last. On the stack the verifier
- * would follow every value it can have: 550 000 instructions instead of 60 000.
+ * would follow every value it can have: 550 000 instructions instead of 66 000.
  */
 MESH_MAP("percpu_array", mesh_scratch, __u32, struct mesh_judgement, 1);
 

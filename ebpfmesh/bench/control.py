@@ -18,7 +18,8 @@ from ebpfmesh import apply
 from ebpfmesh.bench.topology import make_namespace
 from ebpfmesh.bench.traffic import Sample
 from ebpfmesh.errors import CommandFailed
-from ebpfmesh.kernel import bpf, interface, netns
+from ebpfmesh.kernel import interface, netns
+from ebpfmesh.kernel.maps import Maps
 from ebpfmesh.kernel.pins import Pins
 from ebpfmesh.model import Function, Mesh
 
@@ -111,7 +112,7 @@ def attach_many(times: int) -> list[Sample]:
 def idle_maps(_times: int) -> list[Sample]:
     """MiB of the maps of a mesh of ten functions; the same every time, so taken once."""
     with _mesh("bench-idle", IDLE_FUNCTIONS) as mesh:
-        maps = map_bytes(mesh.name)
+        maps = Maps(Pins(mesh.name)).memory()
     table = "".join(f"{name} {size}\n" for name, size in sorted(maps.items()))
     return [Sample(sum(maps.values()) / (1 << 20), "MiB", table)]
 
@@ -136,17 +137,6 @@ def idle_work(_times: int) -> list[Sample]:
         processes = _processes(mesh)
     raw = f"{packets} packets per second, {processes} processes\n"
     return [Sample(packets + processes, "packets/s + processes", raw)]
-
-
-def map_bytes(mesh: str) -> dict[str, int]:
-    """Bytes of kernel memory of each map of a mesh, as the kernel accounts them (memlock)."""
-    sizes = {}
-    for pin in Pins(mesh).maps.iterdir():
-        with bpf.obj_get(pin) as fd:
-            lines = Path(f"/proc/self/fdinfo/{fd.fileno()}").read_text().splitlines()
-        fields = dict(line.split(":", 1) for line in lines)
-        sizes[pin.name] = int(fields["memlock"])
-    return sizes
 
 
 def _packets() -> int:

@@ -20,7 +20,6 @@ from ebpfmesh.errors import MissingPrivilege, Unsupported
 
 # enum bpf_map_type, bpf_prog_type, bpf_attach_type and flags, as far as we use them.
 MAP_TYPE = {"hash": 1, "array": 2, "percpu_hash": 5, "percpu_array": 6, "lru_hash": 9}
-PER_CPU = frozenset({MAP_TYPE["percpu_hash"], MAP_TYPE["percpu_array"]})
 PROG_TYPE_SCHED_CLS = 3
 PROG_TYPE_XDP = 6
 TCX_INGRESS = 46
@@ -314,11 +313,6 @@ def link_create(program: Fd, ifindex: int, attach_type: int) -> Fd:
             about=f"ifindex {ifindex}",
         )
     )
-
-
-def link_update(link: Fd, program: Fd) -> None:
-    """Put another program behind a link, without a moment in which none is there."""
-    _call("bpf_link_update", link.fileno(), program.fileno(), None)
 
 
 def link_detach(link: Fd) -> None:
