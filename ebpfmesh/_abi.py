@@ -8,10 +8,21 @@ from typing import Final, NamedTuple
 be16 = c_uint16.__ctype_be__
 be32 = c_uint32.__ctype_be__
 
-ABI: Final = 1
+ABI: Final = 2
+HEADERS_MAX: Final = 256
+EXTENSIONS_MAX: Final = 6
 IFINDEX_BITS: Final = 24
 SERVICE_ADDRESS: Final = 65536
 MAGLEV_ROW: Final = 256
+PREFIXES: Final = 5
+POLICY_DEPTHS: Final = 18
+DRY_RUN: Final = 0xeb9fd27
+TICK_SHIFT: Final = 8
+CALL_SLOW: Final = 0
+CALL_JUDGE: Final = 1
+CALL_POLICY: Final = 2
+CALL_EVENT: Final = 3
+SNAP_MAX: Final = 2048
 
 class Reason(IntEnum):
     """enum mesh_reason."""
@@ -35,7 +46,8 @@ class Reason(IntEnum):
     NO_SERVICE = 16
     FLOW_FULL = 17
     NOT_HERE = 18
-    REASONS = 19
+    NO_PROGRAM = 19
+    REASONS = 20
 
 
 class Direction(IntEnum):
@@ -53,6 +65,7 @@ class Identity(IntEnum):
     TENANT = 2
     SERVICE = 3
     OUTSIDE = 4
+    PREFIX = 5
 
 
 class ShapeSource(IntEnum):
@@ -61,7 +74,8 @@ class ShapeSource(IntEnum):
     SELF = 0
     TENANT = 1
     ANY = 2
-    SOURCES = 3
+    PREFIX = 3
+    SOURCES = 4
 
 
 class ShapeDestination(IntEnum):
@@ -69,18 +83,10 @@ class ShapeDestination(IntEnum):
 
     SELF = 0
     TENANT = 1
-    SERVICE = 2
-    ANY = 3
-    MESH_SHAPE_DESTINATIONS = 4
-
-
-class ShapeDepth(IntEnum):
-    """enum mesh_shape_depth."""
-
-    PORT = 0
-    PROTOCOL = 1
-    ALL = 2
-    DEPTHS = 3
+    ANY = 2
+    PREFIX = 3
+    SERVICE = 4
+    MESH_SHAPE_DESTINATIONS = 5
 
 
 class Action(IntEnum):
@@ -102,6 +108,50 @@ class FlowFlag(IntEnum):
     REPLY = 1
     NAT_SRC = 2
     NAT_DST = 4
+    HAIRPIN = 8
+    SOCKET = 16
+    AUDIT = 32
+    REPLIED = 64
+    FIN = 128
+    CLOSING = 256
+
+
+class ServiceFlag(IntEnum):
+    """enum mesh_service_flag."""
+
+    AFFINITY = 1
+
+
+class Timeout(IntEnum):
+    """enum mesh_timeout."""
+
+    HANDSHAKE = 0
+    ESTABLISHED = 1
+    CLOSING = 2
+    UDP = 3
+    ICMP = 4
+    MESH_TIMEOUTS = 5
+
+
+class EventKind(IntEnum):
+    """enum mesh_event_kind."""
+
+    DROP = 1
+    FLOW = 2
+    VERDICT = 4
+
+
+class Count(IntEnum):
+    """enum mesh_count."""
+
+    FLOW_MADE = 0
+    FLOW_GONE = 1
+    HALF_MADE = 2
+    HALF_GONE = 3
+    FRAGMENT_MADE = 4
+    EXPIRED = 5
+    EVENT_LOST = 6
+    MESH_COUNTS = 7
 
 
 class Address(Structure):
@@ -115,16 +165,30 @@ class Address(Structure):
 
 
 class Config(Structure):
-    """struct mesh_config, 16 bytes."""
+    """struct mesh_config, 192 bytes."""
 
-    policy_shapes: int
     epoch: int
+    judged: int
     tenants: int
+    events: int
+    snap: int
+    service_depths: int
+    timeouts: Array[c_uint32]
+    depths: Array[c_uint32]
+    hairpin4: int
+    hairpin6: Array[c_uint32]
 
     _fields_ = (
-        ("policy_shapes", c_uint64),
         ("epoch", c_uint32),
+        ("judged", c_uint32),
         ("tenants", c_uint32),
+        ("events", c_uint32),
+        ("snap", c_uint32),
+        ("service_depths", c_uint32),
+        ("timeouts", c_uint32 * 5),
+        ("depths", c_uint32 * 32),
+        ("hairpin4", be32),
+        ("hairpin6", be32 * 4),
     )
 
 
@@ -156,31 +220,31 @@ class ServiceKey(Structure):
     address: Address
     port: int
     protocol: int
-    pad: int
+    depth: int
 
     _fields_ = (
         ("address", Address),
         ("port", be16),
         ("protocol", c_uint8),
-        ("pad", c_uint8),
+        ("depth", c_uint8),
     )
 
 
 class Service(Structure):
     """struct mesh_service, 16 bytes."""
 
-    id: int
     row: int
     size: int
-    target_port: int
-    pad: int
+    id: int
+    shift: int
+    flags: int
 
     _fields_ = (
-        ("id", c_uint32),
         ("row", c_uint32),
         ("size", c_uint32),
-        ("target_port", be16),
-        ("pad", c_uint16),
+        ("id", c_uint16),
+        ("shift", c_uint16),
+        ("flags", c_uint32),
     )
 
 
@@ -201,14 +265,14 @@ class PolicyKey(Structure):
     destination: int
     port: int
     protocol: int
-    pad: int
+    depth: int
 
     _fields_ = (
         ("source", c_uint32),
         ("destination", c_uint32),
         ("port", be16),
         ("protocol", c_uint8),
-        ("pad", c_uint8),
+        ("depth", c_uint8),
     )
 
 
@@ -225,6 +289,30 @@ class Policy(Structure):
         ("priority", c_uint16),
         ("action", c_uint8),
         ("pad", c_uint8),
+    )
+
+
+class PrefixKey(Structure):
+    """struct mesh_prefix_key, 20 bytes."""
+
+    length: int
+    address: Address
+
+    _fields_ = (
+        ("length", c_uint32),
+        ("address", Address),
+    )
+
+
+class Prefix(Structure):
+    """struct mesh_prefix, 8 bytes."""
+
+    id: int
+    wider: int
+
+    _fields_ = (
+        ("id", c_uint32),
+        ("wider", c_uint32),
     )
 
 
@@ -279,6 +367,7 @@ class Flow(Structure):
     port: int
     backend: int
     service: int
+    seen: int
 
     _fields_ = (
         ("epoch", c_uint32),
@@ -289,10 +378,11 @@ class Flow(Structure):
         ("sender", c_uint8 * 6),
         ("flags", c_uint16),
         ("address", Address),
-        ("checksum", c_uint32),
+        ("checksum", c_uint16),
         ("port", be16),
         ("backend", c_uint16),
-        ("service", c_uint32),
+        ("service", c_uint16),
+        ("seen", c_uint32),
     )
 
 
@@ -314,45 +404,231 @@ class Tuple(Structure):
     )
 
 
-class Question(Structure):
-    """struct mesh_question, 40 bytes."""
+class Party(Structure):
+    """struct mesh_party, 100 bytes."""
 
-    source: Array[c_uint32]
-    destination: Array[c_uint32]
+    identity: Array[c_uint32]
+    shape: Array[c_uint32]
+    port: Array[c_uint32]
+    count: int
+
+    _fields_ = (
+        ("identity", c_uint32 * 8),
+        ("shape", c_uint32 * 8),
+        ("port", c_uint32 * 8),
+        ("count", c_uint32),
+    )
+
+
+class Pair(Structure):
+    """struct mesh_pair, 16 bytes."""
+
+    source: int
+    destination: int
+    depths: int
     port: int
-    service_port: int
+
+    _fields_ = (
+        ("source", c_uint32),
+        ("destination", c_uint32),
+        ("depths", c_uint32),
+        ("port", c_uint32),
+    )
+
+
+class Question(Structure):
+    """struct mesh_question, 720 bytes."""
+
+    source: Party
+    destination: Party
+    pair: Array[Pair]
+    pairs: int
     protocol: int
 
     _fields_ = (
-        ("source", c_uint32 * 4),
-        ("destination", c_uint32 * 4),
-        ("port", be16),
-        ("service_port", be16),
+        ("source", Party),
+        ("destination", Party),
+        ("pair", Pair * 32),
+        ("pairs", c_uint32),
         ("protocol", c_uint32),
     )
 
 
 class Judgement(Structure):
-    """struct mesh_judgement, 112 bytes."""
+    """struct mesh_judgement, 884 bytes."""
 
+    packet: Tuple
     tuple: Tuple
     target: Address
+    service_address: Address
     target_port: int
+    service_port: int
+    backend_ifindex: int
     backend: int
     service: int
+    sender: int
     opener: int
     receiver: int
+    rule: int
+    strength: int
+    flags: int
+    function: int
+    ifindex: int
+    direction: int
+    known: int
+    judged: int
+    audited: int
+    reason: int
+    event: int
+    verdict: int
+    pad: int
     question: Question
 
     _fields_ = (
+        ("packet", Tuple),
         ("tuple", Tuple),
         ("target", Address),
+        ("service_address", Address),
         ("target_port", be16),
+        ("service_port", be16),
+        ("backend_ifindex", c_uint32),
         ("backend", c_uint16),
-        ("service", c_uint32),
+        ("service", c_uint16),
+        ("sender", c_uint32),
         ("opener", c_uint32),
         ("receiver", c_uint32),
+        ("rule", c_uint32),
+        ("strength", c_uint32),
+        ("flags", c_uint32),
+        ("function", c_uint32),
+        ("ifindex", c_uint32),
+        ("direction", c_uint8),
+        ("known", c_uint8),
+        ("judged", c_uint8),
+        ("audited", c_uint8),
+        ("reason", c_uint8),
+        ("event", c_uint8),
+        ("verdict", c_uint8),
+        ("pad", c_uint8),
         ("question", Question),
+    )
+
+
+class FragmentKey(Structure):
+    """struct mesh_fragment_key, 40 bytes."""
+
+    source: Address
+    destination: Address
+    id: int
+    origin: int
+
+    _fields_ = (
+        ("source", Address),
+        ("destination", Address),
+        ("id", c_uint32),
+        ("origin", c_uint32),
+    )
+
+
+class Fragment(Structure):
+    """struct mesh_fragment, 8 bytes."""
+
+    ports: int
+    protocol: int
+
+    _fields_ = (
+        ("ports", c_uint32),
+        ("protocol", c_uint32),
+    )
+
+
+class SocketKey(Structure):
+    """struct mesh_socket_key, 32 bytes."""
+
+    cookie: int
+    address: Address
+    port: int
+    protocol: int
+    sent: int
+    pad: int
+
+    _fields_ = (
+        ("cookie", c_uint64),
+        ("address", Address),
+        ("port", be16),
+        ("protocol", c_uint8),
+        ("sent", c_uint8),
+        ("pad", c_uint32),
+    )
+
+
+class Socket(Structure):
+    """struct mesh_socket, 32 bytes."""
+
+    address: Address
+    port: int
+    service: int
+    backend: int
+    pad: int
+    ifindex: int
+    seen: int
+
+    _fields_ = (
+        ("address", Address),
+        ("port", be16),
+        ("service", c_uint16),
+        ("backend", c_uint16),
+        ("pad", c_uint16),
+        ("ifindex", c_uint32),
+        ("seen", c_uint32),
+    )
+
+
+class Event(Structure):
+    """struct mesh_event, 80 bytes."""
+
+    time: int
+    ifindex: int
+    sender: int
+    receiver: int
+    rule: int
+    length: int
+    captured: int
+    kind: int
+    reason: int
+    direction: int
+    audited: int
+    service: int
+    pad: int
+    tuple: Tuple
+
+    _fields_ = (
+        ("time", c_uint64),
+        ("ifindex", c_uint32),
+        ("sender", c_uint32),
+        ("receiver", c_uint32),
+        ("rule", c_uint32),
+        ("length", c_uint32),
+        ("captured", c_uint16),
+        ("kind", c_uint8),
+        ("reason", c_uint8),
+        ("direction", c_uint8),
+        ("audited", c_uint8),
+        ("service", c_uint16),
+        ("pad", c_uint32),
+        ("tuple", Tuple),
+    )
+
+
+class EventBuffer(Structure):
+    """struct mesh_event_buffer, 2128 bytes."""
+
+    event: Event
+    data: Array[c_uint8]
+
+    _fields_ = (
+        ("event", Event),
+        ("data", c_uint8 * 2048),
     )
 
 
@@ -402,6 +678,16 @@ class Drop(Structure):
     )
 
 
+class CountValue(Structure):
+    """struct mesh_count_value, 8 bytes."""
+
+    value: int
+
+    _fields_ = (
+        ("value", c_uint64),
+    )
+
+
 REASON_TEXT: Final = {
     Reason.MALFORMED: "a header is cut short or contradicts itself",
     Reason.NO_FUNCTION: "the interface belongs to no function",
@@ -409,23 +695,24 @@ REASON_TEXT: Final = {
     Reason.SPOOF_IP: "the source address is not the function's own",
     Reason.SPOOF_ARP: "the ARP message claims another's address",
     Reason.SPOOF_ND: "the ND message claims another's address, or to be a router",
-    Reason.PROTOCOL: "neither TCP, UDP nor ICMP echo over plain IPv4 or IPv6",
-    Reason.FRAGMENT: "an IP fragment",
+    Reason.PROTOCOL: "neither TCP, UDP, ICMP echo nor an ICMP error, over IPv4 or IPv6",
+    Reason.FRAGMENT: "a later fragment whose first one was not seen",
     Reason.VLAN: "a VLAN tag",
     Reason.MULTICAST: "multicast and broadcast have no place in a routed mesh",
     Reason.TTL: "the TTL or hop limit ran out",
     Reason.POLICY: "the policy forbids it",
     Reason.NO_FLOW: "a reply, a reset or a close that belongs to no flow",
     Reason.NO_BACKEND: "the service has no function that could answer",
-    Reason.HAIRPIN: "the service chose the function that asks",
+    Reason.HAIRPIN: "a function sends to its own address",
     Reason.NO_SERVICE: "the address is a service's, but not (or no longer) on this port",
     Reason.FLOW_FULL: "no room for a flow entry",
     Reason.NOT_HERE: "from the host: the address is not this function's",
+    Reason.NO_PROGRAM: "a part of the mesh's program is missing",
 }
 
 
 class MapSpec(NamedTuple):
-    """A map: its kind, name, the ctypes of its key and value, and what sets its size."""
+    """A map: its kind, name, ctypes of key and value (a ring buffer has none), what sizes it."""
 
     kind: str
     name: str
@@ -442,9 +729,19 @@ MAPS: Final = (
     MapSpec("hash", "mesh_service", ServiceKey, Service, "services"),
     MapSpec("array", "mesh_maglev", c_uint32, MaglevRow, "maglev_rows"),
     MapSpec("hash", "mesh_policy", PolicyKey, Policy, "rules"),
+    MapSpec("lpm_trie", "mesh_prefix", PrefixKey, Prefix, "prefixes"),
     MapSpec("lru_hash", "mesh_flow4", Flow4Key, Flow, "flows"),
     MapSpec("lru_hash", "mesh_flow6", Flow6Key, Flow, "flows"),
+    MapSpec("lru_hash", "mesh_half", Flow6Key, Flow, "half_open"),
+    MapSpec("lru_hash", "mesh_fragment", FragmentKey, Fragment, "fragments"),
+    MapSpec("hash", "mesh_netns", c_uint64, c_uint32, "functions"),
+    MapSpec("lru_hash", "mesh_socket", SocketKey, Socket, "sockets"),
     MapSpec("percpu_array", "mesh_scratch", c_uint32, Judgement, "1"),
     MapSpec("percpu_array", "mesh_meter", c_uint32, Meter, "meters"),
     MapSpec("percpu_hash", "mesh_drops", DropKey, Drop, "drops"),
+    MapSpec("percpu_array", "mesh_counts", c_uint32, CountValue, "counts"),
+    MapSpec("ringbuf", "mesh_events", type(None), type(None), "events"),
+    MapSpec("percpu_array", "mesh_event_buf", c_uint32, EventBuffer, "1"),
+    MapSpec("prog", "mesh_tc_calls", c_uint32, c_uint32, "calls"),
+    MapSpec("prog", "mesh_xdp_calls", c_uint32, c_uint32, "calls"),
 )

@@ -13,10 +13,13 @@
 #include <linux/types.h>
 
 /* Part of the path of every pin. Raise it when a layout or a meaning below changes. */
-#define MESH_ABI 1
+#define MESH_ABI 2
 
-/* Largest parts of a packet a program looks at: Ethernet, IPv4 with options, TCP without. */
-#define MESH_HEADERS_MAX (14 + 60 + 20)
+/* As much of a packet as a program looks at: Ethernet, IP with options, an ICMP error, its quote. */
+#define MESH_HEADERS_MAX 256
+
+/* IPv6 extension headers that are walked (RFC 8200, 4.1 lists no more than seven). */
+#define MESH_EXTENSIONS_MAX 6
 
 /* An interface index and a protocol share a word of every flow key. */
 #define MESH_IFINDEX_BITS 24
@@ -26,6 +29,27 @@
 
 /* A row of mesh_maglev; the table of a service is the largest prime that fits its rows. */
 #define MESH_MAGLEV_ROW 256
+
+/* Prefixes around the address of an outside party that rules may speak of, the longest first. */
+#define MESH_PREFIXES 5
+
+/* How finely a rule can match: any protocol, a protocol, and 1 to 16 leading bits of the port. */
+#define MESH_POLICY_DEPTHS 18
+
+/* In a packet's mark, in BPF_PROG_TEST_RUN only: judge, and change nothing (see lib/dry.h). */
+#define MESH_DRY_RUN 0xeb9fd27
+
+/* The clock of flows is the kernel's jiffies without its last bits: about a second at HZ=250. */
+#define MESH_TICK_SHIFT 8
+
+/* Slots of mesh_tc_calls and mesh_xdp_calls. */
+#define MESH_CALL_SLOW 0
+#define MESH_CALL_JUDGE 1
+#define MESH_CALL_POLICY 2
+#define MESH_CALL_EVENT 3
+
+/* Most bytes of a packet that an event carries. */
+#define MESH_SNAP_MAX 2048
 
 /*
  * Why a packet was dropped. Stable: a number is never given a second meaning. The text after each
@@ -39,18 +63,19 @@ enum mesh_reason {
 	MESH_SPOOF_IP = 4,    /* the source address is not the function's own */
 	MESH_SPOOF_ARP = 5,   /* the ARP message claims another's address */
 	MESH_SPOOF_ND = 6,    /* the ND message claims another's address, or to be a router */
-	MESH_PROTOCOL = 7,    /* neither TCP, UDP nor ICMP echo over plain IPv4 or IPv6 */
-	MESH_FRAGMENT = 8,    /* an IP fragment */
+	MESH_PROTOCOL = 7,    /* neither TCP, UDP, ICMP echo nor an ICMP error, over IPv4 or IPv6 */
+	MESH_FRAGMENT = 8,    /* a later fragment whose first one was not seen */
 	MESH_VLAN = 9,	      /* a VLAN tag */
 	MESH_MULTICAST = 10,  /* multicast and broadcast have no place in a routed mesh */
 	MESH_TTL = 11,	      /* the TTL or hop limit ran out */
 	MESH_POLICY = 12,     /* the policy forbids it */
 	MESH_NO_FLOW = 13,    /* a reply, a reset or a close that belongs to no flow */
 	MESH_NO_BACKEND = 14, /* the service has no function that could answer */
-	MESH_HAIRPIN = 15,    /* the service chose the function that asks */
+	MESH_HAIRPIN = 15,    /* a function sends to its own address */
 	MESH_NO_SERVICE = 16, /* the address is a service's, but not (or no longer) on this port */
 	MESH_FLOW_FULL = 17,  /* no room for a flow entry */
 	MESH_NOT_HERE = 18,   /* from the host: the address is not this function's */
+	MESH_NO_PROGRAM = 19, /* a part of the mesh's program is missing */
 	MESH_REASONS
 };
 
@@ -67,32 +92,28 @@ enum mesh_identity {
 	MESH_TENANT = 2,
 	MESH_SERVICE = 3,
 	MESH_OUTSIDE = 4,
+	MESH_PREFIX = 5, /* the outside, as far as its address is in a prefix */
 };
 
 /*
- * The shape of a rule: which parts of it are wildcards. Its bit in mesh_config.policy_shapes is
- * (source * 4 + destination) * 3 + depth.
+ * The shape of a rule: the kinds of its two identities, and its depth. Of each pair of kinds
+ * mesh_config.depths[source * MESH_SHAPE_DESTINATIONS + destination] has the depths that exist.
  */
 enum mesh_shape_source {
 	MESH_SHAPE_SELF, /* a function, or the outside */
 	MESH_SHAPE_TENANT,
 	MESH_SHAPE_ANY,
+	MESH_SHAPE_PREFIX,
 	MESH_SHAPE_SOURCES
 };
 
 enum mesh_shape_destination {
 	MESH_SHAPE_TO_SELF,
 	MESH_SHAPE_TO_TENANT,
-	MESH_SHAPE_TO_SERVICE,
 	MESH_SHAPE_TO_ANY,
+	MESH_SHAPE_TO_PREFIX,
+	MESH_SHAPE_TO_SERVICE,
 	MESH_SHAPE_DESTINATIONS
-};
-
-enum mesh_shape_depth {
-	MESH_SHAPE_PORT,     /* protocol and port */
-	MESH_SHAPE_PROTOCOL, /* protocol, any port */
-	MESH_SHAPE_ALL,
-	MESH_SHAPE_DEPTHS
 };
 
 enum mesh_action {
@@ -108,6 +129,46 @@ enum mesh_flow_flag {
 	MESH_FLOW_REPLY = 1,   /* made for the answers to the flow that was judged */
 	MESH_FLOW_NAT_SRC = 2, /* address and port replace the source's */
 	MESH_FLOW_NAT_DST = 4, /* address and port replace the destination's */
+	MESH_FLOW_HAIRPIN = 8, /* both ends are one function: its address is replaced as well */
+	MESH_FLOW_SOCKET =
+		16, /* the socket chose the backend: a service, and nothing to translate */
+	MESH_FLOW_AUDIT = 32,	 /* policy would drop it; judged and counted anew for each packet */
+	MESH_FLOW_REPLIED = 64,	 /* TCP: both sides were heard */
+	MESH_FLOW_FIN = 128,	 /* TCP: this side has closed */
+	MESH_FLOW_CLOSING = 256, /* TCP: both sides have closed, or one has reset */
+};
+
+enum mesh_service_flag {
+	MESH_SVC_AFFINITY = 1, /* the same source meets the same backend */
+};
+
+/* How long a flow without packets lives, in ticks; the control plane reckons them from seconds. */
+enum mesh_timeout {
+	MESH_TIMEOUT_HANDSHAKE,	  /* TCP, until both sides were heard */
+	MESH_TIMEOUT_ESTABLISHED, /* TCP */
+	MESH_TIMEOUT_CLOSING,	  /* TCP, after both closed or one reset */
+	MESH_TIMEOUT_UDP,
+	MESH_TIMEOUT_ICMP,
+	MESH_TIMEOUTS
+};
+
+/* What an event tells; bits of mesh_config.events. */
+enum mesh_event_kind {
+	MESH_EVENT_DROP = 1,	/* a packet was dropped, or would have been (audited) */
+	MESH_EVENT_FLOW = 2,	/* a flow was judged and may pass */
+	MESH_EVENT_VERDICT = 4, /* a packet passed */
+};
+
+/* What is counted for `doctor`. */
+enum mesh_count {
+	MESH_COUNT_FLOW_MADE,	  /* entries put into mesh_flow4 and mesh_flow6 */
+	MESH_COUNT_FLOW_GONE,	  /* and taken out again; what else is missing was evicted */
+	MESH_COUNT_HALF_MADE,	  /* into mesh_half */
+	MESH_COUNT_HALF_GONE,	  /* and out, when both sides were heard */
+	MESH_COUNT_FRAGMENT_MADE, /* into mesh_fragment */
+	MESH_COUNT_EXPIRED,	  /* flows found after their time */
+	MESH_COUNT_EVENT_LOST,	  /* no room in mesh_events */
+	MESH_COUNTS
 };
 
 /* An IPv6 address, or an IPv4 address as ::ffff:a.b.c.d (RFC 4291, 2.5.5.2). */
@@ -115,11 +176,21 @@ struct mesh_address {
 	__be32 word[4];
 };
 
-/* The one record of what changes for all packets at once. */
+/*
+ * The one record of what changes for all packets at once. The fast path asks `epoch` alone;
+ * 0 there sends every packet the slow way, where events are made.
+ */
 struct mesh_config {
-	__u64 policy_shapes; /* bit n: some rule has shape n */
-	__u32 epoch;	     /* flow entries of another epoch are judged again */
-	__u32 tenants;	     /* meter slots of one function */
+	__u32 epoch;	      /* judged, or 0 while every packet's verdict is wanted */
+	__u32 judged;	      /* flow entries of another epoch are judged again; never 0 */
+	__u32 tenants;	      /* meter slots of one function */
+	__u32 events;	      /* enum mesh_event_kind, a bit each */
+	__u32 snap;	      /* bytes of a packet that go with an event */
+	__u32 service_depths; /* bit n: some service has a range of ports that share n bits */
+	__u32 timeouts[5];    /* ticks, by enum mesh_timeout */
+	__u32 depths[32];     /* by shape: bit n: some rule has depth n */
+	__be32 hairpin4;      /* stands for a function that reaches itself through a service */
+	__be32 hairpin6[4];
 };
 
 /* A function, by its id. ifindex 0: there is none of this id. */
@@ -137,15 +208,15 @@ struct mesh_service_key {
 	struct mesh_address address;
 	__be16 port;
 	__u8 protocol;
-	__u8 pad;
+	__u8 depth; /* leading bits of the port that count: 16, or fewer for a part of a range */
 };
 
 struct mesh_service {
-	__u32 id;
-	__u32 row;	    /* first of its rows in mesh_maglev */
-	__u32 size;	    /* length of its table, 0: no backend */
-	__be16 target_port; /* of its functions */
-	__u16 pad;
+	__u32 row;   /* first of its rows in mesh_maglev */
+	__u32 size;  /* length of its table, 0: no backend */
+	__u16 id;    /* never 0 */
+	__u16 shift; /* its functions' port minus its own, modulo 2^16; host order */
+	__u32 flags; /* enum mesh_service_flag */
 };
 
 /* Part of a Maglev table: ids of functions. */
@@ -156,9 +227,9 @@ struct mesh_maglev_row {
 struct mesh_policy_key {
 	__u32 source;	   /* identity */
 	__u32 destination; /* identity */
-	__be16 port;	   /* 0: any */
-	__u8 protocol;	   /* 0: any */
-	__u8 pad;
+	__be16 port;	   /* or ICMP type; its leading depth - 1 bits, the others 0 */
+	__u8 protocol;	   /* 0: any; ICMPv6 has the number and the types of ICMP */
+	__u8 depth;	   /* 0: any protocol and port; else one more than the bits of the port */
 };
 
 struct mesh_policy {
@@ -166,6 +237,17 @@ struct mesh_policy {
 	__u16 priority; /* the lowest decides; equal: deny before allow */
 	__u8 action;	/* enum mesh_action */
 	__u8 pad;
+};
+
+/* Key of mesh_prefix; prefixes of IPv4 are 96 bits longer, as its addresses are written. */
+struct mesh_prefix_key {
+	__u32 length;
+	struct mesh_address address;
+};
+
+struct mesh_prefix {
+	__u32 id;    /* of the identity */
+	__u32 wider; /* 1 + length of the next wider prefix there is, 0: none */
 };
 
 /*
@@ -200,10 +282,11 @@ struct mesh_flow {
 	__u8 sender[6];	   /* the only source MAC it may come from */
 	__u16 flags;	   /* enum mesh_flow_flag */
 	struct mesh_address address; /* new address; IPv4 in word[3] */
-	__u32 checksum;		     /* one's complement difference that the new address makes */
+	__u16 checksum;		     /* one's complement difference that the new address makes */
 	__be16 port;		     /* new port */
 	__u16 backend;		     /* id of the function a service chose, 0: no service */
-	__u32 service;		     /* its id */
+	__u16 service;		     /* its id */
+	__u32 seen;		     /* tick of the last packet */
 };
 
 /* Who asks whom: the five-tuple of a flow, as the side that opened it sends it. */
@@ -215,25 +298,116 @@ struct mesh_tuple {
 	__u32 protocol;
 };
 
-/* What the policy is asked: identities by enum mesh_shape_source and _destination. */
+/* Identities of one party; shapes are enum mesh_shape_source or _destination. */
+struct mesh_party {
+	__u32 identity[8];
+	__u32 shape[8];
+	__u32 port[8]; /* of a receiver: its own, or the service's for rules that name one */
+	__u32 count;
+};
+
+/* Two identities that some rule may join, and the depths such rules have. */
+struct mesh_pair {
+	__u32 source;
+	__u32 destination;
+	__u32 depths;
+	__u32 port; /* in network order; or ICMP type */
+};
+
+/* What the policy is asked. */
 struct mesh_question {
-	__u32 source[4]; /* one more than there are, so that a mask bounds the index */
-	__u32 destination[4];
-	__be16 port;	     /* of the receiver */
-	__be16 service_port; /* of the service, for rules that name one */
+	struct mesh_party source;
+	struct mesh_party destination;
+	struct mesh_pair pair[32];
+	__u32 pairs;
 	__u32 protocol;
 };
 
 /* A flow while it is judged. */
 struct mesh_judgement {
+	struct mesh_tuple packet; /* as the packet has it, or as an answer to what it quotes */
 	struct mesh_tuple tuple;
 	struct mesh_address target; /* address and port of the receiver itself */
+	struct mesh_address service_address;
 	__be16 target_port;
+	__be16 service_port;
+	/* Interface the backend had, which the next owner of its id has not; 0: it lives. */
+	__u32 backend_ifindex;
 	__u16 backend;	/* id of the receiver if a service chose it */
-	__u32 service;	/* its id, 0: none */
-	__u32 opener;	/* id of the opener, 0: the outside */
-	__u32 receiver; /* id of the receiver, 0: the outside */
+	__u16 service;	/* its id, 0: none */
+	__u32 sender;	/* id of the function the packet is from, 0: the outside */
+	__u32 opener;	/* id of the flow's opener, 0: the outside */
+	__u32 receiver; /* id of its receiver, 0: the outside */
+	__u32 rule;	/* that decided, 0: none */
+	__u32 strength; /* of that rule, see lib/policy.h */
+	__u32 flags;	/* enum mesh_flow_flag, of the forward entry */
+	__u32 function; /* id of the function whose interface it is */
+	__u32 ifindex;	/* of the flow's key: 0 from the host's stack */
+	__u8 direction; /* enum mesh_direction */
+	__u8 known;	/* the flow has an entry that counts */
+	__u8 judged;	/* the flow was judged just now */
+	__u8 audited;	/* and would not pass, were its receiver not in audit */
+	__u8 reason;	/* what the judgement was, enum mesh_reason */
+	__u8 event;	/* enum mesh_event_kind: sent already, 0: none */
+	__u8 verdict;	/* enum mesh_reason, that it tells */
+	__u8 pad;
 	struct mesh_question question;
+};
+
+/* A datagram's first fragment has the ports, the others have this. */
+struct mesh_fragment_key {
+	struct mesh_address source;
+	struct mesh_address destination;
+	__u32 id;
+	__u32 origin; /* as in a flow's key; protocol 0 for IPv6, whose first header may not be TCP */
+};
+
+struct mesh_fragment {
+	__u32 ports; /* struct pkt's */
+	__u32 protocol;
+};
+
+/* A socket of a function that was connected, or sends, to a backend instead of a service. */
+struct mesh_socket_key {
+	__u64 cookie;
+	struct mesh_address address; /* of the backend */
+	__be16 port;
+	__u8 protocol;
+	__u8 sent; /* 1: UDP, and the other way round: the key has the service, the value the backend */
+	__u32 pad;
+};
+
+struct mesh_socket {
+	struct mesh_address address; /* of the service */
+	__be16 port;
+	__u16 service;
+	__u16 backend;
+	__u16 pad;
+	__u32 ifindex; /* of the backend: its id may be another's one day */
+	__u32 seen;    /* UDP: tick of the last datagram */
+};
+
+/* What is sent to mesh_events; so many bytes of the packet as `captured` says come after it. */
+struct mesh_event {
+	__u64 time;	/* CLOCK_MONOTONIC, nanoseconds */
+	__u32 ifindex;	/* where the packet was seen */
+	__u32 sender;	/* id of a function, 0: the outside */
+	__u32 receiver; /* id of a function, 0: the outside or not known */
+	__u32 rule;	/* that decided, 0: none */
+	__u32 length;	/* of the packet */
+	__u16 captured;
+	__u8 kind;	/* enum mesh_event_kind */
+	__u8 reason;	/* enum mesh_reason */
+	__u8 direction; /* enum mesh_direction */
+	__u8 audited;	/* 1: it passed, because the receiver is in audit */
+	__u16 service;	/* id, 0: none */
+	__u32 pad;
+	struct mesh_tuple tuple; /* as the packet has it; zero where it was not parsed */
+};
+
+struct mesh_event_buffer {
+	struct mesh_event event;
+	__u8 data[MESH_SNAP_MAX];
 };
 
 /* What a function sent to and received from one tenant; slot = function * tenants + tenant. */
@@ -255,6 +429,10 @@ struct mesh_drop_key {
 struct mesh_drop {
 	__u64 packets;
 	__u64 bytes;
+};
+
+struct mesh_count_value {
+	__u64 value;
 };
 
 #endif

@@ -17,6 +17,20 @@
 	BPF_TABLE_PINNED(type, key, value, name, 1, MESH_PINS "/" #name)
 #endif
 
+/* A ring buffer has neither keys nor values; BCC's own macro for it knows no pins. */
+#ifndef MESH_RING
+#define MESH_RING(name, entries)                             \
+	struct name##_table_t {                              \
+		int key;                                     \
+		__u32 leaf;                                  \
+		int (*ringbuf_output)(void *, __u64, __u64); \
+		__u32 max_entries;                           \
+		int flags;                                   \
+	};                                                   \
+	__attribute__((section("maps/ringbuf:" MESH_PINS     \
+			       "/" #name))) struct name##_table_t name = { .max_entries = 1 }
+#endif
+
 /* What changes for all packets at once. Written last by every change; read by every packet. */
 MESH_MAP("array", mesh_config, __u32, struct mesh_config, 1);
 
@@ -41,9 +55,27 @@ MESH_MAP("array", mesh_maglev, __u32, struct mesh_maglev_row, maglev_rows);
 /* Rules. Written by policy add/del; read when a flow is judged. */
 MESH_MAP("hash", mesh_policy, struct mesh_policy_key, struct mesh_policy, rules);
 
+/* Prefixes of the outside that rules speak of. Written by policy add/del; read when judging. */
+MESH_MAP("lpm_trie", mesh_prefix, struct mesh_prefix_key, struct mesh_prefix, prefixes);
+
 /* Judged flows, two entries each. Written when a flow is judged; read by every packet. */
 MESH_MAP("lru_hash", mesh_flow4, struct mesh_flow4_key, struct mesh_flow, flows);
 MESH_MAP("lru_hash", mesh_flow6, struct mesh_flow6_key, struct mesh_flow, flows);
+
+/*
+ * TCP flows of which one side was heard so far, both families: whatever their number, they push no
+ * established flow out. Written and read on the slow path.
+ */
+MESH_MAP("lru_hash", mesh_half, struct mesh_flow6_key, struct mesh_flow, half_open);
+
+/* Ports of fragmented datagrams. Written by a first fragment, read by the later ones. */
+MESH_MAP("lru_hash", mesh_fragment, struct mesh_fragment_key, struct mesh_fragment, fragments);
+
+/* Cookie of a network namespace → function. Written by attach and detach; read by mesh_sock.c. */
+MESH_MAP("hash", mesh_netns, __u64, __u32, functions);
+
+/* Services that sockets were connected to. Written by mesh_sock.c; read there and when judging. */
+MESH_MAP("lru_hash", mesh_socket, struct mesh_socket_key, struct mesh_socket, sockets);
 
 /*
  * The flow being judged, from the first line of judge_flow() to its last. On the stack the verifier
@@ -56,5 +88,19 @@ MESH_MAP("percpu_array", mesh_meter, __u32, struct mesh_meter, meters);
 
 /* Drops by function and reason. Written by a dropped packet; read by `show drops`. */
 MESH_MAP("percpu_hash", mesh_drops, struct mesh_drop_key, struct mesh_drop, drops);
+
+/* By enum mesh_count. Written on the slow path; read by `doctor`. */
+MESH_MAP("percpu_array", mesh_counts, __u32, struct mesh_count_value, counts);
+
+/* Events, while somebody listens: struct mesh_event. Its place while it is put together. */
+MESH_RING(mesh_events, events);
+MESH_MAP("percpu_array", mesh_event_buf, __u32, struct mesh_event_buffer, 1);
+
+/*
+ * Programs that go on where another leaves off, by MESH_CALL_*, for each kind of program. Written
+ * when they are loaded.
+ */
+MESH_MAP("prog", mesh_tc_calls, __u32, __u32, calls);
+MESH_MAP("prog", mesh_xdp_calls, __u32, __u32, calls);
 
 #endif

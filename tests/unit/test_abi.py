@@ -46,9 +46,9 @@ def test_generated_file_is_up_to_date(monkeypatch: pytest.MonkeyPatch, headers: 
         # Fields change places, one grows, one is renamed; a number, a text, a map change.
         ("mesh_abi.h", r"(\t__u16 tenant;)\n(\t__u16 flags;)", r"\2\n\1"),
         ("mesh_abi.h", r"__u8 mac\[6\];(?=\s+/\* of its own)", "__u8 mac[10];"),
-        ("mesh_abi.h", r"__u32 rule;", "__u32 line;"),
+        ("mesh_abi.h", r"__u32 strength;", "__u32 force;"),
         ("mesh_abi.h", r"MESH_TTL = 11", "MESH_TTL = 21"),
-        ("mesh_abi.h", r"/\* an IP fragment \*/", "/* a fragment */"),
+        ("mesh_abi.h", r"/\* a VLAN tag \*/", "/* a fragment */"),
         ("mesh_abi.h", r"#define MESH_ABI \d+", "#define MESH_ABI 99"),
         ("mesh_maps.h", r'MESH_MAP\("hash", mesh_iface', 'MESH_MAP("array", mesh_iface'),
         ("mesh_maps.h", r"struct mesh_policy, rules\)", "struct mesh_policy, functions)"),
@@ -66,9 +66,9 @@ def test_any_change_is_noticed(
 @pytest.mark.parametrize(
     ("field", "where"),
     [
-        (r"\t__u8 protocol;\n\t__u8 pad;(?=\n};\n\nstruct mesh_service )", "at the end"),
+        (r"\t__u8 protocol;\n\t__u8 depth;.*(?=\n};\n\nstruct mesh_service )", "at the end"),
         (r"\t__u16 tenant;\n", "before address4"),
-        (r"\t__u32 tenants;.*\n", "at the end"),
+        (r"\t__u32 pad;\n(?=\tstruct mesh_tuple tuple;)", "at the end"),
     ],
     ids=["byte", "short", "word"],
 )
