@@ -1,14 +1,25 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
  * The mesh at tc, on the host-side interface of every function: mesh_from_fn at ingress carries
- * what the function sends, mesh_to_fn at egress judges what the host's stack sends to it. A packet
- * from function to function meets the first alone.
+ * what the function sends, mesh_to_fn at egress is for what the host's stack sends to it. A packet
+ * from function to function meets the first alone, and if it is not an established flow's the
+ * others behind it, by MESH_CALL_*; those that judge are in mesh_judge.c.
  */
-#include "lib/mesh.h"
+#include "lib/slow.h"
 
 int mesh_from_fn(struct __sk_buff *ctx)
 {
 	return mesh_from_function(ctx);
+}
+
+int mesh_slow_fn(struct __sk_buff *ctx)
+{
+	return mesh_slow(ctx);
+}
+
+int mesh_event_fn(struct __sk_buff *ctx)
+{
+	return mesh_tell(ctx);
 }
 
 int mesh_to_fn(struct __sk_buff *ctx)

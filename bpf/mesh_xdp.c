@@ -5,9 +5,30 @@
  * partial checksum).
  */
 #define MESH_XDP
-#include "lib/mesh.h"
+#include "lib/slow.h"
+#include "lib/judge.h"
 
 int mesh_xdp_fn(struct xdp_md *ctx)
 {
 	return mesh_from_function(ctx);
+}
+
+int mesh_xdp_slow(struct xdp_md *ctx)
+{
+	return mesh_slow(ctx);
+}
+
+int mesh_xdp_judge(struct xdp_md *ctx)
+{
+	return mesh_judge(ctx);
+}
+
+int mesh_xdp_policy(struct xdp_md *ctx)
+{
+	return mesh_decide(ctx);
+}
+
+int mesh_xdp_event(struct xdp_md *ctx)
+{
+	return mesh_tell(ctx);
 }

@@ -77,6 +77,30 @@ HOT void context_linearize(CTX *ctx)
 {
 }
 
+/* Copy the first bytes of the packet, as many as there are, at most MESH_SNAP_MAX; how many. */
+HOT __u32 context_copy(CTX *ctx, void *to, __u64 length)
+{
+	if (length > context_length(ctx))
+		length = context_length(ctx);
+	if (length > MESH_SNAP_MAX)
+		length = MESH_SNAP_MAX;
+	asm volatile("" : "+r"(length)); /* or the verifier meets a copy that was not compared */
+	if (length - 1 >= MESH_SNAP_MAX || bpf_xdp_load_bytes(ctx, 0, to, length))
+		return 0;
+	return length;
+}
+
+/* Has no mark: nothing is asked of it but by real packets. */
+HOT int context_is_dry(CTX *ctx)
+{
+	return 0;
+}
+
+HOT __u32 context_question(CTX *ctx)
+{
+	return MESH_FROM_FN;
+}
+
 #else
 
 HOT __u32 context_ifindex(CTX *ctx)
@@ -110,8 +134,36 @@ HOT void context_linearize(CTX *ctx)
 {
 	__u32 linear = context_end(ctx) - context_data(ctx), length = context_length(ctx);
 
-	if (unlikely(linear < length && linear < MESH_HEADERS_MAX))
+	if (linear < length && linear < MESH_HEADERS_MAX)
 		bpf_skb_pull_data(ctx, length < MESH_HEADERS_MAX ? length : MESH_HEADERS_MAX);
+}
+
+/* Copy the first bytes of the packet, as many as there are, at most MESH_SNAP_MAX; how many. */
+HOT __u32 context_copy(CTX *ctx, void *to, __u64 length)
+{
+	if (length > context_length(ctx))
+		length = context_length(ctx);
+	if (length > MESH_SNAP_MAX)
+		length = MESH_SNAP_MAX;
+	asm volatile("" : "+r"(length)); /* or the verifier meets a copy that was not compared */
+	if (length - 1 >= MESH_SNAP_MAX || bpf_skb_load_bytes(ctx, 0, to, length))
+		return 0;
+	return length;
+}
+
+/*
+ * A question of `policy test`. A container cannot ask it: a packet that changes its network
+ * namespace loses its mark (skb_scrub_packet()).
+ */
+HOT int context_is_dry(CTX *ctx)
+{
+	return CONTEXT_FIELD(ctx, mark) == MESH_DRY_RUN;
+}
+
+/* Which way the packet that is asked about goes, enum mesh_direction. */
+HOT __u32 context_question(CTX *ctx)
+{
+	return CONTEXT_FIELD(ctx, cb[0]);
 }
 
 #endif

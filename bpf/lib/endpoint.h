@@ -60,7 +60,7 @@ HOT int endpoint_check_sender(const struct mesh_function *fn, const struct pkt *
 
 	if (!mac_equal(p->eth->h_source, fn->mac))
 		return MESH_SPOOF_MAC;
-	if (p->ip4)
+	if (pkt_is4(p))
 		address_set4(&source, p->ip4->saddr);
 	else
 		address_set6(&source, p->ip6->saddr.s6_addr32);

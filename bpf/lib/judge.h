@@ -1,18 +1,21 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
- * The slow path: what should happen to a flow. Runs for its first packet, and for the first one
- * after a change of the mesh (another epoch); service → receiver → policy → two flow entries, one
- * for each way. Whatever way the packet goes, the flow is judged as its opener sent it.
+ * What should happen to a flow. Runs for its first packet, and for the first one after a change of
+ * the mesh (another epoch); service → receiver → policy → two flow entries, one for each way.
+ * Whatever way the packet goes, the flow is judged as its opener sent it.
  */
 #ifndef MESH_JUDGE_H
 #define MESH_JUDGE_H
 
+#include "lib/mesh.h"
 #include "lib/csum.h"
 #include "lib/endpoint.h"
 #include "lib/flow.h"
 #include "lib/meter.h"
 #include "lib/policy.h"
 #include "lib/service.h"
+#include "lib/socket.h"
+#include "lib/track.h"
 
 /* The parties of a flow, beside what mesh_judgement says of them. */
 struct parties {
@@ -20,100 +23,142 @@ struct parties {
 	struct mesh_function *receiver;
 };
 
-HOT struct mesh_judgement *judge_scratch(void)
-{
-	__u32 zero = 0;
-
-	return mesh_scratch.lookup(&zero);
-}
-
 /* The flow as its opener sent it, from the packet and the stale entry it found (or NULL). */
-HOT void judge_orient(struct mesh_judgement *j, const struct pkt *p, const struct mesh_flow *stale)
+HOT void judge_orient(struct mesh_judgement *j, const struct mesh_flow *stale)
 {
-	tuple_of(&j->tuple, p);
+	j->tuple = j->packet;
 	j->backend = stale ? stale->backend : 0;
-	j->target_port = stale ? stale->port : 0;
-	if (!stale || !(stale->flags & MESH_FLOW_REPLY))
+	j->backend_ifindex = stale ? stale->ifindex : 0;
+	j->flags = stale ? stale->flags & MESH_FLOW_SOCKET : 0;
+	j->service = 0;
+	if (!stale)
 		return;
-	j->target_port = ports_source(p->ports);
+	j->service_address = stale->address; /* of MESH_FLOW_SOCKET */
+	j->service_port = stale->port;
+	j->target_port = stale->port;
+	if (!(stale->flags & MESH_FLOW_REPLY))
+		return;
+	j->backend_ifindex = 0;
+	j->target_port = j->packet.source_port;
 	tuple_reverse(&j->tuple);
 	if (stale->flags & MESH_FLOW_NAT_SRC) {
 		j->tuple.destination = stale->address;
 		j->tuple.destination_port = stale->port;
 	}
+	if (stale->flags & MESH_FLOW_HAIRPIN)
+		j->tuple.source = j->packet.source;
 }
 
 /*
- * Does the backend of a stale entry live? Its id may have another owner by now, but the number of
- * its interface is not given again; that of a reply is part of the key it was found by.
+ * Does the backend that an entry or the socket has live? Its id may have another owner by now, but
+ * the number of its interface is not given again; that of a reply is part of the key it was found by.
  */
-HOT int judge_backend_lives(const struct mesh_judgement *j, const struct mesh_flow *stale)
+HOT int judge_backend_lives(const struct mesh_judgement *j)
 {
-	struct mesh_function *backend = stale && j->backend ? endpoint_get(j->backend) : NULL;
+	struct mesh_function *backend = j->backend ? endpoint_get(j->backend) : NULL;
 
-	return backend && (stale->flags & MESH_FLOW_REPLY || backend->ifindex == stale->ifindex);
+	return backend && (!j->backend_ifindex || backend->ifindex == j->backend_ifindex);
 }
 
 /*
- * Find the receiver. A flow keeps the backend and port it has as long as that function lives and
- * the service stands; a new one takes what the service says. 0: MESH_OK.
+ * A flow keeps the backend and port it has as long as that function lives and the service stands.
+ * What a socket chose has nothing to translate until then.
  */
-HOT int judge_receiver(struct mesh_judgement *j, const struct mesh_flow *stale, struct parties *who)
+HOT int judge_service(struct mesh_judgement *j, const struct mesh_service *service,
+		      struct parties *who)
 {
-	struct mesh_service *service = service_find(&j->tuple);
-
-	j->target = j->tuple.destination;
-	j->service = 0;
-	if (service) {
-		j->service = service->id;
-		if (!judge_backend_lives(j, stale)) {
-			j->backend = service_select(service, &j->tuple);
-			j->target_port = service->target_port;
-		}
-		j->receiver = j->backend;
-		if (!j->receiver)
-			return MESH_NO_BACKEND;
-	} else {
-		if (j->backend)
-			return MESH_NO_SERVICE;
+	j->service = service->id;
+	if (j->flags & MESH_FLOW_SOCKET)
 		j->target_port = j->tuple.destination_port;
-		j->receiver = endpoint_by_address(&j->target);
-		if (j->receiver == MESH_SERVICE_ADDRESS)
-			return MESH_NO_SERVICE;
+	if (!judge_backend_lives(j)) {
+		j->flags &= ~MESH_FLOW_SOCKET;
+		j->backend = service_select(service, &j->tuple);
+		j->target_port = service_target_port(service, j->service_port);
 	}
-	who->receiver = endpoint_get(j->receiver);
+	j->receiver = j->backend;
+	who->receiver = j->receiver ? endpoint_get(j->receiver) : NULL;
 	if (!who->receiver)
 		return MESH_NO_BACKEND;
-	if (service) {
-		endpoint_address(who->receiver, &j->tuple.destination, &j->target);
-		if (!j->target.word[3])
-			return MESH_NO_BACKEND;
-	}
-	return MESH_OK;
+	endpoint_address(who->receiver, &j->tuple.destination, &j->target);
+	return j->target.word[3] ? MESH_OK : MESH_NO_BACKEND;
 }
 
+/*
+ * Is it a service that the flow goes to? By its destination, or by what the socket knows: that is
+ * kept in the entry, unless the backend died and the flow is translated to another one. Of such a
+ * flow only the opener's packets can be judged.
+ */
+HOT struct mesh_service *judge_meant(CTX *ctx, const struct mesh_config *config,
+				     struct mesh_judgement *j, const struct mesh_flow *stale)
+{
+	struct mesh_service *service = service_find(config, &j->tuple.destination,
+						    j->tuple.destination_port, j->tuple.protocol);
+
+	if (service) {
+		j->flags &= ~MESH_FLOW_SOCKET;
+		j->service_port = j->tuple.destination_port;
+		return service;
+	}
+	if (!stale || (j->backend && !(j->flags & MESH_FLOW_SOCKET))) {
+		if (!socket_find(ctx, j))
+			return NULL;
+	} else if (!(j->flags & MESH_FLOW_SOCKET)) {
+		return NULL;
+	}
+	return service_find(config, &j->service_address, j->service_port, j->tuple.protocol);
+}
+
+/* Find the receiver. MESH_OK or a reason. */
+HOT int judge_receiver(CTX *ctx, const struct mesh_config *config, struct mesh_judgement *j,
+		       const struct mesh_flow *stale, struct parties *who)
+{
+	struct mesh_service *service = judge_meant(ctx, config, j, stale);
+
+	if (service)
+		return judge_service(j, service, who);
+	if (j->backend)
+		return MESH_NO_SERVICE;
+	j->target = j->tuple.destination;
+	j->target_port = j->tuple.destination_port;
+	j->receiver = endpoint_by_address(&j->target);
+	if (j->receiver == MESH_SERVICE_ADDRESS) {
+		j->receiver = 0;
+		return MESH_NO_SERVICE;
+	}
+	who->receiver = endpoint_get(j->receiver);
+	return who->receiver ? MESH_OK : MESH_NO_BACKEND;
+}
+
+HOT void judge_question(struct mesh_judgement *j, const struct parties *who)
+{
+	struct mesh_question *q = &j->question;
+	__be16 port = j->target_port;
+
+	q->protocol = j->tuple.protocol;
+	if (q->protocol == IPPROTO_ICMP || q->protocol == IPPROTO_ICMPV6) {
+		q->protocol = IPPROTO_ICMP;
+		port = bpf_htons(ICMP_ECHO); /* of ICMP nothing else opens a flow */
+	}
+	policy_source(&q->source, j->opener, who->opener, &j->tuple.source);
+	policy_destination(&q->destination, j->receiver, who->receiver, &j->tuple.destination,
+			   port);
+	if (j->service)
+		policy_add_party(&q->destination, identity(MESH_SERVICE, j->service),
+				 MESH_SHAPE_TO_SERVICE, j->service_port);
+}
+
+/* MESH_OK or MESH_POLICY. */
 HOT int judge_policy(const struct mesh_config *config, struct mesh_judgement *j,
 		     const struct parties *who)
 {
-	struct mesh_question *q = &j->question;
-	int verdict;
+	int allowed;
 
-	q->source[MESH_SHAPE_SELF] = identity_of(j->opener);
-	q->source[MESH_SHAPE_TENANT] = identity(MESH_TENANT, who->opener->tenant);
-	q->source[MESH_SHAPE_ANY] = identity(MESH_ANY, 0);
-	q->destination[MESH_SHAPE_TO_SELF] = identity_of(j->receiver);
-	q->destination[MESH_SHAPE_TO_TENANT] = identity(MESH_TENANT, who->receiver->tenant);
-	q->destination[MESH_SHAPE_TO_SERVICE] = identity(MESH_SERVICE, j->service);
-	q->destination[MESH_SHAPE_TO_ANY] = identity(MESH_ANY, 0);
-	q->port = j->target_port;
-	q->service_port = j->tuple.destination_port;
-	q->protocol = j->tuple.protocol;
-	if (q->protocol == IPPROTO_ICMPV6)
-		q->protocol = IPPROTO_ICMP;
-	verdict = policy_rules(config->policy_shapes, q);
-	if (verdict < 0)
-		verdict = policy_default(j->opener, who->opener, j->receiver, who->receiver);
-	return verdict ? MESH_OK : MESH_POLICY;
+	policy_pairs(config, &j->question);
+	policy_rules(j);
+	allowed = j->strength & 1;
+	if (j->strength == POLICY_NONE)
+		allowed = policy_default(j->opener, who->opener, j->receiver, who->receiver);
+	return allowed ? MESH_OK : MESH_POLICY;
 }
 
 HOT void judge_ethernet(struct mesh_flow *flow, const struct mesh_function *receiver,
@@ -125,76 +170,188 @@ HOT void judge_ethernet(struct mesh_flow *flow, const struct mesh_function *rece
 	__builtin_memcpy(flow->sender, sender->mac, 6);
 }
 
+/* Is there, in the maps of established flows, one in the way that has ended? */
+HOT int judge_ended(const struct mesh_tuple *t, __u32 ifindex)
+{
+	struct mesh_flow *old = flow_find_whole(t, ifindex);
+
+	return old && old->flags & MESH_FLOW_CLOSING;
+}
+
+/*
+ * One entry. A flow that was judged before keeps how far it has got, and its map; of a new one TCP
+ * goes to mesh_half, which is asked only where the other maps have nothing.
+ */
+HOT int judge_store_one(const struct mesh_tuple *t, __u32 ifindex, struct mesh_flow *flow,
+			const struct track *track)
+{
+	int half = track->flow ? track->half : t->protocol == IPPROTO_TCP;
+	struct mesh_flow *old = half ? flow_find_half(t, ifindex) : flow_find_whole(t, ifindex);
+
+	flow->flags &= ~TRACK_FLAGS;
+	if (old && track->flow)
+		flow->flags |= old->flags & TRACK_FLAGS;
+	if (!old)
+		count_one(half ? MESH_COUNT_HALF_MADE : MESH_COUNT_FLOW_MADE);
+	if (half && !track->flow && (track->over || judge_ended(t, ifindex)))
+		flow_forget_whole(t, ifindex);
+	return half ? flow_store_half(t, ifindex, flow) : flow_store_whole(t, ifindex, flow);
+}
+
+/* The address that the service's is replaced by: the receiver's, or what stands for both sides. */
+HOT void judge_new_address(const struct mesh_config *config, struct mesh_judgement *j)
+{
+	j->service_address = j->target;
+	if (!(j->flags & MESH_FLOW_HAIRPIN))
+		return;
+	if (address_is4(&j->target))
+		address_set4(&j->service_address, config->hairpin4);
+	else
+		address_set6(&j->service_address, config->hairpin6);
+}
+
 /* Both entries; the tuple is turned round on the way. */
 HOT int judge_store(const struct mesh_config *config, struct mesh_judgement *j,
-		    const struct parties *who)
+		    const struct parties *who, const struct track *track)
 {
 	__u32 there = meter_slot(config, j->opener, who->receiver->tenant);
 	__u32 back = meter_slot(config, j->receiver, who->opener->tenant);
-	__u32 change = csum_difference(j->tuple.destination.word, j->target.word, 4);
 	struct mesh_flow flow = {
-		.epoch = config->epoch,
+		/* What is audited is judged again with every packet. */
+		.epoch = j->audited ? ~config->judged : config->judged,
 		.meter_tx = there,
 		.meter_rx = back,
-		.flags = j->service ? MESH_FLOW_NAT_DST : 0,
-		.address = j->target,
-		.checksum = change,
-		.port = j->target_port,
+		.flags = j->flags | (j->audited ? MESH_FLOW_AUDIT : 0),
+		.address = j->service_address,
+		.port = j->service_port,
 		.backend = j->backend,
 		.service = j->service,
+		.seen = flow_clock(),
 	};
+	int nat = j->flags & MESH_FLOW_NAT_DST;
 
+	if (nat) {
+		judge_new_address(config, j);
+		flow.address = j->service_address;
+		flow.port = j->target_port;
+		flow.checksum = csum_difference(j->tuple.destination.word, flow.address.word, 4);
+	}
 	judge_ethernet(&flow, who->receiver, who->opener);
-	if (flow_store(&j->tuple, who->opener->ifindex, &flow))
+	if (judge_store_one(&j->tuple, who->opener->ifindex, &flow, track))
 		return MESH_FLOW_FULL;
 
 	judge_ethernet(&flow, who->opener, who->receiver);
 	flow.meter_tx = back;
 	flow.meter_rx = there;
-	flow.flags = MESH_FLOW_REPLY | (j->service ? MESH_FLOW_NAT_SRC : 0);
-	flow.address = j->tuple.destination;
-	flow.port = j->tuple.destination_port;
-	flow.checksum = (__u16)~change;
+	flow.flags = (flow.flags & ~MESH_FLOW_NAT_DST) | MESH_FLOW_REPLY;
+	if (nat) {
+		flow.flags |= MESH_FLOW_NAT_SRC;
+		flow.address = j->tuple.destination;
+		flow.port = j->tuple.destination_port;
+		flow.checksum = ~flow.checksum;
+	}
 	j->tuple.destination = j->target;
 	j->tuple.destination_port = j->target_port;
+	if (flow.flags & MESH_FLOW_HAIRPIN)
+		j->tuple.source = j->service_address;
 	tuple_reverse(&j->tuple);
-	return flow_store(&j->tuple, who->receiver->ifindex, &flow) ? MESH_FLOW_FULL : MESH_OK;
+	return judge_store_one(&j->tuple, who->receiver->ifindex, &flow, track) ? MESH_FLOW_FULL :
+										  MESH_OK;
 }
 
 /*
- * MESH_OK with both entries stored, or a reason to drop. `sender` is the function the packet
- * comes from, 0 when it comes from the host's stack.
+ * Who is it, and who should get it? MESH_OK with the question in j->question, or a reason to drop;
+ * j->packet and j->sender say of what, and an entry that was found how it was judged before.
  */
-HOT int judge_flow(CTX *ctx, const struct pkt *p, const struct mesh_config *config,
-		   const struct mesh_flow *stale, __u32 sender)
+HOT int judge_parties(CTX *ctx, const struct mesh_config *config, struct mesh_judgement *j,
+		      const struct mesh_flow *stale)
 {
-	struct mesh_judgement *j = judge_scratch();
-	struct parties who = {};
 	int reply = stale && stale->flags & MESH_FLOW_REPLY;
+	struct parties who = {};
 	int reason;
 
-	if (!j || (!stale && !flow_may_open(p)))
-		return MESH_NO_FLOW;
-	judge_orient(j, p, stale);
-	/* On the wire a mapped address stands for nothing; here it would pass for IPv4. */
-	if (p->ip6 && (address_is4(&j->tuple.source) || address_is4(&j->tuple.destination)))
-		return MESH_MALFORMED;
-	j->opener = reply ? endpoint_by_address(&j->tuple.source) : sender;
+	judge_orient(j, stale);
+	j->opener = reply ? endpoint_by_address(&j->tuple.source) : j->sender;
 	who.opener = endpoint_get(j->opener);
 	if (!who.opener)
 		return MESH_NO_FUNCTION;
-	reason = judge_receiver(j, stale, &who);
+	reason = judge_receiver(ctx, config, j, stale, &who);
 	if (reason)
 		return reason;
-	if (reply && j->receiver != sender)
+	if (reply && j->receiver != j->sender)
 		return MESH_NO_FLOW;
-	if (j->opener == j->receiver)
-		return MESH_HAIRPIN;
+	if (j->service && !(j->flags & MESH_FLOW_SOCKET))
+		j->flags |= MESH_FLOW_NAT_DST;
+	if (j->opener == j->receiver) {
+		if (!(j->flags & MESH_FLOW_NAT_DST))
+			return MESH_HAIRPIN;
+		j->flags |= MESH_FLOW_HAIRPIN;
+	}
+	judge_question(j, &who);
+	return MESH_OK;
+}
+
+/*
+ * May they? MESH_OK with both entries stored, or a reason to drop. Rules come first: the verifier
+ * follows them once for each thing that is known before.
+ */
+HOT int judge_decide(CTX *ctx, const struct mesh_config *config, struct mesh_judgement *j)
+{
+	struct parties who = { endpoint_get(j->opener), endpoint_get(j->receiver) };
+	struct track track;
+	int reason;
+
+	if (!who.opener || !who.receiver)
+		return MESH_NO_FUNCTION;
 	reason = judge_policy(config, j, &who);
-	if (reason && !(who.receiver->flags & MESH_FN_AUDIT))
-		return reason;
-	if (reason)
-		drop_count(ctx, j->receiver, MESH_TO_FN, reason, 1);
-	return judge_store(config, j, &who);
+	if (reason) {
+		if (!(who.receiver->flags & MESH_FN_AUDIT))
+			return reason;
+		j->audited = 1;
+	}
+	if (context_is_dry(ctx))
+		return MESH_OK;
+	track_find_known(&track, j);
+	return judge_store(config, j, &who, &track);
+}
+
+/* Back to mesh_slow() with the judgement. */
+HOT int judge_return(CTX *ctx, struct mesh_judgement *j, int reason)
+{
+	j->reason = reason;
+	j->judged = 1;
+	verdict_call(ctx, MESH_CALL_SLOW);
+	mesh_slow_clear(j);
+	return mesh_drop(ctx, j->direction, MESH_NO_PROGRAM);
+}
+
+/* Who talks to whom? Of the packet in mesh_scratch. */
+HOT int mesh_judge(CTX *ctx)
+{
+	struct mesh_config *config = mesh_config_get();
+	struct mesh_judgement *j = mesh_scratch_get();
+	struct track track;
+	int reason;
+
+	if (!config || !j)
+		return mesh_drop(ctx, MESH_FROM_FN, MESH_NO_PROGRAM);
+	track_find_known(&track, j);
+	reason = judge_parties(ctx, config, j, track.flow);
+	if (!reason) {
+		verdict_call(ctx, MESH_CALL_POLICY);
+		reason = MESH_NO_PROGRAM;
+	}
+	return judge_return(ctx, j, reason);
+}
+
+/* May they? Of the question in mesh_scratch. */
+HOT int mesh_decide(CTX *ctx)
+{
+	struct mesh_config *config = mesh_config_get();
+	struct mesh_judgement *j = mesh_scratch_get();
+
+	if (!config || !j)
+		return mesh_drop(ctx, MESH_FROM_FN, MESH_NO_PROGRAM);
+	return judge_return(ctx, j, judge_decide(ctx, config, j));
 }
 #endif

@@ -33,6 +33,15 @@ HOT void meter_count(CTX *ctx, const struct mesh_flow *flow)
 	}
 }
 
+/* enum mesh_count. */
+HOT void count_one(__u32 what)
+{
+	struct mesh_count_value *count = mesh_counts.lookup(&what);
+
+	if (count)
+		count->value++;
+}
+
 HOT void drop_count(CTX *ctx, __u32 function, __u8 direction, __u8 reason, __u8 audited)
 {
 	struct mesh_drop_key key = {

@@ -4,14 +4,15 @@
  * well-formed and of a kind the mesh carries; must not ask any map.
  *
  * parse_packet() returns MESH_OK with the fields that pkt.kind calls for set and the headers they
- * point to inside the packet, or a reason to drop.
+ * point to inside the packet, or a reason to drop. What nearly all packets are, plain.h finds out
+ * sooner.
  */
 #ifndef MESH_PARSE_H
 #define MESH_PARSE_H
 
 #include "lib/context.h"
 
-/* ICMPv6 types of RFC 4861; linux-libc-dev has no names for them. */
+/* Types of RFC 4443 and 4861; linux-libc-dev has no names for the latter. */
 #define ND_ROUTER_SOLICIT 133
 #define ND_NEIGHBOR_SOLICIT 135
 #define ND_NEIGHBOR_ADVERT 136
@@ -20,20 +21,37 @@
 enum pkt_kind {
 	PKT_OTHER, /* not IP; only the Ethernet header was looked at */
 	PKT_ARP,
-	PKT_ND,	  /* neighbour or router discovery, RFC 4861 */
-	PKT_FLOW, /* TCP, UDP or ICMP echo */
+	PKT_ND,	   /* neighbour or router discovery, RFC 4861 */
+	PKT_FLOW,  /* TCP, UDP or ICMP echo */
+	PKT_ERROR, /* an ICMP error; protocol and ports are those of an answer to what it quotes */
+};
+
+enum pkt_fragment {
+	PKT_WHOLE,
+	PKT_FIRST_FRAGMENT,
+	PKT_LATER_FRAGMENT, /* it has no header of layer 4, and ports are those of the first one */
 };
 
 struct pkt {
 	void *end;
 	struct ethhdr *eth;
-	struct iphdr *ip4; /* one of the two is set for PKT_ND and PKT_FLOW */
+	struct iphdr *ip4; /* one of the two is set for what is IP */
 	struct ipv6hdr *ip6;
 	void *l4;
-	__u16 l4_offset; /* from the start of the frame */
-	__u16 l4_length; /* header and payload */
-	__u8 kind;
+	void *quote; /* PKT_ERROR: the IP header it quotes, and what comes after that */
+	void *quote_l4;
+	/*
+	 * Whole words: of these alone the verifier remembers what was put where on the stack, and
+	 * so which of the pointers are set. Of a pointer itself it does not take "not NULL" for so.
+	 */
+	__u64 version; /* of IP, 0: not IP */
+	__u64 kind;
+	__u64 fragment;
+	__u16 l4_offset;    /* from the start of the frame */
+	__u16 l4_length;    /* header and payload */
+	__u16 quote_offset; /* of quote_l4, from l4 */
 	__u8 protocol;
+	__u32 fragment_id;
 	/*
 	 * Source and destination port as they stand, in one word: a key stored in halves and hashed
 	 * by words would stall. ICMP echo has its identifier for the asking side's port and the next
@@ -42,6 +60,11 @@ struct pkt {
 	 */
 	__u32 ports;
 };
+
+HOT int pkt_is4(const struct pkt *p)
+{
+	return p->version == 4;
+}
 
 union ports {
 	__be16 port[2]; /* source, destination */
@@ -69,46 +92,229 @@ HOT __be16 ports_destination(__u32 word)
 	return p.port[1];
 }
 
-HOT int parse_tcp(struct pkt *p, __u32 length)
+HOT __u32 ports_reverse(__u32 word)
+{
+	return ports_join(ports_destination(word), ports_source(word));
+}
+
+/* Both ICMPs: request and reply differ in their types. */
+HOT __u32 ports_of_echo(const struct icmphdr *icmp, int is_reply)
+{
+	return ports_join(icmp->un.echo.id + is_reply, icmp->un.echo.id + !is_reply);
+}
+
+HOT int parse_tcp(struct pkt *p)
 {
 	struct tcphdr *tcp = p->l4;
 
-	if ((void *)(tcp + 1) > p->end || tcp->doff < 5 || tcp->doff * 4 > length)
+	if ((void *)(tcp + 1) > p->end || tcp->doff < 5 || tcp->doff * 4 > p->l4_length)
 		return MESH_MALFORMED;
 	p->ports = LOAD(__u32, tcp->source);
 	return MESH_OK;
 }
 
-HOT int parse_udp(struct pkt *p, __u32 length)
+HOT int parse_udp(struct pkt *p)
 {
 	struct udphdr *udp = p->l4;
 
-	if ((void *)(udp + 1) > p->end)
+	if ((void *)(udp + 1) > p->end || p->l4_length < sizeof(*udp))
 		return MESH_MALFORMED;
-	if (bpf_ntohs(udp->len) < sizeof(*udp) || bpf_ntohs(udp->len) > length)
+	if (bpf_ntohs(udp->len) < sizeof(*udp))
+		return MESH_MALFORMED;
+	if (!p->fragment && bpf_ntohs(udp->len) > p->l4_length)
 		return MESH_MALFORMED;
 	p->ports = LOAD(__u32, udp->source);
 	return MESH_OK;
 }
 
-/* Both ICMPs: type, code, checksum, identifier; the request and reply types differ. */
-HOT int parse_echo(struct pkt *p, __u8 request, __u8 reply)
+/*
+ * The packet that an ICMP error quotes: at least 8 bytes after its IP header (RFC 792). The ports
+ * are turned round: an error belongs to the flow as an answer would.
+ */
+HOT int parse_quoted_ports(struct pkt *p, __u8 protocol, __u8 request, __u8 reply)
+{
+	struct icmphdr *icmp = p->quote_l4;
+
+	if (p->quote_l4 + 8 > p->end)
+		return MESH_MALFORMED;
+	p->protocol = protocol;
+	if (protocol == IPPROTO_TCP || protocol == IPPROTO_UDP) {
+		p->ports = ports_reverse(*(__u32 *)p->quote_l4);
+		return MESH_OK;
+	}
+	if (protocol != (pkt_is4(p) ? IPPROTO_ICMP : IPPROTO_ICMPV6))
+		return MESH_PROTOCOL;
+	if (icmp->type != request && icmp->type != reply)
+		return MESH_PROTOCOL;
+	p->ports = ports_of_echo(icmp, icmp->type == request);
+	return MESH_OK;
+}
+
+HOT int parse_quote4(struct pkt *p)
+{
+	struct iphdr *ip = p->l4 + sizeof(struct icmphdr);
+
+	p->kind = PKT_ERROR;
+	if (p->fragment)
+		return MESH_PROTOCOL; /* a stack cuts its errors to what always fits (RFC 1812) */
+	if ((void *)(ip + 1) > p->end || ip->version != 4 || ip->ihl < 5)
+		return MESH_MALFORMED;
+	p->quote_offset = sizeof(struct icmphdr) + ip->ihl * 4;
+	if (p->quote_offset + 8 > p->l4_length)
+		return MESH_MALFORMED;
+	if (ip->frag_off & bpf_htons(0x1fff))
+		return MESH_NO_FLOW;
+	p->quote = ip;
+	p->quote_l4 = (void *)ip + ip->ihl * 4;
+	return parse_quoted_ports(p, ip->protocol, ICMP_ECHO, ICMP_ECHOREPLY);
+}
+
+/* Any extension header of IPv6; RFC 8200, 4. */
+struct extension {
+	__u8 next;
+	__u8 length;	   /* in 8 bytes, without the first 8 */
+	__be16 offset;	   /* of a fragment, in the upper 13 bits; bit 0: more of them */
+	__be32 identifier; /* of a fragment's datagram */
+};
+
+HOT int parse_quote6(struct pkt *p)
+{
+	struct ipv6hdr *ip = p->l4 + sizeof(struct icmp6hdr);
+	struct extension *fragment = (void *)(ip + 1);
+
+	p->kind = PKT_ERROR;
+	if (p->fragment)
+		return MESH_PROTOCOL;
+	if ((void *)(ip + 1) > p->end || ip->version != 6)
+		return MESH_MALFORMED;
+	p->quote_offset = sizeof(struct icmp6hdr) + sizeof(*ip);
+	if (p->quote_offset + 8 > p->l4_length)
+		return MESH_MALFORMED;
+	p->quote = ip;
+	p->quote_l4 = ip + 1;
+	if (ip->nexthdr != IPPROTO_FRAGMENT)
+		return parse_quoted_ports(p, ip->nexthdr, ICMPV6_ECHO_REQUEST, ICMPV6_ECHO_REPLY);
+	/* So the sender of a large datagram learns what its fragments may have. */
+	p->quote_offset += sizeof(*fragment);
+	if ((void *)(fragment + 1) > p->end || p->quote_offset + 8 > p->l4_length)
+		return MESH_MALFORMED;
+	if (fragment->offset & bpf_htons(0xfff8))
+		return MESH_NO_FLOW;
+	p->quote_l4 = fragment + 1;
+	return parse_quoted_ports(p, fragment->next, ICMPV6_ECHO_REQUEST, ICMPV6_ECHO_REPLY);
+}
+
+HOT int parse_icmp(struct pkt *p)
 {
 	struct icmphdr *icmp = p->l4;
 
-	if ((void *)(icmp + 1) > p->end)
+	if ((void *)(icmp + 1) > p->end || p->l4_length < sizeof(*icmp))
 		return MESH_MALFORMED;
-	if (icmp->code != 0 || (icmp->type != request && icmp->type != reply))
+	switch (icmp->type) {
+	case ICMP_ECHO:
+	case ICMP_ECHOREPLY:
+		p->ports = ports_of_echo(icmp, icmp->type == ICMP_ECHOREPLY);
+		return icmp->code ? MESH_PROTOCOL : MESH_OK;
+	case ICMP_DEST_UNREACH:
+	case ICMP_TIME_EXCEEDED:
+	case ICMP_PARAMETERPROB:
+		return parse_quote4(p);
+	}
+	return MESH_PROTOCOL;
+}
+
+HOT int parse_icmpv6(struct pkt *p)
+{
+	struct icmphdr *icmp = p->l4;
+
+	if ((void *)(icmp + 1) > p->end || p->l4_length < sizeof(*icmp))
+		return MESH_MALFORMED;
+	if (icmp->type >= ND_ROUTER_SOLICIT && icmp->type <= ND_REDIRECT) {
+		p->kind =
+			PKT_ND; /* never behind another header: neighbour.h would look elsewhere */
+		return p->l4 == p->ip6 + 1 ? MESH_OK : MESH_PROTOCOL;
+	}
+	if (p->ip6->daddr.s6_addr[0] == 0xff)
+		return MESH_MULTICAST;
+	switch (icmp->type) {
+	case ICMPV6_ECHO_REQUEST:
+	case ICMPV6_ECHO_REPLY:
+		p->ports = ports_of_echo(icmp, icmp->type == ICMPV6_ECHO_REPLY);
+		return icmp->code ? MESH_PROTOCOL : MESH_OK;
+	case ICMPV6_DEST_UNREACH:
+	case ICMPV6_PKT_TOOBIG:
+	case ICMPV6_TIME_EXCEED:
+	case ICMPV6_PARAMPROB:
+		return parse_quote6(p);
+	}
+	return MESH_PROTOCOL;
+}
+
+/* What follows the IP header, whose own protocol number for ICMP is `icmp`. */
+HOT int parse_transport(struct pkt *p, __u8 icmp)
+{
+	if (p->fragment == PKT_LATER_FRAGMENT) /* the first one says what it is part of */
+		return MESH_OK;
+	if (p->protocol != IPPROTO_TCP && p->protocol != IPPROTO_UDP && p->protocol != icmp)
 		return MESH_PROTOCOL;
-	p->ports = ports_join(icmp->un.echo.id + (icmp->type == reply),
-			      icmp->un.echo.id + (icmp->type == request));
-	return MESH_OK;
+	if (p->protocol == IPPROTO_TCP)
+		return parse_tcp(p);
+	if (p->protocol == IPPROTO_UDP)
+		return parse_udp(p);
+	return pkt_is4(p) ? parse_icmp(p) : parse_icmpv6(p);
+}
+
+/*
+ * `offset` in bytes. A later fragment must not reach back into TCP's header (RFC 1858, 3128); in
+ * IPv6 its own next header says nothing about that.
+ */
+HOT int parse_fragment(struct pkt *p, __u32 id, __u32 offset)
+{
+	p->fragment = offset ? PKT_LATER_FRAGMENT : PKT_FIRST_FRAGMENT;
+	p->fragment_id = id;
+	if (pkt_is4(p) && p->protocol != IPPROTO_TCP)
+		return MESH_OK;
+	return offset && offset < sizeof(struct tcphdr) ? MESH_MALFORMED : MESH_OK;
+}
+
+#define OPTION_END 0
+#define OPTION_NOP 1
+#define OPTION_LSRR 131
+#define OPTION_SSRR 137
+
+/*
+ * Options of IPv4 (RFC 791, 3.1): 0 unless they make no sense, or hold a source route, for the
+ * reason of parse_extension(). The mask tells the verifier where they end; no stack takes more.
+ * The length is loaded here once more: of what it was compared with the verifier would keep two
+ * cases of all that comes after.
+ */
+HOT int parse_options(const struct pkt *p, const struct iphdr *ip)
+{
+	__u32 size = (*(const volatile __u8 *)ip & 0xf) * 4 - sizeof(*ip);
+	__u32 at = 0, length;
+
+#pragma clang loop unroll(disable)
+	for (int i = 0; i < 16; i++) {
+		const __u8 *option = (void *)(ip + 1) + at;
+
+		if (at >= size)
+			return 0;
+		if ((void *)(option + 2) > p->end)
+			return -1;
+		if (option[0] == OPTION_END)
+			return 0;
+		length = option[0] == OPTION_NOP ? 1 : option[1];
+		if (option[0] == OPTION_LSRR || option[0] == OPTION_SSRR || !length)
+			return -1;
+		at = (at + length) & 0x3f;
+	}
+	return -1;
 }
 
 HOT int parse_ipv4(struct pkt *p, __u32 length)
 {
 	struct iphdr *ip = (void *)(p->eth + 1);
-	__u32 header, total;
+	__u32 header, total, fragment;
 
 	if ((void *)(ip + 1) > p->end || ip->version != 4)
 		return MESH_MALFORMED;
@@ -117,43 +323,85 @@ HOT int parse_ipv4(struct pkt *p, __u32 length)
 	if (header < sizeof(*ip) || total < header || total > length)
 		return MESH_MALFORMED;
 	p->ip4 = ip;
+	p->version = 4;
 	if (bpf_ntohl(ip->daddr) >= 0xe0000000)
 		return MESH_MULTICAST;
-	if (ip->frag_off & bpf_htons(0x3fff)) /* more fragments, or an offset */
-		return MESH_FRAGMENT;
+	if (parse_options(p, ip))
+		return MESH_PROTOCOL;
 	p->protocol = ip->protocol;
 	p->l4 = (void *)ip + header;
 	p->l4_offset = sizeof(*p->eth) + header;
 	p->l4_length = total - header;
 	p->kind = PKT_FLOW;
-	if (ip->protocol == IPPROTO_TCP)
-		return parse_tcp(p, total - header);
-	if (ip->protocol == IPPROTO_UDP)
-		return parse_udp(p, total - header);
-	if (ip->protocol == IPPROTO_ICMP && total - header >= sizeof(struct icmphdr))
-		return parse_echo(p, ICMP_ECHO, ICMP_ECHOREPLY);
-	return ip->protocol == IPPROTO_ICMP ? MESH_MALFORMED : MESH_PROTOCOL;
+	fragment = bpf_ntohs(ip->frag_off) & 0x3fff; /* more fragments, and the offset in 8 bytes */
+	if (fragment && parse_fragment(p, ip->id, (fragment & 0x1fff) * 8))
+		return MESH_MALFORMED;
+	return parse_transport(p, IPPROTO_ICMP);
 }
 
-HOT int parse_icmpv6(struct pkt *p, __u32 length)
+/*
+ * One extension header; its length in bytes, or a reason, negative. A source route that is not at
+ * its end names another receiver than policy was asked about.
+ */
+HOT int parse_extension(struct pkt *p, const struct extension *e)
 {
-	struct icmp6hdr *icmp = p->l4;
+	__u16 fragment;
 
-	if ((void *)(icmp + 1) > p->end || length < sizeof(*icmp))
-		return MESH_MALFORMED;
-	if (icmp->icmp6_type >= ND_ROUTER_SOLICIT && icmp->icmp6_type <= ND_REDIRECT) {
-		p->kind = PKT_ND;
-		return MESH_OK;
+	switch (p->protocol) {
+	case IPPROTO_ROUTING:
+		if (bpf_ntohs(e->offset) & 0xff) /* segments left */
+			return -MESH_PROTOCOL;
+	case IPPROTO_HOPOPTS:
+	case IPPROTO_DSTOPTS:
+		p->protocol = e->next;
+		return e->length * 8 + 8;
+	case IPPROTO_FRAGMENT:
+		fragment = bpf_ntohs(e->offset);
+		p->protocol = e->next;
+		if (fragment & 0xfff9) /* else it is the only one (RFC 6946) */
+			return parse_fragment(p, e->identifier, fragment & 0xfff8) ?
+				       -MESH_MALFORMED :
+				       8;
+		return 8;
 	}
-	if (p->ip6->daddr.s6_addr[0] == 0xff)
-		return MESH_MULTICAST;
-	return parse_echo(p, ICMPV6_ECHO_REQUEST, ICMPV6_ECHO_REPLY);
+	return -MESH_PROTOCOL;
+}
+
+HOT int parse_is_extension(__u8 protocol)
+{
+	return protocol == IPPROTO_HOPOPTS || protocol == IPPROTO_ROUTING ||
+	       protocol == IPPROTO_FRAGMENT || protocol == IPPROTO_DSTOPTS;
+}
+
+/* Walk to the transport's header; the bytes that were walked, or a reason, negative. */
+HOT int parse_extensions(struct pkt *p, __u32 payload)
+{
+	struct extension *e;
+	__u32 offset = 0;
+	int length;
+
+#pragma clang loop unroll(disable)
+	for (int i = 0; i < MESH_EXTENSIONS_MAX; i++) {
+		if (!parse_is_extension(p->protocol) || p->fragment == PKT_LATER_FRAGMENT)
+			break;
+		e = (void *)(p->ip6 + 1) + offset;
+		if ((void *)(e + 1) > p->end || offset + sizeof(*e) > payload)
+			return -MESH_MALFORMED;
+		length = parse_extension(p, e);
+		if (length < 0)
+			return length;
+		offset += length;
+		if (offset > MESH_HEADERS_MAX / 2)
+			return -MESH_PROTOCOL;
+	}
+	return offset > payload ? -MESH_MALFORMED : offset;
 }
 
 HOT int parse_ipv6(struct pkt *p, __u32 length)
 {
 	struct ipv6hdr *ip = (void *)(p->eth + 1);
 	__u32 payload;
+	int extensions;
 
 	if ((void *)(ip + 1) > p->end || ip->version != 6)
 		return MESH_MALFORMED;
@@ -161,20 +409,30 @@ HOT int parse_ipv6(struct pkt *p, __u32 length)
 	if (sizeof(*ip) + payload > length)
 		return MESH_MALFORMED;
 	p->ip6 = ip;
+	p->version = 6;
 	p->protocol = ip->nexthdr;
-	p->l4 = ip + 1;
-	p->l4_offset = sizeof(*p->eth) + sizeof(*ip);
-	p->l4_length = payload;
 	p->kind = PKT_FLOW;
-	if (ip->nexthdr == IPPROTO_ICMPV6)
-		return parse_icmpv6(p, payload);
-	if (ip->daddr.s6_addr[0] == 0xff)
+	extensions = parse_extensions(p, payload);
+	if (extensions < 0)
+		return ip->daddr.s6_addr[0] == 0xff ? MESH_MULTICAST : -extensions;
+	if (ip->daddr.s6_addr[0] == 0xff && (p->protocol != IPPROTO_ICMPV6 || p->fragment))
 		return MESH_MULTICAST;
-	if (ip->nexthdr == IPPROTO_TCP)
-		return parse_tcp(p, payload);
-	if (ip->nexthdr == IPPROTO_UDP)
-		return parse_udp(p, payload);
-	return ip->nexthdr == IPPROTO_FRAGMENT ? MESH_FRAGMENT : MESH_PROTOCOL;
+	extensions &= 0xff;
+	p->l4 = (void *)(ip + 1) + extensions;
+	p->l4_offset = sizeof(*p->eth) + sizeof(*ip) + extensions;
+	p->l4_length = payload - extensions;
+	return parse_transport(p, IPPROTO_ICMPV6);
+}
+
+HOT void parse_start(CTX *ctx, struct pkt *p)
+{
+	p->eth = context_data(ctx);
+	p->end = context_end(ctx);
+	p->ip4 = NULL;
+	p->ip6 = NULL;
+	p->version = 0;
+	p->kind = PKT_OTHER;
+	p->fragment = PKT_WHOLE;
 }
 
 HOT int parse_packet(CTX *ctx, struct pkt *p)
@@ -183,14 +441,10 @@ HOT int parse_packet(CTX *ctx, struct pkt *p)
 	__be16 protocol;
 
 	context_linearize(ctx);
-	p->eth = context_data(ctx);
-	p->end = context_end(ctx);
-	p->ip4 = NULL;
-	p->ip6 = NULL;
-	p->kind = PKT_OTHER;
+	parse_start(ctx, p);
 	if ((void *)(p->eth + 1) > p->end)
 		return MESH_MALFORMED;
-	if (unlikely(context_vlan(ctx)))
+	if (context_vlan(ctx))
 		return MESH_VLAN;
 	protocol = LOAD(__be16, p->eth->h_proto);
 	if (protocol == bpf_htons(ETH_P_IP))

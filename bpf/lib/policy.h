@@ -1,22 +1,79 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
  * Policy: may this identity talk to that one? Rules sit in one hash, mesh_policy, whatever their
- * number; a rule's shape says which of its parts are wildcards, and only shapes that some rule
- * has are looked up. Of the rules that match, the lowest priority decides, deny before allow.
+ * number; a rule's shape and depth say which of its parts are wildcards, and only what some rule
+ * has is looked up. Of the rules that match, the lowest priority decides, deny before allow.
+ * Reads mesh_policy, mesh_prefix.
  */
 #ifndef MESH_POLICY_H
 #define MESH_POLICY_H
 
 #include "lib/endpoint.h"
+#include "lib/service.h"
 
 HOT __u32 identity(__u32 kind, __u32 id)
 {
 	return kind << 24 | id;
 }
 
-HOT __u32 identity_of(__u32 id)
+HOT void policy_add_party(struct mesh_party *party, __u32 identity, __u32 shape, __be16 port)
 {
-	return id ? identity(MESH_FUNCTION, id) : identity(MESH_OUTSIDE, 0);
+	__u32 at = party->count & 7;
+
+	party->identity[at] = identity;
+	party->shape[at] = shape;
+	party->port[at] = port;
+	party->count = at + 1;
+}
+
+/* The prefixes around an address of the outside, from the narrowest to the widest. */
+HOT void policy_add_prefixes(struct mesh_party *party, const struct mesh_address *address,
+			     __u32 shape, __be16 port)
+{
+	struct mesh_prefix_key key = { .length = 128, .address = *address };
+	struct mesh_prefix *prefix;
+
+#pragma clang loop unroll(disable)
+	for (int i = 0; i < MESH_PREFIXES; i++) {
+		prefix = mesh_prefix.lookup(&key);
+		if (!prefix)
+			return;
+		policy_add_party(party, identity(MESH_PREFIX, prefix->id), shape, port);
+		if (!prefix->wider)
+			return;
+		key.length = prefix->wider - 1;
+	}
+}
+
+/* A function's identities: itself, its tenant; the outside's: itself, its prefixes. */
+HOT void policy_source(struct mesh_party *party, __u32 id, const struct mesh_function *fn,
+		       const struct mesh_address *address)
+{
+	party->count = 0;
+	policy_add_party(party, identity(MESH_ANY, 0), MESH_SHAPE_ANY, 0);
+	if (id) {
+		policy_add_party(party, identity(MESH_FUNCTION, id), MESH_SHAPE_SELF, 0);
+		policy_add_party(party, identity(MESH_TENANT, fn->tenant), MESH_SHAPE_TENANT, 0);
+		return;
+	}
+	policy_add_party(party, identity(MESH_OUTSIDE, 0), MESH_SHAPE_SELF, 0);
+	policy_add_prefixes(party, address, MESH_SHAPE_PREFIX, 0);
+}
+
+/* `port` is the receiver's own, or an ICMP type. */
+HOT void policy_destination(struct mesh_party *party, __u32 id, const struct mesh_function *fn,
+			    const struct mesh_address *address, __be16 port)
+{
+	party->count = 0;
+	policy_add_party(party, identity(MESH_ANY, 0), MESH_SHAPE_TO_ANY, port);
+	if (id) {
+		policy_add_party(party, identity(MESH_FUNCTION, id), MESH_SHAPE_TO_SELF, port);
+		policy_add_party(party, identity(MESH_TENANT, fn->tenant), MESH_SHAPE_TO_TENANT,
+				 port);
+		return;
+	}
+	policy_add_party(party, identity(MESH_OUTSIDE, 0), MESH_SHAPE_TO_SELF, port);
+	policy_add_prefixes(party, address, MESH_SHAPE_TO_PREFIX, port);
 }
 
 /* What holds where no rule does: within a tenant, and from a function to the outside. */
@@ -29,54 +86,95 @@ HOT int policy_default(__u32 source, const struct mesh_function *from, __u32 des
 /* Lower is stronger; 2^17 and up: no rule. */
 #define POLICY_NONE (1 << 17)
 
-HOT __u32 policy_strength(struct mesh_policy_key *key)
+/* Number of the lowest bit that is set; by counting those below it (Warren, Hacker's Delight, 5). */
+HOT __u32 policy_lowest_bit(__u32 bits)
 {
-	struct mesh_policy *rule = mesh_policy.lookup(key);
+	__u32 below = (bits & -bits) - 1;
 
-	return rule ? rule->priority << 1 | rule->action : POLICY_NONE;
+	below -= below >> 1 & 0x55555555;
+	below = (below & 0x33333333) + (below >> 2 & 0x33333333);
+	below = (below + (below >> 4)) & 0x0f0f0f0f;
+	return below * 0x01010101 >> 24;
 }
 
-/* The strongest of the rules between two identities: for the port, the protocol, and any. */
-HOT __u32 policy_pair(__u64 shapes, struct mesh_policy_key *key, __be16 port, __u8 protocol)
+/* Keep the stronger one in `j`. */
+HOT void policy_keep(struct mesh_judgement *j, const struct mesh_policy *rule)
 {
-	__u32 best = POLICY_NONE, strength;
+	__s64 stronger = (__s64)(rule->priority << 1 | rule->action) - j->strength;
+	__s64 mask = stronger >> 63;
 
-#pragma unroll
-	for (int depth = 0; depth < MESH_SHAPE_DEPTHS; depth++) {
-		if (!(shapes >> depth & 1))
-			continue;
-		key->port = depth == MESH_SHAPE_PORT ? port : 0;
-		key->protocol = depth == MESH_SHAPE_ALL ? 0 : protocol;
-		strength = policy_strength(key);
-		if (strength < best)
-			best = strength;
-	}
-	return best;
+	j->strength += stronger & mask;
+	j->rule ^= (rule->rule ^ j->rule) & mask;
 }
 
-/* MESH_ALLOW, MESH_DENY, or -1 where no rule matches. `q` is in a map, since its indices vary. */
-HOT int policy_rules(__u64 shapes, const struct mesh_question *q)
+/* 1 for any number but 0, without a branch; `bits` are fewer than 63. */
+HOT __u64 policy_is_set(__u64 bits)
 {
-	__u32 best = POLICY_NONE, strength;
-	struct mesh_policy_key key = {};
+	bits = -bits;
+	asm volatile("" : "+r"(bits)); /* clang would see through it, and branch */
+	return bits >> 63;
+}
 
+/*
+ * Each identity of the one with each of the other, as far as there are rules of their shape. One of
+ * the two is a function, so there are (2 + MESH_PREFIXES) * 4 pairs at most.
+ */
+HOT void policy_pairs(const struct mesh_config *config, struct mesh_question *q)
+{
+	struct mesh_pair *pair;
+	__u32 shape;
+
+	q->pairs = 0;
 #pragma clang loop unroll(disable)
-	for (__u32 source = 0; source < MESH_SHAPE_SOURCES; source++) {
-		key.source = q->source[source & 3];
+	for (__u32 i = 0; i < 2 + MESH_PREFIXES && i < q->source.count; i++) {
 #pragma clang loop unroll(disable)
-		for (__u32 to = 0; to < MESH_SHAPE_DESTINATIONS;
-		     to++, shapes >>= MESH_SHAPE_DEPTHS) {
-			if (!(shapes & ((1 << MESH_SHAPE_DEPTHS) - 1)))
-				continue;
-			key.destination = q->destination[to & 3];
-			strength =
-				policy_pair(shapes, &key,
-					    to == MESH_SHAPE_TO_SERVICE ? q->service_port : q->port,
-					    q->protocol);
-			if (strength < best)
-				best = strength;
+		for (__u32 k = 0; k < 2 + MESH_PREFIXES && k < q->destination.count; k++) {
+			shape = q->source.shape[i] * MESH_SHAPE_DESTINATIONS +
+				q->destination.shape[k];
+			pair = &q->pair[q->pairs & 31];
+			pair->source = q->source.identity[i];
+			pair->destination = q->destination.identity[k];
+			pair->port = q->destination.port[k];
+			pair->depths = config->depths[shape & 31];
+			q->pairs += policy_is_set(pair->depths);
 		}
 	}
-	return best == POLICY_NONE ? -1 : (int)(best & 1);
+}
+
+/*
+ * Look up the next of the rules there may be: of the last pair, at its lowest depth. 0: none is
+ * left. The verifier follows both ways of each branch through all turns of a loop, hence so few
+ * branches; and of a number on the stack every value, hence all that turns in a map.
+ */
+HOT int policy_next(struct mesh_judgement *j)
+{
+	struct mesh_question *q = &j->question;
+	struct mesh_pair *pair = &q->pair[(q->pairs - 1) & 31];
+	struct mesh_policy_key key = { .source = pair->source, .destination = pair->destination };
+	__u64 depth = policy_lowest_bit(pair->depths);
+	struct mesh_policy *rule;
+
+	if (!q->pairs)
+		return 0;
+	key.depth = depth;
+	key.protocol = q->protocol * policy_is_set(depth);
+	key.port = pair->port & bpf_htons(0xffff << (17 - depth));
+	pair->depths &= pair->depths - 1;
+	q->pairs -= 1 - policy_is_set(pair->depths);
+	rule = mesh_policy.lookup(&key);
+	if (rule)
+		policy_keep(j, rule);
+	return 1;
+}
+
+/* The strongest rule of all that j->question meets, in j->strength and j->rule. */
+HOT void policy_rules(struct mesh_judgement *j)
+{
+	j->strength = POLICY_NONE;
+	j->rule = 0;
+#pragma clang loop unroll(disable)
+	for (__u32 i = 0; i < (2 + MESH_PREFIXES) * 4 * MESH_POLICY_DEPTHS; i++)
+		if (!policy_next(j))
+			break;
 }
 #endif

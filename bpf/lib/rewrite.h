@@ -18,34 +18,54 @@ HOT void rewrite_ethernet(const struct pkt *p, const struct mesh_flow *flow)
 	ethernet[2] = flow->ethernet[2];
 }
 
-/* MESH_OK, or MESH_TTL with nothing changed. */
-HOT int rewrite_ttl(const struct pkt *p)
+/* MESH_OK, or MESH_TTL where it would run out. */
+HOT int rewrite_check_ttl(const struct pkt *p)
 {
-	if (p->ip4) {
-		if (p->ip4->ttl <= 1)
-			return MESH_TTL;
+	__u8 ttl = pkt_is4(p) ? p->ip4->ttl : p->ip6->hop_limit;
+
+	return ttl <= 1 ? MESH_TTL : MESH_OK;
+}
+
+HOT void rewrite_ttl(const struct pkt *p)
+{
+	if (pkt_is4(p)) {
 		p->ip4->ttl--;
 		p->ip4->check = csum_apply(p->ip4->check, (__u16)~bpf_htons(0x0100));
-		return MESH_OK;
+	} else {
+		p->ip6->hop_limit--;
 	}
-	if (p->ip6->hop_limit <= 1)
-		return MESH_TTL;
-	p->ip6->hop_limit--;
-	return MESH_OK;
+}
+
+/* Put the flow's address for one of the packet's; in a hairpin both ends are the source's. */
+HOT void rewrite_address4(struct iphdr *ip, const struct mesh_flow *flow)
+{
+	if (flow->flags & MESH_FLOW_HAIRPIN) {
+		ip->daddr = ip->saddr;
+		ip->saddr = flow->address.word[3];
+	} else if (flow->flags & MESH_FLOW_NAT_DST) {
+		ip->daddr = flow->address.word[3];
+	} else {
+		ip->saddr = flow->address.word[3];
+	}
+	ip->check = csum_apply(ip->check, flow->checksum);
+}
+
+HOT void rewrite_address6(struct ipv6hdr *ip, const struct mesh_flow *flow)
+{
+	if (flow->flags & MESH_FLOW_HAIRPIN)
+		ip->daddr = ip->saddr;
+	if ((flow->flags & (MESH_FLOW_HAIRPIN | MESH_FLOW_NAT_DST)) == MESH_FLOW_NAT_DST)
+		__builtin_memcpy(&ip->daddr, &flow->address, sizeof(flow->address));
+	else
+		__builtin_memcpy(&ip->saddr, &flow->address, sizeof(flow->address));
 }
 
 HOT void rewrite_address(const struct pkt *p, const struct mesh_flow *flow)
 {
-	if (p->ip4) {
-		if (flow->flags & MESH_FLOW_NAT_DST)
-			p->ip4->daddr = flow->address.word[3];
-		else
-			p->ip4->saddr = flow->address.word[3];
-		p->ip4->check = csum_apply(p->ip4->check, flow->checksum);
-	} else {
-		__builtin_memcpy(flow->flags & MESH_FLOW_NAT_DST ? &p->ip6->daddr : &p->ip6->saddr,
-				 &flow->address, sizeof(flow->address));
-	}
+	if (pkt_is4(p))
+		rewrite_address4(p->ip4, flow);
+	else
+		rewrite_address6(p->ip6, flow);
 }
 
 /* The checksum of layer 4, or NULL where there is none to keep: UDP over IPv4 without (RFC 768). */
@@ -67,7 +87,7 @@ HOT __u16 rewrite_pseudo_sum(const struct pkt *p)
 {
 	__u32 sum = bpf_htons(p->protocol) + bpf_htons(p->l4_length);
 
-	if (p->ip4)
+	if (pkt_is4(p))
 		return csum_fold(sum + csum_words(&p->ip4->saddr, 2));
 	return csum_fold(sum + csum_words(p->ip6->saddr.s6_addr32, 8));
 }
@@ -79,6 +99,8 @@ HOT __u16 rewrite_pseudo_sum(const struct pkt *p)
  */
 HOT int rewrite_may_be_partial(CTX *ctx, const struct pkt *p, const __sum16 *check)
 {
+	if (p->fragment) /* the sender has summed up what it cut */
+		return 0;
 	return *check == rewrite_pseudo_sum(p) || CONTEXT_FIELD(ctx, gso_size);
 }
 

@@ -9,25 +9,59 @@
 
 #include "lib/address.h"
 
-HOT struct mesh_service *service_find(const struct mesh_tuple *t)
+/* The leading `bits` of a port or another 16-bit number in network order, the others 0. */
+HOT __be16 port_prefix(__be16 port, __u32 bits)
 {
-	struct mesh_service_key key = {};
-
-	key.address = t->destination;
-	key.port = t->destination_port;
-	key.protocol = t->protocol;
-	return mesh_service.lookup(&key);
+	return port & bpf_htons(0xffff << (16 - bits));
 }
 
-/* Mix of the five-tuple; the finaliser is that of MurmurHash3 (public domain). */
-HOT __u32 service_hash(const struct mesh_tuple *t)
+/* By its port; else by the ranges of ports there are, each a few prefixes, the narrowest first. */
+HOT struct mesh_service *service_find(const struct mesh_config *config,
+				      const struct mesh_address *address, __be16 port,
+				      __u32 protocol)
 {
-	__u32 hash = (__u32)t->source_port << 16 | t->destination_port;
+	struct mesh_service_key key = { .address = *address, .port = port, .protocol = protocol };
+	struct mesh_service *service;
 
+	key.depth = 16;
+	service = mesh_service.lookup(&key);
+	if (service || !(config->service_depths & 0xffff))
+		return service;
+#pragma clang loop unroll(disable)
+	for (__u32 depth = 15; depth < 16; depth--) {
+		if (!(config->service_depths >> depth & 1))
+			continue;
+		key.port = port_prefix(port, depth);
+		key.depth = depth;
+		service = mesh_service.lookup(&key);
+		if (service)
+			return service;
+	}
+	return NULL;
+}
+
+HOT __be16 service_target_port(const struct mesh_service *service, __be16 port)
+{
+	return bpf_htons(bpf_ntohs(port) + service->shift);
+}
+
+/*
+ * Mix of the five-tuple, or with affinity of the source's address alone; the finaliser is that of
+ * MurmurHash3 (public domain).
+ */
+HOT __u32 service_hash(const struct mesh_tuple *t, __u32 affinity)
+{
+	__u32 hash = 0;
+
+	if (!affinity) {
+		hash = ((__u32)t->source_port << 16 | t->destination_port) ^ t->protocol;
+#pragma unroll
+		for (int i = 0; i < 4; i++)
+			hash = (hash ^ t->destination.word[i]) * 0x9e3779b1;
+	}
 #pragma unroll
 	for (int i = 0; i < 4; i++)
-		hash = (hash ^ t->source.word[i] ^ t->destination.word[i]) * 0x9e3779b1;
-	hash ^= t->protocol;
+		hash = (hash ^ t->source.word[i]) * 0x9e3779b1;
 	hash = (hash ^ hash >> 16) * 0x85ebca6b;
 	hash = (hash ^ hash >> 13) * 0xc2b2ae35;
 	return hash ^ hash >> 16;
@@ -41,7 +75,7 @@ HOT __u32 service_select(const struct mesh_service *service, const struct mesh_t
 
 	if (!service->size)
 		return 0;
-	slot = service_hash(t) % service->size;
+	slot = service_hash(t, service->flags & MESH_SVC_AFFINITY) % service->size;
 	index = service->row + slot / MESH_MAGLEV_ROW;
 	row = mesh_maglev.lookup(&index);
 	return row ? row->function[slot % MESH_MAGLEV_ROW] : 0;

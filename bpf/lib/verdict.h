@@ -8,14 +8,20 @@
 
 #include "lib/meter.h"
 
-HOT int verdict_drop(CTX *ctx, __u32 function, __u8 direction, __u8 reason)
+/* Of a packet that is counted already. */
+HOT int verdict_dropped(CTX *ctx)
 {
-	drop_count(ctx, function, direction, reason, 0);
 #ifdef MESH_XDP
 	return XDP_DROP;
 #else
 	return TC_ACT_SHOT;
 #endif
+}
+
+HOT int verdict_drop(CTX *ctx, __u32 function, __u8 direction, __u8 reason)
+{
+	drop_count(ctx, function, direction, reason, 0);
+	return verdict_dropped(ctx);
 }
 
 /* On to where the packet was going without us: the host's stack, or the function below it. */
@@ -38,6 +44,31 @@ HOT int verdict_redirect(CTX *ctx, __u32 ifindex)
 	if (unlikely(CONTEXT_FIELD(ctx, pkt_type) != 0))
 		bpf_skb_change_type(ctx, 0);
 	return bpf_redirect_peer(ifindex, 0);
+#endif
+}
+
+/* On to another program, MESH_CALL_*; returns only if that is not there. */
+HOT void verdict_call(CTX *ctx, __u32 slot)
+{
+#ifdef MESH_XDP
+	mesh_xdp_calls.call(ctx, slot);
+#else
+	mesh_tc_calls.call(ctx, slot);
+#endif
+}
+
+/* The answer to a question (MESH_DRY_RUN): what would be done, in the context; nothing is done. */
+HOT int verdict_dry(CTX *ctx, const struct mesh_judgement *j, __u32 reason)
+{
+#ifdef MESH_XDP
+	return XDP_PASS;
+#else
+	ctx->cb[0] = reason;
+	ctx->cb[1] = j->rule;
+	ctx->cb[2] = j->receiver;
+	ctx->cb[3] = j->service | (__u32)j->audited << 31;
+	ctx->cb[4] = bpf_ntohs(j->target_port);
+	return reason ? TC_ACT_SHOT : TC_ACT_OK;
 #endif
 }
 #endif

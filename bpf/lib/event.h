@@ -1,0 +1,55 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * Events: what became of a packet, for whoever listens (`ebpfmesh events`, `capture`). Sent from the
+ * slow path alone, by a program of its own; where every packet's verdict is wanted, the control
+ * plane sends every packet there. Writes mesh_events.
+ */
+#ifndef MESH_EVENT_H
+#define MESH_EVENT_H
+
+#include "lib/context.h"
+#include "lib/meter.h"
+
+HOT void event_describe(CTX *ctx, struct mesh_event *e, const struct mesh_judgement *j)
+{
+	e->time = bpf_ktime_get_ns();
+	e->ifindex = context_ifindex(ctx);
+	e->sender = j->sender;
+	e->receiver = j->receiver;
+	e->rule = j->rule;
+	e->length = context_length(ctx);
+	e->direction = j->direction;
+	e->audited = j->audited;
+	e->service = j->service;
+	e->tuple = j->packet;
+}
+
+/* One event a packet, and the rarest thing there is to tell of it. */
+HOT __u32 event_kind(const struct mesh_config *config, const struct mesh_judgement *j, int reason)
+{
+	if (reason || j->audited)
+		return MESH_EVENT_DROP;
+	return j->judged && config->events & MESH_EVENT_FLOW ? MESH_EVENT_FLOW : MESH_EVENT_VERDICT;
+}
+
+/* The event of j->event and j->verdict. */
+HOT void event_send(CTX *ctx, const struct mesh_config *config, const struct mesh_judgement *j)
+{
+	struct mesh_event_buffer *buffer;
+	__u32 zero = 0, captured;
+
+	buffer = mesh_event_buf.lookup(&zero);
+	if (!buffer)
+		return;
+	event_describe(ctx, &buffer->event, j);
+	buffer->event.kind = j->event;
+	buffer->event.reason = j->audited ? MESH_POLICY : j->verdict;
+	captured = context_copy(ctx, buffer->data, config->snap);
+	buffer->event.captured = captured;
+	captured += sizeof(buffer->event);
+	if (captured > sizeof(*buffer))
+		return;
+	if (mesh_events.ringbuf_output(buffer, captured, 0))
+		count_one(MESH_COUNT_EVENT_LOST);
+}
+#endif

@@ -1,0 +1,40 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * Ports of fragments: the first one of a datagram has them, and they are remembered for the later
+ * ones. One that comes before the first is dropped; nothing is put together or kept back.
+ * Reads and writes mesh_fragment.
+ */
+#ifndef MESH_FRAGMENT_H
+#define MESH_FRAGMENT_H
+
+#include "lib/flow.h"
+#include "lib/meter.h"
+
+/*
+ * MESH_OK with the ports in j->packet, or a reason. The key is what the receiver will put the
+ * datagram together by (RFC 791, RFC 8200), and the interface.
+ */
+HOT int fragment_ports(const struct pkt *p, struct mesh_judgement *j, int remember)
+{
+	struct mesh_fragment_key key = {};
+	struct mesh_fragment first = { .ports = p->ports, .protocol = p->protocol };
+	struct mesh_fragment *known;
+
+	key.source = j->packet.source;
+	key.destination = j->packet.destination;
+	key.id = p->fragment_id;
+	key.origin = flow_origin(j->ifindex, pkt_is4(p) ? p->protocol : 0);
+	if (p->fragment == PKT_FIRST_FRAGMENT) {
+		if (j->judged || !remember)
+			return MESH_OK;
+		count_one(MESH_COUNT_FRAGMENT_MADE);
+		return mesh_fragment.update(&key, &first) ? MESH_FRAGMENT : MESH_OK;
+	}
+	known = mesh_fragment.lookup(&key);
+	if (!known)
+		return MESH_FRAGMENT;
+	tuple_set_ports(&j->packet, known->ports);
+	j->packet.protocol = known->protocol;
+	return MESH_OK;
+}
+#endif

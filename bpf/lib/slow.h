@@ -1,0 +1,260 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * The slow path: first packets of flows, first ones after a change of the mesh, what opens or ends
+ * a connection, fragments, ICMP, neighbour discovery, all that comes from the host, and all that is
+ * dropped. In mesh_slow(): who sends → what flow is it → may it pass → rewrite → leave.
+ *
+ * A flow that is new, or of another epoch, is judged by programs of their own, which look at no
+ * packet: mesh_judge() → mesh_decide() → mesh_slow() again. What they know of it is in mesh_scratch.
+ * In one program the verifier would follow every rule for every kind of packet.
+ */
+#ifndef MESH_SLOW_H
+#define MESH_SLOW_H
+
+#include "lib/mesh.h"
+#include "lib/parse.h"
+#include "lib/neighbour.h"
+#include "lib/fragment.h"
+#include "lib/track.h"
+#include "lib/event.h"
+#include "lib/icmp.h"
+
+/* A packet on the slow path, beside what mesh_judgement says of it. */
+struct slow {
+	struct mesh_config *config;
+	struct mesh_judgement *j;
+	struct pkt p;
+	struct track track;
+};
+
+/* Parse, and find out whose interface it is. MESH_OK or a reason. */
+HOT int slow_start(CTX *ctx, struct slow *s)
+{
+	struct mesh_judgement *j = s->j;
+
+	if (j->judged || j->event) /* it was here before */
+		return parse_packet(ctx, &s->p);
+	if (context_is_dry(ctx))
+		j->direction = context_question(ctx);
+	j->function = endpoint_by_ifindex(context_ifindex(ctx));
+	j->sender = j->direction == MESH_FROM_FN ? j->function : 0;
+	j->ifindex = j->direction == MESH_FROM_FN ? context_ifindex(ctx) : 0;
+	j->receiver = 0;
+	j->rule = 0;
+	j->service = 0;
+	j->target_port = 0;
+	j->audited = 0;
+	__builtin_memset(&j->packet, 0, sizeof(j->packet));
+	return parse_packet(ctx, &s->p);
+}
+
+/* From a function: ARP, neighbour discovery and all that is not IP. */
+HOT int slow_check_other(const struct slow *s, const struct mesh_function *fn)
+{
+	if (s->p.kind == PKT_ARP)
+		return neighbour_check_arp(fn, &s->p);
+	if (s->p.kind == PKT_ND)
+		return neighbour_check_nd(fn, &s->p);
+	return MESH_PROTOCOL;
+}
+
+HOT int slow_check_function(const struct slow *s)
+{
+	struct mesh_function *fn = endpoint_get(s->j->function);
+
+	if (!s->j->function || !fn)
+		return MESH_NO_FUNCTION;
+	if (s->p.kind != PKT_FLOW && s->p.kind != PKT_ERROR)
+		return slow_check_other(s, fn);
+	return endpoint_check_sender(fn, &s->p);
+}
+
+/* From the host's stack: the outside sends, and may not use a function's address for it. */
+HOT int slow_check_host(const struct slow *s)
+{
+	struct mesh_tuple *t = &s->j->tuple;
+
+	if (s->p.kind != PKT_FLOW && s->p.kind != PKT_ERROR)
+		return s->p.kind == PKT_OTHER ? MESH_PROTOCOL : MESH_OK;
+	tuple_of(t, &s->p);
+	if (endpoint_by_address(&t->source))
+		return MESH_SPOOF_IP;
+	return endpoint_by_address(&t->destination) == s->j->function ? MESH_OK : MESH_NOT_HERE;
+}
+
+/* The five-tuple of the packet's flow. MESH_OK or a reason. */
+HOT int slow_tuple(CTX *ctx, struct slow *s)
+{
+	struct mesh_tuple *t = &s->j->packet;
+
+	tuple_of(t, &s->p);
+	if (s->p.kind == PKT_ERROR) {
+		s->j->tuple.destination = t->destination;
+		tuple_of_quote(t, &s->p);
+		if (!address_equal(&s->j->tuple.destination, &t->destination))
+			return MESH_NO_FLOW; /* it is for another than whose packet it quotes */
+	}
+	/* On the wire a mapped address stands for nothing; here it would pass for IPv4. */
+	if (!pkt_is4(&s->p) && (address_is4(&t->source) || address_is4(&t->destination)))
+		return MESH_MALFORMED;
+	return s->p.fragment ? fragment_ports(&s->p, s->j, !context_is_dry(ctx)) : MESH_OK;
+}
+
+/* Is the entry that was found still one? What is asked in a dry run is always new. */
+HOT int slow_knows(CTX *ctx, struct slow *s, __u32 now)
+{
+	if (!s->track.flow || context_is_dry(ctx) || track_reopens(&s->track, &s->p))
+		return 0;
+	if (!track_expired(s->config, &s->track, s->j->packet.protocol, now))
+		return 1;
+	count_one(MESH_COUNT_EXPIRED);
+	return 0;
+}
+
+/*
+ * The entry of the packet's flow, if it was judged in this epoch or just now: MESH_OK. Otherwise
+ * goes on to mesh_judge(), or returns a reason.
+ */
+HOT int slow_find(CTX *ctx, struct slow *s)
+{
+	struct mesh_judgement *j = s->j;
+	__u32 now = flow_clock();
+
+	track_find(&s->track, &j->packet, j->ifindex);
+	if (!j->judged) {
+		j->known = slow_knows(ctx, s, now);
+		if (!j->known && !flow_may_open(&s->p, &j->packet))
+			return MESH_NO_FLOW;
+		if (!j->known || !s->track.flow || s->track.flow->epoch != s->config->judged) {
+			verdict_call(ctx, MESH_CALL_JUDGE);
+			return MESH_NO_PROGRAM;
+		}
+	}
+	if (!s->track.flow)
+		return MESH_FLOW_FULL;
+	if (!j->judged && s->config->events) { /* which name them */
+		j->service = s->track.flow->service;
+		j->receiver = j->direction == MESH_TO_FN ?
+				      j->function :
+				      endpoint_by_ifindex(s->track.flow->ifindex);
+	}
+	track_packet(&s->track, &s->p, &j->packet, j->ifindex, now);
+	return MESH_OK;
+}
+
+/* MESH_OK, with s->track.flow NULL for what belongs to no flow and passes; or a reason. */
+HOT int slow_classify(CTX *ctx, struct slow *s)
+{
+	int reason = slow_start(ctx, s);
+
+	if (!reason)
+		reason = s->j->direction == MESH_FROM_FN ? slow_check_function(s) :
+							   slow_check_host(s);
+	if (reason || (s->p.kind != PKT_FLOW && s->p.kind != PKT_ERROR))
+		return reason;
+	if (s->j->judged && (s->j->reason || context_is_dry(ctx)))
+		return s->j->reason;
+	reason = slow_tuple(ctx, s);
+	return reason ? reason : slow_find(ctx, s);
+}
+
+/* Does anything stand in the way of what its flow would have done to the packet? */
+HOT int slow_check_delivery(const struct slow *s)
+{
+	const struct mesh_flow *flow = s->track.flow;
+
+	if (!flow->ifindex || s->j->direction == MESH_TO_FN)
+		return MESH_OK;
+	return rewrite_check_ttl(&s->p);
+}
+
+/* Change a packet as its flow says, of whatever kind it is. */
+HOT void slow_rewrite(CTX *ctx, struct slow *s, const struct mesh_flow *flow)
+{
+	rewrite_ttl(&s->p);
+	rewrite_ethernet(&s->p, flow);
+	if (!(flow->flags & (MESH_FLOW_NAT_SRC | MESH_FLOW_NAT_DST)))
+		return;
+	if (s->p.kind == PKT_ERROR)
+		icmp_translate(&s->p, flow);
+	else if (s->p.fragment == PKT_LATER_FRAGMENT)
+		rewrite_address(&s->p, flow);
+	else
+		rewrite_nat(ctx, &s->p, flow);
+}
+
+HOT int slow_deliver(CTX *ctx, struct slow *s)
+{
+	struct mesh_flow *flow = s->track.flow;
+	__u32 ifindex;
+
+	if (!flow)
+		return verdict_pass(ctx);
+	ifindex = flow->ifindex;
+	meter_count(ctx, flow);
+	if (!ifindex || s->j->direction == MESH_TO_FN)
+		return verdict_pass(ctx);
+	slow_rewrite(ctx, s, flow);
+	return verdict_redirect(ctx, ifindex);
+}
+
+/* Dropped; of a packet whose TTL ran out its sender is told. */
+HOT int slow_drop(CTX *ctx, struct slow *s, int reason)
+{
+	int verdict = verdict_drop(ctx, s->j->function, s->j->direction, reason);
+
+	if (reason != MESH_TTL || icmp_time_exceeded(ctx, &s->p))
+		return verdict;
+	return verdict_redirect(ctx, context_ifindex(ctx));
+}
+
+/* If somebody wants to know, on to mesh_tell(); that comes back with j->event set. */
+HOT void slow_tell(CTX *ctx, struct slow *s, int reason)
+{
+	struct mesh_judgement *j = s->j;
+	__u32 kind = event_kind(s->config, j, reason);
+
+	if (j->event || !(s->config->events & kind))
+		return;
+	j->event = kind;
+	j->verdict = reason;
+	verdict_call(ctx, MESH_CALL_EVENT);
+}
+
+HOT int mesh_slow(CTX *ctx)
+{
+	struct slow s = { .config = mesh_config_get(), .j = mesh_scratch_get() };
+	int reason;
+
+	if (!s.config || !s.j)
+		return mesh_drop(ctx, MESH_FROM_FN, MESH_NO_PROGRAM);
+	reason = slow_classify(ctx, &s);
+	if (!reason && s.track.flow)
+		reason = slow_check_delivery(&s);
+	if (context_is_dry(ctx)) {
+		mesh_slow_clear(s.j);
+		return verdict_dry(ctx, s.j, reason);
+	}
+	slow_tell(ctx, &s, reason);
+	mesh_slow_clear(s.j);
+	if (reason)
+		return slow_drop(ctx, &s, reason);
+	if (s.j->audited)
+		drop_count(ctx, s.j->receiver, MESH_TO_FN, MESH_POLICY, 1);
+	return slow_deliver(ctx, &s);
+}
+
+/* Send the event that mesh_slow() asks for, and go back there. */
+HOT int mesh_tell(CTX *ctx)
+{
+	struct mesh_config *config = mesh_config_get();
+	struct mesh_judgement *j = mesh_scratch_get();
+
+	if (!config || !j)
+		return mesh_drop(ctx, MESH_FROM_FN, MESH_NO_PROGRAM);
+	event_send(ctx, config, j);
+	verdict_call(ctx, MESH_CALL_SLOW);
+	mesh_slow_clear(j);
+	return mesh_drop(ctx, j->direction, MESH_NO_PROGRAM);
+}
+#endif
