@@ -13,6 +13,8 @@ Pure: nothing is read or changed here. The order, and why:
 7. the other services are set: all their functions are there;
 8. rules become looser: denies that go, then new allows.
 
+Timeouts come first: they say nothing about who may talk to whom.
+
 At no time is a flow allowed that was not before and will not be after, and no service names a
 function that is not there. Rules go by name: a deny comes before the function or service it
 names, and leaves after it. Between 1 and 8 there can be more rules than in either mesh.
@@ -26,10 +28,11 @@ from dataclasses import dataclass
 from typing import Literal, TypeVar
 
 from ebpfmesh.errors import UsageError
-from ebpfmesh.model import Function, Identity, Mesh, Policy, Protocol, Service
+from ebpfmesh.model import Function, Identity, Match, Mesh, Policy, Service, Timeouts, ports_text
 
 Kind = Literal[
     "create-mesh",
+    "set-timeouts",
     "add-function",
     "change-function",
     "remove-function",
@@ -40,8 +43,8 @@ Kind = Literal[
 ]
 
 _Named = TypeVar("_Named", Function, Service)
-_Match = tuple[Identity, Identity, Protocol, int]
-_Rules = dict[_Match, Policy]
+Object = Mesh | Timeouts | Function | Service | Policy
+_Rules = dict[Match, Policy]
 
 _SIGNS = {"create": "+", "add": "+", "change": "~", "set": "~", "remove": "-"}
 
@@ -55,8 +58,8 @@ class Operation:
     """
 
     kind: Kind
-    object: Mesh | Function | Service | Policy
-    old: Mesh | Function | Service | Policy | None = None
+    object: Object
+    old: Object | None = None
 
     def describe(self) -> str:
         """One line for people, such as ``+ function decode-0  tenant op-a  198.18.0.2``."""
@@ -66,6 +69,8 @@ class Operation:
             sign = "~" if self.old else "+"
         if isinstance(self.object, Function) and isinstance(self.old, Function):
             text = _changed(self.old, self.object)
+        elif isinstance(self.object, Timeouts) and isinstance(self.old, Timeouts):
+            text = _changed_timeouts(self.old, self.object)
         else:
             text = _text(self.object)
         return f"{sign} {noun} {text}"
@@ -74,8 +79,8 @@ class Operation:
 def diff(current: Mesh | None, wanted: Mesh) -> tuple[Operation, ...]:
     """The operations that make ``wanted`` of ``current``; none if they mean the same.
 
-    Raises ``UsageError`` if they differ in what is fixed while a mesh is up: its name, limits
-    and prefixes.
+    Raises ``UsageError`` if they differ in what is fixed while a mesh is up: its name, limits,
+    hook and prefixes.
     """
     create: list[Operation] = []
     if current is None:
@@ -94,6 +99,7 @@ def diff(current: Mesh | None, wanted: Mesh) -> tuple[Operation, ...]:
     strict = _stricter(old_rules, new_rules) | _quarantine(moving)
     return (
         *create,
+        *_timeout_steps(current, wanted),
         *sorted(_rule_steps(old_rules, strict), key=lambda step: step.kind != "add-policy"),
         *leave,
         *(Operation("remove-function", f) for n, f in before.items() if n not in staying),
@@ -106,11 +112,17 @@ def diff(current: Mesh | None, wanted: Mesh) -> tuple[Operation, ...]:
 
 
 def _check_fixed(current: Mesh, wanted: Mesh) -> None:
-    for key in ("name", "limits", "prefix4", "prefix6"):
+    for key in ("name", "limits", "hook", "prefix4", "prefix6"):
         if getattr(current, key) != getattr(wanted, key):
             what = "the prefixes" if key.startswith("prefix") else f"the {key}"
             message = f'mesh "{current.name}" is up: {what} cannot change while it is'
             raise UsageError(message, hint="take it down first, then bring it up again")
+
+
+def _timeout_steps(current: Mesh, wanted: Mesh) -> tuple[Operation, ...]:
+    if current.timeouts == wanted.timeouts:
+        return ()
+    return (Operation("set-timeouts", wanted.timeouts, current.timeouts),)
 
 
 def _backends(step: Operation) -> tuple[str, ...]:
@@ -145,8 +157,7 @@ def _service_steps(
             continue
         one_step = staying.issuperset(new.functions) and not some_move
         keep = staying if one_step else staying.intersection(new.functions)
-        functions = tuple(function for function in old.functions if function in keep)
-        between = old.model_copy(update={"functions": functions})
+        between = old.only(keep)
         if between != old:
             leave.append(Operation("set-service", between, old))
         if between != new:
@@ -154,7 +165,7 @@ def _service_steps(
     return leave, [*enter, *(Operation("set-service", service) for service in after.values())]
 
 
-def _stricter(old: _Rules, new: _Rules) -> dict[_Match, Policy]:
+def _stricter(old: _Rules, new: _Rules) -> dict[Match, Policy]:
     """For each match the less permissive of the ``old`` and the ``new`` rule, or neither."""
     strict = {}
     for match in old | new:
@@ -171,7 +182,7 @@ def _permissiveness(rule: Policy | None) -> tuple[int, int]:
     return (-1, rule.priority) if rule.action == "deny" else (1, -rule.priority)
 
 
-def _quarantine(moving: list[str]) -> dict[_Match, Policy]:
+def _quarantine(moving: list[str]) -> dict[Match, Policy]:
     """Rules that keep functions from sending while more than one of them changes tenant."""
     rules = [
         Policy(
@@ -195,16 +206,30 @@ def _rule_steps(old: _Rules, new: _Rules) -> Iterator[Operation]:
             yield Operation("remove-policy", rule)
 
 
-def _text(item: Mesh | Function | Service | Policy) -> str:
-    if isinstance(item, Function):
-        return "  ".join([item.name, f"tenant {item.tenant}", *map(str, item.addresses)])
-    if isinstance(item, Service):
-        names = item.functions
-        backends = ", ".join(names) if 0 < len(names) <= 4 else f"{len(names)} functions"
-        target = f" → {item.target_port}" if item.target_port != item.port else ""
-        addresses = "  ".join(map(str, item.addresses))
-        return f"{item.name}  {addresses}  {item.protocol}/{item.port}{target}  {backends}"
-    return item.name if isinstance(item, Mesh) else str(item)
+def _text(item: Object) -> str:
+    match item:
+        case Function():
+            return "  ".join([item.name, f"tenant {item.tenant}", *map(str, item.addresses)])
+        case Service():
+            return "  ".join([item.name, *map(str, item.addresses), *_service_text(item)])
+        case Timeouts():
+            return "  ".join(f"{key} {value} s" for key, value in item)
+        case Mesh():
+            return item.name
+    return str(item)
+
+
+def _service_text(service: Service) -> list[str]:
+    names = service.functions
+    target = service.target_port
+    ports = f"{service.protocol}/{ports_text(service.port, service.last_port)}"
+    if service.shift:
+        ports += f" → {ports_text(target, target + service.ports - 1)}"
+    parts = [ports, ", ".join(names) if 0 < len(names) <= 4 else f"{len(names)} functions"]
+    if service.weights:
+        weights = sorted(service.weights.items())
+        parts.append("weights " + ", ".join(f"{name} {weight}" for name, weight in weights))
+    return parts + (["affinity source"] if service.affinity == "source" else [])
 
 
 def _changed(old: Function, new: Function) -> str:
@@ -214,3 +239,8 @@ def _changed(old: Function, new: Function) -> str:
     if old.audit != new.audit:
         parts.append(f"audit {'on' if new.audit else 'off'}")
     return "  ".join(parts)
+
+
+def _changed_timeouts(old: Timeouts, new: Timeouts) -> str:
+    pairs = zip(old, new, strict=True)
+    return "  ".join(f"{key} {was} → {now} s" for (key, was), (_, now) in pairs if was != now)

@@ -5,8 +5,9 @@
 hint. ``make`` and ``assign_addresses`` do the same for a single object of the command line.
 """
 
-from ebpfmesh.config.addresses import assign_addresses, parse_address, parse_prefix
+from ebpfmesh.config.addresses import assign_addresses, parse_address
 from ebpfmesh.config.explain import explain, make
 from ebpfmesh.config.file import load
+from ebpfmesh.model import parse_prefix
 
 __all__ = ["assign_addresses", "explain", "load", "make", "parse_address", "parse_prefix"]

@@ -3,17 +3,10 @@
 
 from collections.abc import Collection, Iterable, Mapping
 from hashlib import sha256
-from ipaddress import (
-    IPv4Address,
-    IPv4Network,
-    IPv6Address,
-    IPv6Network,
-    ip_address,
-    ip_network,
-)
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 from typing import overload
 
-from ebpfmesh.model import Address, Invalid, Network, check_address, check_prefix, show
+from ebpfmesh.model import Address, Invalid, Network, check_address, show
 
 
 def parse_address(text: object) -> Address:
@@ -27,20 +20,6 @@ def parse_address(text: object) -> Address:
         hint = hint if "/" not in text else "leave out the / and all after it"
         raise Invalid(f"{show(text)} is not an IP address", hint=hint) from None
     return check_address(address)
-
-
-def parse_prefix(text: object) -> IPv4Network | IPv6Network:
-    """The prefix written as ``text``, all of it unicast; raises ``Invalid``."""
-    hint = "give a prefix such as 198.18.0.0/16 or 2001:db8::/64"
-    if not isinstance(text, str):
-        raise Invalid("a prefix must be a string", hint=hint)
-    try:
-        prefix = ip_network(text, strict=False)
-    except ValueError:
-        raise Invalid(f"{show(text)} is not a prefix", hint=hint) from None
-    if ip_address(text.partition("/")[0]) != prefix.network_address:
-        raise Invalid(f"{show(text)} has bits after the prefix", hint=f'did you mean "{prefix}"?')
-    return check_prefix(prefix)
 
 
 @overload
@@ -75,28 +54,34 @@ def assign_addresses(
     chosen: dict[str, int] = {}
     waiting: dict[str, int] = {}
     for name in names:
+        if not size:
+            raise _full(pool, name)
         wanted = int.from_bytes(sha256(name.encode()).digest()[:8]) % size
         (waiting if wanted in onward else chosen)[name] = wanted
         onward.setdefault(wanted, wanted + 1)
     for name, wanted in waiting.items():
         if len(onward) == size:
-            hint = "give a larger prefix under [mesh]"
-            what = f'no address of {pool} is left for function "{name}"'
-            raise Invalid(what, path=(name,), hint=hint)
+            raise _full(pool, name)
         chosen[name] = _next_free(onward, wanted, size)
         onward[chosen[name]] = chosen[name] + 1
     kind = type(pool.network_address)
     return {name: kind(first + offset) for name, offset in chosen.items()}
 
 
+def _full(pool: Network, name: str) -> Invalid:
+    what = f'no address of {pool} is left for function "{name}"'
+    return Invalid(what, path=(name,), hint="give a larger prefix under [mesh]")
+
+
 def _hosts(pool: Network) -> tuple[int, int]:
     """The first address of ``pool`` that a function can have, and how many there are.
 
-    Network and broadcast address are left out (RFC 4291, 2.6.1 for IPv6), and of a large IPv6
-    pool all but the first 2³² addresses, which keeps what people read short.
+    The network's own address stands for functions that reach themselves through a service, and
+    broadcast is left out; of a large IPv6 pool all but the first 2³² addresses too, which keeps
+    what people read short.
     """
-    ends = {4: 2, 6: 1}[pool.version] if pool.num_addresses > 2 else 0
-    return int(pool.network_address) + (ends > 0), min(pool.num_addresses - ends, 1 << 32)
+    ends = 2 if pool.version == 4 and pool.num_addresses > 2 else 1
+    return int(pool.network_address) + 1, min(pool.num_addresses - ends, 1 << 32)
 
 
 def _next_free(onward: dict[int, int], start: int, size: int) -> int:

@@ -4,13 +4,24 @@
 What comes back is whole: whatever is wrong with it is an ``Invalid`` in words for people.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ebpfmesh.config.addresses import assign_addresses, parse_address
 from ebpfmesh.config.explain import make
+from ebpfmesh.config.ports import policy_ports, service_ports
 from ebpfmesh.errors import NotFound, UsageError
-from ebpfmesh.model import Address, Function, Identity, Invalid, Mesh, Policy, Service
+from ebpfmesh.model import (
+    Address,
+    Function,
+    Identity,
+    Invalid,
+    Mesh,
+    Policy,
+    Scope,
+    Service,
+    parse_ports,
+)
 
 
 def new_function(mesh: Mesh, name: str, *, addresses: Iterable[str], **settings: Any) -> Function:
@@ -34,29 +45,60 @@ def new_function(mesh: Mesh, name: str, *, addresses: Iterable[str], **settings:
     return function
 
 
-def add_service(mesh: Mesh, name: str, *, addresses: Iterable[str], **values: Any) -> Mesh:
-    """``mesh`` with one more service; its ``target_port`` is its port if left out."""
+def add_service(
+    mesh: Mesh,
+    name: str,
+    *,
+    addresses: Iterable[str],
+    port: int | str,
+    target_port: int | str | None = None,
+    **values: Any,
+) -> Mesh:
+    """``mesh`` with one more service; its ``target_port`` is its port if left out.
+
+    Ports may be ranges, such as "8000-8099".
+    """
     if any(service.name == name for service in mesh.services):
         hint = "ebpfmesh service set changes it"
         raise UsageError(f'there is a service "{name}" already', hint=hint)
     values |= _by_family(parse_address(text) for text in addresses)
-    values["target_port"] = values.get("target_port") or values["port"]
+    values |= service_ports(parse_ports(port), _parsed(target_port))
     return _whole(mesh, services=(*mesh.services, make(Service, name=name, **values)))
 
 
-def set_service(mesh: Mesh, name: str, *, addresses: Iterable[str], **values: Any) -> Mesh:
+def set_service(
+    mesh: Mesh,
+    name: str,
+    *,
+    addresses: Iterable[str],
+    port: int | str | None = None,
+    target_port: int | str | None = None,
+    weights: Mapping[str, int] | None = None,
+    **values: Any,
+) -> Mesh:
     """``mesh`` with the given values of a service changed; addresses replace those it has.
 
-    A service whose target port was its own port goes on like that.
+    A service whose target port was its own port goes on like that. Weights that are not given
+    stay, as far as their functions do.
     """
     old = mesh.service(name)
     wanted = old.model_dump() | values
-    if "port" in values and "target_port" not in values and old.target_port == old.port:
-        wanted["target_port"] = values["port"]
+    own = _parsed(port) or (old.port, old.last_port)
+    target = _parsed(target_port)
+    if target is None and old.shift:
+        # With another number of ports it is not known what was meant: the user is asked.
+        target = old.target_port, old.target_port + old.ports - 1
+    wanted |= service_ports(own, target)
+    kept = {n: weight for n, weight in old.weights.items() if n in wanted["functions"]}
+    wanted["weights"] = kept | dict(weights or {})
     if given := _by_family(parse_address(text) for text in addresses):
         wanted |= {"address4": None, "address6": None, **given}
     new = make(Service, **wanted)
     return _whole(mesh, services=tuple(new if s is old else s for s in mesh.services))
+
+
+def _parsed(ports: int | str | None) -> tuple[int, int] | None:
+    return None if ports is None else parse_ports(ports)
 
 
 def delete_service(mesh: Mesh, name: str) -> Mesh:
@@ -65,6 +107,12 @@ def delete_service(mesh: Mesh, name: str) -> Mesh:
     services = tuple(service for service in mesh.services if service is not gone)
     policies = tuple(rule for rule in mesh.policies if rule.destination != identity)
     return _whole(mesh, services=services, policies=policies)
+
+
+def rule(source: str, destination: str, port: int | str | None = None, **values: Any) -> Policy:
+    """A policy as it is given on the command line; ``port`` may be a range."""
+    ports = policy_ports(_parsed(port))
+    return make(Policy, source=source, destination=destination, **ports, **values)
 
 
 def add_policy(mesh: Mesh, policy: Policy) -> Mesh:
@@ -78,10 +126,26 @@ def delete_policy(mesh: Mesh, policy: Policy) -> Mesh:
     others = tuple(rule for rule in mesh.policies if rule.match != policy.match)
     if len(others) == len(mesh.policies):
         what = f"there is no policy about {policy.source} → {policy.destination}"
-        detail = f" {policy.protocol}" if policy.protocol != "any" else ""
-        detail += f"/{policy.port}" if policy.port else ""
+        detail = f" {policy.what}" if policy.what else ""
         raise NotFound(what + detail, hint="ebpfmesh show policies lists them")
     return _whole(mesh, policies=others)
+
+
+def scope_of_service(
+    name: str, *, addresses: Iterable[str] = (), functions: Iterable[str] = ()
+) -> Scope:
+    """What ``add_service``, ``set_service`` and ``delete_service`` look at."""
+    return Scope(
+        functions=tuple(functions),
+        services=(name,),
+        addresses=tuple(parse_address(text) for text in addresses),
+        about=(Identity("service", name),),
+    )
+
+
+def scope_of_policy(policy: Policy) -> Scope:
+    """What ``add_policy`` and ``delete_policy`` look at."""
+    return Scope(rules=(policy,))
 
 
 def _whole(mesh: Mesh, **parts: Any) -> Mesh:

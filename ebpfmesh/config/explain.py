@@ -14,6 +14,7 @@ _Made = TypeVar("_Made", bound=BaseModel)
 
 _WANTED = {
     "bool_type": "true or false",
+    "dict_type": "a table",
     "float_type": "a number",
     "int_type": "an integer",
     "model_type": "a table",
@@ -58,6 +59,8 @@ def explain(
 
 def _explain(detail: ErrorDetails, model: type[BaseModel], values: Mapping[str, Any]) -> Invalid:
     at: Location = detail["loc"]
+    if at[-1:] == ("[key]",):  # of a table whose keys are names
+        at = at[:-1]
     subject = _subject(model, values, at)
     cause = detail.get("ctx", {}).get("error")
     if isinstance(cause, Invalid):
@@ -103,8 +106,10 @@ def _find(model: type[BaseModel], at: Location) -> tuple[type[BaseModel], FieldI
     holder, field = model, None
     for part in at:
         if isinstance(part, str):
-            holder = next(_models(field.annotation), holder) if field else holder
-            field = _keys(holder).get(part)
+            inner = next(_models(field.annotation), None) if field else model
+            if inner is None:  # a table whose keys are names: what is said of it holds for all
+                return holder, field
+            holder, field = inner, _keys(inner).get(part)
     return holder, field
 
 

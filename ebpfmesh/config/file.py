@@ -16,13 +16,15 @@ from pydantic import (
 )
 
 from ebpfmesh.config import toml
-from ebpfmesh.config.addresses import assign_addresses, parse_address, parse_prefix
-from ebpfmesh.config.explain import explain
+from ebpfmesh.config.addresses import assign_addresses, parse_address
+from ebpfmesh.config.explain import explain, make
+from ebpfmesh.config.ports import policy_ports, service_ports
 from ebpfmesh.errors import ConfigError
 from ebpfmesh.model import (
     Address,
     Destination,
     FunctionSettings,
+    Hook,
     Identity,
     Invalid,
     Limits,
@@ -33,8 +35,13 @@ from ebpfmesh.model import (
     Name,
     Network,
     Policy,
-    Port,
+    PolicySettings,
     Source,
+    Timeouts,
+    Weight,
+    parse_ports,
+    parse_prefix,
+    show,
     suggest,
     too_many,
 )
@@ -74,6 +81,13 @@ def _one_per_family(items: tuple[_Either, ...]) -> tuple[_Either, ...]:
     return items
 
 
+def _ports(value: object) -> tuple[int, int]:
+    if isinstance(value, str) and value.isdecimal():
+        what = f"a port must be an integer, not a string: {show(value)}"
+        raise Invalid(what, hint="leave out the quotes; a range has them")
+    return parse_ports(value)
+
+
 _Addresses = Annotated[
     tuple[Annotated[Address, PlainValidator(parse_address)], ...],
     Field(
@@ -96,10 +110,19 @@ _Prefixes = Annotated[
 ]
 
 
+_Ports = Annotated[
+    tuple[int, int],
+    PlainValidator(_ports),
+    Field(description='a port from 1 to 65535, or a range such as "8000-8099"'),
+]
+
+
 class _MeshTable(Model):
     name: MeshName
     limits: Limits = Field(default=Limits(), description="a table, such as {functions = 2048}")
+    timeouts: Timeouts = Field(default=Timeouts(), description="a table, such as {udp = 30}")
     prefix: _Prefixes = ()
+    hook: Hook = Field(default="auto", description='"auto", "tcx" or "clsact"')
 
 
 class _FunctionTable(FunctionSettings):
@@ -128,17 +151,27 @@ class _FunctionTable(FunctionSettings):
 class _ServiceTable(Model):
     name: Name
     address: _Addresses
-    port: Port
-    target_port: Port | None = Field(default=None, description="an integer from 1 to 65535")
+    port: _Ports
+    target_port: _Ports | None = None
     protocol: Literal["tcp", "udp"] = Field(default="tcp", description='"tcp" or "udp"')
     functions: tuple[Name, ...] = Field(
         min_length=1, strict=False, description="an array of the names of functions"
     )
+    affinity: Literal["none", "source"] = Field(default="none", description='"none" or "source"')
+    weights: dict[Name, Weight] = Field(
+        default={}, description="a table of integers from 0 to 100, such as {web-1 = 0}"
+    )
+
+    @model_validator(mode="after")
+    def _is_whole(self) -> Self:
+        service_ports(self.port, self.target_port)
+        return self
 
 
-class _PolicyTable(Policy):
+class _PolicyTable(PolicySettings):
     source: Source = Field(alias="from", description='such as "tenant:op-a" or "any"')
     destination: Destination = Field(alias="to", description='such as "service:decoder"')
+    port: _Ports | None = None
 
 
 class _MeshFile(Model):
@@ -166,6 +199,8 @@ def _build(values: dict[str, Any]) -> Mesh | list[Invalid]:
         parts = {
             "name": file.mesh.name,
             "limits": file.mesh.limits,
+            "timeouts": file.mesh.timeouts,
+            "hook": file.mesh.hook,
             **_by_family("prefix", file.mesh.prefix),
             "functions": _functions(file, origin),
             "services": _services(file, names, origin),
@@ -251,10 +286,29 @@ def _services(file: _MeshFile, names: _Names, origin: _Origin) -> tuple[dict[str
             for replica in names[name]:
                 origin["services", number, "functions", len(functions)] = path
                 functions.append(replica)
-        values = table.model_dump(exclude={"address", "functions", "target_port"})
-        values |= {"target_port": table.target_port or table.port, "functions": tuple(functions)}
+        weights = _weights(table, number, names, functions)
+        values = table.model_dump(exclude={"address", "functions", "port", "target_port"})
+        values |= {"functions": tuple(functions), "weights": weights}
+        values |= service_ports(table.port, table.target_port)
         services.append(values | _by_family("address", table.address))
     return tuple(services)
+
+
+def _weights(
+    table: _ServiceTable, number: int, names: _Names, functions: list[str]
+) -> dict[str, int]:
+    """The weight of each function that ``weights`` speaks of; its own name says more."""
+    weights: dict[str, int] = {}
+    for name in sorted(table.weights, key=lambda name: names.get(name) == (name,)):
+        replicas = set(names.get(name, ())) & set(functions)
+        if not replicas:
+            what = (
+                f'service "{table.name}": "weights" names "{name}", which is not of its functions'
+            )
+            path = ("service", number, "weights", name)
+            raise Invalid(what, path=path, hint=suggest(name, [*table.functions, *functions]))
+        weights |= dict.fromkeys(sorted(replicas), table.weights[name])
+    return weights
 
 
 def _policies(file: _MeshFile, names: _Names, origin: _Origin) -> tuple[Policy, ...]:
@@ -266,15 +320,15 @@ def _policies(file: _MeshFile, names: _Names, origin: _Origin) -> tuple[Policy, 
     given: dict[object, int] = {}
     kept: dict[object, tuple[Policy, int]] = {}
     for index, table in enumerate(file.policy):
-        if (other := given.setdefault(table.match, index)) != index:
-            what = f"policy {table}: policy number {other + 1} is about the same flows"
+        common = _common(table, index)
+        if (other := given.setdefault(common.match, index)) != index:
+            what = f"policy {common}: policy number {other + 1} is about the same flows"
             hint = "keep one, or make them differ in from, to, protocol or port"
             raise Invalid(what, path=("policy", index), hint=hint)
-        sources = _replicas(table, "from", names, index)
-        destinations = _replicas(table, "to", names, index)
-        settings = table.model_dump(exclude={"source", "destination"})
+        sources = _replicas(common, "from", names, index)
+        destinations = _replicas(common, "to", names, index)
         for source, destination in product(sources, destinations):
-            policy = Policy(source=source, destination=destination, **settings)
+            policy = common.model_copy(update={"source": source, "destination": destination})
             rival, _ = kept.get(policy.match, (policy, index))
             if policy.precedence <= rival.precedence:
                 kept[policy.match] = policy, index
@@ -283,6 +337,17 @@ def _policies(file: _MeshFile, names: _Names, origin: _Origin) -> tuple[Policy, 
     for number, (_, index) in enumerate(kept.values()):
         origin["policies", number] = ("policy", index)
     return tuple(policy for policy, _ in kept.values())
+
+
+def _common(table: _PolicyTable, index: int) -> Policy:
+    """The rule of a table, its replicas still by their common name."""
+    values = table.model_dump(exclude={"source", "destination", "port"})
+    values |= policy_ports(table.port)
+    try:
+        return make(Policy, source=table.source, destination=table.destination, **values)
+    except Invalid as fault:
+        what = f"policy number {index + 1}: {fault.message}"
+        raise Invalid(what, path=("policy", index, *fault.path), hint=fault.hint) from None
 
 
 def _replicas(

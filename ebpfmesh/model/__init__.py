@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""What a mesh is: functions, the services in front of them, and who may talk to whom.
+
+The models are frozen and strict, know nothing of the kernel and do no I/O. They survive JSON
+(``model_dump_json`` and ``model_validate_json``), which is how the record keeps them. What is
+wrong with a value is an ``Invalid``; pydantic collects it like any ``ValueError``, and
+``ebpfmesh.config`` makes one line for people of it.
+
+Memory is in bytes, CPU in CPUs, time in seconds; ports are numbers as people write them.
+"""
+
+from ebpfmesh.model.base import (
+    Address,
+    Invalid,
+    Location,
+    MeshName,
+    Model,
+    Name,
+    Network,
+    Port,
+    check_address,
+    parse_prefix,
+    show,
+    suggest,
+    too_many,
+)
+from ebpfmesh.model.mesh import Hook, Mesh, Party, Verdict
+from ebpfmesh.model.objects import (
+    Endpoint,
+    Function,
+    FunctionSettings,
+    Limits,
+    Service,
+    Timeouts,
+    Weight,
+)
+from ebpfmesh.model.policy import (
+    Action,
+    Destination,
+    Identity,
+    Match,
+    Policy,
+    PolicySettings,
+    Protocol,
+    Source,
+)
+from ebpfmesh.model.ports import parse_ports, port_prefixes, ports_text
+from ebpfmesh.model.scope import Scope
+
+__all__ = [
+    "Action",
+    "Address",
+    "Destination",
+    "Endpoint",
+    "Function",
+    "FunctionSettings",
+    "Hook",
+    "Identity",
+    "Invalid",
+    "Limits",
+    "Location",
+    "Match",
+    "Mesh",
+    "MeshName",
+    "Model",
+    "Name",
+    "Network",
+    "Party",
+    "Policy",
+    "PolicySettings",
+    "Port",
+    "Protocol",
+    "Scope",
+    "Service",
+    "Source",
+    "Timeouts",
+    "Verdict",
+    "Weight",
+    "check_address",
+    "parse_ports",
+    "parse_prefix",
+    "port_prefixes",
+    "ports_text",
+    "show",
+    "suggest",
+    "too_many",
+]

@@ -1,0 +1,180 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""Functions and services, and how much of everything a mesh has room for."""
+
+import re
+from collections.abc import Collection
+from ipaddress import IPv4Address, IPv6Address
+from typing import Annotated, Literal, Self
+
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+
+from ebpfmesh.model.base import (
+    Address,
+    Invalid,
+    Model,
+    Name,
+    Port,
+    check_address,
+    integer,
+    repeated,
+    show,
+    suggest,
+)
+
+Weight = Annotated[int, Field(ge=0, le=100, description="an integer from 0 to 100")]
+_UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
+
+
+def _memory(value: object) -> object:
+    """Bytes of a text such as ``64M``; anything but a string is left to the field's own checks."""
+    if not isinstance(value, str):
+        return value
+    if not (match := re.fullmatch(r"([0-9]{1,15})([KMGT]?)", value)):
+        hint = 'a number of bytes, or a string such as "512K", "64M" or "1G"'
+        raise Invalid(f'"memory" cannot be {show(value)}', hint=hint)
+    return int(match[1]) * _UNITS[match[2]]
+
+
+def _command(words: tuple[str, ...]) -> tuple[str, ...]:
+    """A command the kernel can execute: a program, and no NUL in any word."""
+    for index, word in enumerate(words):
+        if "\0" in word or not (word or index):
+            hint = 'the program and its arguments, such as ["iperf3", "-s"]'
+            raise Invalid(f'"command" cannot hold {show(word)} here', path=(index,), hint=hint)
+    return words
+
+
+class Limits(Model):
+    """How many entries the maps of a mesh have room for; fixed while the mesh is up.
+
+    A range of ports takes several of ``rules`` or ``services``: one for each prefix of it.
+    """
+
+    functions: int = integer(1024, 1, 65535)
+    tenants: int = integer(16, 1, 255)
+    services: int = integer(1024, 1, 65535)
+    rules: int = integer(16384, 1, 1 << 20)
+    prefixes: int = integer(1024, 1, 1 << 16)
+    flows: int = integer(32768, 512, 1 << 21)
+    half_open: int = integer(8192, 256, 1 << 20)
+    fragments: int = integer(4096, 64, 1 << 20)
+    sockets: int = integer(8192, 64, 1 << 20)
+
+
+class Timeouts(Model):
+    """Seconds that a flow without packets lives; they may change while the mesh is up."""
+
+    handshake: int = integer(60, 1, 1 << 24)
+    established: int = integer(432000, 1, 1 << 24)
+    closing: int = integer(120, 1, 1 << 24)
+    udp: int = integer(120, 1, 1 << 24)
+    icmp: int = integer(30, 1, 1 << 24)
+
+
+class Endpoint(Model):
+    """What packets can be sent to by name; ``None`` for an address: none of that family."""
+
+    name: Name
+    address4: Annotated[IPv4Address, AfterValidator(check_address)] | None = None
+    address6: Annotated[IPv6Address, AfterValidator(check_address)] | None = None
+
+    @property
+    def addresses(self) -> tuple[Address, ...]:
+        """Its addresses, IPv4 first: one or two."""
+        return tuple(a for a in (self.address4, self.address6) if a is not None)
+
+    @model_validator(mode="after")
+    def _has_address(self) -> Self:
+        if not self.addresses:
+            raise Invalid("it has no address", hint="give it an IPv4 or an IPv6 address")
+        return self
+
+
+class FunctionSettings(Model):
+    """What a function may have besides its name and addresses."""
+
+    tenant: Name = "default"
+    cpu: float | None = Field(
+        default=None, ge=0.01, le=8192, description="a number of CPUs from 0.01 to 8192"
+    )
+    memory: Annotated[int, BeforeValidator(_memory)] | None = Field(
+        default=None, ge=4096, le=1 << 50, description='4096 or more, such as "64M" or "1G"'
+    )
+    datapath: Literal["tc"] = Field(default="tc", description='"tc"')
+    audit: bool = Field(default=False, description="true or false")
+    netns: str | None = Field(
+        default=None,
+        pattern=r"^(/[\x21-\x7e]+|[A-Za-z0-9][A-Za-z0-9._:@+-]*)$",
+        max_length=4095,
+        description="a name under /run/netns, or an absolute path",
+    )
+    command: Annotated[tuple[str, ...], Field(strict=False), AfterValidator(_command)] = Field(
+        default=(), description='an array of strings, such as ["iperf3", "-s"]'
+    )
+
+
+class Function(FunctionSettings, Endpoint):
+    """A container of the mesh."""
+
+
+class Service(Endpoint):
+    """A stable address and port in front of functions, or a range of ports.
+
+    ``functions`` are the names of its backends. It may be empty: a service without backends is
+    there and refuses, as while its last function is being replaced. A range has ``ports`` ports
+    from ``port`` on, which become as many from ``target_port`` on.
+
+    Of new flows each backend gets a part by its weight: 1 if ``weights`` does not say, none with
+    0, while what it has stays. With ``affinity`` "source" a client's address alone chooses.
+    """
+
+    port: Port
+    target_port: Port
+    ports: int = integer(1, 1, 65535)
+    protocol: Literal["tcp", "udp"] = "tcp"
+    functions: tuple[Name, ...] = ()
+    affinity: Literal["none", "source"] = Field(default="none", description='"none" or "source"')
+    weights: dict[Name, Weight] = Field(
+        default_factory=dict, description="a table of integers from 0 to 100, such as {web-1 = 0}"
+    )
+
+    @property
+    def last_port(self) -> int:
+        """The last of its ports."""
+        return self.port + self.ports - 1
+
+    @property
+    def shift(self) -> int:
+        """What is added to a port of its own to make the backend's."""
+        return self.target_port - self.port
+
+    @property
+    def frontends(self) -> tuple[tuple[Address, int, int, str], ...]:
+        """What clients connect to: (address, first port, last, protocol), one for each address."""
+        ports = self.port, self.last_port
+        return tuple((address, *ports, self.protocol) for address in self.addresses)
+
+    def weight(self, function: str) -> int:
+        """The weight of a backend."""
+        return self.weights.get(function, 1)
+
+    def only(self, functions: Collection[str]) -> "Service":
+        """The service with those of its backends that are among ``functions``."""
+        kept = tuple(name for name in self.functions if name in functions)
+        weights = {name: weight for name, weight in self.weights.items() if name in kept}
+        return self.model_copy(update={"functions": kept, "weights": weights})
+
+    @model_validator(mode="after")
+    def _is_whole(self) -> Self:
+        for index, name in repeated(self.functions):
+            path = ("functions", index)
+            raise Invalid(f'"functions" names "{name}" twice', path=path, hint="name it once")
+        for key, first in (("port", self.port), ("target_port", self.target_port)):
+            if first + self.ports - 1 > 65535:
+                what = f'"{key}" cannot be {self.ports} ports from {first} on'
+                raise Invalid(what, path=(key,), hint="ports end at 65535")
+        for name in self.weights:
+            if name not in self.functions:
+                what = f'"weights" names "{name}", which is not among its functions'
+                raise Invalid(what, path=("weights", name), hint=suggest(name, self.functions))
+        return self

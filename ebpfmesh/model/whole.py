@@ -1,0 +1,188 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""What must hold between the parts of a mesh.
+
+Each check yields what is wrong; the caller raises the first.
+"""
+
+from bisect import bisect_left
+from collections import defaultdict
+from collections.abc import Iterator
+from itertools import accumulate, chain, pairwise
+from typing import TYPE_CHECKING
+
+from ebpfmesh._abi import PREFIXES
+from ebpfmesh.model.base import Address, Invalid, Location, Network, repeated, suggest, too_many
+from ebpfmesh.model.ports import port_prefixes, ports_text
+
+if TYPE_CHECKING:
+    from ebpfmesh.model.mesh import Mesh
+
+
+def problems(mesh: "Mesh") -> Iterator[Invalid]:
+    """What is wrong with a mesh as a whole, its parts being right."""
+    checks = (
+        _over_limits,
+        _same_names,
+        _same_addresses,
+        _same_ports,
+        _bad_backends,
+        _bad_policies,
+        _bad_prefixes,
+    )
+    return chain.from_iterable(check(mesh) for check in checks)
+
+
+def _over_limits(mesh: "Mesh") -> Iterator[Invalid]:
+    limits = mesh.limits
+    if len(mesh.functions) > limits.functions:
+        yield too_many("functions", limits.functions, ("functions", limits.functions))
+    sizes = [len(port_prefixes(s.port, s.last_port)) for s in mesh.services]
+    if (index := _beyond(sizes, limits.services)) is not None:
+        yield too_many("services", limits.services, ("services", index))
+    if (index := _beyond([len(p.prefixes) for p in mesh.policies], limits.rules)) is not None:
+        yield too_many("rules", limits.rules, ("policies", index))
+    for tenant in mesh.tenants[limits.tenants :]:
+        index = [function.tenant for function in mesh.functions].index(tenant)
+        yield too_many("tenants", limits.tenants, ("functions", index, "tenant"))
+
+
+def _beyond(sizes: list[int], limit: int) -> int | None:
+    """Index of the first that has no room; a range of ports takes more than one."""
+    return next((i for i, total in enumerate(accumulate(sizes)) if total > limit), None)
+
+
+def _same_names(mesh: "Mesh") -> Iterator[Invalid]:
+    functions = [function.name for function in mesh.functions]
+    services = [service.name for service in mesh.services]
+    for key, names in (("functions", functions), ("services", services)):
+        for index, name in repeated(names):
+            what = f'there are two {key} called "{name}"'
+            yield Invalid(what, path=(key, index, "name"), hint="rename one of them")
+    for index, netns in repeated([function.netns for function in mesh.functions]):
+        if netns:
+            what = f'function "{mesh.functions[index].name}": another one is in netns {netns} too'
+            path = ("functions", index, "netns")
+            yield Invalid(what, path=path, hint="a namespace holds one function")
+
+
+def _same_addresses(mesh: "Mesh") -> Iterator[Invalid]:
+    owners: dict[Address, str] = {
+        network.network_address: "of the mesh itself" for network in (mesh.prefix4, mesh.prefix6)
+    }
+    for index, function in enumerate(mesh.functions):
+        for address in function.addresses:
+            if owner := owners.get(address):
+                what = f'function "{function.name}": {address} is the address {owner}'
+                path = ("functions", index, f"address{address.version}")
+                yield Invalid(what, path=path, hint="choose another one, or leave address out")
+            owners[address] = f'of function "{function.name}"'
+    for index, service in enumerate(mesh.services):
+        for address in service.addresses:
+            if owner := owners.get(address):
+                what = f'service "{service.name}": {address} is the address {owner}'
+                path = ("services", index, f"address{address.version}")
+                yield Invalid(what, path=path, hint="choose another address for the service")
+
+
+def _same_ports(mesh: "Mesh") -> Iterator[Invalid]:
+    ranges = defaultdict(list)  # (first port, last, index of the service), by where they are
+    for index, service in enumerate(mesh.services):
+        for address, first, last, protocol in service.frontends:
+            ranges[f"{protocol} {address}"].append((first, last, index))
+    found = []
+    for where, given in ranges.items():
+        given.sort()
+        for one, other in pairwise(given):
+            if one[1] >= other[0]:
+                ports = ports_text(other[0], min(one[1], other[1]))
+                older, newer = sorted((one[2], other[2]))
+                found.append((newer, older, f"{where} port {ports}"))
+    for newer, older, where in sorted(found):
+        name, owner = mesh.services[newer].name, mesh.services[older].name
+        what = f'service "{name}": {where} is taken by "{owner}"'
+        hint = "choose another address, port or protocol"
+        yield Invalid(what, path=("services", newer, "port"), hint=hint)
+
+
+def _bad_backends(mesh: "Mesh") -> Iterator[Invalid]:
+    functions = {function.name: function for function in mesh.functions}
+    for number, service in enumerate(mesh.services):
+        for index, name in enumerate(service.functions):
+            path = ("services", number, "functions", index)
+            function = functions.get(name)
+            if function is None:
+                what = f'service "{service.name}" names an unknown function "{name}"'
+                yield Invalid(what, path=path, hint=suggest(name, functions))
+                continue
+            families = {address.version for address in function.addresses}
+            for address in service.addresses:
+                if address.version not in families:
+                    what = f'service "{service.name}": function "{name}" has no '
+                    what += f"IPv{address.version} address, but the service has {address}"
+                    hint = f"give the function an IPv{address.version} address too"
+                    yield Invalid(what, path=path, hint=hint)
+
+
+def _bad_policies(mesh: "Mesh") -> Iterator[Invalid]:
+    known = {
+        "function": {function.name for function in mesh.functions},
+        "tenant": {function.tenant for function in mesh.functions},
+        "service": {service.name for service in mesh.services},
+    }
+    for index, policy in enumerate(mesh.policies):
+        for key, identity in (("source", policy.source), ("destination", policy.destination)):
+            if identity.name and identity.name not in known.get(identity.kind, {identity.name}):
+                what = f'policy {policy}: there is no {identity.kind} "{identity.name}"'
+                hint = suggest(identity.name, known[identity.kind])
+                yield Invalid(what, path=("policies", index, key), hint=hint)
+    for index, _ in repeated(policy.match for policy in mesh.policies):
+        what = f"policy {mesh.policies[index]}: another policy is about the same flows"
+        hint = "keep one, or make them differ in from, to, protocol or port"
+        yield Invalid(what, path=("policies", index), hint=hint)
+
+
+def _bad_prefixes(mesh: "Mesh") -> Iterator[Invalid]:
+    """The outside is what is not the mesh's; prefixes of it are nested a few deep at most."""
+    given: dict[Network, Location] = {}
+    for index, policy in enumerate(mesh.policies):
+        for key, identity in (("source", policy.source), ("destination", policy.destination)):
+            if identity.prefix:
+                given.setdefault(identity.prefix, ("policies", index, key))
+    if not given:
+        return
+    if len(given) > mesh.limits.prefixes:
+        path = list(given.values())[mesh.limits.prefixes]
+        yield too_many("prefixes", mesh.limits.prefixes, path)
+    owners = {
+        (address.version, int(address)): f'{kind} "{item.name}" has {address}'
+        for kind, items in (("function", mesh.functions), ("service", mesh.services))
+        for item in items
+        for address in item.addresses
+    }
+    taken = sorted(owners)
+    for prefix, path in given.items():
+        what = f"policy {mesh.policies[int(path[1])]}: {prefix} is not all outside: "
+        hint = "the outside is what is not of the mesh; name functions or tenants instead"
+        own = mesh.prefix4 if prefix.version == 4 else mesh.prefix6
+        if prefix.overlaps(own):
+            yield Invalid(f"{what}the mesh has {own}", path=path, hint=hint)
+        at = bisect_left(taken, (prefix.version, int(prefix.network_address)))
+        if at < len(taken) and taken[at] <= (prefix.version, int(prefix.broadcast_address)):
+            yield Invalid(what + owners[taken[at]], path=path, hint=hint)
+    yield from _deep_prefixes(given)
+
+
+def _deep_prefixes(given: dict[Network, Location]) -> Iterator[Invalid]:
+    around: list[Network] = []  # those that hold the prefix before, the widest first
+    for prefix in sorted(given, key=lambda p: (p.version, p.network_address, p.prefixlen)):
+        while around and not _holds(around[-1], prefix):
+            around.pop()
+        around.append(prefix)
+        if len(around) > PREFIXES:
+            what = f"{prefix} is in {PREFIXES} other prefixes that policies name"
+            hint = f"at most {PREFIXES} may hold one another: {', '.join(map(str, around[:-1]))}"
+            yield Invalid(what, path=given[prefix], hint=hint)
+
+
+def _holds(wider: Network, prefix: Network) -> bool:
+    return wider.version == prefix.version and prefix.subnet_of(wider)  # type: ignore[arg-type]
