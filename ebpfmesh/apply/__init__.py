@@ -7,5 +7,6 @@ up(config.load(path)); attach("edge", function); down("edge")
 from ebpfmesh.apply.collect import gc
 from ebpfmesh.apply.lifecycle import attach, detach, down, edit, plan, up
 from ebpfmesh.apply.live import OnStep, opened
+from ebpfmesh.apply.trace import traced
 
-__all__ = ["OnStep", "attach", "detach", "down", "edit", "gc", "opened", "plan", "up"]
+__all__ = ["OnStep", "attach", "detach", "down", "edit", "gc", "opened", "plan", "traced", "up"]

@@ -6,13 +6,14 @@ or by the directory of a cgroup; nothing else is touched. A mesh whose host name
 somewhere else is left alone.
 """
 
+import contextlib
 from pathlib import Path
 
 from pyroute2 import IPRoute
 
 from ebpfmesh.apply.lifecycle import take_down
 from ebpfmesh.apply.live import Live, OnStep, quiet
-from ebpfmesh.kernel import cgroup, interface, netns, pins
+from ebpfmesh.kernel import cgroup, interface, listener, netns, pins
 from ebpfmesh.kernel.record import Record, all_records, locked
 
 
@@ -38,9 +39,11 @@ def _collect_mesh(mesh: str, on_step: OnStep) -> list[str]:
         if whole and netns.lives(home):
             if home != netns.current().inode:
                 return []
-            with netns.rtnetlink() as ip:
-                broken = Live(record, ip, on_step).recover()
-            return [f"function {name} of mesh {mesh}" for name in broken]
+            with contextlib.closing(Live(record, on_step)) as live:
+                dead = listener.stop_dead(record, live.control.maps)
+                broken = live.recover()
+            events = [f"events of mesh {mesh} for process {dead.pid}"] if dead else []
+            return events + [f"function {name} of mesh {mesh}" for name in broken]
     finally:
         record.close()
     take_down(mesh, on_step)
@@ -55,10 +58,9 @@ def _collect_strays(ip: IPRoute) -> list[str]:
         known |= {f"{mesh}/{row.function.name}" for row in record.functions()}
         record.close()
     removed = []
-    for name, owner in interface.ours(ip).items():
-        if owner not in known:
-            interface.remove(ip, name, interface.ALIAS + owner)
-            removed.append(f"interface {name} of {owner}")
+    strays = {name: owner for name, owner in interface.ours(ip).items() if owner not in known}
+    interface.remove(ip, strays)
+    removed += [f"interface {name} of {owner}" for name, owner in strays.items()]
     for path in netns.RUN.glob(f"{netns.PREFIX}*"):
         if _owner(path) not in known:
             netns.remove(path.name)
@@ -67,7 +69,7 @@ def _collect_strays(ip: IPRoute) -> list[str]:
     for group in cgroup.groups():
         stray = group.netns == here and f"{group.mesh}/{group.function}" not in known
         if stray or (group.netns and not netns.lives(group.netns)):
-            group.stop()
+            cgroup.stop([group])
             group.remove()
             removed.append(f"cgroup {group.group}/{group.function}")
     return removed

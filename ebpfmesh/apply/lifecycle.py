@@ -2,21 +2,32 @@
 """What users do to a mesh: plan, up, down, attach, detach, and any other edit of its model."""
 
 import contextlib
-from collections.abc import Callable, Iterator
+import ctypes
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
+from ebpfmesh import _abi
 from ebpfmesh.apply.live import Live, OnStep, opened, quiet
-from ebpfmesh.errors import NotFound, UsageError
-from ebpfmesh.kernel import netns, pins
-from ebpfmesh.kernel.build import Program, build
-from ebpfmesh.kernel.maps import create_maps
+from ebpfmesh.errors import MeshError, NotFound, UsageError
+from ebpfmesh.kernel import bpf, links, netns, pins, sockets
+from ebpfmesh.kernel.build import Build, Program
+from ebpfmesh.kernel.maps import Maps, create_maps
 from ebpfmesh.kernel.pins import Pins
 from ebpfmesh.kernel.place import check_place, fault
 from ebpfmesh.kernel.record import Record, locked
 from ebpfmesh.kernel.source import bpf_dir
-from ebpfmesh.model import Function, Mesh
+from ebpfmesh.model import Function, Mesh, Scope
 from ebpfmesh.plan import Operation, diff
 
-TC_PROGRAMS = (Program("mesh_from_fn", "tc"), Program("mesh_to_fn", "tc"))
+TC_CALLS = {
+    _abi.CALL_SLOW: "mesh_slow_fn",
+    _abi.CALL_JUDGE: "mesh_judge_fn",
+    _abi.CALL_POLICY: "mesh_policy_fn",
+    _abi.CALL_EVENT: "mesh_event_fn",
+}
+TC_SOURCES = {
+    "mesh_tc.c": ("mesh_from_fn", "mesh_to_fn", "mesh_slow_fn", "mesh_event_fn"),
+    "mesh_judge.c": ("mesh_judge_fn", "mesh_policy_fn"),
+}
 
 
 def plan(wanted: Mesh) -> tuple[Operation, ...]:
@@ -42,6 +53,7 @@ def up(wanted: Mesh, on_step: OnStep = quiet) -> tuple[Operation, ...]:
     Repairs what a crash left and functions whose interface went. If it fails, the mesh is as it
     was before; a mesh that was not there is taken down again.
     """
+    links.uses_tcx(wanted.hook)
     with locked(wanted.name):
         Pins(wanted.name).check()
         new = not Record.exists(wanted.name)
@@ -80,20 +92,51 @@ def _created(wanted: Mesh, on_step: OnStep) -> Iterator[Live]:
             own.clear_programs()
             record.set("dirty", True)
         on_step("programs")
-        if not all((own.progs / program.name).exists() for program in TC_PROGRAMS):
+        sources = tc_sources()
+        if sockets.supported():
+            sources["mesh_sock.c"] = sockets.PROGRAMS
+        names = [program.name for programs in sources.values() for program in programs]
+        if not all((own.progs / name).exists() for name in names):
             for stale in own.progs.iterdir():
                 stale.unlink()
-            load_programs(own, "mesh_tc.c", TC_PROGRAMS)
-        with netns.rtnetlink() as ip:
-            yield Live(record, ip, on_step)
+            load_sources(own, sources)
+        set_calls(own, "mesh_tc_calls", TC_CALLS)
+        with contextlib.closing(Live(record, on_step)) as live:
+            yield live
     finally:
         record.close()
 
 
-def load_programs(own: Pins, source: str, programs: tuple[Program, ...]) -> None:
+def tc_sources() -> dict[str, Sequence[Program]]:
+    """The files of the programs at tc."""
+    return {file: [Program(name, "tc") for name in names] for file, names in TC_SOURCES.items()}
+
+
+def load_programs(own: Pins, source: str, programs: Sequence[Program]) -> None:
     """Compile a file of bpf/ against the mesh's maps and pin its programs."""
+    load_sources(own, {source: programs})
+
+
+def load_sources(own: Pins, sources: Mapping[str, Sequence[Program]]) -> None:
+    """Compile files of bpf/ side by side, as ``load_programs`` does one."""
     defines = {"MESH_PINS": f'"{own.maps}"'}
-    build(bpf_dir() / source, programs, pin_to=own.progs, defines=defines)
+    with contextlib.ExitStack() as stack:
+        builds = [
+            stack.enter_context(
+                Build(bpf_dir() / name, programs, pin_to=own.progs, defines=defines)
+            )
+            for name, programs in sources.items()
+        ]
+        for begun in builds:
+            begun.wait()
+
+
+def set_calls(own: Pins, table: str, calls: Mapping[int, str]) -> None:
+    """Fill slots of a table of calls: where a program goes on, by MESH_CALL_*."""
+    slots = Maps(own)[table]
+    for slot, name in calls.items():
+        with bpf.obj_get(own.progs / name) as program:
+            slots.set(ctypes.c_uint32(slot), ctypes.c_uint32(program.fileno()))
 
 
 def down(mesh: str, on_step: OnStep = quiet) -> bool:
@@ -118,11 +161,10 @@ def take_down(mesh: str, on_step: OnStep) -> None:
         record = Record(mesh, create=True)
         mounted = record.get("mounted_bpffs", False)
         if record.get("mesh") is not None:
-            with netns.rtnetlink() as ip:
-                live = Live(record, ip, on_step)
-                for row in record.functions():
-                    live.remove_function(row.function.name)
+            with contextlib.closing(Live(record, on_step)) as live:
+                live.remove_functions([row.function.name for row in record.functions()])
         on_step("pins")
+        sockets.detach(Pins(mesh))
         Pins(mesh).remove()
         on_step("record")
         record.remove()
@@ -148,7 +190,7 @@ def attach(
                 hint="detach it first, or choose another name",
             )
         for address in function.addresses:
-            if owner := live.record.address_owner(str(address)):
+            if owner := live.record.address_owner(address):
                 raise UsageError(f"{address} is the address of {owner}", hint="choose another --ip")
         live.apply((Operation("add-function", function),), adopt=iface, force=force)
 
@@ -157,19 +199,49 @@ def detach(mesh: str, name: str, on_step: OnStep = quiet) -> None:
     """Remove one function; services lose it as a backend, rules about it go."""
     with opened(mesh, on_step) as live:
         live.settle()
-        if live.record.function(name) is None:
+        row = live.record.function(name)
+        if row is None:
             live.home(name)  # raises NotFound with the names there are
-        live.apply(diff(live.record.model(), live.record.model(without=(name,))))
+            return
+        live.apply(diff(*live.record.around(row.function)))
 
 
 def edit(
-    mesh: str, change: Callable[[Mesh], Mesh], on_step: OnStep = quiet
+    mesh: str,
+    change: Callable[[Mesh], Mesh],
+    on_step: OnStep = quiet,
+    *,
+    scope: Scope | None = None,
 ) -> tuple[Operation, ...]:
-    """Apply what ``change`` makes of the mesh as it is; returns what was done."""
+    """Apply what ``change`` makes of the mesh as it is; returns what was done.
+
+    With a ``scope`` the change is shown only that part of the mesh, however large the rest is.
+    """
     with opened(mesh, on_step) as live:
         live.settle()
-        current = live.record.model()
-        operations = diff(current, change(current))
+        operations = within(live.record, change, scope) if scope else None
+        if operations is None:
+            current = live.record.model()
+            operations = diff(current, change(current))
         if operations:
             live.apply(operations)
         return operations
+
+
+def within(
+    record: Record, change: Callable[[Mesh], Mesh], scope: Scope
+) -> tuple[Operation, ...] | None:
+    """The operations of a change that sees a part only; None if it needs to be shown all.
+
+    What is wrong with it is said by the whole mesh, which knows the names that were meant.
+    """
+    part = record.part(scope)
+    try:
+        wanted = change(part)
+    except MeshError:
+        return None
+    used, before, after = record.sizes(), part.sizes(), wanted.sizes()
+    limits = part.limits.model_dump()
+    if any(used[key] - before[key] + after[key] > limits[key] for key in used):
+        return None
+    return diff(part, wanted)

@@ -7,7 +7,7 @@ something is about to change.
 """
 
 import contextlib
-import json
+import functools
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -15,14 +15,22 @@ from pathlib import Path
 from pyroute2 import IPRoute
 
 from ebpfmesh.errors import AbiMismatch, MeshError, NotFound, UsageError
-from ebpfmesh.kernel import bpf, interface, links, netns, process
-from ebpfmesh.kernel.cgroup import Cgroup
+from ebpfmesh.kernel import bpf, cgroup, interface, links, listener, netns, process, sockets
+from ebpfmesh.kernel.cgroup import Cgroup, directory_above
 from ebpfmesh.kernel.control import Control
 from ebpfmesh.kernel.maps import Maps
 from ebpfmesh.kernel.pins import Pins
-from ebpfmesh.kernel.place import HOOKS, cgroup_of, check_place, exit_file, fault, log_file
+from ebpfmesh.kernel.place import (
+    HOOKS,
+    cgroup_of,
+    check_place,
+    exit_file,
+    fault,
+    group_of,
+    log_file,
+)
 from ebpfmesh.kernel.record import FunctionRow, Place, Record, locked
-from ebpfmesh.model import Function, Mesh, Policy, Service
+from ebpfmesh.model import Function, Mesh, Policy, Service, Timeouts
 from ebpfmesh.plan import Operation
 
 OnStep = Callable[[str], None]
@@ -35,14 +43,24 @@ def quiet(_step: str) -> None:
 class Live:
     """The mesh ``name`` of this host namespace; use ``opened``."""
 
-    def __init__(self, record: Record, ip: IPRoute, on_step: OnStep) -> None:
+    def __init__(self, record: Record, on_step: OnStep) -> None:
         self.name = record.mesh
         self.record = record
         self.pins = Pins(self.name)
-        self.ip = ip
+        self._sockets = contextlib.ExitStack()
+        self._doubted = False  # the file of hosts, until it was written anew
         self.step = on_step
         self.control = Control(Maps(self.pins), record)
         self._adopted: dict[str, str] = {}  # interfaces of functions removed here, by name
+
+    @functools.cached_property
+    def ip(self) -> IPRoute:
+        """A netlink socket of the host namespace; changes of the policy need none."""
+        return self._sockets.enter_context(netns.rtnetlink())
+
+    def close(self) -> None:
+        """Close what was opened."""
+        self._sockets.close()
 
     def apply(
         self, operations: Iterable[Operation], *, adopt: str = "", force: bool = False
@@ -79,17 +97,19 @@ class Live:
 
     def settle(self) -> None:
         """Repair what a crash left, if the last change was cut short; else costs nothing."""
+        listener.stop_dead(self.record, self.control.maps)
         if self.record.get("dirty"):
             self.recover()
 
     def recover(self) -> list[str]:
         """Repair what a crash left; names of the functions that could not be kept."""
+        listener.stop_dead(self.record, self.control.maps)
         broken = self.broken()
         if broken or self.record.get("dirty"):
             self.step("recover")
             self.record.set("dirty", True)
-            for name in broken:
-                self.remove_function(name)
+            self._doubted = True
+            self.remove_functions(broken)
             self.record.drop_dangling()
             self.control.resync()
             rows = self.record.functions()
@@ -100,6 +120,7 @@ class Live:
 
     def _finish(self, done: Iterable[Operation]) -> None:
         """Raise the epoch, once for all changes; start commands when everything is in place."""
+        self._attach_sockets()
         self.step("commit")
         gone = self.record.forget_ids()
         self.control.commit()
@@ -110,6 +131,13 @@ class Live:
             if operation.kind == "add-function" and isinstance(operation.object, Function):
                 self._start(operation.object)
         self.record.set("dirty", False)
+
+    def _attach_sockets(self) -> None:
+        """The cgroup above those of functions comes with the first and goes with the last."""
+        above = directory_above(group_of(self.record))
+        if not sockets.attached(self.pins, above):
+            self.step("sockets")
+            sockets.attach(self.pins, above)
 
     def _new(self, row: FunctionRow) -> bool:
         """Whether a function's command was never started."""
@@ -131,6 +159,9 @@ class Live:
             case "remove-service", Service() as service:
                 self.step(f"remove service {service.name}")
                 self.control.remove_service(service)
+            case "set-timeouts", Timeouts() as timeouts:
+                self.step("timeouts")
+                self.control.set_timeouts(timeouts)
             case "add-policy", Policy() as policy:
                 self.step(f"policy {policy}")
                 self.control.set_policy(policy)
@@ -163,6 +194,7 @@ class Live:
             self._attach(function, place.ifindex)
             self.step(f"function {function.name}: maps")
             self.control.set_function(number, function, plugged)
+            sockets.add_function(self.control.maps, number, plugged.netns)
             if place.made_interface:
                 self._bring_up(function, plugged)
             self.step(f"function {function.name}: cgroup")
@@ -178,8 +210,9 @@ class Live:
         path = Path(place.netns)
         if not place.made_interface:
             plugged = interface.adopt(self.ip, place.interface)
-            if not force:
-                links.refuse_foreign(self.ip, plugged.ifindex, place.interface)
+            links.refuse_foreign(
+                self.ip, plugged.ifindex, place.interface, self._fixed.hook, force=force
+            )
             inode = netns.NetnsId.of(plugged.netns).inode
             where = str(plugged.netns)
             return plugged, replace(place, ifindex=plugged.ifindex, netns=where, netns_inode=inode)
@@ -191,7 +224,7 @@ class Live:
             what = f"function {function.name}: {path} is the host's own namespace"
             raise UsageError(what, hint="a function is a container: name the namespace of one")
         self.step(f"function {function.name}: interface")
-        plugged = interface.create(self.ip, self.name, function.name, place.interface, path)
+        plugged = interface.create(self.name, function.name, place.interface, path)
         place = replace(place, ifindex=plugged.ifindex, netns_inode=inode)
         self.record.put_function(function, place, ready=False)
         return plugged, place
@@ -203,7 +236,7 @@ class Live:
             with self.program(name) as program:
                 pin = self.pins.links / f"{function.name}-{direction}"
                 pin.unlink(missing_ok=True)
-                links.attach(self.ip, ifindex, direction, program, pin)
+                links.attach(ifindex, direction, program, pin, self._fixed.hook)
 
     def _bring_up(self, function: Function, plugged: interface.Plugged) -> None:
         """Both ends up, the host's first: the inner one then has a carrier from its first moment.
@@ -211,8 +244,8 @@ class Live:
         Where the carrier comes later, the kernel drops what is sent until it has noticed.
         """
         self.step(f"function {function.name}: addresses")
-        interface.configure_host(self.ip, plugged.ifindex, plugged.mac, function.addresses)
-        interface.configure_inside(plugged.netns, function, self._base())
+        interface.configure_host(plugged.ifindex, plugged.mac, function.addresses)
+        interface.configure_inside(plugged, function, self._fixed)
 
     def _change_function(self, function: Function) -> None:
         """Tenant and audit change where the function is, in one map update."""
@@ -225,41 +258,63 @@ class Live:
 
     def remove_function(self, name: str) -> None:
         """Undo add_function, as far as it went. Twice is fine."""
-        row = self.record.function(name)
-        if row is None:
-            return
-        self.step(f"remove function {name}")
-        self.record.put_function(row.function, row.place, ready=False)
-        if not row.place.made_interface:
-            self._adopted[name] = row.place.interface
-        cgroup = self._cgroup(name)
-        cgroup.stop()
-        cgroup.remove()
-        with contextlib.suppress(NotFound, AbiMismatch):  # maps gone or not ours to write
-            self.control.remove_function(row.id, row.function)
-        self.step(f"remove function {name}: programs")
-        ifindex = interface.find(self.ip, row.place.interface)
-        if ifindex != row.place.ifindex:  # another interface has that name now
-            ifindex = None
-        for direction, _ in HOOKS:
-            links.detach(self.ip, ifindex, direction, self.pins.links / f"{name}-{direction}")
-        self.step(f"remove function {name}: interface")
-        if row.place.made_interface:
-            interface.remove(self.ip, row.place.interface, interface.alias(self.name, name))
-        if row.place.made_netns:
-            netns.remove(Path(row.place.netns).name)
-        ended = self.exit_file(name)  # the shell that writes it may end before it is in place
-        for path in (self.log_file(name), ended, ended.with_name(f"{ended.name}.new")):
-            path.unlink(missing_ok=True)
-        self.record.delete_function(name)
+        self.remove_functions((name,))
+
+    def remove_functions(self, names: Iterable[str]) -> None:
+        """Undo add_function for many: what the kernel is slow at is done for all at once."""
+        rows = [row for name in names if (row := self.record.function(name))]
+        for row in rows:
+            self.step(f"remove function {row.function.name}")
+            self.record.put_function(row.function, row.place, ready=False)
+            if not row.place.made_interface:
+                self._adopted[row.function.name] = row.place.interface
+        cgroup.stop([self._cgroup(row.function.name) for row in rows])
+        for row in rows:
+            self._cgroup(row.function.name).remove()
+            with contextlib.suppress(NotFound, AbiMismatch):  # maps gone or not ours to write
+                self.control.remove_function(row.id, row.function)
+                sockets.remove_function(self.control.maps, row.id)
+        self._unplug(rows)
+        for row in rows:
+            name = row.function.name
+            if row.place.made_netns:
+                netns.remove(Path(row.place.netns).name)
+            ended = self.exit_file(name)  # the shell that writes it may end before it is in place
+            for path in (self.log_file(name), ended, ended.with_name(f"{ended.name}.new")):
+                path.unlink(missing_ok=True)
+            self.record.delete_function(name)
+
+    def _unplug(self, rows: Iterable[FunctionRow]) -> None:
+        """Delete interfaces of ours, and programs with them; from others the programs go."""
+        owners = {}
+        for row in rows:
+            self.step(f"remove function {row.function.name}: interface")
+            if row.place.made_interface:
+                owners[row.place.interface] = f"{self.name}/{row.function.name}"
+        interface.remove(self.ip, owners)
+        for row in rows:
+            name, place = row.function.name, row.place
+            self.step(f"remove function {name}: programs")
+            there = interface.find(place.interface) == place.ifindex  # else it is another one
+            for direction, _ in HOOKS:
+                pin = self.pins.links / f"{name}-{direction}"
+                links.detach(self.ip, place.ifindex if there else None, direction, pin)
 
     def broken(self) -> list[str]:
         """Names of functions that were cut short, or whose interface went."""
         return [row.function.name for row in self.record.functions() if fault(self.ip, row)]
 
     def write_hosts(self) -> None:
-        """Names of all functions and services, for /etc/hosts inside functions."""
-        process.write_hosts(self.hosts_file, self.record.hosts())
+        """Names of all functions and services, for /etc/hosts inside functions.
+
+        Lines that come or go are changed in the file, unless something may be wrong with it.
+        """
+        gone, new = self.record.host_changes()
+        if self._doubted or not self.hosts_file.exists():
+            process.write_hosts(self.hosts_file, self.record.hosts())
+            self._doubted = False
+        elif gone or new:
+            process.change_hosts(self.hosts_file, gone, new)
 
     def _start(self, function: Function) -> None:
         if function.command:
@@ -298,8 +353,10 @@ class Live:
         """A pinned program of the mesh."""
         return bpf.obj_get(self.pins.progs / name)
 
-    def _base(self) -> Mesh:
-        return Mesh.model_validate_json(json.dumps(self.record.get("mesh")))
+    @functools.cached_property
+    def _fixed(self) -> Mesh:
+        """What cannot change while the mesh is up, hook and prefixes among it."""
+        return self.record.base()
 
     def _cgroup(self, name: str) -> Cgroup:
         return cgroup_of(self.record, name)
@@ -322,7 +379,7 @@ def opened(mesh: str, on_step: OnStep = quiet) -> Iterator[Live]:
         try:
             check_place(record)
             Pins(mesh).check()
-            with netns.rtnetlink() as ip:
-                yield Live(record, ip, on_step)
+            with contextlib.closing(Live(record, on_step)) as live:
+                yield live
         finally:
             record.close()

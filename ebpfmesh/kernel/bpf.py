@@ -19,14 +19,28 @@ from typing import Any, Self, TypeVar
 from ebpfmesh.errors import MissingPrivilege, Unsupported
 
 # enum bpf_map_type, bpf_prog_type, bpf_attach_type and flags, as far as we use them.
-MAP_TYPE = {"hash": 1, "array": 2, "percpu_hash": 5, "percpu_array": 6, "lru_hash": 9}
+MAP_TYPE = {
+    "hash": 1, "array": 2, "prog": 3, "percpu_hash": 5, "percpu_array": 6, "lru_hash": 9,
+    "lpm_trie": 11, "ringbuf": 27,
+}  # fmt: skip
 PROG_TYPE_SCHED_CLS = 3
 PROG_TYPE_XDP = 6
+PROG_TYPE_CGROUP_SOCK_ADDR = 18
 TCX_INGRESS = 46
 TCX_EGRESS = 47
+BEFORE = 1 << 3  # of a link: before all that are there
+CGROUP_HOOK = {
+    "recvmsg4": 19, "recvmsg6": 20, "peername4": 29, "peername6": 30,
+    "sendmsg4": 14, "sendmsg6": 15, "connect4": 10, "connect6": 11,
+}  # fmt: skip
+"""Attach types of programs of cgroups; an answer can be named before anything is asked."""
 NOEXIST = 1
 TEST_XDP_LIVE_FRAMES = 1 << 1
 BATCH = 1024
+
+
+RING_CALLBACK = c.CFUNCTYPE(c.c_int, c.c_void_p, c.c_void_p, c.c_size_t)
+"""ring_buffer_sample_fn: what libbpf calls with each record of a ring buffer."""
 
 
 _Info = TypeVar("_Info", bound=c.Structure)
@@ -96,6 +110,26 @@ class ProgInfo(c.Structure):
     )
 
 
+class _LinkTarget(c.Union):
+    _fields_ = (("cgroup_id", c.c_uint64), ("ifindex", c.c_uint32))
+
+
+class LinkInfo(c.Structure):
+    """First fields of struct bpf_link_info."""
+
+    _fields_ = (
+        ("type", c.c_uint32),
+        ("id", c.c_uint32),
+        ("prog_id", c.c_uint32),
+        ("_target", _LinkTarget),
+    )
+    _anonymous_ = ("_target",)
+
+
+class _LinkCreateOpts(c.Structure):
+    _fields_ = (("sz", c.c_size_t), ("flags", c.c_uint32), ("_pad", c.c_uint32))
+
+
 class _TestRunOpts(c.Structure):
     _fields_ = (
         ("sz", c.c_size_t),
@@ -137,13 +171,17 @@ class _BatchOpts(c.Structure):
 
 @dataclass(frozen=True)
 class TestRun:
-    """What BPF_PROG_TEST_RUN gave back; ``duration_ns`` is the mean of one run."""
+    """What BPF_PROG_TEST_RUN gave back; ``duration_ns`` is the mean of one run.
+
+    ``context`` is what the program made of the context it was given.
+    """
 
     __test__ = False  # not a pytest class
 
     verdict: int
     packet: bytes
     duration_ns: int
+    context: bytes
 
 
 @functools.cache
@@ -196,6 +234,11 @@ def map_info(fd: Fd) -> MapInfo:
 def prog_info(fd: Fd) -> ProgInfo:
     """Id, type and name of a program, and the bytes of its translated and JITed code."""
     return _info(fd, ProgInfo)
+
+
+def is_link(fd: Fd) -> bool:
+    """Whether an object that was pinned is a link, and not a program or a map."""
+    return "link_id" in fdinfo(fd)
 
 
 def prog_by_id(number: int) -> Fd:
@@ -276,8 +319,8 @@ def prog_test_run(
 ) -> TestRun:
     """Run a program on a packet (BPF_PROG_TEST_RUN).
 
-    ``context`` is a struct __sk_buff or xdp_md. With TEST_XDP_LIVE_FRAMES the frames are really
-    sent: no packet comes back, and ``batch`` frames are made at a time.
+    ``context`` is a whole struct __sk_buff or xdp_md. With TEST_XDP_LIVE_FRAMES the frames are
+    really sent: no packet comes back, and ``batch`` frames are made at a time.
     """
     live = bool(flags & TEST_XDP_LIVE_FRAMES)
     out = c.create_string_buffer(0 if live else len(packet) + 256)
@@ -285,6 +328,7 @@ def prog_test_run(
         c.create_string_buffer(packet, len(packet)),
         c.create_string_buffer(context, len(context)),
     )
+    ctx_out = c.create_string_buffer(0 if live else len(context))
     opts = _TestRunOpts(
         sz=c.sizeof(_TestRunOpts),
         data_in=c.addressof(data),
@@ -297,22 +341,36 @@ def prog_test_run(
     )
     if not live:
         opts.data_out, opts.data_size_out = c.addressof(out), len(out)
+    if context and not live:
+        opts.ctx_out, opts.ctx_size_out = c.addressof(ctx_out), len(ctx_out)
     _call("bpf_prog_test_run_opts", fd.fileno(), c.byref(opts))
-    return TestRun(opts.retval, out.raw[: opts.data_size_out], opts.duration)
-
-
-def link_create(program: Fd, ifindex: int, attach_type: int) -> Fd:
-    """Attach a program to an interface by a link (TCX_INGRESS, TCX_EGRESS)."""
-    return Fd(
-        _call(
-            "bpf_link_create",
-            program.fileno(),
-            ifindex,
-            attach_type,
-            None,
-            about=f"ifindex {ifindex}",
-        )
+    return TestRun(
+        verdict=opts.retval,
+        packet=out.raw[: opts.data_size_out],
+        duration_ns=opts.duration,
+        context=ctx_out.raw,
     )
+
+
+def link_create(program: Fd, target: int, attach_type: int, flags: int = 0) -> Fd:
+    """Attach a program by a link.
+
+    ``target`` is an interface's number (TCX_INGRESS, TCX_EGRESS, with BEFORE or without) or a
+    descriptor of a cgroup's directory (CGROUP_HOOK).
+    """
+    opts = _LinkCreateOpts(sz=c.sizeof(_LinkCreateOpts), flags=flags)
+    what = (program.fileno(), target, attach_type, c.byref(opts))
+    return Fd(_call("bpf_link_create", *what, about=f"target {target}"))
+
+
+def link_cgroup(link: Fd) -> int:
+    """Number of the cgroup of a link, which is its directory's inode; 0 if it is gone."""
+    return int(_info(link, LinkInfo).cgroup_id)
+
+
+def link_interface(link: Fd) -> int:
+    """Index of the interface of a TCX link; 0 if it is detached."""
+    return int(_info(link, LinkInfo).ifindex)
 
 
 def link_detach(link: Fd) -> None:
@@ -336,3 +394,29 @@ def fdinfo(fd: Fd) -> dict[str, str]:
 def map_memory(fd: Fd) -> int:
     """Bytes the kernel holds for a map."""
     return int(fdinfo(fd).get("memlock", 0))
+
+
+def ring_new(fd: Fd, callback: Any) -> c.c_void_p:
+    """A reader of a ring buffer map; ``callback`` is a RING_CALLBACK that outlives it."""
+    make = _libbpf().ring_buffer__new
+    make.restype = c.c_void_p
+    reader = make(fd.fileno(), callback, None, None)
+    if not reader:
+        code = c.get_errno()
+        raise OSError(code, f"ring_buffer__new: {os.strerror(code)}")
+    return c.c_void_p(reader)
+
+
+def ring_epoll_fd(reader: c.c_void_p) -> int:
+    """A descriptor that is readable while there are records; it belongs to the reader."""
+    return _call("ring_buffer__epoll_fd", reader)
+
+
+def ring_consume(reader: c.c_void_p) -> int:
+    """Give the callback all records that are there; what it returned if that was negative."""
+    return int(_libbpf().ring_buffer__consume(reader))
+
+
+def ring_free(reader: c.c_void_p) -> None:
+    """Undo ring_new."""
+    _libbpf().ring_buffer__free(reader)

@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import IO, Self, cast
 
 from ebpfmesh.errors import MeshError, MissingPrivilege, Unsupported, VerifierRejected
 
@@ -22,7 +22,53 @@ class Program:
     """A function of a C file that is loaded as a program of its own."""
 
     name: str
-    type: Literal["tc", "xdp"]
+    type: str  # tc, xdp, or a key of bpf.CGROUP_HOOK
+
+
+class Build:
+    """A build that has begun, in a process of its own; its arguments are those of ``build``."""
+
+    def __init__(
+        self,
+        source: Path,
+        programs: Sequence[Program],
+        *,
+        pin_to: Path,
+        defines: Mapping[str, str] | None = None,
+        pin_maps: Sequence[str] = (),
+    ) -> None:
+        self._source = source
+        request = {
+            "parent": os.getpid(),
+            "source": str(source),
+            "programs": [asdict(program) for program in programs],
+            "pin_to": str(pin_to),
+            "defines": dict(defines or {}),
+            "pin_maps": list(pin_maps),
+        }
+        self._loader = subprocess.Popen(
+            [sys.executable, "-m", "ebpfmesh.kernel.loader"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        with cast(IO[str], self._loader.stdin) as to_loader:
+            to_loader.write(json.dumps(request))
+        self._loader.stdin = None
+
+    def wait(self) -> None:
+        """Until the programs are pinned; raises what ``build`` does."""
+        log, _ = self._loader.communicate(timeout=COMPILE_SECONDS)
+        if self._loader.returncode != 0:
+            raise _error(self._source, self._loader.returncode, log)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self._loader.kill()
+        self._loader.communicate()
 
 
 def build(
@@ -39,24 +85,8 @@ def build(
     an existing directory of a BPF file system; on failure it holds no more than before.
     Raises VerifierRejected with the log's path, Unsupported without BCC.
     """
-    request = {
-        "parent": os.getpid(),
-        "source": str(source),
-        "programs": [asdict(program) for program in programs],
-        "pin_to": str(pin_to),
-        "defines": dict(defines or {}),
-        "pin_maps": list(pin_maps),
-    }
-    done = subprocess.run(
-        [sys.executable, "-m", "ebpfmesh.kernel.loader"],
-        input=json.dumps(request),
-        capture_output=True,
-        text=True,
-        timeout=COMPILE_SECONDS,
-        check=False,
-    )
-    if done.returncode != 0:
-        raise _error(source, done.returncode, done.stdout + done.stderr)
+    with Build(source, programs, pin_to=pin_to, defines=defines, pin_maps=pin_maps) as begun:
+        begun.wait()
 
 
 def _error(source: Path, code: int, log: str) -> MeshError:
@@ -67,6 +97,8 @@ def _error(source: Path, code: int, log: str) -> MeshError:
         return MissingPrivilege(
             f"loading {source.name}: CAP_BPF and CAP_NET_ADMIN are needed", hint="run as root"
         )
+    if "CAP_SYS_ADMIN" in last:
+        return MissingPrivilege(last, hint="run as root")
     with tempfile.NamedTemporaryFile(
         "w", prefix=f"ebpfmesh-{source.stem}-", suffix=".log", delete=False
     ) as file:

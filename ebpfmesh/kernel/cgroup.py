@@ -7,10 +7,11 @@ hierarchies that its limits need; NETNS tells meshes of one name in several host
 """
 
 import contextlib
+import functools
 import os
 import signal
 import time
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,6 +31,7 @@ class Hierarchies:
     v1: dict[str, Path]
 
     @classmethod
+    @functools.cache  # the list has a line for each named namespace
     def mounted(cls) -> "Hierarchies":
         """What /proc/mounts says."""
         unified: Path | None = None
@@ -138,16 +140,6 @@ class Cgroup:
                 found |= {int(line) for line in file.read_text().split()}
         return found
 
-    def stop(self) -> None:
-        """End every process: SIGTERM, and SIGKILL for what is left after STOP_SECONDS."""
-        for number in (signal.SIGTERM, signal.SIGKILL):
-            deadline = time.monotonic() + STOP_SECONDS
-            while (left := self.processes()) and time.monotonic() < deadline:
-                for process in left:
-                    with contextlib.suppress(ProcessLookupError):
-                        os.kill(process, number)
-                time.sleep(0.01)
-
     def remove(self) -> None:
         """Remove the directories; its processes must have ended. Twice is fine."""
         for place in Hierarchies.mounted().all():
@@ -155,6 +147,25 @@ class Cgroup:
             for path in (directory, directory.parent, directory.parents[1]):
                 with contextlib.suppress(OSError):
                     path.rmdir()
+
+
+def stop(groups: Collection[Cgroup]) -> None:
+    """End every process of them: SIGTERM, and SIGKILL for what is left after STOP_SECONDS."""
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        deadline = time.monotonic() + STOP_SECONDS
+        while (left := [p for one in groups for p in one.processes()]) and (
+            time.monotonic() < deadline
+        ):
+            for process in left:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(process, number)
+            time.sleep(0.01)
+
+
+def directory_above(group: str) -> Path | None:
+    """Directory of all functions of a mesh in the unified hierarchy, if that is there."""
+    unified = Hierarchies.mounted().unified
+    return unified and unified / TOP / group
 
 
 def groups(netns_inode: int | None = None) -> set[Cgroup]:

@@ -6,17 +6,20 @@ flows they have judged before once ``commit`` has raised the epoch.
 """
 
 import ctypes
+import functools
+import math
 import socket
-from ipaddress import IPv4Address, IPv6Address
+from collections.abc import Iterable
 from typing import cast
 
 from ebpfmesh import _abi
 from ebpfmesh.errors import MeshError
-from ebpfmesh.kernel import maglev
+from ebpfmesh.kernel import clock, maglev, prefixes
 from ebpfmesh.kernel.interface import Plugged
 from ebpfmesh.kernel.maps import Maps, maglev_rows
-from ebpfmesh.kernel.record import Kind, Record
-from ebpfmesh.model import Address, Function, Identity, Policy, Service
+from ebpfmesh.kernel.prefixes import block_of
+from ebpfmesh.kernel.record import Entry, Kind, Record
+from ebpfmesh.model import Address, Function, Identity, Policy, Service, Timeouts, port_prefixes
 
 PROTOCOL = {
     "any": 0,
@@ -30,12 +33,14 @@ _IDENTITY = {
     "tenant": _abi.Identity.TENANT,
     "service": _abi.Identity.SERVICE,
     "outside": _abi.Identity.OUTSIDE,
+    "prefix": _abi.Identity.PREFIX,
 }
 _SOURCE = {
     "function": _abi.ShapeSource.SELF,
     "outside": _abi.ShapeSource.SELF,
     "tenant": _abi.ShapeSource.TENANT,
     "any": _abi.ShapeSource.ANY,
+    "prefix": _abi.ShapeSource.PREFIX,
 }
 _DESTINATION = {
     "function": _abi.ShapeDestination.SELF,
@@ -43,7 +48,11 @@ _DESTINATION = {
     "tenant": _abi.ShapeDestination.TENANT,
     "service": _abi.ShapeDestination.SERVICE,
     "any": _abi.ShapeDestination.ANY,
+    "prefix": _abi.ShapeDestination.PREFIX,
 }
+_TIMEOUTS = ("handshake", "established", "closing", "udp", "icmp")  # as enum mesh_timeout
+_ONLY = ctypes.c_uint32(0)  # key of mesh_config
+_DEPTHS = 32  # more than there are: shape * _DEPTHS + depth is one number
 
 
 class Control:
@@ -53,16 +62,41 @@ class Control:
         self.maps = maps
         self.record = record
         self._limits = record.limits()
-        self._used_rows = bytearray()  # of mesh_maglev; read when first needed
 
     def commit(self) -> None:
         """Have every flow judged again with its next packet, by what the maps say now."""
-        key = ctypes.c_uint32(0)
-        config = self.maps.config.get(key) or _abi.Config()
-        config.policy_shapes = self.record.shapes()
-        config.epoch = (config.epoch + 1) & 0xFFFFFFFF
+        config = self._config()
+        base = self.record.base()
+        config.judged = config.judged % 0xFFFFFFFF + 1  # 0 would be no epoch
+        config.epoch = 0 if config.events & _abi.EventKind.VERDICT else config.judged
         config.tenants = self._limits.tenants + 1
-        self.maps.config.set(key, config)
+        config.service_depths = self.record.service_depths()
+        config.timeouts[:] = [ticks(getattr(base.timeouts, key)) for key in _TIMEOUTS]
+        config.depths[:] = [0] * len(config.depths)
+        for number in self.record.shapes():
+            config.depths[number // _DEPTHS] |= 1 << number % _DEPTHS
+        config.hairpin4 = int(base.prefix4.network_address)
+        config.hairpin6[:] = list(packed(base.prefix6.network_address).word)
+        self.maps.config.set(_ONLY, config)
+
+    def _config(self) -> _abi.Config:
+        """What is there now; others write ``events`` and ``snap``."""
+        return self.maps.config.get(_ONLY) or _abi.Config()
+
+    def _look_deeper(self, service_depths: int, entries: list[Entry]) -> None:
+        """Have the programs look for what is about to be written, without judging anew."""
+        config = self._config()
+        before = bytes(config)
+        config.service_depths |= service_depths
+        for entry in entries:
+            config.depths[entry.shape // _DEPTHS] |= 1 << entry.shape % _DEPTHS
+        if bytes(config) != before:
+            self.maps.config.set(_ONLY, config)
+
+    def set_timeouts(self, timeouts: Timeouts) -> None:
+        """Have flows live as long as ``timeouts`` says, from the next commit on."""
+        base = self.record.base().model_copy(update={"timeouts": timeouts})
+        self.record.set("mesh", base.model_dump(mode="json"))
 
     def set_function(self, number: int, function: Function, plugged: Plugged) -> None:
         """Make a function known: by id, interface and addresses."""
@@ -125,21 +159,27 @@ class Control:
     def set_service(self, service: Service) -> None:
         """Write a service's table beside the one in use, then flip to it in one update."""
         old = self.record.table(service.name)
-        rows = max(maglev.rows_for(len(service.functions)), old[1])
-        size = maglev.size_of(rows) if service.functions else 0
+        weights = [service.weight(name) for name in service.functions]
+        rows = max(maglev.rows_for(weights), old[1])
+        size = maglev.size_of(rows) if any(weights) else 0
         row = self._take_rows(rows)
         self._write_table(service, row, size)
         value = _abi.Service(
             id=self.record.id_of("service", service.name),
             row=row,
             size=size,
-            target_port=service.target_port,
+            shift=service.shift & 0xFFFF,
+            flags=_abi.ServiceFlag.AFFINITY if service.affinity == "source" else 0,
         )
-        for key in service_keys(service):
+        keys = service_keys(service)
+        depths = functools.reduce(lambda found, key: found | 1 << key.depth, keys, 0)
+        self._look_deeper(depths, [])
+        for key in keys:
             self.maps["mesh_service"].set(key, value)
         self._claim_addresses(service)
-        self.record.put_service(service, row, rows)
-        self._return_rows(*old)
+        with self.record.transaction():
+            self.record.put_service(service, row, rows, depths)
+            self.record.return_rows(*old)
 
     def _claim_addresses(self, service: Service) -> None:
         """What a service does not answer at its address must not go to the host instead."""
@@ -148,8 +188,9 @@ class Control:
 
     def _write_table(self, service: Service, row: int, size: int) -> None:
         ids = [self.record.id_of("function", name) for name in service.functions]
+        weights = tuple(service.weight(name) for name in service.functions)
         slots: list[ctypes.c_uint16 | int] = [
-            ids[backend] for backend in maglev.table(service.functions, size)
+            ids[backend] for backend in maglev.table(service.functions, weights, size)
         ]
         for start in range(0, len(slots), _abi.MAGLEV_ROW):
             value = _abi.MaglevRow()
@@ -160,63 +201,109 @@ class Control:
 
     def _take_rows(self, rows: int) -> int:
         """First of ``rows`` neighbouring rows that no service uses; they are taken now."""
-        used = self._used_rows
-        if not used:
-            used.extend(bytes(maglev_rows(self._limits)))
-            for row, count in self.record.tables():
-                used[row : row + count] = b"\1" * count
-        first = used.find(bytes(rows))
-        if first < 0:
+        if self.record.get("maglev_rows") is None:
+            self._free_all_rows()
+        first = self.record.take_rows(rows)
+        if first is None:
             raise MeshError(
                 "no room for another service table", hint="raise limits.services under [mesh]"
             )
-        used[first : first + rows] = b"\1" * rows
         return first
 
-    def _return_rows(self, row: int, rows: int) -> None:
-        self._used_rows[row : row + rows] = bytes(rows) if self._used_rows else b""
+    def _free_all_rows(self) -> None:
+        total = maglev_rows(self._limits)
+        self.record.free_all_rows(total)
+        self.record.set("maglev_rows", total)
 
     def remove_service(self, service: Service) -> None:
         """Take a service out; flows through it end with their next packet. Twice is fine."""
         for key in service_keys(service):
             self.maps["mesh_service"].delete(key)
-        rows = self.record.table(service.name)
-        self.record.delete_service(service.name)
-        self._return_rows(*rows)
+        with self.record.transaction():
+            self.record.return_rows(*self.record.table(service.name))
+            self.record.delete_service(service.name)
         for address in service.addresses:
-            if self.record.address_owner(str(address)) is None:
+            if self.record.address_owner(address) is None:
                 self.maps["mesh_address"].delete(packed(address))
 
     def set_policy(self, policy: Policy) -> None:
         """Write a rule, over the one with the same match if there is one."""
-        number = self.record.put_policy(policy, shape_of(policy))
-        value = _abi.Policy(
-            rule=number,
-            priority=policy.priority,
-            action=_abi.Action.ALLOW if policy.action == "allow" else _abi.Action.DENY,
-        )
-        self.maps["mesh_policy"].set(self.policy_key(policy), value)
+        entries = self._entries(policy)
+        self.record.put_policy(policy, entries)
+        self._look_deeper(0, entries)
+        for entry in entries:
+            self._write_strongest(entry.key)
 
     def remove_policy(self, policy: Policy) -> None:
-        """Take a rule out. Twice is fine."""
-        self.maps["mesh_policy"].delete(self.policy_key(policy))
-        self.record.delete_policy(policy)
+        """Take a rule out; the next strongest takes its place. Twice is fine."""
+        number = self.record.policy_id(policy)
+        if number is not None:
+            for key in self.record.entries(number):
+                self._write_strongest(key, without=number)
+            self.record.delete_policy(policy)
+        for identity in (policy.source, policy.destination):
+            if identity.prefix and not self.record.names_policy(identity):
+                self._forget_prefix(identity.name)
 
-    def policy_key(self, policy: Policy) -> _abi.PolicyKey:
-        """The key of a rule in mesh_policy."""
-        return _abi.PolicyKey(
-            source=self._identity(policy.source),
-            destination=self._identity(policy.destination),
-            port=policy.port,
-            protocol=PROTOCOL[policy.protocol],
-        )
+    def _write_strongest(self, raw: bytes, *, without: int = 0) -> None:
+        """Have a key of mesh_policy say what the strongest of its rules does."""
+        key = _abi.PolicyKey.from_buffer_copy(raw)
+        found = self.record.strongest(raw, without=without)
+        if found is None:
+            self.maps["mesh_policy"].delete(key)
+            return
+        strength, number = found
+        action = _abi.Action.ALLOW if strength & 1 else _abi.Action.DENY
+        value = _abi.Policy(rule=number, priority=strength >> 1, action=action)
+        self.maps["mesh_policy"].set(key, value)
+
+    def _entries(self, policy: Policy) -> list[Entry]:
+        """Entries of a rule in mesh_policy: one for each prefix of its ports."""
+        ends = {
+            "source": self._identity(policy.source),
+            "destination": self._identity(policy.destination),
+        }
+        source, destination = _SOURCE[_kind(policy.source)], _DESTINATION[_kind(policy.destination)]
+        shape = source * _abi.ShapeDestination.MESH_SHAPE_DESTINATIONS + destination
+        entries = []
+        for port, bits in policy.prefixes:
+            depth = bits + 1 if policy.protocol != "any" else 0
+            protocol = PROTOCOL[policy.protocol]
+            key = _abi.PolicyKey(**ends, port=port, protocol=protocol, depth=depth)
+            strength = policy.priority << 1 | (policy.action == "allow")
+            entries.append(Entry(bytes(key), strength, shape * _DEPTHS + depth))
+        return entries
 
     def _identity(self, identity: Identity) -> int:
-        kind = _IDENTITY[identity.kind] << 24
+        kind = _kind(identity)
+        number = _IDENTITY[kind] << 24
         if not identity.name:  # any, outside
-            return kind
-        named = cast(Kind, identity.kind)
-        return kind | self.record.id_of(named, identity.name)
+            return number
+        if kind == "prefix":
+            return number | self._prefix(identity.name)
+        return number | self.record.id_of(cast(Kind, kind), identity.name)
+
+    def _prefix(self, name: str) -> int:
+        """The id of a prefix of the outside; from now on the programs know it."""
+        number = self.record.find_id("prefix", name)
+        if number is None:
+            number = self.record.put_prefix(name)
+            self._write_prefixes([name, *self.record.prefixes_inside(block_of(name))])
+        return number
+
+    def _forget_prefix(self, name: str) -> None:
+        if self.record.find_id("prefix", name) is not None:
+            self.record.delete_prefix(name)
+            self._write_prefixes(self.record.prefixes_inside(block_of(name)))
+            self.maps["mesh_prefix"].delete(prefix_key(name))
+
+    def _write_prefixes(self, names: Iterable[str]) -> None:
+        """Write prefixes with the next wider one of each, which must be there."""
+        for name in names:
+            around = self.record.prefixes_around(block_of(name))
+            wider = block_of(around[0]).length + 1 if around else 0
+            row = _abi.Prefix(id=self.record.id_of("prefix", name), wider=wider)
+            self.maps["mesh_prefix"].set(prefix_key(name), row)
 
     def resync(self) -> None:
         """Make services and rules in the maps exactly those of the record (after a crash)."""
@@ -228,36 +315,59 @@ class Control:
         for address, owner in list(self.maps["mesh_address"].items()):
             if owner.value == _abi.SERVICE_ADDRESS:
                 self.maps["mesh_address"].delete(address)
+        self._free_all_rows()
         for service in services:
             self.set_service(service)
-        policies = [policy for _, policy in self.record.policies()]
-        known = {bytes(self.policy_key(policy)) for policy in policies}
+        self._resync_policies([policy for _, policy in self.record.policies()])
+
+    def _resync_policies(self, policies: list[Policy]) -> None:
+        ends = (identity for policy in policies for identity in (policy.source, policy.destination))
+        names = {identity.name for identity in ends if identity.prefix}
+        keys = {bytes(prefix_key(name)) for name in names}
+        for prefix, _ in list(self.maps["mesh_prefix"].items()):
+            if bytes(prefix) not in keys:
+                self.maps["mesh_prefix"].delete(prefix)
+        for name in self.record.names("prefix").values():
+            if name not in names:
+                self.record.delete_prefix(name)
+        for name in names:
+            self.record.put_prefix(name)
+        self._write_prefixes(sorted(names, key=block_of))
+        for policy in policies:
+            self.record.put_policy(policy, self._entries(policy))
+        known = {entry.key for policy in policies for entry in self._entries(policy)}
         for key, _ in list(self.maps["mesh_policy"].items()):
             if bytes(key) not in known:
                 self.maps["mesh_policy"].delete(key)
-        for policy in policies:
-            self.set_policy(policy)
+        for raw in known:
+            self._write_strongest(raw)
+
+
+def _kind(identity: Identity) -> str:
+    """The kind of an identity, as the maps have it."""
+    return "prefix" if identity.prefix else identity.kind
+
+
+def ticks(seconds: int) -> int:
+    """Seconds in the unit of the programs' clock: a jiffy without its last bits, rounded up."""
+    return math.ceil(seconds * clock.hz() / (1 << _abi.TICK_SHIFT))
+
+
+def prefix_key(name: str) -> _abi.PrefixKey:
+    """The key of a prefix in mesh_prefix."""
+    length, first = block_of(name)
+    return _abi.PrefixKey(length=length, address=_abi.Address.from_buffer_copy(first))
 
 
 def packed(address: Address) -> _abi.Address:
     """An address as the programs have it: IPv4 as ::ffff:a.b.c.d."""
-    if isinstance(address, IPv4Address):
-        address = IPv6Address(f"::ffff:{address}")
-    return _abi.Address.from_buffer_copy(address.packed)
+    return _abi.Address.from_buffer_copy(prefixes.packed(address))
 
 
 def service_keys(service: Service) -> list[_abi.ServiceKey]:
-    """Keys of a service in mesh_service, one for each of its addresses."""
+    """Keys of a service in mesh_service, for each of its addresses one or, of a range, some."""
     return [
-        _abi.ServiceKey(address=packed(address), port=port, protocol=PROTOCOL[protocol])
-        for address, port, protocol in service.frontends
+        _abi.ServiceKey(address=packed(address), port=port, protocol=PROTOCOL[protocol], depth=bits)
+        for address, first, last, protocol in service.frontends
+        for port, bits in port_prefixes(first, last)
     ]
-
-
-def shape_of(policy: Policy) -> int:
-    """The bit of mesh_config.policy_shapes that says a rule like this exists."""
-    depth = _abi.ShapeDepth.ALL
-    if policy.protocol != "any":
-        depth = _abi.ShapeDepth.PORT if policy.port else _abi.ShapeDepth.PROTOCOL
-    source, destination = _SOURCE[policy.source.kind], _DESTINATION[policy.destination.kind]
-    return (source * 4 + destination) * 3 + depth

@@ -20,17 +20,12 @@ CFLAGS = ("-DCONFIG_CC_STACKPROTECTOR", "-DCONFIG_BPF_SYSCALL")
 """What the tree's missing kernel configuration would have said; BCC's own headers ask for it."""
 
 
-def header_tree(into: Path) -> Path:
-    """Link the headers for BCC below the existing, empty directory ``into`` and return it.
-
-    The result is the value of ``SOURCE_VARIABLE``; it must stand as long as the compiler runs and
-    holds nothing but directories and links. Raises Unsupported if linux-libc-dev is missing.
-    """
-    include = into / "include"
+def header_links() -> dict[Path, Path]:
+    """The tree's links and where they lead; Unsupported if linux-libc-dev is missing."""
+    include = Path("include")
     uapi = include / "uapi"
-    uapi.mkdir(parents=True)
     fixed = bpf_dir() / "include" / "uapi"
-    links = {
+    return {
         include / "linux": fixed / "linux",
         include / "asm": fixed / "asm",
         include / "sys": fixed / "sys",
@@ -38,8 +33,17 @@ def header_tree(into: Path) -> Path:
         uapi / "asm": _system_headers("asm", "types.h"),
         uapi / "asm-generic": _system_headers("asm-generic", "types.h"),
     }
-    for link, target in links.items():
-        link.symlink_to(target, target_is_directory=True)
+
+
+def header_tree(into: Path) -> Path:
+    """Link the headers for BCC below the existing, empty directory ``into`` and return it.
+
+    The result is the value of ``SOURCE_VARIABLE``; it must stand as long as the compiler runs and
+    holds nothing but directories and links. Raises Unsupported if linux-libc-dev is missing.
+    """
+    for link, target in header_links().items():
+        (into / link).parent.mkdir(parents=True, exist_ok=True)
+        (into / link).symlink_to(target, target_is_directory=True)
     return into
 
 

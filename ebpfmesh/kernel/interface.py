@@ -9,11 +9,12 @@ namespace, which is the calling thread's.
 """
 
 import contextlib
-import errno
 import hashlib
+import itertools
 import socket
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv6Address
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_network
 from pathlib import Path
 from typing import Any
 
@@ -21,16 +22,14 @@ from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
 from ebpfmesh.errors import MeshError, NotFound
-from ebpfmesh.kernel import netns
+from ebpfmesh.kernel import netns, rtnl
 from ebpfmesh.model import Address, Function, Mesh, Network
 
 GATEWAY_MAC = "02:eb:9f:00:00:01"
-GATEWAY4, GATEWAY6 = "169.254.1.1", "fe80::1"
+GATEWAY4, GATEWAY6 = IPv4Address("169.254.1.1"), IPv6Address("fe80::1")
+DEFAULT: dict[int, Network] = {4: IPv4Network("0.0.0.0/0"), 6: IPv6Network("::/0")}
 LOOPBACK = 1  # its index in every namespace
-PERMANENT = 0x80  # NUD_PERMANENT
-IFA_F_NODAD = 0x02
-RT_SCOPE_LINK = 253
-IN6_ADDR_GEN_MODE_NONE = 1
+GROUPS = 0x65620000  # the first interface group that may be ours for a moment
 ALIAS = "ebpfmesh:"
 
 
@@ -43,6 +42,8 @@ class Plugged:
     gateway: str
     netns: Path
     addresses: tuple[Address, ...] = ()
+    inner: str = ""
+    """Name of the other end, if it was made by us."""
 
 
 def host_name(mesh: str, number: int) -> str:
@@ -61,60 +62,56 @@ def mac_of(mesh: str, function: str) -> str:
     return ":".join(f"{byte:02x}" for byte in b"\x02" + tail)
 
 
-def create(ip: IPRoute, mesh: str, function: str, host: str, namespace: Path) -> Plugged:
+def create(mesh: str, function: str, host: str, namespace: Path) -> Plugged:
     """Make the veth pair, both ends down; the inner one is eth0, or mesh0 where eth0 is taken."""
-    mac = mac_of(mesh, function)
-    with namespace.open() as target:
+    mac, inner = mac_of(mesh, function), _free_name(namespace)
+    with namespace.open() as target, rtnl.Socket() as ip:
         try:
-            ip.link(
-                "add", ifname=host, kind="veth", address=GATEWAY_MAC,
-                peer={
-                    "ifname": _free_name(namespace),
-                    "net_ns_fd": target.fileno(),
-                    "address": mac,
-                },
-            )  # fmt: skip
+            ip.do(rtnl.add_veth(host, GATEWAY_MAC, inner, mac, target.fileno()))
         except NetlinkError as error:
             what = f"interface {host} cannot be made: {error.args[1]}"
             raise MeshError(
                 what, hint="ip link shows it; ebpfmesh gc removes what is ours"
             ) from error
-    ifindex = socket.if_nametoindex(host)
-    ip.link("set", index=ifindex, ifalias=alias(mesh, function), **_no_link_local())
-    return Plugged(ifindex, mac, GATEWAY_MAC, namespace)
+        ifindex = socket.if_nametoindex(host)
+        ip.do(rtnl.set_link(ifindex, alias=alias(mesh, function), link_local=not _has_ipv6()))
+    return Plugged(ifindex, mac, GATEWAY_MAC, namespace, inner=inner)
 
 
 def _free_name(namespace: Path) -> str:
     with netns.entered(namespace):
-        return "mesh0" if "eth0" in (name for _, name in socket.if_nameindex()) else "eth0"
+        return "eth0" if find("eth0") is None else "mesh0"
 
 
-def find(ip: IPRoute, name: str) -> int | None:
+def find(name: str) -> int | None:
     """Index of an interface of this namespace, or None."""
     try:
-        return int(ip.link("get", ifname=name)[0]["index"])
-    except NetlinkError as error:
-        if error.code == errno.ENODEV:
-            return None
-        raise
+        return socket.if_nametoindex(name)
+    except OSError:
+        return None
 
 
-def configure_inside(namespace: Path, function: Function, mesh: Mesh) -> None:
+def configure_inside(plugged: Plugged, function: Function, mesh: Mesh) -> None:
     """Addresses, permanent neighbours, routes; loopback and the interface up."""
-    with netns.rtnetlink(namespace) as ip:
-        index = ip.link_lookup(address=mac_of(mesh.name, function.name))[0]
-        ip.link("set", index=LOOPBACK, state="up")
-        ip.link("set", index=index, state="up", **_no_link_local())
+    with netns.entered(plugged.netns), rtnl.Socket() as ip:
+        index = socket.if_nametoindex(plugged.inner)
+        ip.do(
+            rtnl.set_link(LOOPBACK, up=True),
+            rtnl.set_link(index, up=True, link_local=not _has_ipv6()),
+        )
+        # A container that has a way out already keeps it; only the mesh goes through us.
+        taken = rtnl.default_routes(ip)
         for address, gateway, prefix in (
             (function.address4, GATEWAY4, mesh.prefix4),
             (function.address6, GATEWAY6, mesh.prefix6),
         ):
             if address is None:
                 continue
+            to = prefix if address.version in taken else DEFAULT[address.version]
             try:
-                _address_inside(ip, index, address, gateway, prefix)
+                ip.do(*_address_inside(index, address, gateway, to))
             except NetlinkError as error:
-                what = f"function {function.name}: {address} cannot be set in {namespace}"
+                what = f"function {function.name}: {address} cannot be set in {plugged.netns}"
                 raise MeshError(
                     f"{what}: {error.args[1]}",
                     hint=f"is IPv{address.version} switched off there, or in use already?",
@@ -122,46 +119,62 @@ def configure_inside(namespace: Path, function: Function, mesh: Mesh) -> None:
 
 
 def _address_inside(
-    ip: IPRoute, index: int, address: Address, gateway: str, prefix: Network
-) -> None:
-    family = socket.AF_INET if address.version == 4 else socket.AF_INET6
-    # A container that has a way out already keeps it; only the mesh goes through us.
-    has_default = any(ip.get_default_routes(family=family))
-    no_dad = {"flags": IFA_F_NODAD} if address.version == 6 else {}
-    ip.addr("add", index=index, address=str(address), prefixlen=address.max_prefixlen, **no_dad)
-    ip.neigh("replace", dst=gateway, lladdr=GATEWAY_MAC, ifindex=index, state=PERMANENT)
+    index: int, address: Address, gateway: Address, to: Network
+) -> Iterator[rtnl.Request]:
+    yield rtnl.add_address(index, address)
+    yield rtnl.set_neighbour(index, gateway, GATEWAY_MAC)
     if address.version == 4:
-        ip.route("replace", dst=f"{gateway}/32", oif=index, scope=RT_SCOPE_LINK)
-    to = str(prefix) if has_default else "default"
-    ip.route("replace", dst=to, gateway=gateway, oif=index, family=family)
+        yield rtnl.set_route(index, _alone(gateway), on_link=True)
+    yield rtnl.set_route(index, to, gateway)
 
 
-def _no_link_local() -> dict[str, Any]:
-    """What a link message says to have no link-local IPv6 address made."""
-    if not Path("/proc/sys/net/ipv6").exists():
-        return {}
-    mode = {"attrs": [("IFLA_INET6_ADDR_GEN_MODE", IN6_ADDR_GEN_MODE_NONE)]}
-    return {"IFLA_AF_SPEC": {"attrs": [("AF_INET6", mode)]}}
+def _alone(address: Address) -> Network:
+    return ip_network(address)
 
 
-def configure_host(ip: IPRoute, ifindex: int, mac: str, addresses: tuple[Address, ...]) -> None:
+def _has_ipv6() -> bool:
+    return Path("/proc/sys/net/ipv6").exists()
+
+
+def configure_host(ifindex: int, mac: str, addresses: tuple[Address, ...]) -> None:
     """Interface up; the host's own way to the function, by route and permanent neighbour."""
-    ip.link("set", index=ifindex, state="up")
+    requests = [rtnl.set_link(ifindex, up=True)]
     for address in addresses:
-        ip.neigh("replace", dst=str(address), lladdr=mac, ifindex=ifindex, state=PERMANENT)
-        ip.route("replace", dst=f"{address}/{address.max_prefixlen}", oif=ifindex)
+        requests.append(rtnl.set_neighbour(ifindex, address, mac))
+        requests.append(rtnl.set_route(ifindex, _alone(address)))
+    with rtnl.Socket() as ip:
+        ip.do(*requests)
 
 
-def remove(ip: IPRoute, name: str, expected_alias: str) -> None:
-    """Delete an interface of ours; one without our alias is left alone. Twice is fine."""
-    index = find(ip, name)
+def remove(ip: IPRoute, owners: Mapping[str, str]) -> set[str]:
+    """Delete interfaces of ours, given by name with their MESH/FUNCTION; the names that stay.
+
+    One without our alias is left alone. Many go as a group: the kernel waits once for all of them.
+    """
+    indices = [index for name, owner in owners.items() if (index := _ours(ip, name, owner))]
+    with rtnl.Socket() as raw, contextlib.suppress(NetlinkError):
+        if len(indices) > 1:
+            group = _free_group(ip)
+            raw.do(*(rtnl.set_link(index, group=group) for index in indices))
+            raw.do(rtnl.delete_group(group))
+        elif indices:
+            raw.do(rtnl.delete_link(indices[0]))
+    return {name for name in owners if find(name) is not None}
+
+
+def _ours(ip: IPRoute, name: str, owner: str) -> int | None:
+    """Index of an interface that carries our alias, or did not get one yet."""
+    index = find(name)
     if index is None:
-        return
-    link = ip.link("get", index=index)[0]
-    if link.get_attr("IFLA_IFALIAS") not in (expected_alias, None):
-        return
-    with contextlib.suppress(NetlinkError):
-        ip.link("del", index=index)
+        return None
+    link: Any = ip.link("get", index=index)[0]
+    return index if link.get_attr("IFLA_IFALIAS") in (ALIAS + owner, None) else None
+
+
+def _free_group(ip: IPRoute) -> int:
+    links: Any = ip.get_links()
+    taken = {link.get_attr("IFLA_GROUP") for link in links}
+    return next(group for group in itertools.count(GROUPS) if group not in taken)
 
 
 def ours(ip: IPRoute) -> dict[str, str]:
@@ -176,7 +189,7 @@ def ours(ip: IPRoute) -> dict[str, str]:
 
 def adopt(ip: IPRoute, name: str) -> Plugged:
     """What is to know of an existing host-side veth: read from it and from its peer."""
-    index = find(ip, name)
+    index = find(name)
     if index is None:
         raise NotFound(f"there is no interface {name} here", hint="ip link lists them")
     link = ip.link("get", index=index)[0]

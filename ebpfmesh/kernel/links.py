@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""Programs at tc: a TCX link where the kernel has it, a clsact filter where not.
+"""Programs at tc: by TCX link, or by clsact filter, as the mesh's hook setting says.
 
 Works on interfaces of the calling thread's network namespace. A link is pinned, so that it
 outlives the process; a filter is kept by its interface. Only what carries our program names is
@@ -9,6 +9,7 @@ ever replaced or removed.
 import contextlib
 import errno
 import functools
+import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,8 +18,9 @@ from typing import Any, Literal
 from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
-from ebpfmesh.errors import ForeignProgram
-from ebpfmesh.kernel import bpf
+from ebpfmesh.errors import ForeignProgram, Unsupported
+from ebpfmesh.kernel import bpf, rtnl
+from ebpfmesh.model import Hook
 
 Direction = Literal["ingress", "egress"]
 HOOK: dict[Direction, int] = {"ingress": bpf.TCX_INGRESS, "egress": bpf.TCX_EGRESS}
@@ -39,42 +41,77 @@ def has_tcx() -> bool:
     return True
 
 
-def attach(ip: IPRoute, ifindex: int, direction: Direction, program: bpf.Fd, pin: Path) -> None:
-    """Attach a program; ``pin`` is where its link goes, and is there after either way."""
-    if has_tcx():
-        with bpf.link_create(program, ifindex, HOOK[direction]) as link:
+def uses_tcx(hook: Hook) -> bool:
+    """What a mesh's setting means on this kernel; Unsupported if it cannot be had."""
+    if hook == "tcx" and not has_tcx():
+        raise Unsupported(
+            'the kernel has no TCX, which hook = "tcx" asks for',
+            hint='leave out hook under [mesh], or say hook = "clsact"',
+        )
+    return hook != "clsact" and has_tcx()
+
+
+def attach(
+    ifindex: int, direction: Direction, program: bpf.Fd, pin: Path, hook: Hook = "auto"
+) -> None:
+    """Attach a program; ``pin`` is where its link goes, and is there after either way.
+
+    It runs before what others have attached by TCX: their verdict would keep packets from it.
+    """
+    if uses_tcx(hook):
+        with bpf.link_create(program, ifindex, HOOK[direction], bpf.BEFORE) as link:
             bpf.obj_pin(link, pin)
         return
-    _add_filter(ip, ifindex, direction, program)
+    _add_filter(ifindex, direction, program)
     bpf.obj_pin(program, pin)
 
 
 def detach(ip: IPRoute, ifindex: int | None, direction: Direction, pin: Path) -> None:
     """Undo attach; ``ifindex`` is None when the interface is gone. Twice is fine."""
-    if not has_tcx():
-        if ifindex is not None:
-            _delete_filter(ip, ifindex, direction)
-    elif pin.exists():
-        with bpf.obj_get(pin) as link:  # by itself the kernel would do it some time after
-            bpf.link_detach(link)
+    if ifindex is not None and not _detach_link(pin):
+        _delete_filter(ip, ifindex, direction)
     pin.unlink(missing_ok=True)
 
 
-def _add_filter(ip: IPRoute, ifindex: int, direction: Direction, program: bpf.Fd) -> None:
-    with contextlib.suppress(NetlinkError):  # there is one already, maybe of others
-        ip.tc("add", "clsact", ifindex)
+def _detach_link(pin: Path) -> bool:
+    """Detach the link at ``pin``; False if there is none."""
+    with contextlib.suppress(FileNotFoundError), bpf.obj_get(pin) as held:
+        if bpf.is_link(held):
+            bpf.link_detach(held)  # by itself the kernel would do it some time after
+            return True
+    return False
+
+
+def holds(ip: IPRoute, ifindex: int, direction: Direction, pin: Path) -> bool:
+    """Whether what is pinned is attached: to this interface, as far as can be told."""
     try:
-        ip.tc(
-            "add-filter", "bpf", ifindex, HANDLE, fd=program.fileno(), direct_action=True,
-            name=bpf.prog_info(program).name.decode(), parent=CLSACT_PARENT[direction],
-            prio=PRIORITY, protocol=ETH_P_ALL,
-        )  # fmt: skip
-    except NetlinkError as error:
-        others = ", ".join(one.name for one in _filters(ip, ifindex, direction)) or "a filter"
-        raise ForeignProgram(
-            f"interface number {ifindex} has {others} at {direction}, priority {PRIORITY}",
-            hint="move it to another priority: tc filter show lists it",
-        ) from error
+        held = bpf.obj_get(pin)
+    except FileNotFoundError:
+        return False
+    with held:
+        if bpf.is_link(held):
+            return bpf.link_interface(held) == ifindex
+        name = str(bpf.prog_info(held).name.decode())
+    return any(one.name == name for one in _filters(ip, ifindex, direction))
+
+
+def _add_filter(ifindex: int, direction: Direction, program: bpf.Fd) -> None:
+    parent, name = CLSACT_PARENT[direction], bpf.prog_info(program).name.decode()
+    info = PRIORITY << 16 | socket.htons(ETH_P_ALL)
+    with rtnl.Socket() as ip:
+        with contextlib.suppress(NetlinkError):  # there is one already, maybe of others
+            ip.do(rtnl.add_clsact(ifindex))
+        try:
+            ip.do(rtnl.add_filter(ifindex, parent, info, HANDLE, program.fileno(), name))
+            return
+        except NetlinkError as error:
+            failed = error
+    with IPRoute() as there:
+        others = ", ".join(one.name for one in _filters(there, ifindex, direction)) or "a filter"
+    raise ForeignProgram(
+        f"interface number {ifindex} has {others} at {direction}, priority {PRIORITY}",
+        hint="move it to another priority: tc filter show lists it",
+    ) from failed
 
 
 def _delete_filter(ip: IPRoute, ifindex: int, direction: Direction) -> None:
@@ -105,20 +142,17 @@ class Attached:
 
 
 def attached(ip: IPRoute, ifindex: int, direction: Direction) -> Iterator[Attached]:
-    """Programs at the kind of hook ``attach`` uses here, in the order they run."""
+    """Programs at tc, in the order they run: TCX comes before clsact."""
     if has_tcx():
         for number in bpf.attached(ifindex, HOOK[direction]):
             yield Attached(direction, "TCX link", _program_name(number), number)
-    else:
-        yield from _filters(ip, ifindex, direction)
+    yield from _filters(ip, ifindex, direction)
 
 
 def programs(ip: IPRoute, ifindex: int) -> Iterator[Attached]:
     """Everything in BPF at an interface, whoever put it there: TCX, clsact and XDP."""
     for direction in HOOK:
         yield from attached(ip, ifindex, direction)
-        if has_tcx():
-            yield from _filters(ip, ifindex, direction)
     xdp: Any = ip.link("get", index=ifindex)[0].get_attr("IFLA_XDP")
     if xdp is not None and (number := xdp.get_attr("IFLA_XDP_PROG_ID")):
         yield Attached("xdp", "XDP", _program_name(number), number)
@@ -136,10 +170,20 @@ def _filters(ip: IPRoute, ifindex: int, direction: Direction) -> Iterator[Attach
             yield Attached(direction, "clsact filter", str(options.get_attr("TCA_BPF_NAME")))
 
 
-def refuse_foreign(ip: IPRoute, ifindex: int, interface: str) -> None:
-    """Raise ForeignProgram if anything is attached to the interface already."""
+def refuse_foreign(ip: IPRoute, ifindex: int, interface: str, hook: Hook, *, force: bool) -> None:
+    """Raise ForeignProgram if something is attached to the interface that ours cannot be beside.
+
+    By force that is only a TCX program where ours is a filter: it would run first, and what it
+    lets pass would never come to ours.
+    """
     for program in programs(ip, ifindex):
-        raise ForeignProgram(
-            f"interface {interface} already has {program}",
-            hint="detach it first, or attach beside it with --force",
-        )
+        if not force:
+            raise ForeignProgram(
+                f"interface {interface} already has {program}",
+                hint="detach it first, or attach beside it with --force",
+            )
+        if program.how == "TCX link" and not uses_tcx(hook):
+            raise ForeignProgram(
+                f"interface {interface} has {program}, which runs before any clsact filter",
+                hint='detach it first, or have the mesh use TCX: hook = "tcx"',
+            )

@@ -16,6 +16,8 @@ from ebpfmesh.kernel.pins import Pins
 from ebpfmesh.model import Limits
 
 NO_PREALLOC = 1
+EVENT_BYTES = 1 << 20  # of mesh_events; a power of two and of pages
+CALL_SLOTS = 8
 DROP_ENTRIES = 65536  # a bound; entries exist once something was dropped
 
 K = TypeVar("K")
@@ -29,7 +31,7 @@ class Map(Generic[K, V]):
         self.fd = fd
         self.spec = spec
         self.per_cpu = spec.kind.startswith("percpu")
-        self._key_size = ctypes.sizeof(spec.key)
+        self._key_size, _ = _sizes(spec)
         self._value_size = _value_size(spec)
 
     def get(self, key: K) -> V | None:
@@ -117,16 +119,16 @@ def create_maps(pins: Pins, limits: Limits) -> bool:
                 _check_entries(spec, bpf.map_info(fd).max_entries, entries[spec.entries])
             continue
         flags = NO_PREALLOC if spec.name in LAZY else 0
-        with bpf.map_create(
-            bpf.MAP_TYPE[spec.kind], spec.name, ctypes.sizeof(spec.key), ctypes.sizeof(spec.value),
-            entries[spec.entries], flags,
-        ) as fd:  # fmt: skip
+        kind, sizes = bpf.MAP_TYPE[spec.kind], _sizes(spec)
+        with bpf.map_create(kind, spec.name, *sizes, entries[spec.entries], flags) as fd:
             bpf.obj_pin(fd, path)
         created = True
     return created
 
 
-LAZY = frozenset({"mesh_policy", "mesh_service", "mesh_address", "mesh_iface", "mesh_drops"})
+LAZY = frozenset(
+    {"mesh_policy", "mesh_service", "mesh_address", "mesh_iface", "mesh_drops", "mesh_prefix"}
+)
 
 
 def maglev_rows(limits: Limits) -> int:
@@ -144,14 +146,28 @@ def _entries(limits: Limits) -> dict[str, int]:
         "services": 2 * limits.services,
         "maglev_rows": maglev_rows(limits),
         "rules": 2 * limits.rules,  # a change adds the new before it removes the old
-        "flows": limits.flows,
+        "flows": 2 * limits.flows,  # one each way
+        "half_open": 2 * limits.half_open,
+        "fragments": limits.fragments,
+        "prefixes": 2 * limits.prefixes,  # as rules
+        "sockets": limits.sockets,
+        "events": EVENT_BYTES,
+        "counts": len(_abi.Count),
+        "calls": CALL_SLOTS,
         "meters": functions * (limits.tenants + 1),
         "drops": DROP_ENTRIES,
     }
 
 
+def _sizes(spec: _abi.MapSpec) -> tuple[int, int]:
+    """Bytes of a key and of a value."""
+    if spec.kind == "ringbuf":
+        return 0, 0
+    return ctypes.sizeof(spec.key), ctypes.sizeof(spec.value)
+
+
 def _value_size(spec: _abi.MapSpec) -> int:
-    size = ctypes.sizeof(spec.value)
+    _, size = _sizes(spec)
     return -(-size // 8) * 8 * bpf.possible_cpus() if spec.kind.startswith("percpu") else size
 
 
@@ -166,7 +182,7 @@ def _open(pins: Pins, spec: _abi.MapSpec) -> bpf.Fd:
         ) from None
     info = bpf.map_info(fd)
     found = (info.type, info.key_size, info.value_size)
-    wanted = (bpf.MAP_TYPE[spec.kind], ctypes.sizeof(spec.key), ctypes.sizeof(spec.value))
+    wanted = (bpf.MAP_TYPE[spec.kind], *_sizes(spec))
     if found != wanted:
         fd.close()
         raise AbiMismatch(

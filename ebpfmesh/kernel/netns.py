@@ -11,12 +11,13 @@ from pathlib import Path
 
 from pyroute2 import IPRoute, netns
 
-from ebpfmesh.errors import MissingPrivilege, NotFound
+from ebpfmesh.errors import MeshError, MissingPrivilege, NotFound
 from ebpfmesh.kernel.pins import BPFFS, mount
 
 CLONE_NEWNS = 0x00020000
 CLONE_NEWNET = 0x40000000
-MS_REC_PRIVATE = 0x4000 | 0x40000
+MS_BIND, MS_REC, MS_PRIVATE, MS_SHARED = 0x1000, 0x4000, 1 << 18, 1 << 20
+OWN = Path("/proc/thread-self/ns/net")
 RUN = Path("/run/netns")
 PREFIX = "ebpfmesh."
 
@@ -42,7 +43,7 @@ class NetnsId:
 
 def current() -> NetnsId:
     """The calling thread's namespace."""
-    return NetnsId.of(Path("/proc/thread-self/ns/net"))
+    return NetnsId.of(OWN)
 
 
 def lives(inode: int) -> bool:
@@ -61,8 +62,32 @@ def name_of(mesh: str, function: str) -> str:
 
 def create(name: str) -> Path:
     """Make a named namespace, as ``ip netns add`` does."""
-    netns.create(name)
-    return RUN / name
+    path = RUN / name
+    _share_names()
+    os.close(os.open(path, os.O_RDONLY | os.O_CREAT | os.O_EXCL, 0))
+    home = os.open(OWN, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        _call("unshare", CLONE_NEWNET)
+        try:
+            mount(os.fsencode(OWN), path, None, flags=MS_BIND)
+        finally:
+            _call("setns", home, CLONE_NEWNET)
+    except BaseException:
+        path.unlink()
+        raise
+    finally:
+        os.close(home)
+    return path
+
+
+def _share_names() -> None:
+    """Make /run/netns a mount that shows new names to all mount namespaces."""
+    RUN.mkdir(mode=0o755, exist_ok=True)
+    try:
+        mount(b"none", RUN, None, flags=MS_SHARED | MS_REC)
+    except MeshError:  # not a mount yet
+        mount(os.fsencode(RUN), RUN, None, flags=MS_BIND | MS_REC)
+        mount(b"none", RUN, None, flags=MS_SHARED | MS_REC)
 
 
 def remove(name: str) -> None:
@@ -92,7 +117,7 @@ def of_pid(pid: int) -> Path:
 @contextlib.contextmanager
 def entered(path: Path) -> Iterator[None]:
     """Put the calling thread into a namespace for the ``with`` block."""
-    home = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+    home = os.open(OWN, os.O_RDONLY | os.O_CLOEXEC)
     try:
         _setns(path)
         try:
@@ -135,7 +160,7 @@ def enter_sandbox() -> None:
     leave and no pin stays. There is no way back: meant for tests, the demo and the benchmark.
     """
     _call("unshare", CLONE_NEWNET | CLONE_NEWNS)
-    mount(b"none", Path("/"), None, flags=MS_REC_PRIVATE)
+    mount(b"none", Path("/"), None, flags=MS_REC | MS_PRIVATE)
     mount(b"bpf", BPFFS, b"bpf", b"mode=0700")
     for directory in (RUN, Path("/run/ebpfmesh")):
         directory.mkdir(exist_ok=True)

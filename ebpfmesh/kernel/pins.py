@@ -12,6 +12,8 @@ from ebpfmesh._abi import ABI
 from ebpfmesh.errors import AbiMismatch, MeshError, MissingPrivilege
 
 BPFFS = Path("/sys/fs/bpf")
+FSOPEN, FSCONFIG, FSMOUNT = 430, 431, 432  # system calls, by the same number on all machines
+FSOPEN_CLOEXEC, FSCONFIG_CREATE, FSMOUNT_CLOEXEC = 1, 6, 1  # linux/include/uapi/linux/mount.h
 PRELOADED = {"maps.debug", "progs.debug"}  # the kernel puts them there (CONFIG_BPF_PRELOAD)
 BPF_FS_MAGIC = 0xCAFE4A11  # linux/include/uapi/linux/magic.h
 
@@ -44,7 +46,10 @@ class Pins:
 
     @property
     def links(self) -> Path:
-        """Two pins a function: ``FUNCTION-ingress`` and ``FUNCTION-egress`` of its interface."""
+        """Two pins a function: ``FUNCTION-ingress`` and ``FUNCTION-egress`` of its interface.
+
+        And one for each program at sockets, by its name.
+        """
         return self.root / "links"
 
     def create(self) -> None:
@@ -106,9 +111,29 @@ def mount(
 ) -> None:
     """mount(2); MissingPrivilege without CAP_SYS_ADMIN."""
     libc = ctypes.CDLL(None, use_errno=True)
-    if libc.mount(source, os.fsencode(target), kind, ctypes.c_ulong(flags), data) == 0:
-        return
+    if libc.mount(source, os.fsencode(target), kind, ctypes.c_ulong(flags), data) != 0:
+        raise _refused(target)
+
+
+def _refused(target: object) -> MeshError:
     code = ctypes.get_errno()
     if code in (1, 13):
-        raise MissingPrivilege(f"mounting {target}: CAP_SYS_ADMIN is needed", hint="run as root")
-    raise MeshError(f"mounting {target}: {os.strerror(code)}")
+        what = f"mounting {target}: CAP_SYS_ADMIN is needed"
+        return MissingPrivilege(what, hint="run as root")
+    return MeshError(f"mounting {target}: {os.strerror(code)}")
+
+
+def detached_tmpfs() -> Path:
+    """An empty directory that no path leads to but this process's own.
+
+    It is gone with the process, however that ends.
+    """
+    libc = ctypes.CDLL(None, use_errno=True)
+    context = libc.syscall(FSOPEN, b"tmpfs", FSOPEN_CLOEXEC)
+    if context < 0 or libc.syscall(FSCONFIG, context, FSCONFIG_CREATE, None, None, 0) < 0:
+        raise _refused("a tmpfs")
+    mounted = libc.syscall(FSMOUNT, context, FSMOUNT_CLOEXEC, 0)
+    if mounted < 0:
+        raise _refused("a tmpfs")
+    os.close(context)
+    return Path(f"/proc/self/fd/{mounted}")

@@ -35,14 +35,13 @@ def fault(ip: IPRoute, row: FunctionRow) -> Fault:
     """What is wrong with a function; empty if nothing is. Needs CAP_NET_ADMIN."""
     if not row.ready:
         return "unfinished"
-    if interface.find(ip, row.place.interface) != row.place.ifindex:
+    if interface.find(row.place.interface) != row.place.ifindex:
         return "interface gone"
     if _moved(row.place):
         return "namespace gone"
-    for direction, name in HOOKS:
-        there = links.attached(ip, row.place.ifindex, direction)
-        held = (Pins(row.mesh).links / f"{row.function.name}-{direction}").exists()
-        if not held or all(program.name != name for program in there):
+    for direction, _ in HOOKS:
+        pin = Pins(row.mesh).links / f"{row.function.name}-{direction}"
+        if not links.holds(ip, row.place.ifindex, direction, pin):
             return "programs missing"
     return ""
 
@@ -61,9 +60,14 @@ def _moved(place: Place) -> bool:
     return not (place.netns.startswith("/proc/") and netns.lives(place.netns_inode))
 
 
+def group_of(record: Record) -> str:
+    """What the cgroups of a mesh's functions have in common."""
+    return f"{record.mesh}.{record.get('netns')}"
+
+
 def cgroup_of(record: Record, function: str) -> Cgroup:
     """The cgroup of a function."""
-    return Cgroup(f"{record.mesh}.{record.get('netns')}", function)
+    return Cgroup(group_of(record), function)
 
 
 def log_file(record: Record, function: str) -> Path:

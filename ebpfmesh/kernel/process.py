@@ -12,7 +12,7 @@ import shutil
 import signal
 import socket
 import subprocess
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
@@ -125,6 +125,22 @@ def write_hosts(path: Path, lines: Sequence[tuple[str, str]]) -> None:
     text = "\n".join(own + [f"{address} {name}" for address, name in lines]) + "\n"
     with path.open("w") as file:
         file.write(text)
+
+
+def change_hosts(
+    path: Path, gone: Collection[tuple[str, str]], new: Collection[tuple[str, str]]
+) -> None:
+    """Take lines that ``write_hosts`` wrote out of its file, and add others, in place."""
+    added = "".join(f"{address} {name}\n" for address, name in new)
+    if not gone:
+        with path.open("a") as file:
+            file.write(added)
+        return
+    text = path.read_text()
+    for address, name in gone:
+        text = text.replace(f"\n{address} {name}\n", "\n")
+    with path.open("w") as file:
+        file.write(text + added)
 
 
 def in_container(reference: str) -> int:

@@ -11,30 +11,30 @@ import fcntl
 import json
 import os
 import shutil
-import sqlite3
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
 
 from pydantic import TypeAdapter
 
 from ebpfmesh.errors import MeshError, MissingPrivilege, NotFound
-from ebpfmesh.model import Function, Limits, Mesh, Policy, Service
+from ebpfmesh.kernel.prefixes import Block, block_of, packed
+from ebpfmesh.kernel.tables import LOCK_SECONDS, Entry, Kind, Tables
+from ebpfmesh.model import (
+    Address,
+    Function,
+    Limits,
+    Mesh,
+    Policy,
+    Scope,
+    Service,
+    port_prefixes,
+)
 
+__all__ = ["Entry", "FunctionRow", "Kind", "Place", "Record", "all_records", "locked"]
 RUN = Path("/run/ebpfmesh")
-LOCK_SECONDS = 60.0
-Kind = Literal["function", "tenant", "service"]
 
-_SCHEMA = """
-CREATE TABLE setting (key TEXT PRIMARY KEY, value TEXT NOT NULL);
-CREATE TABLE id (kind TEXT, name TEXT, id INTEGER, PRIMARY KEY (kind, name), UNIQUE (kind, id));
-CREATE TABLE function (name TEXT PRIMARY KEY, ready INTEGER, model TEXT, place TEXT);
-CREATE TABLE service (name TEXT PRIMARY KEY, model TEXT, row INTEGER, rows INTEGER);
-CREATE TABLE policy (match TEXT PRIMARY KEY, id INTEGER UNIQUE, model TEXT, shape INTEGER);
-CREATE INDEX policy_shape ON policy (shape);
-"""
 _FUNCTION = TypeAdapter(Function)
 _SERVICE = TypeAdapter(Service)
 _POLICY = TypeAdapter(Policy)
@@ -66,7 +66,7 @@ class FunctionRow:
     ready: bool
 
 
-class Record:
+class Record(Tables):
     """One mesh's record, open. Reading needs no lock."""
 
     def __init__(self, mesh: str, *, create: bool = False) -> None:
@@ -77,85 +77,31 @@ class Record:
             self.directory.mkdir(mode=0o755, parents=True, exist_ok=True)
         elif not path.exists():
             raise NotFound(f"there is no mesh {mesh}", hint="start it: ebpfmesh up FILE")
-        try:
-            self._db = sqlite3.connect(path, isolation_level=None, timeout=LOCK_SECONDS)
-            self._db.execute("PRAGMA synchronous = OFF")  # a tmpfs: there is no disk to wait for
-            if create and not self._all("SELECT name FROM sqlite_master"):
-                with self.transaction():
-                    for statement in _SCHEMA.strip().split(";\n"):
-                        self._db.execute(statement)
-        except sqlite3.Error as error:
-            raise MeshError(f"{path}: {error}", hint="remove what is left: ebpfmesh gc") from error
+        super().__init__(path, create=create)
+        self._path, self._inode = path, path.stat().st_ino
+        self._hosts: dict[tuple[str, str], bool] = {}  # lines that came or went
 
     @staticmethod
     def exists(mesh: str) -> bool:
         """Whether there is a record, be it an unfinished one."""
         return (RUN / mesh).is_dir()
 
-    def close(self) -> None:
-        """Close the file."""
-        self._db.close()
+    @property
+    def is_current(self) -> bool:
+        """Whether it is still the mesh's record: not once the mesh was down, be it up again."""
+        try:
+            return self._path.stat().st_ino == self._inode
+        except FileNotFoundError:
+            return False
+
+    def version(self) -> int:
+        """Another number once another process has written."""
+        return int(self._all("PRAGMA data_version")[0][0])
 
     def remove(self) -> None:
         """Delete the record and all that stands beside it."""
         self.close()
         shutil.rmtree(self.directory, ignore_errors=True)
-
-    @contextlib.contextmanager
-    def transaction(self) -> Iterator[None]:
-        """All writes of the block, or none."""
-        self._db.execute("BEGIN IMMEDIATE")
-        try:
-            yield
-        except BaseException:
-            self._db.execute("ROLLBACK")
-            raise
-        self._db.execute("COMMIT")
-
-    def _all(self, query: str, *values: object) -> list[Any]:
-        return self._db.execute(query, values).fetchall()
-
-    def get(self, key: str, default: Any = None) -> Any:
-        """A setting: any JSON value."""
-        rows = self._all("SELECT value FROM setting WHERE key = ?", key)
-        return json.loads(rows[0][0]) if rows else default
-
-    def set(self, key: str, value: Any) -> None:
-        """Write a setting."""
-        self._db.execute("REPLACE INTO setting VALUES (?, ?)", (key, json.dumps(value)))
-
-    def id_of(self, kind: Kind, name: str) -> int:
-        """The id of a name, given now if it has none: the smallest from 1 that is free."""
-        rows = self._all("SELECT id FROM id WHERE kind = ? AND name = ?", kind, name)
-        if rows:
-            return int(rows[0][0])
-        free = self._all(
-            "SELECT 1 WHERE NOT EXISTS (SELECT 1 FROM id WHERE kind = ?1 AND id = 1) UNION ALL "
-            "SELECT id + 1 FROM id AS a WHERE kind = ?1 AND NOT EXISTS "
-            "(SELECT 1 FROM id WHERE kind = ?1 AND id = a.id + 1) LIMIT 1",
-            kind,
-        )
-        number = int(free[0][0])
-        self._db.execute("INSERT INTO id VALUES (?, ?, ?)", (kind, name, number))
-        return number
-
-    def names(self, kind: Kind) -> dict[int, str]:
-        """Names by id."""
-        return dict(self._all("SELECT id, name FROM id WHERE kind = ?", kind))
-
-    def forget_ids(self) -> list[int]:
-        """Free the ids of names that nothing uses any more; those of tenants."""
-        self._db.execute(
-            "DELETE FROM id WHERE kind = 'function' AND name NOT IN (SELECT name FROM function)"
-        )
-        self._db.execute(
-            "DELETE FROM id WHERE kind = 'service' AND name NOT IN (SELECT name FROM service)"
-        )
-        tenants = self._all(
-            "DELETE FROM id WHERE kind = 'tenant' AND name NOT IN "
-            "(SELECT json_extract(model, '$.tenant') FROM function) RETURNING id"
-        )
-        return [row[0] for row in tenants]
 
     def functions(self) -> list[FunctionRow]:
         """All functions, by name."""
@@ -171,35 +117,61 @@ class Record:
     def put_function(self, function: Function, place: Place, *, ready: bool) -> None:
         """Write a function's row."""
         text = json.dumps(place.__dict__)
-        values = (function.name, int(ready), function.model_dump_json(), text)
-        self._db.execute("REPLACE INTO function VALUES (?, ?, ?, ?)", values)
+        values = (function.name, int(ready), function.model_dump_json(), text, function.tenant)
+        with self.transaction():
+            self._leave_tenant(function.name)
+            self._db.execute("REPLACE INTO function VALUES (?, ?, ?, ?, ?)", values)
+            self._put_addresses("function", function.name, function.addresses)
 
     def delete_function(self, name: str) -> None:
         """Delete a function's row."""
-        self._db.execute("DELETE FROM function WHERE name = ?", (name,))
+        with self.transaction():
+            self._leave_tenant(name)
+            self._unsure.add(("function", name))
+            self._db.execute("DELETE FROM function WHERE name = ?", (name,))
+            self._put_addresses("function", name, ())
 
-    def address_owner(self, address: str) -> str | None:
+    def _leave_tenant(self, function: str) -> None:
+        rows = self._all("SELECT tenant FROM function WHERE name = ?", function)
+        self._unsure.update(("tenant", tenant) for (tenant,) in rows)
+
+    def _put_addresses(self, kind: Kind, name: str, addresses: Sequence[Address]) -> None:
+        old = self._all("SELECT address FROM address WHERE kind = ? AND name = ?", kind, name)
+        if sorted(text for (text,) in old) != sorted(map(str, addresses)):
+            where = "WHERE kind = ? AND name = ?"
+            self._db.execute(f"DELETE FROM address {where}", (kind, name))  # noqa: S608
+            rows = [(packed(address), kind, name, str(address)) for address in addresses]
+            self._db.executemany("INSERT INTO address VALUES (?, ?, ?, ?)", rows)
+            self._change_hosts({(text, name) for (text,) in old}, False)
+            self._change_hosts({(str(address), name) for address in addresses}, True)
+
+    def _change_hosts(self, lines: set[tuple[str, str]], there: bool) -> None:
+        for line in lines:
+            if self._hosts.get(line) == (not there):
+                del self._hosts[line]  # undone
+            else:
+                self._hosts[line] = there
+
+    def host_changes(self) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
+        """What of ``hosts`` went and what came since it was last asked for."""
+        gone = [line for line, there in self._hosts.items() if not there]
+        new = [line for line, there in self._hosts.items() if there]
+        self._hosts.clear()
+        return gone, new
+
+    def address_owner(self, address: Address) -> str | None:
         """Name of the function or service that has this address."""
-        for table in ("function", "service"):
-            rows = self._all(
-                f"SELECT name FROM {table} WHERE ? IN "  # noqa: S608
-                "(json_extract(model, '$.address4'), json_extract(model, '$.address6'))",
-                address,
-            )
-            if rows:
-                return str(rows[0][0])
-        return None
+        owners = self.owners(packed(address), packed(address))
+        return owners[0][1] if owners else None
+
+    def owners(self, first: bytes, last: bytes) -> list[tuple[Kind, str]]:
+        """Kind and name of those with an address from ``first`` to ``last``."""
+        query = "SELECT DISTINCT kind, name FROM address WHERE packed BETWEEN ? AND ?"
+        return self._all(query, first, last)
 
     def hosts(self) -> list[tuple[str, str]]:
         """(address, name) of all functions and services."""
-        return self._all(
-            " UNION ALL ".join(
-                f"SELECT json_extract(model, '$.{field}') AS address, name FROM {table} "  # noqa: S608
-                "WHERE address IS NOT NULL"
-                for table in ("function", "service")
-                for field in ("address4", "address6")
-            )
-        )
+        return self._all("SELECT address, name FROM address ORDER BY kind, name, packed")
 
     def services(self) -> list[Service]:
         """All services, by name."""
@@ -211,57 +183,73 @@ class Record:
         rows = self._all("SELECT row, rows FROM service WHERE name = ?", service)
         return rows[0] if rows else (0, 0)
 
-    def tables(self) -> list[tuple[int, int]]:
-        """(first row, number of rows) of all services, by row."""
-        return self._all("SELECT row, rows FROM service WHERE rows > 0 ORDER BY row")
-
-    def put_service(self, service: Service, row: int, rows: int) -> None:
-        """Write a service's row."""
-        values = (service.name, service.model_dump_json(), row, rows)
-        self._db.execute("REPLACE INTO service VALUES (?, ?, ?, ?)", values)
+    def put_service(self, service: Service, row: int, rows: int, depths: int) -> None:
+        """Write a service's row; ``depths`` has a bit for each number of bits of its keys."""
+        size = len(port_prefixes(service.port, service.last_port))
+        old = self._all("SELECT size FROM service WHERE name = ?", service.name)
+        values = (service.name, service.model_dump_json(), row, rows, depths, size)
+        with self.transaction():
+            self._db.execute("REPLACE INTO service VALUES (?, ?, ?, ?, ?, ?)", values)
+            self._count("services", size - sum(number for (number,) in old))
+            self._put_addresses("service", service.name, service.addresses)
 
     def delete_service(self, name: str) -> None:
         """Delete a service's row."""
-        self._db.execute("DELETE FROM service WHERE name = ?", (name,))
+        with self.transaction():
+            self._unsure.add(("service", name))
+            old = self._all("DELETE FROM service WHERE name = ? RETURNING size", name)
+            self._count("services", -sum(number for (number,) in old))
+            self._put_addresses("service", name, ())
 
     def policies(self) -> list[tuple[int, Policy]]:
         """(id, policy) of all policies, in the order they were added."""
         rows = self._all("SELECT id, model FROM policy ORDER BY id")
         return [(number, _POLICY.validate_json(text)) for number, text in rows]
 
-    def put_policy(self, policy: Policy, shape: int) -> int:
+    def policy_id(self, policy: Policy) -> int | None:
+        """Id of the policy with this match."""
+        rows = self._all("SELECT id FROM policy WHERE match = ?", _match(policy))
+        return int(rows[0][0]) if rows else None
+
+    def put_policy(self, policy: Policy, entries: Sequence[Entry]) -> int:
         """Write a policy's row, in the place of one with the same match; its id."""
-        match = json.dumps([str(part) for part in policy.match])
-        rows = self._all("SELECT id FROM policy WHERE match = ?", match)
-        number = (
-            rows[0][0] if rows else self._all("SELECT ifnull(max(id), 0) + 1 FROM policy")[0][0]
-        )
-        values = (match, number, policy.model_dump_json(), shape)
-        self._db.execute("REPLACE INTO policy VALUES (?, ?, ?, ?)", values)
-        return int(number)
+        with self.transaction():
+            number = self.policy_id(policy)
+            if number is None:
+                number = int(self._all("SELECT ifnull(max(id), 0) + 1 FROM policy")[0][0])
+            ends = str(policy.source), str(policy.destination)
+            values = (_match(policy), number, policy.model_dump_json(), *ends)
+            self._db.execute("REPLACE INTO policy VALUES (?, ?, ?, ?, ?)", values)
+            self._put_entries(number, entries)
+        return number
 
     def delete_policy(self, policy: Policy) -> None:
         """Delete a policy's row."""
-        match = json.dumps([str(part) for part in policy.match])
-        self._db.execute("DELETE FROM policy WHERE match = ?", (match,))
-
-    def shapes(self) -> int:
-        """Bit n: some policy has shape n."""
-        return sum(1 << row[0] for row in self._all("SELECT DISTINCT shape FROM policy"))
+        number = self.policy_id(policy)
+        if number is not None:
+            with self.transaction():
+                self._db.execute("DELETE FROM policy WHERE id = ?", (number,))
+                self._put_entries(number, ())
 
     def drop_dangling(self) -> None:
         """Take names that lead nowhere out of services, and policies with such names away."""
         whole = self.model()
         for service in whole.services:
-            self.put_service(service, *self.table(service.name))
+            text = service.model_dump_json()
+            self._db.execute("UPDATE service SET model = ? WHERE name = ?", (text, service.name))
         kept = {policy.match for policy in whole.policies}
         for _, policy in self.policies():
             if policy.match not in kept:
                 self.delete_policy(policy)
+        self.doubt_all()
 
     def limits(self) -> Limits:
         """The sizes of the maps."""
         return Limits.model_validate(self.get("limits"))
+
+    def base(self) -> Mesh:
+        """The mesh without its functions, services and policies."""
+        return Mesh.model_validate_json(json.dumps(self.get("mesh")))
 
     def model(self, without: Collection[str] = ()) -> Mesh:
         """The mesh as it is: the functions that are ready and not among ``without``.
@@ -269,32 +257,115 @@ class Record:
         Names that then lead nowhere are left out of services and policies.
         """
         rows = [row for row in self.functions() if row.ready and row.function.name not in without]
-        functions = tuple(row.function for row in rows)
+        policies = [policy for _, policy in self.policies()]
+        return self._mesh([row.function for row in rows], self.services(), policies)
+
+    def _mesh(
+        self, functions: Sequence[Function], services: Sequence[Service], policies: Sequence[Policy]
+    ) -> Mesh:
         known = {function.name for function in functions}
-        services = tuple(
-            service.model_copy(
-                update={"functions": tuple(f for f in service.functions if f in known)}
-            )
-            for service in self.services()
-        )
         names = {
             "function": known,
             "tenant": {function.tenant for function in functions},
             "service": {service.name for service in services},
         }
-        policies = tuple(
+        kept = tuple(
             policy
-            for _, policy in self.policies()
-            if all(i.name in names.get(i.kind, {""}) for i in (policy.source, policy.destination))
+            for policy in policies
+            if all(
+                i.name in names.get(i.kind, {i.name}) for i in (policy.source, policy.destination)
+            )
         )
-        base = Mesh.model_validate_json(json.dumps(self.get("mesh")))
-        parts = {"functions": functions, "services": services, "policies": policies}
-        return base.model_copy(update=parts)
+        parts = {"functions": tuple(functions), "policies": kept}
+        parts["services"] = tuple(service.only(known) for service in services)
+        return self.base().model_copy(update=parts)
+
+    def part(self, scope: Scope) -> Mesh:
+        """The mesh as it is, as far as a change of this scope can see it."""
+        policies = self._policies_of(scope)
+        ends = {i for rule in (*policies, *scope.rules) for i in (rule.source, rule.destination)}
+        names: dict[str, set[str]] = {"function": set(scope.functions), "tenant": set()}
+        names["service"] = set(scope.services)
+        for identity in ends:
+            if identity.name and identity.kind in names:
+                names[identity.kind].add(identity.name)
+        changed = self._services(scope.services)
+        addresses = {*scope.addresses, *(a for service in changed for a in service.addresses)}
+        spans = [(packed(address), packed(address)) for address in addresses]
+        blocks = [block_of(identity.prefix) for identity in ends if identity.prefix]
+        spans += [(block.first, block.last) for block in blocks]
+        for first, last in spans:
+            for kind, name in self.owners(first, last):
+                names[kind].add(name)
+        services = self._services(sorted(names["service"]))
+        names["function"].update(name for service in services for name in service.functions)
+        names["function"].update(self._of_tenants(names["tenant"]))
+        rows = [row for name in sorted(names["function"]) if (row := self.function(name))]
+        return self._mesh([row.function for row in rows if row.ready], services, policies)
+
+    def around(self, function: Function) -> tuple[Mesh, Mesh]:
+        """The mesh with a function and without, as far as removing it changes anything.
+
+        Costs the same however many other functions and rules there are.
+        """
+        name, tenant = function.name, function.tenant
+        texts = self._naming(f"function:{name}")
+        others = "SELECT 1 FROM function WHERE tenant = ? AND ready AND name != ? LIMIT 1"
+        if not self._all(others, tenant, name):
+            texts |= self._naming(f"tenant:{tenant}")
+        query = "SELECT name FROM service WHERE instr(model, ?)"
+        near = [row[0] for row in self._all(query, json.dumps(name))]
+        services = tuple(one for one in self._services(near) if name in one.functions)
+        backends = {backend for service in services for backend in service.functions} - {name}
+        rows = [row for one in sorted(backends) if (row := self.function(one)) and row.ready]
+        functions = tuple(row.function for row in rows)
+        parts = {
+            "functions": (function, *functions),
+            "services": services,
+            "policies": tuple(_POLICY.validate_json(texts[number]) for number in sorted(texts)),
+        }
+        return self.base().model_copy(update=parts), self._mesh(functions, services, ())
+
+    def _policies_of(self, scope: Scope) -> list[Policy]:
+        """Policies of a scope, and for each prefix near one of its own or its addresses' one."""
+        texts: dict[int, str] = {}
+        for rule in scope.rules:
+            texts |= self._all("SELECT id, model FROM policy WHERE match = ?", _match(rule))
+        for identity in scope.about:
+            texts |= self._naming(str(identity))
+        ends = (i for rule in scope.rules for i in (rule.source, rule.destination))
+        blocks = [block_of(identity.prefix) for identity in ends if identity.prefix]
+        near = {name for block in blocks for name in self.prefixes_inside(block)}
+        blocks += [Block(128, packed(address)) for address in scope.addresses]
+        near |= {name for block in blocks for name in self.prefixes_around(block)}
+        for name in near:
+            texts |= self._naming(f"outside:{name}", limit=1)
+        return [_POLICY.validate_json(texts[number]) for number in sorted(texts)]
+
+    def _naming(self, identity: str, limit: int = -1) -> dict[int, str]:
+        """Id and text of policies that name an identity."""
+        query = "SELECT id, model FROM policy WHERE source = ?1 UNION "
+        query += "SELECT id, model FROM policy WHERE destination = ?1 LIMIT ?2"
+        return dict(self._all(query, identity, limit))
+
+    def _services(self, names: Sequence[str]) -> list[Service]:
+        query = "SELECT model FROM service WHERE name = ?"
+        texts = (row for name in names for row in self._all(query, name))
+        return [_SERVICE.validate_json(text) for (text,) in texts]
+
+    def _of_tenants(self, tenants: Collection[str]) -> list[str]:
+        """A function of each tenant that has one."""
+        query = "SELECT name FROM function WHERE tenant = ? AND ready LIMIT 1"
+        return [row[0] for tenant in tenants for row in self._all(query, tenant)]
 
 
 def _function_row(mesh: str, number: int, ready: int, model: str, place: str) -> FunctionRow:
     where = Place(**json.loads(place))
     return FunctionRow(mesh, number, _FUNCTION.validate_json(model), where, bool(ready))
+
+
+def _match(policy: Policy) -> str:
+    return json.dumps([str(part) for part in policy.match])
 
 
 def all_records() -> list[str]:

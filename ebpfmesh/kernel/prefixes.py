@@ -1,0 +1,41 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""Addresses and prefixes as the maps have them: IPv4 as ::ffff:a.b.c.d."""
+
+from ipaddress import IPv4Address, ip_network
+from typing import NamedTuple
+
+from ebpfmesh.model import Address, Network
+
+BYTES = 16
+_MAPPED = 0xFFFF << 32
+
+
+class Block(NamedTuple):
+    """A prefix: its length and its first address; as numbers, blocks sort the wide ones first."""
+
+    length: int
+    first: bytes
+
+    @property
+    def last(self) -> bytes:
+        """Its last address."""
+        return (int.from_bytes(self.first) | (1 << 128 - self.length) - 1).to_bytes(BYTES)
+
+    def wider(self, length: int) -> "Block":
+        """The block of that length around it."""
+        rest = 128 - length
+        return Block(length, (int.from_bytes(self.first) >> rest << rest).to_bytes(BYTES))
+
+
+def packed(address: Address) -> bytes:
+    """The 16 bytes of an address."""
+    mapped = _MAPPED if isinstance(address, IPv4Address) else 0
+    return (int(address) | mapped).to_bytes(BYTES)
+
+
+def block_of(prefix: Network | str) -> Block:
+    """A prefix of either family, be it as text."""
+    if isinstance(prefix, str):
+        prefix = ip_network(prefix)
+    mapped = 96 if prefix.version == 4 else 0
+    return Block(prefix.prefixlen + mapped, packed(prefix.network_address))
