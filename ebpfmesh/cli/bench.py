@@ -165,7 +165,8 @@ def _tell(runs: "list[tuple[Results, Path]]") -> None:
             continue
         output.show(report.connections_table(results))
         output.show(report.figures_table(results))
-        output.show(report.ratios_table(results))
+        for table in report.ratios_tables(results):
+            output.show(table)
         if analyse.costs(results):
             output.show(report.costs_table(results))
         click.echo(f"report: {page.resolve()}")

@@ -5,30 +5,65 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ebpfmesh.cli import output
+from ebpfmesh.cli import ask, output
 from ebpfmesh.cli.base import Group
 from ebpfmesh.cli.choose import need_change, the_mesh
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
-    from ebpfmesh.model import Mesh, Policy
+    from ebpfmesh.model import Mesh, Policy, Scope
 
-PORT = click.IntRange(1, 65535)
+
+def _ports(_context: click.Context, _option: click.Parameter, text: str | None) -> str | None:
+    """A port or a range as it was given, now that it is known to be one."""
+    from ebpfmesh.model import Invalid, parse_ports
+
+    try:
+        parse_ports(text) if text is not None else None
+    except Invalid as error:
+        raise click.BadParameter(f"{error.message}; {error.hint}") from None
+    return text
+
+
 FUNCTIONS = click.option(
     "--function", "functions", metavar="F", multiple=True, help="A backend; may be repeated."
 )
-TARGET = click.option("--target-port", metavar="P", type=PORT, help="The backends' own port.")
+TARGET = click.option(
+    "--target-port",
+    metavar="P",
+    callback=_ports,
+    help="The backends' own port, or a range as long as the port's.",
+)
 PROTOCOL = click.Choice(["tcp", "udp"])
+AFFINITY = click.Choice(["none", "source"])
 
 
-def _edit(what: str, change: "Callable[[Mesh], Mesh]") -> None:
+def _weights(
+    _context: click.Context, _option: click.Parameter, texts: "Sequence[str]"
+) -> dict[str, int]:
+    found = {}
+    for text in texts:
+        name, equals, number = text.partition("=")
+        if not (name and equals and number.isascii() and number.isdecimal() and int(number) <= 100):
+            raise click.BadParameter(f"{text!r} is not NAME=N with N from 0 to 100.")
+        found[name] = int(number)
+    return found
+
+
+WEIGHT = click.option(
+    "--weight", "weights", metavar="NAME=N", multiple=True, callback=_weights,
+    help="Part of new flows a backend gets, 0 to 100; 1 if not given, 0 drains it.",
+)  # fmt: skip
+
+
+def _edit(what: str, change: "Callable[[Mesh], Mesh]", scope: "Scope") -> None:
     """Apply a change of the model and tell the operations it came to."""
     from ebpfmesh import apply
 
     mesh = the_mesh()
     with output.steps(what) as step:
-        done = apply.edit(mesh, change, step)
+        done = apply.edit(mesh, change, step, scope=scope)
     output.operations(mesh, done)
 
 
@@ -49,41 +84,52 @@ def service() -> None:
     examples=(
         "ebpfmesh service add cache --address 198.19.0.9 --port 6379 --function cache",
         "ebpfmesh service add dns --address 198.19.0.53 --port 53 --protocol udp",
-        "ebpfmesh service add api --address 198.19.0.2 --port 80 --target-port 8080",
+        "ebpfmesh service add media --address 198.19.0.2 --port 8000-8099 --affinity source",
     ),
 )
 @click.argument("name")
 @click.option("--address", "addresses", metavar="A", multiple=True, required=True,
               help="Its address; one of each family.")  # fmt: skip
-@click.option("--port", metavar="P", type=PORT, required=True, help="The port clients use.")
+@click.option("--port", metavar="P", callback=_ports, required=True,
+              help="The port clients use, or a range: 8000-8099.")  # fmt: skip
 @TARGET
 @click.option("--protocol", type=PROTOCOL, default="tcp", show_default=True, help="Its protocol.")
 @FUNCTIONS
+@WEIGHT
+@click.option("--affinity", type=AFFINITY, default="none", show_default=True,
+              help="source: a client keeps its backend, whatever its port.")  # fmt: skip
 def service_add(name: str, **values: Any) -> None:
     """Add service NAME; the target port is its port if left out."""
     from ebpfmesh.config import edit
 
     need_change("service add")
-    _edit(f"service {name}", lambda mesh: edit.add_service(mesh, name, **values))
+    scope = edit.scope_of_service(
+        name, addresses=values["addresses"], functions=values["functions"]
+    )
+    _edit(f"service {name}", lambda mesh: edit.add_service(mesh, name, **values), scope)
 
 
 @service.command(
     "set",
     examples=(
         "ebpfmesh service set cache --port 6380",
-        "ebpfmesh service set api --function web-1",
+        "ebpfmesh service set api --weight web-1=0 --weight web-2=3",
         "ebpfmesh service set dns --address 198.19.1.53 --protocol tcp",
     ),
 )
 @click.argument("name")
 @click.option("--address", "addresses", metavar="A", multiple=True, help="Instead of those it has.")
-@click.option("--port", metavar="P", type=PORT, help="The port clients use.")
+@click.option(
+    "--port", metavar="P", callback=_ports, help="The port clients use, or a range: 8000-8099."
+)
 @TARGET
 @click.option("--protocol", type=PROTOCOL, help="Its protocol.")
 @FUNCTIONS
+@WEIGHT
+@click.option("--affinity", type=AFFINITY, help="source: a client keeps its backend.")
 @click.option("--no-functions", is_flag=True, help="Leave it without backends: it refuses.")
 def service_set(name: str, no_functions: bool, **values: Any) -> None:
-    """Change service NAME: what is given replaces what it has.
+    """Change service NAME: what is given replaces what it has, a weight that of one backend.
 
     Connections keep their backend as long as it is one of the service's and lives.
     """
@@ -92,7 +138,10 @@ def service_set(name: str, no_functions: bool, **values: Any) -> None:
     need_change("service set")
     given = {key: value for key, value in values.items() if value or key == "addresses"}
     given |= {"functions": ()} if no_functions else {}
-    _edit(f"service {name}", lambda mesh: edit.set_service(mesh, name, **given))
+    scope = edit.scope_of_service(
+        name, addresses=values["addresses"], functions=values["functions"]
+    )
+    _edit(f"service {name}", lambda mesh: edit.set_service(mesh, name, **given), scope)
 
 
 @service.command(
@@ -109,7 +158,8 @@ def service_del(name: str) -> None:
     from ebpfmesh.config import edit
 
     need_change("service del")
-    _edit(f"service {name}", lambda mesh: edit.delete_service(mesh, name))
+    scope = edit.scope_of_service(name)
+    _edit(f"service {name}", lambda mesh: edit.delete_service(mesh, name), scope)
 
 
 @click.group(
@@ -123,8 +173,8 @@ def service_del(name: str) -> None:
 def policy() -> None:
     """Policies: who may open a flow to whom; answers need no rule.
 
-    FROM and TO are any, outside, function:NAME, tenant:NAME and, for TO, service:NAME. Of the
-    rules that match the lowest priority decides, deny before allow.
+    FROM and TO are any, outside, outside:PREFIX, function:NAME, tenant:NAME and, for TO,
+    service:NAME. Of the rules that match the lowest priority decides, deny before allow.
     """
 
 
@@ -133,8 +183,10 @@ MATCH = (
     click.argument("destination", metavar="TO"),
     click.option("--protocol", type=click.Choice(["any", "tcp", "udp", "icmp"]), default="any",
                  show_default=True, help="What it is about."),
-    click.option("--port", metavar="P", type=PORT, default=None,
-                 help="Of TO: the service's, or the receiver's own."),
+    click.option("--port", metavar="P", callback=_ports, default=None,
+                 help="Of TO: the service's, or the receiver's own; or a range: 8000-8099."),
+    click.option("--icmp-type", metavar="T", type=click.IntRange(0, 255), default=None,
+                 help="With --protocol icmp; an echo request is 8, of IPv6 too."),
 )  # fmt: skip
 
 
@@ -145,9 +197,9 @@ def _matching(command: "Callable[..., None]") -> "Callable[..., None]":
 
 
 def _policy(values: dict[str, Any]) -> "Policy":
-    from ebpfmesh import config, model
+    from ebpfmesh.config import edit
 
-    return config.make(model.Policy, **values | {"port": values["port"] or 0})
+    return edit.rule(**values)
 
 
 @policy.command(
@@ -155,7 +207,7 @@ def _policy(values: dict[str, Any]) -> "Policy":
     examples=(
         "ebpfmesh policy add function:phone service:portal --protocol tcp --port 80",
         "ebpfmesh policy add tenant:guest any --action deny --priority 10",
-        "ebpfmesh policy add any tenant:operator --protocol icmp",
+        "ebpfmesh policy add outside:192.0.2.0/24 function:web --protocol tcp --port 8000-8099",
     ),
 )
 @_matching
@@ -172,7 +224,7 @@ def policy_add(**values: Any) -> None:
 
     need_change("policy add")
     rule = _policy(values)
-    _edit(f"policy {rule}", lambda mesh: edit.add_policy(mesh, rule))
+    _edit(f"policy {rule}", lambda mesh: edit.add_policy(mesh, rule), edit.scope_of_policy(rule))
 
 
 @policy.command(
@@ -180,7 +232,7 @@ def policy_add(**values: Any) -> None:
     examples=(
         "ebpfmesh policy del function:phone service:portal --protocol tcp --port 80",
         "ebpfmesh policy del tenant:guest any",
-        "ebpfmesh policy del any tenant:operator --protocol icmp",
+        "ebpfmesh policy del outside:192.0.2.0/24 function:web --protocol tcp --port 8000-8099",
     ),
 )
 @_matching
@@ -190,7 +242,9 @@ def policy_del(**values: Any) -> None:
 
     need_change("policy del")
     rule = _policy(values)
-    _edit("policy", lambda mesh: edit.delete_policy(mesh, rule))
+    _edit("policy", lambda mesh: edit.delete_policy(mesh, rule), edit.scope_of_policy(rule))
 
+
+policy.add_command(ask.policy_test)
 
 COMMANDS = (service, policy)

@@ -9,7 +9,7 @@ from typing import NoReturn
 
 import click
 
-from ebpfmesh.cli import bench, doctor, edit, functions, mesh, show
+from ebpfmesh.cli import bench, doctor, edit, events, functions, mesh, show
 from ebpfmesh.cli.base import Group, Settings
 from ebpfmesh.errors import MeshError
 
@@ -34,7 +34,7 @@ def cli() -> None:
     """
 
 
-for _module in (mesh, functions, show, edit, doctor, bench):
+for _module in (mesh, functions, show, edit, events, doctor, bench):
     for _command in _module.COMMANDS:
         cli.add_command(_command)
 

@@ -26,6 +26,12 @@ def data(**parts: Any) -> None:
     click.echo(json.dumps(whole, indent=2, ensure_ascii=False, default=_plain))
 
 
+def line(row: Any) -> None:
+    """Print a row as one line of JSON, schema 1; for what comes one at a time."""
+    whole = {"schema": SCHEMA, **asdict(row)}
+    click.echo(json.dumps(whole, ensure_ascii=False, default=_plain))
+
+
 def _plain(value: Any) -> Any:
     """What json cannot print by itself: rows and addresses."""
     return asdict(value) if is_dataclass(value) and not isinstance(value, type) else str(value)

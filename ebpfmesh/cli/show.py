@@ -13,7 +13,7 @@ from ebpfmesh.cli.choose import need_read, the_mesh
 
 if TYPE_CHECKING:
     from ebpfmesh.observe.functions import Function
-    from ebpfmesh.observe.mesh import Backend, Mesh
+    from ebpfmesh.observe.mesh import Backend, Mesh, Service
     from ebpfmesh.observe.view import View
 
 
@@ -58,6 +58,7 @@ def show_mesh() -> None:
         return
     broken = f", {row.functions_broken} broken" if row.functions_broken else ""
     limits = ", ".join(f"{output.number(size)} {name}" for name, size in row.limits.items())
+    timeouts = ", ".join(f"{name} {output.number(s)} s" for name, s in row.timeouts.items())
     state = "a change was cut short: run up or gc" if row.interrupted else "whole"
     for name, text in (
         ("mesh", row.name),
@@ -67,6 +68,7 @@ def show_mesh() -> None:
         ("policies", row.policies),
         ("prefixes", ", ".join(row.prefixes)),
         ("limits", limits),
+        ("timeouts", timeouts),
         ("hook", row.hook),
         ("epoch", row.epoch),
         ("maps", output.size(row.memory)),
@@ -144,8 +146,7 @@ def show_services() -> None:
                 row.id or None,
                 row.name,
                 " ".join(row.addresses),
-                f"{row.protocol}/{row.port}"
-                + (f" → {row.target_port}" if row.target_port != row.port else ""),
+                _ports(row),
                 output.mark(f"{row.alive}/{len(row.backends)}", "" if row.alive else "red"),
                 _backends(row.backends),
             )
@@ -155,9 +156,24 @@ def show_services() -> None:
     )
 
 
+def _ports(row: "Service") -> str:
+    from ebpfmesh.model import ports_text
+
+    text = f"{row.protocol}/{ports_text(row.port, row.port + row.ports - 1)}"
+    if row.target_port != row.port:
+        text += f" → {ports_text(row.target_port, row.target_port + row.ports - 1)}"
+    return f"{text} by source" if row.affinity == "source" else text
+
+
 def _backends(backends: "tuple[Backend, ...]") -> str:
-    shown = [f"{b.function} {b.share:.1%}" + ("" if b.alive else " gone") for b in backends[:6]]
+    shown = [f"{b.function} {_share(b)}" for b in backends[:6]]
     return ", ".join(shown) + (f", … {len(backends) - 6} more" if len(backends) > 6 else "")
+
+
+def _share(backend: "Backend") -> str:
+    if not backend.alive:
+        return f"{backend.share:.1%} gone"
+    return f"{backend.share:.1%}" if backend.weight else "drained"
 
 
 @show.command("policies", examples=_examples("policies"))
@@ -179,7 +195,7 @@ def show_policies() -> None:
                 row.priority,
                 row.source,
                 row.destination,
-                f"{row.protocol}/{row.port}" if row.port else row.protocol,
+                row.what,
                 output.mark(row.action, "green" if row.action == "allow" else "red"),
             )
             for row in rows

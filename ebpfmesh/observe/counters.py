@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from ebpfmesh import _abi
 from ebpfmesh.observe.view import View
 
-_DIRECTIONS = {_abi.Direction.FROM_FN: "from function", _abi.Direction.TO_FN: "to function"}
+DIRECTIONS = {_abi.Direction.FROM_FN: "from function", _abi.Direction.TO_FN: "to function"}
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ def read_drops(view: View) -> list[Drop]:
     rows = [
         Drop(
             function=view.name_of("function", key.function) if key.function else "unknown",
-            direction=_DIRECTIONS[_abi.Direction(key.direction)],
+            direction=DIRECTIONS[_abi.Direction(key.direction)],
             reason=_abi.Reason(key.reason).name,
             number=key.reason,
             text=_abi.REASON_TEXT[_abi.Reason(key.reason)],

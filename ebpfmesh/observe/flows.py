@@ -10,7 +10,7 @@ from ebpfmesh import _abi
 from ebpfmesh.kernel.control import PROTOCOL
 from ebpfmesh.observe.view import View
 
-_PROTOCOLS = {number: name for name, number in PROTOCOL.items() if number} | {
+PROTOCOLS = {number: name for name, number in PROTOCOL.items() if number} | {
     socket.IPPROTO_ICMPV6: "icmp"
 }
 
@@ -58,7 +58,7 @@ def _flow(
 ) -> Flow:
     reply = bool(flow.flags & _abi.FlowFlag.REPLY)
     number = key.origin & 0xFF
-    protocol = _PROTOCOLS.get(number, str(number))
+    protocol = PROTOCOLS.get(number, str(number))
     has_ports = protocol != "icmp"
     return Flow(
         protocol=protocol,
@@ -74,7 +74,7 @@ def _flow(
         service=view.name_of("service", flow.service) if flow.service else "",
         nat=_nat(flow, source.version),
         epoch=flow.epoch,
-        current=flow.epoch == view.config.epoch,
+        current=flow.epoch == view.config.judged,
     )
 
 

@@ -1,14 +1,27 @@
 # SPDX-License-Identifier: BSD-2-Clause
 """Whether a mesh is well: its functions, maps, and what others put on its interfaces."""
 
+import ctypes
+import socket
+from collections import Counter
 from collections.abc import Iterator
 
+from ebpfmesh import _abi
 from ebpfmesh.errors import MeshError, NotFound
-from ebpfmesh.kernel import links
+from ebpfmesh.kernel import bpf, clock, links, listener
 from ebpfmesh.kernel.place import HOOKS, fault
-from ebpfmesh.observe import objects
+from ebpfmesh.model import Limits
+from ebpfmesh.observe import counters, netfilter, objects
 from ebpfmesh.observe.machine import Check, Status
 from ebpfmesh.observe.view import View, opened
+
+FULL = 0.8  # of the entries of a map
+RULES_SHOWN = 20
+_FLOWS = (
+    (("mesh_flow4", "mesh_flow6"), _abi.Count.FLOW_MADE, _abi.Count.FLOW_GONE),
+    (("mesh_half",), _abi.Count.HALF_MADE, _abi.Count.HALF_GONE),
+)
+"""Maps of flows, and what is counted when the programs put entries there and take them out."""
 
 
 def check(mesh: str) -> Iterator[Check]:
@@ -31,6 +44,10 @@ def _check(view: View, topic: str) -> Iterator[Check]:
         yield Check(topic, "ok", f"{len(view.functions)} functions work")
     yield from _foreign(view, topic)
     yield from _fill(view, topic)
+    yield from _flows(view, topic)
+    yield from _counted(view, topic)
+    yield from _listener(view, topic)
+    yield from _netfilter(view, topic)
 
 
 def _foreign(view: View, topic: str) -> Iterator[Check]:
@@ -45,7 +62,123 @@ def _foreign(view: View, topic: str) -> Iterator[Check]:
 
 
 def _fill(view: View, topic: str) -> Iterator[Check]:
+    """Maps that take no more, or soon will not."""
     for row in objects.read_maps(view):
         if row.is_full:
             what = f"map {row.name}: {row.used} of {row.entries} entries are used"
-            yield Check(topic, "note", what, "raise its limit under [mesh], then down and up")
+            yield Check(topic, "note", what, _raise(row.name))
+
+
+def _flows(view: View, topic: str) -> Iterator[Check]:
+    """Maps that push the oldest out to make room: whether what is pushed out still lives.
+
+    An entry stays when its time is over, so a full map by itself is nothing bad.
+    """
+    for names, made, gone in _FLOWS:
+        status: Status = "ok"
+        for name in names:
+            table = view.maps[name]
+            entries = bpf.map_info(table.fd).max_entries
+            if table.count() < FULL * entries or (live := _live(view, name)) < FULL * entries:
+                continue
+            status = "note"
+            what = f"map {name}: {live} of {entries} entries are of flows that live"
+            yield Check(topic, status, what, _raise(name))
+        present = sum(view.maps[name].count() for name in names)
+        if (pushed := _count(view, made) - _count(view, gone) - present) > 0:
+            what = f"{pushed} entries of {' and '.join(names)} were pushed out since up"
+            yield Check(topic, status, f"{what}, the longest silent first")
+
+
+def _live(view: View, name: str) -> int:
+    """Number of entries whose time is not over."""
+    half = name == "mesh_half"
+    return sum(
+        flow_lives(view.config, key.origin & 0xFF, flow, half=half)
+        for key, flow in view.maps[name].items()
+    )
+
+
+def flow_lives(config: _abi.Config, protocol: int, flow: _abi.Flow, *, half: bool) -> bool:
+    """Whether the time of an entry is not over yet (track_timeout() of bpf/lib/track.h)."""
+    timeout = _abi.Timeout.ICMP
+    if protocol == socket.IPPROTO_UDP:
+        timeout = _abi.Timeout.UDP
+    elif protocol == socket.IPPROTO_TCP:
+        timeout = _abi.Timeout.HANDSHAKE if half else _abi.Timeout.ESTABLISHED
+        if flow.flags & _abi.FlowFlag.CLOSING:
+            timeout = _abi.Timeout.CLOSING
+    return clock.age(flow.seen) <= config.timeouts[timeout]
+
+
+def _counted(view: View, topic: str) -> Iterator[Check]:
+    """What was counted since the mesh is up, and should not have been."""
+    drops: Counter[str] = Counter()
+    for row in counters.read_drops(view):
+        drops[row.reason] += row.packets
+    if lost := _count(view, _abi.Count.EVENT_LOST):
+        what = f"{lost} events were lost: they came faster than they were read"
+        yield Check(topic, "note", what, "ask for fewer: --kind, --snap, --drops-only")
+    if full := drops["FLOW_FULL"]:
+        what = f"{full} packets were dropped because there was no room for a flow"
+        yield Check(topic, "note", what, _raise("mesh_flow4"))
+    if drops["FRAGMENT"] and (what := _is_full(view, "mesh_fragment")):
+        what += f", and {drops['FRAGMENT']} later fragments were dropped"
+        yield Check(topic, "note", what, _raise("mesh_fragment"))
+    if what := _is_full(view, "mesh_socket"):
+        what += ": rules about services may not hold for the oldest sockets"
+        yield Check(topic, "note", what, _raise("mesh_socket"))
+
+
+def _is_full(view: View, name: str) -> str:
+    """What to say of a map that pushes out its oldest; empty if it has room."""
+    table = view.maps[name]
+    used, entries = table.count(), bpf.map_info(table.fd).max_entries
+    return f"map {name}: {used} of {entries} entries are used" if used >= FULL * entries else ""
+
+
+def _count(view: View, count: _abi.Count) -> int:
+    value = view.maps["mesh_counts"].get(ctypes.c_uint32(count))
+    return int(value.value) if value else 0
+
+
+def _raise(name: str) -> str:
+    """Which limit makes a map larger."""
+    limit = next(spec.entries for spec in _abi.MAPS if spec.name == name)
+    what = f"limits.{limit}" if limit in Limits.model_fields else "its limit"
+    return f"raise {what} under [mesh], then down and up"
+
+
+def _listener(view: View, topic: str) -> Iterator[Check]:
+    found = listener.find(view.record)
+    if found is None:
+        return
+    if not found.lives:
+        what = f"events are sent to process {found.pid}, which is gone"
+        yield Check(topic, "note", what, "ebpfmesh gc stops it, and so does any change")
+    elif view.config.events & _abi.EventKind.VERDICT:
+        what = f"process {found.pid} asks for every packet's verdict: all go the slow way"
+        yield Check(topic, "note", what, "end it when it is no longer needed")
+
+
+def _netfilter(view: View, topic: str) -> Iterator[Check]:
+    """Rules of the host that would have matched, had the packets come by."""
+    functions = [row.function for row in view.functions]
+    owners = [*functions, *view.record.services()]
+    ours = netfilter.Ours(
+        addresses=frozenset(address for owner in owners for address in owner.addresses),
+        interfaces=frozenset(row.place.interface for row in view.functions),
+    )
+    try:
+        found = netfilter.rules(ours)
+    except MeshError as error:
+        yield Check(topic, "unknown", f"rules of the host: {error.message}", error.hint)
+        return
+    if not found:
+        return
+    what = f"{len(found)} rules of the host would match traffic between functions, and never see it"
+    yield Check(topic, "note", what, "say the same by policies: ebpfmesh policy add")
+    for line in found[:RULES_SHOWN]:
+        yield Check(topic, "note", line)
+    if len(found) > RULES_SHOWN:
+        yield Check(topic, "note", f"… and {len(found) - RULES_SHOWN} more")

@@ -5,7 +5,6 @@ import os
 import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -127,8 +126,7 @@ def _bcc(topic: str) -> Check:
 
 
 def _headers(topic: str) -> Check:
-    with tempfile.TemporaryDirectory(prefix="ebpfmesh-headers-") as directory:
-        headers.header_tree(Path(directory))
+    headers.header_links()
     return Check(topic, "ok", "user-space headers are there; the kernel's own are not needed")
 
 
@@ -163,11 +161,11 @@ def _netfilter(topic: str) -> Check:
         for line in path.read_text().split()
     ]
     if not rules and not legacy:
-        return Check(topic, "ok", "no host rules")
+        return Check(topic, "ok", "the host has no rules; traffic between functions meets none")
     what = [f"{rules} nftables rules"] if rules else []
     what += [f"legacy iptables tables {', '.join(sorted(set(legacy)))}"] if legacy else []
-    hint = "traffic between functions does not pass them: say the same as policies"
-    return Check(topic, "note", f"the host has {' and '.join(what)}", hint)
+    text = f"the host has {' and '.join(what)}: they do not see traffic between functions"
+    return Check(topic, "note", text, "what they are for is said by policies: ebpfmesh policy")
 
 
 def _tools() -> Iterator[Check]:

@@ -10,12 +10,15 @@ from ebpfmesh.kernel import links
 from ebpfmesh.kernel.control import service_keys
 from ebpfmesh.kernel.place import fault
 from ebpfmesh.model import Service as ServiceModel
+from ebpfmesh.model import ports_text
 from ebpfmesh.observe.view import View
 
 
 @dataclass(frozen=True)
 class Mesh:
     """A mesh in one row. ``memory`` is what its maps hold, in bytes; ``limits`` their sizes.
+
+    ``timeouts`` are seconds that a flow without packets lives.
 
     ``interrupted``: a change was cut short; the next ``up`` or ``gc`` finishes or undoes it.
     """
@@ -32,6 +35,7 @@ class Mesh:
     policies: int
     prefixes: tuple[str, ...]
     limits: dict[str, int]
+    timeouts: dict[str, int]
     memory: int
     pins: str
     interrupted: bool
@@ -39,16 +43,24 @@ class Mesh:
 
 @dataclass(frozen=True)
 class Backend:
-    """A function behind a service; ``share`` of all flows, 0 to 1, as the table has it."""
+    """A function behind a service; ``share`` of new flows, 0 to 1, as the table has it.
+
+    With ``weight`` 0 it gets none: it is drained.
+    """
 
     function: str
     alive: bool
     share: float
+    weight: int
 
 
 @dataclass(frozen=True)
 class Service:
-    """A service; it is reached at each of ``addresses``."""
+    """A service; it is reached at each of ``addresses``.
+
+    It has ``ports`` ports from ``port`` on, which become as many from ``target_port`` on.
+    ``affinity`` is "source" if a client's address alone chooses the backend, else "none".
+    """
 
     id: int
     name: str
@@ -56,6 +68,8 @@ class Service:
     protocol: str
     port: int
     target_port: int
+    ports: int
+    affinity: str
     backends: tuple[Backend, ...]
     table_size: int
 
@@ -67,7 +81,10 @@ class Service:
 
 @dataclass(frozen=True)
 class Policy:
-    """A rule; id and priority are None for what holds where no rule does."""
+    """A rule; id and priority are None for what holds where no rule does.
+
+    ``port_end`` is the last port of a range, else None.
+    """
 
     id: int | None
     priority: int | None
@@ -75,13 +92,28 @@ class Policy:
     destination: str
     protocol: str
     port: int | None
+    port_end: int | None
+    icmp_type: int | None
     action: str
+
+    @property
+    def what(self) -> str:
+        """Protocol and ports, or ICMP type, as people write them."""
+        if self.icmp_type is not None:
+            return f"{self.protocol}/{self.icmp_type}"
+        if self.port is None:
+            return self.protocol
+        return f"{self.protocol}/{ports_text(self.port, self.port_end or self.port)}"
+
+
+def _default(source: str, destination: str, action: str) -> Policy:
+    return Policy(None, None, source, destination, "any", None, None, None, action)
 
 
 DEFAULTS = (
-    Policy(None, None, "any", "same tenant", "any", None, "allow"),
-    Policy(None, None, "any function", "outside", "any", None, "allow"),
-    Policy(None, None, "any", "any", "any", None, "deny"),
+    _default("any", "same tenant", "allow"),
+    _default("any function", "outside", "allow"),
+    _default("any", "any", "deny"),
 )
 """What holds where no rule does, in order (policy_default of bpf/lib/policy.h)."""
 
@@ -93,8 +125,8 @@ def read_mesh(view: View) -> Mesh:
         name=view.name,
         abi=_abi.ABI,
         netns_inode=int(view.record.get("netns")),
-        hook="TCX link" if links.has_tcx() else "clsact filter",
-        epoch=view.config.epoch,
+        hook="TCX link" if links.uses_tcx(model.hook) else "clsact filter",
+        epoch=view.config.judged,
         functions=len(view.functions),
         functions_broken=sum(bool(fault(view.ip, row)) for row in view.functions),
         tenants=len({row.function.tenant for row in view.functions}),
@@ -102,6 +134,7 @@ def read_mesh(view: View) -> Mesh:
         policies=len(model.policies),
         prefixes=(str(model.prefix4), str(model.prefix6)),
         limits=view.record.limits().model_dump(),
+        timeouts=model.timeouts.model_dump(),
         memory=sum(view.maps.memory().values()),
         pins=str(view.pins.root),
         interrupted=bool(view.record.get("dirty")),
@@ -124,8 +157,11 @@ def _service(view: View, service: ServiceModel, alive: set[str]) -> Service:
         protocol=service.protocol,
         port=service.port,
         target_port=service.target_port,
+        ports=service.ports,
+        affinity=service.affinity,
         backends=tuple(
-            Backend(name, name in alive, shares.get(name, 0.0)) for name in service.functions
+            Backend(name, name in alive, shares.get(name, 0.0), service.weight(name))
+            for name in service.functions
         ),
         table_size=entry.size,
     )
@@ -153,6 +189,8 @@ def read_policies(view: View) -> list[Policy]:
             destination=str(rule.destination),
             protocol=rule.protocol,
             port=rule.port or None,
+            port_end=rule.port_end or None,
+            icmp_type=rule.icmp_type,
             action=rule.action,
         )
         for number, rule in rules

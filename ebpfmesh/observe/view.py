@@ -14,6 +14,7 @@ from ebpfmesh.kernel.maps import Maps
 from ebpfmesh.kernel.pins import Pins
 from ebpfmesh.kernel.place import check_place
 from ebpfmesh.kernel.record import FunctionRow, Kind, Record, all_records
+from ebpfmesh.model import suggest
 
 OUTSIDE = "outside"
 """Name of id 0: whatever is not a function of the mesh."""
@@ -33,6 +34,13 @@ class View:
     def functions(self) -> tuple[FunctionRow, ...]:
         """Functions of the record, by name; those that are cut short too."""
         return tuple(self.record.functions())
+
+    def check_function(self, name: str) -> None:
+        """Raise NotFound if there is no function of this name."""
+        known = [row.function.name for row in self.functions]
+        if name not in known:
+            what = f"there is no function {name} in mesh {self.name}"
+            raise NotFound(what, hint=suggest(name, known))
 
     @functools.cached_property
     def config(self) -> _abi.Config:

@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""The policy test command."""
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ebpfmesh.cli import output
+from ebpfmesh.cli.base import Command, settings
+from ebpfmesh.cli.choose import need_read, the_mesh
+
+if TYPE_CHECKING:
+    from ebpfmesh.observe.dryrun import Answer
+
+PORT = click.IntRange(1, 65535)
+
+
+@click.command(
+    "test",
+    cls=Command,
+    examples=(
+        "ebpfmesh policy test phone portal",
+        "ebpfmesh policy test function:camera function:web-0 --protocol tcp --port 8080",
+        "ebpfmesh policy test outside:192.0.2.1 phone -6 --json",
+    ),
+)
+@click.argument("source", metavar="FROM")
+@click.argument("destination", metavar="TO")
+@click.option("--protocol", type=click.Choice(["tcp", "udp", "icmp"]),
+              help="Default: the service's; else tcp with --port, icmp without.")  # fmt: skip
+@click.option("--port", metavar="P", type=PORT, help="Of TO. Default: the service's.")
+@click.option("--source-port", metavar="P", type=PORT, default=49152, show_default=True,
+              help="Of FROM.")  # fmt: skip
+@click.option("-6", "six", is_flag=True, help="Over IPv6. Default: IPv4 if both have it.")
+def policy_test(source: str, destination: str, six: bool, **flow: Any) -> None:
+    """Tell whether FROM may open a flow to TO, and which rule says so.
+
+    FROM and TO are function:NAME, service:NAME (TO alone), outside or outside:ADDRESS, or a plain
+    name or address. A packet is put to the programs as they are loaded, which judge it as the
+    first of a flow and keep nothing. Exit code 1 if they would drop it.
+    """
+    from ebpfmesh.observe import dryrun, view
+
+    need_read("policy test")
+    with view.opened(the_mesh()) as seen:
+        ends = dryrun.party(seen, source), dryrun.party(seen, destination)
+        answer = dryrun.ask(seen, *ends, version=6 if six else None, **flow)
+        name = seen.name
+    if settings().json:
+        output.data(mesh=name, **vars(answer))
+    else:
+        _tell(answer, str(ends[0]), str(ends[1]))
+    if answer.verdict == "drop":
+        click.get_current_context().exit(1)
+
+
+def _tell(answer: "Answer", source: str, destination: str) -> None:
+    from ebpfmesh.observe.flows import endpoint
+
+    colour = "red" if answer.verdict == "drop" else "yellow" if answer.audited else "green"
+    why = f"{answer.reason} ({answer.number}): {answer.text}" if answer.reason else ""
+    verdict = f"{answer.verdict}, would drop" if answer.audited else answer.verdict
+    ends = (
+        endpoint(answer.source, answer.source_port),
+        endpoint(answer.destination, answer.destination_port),
+    )
+    port = f" port {answer.target_port}" if answer.target_port else ""
+    rule = f"{answer.rule}: {answer.rule_text}" if answer.rule else "none; the default holds"
+    asked = answer.rule or answer.reason in ("", "POLICY")
+    rows = [
+        ("verdict", click.style(f"{verdict} {why}".rstrip(), fg=colour)),
+        ("from", source),
+        ("to", destination),
+        ("packet", f"{answer.protocol} {ends[0]} → {ends[1]}"),
+        ("service", answer.service),
+        ("receiver", f"{answer.receiver}{port}" if answer.verdict == "pass" or asked else ""),
+        ("rule", rule if asked else ""),
+    ]
+    for name, text in rows:
+        if text:
+            click.echo(f"{click.style(f'{name:<10}', bold=True)}{text}")
