@@ -2,8 +2,9 @@
 /*
  * Packet generator of the benchmark: an XDP program for BPF_PROG_TEST_RUN with
  * live frames. Each frame is overwritten with the template, since the kernel
- * recycles pages without resetting them, and gets the next flow's source port
- * and address and the checksums that follow from them. Flows come round robin.
+ * recycles pages without resetting them, and gets the next flow's source port,
+ * with IPv4 its destination too, and the checksums that follow from them. Flows
+ * come round robin.
  *
  * Returns XDP_PASS: the frame enters the stack of the interface named in the
  * test run's context as if its NIC had received it; XDP_DROP if it is too short
@@ -11,16 +12,17 @@
  */
 #include <linux/if_ether.h>
 #include <linux/ip.h>
+#include <linux/ipv6.h>
 #include <linux/udp.h>
 
 #define FRAME_WORDS 8
 
 /* Python packs the same bytes: ebpfmesh/bench/generator.py, TEMPLATE. */
 struct bench_template {
-	__u64 frame[FRAME_WORDS]; /* Ethernet, IPv4 without options, UDP, payload */
-	__u32 ip_sum;		  /* ones' complement sum of the words that stay: IP header */
+	__u64 frame[FRAME_WORDS]; /* Ethernet, IP without options, UDP, payload */
+	__u32 ip_sum;		  /* ones' complement sum of the words that stay: IPv4 header */
 	__u32 udp_sum;		  /* the same: pseudo header, UDP header, payload */
-	__u32 address;		  /* source of the first flow, host order */
+	__u32 address;		  /* the first destination, host order; IPv4 only */
 	__u32 port;		  /* the same */
 	__u32 addresses;	  /* flows = addresses * ports; both at least 1 */
 	__u32 ports;
@@ -54,9 +56,10 @@ static __always_inline int frame_write(struct xdp_md *ctx)
 	void *data = (void *)(long)ctx->data;
 	void *data_end = (void *)(long)ctx->data_end;
 	struct bench_template *t;
-	__u32 zero = 0, address, port, halves;
+	__u32 zero = 0, address, port, halves = 0;
 	__u64 *words = data;
-	struct iphdr *ip = data + sizeof(struct ethhdr);
+	struct ethhdr *eth = data;
+	struct iphdr *ip = (void *)(eth + 1);
 	struct udphdr *udp = (void *)(ip + 1);
 	__u16 sum;
 
@@ -69,11 +72,15 @@ static __always_inline int frame_write(struct xdp_md *ctx)
 	for (int i = 0; i < FRAME_WORDS; i++)
 		words[i] = t->frame[i];
 
-	address = t->address + t->next_address;
 	port = (t->port + t->next_port) & 0xffff;
-	halves = (address >> 16) + (address & 0xffff);
-	ip->saddr = bpf_htonl(address);
-	ip->check = bpf_htons(checksum_fold(t->ip_sum + halves));
+	if (eth->h_proto == bpf_htons(ETH_P_IP)) {
+		address = t->address + t->next_address;
+		halves = (address >> 16) + (address & 0xffff);
+		ip->daddr = bpf_htonl(address);
+		ip->check = bpf_htons(checksum_fold(t->ip_sum + halves));
+	} else {
+		udp = data + sizeof(struct ethhdr) + sizeof(struct ipv6hdr);
+	}
 	udp->source = bpf_htons(port);
 	sum = checksum_fold(t->udp_sum + halves + port);
 	udp->check = bpf_htons(sum ? sum : 0xffff); /* 0 would mean "no checksum" */

@@ -1,14 +1,16 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
  * Sink of the benchmark: tc ingress on the receiver's interface. Counts and
- * drops the IPv4 UDP frames to the port BENCH_SINK_PORT (a -D, host order), so
- * that delivery costs no socket; everything else goes on as if it were not there.
+ * drops the UDP frames to the port BENCH_SINK_PORT (a -D, host order) and the one
+ * after it, so that delivery costs no socket; everything else goes on as if it
+ * were not there.
  * Of every SINK_STRIDE frames the first one's time is kept: rates come from when
  * frames arrived, since a test run spends tens of milliseconds setting up.
  */
 #include <linux/if_ether.h>
 #include <linux/in.h>
 #include <linux/ip.h>
+#include <linux/ipv6.h>
 #include <linux/pkt_cls.h>
 #include <linux/udp.h>
 
@@ -26,21 +28,38 @@ _Static_assert(sizeof(struct bench_count) == 32, "layout known to generator.py")
 /* one slot, per CPU: no atomics */
 BPF_PERCPU_ARRAY(bench_count, struct bench_count, 1);
 
-int bench_sink(struct __sk_buff *skb)
+static __always_inline int is_ours_port(__be16 port)
+{
+	__u32 number = bpf_ntohs(port);
+
+	return number - BENCH_SINK_PORT <= 1; /* wraps around below it */
+}
+
+static __always_inline int is_ours(struct __sk_buff *skb)
 {
 	void *data = (void *)(long)skb->data;
 	void *data_end = (void *)(long)skb->data_end;
 	struct ethhdr *eth = data;
 	struct iphdr *ip = (void *)(eth + 1);
+	struct ipv6hdr *ip6 = (void *)(eth + 1);
 	struct udphdr *udp = (void *)(ip + 1);
+
+	if ((void *)(udp + 1) > data_end)
+		return 0;
+	if (eth->h_proto == bpf_htons(ETH_P_IP))
+		return ip->protocol == IPPROTO_UDP && is_ours_port(udp->dest);
+	udp = (void *)(ip6 + 1);
+	if (eth->h_proto != bpf_htons(ETH_P_IPV6) || (void *)(udp + 1) > data_end)
+		return 0;
+	return ip6->nexthdr == IPPROTO_UDP && is_ours_port(udp->dest);
+}
+
+int bench_sink(struct __sk_buff *skb)
+{
 	struct bench_count *count;
 	__u32 zero = 0;
 
-	if ((void *)(udp + 1) > data_end)
-		return TC_ACT_UNSPEC;
-	if (eth->h_proto != bpf_htons(ETH_P_IP) || ip->protocol != IPPROTO_UDP)
-		return TC_ACT_UNSPEC;
-	if (udp->dest != bpf_htons(BENCH_SINK_PORT))
+	if (!is_ours(skb))
 		return TC_ACT_UNSPEC;
 	count = bench_count.lookup(&zero);
 	if (!count)

@@ -12,7 +12,8 @@ from typing import Literal
 
 import numpy as np
 
-from ebpfmesh.bench.results import Measurement, Results
+from ebpfmesh.bench.results import Measurement, Place, Results
+from ebpfmesh.bench.workload import MAX_SERVICES
 
 SUBJECT = "mesh"
 RESAMPLES = 4000
@@ -36,7 +37,16 @@ KINDS = {
     "stream": Kind("TCP bulk", True),
     "stream-two-cores": Kind("TCP bulk, two cores", True),
     "rr": Kind("half round trip", False),
-    "crr": Kind("new connections per second", True),
+    "crr": Kind("HTTP requests per second, one a connection", True),
+    "connect": Kind("new connections per second", True),
+    "pps-100000-flows": Kind("packets per second, 100 000 flows", True),
+    "pps-ipv6": Kind("packets per second, IPv6", True),
+    "pps-events": Kind("packets per second, `events` on", True),
+    "pps-capture": Kind("packets per second, `capture` on", True),
+    "add-service": Kind("services added per second", True),
+    "add-rule": Kind("rules added per second", True),
+    "add-service-command": Kind("services added per second, command line", True),
+    "add-rule-command": Kind("rules added per second, command line", True),
 }
 
 
@@ -62,6 +72,7 @@ class Goal:
 
 GOALS = {
     ("pps", 1, "redirect_peer"): Goal(True, 0.85),
+    ("pps-100000-flows", 1, "redirect_peer"): Goal(True, 0.55),
     ("pps", 1, "iptables"): Goal(True, 2.5),
     ("pps", 1000, "iptables"): Goal(True, 30),
     ("stream", 1, "routed"): Goal(True, 0.97),
@@ -70,13 +81,29 @@ GOALS = {
     ("stream-two-cores", 1000, "iptables"): Goal(True, 2),
     ("rr", 1, "iptables"): Goal(False, 0.95),
     ("rr", 1000, "iptables"): Goal(False, 0.5),
+    ("connect", 1, "iptables"): Goal(True, 1.15),
+    ("connect", 1000, "iptables"): Goal(True, 2.2),
+    ("add-service", MAX_SERVICES, "iptables"): Goal(True, 100),
+    ("add-rule", MAX_SERVICES, "iptables"): Goal(True, 100),
 }
 """By kind of traffic, number of services, and the path compared with; both iptables are meant."""
 
 
+FEW, MANY = 1, MAX_SERVICES
+SAME = {True: Goal(True, 0.95), False: Goal(False, 1.05)}
+"""What MANY services may do to a figure, by whether more of it is better."""
+INSTEAD = {
+    "pps-ipv6": ("pps", "IPv4", Goal(True, 0.9)),
+    "pps-events": ("pps", "events off", None),
+    "pps-capture": ("pps", "events off", None),
+}
+"""Kinds of traffic that the mesh is asked for instead of another, what that is called, and a goal
+for their ratio."""
+
 COSTS = {
     "up": ("up of two functions, cold, the whole command", Goal(False, 1.5)),
     "attach": ("attach an existing namespace, 500 functions up", Goal(False, 20)),
+    "attach-clsact": ("the same with hook = clsact", Goal(False, 20)),
     "help": ("ebpfmesh --help", Goal(False, 0.2)),
     "idle": ("idle mesh of 10 functions: what runs", Goal(False, 0)),
     "maps": ("idle mesh of 10 functions: memory of its maps", Goal(False, 32)),
@@ -114,7 +141,7 @@ class Cost:
 
 @dataclass(frozen=True)
 class Ratio:
-    """The mesh divided by another path, round by round."""
+    """The mesh divided by another path, or by itself otherwise, round by round."""
 
     traffic: str
     services: int
@@ -147,8 +174,7 @@ def figures(results: Results) -> tuple[Figure, ...]:
     return tuple(
         figure
         for traffic in scenario.seconds
-        for path, sizes in scenario.paths.items()
-        for size in sizes
+        for path, size in scenario.places(traffic)
         for figure in _figure(results, traffic, path, size)
     )
 
@@ -177,36 +203,58 @@ def costs(results: Results) -> tuple[Cost, ...]:
 
 
 def ratios(results: Results) -> tuple[Ratio, ...]:
-    """The mesh beside every other path, at every number of services it was measured with."""
-    paths = results.scenario.paths
-    return tuple(
-        ratio
-        for traffic in results.scenario.seconds
-        for size in paths.get(SUBJECT, ())
-        for base, sizes in paths.items()
-        if base != SUBJECT
-        for ratio in _ratio(results, traffic, size, base, size if size in sizes else 0)
-    )
+    """The mesh beside every other path, at every number of services it was measured with.
+
+    With MANY only beside paths that have as many; ``inner_ratios`` say what they do to it.
+    """
+    found: list[Ratio] = []
+    for traffic in results.scenario.seconds:
+        places = results.scenario.places(traffic)
+        for size in (size for path, size in places if path == SUBJECT):
+            above = _by_round(results, traffic, (SUBJECT, size))
+            for base in dict.fromkeys(path for path, _ in places if path != SUBJECT):
+                if size == MANY and (base, size) not in places:
+                    continue
+                below = _by_round(results, traffic, (base, size if (base, size) in places else 0))
+                goal = GOALS.get((traffic, size, base.removesuffix("-each-packet")))
+                found += _ratio(traffic, size, above, below, base, goal)
+    return tuple(found)
+
+
+def inner_ratios(results: Results) -> tuple[Ratio, ...]:
+    """The mesh beside itself: with MANY services and with FEW, and with what is in INSTEAD."""
+    found: list[Ratio] = []
+    for traffic in results.scenario.seconds:
+        many, few = (_by_round(results, traffic, (SUBJECT, size)) for size in (MANY, FEW))
+        goal = SAME[KINDS[traffic].more_is_better]
+        found += _ratio(traffic, MANY, many, few, f"{FEW} service", goal)
+    for traffic, (other, name, instead_goal) in INSTEAD.items():
+        for place in results.scenario.places(traffic):
+            above, below = (_by_round(results, kind, place) for kind in (traffic, other))
+            found += _ratio(traffic, place[1], above, below, name, instead_goal)
+    return tuple(found)
 
 
 def _ratio(
-    results: Results, traffic: str, services: int, base: str, base_services: int
+    traffic: str,
+    services: int,
+    above: dict[int, float],
+    below: dict[int, float],
+    base: str,
+    goal: Goal | None,
 ) -> Iterator[Ratio]:
-    above = _by_round(results, traffic, SUBJECT, services)
-    below = _by_round(results, traffic, base, base_services)
     shared = sorted(above.keys() & below.keys())
     if shared:
         values = np.array([above[number] / below[number] for number in shared])
-        goal = GOALS.get((traffic, services, base.removesuffix("-each-packet")))
         middle, low, high = median_interval(values)
         yield Ratio(traffic, services, base, middle, low, high, len(shared), goal)
 
 
-def _by_round(results: Results, traffic: str, path: str, services: int) -> dict[int, float]:
+def _by_round(results: Results, traffic: str, place: Place) -> dict[int, float]:
     return {
         m.round: m.value
         for m in results.measurements
-        if (m.traffic, m.path, m.services) == (traffic, path, services) and m.value is not None
+        if m.traffic == traffic and (m.path, m.services) == place and m.value is not None
     }
 
 

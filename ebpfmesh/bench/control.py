@@ -11,6 +11,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from ipaddress import IPv4Address
 from pathlib import Path
 
@@ -21,8 +22,9 @@ from ebpfmesh.errors import CommandFailed
 from ebpfmesh.kernel import interface, netns
 from ebpfmesh.kernel.maps import Maps
 from ebpfmesh.kernel.pins import Pins
-from ebpfmesh.model import Function, Mesh
+from ebpfmesh.model import Function, Hook, Mesh
 
+PROGRAM = Path(sys.executable).with_name("ebpfmesh")
 COMMAND_SECONDS = 60
 IDLE_SECONDS = 2.0
 QUIET_SECONDS, SETTLE_SECONDS = 6, 40.0
@@ -41,9 +43,8 @@ name = "two"
 
 def command_line(*arguments: str) -> str:
     """Run ebpfmesh as a user does; its output, or CommandFailed."""
-    program = Path(sys.executable).with_name("ebpfmesh")
     done = subprocess.run(
-        [program, *arguments], capture_output=True, text=True, timeout=COMMAND_SECONDS, check=False
+        [PROGRAM, *arguments], capture_output=True, text=True, timeout=COMMAND_SECONDS, check=False
     )
     if done.returncode:
         raise CommandFailed(f"ebpfmesh {' '.join(arguments)}: {done.stderr.strip()}")
@@ -78,10 +79,11 @@ def _up_cold(name: str) -> Sample:
 
 
 @contextmanager
-def _mesh(name: str, functions: int) -> Iterator[Mesh]:
+def _mesh(name: str, functions: int, hook: Hook = "auto") -> Iterator[Mesh]:
     """A mesh of that many functions, in a host namespace of its own, which the caller is in."""
     mesh = Mesh(
         name=name,
+        hook=hook,
         functions=tuple(
             Function(name=f"f{number}", address4=FIRST_ADDRESS + number)
             for number in range(1, functions + 1)
@@ -95,10 +97,13 @@ def _mesh(name: str, functions: int) -> Iterator[Mesh]:
         yield mesh
 
 
-def attach_many(times: int) -> list[Sample]:
-    """Milliseconds to attach an existing namespace to a mesh of 500 functions, by the API."""
+def attach_many(times: int, hook: Hook = "auto") -> list[Sample]:
+    """Milliseconds to attach an existing namespace to a mesh of 500 functions, by the API.
+
+    ``hook`` is how the mesh attaches its programs.
+    """
     samples = []
-    with _mesh("bench-many", MANY) as mesh, ExitStack() as stack:
+    with _mesh("bench-many", MANY, hook) as mesh, ExitStack() as stack:
         inside = make_namespace("bench-many.new", stack)
         function = Function(name="new", address4=FIRST_ADDRESS + MANY + 1, netns=str(inside))
         for _ in range(times):
@@ -167,6 +172,7 @@ FIGURES: dict[str, Callable[[int], list[Sample]]] = {
     "help": help_time,
     "up": up_cold,
     "attach": attach_many,
+    "attach-clsact": partial(attach_many, hook="clsact"),
     "maps": idle_maps,
     "idle": idle_work,
 }

@@ -13,10 +13,12 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Literal
 
-from ebpfmesh.bench.topology import Member, attach_at
+from ebpfmesh.bench import workload
+from ebpfmesh.bench.topology import Member, address6, attach_at
 from ebpfmesh.bench.workload import Target
 from ebpfmesh.kernel import bpf, build, netns
 from ebpfmesh.kernel.source import bpf_dir
@@ -24,7 +26,6 @@ from ebpfmesh.kernel.source import bpf_dir
 FRAME_SIZE = 64
 """Bytes of a frame as the kernel sees it, that is without a checksum at its end."""
 BATCH = 64
-MAX_FLOWS = 1 << 20
 TEMPLATE = struct.Struct(f"={FRAME_SIZE}sIIIIIIII")
 COUNT = struct.Struct("=QQQQ")
 STRIDE = 64
@@ -32,9 +33,10 @@ STRIDE = 64
 XDP_MD = struct.Struct("=IIIIII")
 """struct xdp_md: data, data_end, data_meta, ingress_ifindex, rx_queue_index, egress_ifindex."""
 PORTS = range(10000, 60000)
-"""Source ports of the flows; with more flows than ports the source address varies as well."""
+"""Source ports of the flows."""
 DRAIN_SECONDS = 0.2
 ZERO = bytes(4)
+PAYLOAD = b"ebpfmesh".ljust(FRAME_SIZE, b".")
 
 
 @dataclass(frozen=True)
@@ -60,27 +62,38 @@ def make_template(
 ) -> bytes:
     """The value of the generator's map: frames from ``sender`` to ``target`` in ``flows`` flows.
 
-    ``port`` is the source port of the first flow.
+    ``port`` is the source port of the first flow. With more flows than PORTS the others go to the
+    addresses after the target's. The family is that of ``target``; IPv6 has PORTS only.
     """
-    if not 1 <= flows <= MAX_FLOWS:
-        raise ValueError(f"flows: {flows} is not in 1..{MAX_FLOWS}")
-    addresses = -(-flows // len(PORTS))
-    payload = b"ebpfmesh".ljust(FRAME_SIZE - 42, b".")
-    udp = struct.pack(">HHHH", 0, target.port, 8 + len(payload), 0)
-    length = 20 + len(udp) + len(payload)
-    ip = struct.pack(
-        ">BBHHHBBH4s4s", 0x45, 0, length, 0, 0x4000, 64, 17, 0, bytes(4), target.address.packed
-    )
-    ethernet = bytes.fromhex((sender.gateway_mac + sender.mac).replace(":", "")) + b"\x08\x00"
-    pseudo = target.address.packed + struct.pack(">HH", 17, length - 20)
+    most = workload.TARGETS * len(PORTS) if target.address.version == 4 else len(PORTS)
+    if not 1 <= flows <= most:
+        raise ValueError(f"flows: {flows} is not in 1..{most}")
+    targets = -(-flows // len(PORTS))
+    length = FRAME_SIZE - (34 if target.address.version == 4 else 54)
+    udp = struct.pack(">HHHH", 0, target.port, length, 0)
+    payload = PAYLOAD[: length - len(udp)]
+    if isinstance(target.address, IPv4Address):
+        # the generator puts the destination in, for each flow
+        kind, addresses = b"\x08\x00", sender.address.packed
+        ip = struct.pack(
+            ">BBHHHBBH4s4s", 0x45, 0, 20 + length, 0, 0x4000, 64, 17, 0, addresses, bytes(4)
+        )
+    else:
+        kind, addresses = b"\x86\xdd", address6(sender).packed + target.address.packed
+        ip = struct.pack(">IHBB32s", 6 << 28, length, 17, 64, addresses)
+    pseudo = addresses + struct.pack(">HH", 17, length)
     return TEMPLATE.pack(
-        ethernet + ip + udp + payload,
+        bytes.fromhex((sender.gateway_mac + sender.mac).replace(":", ""))
+        + kind
+        + ip
+        + udp
+        + payload,
         words_sum(ip),
         words_sum(pseudo + udp + payload),
-        int(sender.address),
+        int(target.address) & 0xFFFFFFFF,
         port,
-        addresses,
-        -(-flows // addresses),
+        targets,
+        -(-flows // targets),
         0,
         0,
     )
@@ -90,7 +103,7 @@ class Generator:
     """The generator's programs, loaded and pinned below ``pins`` for as long as ``stack`` lives."""
 
     def __init__(self, pins: Path, stack: ExitStack) -> None:
-        _build_pinned(
+        build_pinned(
             "generate.c", ("bench_generate", "bench_discard"), "bench_template", pins, stack
         )
         self._template = stack.enter_context(bpf.obj_get(pins / "bench_template"))
@@ -121,11 +134,11 @@ class Generator:
 
 
 class Sink:
-    """Counts and drops the UDP frames to ``port`` that reach the receivers it is put on."""
+    """Counts and drops UDP frames to ``port``, or the next, that reach where it is put on."""
 
     def __init__(self, port: int, pins: Path, stack: ExitStack) -> None:
         defines = {"BENCH_SINK_PORT": str(port)}
-        _build_pinned("sink.c", ("bench_sink",), "bench_count", pins, stack, defines)
+        build_pinned("sink.c", ("bench_sink",), "bench_count", pins, stack, defines)
         self._pins = pins
         self._count = stack.enter_context(bpf.obj_get(pins / "bench_count"))
         self._program = stack.enter_context(bpf.obj_get(pins / "bench_sink"))
@@ -160,7 +173,7 @@ class Sink:
         return list(COUNT.iter_unpack(raw))
 
 
-def _build_pinned(
+def build_pinned(
     source: str,
     programs: Sequence[str],
     table: str,
@@ -168,7 +181,7 @@ def _build_pinned(
     stack: ExitStack,
     defines: Mapping[str, str] | None = None,
 ) -> None:
-    """Compile, load and pin a program of bpf/bench and its map; the pins go with ``stack``."""
+    """Compile, load and pin programs of bpf/bench and their map; the pins go with ``stack``."""
     kind: Literal["tc", "xdp"] = "xdp" if source == "generate.c" else "tc"
     build.build(
         bpf_dir() / "bench" / source,

@@ -19,22 +19,49 @@ after them stands the rule for established connections:
 """
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
-from ebpfmesh.model import Identity, Mesh, Service
+from ebpfmesh.model import Identity, Mesh, Policy, Service
 
 ESTABLISHED = "-A FORWARD -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT"
 
 
 def ruleset(mesh: Mesh, *, established_first: bool) -> str:
     """Both tables of the baseline, in the order of the services and policies of ``mesh``."""
-    lines = ["*nat", *_nat(mesh), "COMMIT", "*filter", ":FORWARD DROP [0:0]"]
-    if established_first:
-        lines.append(ESTABLISHED)
-    lines += _forward(mesh)
-    if not established_first:
-        lines.append(ESTABLISHED)
-    return "\n".join([*lines, "COMMIT", ""])
+    forward = _forward(mesh, established_first=established_first)
+    return _table("nat", _nat(mesh)) + _table("filter", [":FORWARD DROP [0:0]", *forward])
+
+
+def add_service(mesh: Mesh, service: Service, *, append: bool) -> tuple[str, str]:
+    """What to restore beside the rules of ``mesh`` to add a service, and to take it out again.
+
+    The list of services is written anew, unless ``append``.
+    """
+    chains = _chains(service)
+    jump, *rest = _service(mesh, service)
+    services = [":KUBE-SERVICES - [0:0]", *(next(_service(mesh, old)) for old in mesh.services)]
+    before, after = ([], [f"-D {jump[3:]}"]) if append else (services, services)
+    gone = [f"{verb} {chain}" for verb in ("-F", "-X") for chain in chains]
+    return (
+        _table("nat", [*(f":{chain} - [0:0]" for chain in chains), *before, jump, *rest]),
+        _table("nat", [*after, *gone]),
+    )
+
+
+def add_rule(
+    mesh: Mesh, rule: Policy, *, established_first: bool = True, append: bool
+) -> tuple[str, str]:
+    """The same for a policy that allows a service."""
+    more = mesh.model_copy(update={"policies": (*mesh.policies, rule)})
+    old, new = (_forward(m, established_first=established_first) for m in (mesh, more))
+    if append:
+        (line,) = set(new) - set(old)
+        return _table("filter", [line]), _table("filter", [f"-D {line[3:]}"])
+    return _table("filter", ["-F FORWARD", *new]), _table("filter", ["-F FORWARD", *old])
+
+
+def _table(name: str, lines: Iterable[str]) -> str:
+    return "\n".join([f"*{name}", *lines, "COMMIT", ""])
 
 
 def chain_name(kind: str, *parts: str) -> str:
@@ -45,13 +72,17 @@ def chain_name(kind: str, *parts: str) -> str:
 def _nat(mesh: Mesh) -> Iterator[str]:
     yield ":KUBE-SERVICES - [0:0]"
     for service in mesh.services:
-        yield f":{chain_name('SVC', service.name)} - [0:0]"
-        for backend in service.functions:
-            yield f":{chain_name('SEP', service.name, backend)} - [0:0]"
+        for chain in _chains(service):
+            yield f":{chain} - [0:0]"
     yield "-A PREROUTING -j KUBE-SERVICES"
     yield "-A OUTPUT -j KUBE-SERVICES"
     for service in mesh.services:
         yield from _service(mesh, service)
+
+
+def _chains(service: Service) -> list[str]:
+    ends = [chain_name("SEP", service.name, backend) for backend in service.functions]
+    return [chain_name("SVC", service.name), *ends]
 
 
 def _service(mesh: Mesh, service: Service) -> Iterator[str]:
@@ -66,17 +97,21 @@ def _service(mesh: Mesh, service: Service) -> Iterator[str]:
         yield f"-A {end} {protocol} -j DNAT --to-destination {address}"
 
 
-def _forward(mesh: Mesh) -> Iterator[str]:
+def _forward(mesh: Mesh, *, established_first: bool) -> list[str]:
     services = {service.name: service for service in mesh.services}
-    for policy in mesh.policies:
-        if policy.action != "allow" or policy.destination.kind != "service":
-            continue
-        service = services[policy.destination.name]
-        for source in _sources(mesh, policy.source):
-            yield (
-                f"-A FORWARD -s {source}/32 -d {mesh.prefix4} -p {service.protocol} "
-                f"-m {service.protocol} --dport {service.target_port} -j ACCEPT"
-            )
+    rules = [rule for policy in mesh.policies for rule in _rules(mesh, services, policy)]
+    return [ESTABLISHED, *rules] if established_first else [*rules, ESTABLISHED]
+
+
+def _rules(mesh: Mesh, services: Mapping[str, Service], policy: Policy) -> Iterator[str]:
+    if policy.action != "allow" or policy.destination.kind != "service":
+        return
+    service = services[policy.destination.name]
+    for source in _sources(mesh, policy.source):
+        yield (
+            f"-A FORWARD -s {source}/32 -d {mesh.prefix4} -p {service.protocol} "
+            f"-m {service.protocol} --dport {service.target_port} -j ACCEPT"
+        )
 
 
 def _sources(mesh: Mesh, identity: Identity) -> list[str]:

@@ -25,7 +25,10 @@ from ebpfmesh.model import Mesh
 
 
 class DataPath(ABC):
-    """A way from function to function; ``host`` is there after ``build``."""
+    """A way from function to function; ``host`` is there after ``build``.
+
+    ``services`` is where the first of the measured services stands among all; 0 if there are none.
+    """
 
     name: ClassVar[str]
     has_services: ClassVar[bool]
@@ -33,25 +36,27 @@ class DataPath(ABC):
 
     host: Host
 
-    def __init__(self, mesh: Mesh) -> None:
+    def __init__(self, mesh: Mesh, services: int = 0) -> None:
         self.mesh = mesh
+        self.services = services or int(self.has_services)
+        self.label = f"{self.name}-{self.services}"
 
     @abstractmethod
     def build(self, stack: ExitStack) -> None:
-        """Make everything, with one service's worth of configuration; undone by ``stack``."""
-
-    def set_services(self, services: int) -> None:
-        """Change the number of services; the measured ones stay the last."""
-        del services  # where there are none, nothing changes
+        """Make everything; undone by ``stack``."""
 
     @abstractmethod
     def describe(self) -> str:
         """What it is, in a sentence for the report."""
 
-    def target(self, traffic: str) -> Target:
+    def filled(self) -> Mesh:
+        """The mesh with all its services; the measured ones come last."""
+        return workload.fill(self.mesh, self.services)
+
+    def target(self, traffic: str, version: workload.Version = 4) -> Target:
         """Where the client sends a kind of traffic to."""
         choose = workload.service_target if self.has_services else workload.backend_target
-        return choose(self.mesh, traffic)
+        return choose(self.mesh, traffic, version)
 
     @property
     def client(self) -> Member:
@@ -72,7 +77,7 @@ class Routed(DataPath):
 
     def build(self, stack: ExitStack) -> None:
         """See DataPath."""
-        self.host = build_host(self.name, self.mesh, stack)
+        self.host = build_host(self.label, self.mesh, stack)
 
     def describe(self) -> str:
         """See DataPath."""
@@ -134,13 +139,8 @@ class Iptables(DataPath):
 
     def build(self, stack: ExitStack) -> None:
         """See DataPath."""
-        self.host = build_host(self.name, self.mesh, stack)
-        self.set_services(1)
-
-    def set_services(self, services: int) -> None:
-        """See DataPath."""
-        mesh = workload.fill(self.mesh, services)
-        rules = iptables.ruleset(mesh, established_first=self.established_first)
+        self.host = build_host(self.label, self.mesh, stack)
+        rules = iptables.ruleset(self.filled(), established_first=self.established_first)
         with netns.entered(self.host.netns):
             restore(self.command, rules)
 
@@ -160,24 +160,38 @@ class IptablesEachPacket(Iptables):
     established_first = False
 
 
+class IptablesAppend(Iptables):
+    """The same rules; a new one goes to the end of its list, whatever its place should be."""
+
+    name = "iptables-append"
+
+    def describe(self) -> str:
+        """See DataPath."""
+        return "the same rules as iptables; what is new is appended, and nothing else touched"
+
+
 class MeshPath(DataPath):
     """The mesh, made and changed by the same calls as the command line's."""
 
     name = "mesh"
     has_services = True
 
+    def __init__(self, mesh: Mesh, services: int = 1) -> None:
+        super().__init__(mesh.model_copy(update={"name": f"{mesh.name}-{services}"}), services)
+
     def build(self, stack: ExitStack) -> None:
         """See DataPath."""
-        host = make_namespace(self.name, stack)
+        host = make_namespace(self.label, stack)
         stack.callback(self._down, host)
-        self.host = Host(host, {})
-        self.set_services(1)
+        with netns.entered(host):
+            apply.up(self.filled())
         with netns.entered(host), netns.rtnetlink() as ip:
             names = {owner: name for name, owner in interface.ours(ip).items()}
             members = {
                 function.name: Member(
                     netns.RUN / netns.name_of(self.mesh.name, function.name),
                     address4(function),
+                    function.address6,
                     interface.mac_of(self.mesh.name, function.name),
                     socket.if_nametoindex(names[f"{self.mesh.name}/{function.name}"]),
                     interface.GATEWAY_MAC,
@@ -190,20 +204,16 @@ class MeshPath(DataPath):
         with netns.entered(host):
             apply.down(self.mesh.name)
 
-    def set_services(self, services: int) -> None:
-        """See DataPath."""
-        with netns.entered(self.host.netns):
-            apply.up(workload.fill(self.mesh, services))
-
     def describe(self) -> str:
         """See DataPath."""
         return "the mesh at tc: services, policy, flows and meters on"
 
 
-def restore(command: str, rules: str) -> None:
-    """Replace the rules of the current network namespace."""
+def restore(command: str, rules: str, *, keep: bool = False) -> None:
+    """Set rules of the current network namespace; ``keep`` those that are not spoken of."""
     try:
-        subprocess.run([command], input=rules, text=True, check=True, capture_output=True)
+        words = [command, "--noflush"] if keep else [command]
+        subprocess.run(words, input=rules, text=True, check=True, capture_output=True)
     except FileNotFoundError as error:
         raise Unsupported(f"{command} is missing", hint="apt-get install iptables") from error
     except subprocess.CalledProcessError as error:
@@ -211,5 +221,6 @@ def restore(command: str, rules: str) -> None:
 
 
 PATHS: dict[str, type[DataPath]] = {
-    path.name: path for path in (RedirectPeer, Routed, Iptables, IptablesEachPacket, MeshPath)
+    path.name: path
+    for path in (RedirectPeer, Routed, Iptables, IptablesEachPacket, IptablesAppend, MeshPath)
 }

@@ -22,6 +22,7 @@ COLOURS = {
     "mesh": "#0f9d76",
     "iptables": "#d9822b",
     "iptables-each-packet": "#d1495b",
+    "iptables-append": "#b58900",
     "routed": "#8a94a6",
     "redirect_peer": "#5b8def",
 }

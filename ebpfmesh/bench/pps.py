@@ -11,11 +11,11 @@ import json
 import statistics
 import sys
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
-from ebpfmesh import config
 from ebpfmesh.bench import workload
 from ebpfmesh.bench.generator import (
     BATCH,
@@ -26,6 +26,7 @@ from ebpfmesh.bench.generator import (
     make_template,
     send_burst,
 )
+from ebpfmesh.bench.listen import listening
 from ebpfmesh.bench.paths import PATHS, DataPath
 from ebpfmesh.bench.process import one_core
 from ebpfmesh.bench.traffic import Sample
@@ -41,6 +42,16 @@ BURSTS = 5
 ANSWERED_PORT = 9000
 """Source port of the flow that is answered; the others stay as they are."""
 LEAST_DELIVERED = 0.999
+MANY_FLOWS = 100_000
+KINDS: dict[str, Any] = {
+    "pps": {},
+    "pps-answered": {"answered": True},
+    "pps-100000-flows": {"flows": MANY_FLOWS},
+    "pps-ipv6": {"version": 6},
+    "pps-events": {"listener": "events"},
+    "pps-capture": {"listener": "capture"},
+}
+"""What each kind of packets per second asks of ``PacketRate.measure``."""
 PINS = Path("/sys/fs/bpf/bench_pps")
 
 
@@ -58,7 +69,9 @@ class PacketRate:
         path: DataPath,
         *,
         flows: int = 1,
+        version: workload.Version = 4,
         answered: bool = False,
+        listener: str = "",
         bursts: int = BURSTS,
         seconds: float = 0.04,
     ) -> tuple[Burst, ...]:
@@ -66,19 +79,23 @@ class PacketRate:
 
         Nobody answers, as in one-way media or tunnel traffic, unless ``answered``: then every
         backend sends packets back to the first flow before the bursts, which makes that flow an
-        established connection where connections are tracked.
+        established connection where connections are tracked. ``listener`` is a name of
+        ``listen.COMMANDS``, for a mesh.
         """
         ifindex = path.client.ifindex
         port = ANSWERED_PORT if answered else PORTS.start
-        template = make_template(path.client, path.target("pps"), flows=flows, port=port)
+        target = path.target("pps", version)
+        template = make_template(path.client, target, flows=flows, port=port)
         self.generator.load(template)
         with (
+            listening(path, listener) if listener else nullcontext(),
             one_core(),
             self.sink.on(path.receivers("pps")),
             netns.entered(path.host.netns),
         ):
             warm_up = -(-max(WARM_UP, flows) // BATCH) * BATCH
-            trial = send_burst(self.generator, self.sink, ifindex, warm_up)
+            send_burst(self.generator, self.sink, ifindex, warm_up)
+            trial = send_burst(self.generator, self.sink, ifindex, WARM_UP)
             if not trial.delivered:
                 raise CommandFailed(f"none of {trial.offered} packets came through {path.name}")
             if answered:
@@ -115,12 +132,12 @@ def summary(bursts: Sequence[Burst]) -> dict[str, float]:
     }
 
 
-def measure_pps(rate: PacketRate, path: DataPath, seconds: float, *, answered: bool) -> Sample:
-    """Packets per second of one flow in millions, as a measurement of a scenario.
+def measure_pps(rate: PacketRate, path: DataPath, seconds: float, kind: str) -> Sample:
+    """Packets per second in millions, as a measurement of a scenario; ``kind`` is one of KINDS.
 
     Raises CommandFailed if packets were lost: the rate would not be that of the path.
     """
-    bursts = rate.measure(path, answered=answered, bursts=BURSTS, seconds=seconds / BURSTS)
+    bursts = rate.measure(path, **KINDS[kind], bursts=BURSTS, seconds=seconds / BURSTS)
     figures = summary(bursts)
     if figures["delivered"] < LEAST_DELIVERED:
         raise CommandFailed(f"only {figures['delivered']:.1%} of the packets arrived")
@@ -132,23 +149,28 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m ebpfmesh.bench.pps", description=__doc__)
     parser.add_argument("--path", choices=PATHS, nargs="+", default=["redirect_peer"])
     parser.add_argument("--flows", type=int, default=1)
+    parser.add_argument("--ip", type=int, choices=(4, 6), default=4)
     parser.add_argument("--answered", action="store_true")
     parser.add_argument("--services", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
     netns.enter_sandbox()
-    mesh = config.load(workload.DEMO_FILE)
+    mesh = workload.load()
     with ExitStack() as stack:
         rate = PacketRate(mesh, stack)
-        paths = [PATHS[name](mesh) for name in options.path]
+        paths = [PATHS[name](mesh, options.services) for name in options.path]
         for path in paths:
             path.build(stack)
-            path.set_services(options.services)
         _emit(path="discard", ns=rate.limit(paths[0]))
         totals: dict[str, list[Burst]] = {path.name: [] for path in paths}
         for _ in range(options.rounds):
             for path in paths:
-                bursts = rate.measure(path, flows=options.flows, answered=options.answered)
+                bursts = rate.measure(
+                    path,
+                    flows=options.flows,
+                    version=options.ip,
+                    answered=options.answered,
+                )
                 totals[path.name] += bursts
                 _emit(path=path.name, **summary(bursts))
         for name, bursts_ in totals.items():

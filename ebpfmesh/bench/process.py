@@ -79,15 +79,13 @@ def run(command: Sequence[str], namespace: Path, *, seconds: float, pick: Pick =
         except subprocess.TimeoutExpired:
             stop(process)
             raise CommandFailed(
-                f"{command[0]}: not done after {seconds} s: {_tail(output.fileno())}"
+                f"{command[0]}: not done after {seconds} s: {tail(output.fileno())}"
             ) from None
         except BaseException:
             stop(process)
             raise
         if process.returncode:
-            raise CommandFailed(
-                f"{command[0]}: exit {process.returncode}: {_tail(output.fileno())}"
-            )
+            raise CommandFailed(f"{command[0]}: exit {process.returncode}: {tail(output.fileno())}")
         return _read(output.fileno())
 
 
@@ -101,7 +99,7 @@ def server(command: Sequence[str], namespace: Path, port: int) -> Iterator[None]
             while not _is_listening(namespace, port):
                 if process.poll() is not None or time.monotonic() > deadline:
                     raise CommandFailed(
-                        f"{command[0]}: not listening on port {port}: {_tail(output.fileno())}"
+                        f"{command[0]}: not listening on port {port}: {tail(output.fileno())}"
                     )
                 time.sleep(0.005)
             yield
@@ -120,6 +118,7 @@ def _read(output: int) -> str:
     return os.pread(output, os.fstat(output).st_size, 0).decode(errors="replace")
 
 
-def _tail(output: int) -> str:
+def tail(output: int) -> str:
+    """The last lines of what a program wrote to a file that is still open."""
     lines = _read(output).strip().splitlines()
     return " / ".join(lines[-3:]) or "no output"

@@ -5,6 +5,7 @@ Every sentence about a result is made from the figures; none is written beforeha
 """
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -25,8 +26,9 @@ def write(results: Results, directory: Path) -> Path:
     Returns the path of the page.
     """
     figures, ratios = analyse.figures(results), analyse.ratios(results)
-    plots.save_png(figures, directory / "plots.png")
+    plots.save_png(_compared(figures), directory / "plots.png")
     data = {"figures": [asdict(f) for f in figures], "ratios": [_ratio_data(r) for r in ratios]}
+    data["inner_ratios"] = [_ratio_data(r) for r in analyse.inner_ratios(results)]
     data["costs"] = [_cost_data(c) for c in analyse.costs(results)]
     (directory / "figures.json").write_text(json.dumps(data, indent=1, ensure_ascii=False) + "\n")
     page = directory / "report.html"
@@ -43,23 +45,39 @@ def render(results: Results) -> str:
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
-    figures, ratios = analyse.figures(results), analyse.ratios(results)
-    kinds = dict.fromkeys(figure.traffic for figure in figures)
-    pictures = {kind: plots.svg([f for f in figures if f.traffic == kind]) for kind in kinds}
+    figures = analyse.figures(results)
+    drawn = _compared(figures)
+    kinds = dict.fromkeys(figure.traffic for figure in drawn)
+    pictures = {kind: plots.svg([f for f in drawn if f.traffic == kind]) for kind in kinds}
     return environment.get_template("report.html.j2").render(
         results=results,
         figures=figures,
-        ratios=ratios,
+        tables=_ratio_tables(results),
         costs=analyse.costs(results),
         losses=[loss_sentence(ratio) for ratio in analyse.losses(results)],
         failures=analyse.failures(results),
         pictures=pictures,
         kinds=KINDS,
         subject=SUBJECT,
-        colours={path: plots.colour(path) for path in results.scenario.paths},
+        colours={path: plots.colour(path) for path in dict.fromkeys(f.path for f in drawn)},
         number=number,
         count=count,
     )
+
+
+def _compared(figures: Sequence[Figure]) -> list[Figure]:
+    """The figures of kinds that several paths have: those there is something to see in."""
+    paths = Counter(traffic for traffic, _ in {(f.traffic, f.path) for f in figures})
+    return [figure for figure in figures if paths[figure.traffic] > 1]
+
+
+def _ratio_tables(results: Results) -> list[tuple[str, str, Sequence[Ratio]]]:
+    """Title, what the mesh is divided by, and rows of the tables of ratios that have some."""
+    tables = [
+        ("The mesh compared, round by round", "mesh ÷", analyse.ratios(results)),
+        ("The mesh beside itself", "mesh ÷ mesh with", analyse.inner_ratios(results)),
+    ]
+    return [table for table in tables if table[2]]
 
 
 def number(value: float) -> str:
@@ -85,15 +103,17 @@ def figures_table(results: Results) -> Table:
     table = Table(title=results.scenario.title, title_justify="left")
     table.add_column("figure")
     table.add_column("services", justify="right")
-    for path in results.scenario.paths:
+    paths = list(dict.fromkeys(path for path, _ in results.scenario.all_places))
+    for path in paths:
         table.add_column(path, justify="right")
     figures = {(f.traffic, f.services, f.path): f for f in analyse.figures(results)}
-    sizes = sorted({f.services for f in figures.values() if f.services})
     for traffic in results.scenario.seconds:
+        places = results.scenario.places(traffic)
+        sizes = sorted({size for _, size in places if size}) or [0]
         for size in sizes:
             found = [
                 figures.get((traffic, size, path)) or figures.get((traffic, 0, path))
-                for path in results.scenario.paths
+                for path in paths
             ]
             unit = next((figure.unit for figure in found if figure), "failed")
             title = f"{KINDS[traffic].title}, {unit}"
@@ -105,13 +125,17 @@ def _cells(figures: Sequence[Figure | None]) -> list[str]:
     return [number(figure.median) if figure else "–" for figure in figures]
 
 
-def ratios_table(results: Results) -> Table:
-    """The mesh divided by the other paths, with intervals and goals."""
-    table = Table(title="The mesh compared, round by round", title_justify="left")
-    for name in ("figure", "services", "mesh ÷", "ratio", "95 % interval", "goal", ""):
+def ratios_tables(results: Results) -> list[Table]:
+    """The mesh divided by other paths, and by itself, with intervals and goals."""
+    return [_ratios_table(*table) for table in _ratio_tables(results)]
+
+
+def _ratios_table(title: str, over: str, ratios: Sequence[Ratio]) -> Table:
+    table = Table(title=title, title_justify="left")
+    for name in ("figure", "services", over, "ratio", "95 % interval", "goal", ""):
         right = name in ("services", "ratio", "95 % interval")
         table.add_column(name, justify="right" if right else "left")
-    for ratio in analyse.ratios(results):
+    for ratio in ratios:
         colour = VERDICTS[ratio.verdict] or ("red" if ratio.is_loss else "")
         table.add_row(
             KINDS[ratio.traffic].title,

@@ -7,28 +7,34 @@ report read nothing else.
 """
 
 import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Self
 
 from ebpfmesh.errors import NotFound
 
-CONTROL_FIGURES = 5
+CONTROL_FIGURES = 6
 """How many there are in ``ebpfmesh.bench.control``."""
 NO_SERVICES = (0,)
 """Sizes of a path that has no services."""
+Place = tuple[str, int]
+"""A path and its number of services."""
 
 
 @dataclass(frozen=True)
 class Scenario:
-    """What is compared: numbers of services by path, seconds by kind of traffic, and how often."""
+    """What is compared: numbers of services by path, seconds by kind of traffic, and how often.
+
+    A kind in ``only`` is measured over these paths, and at these numbers, instead of all.
+    """
 
     name: str
     title: str
     paths: Mapping[str, tuple[int, ...]]
     seconds: Mapping[str, float]
     rounds: int
+    only: Mapping[str, Mapping[str, tuple[int, ...]]] = field(default_factory=dict)
     control: int = 0
     """How often the figures of ``ebpfmesh.bench.control`` are taken."""
 
@@ -39,8 +45,18 @@ class Scenario:
 
     @property
     def per_round(self) -> int:
-        """Measurements in a round: each kind of traffic over each path at each of its sizes."""
-        return len(self.seconds) * sum(map(len, self.paths.values()))
+        """Measurements in a round: each kind of traffic at all its places."""
+        return sum(len(self.places(kind)) for kind in self.seconds)
+
+    def places(self, kind: str) -> tuple[Place, ...]:
+        """Where a kind of traffic is measured."""
+        paths = self.only.get(kind, self.paths)
+        return tuple((path, size) for path, sizes in paths.items() for size in sizes)
+
+    @property
+    def all_places(self) -> tuple[Place, ...]:
+        """All of them, each once."""
+        return tuple(dict.fromkeys(p for kind in self.seconds for p in self.places(kind)))
 
 
 @dataclass(frozen=True)
@@ -80,7 +96,8 @@ class Results:
         except FileNotFoundError as error:
             raise NotFound(f"no results in {directory}", hint="ebpfmesh bench run quick") from error
         scenario = head.pop("scenario")
-        scenario["paths"] = {name: tuple(sizes) for name, sizes in scenario["paths"].items()}
+        scenario["paths"] = _sizes(scenario["paths"])
+        scenario["only"] = {kind: _sizes(at) for kind, at in scenario.get("only", {}).items()}
         return cls(
             scenario=Scenario(**scenario),
             measurements=tuple(Measurement(**json.loads(line)) for line in lines),
@@ -93,3 +110,7 @@ class Results:
         del head["measurements"]
         text = json.dumps(head, indent=2, ensure_ascii=False)
         (directory / "run.json").write_text(text + "\n")
+
+
+def _sizes(paths: Mapping[str, Iterable[int]]) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(sizes) for name, sizes in paths.items()}

@@ -6,18 +6,18 @@ Must run in a sandbox (``ebpfmesh.kernel.netns.enter_sandbox``).
 
 import json
 import random
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 from typing import TextIO
 
-from ebpfmesh import config
-from ebpfmesh.bench import control, traffic, workload
+from ebpfmesh.bench import changes, control, traffic, workload
+from ebpfmesh.bench.connect import Connector
 from ebpfmesh.bench.environment import describe_machine
 from ebpfmesh.bench.paths import PATHS, DataPath
 from ebpfmesh.bench.pps import PacketRate, measure_pps
-from ebpfmesh.bench.results import Measurement, Results, Scenario
+from ebpfmesh.bench.results import Measurement, Place, Results, Scenario
 from ebpfmesh.bench.traffic import Sample
 from ebpfmesh.errors import CommandFailed, UsageError
 from ebpfmesh.model import Mesh
@@ -25,39 +25,57 @@ from ebpfmesh.model import Mesh
 Progress = Callable[[int, int, str], None]
 """Called before each step with the measurements done, their number, and what comes now."""
 
+CLIENT_SECONDS = 0.1
+
 
 class Lab:
-    """The paths of a scenario, built side by side, and the packet generator."""
+    """The paths of a scenario at all their sizes, side by side, and what sends through them."""
 
-    def __init__(self, mesh: Mesh, names: Mapping[str, object], stack: ExitStack) -> None:
+    def __init__(self, mesh: Mesh, places: Iterable[Place], stack: ExitStack) -> None:
         self.rate = PacketRate(mesh, stack)
-        self.paths: dict[str, DataPath] = {}
-        for name in names:
-            path = PATHS[name](mesh)
+        self.connector = Connector(stack)
+        self.paths: dict[Place, DataPath] = {}
+        for name, size in places:
+            path = PATHS[name](mesh, size)
             path.build(stack)
-            self.paths[name] = path
+            self.paths[name, size] = path
 
-    def measure(self, path: str, kind: str, seconds: float) -> Sample:
-        """Measure a kind of traffic over a path as it is set up now."""
+    def measure(self, place: Place, kind: str, seconds: float) -> Sample:
+        """Measure a kind of traffic, or of change, over a path."""
+        path = self.paths[place]
         if kind in traffic.MEASURES:
-            return traffic.MEASURES[kind](self.paths[path], seconds)
-        answered = kind == "pps-answered"
-        return measure_pps(self.rate, self.paths[path], seconds, answered=answered)
+            return traffic.MEASURES[kind](path, seconds)
+        if kind in changes.KINDS:
+            return changes.measure(kind, path, seconds)
+        if kind == "connect":
+            return self.connector.measure(path, seconds)
+        return measure_pps(self.rate, path, seconds, kind)
+
+    def describe(self) -> dict[str, str]:
+        """What each path is, by its name."""
+        return {path.name: path.describe() for path in self.paths.values()}
 
     def connections(self) -> dict[str, dict[str, str]]:
         """Try a connection from the client and from the blocked one, over paths with a policy."""
+        first = {path.name: path for path in reversed(self.paths.values()) if path.has_services}
         return {
             name: {
                 client: traffic.try_connection(path, client)
                 for client in (workload.CLIENT, workload.BLOCKED)
             }
-            for name, path in self.paths.items()
-            if path.has_services
+            for name, path in first.items()
         }
 
-    def limit(self) -> int:
-        """Nanoseconds that every packet of the generator costs before it enters any path."""
-        return self.rate.limit(next(iter(self.paths.values())))
+    def own_cost(self) -> dict[str, str]:
+        """What the measuring itself takes of each figure, by what measures; over the first path."""
+        path = next(iter(self.paths.values()))
+        connections = self.connector.measure(path, CLIENT_SECONDS)
+        own = json.loads(connections.raw)["client_ns"]
+        whole = f"{1e9 / connections.value:.0f} ns that it takes over {path.name}"
+        return {
+            "generator": f"{self.rate.limit(path)} ns for a frame that is thrown away at once",
+            "connecting client": f"{own} ns of a new connection, out of {whole}",
+        }
 
     def warm_up(self) -> None:
         """Send a little over every path, so that no first measurement pays for it."""
@@ -75,13 +93,13 @@ def run(scenario: Scenario, directory: Path, *, seed: int, progress: Progress) -
     with ExitStack() as stack:
         progress(0, scenario.total, "building the paths")
         environment = describe_machine()
-        lab = Lab(config.load(workload.DEMO_FILE), scenario.paths, stack)
-        environment["generator"] = f"{lab.limit()} ns for a frame that is thrown away at once"
+        lab = Lab(workload.load(), scenario.all_places, stack)
+        environment |= lab.own_cost()
         head = Results(
             scenario=scenario,
             seed=seed,
             environment=environment,
-            paths={name: path.describe() for name, path in lab.paths.items()},
+            paths=lab.describe(),
             connections=lab.connections(),
         )
         (directory / "raw").mkdir(parents=True)
@@ -96,17 +114,16 @@ def _rounds(
 ) -> None:
     """Do the steps of every round and write down what comes of them."""
     done, total = 0, scenario.total
-    set_to: dict[str, int] = {}
     with (directory / "results.jsonl").open("w") as results:
         for number in range(1, scenario.rounds + 1):
-            for size, kind, name in round_steps(scenario, order):
-                place = f"{name}, {size} services" if size else name
-                progress(done, total, f"round {number}: {kind} over {place}")
-                if set_to.get(name, 0) != size:
-                    lab.paths[name].set_services(size)
-                    set_to[name] = size
+            for kind, place in round_steps(scenario, order):
+                name, size = place
+                where = f"{name}, {size} services" if size else name
+                progress(done, total, f"round {number}: {kind} over {where}")
                 raw = f"raw/{done:04}-{name}-{size}-{kind}.txt"
-                measured = _measure(lab, name, kind, scenario.seconds[kind], directory / raw)
+                measured = _measure(
+                    lab, (name, size), kind, scenario.seconds[kind], directory / raw
+                )
                 line = Measurement(number, name, size, kind, *measured[:2], raw, measured[2])
                 _write(results, line)
                 done += 1
@@ -141,36 +158,28 @@ def _write(results: TextIO, line: Measurement) -> None:
     results.flush()
 
 
-def round_steps(scenario: Scenario, order: random.Random) -> Iterator[tuple[int, str, str]]:
-    """(services, kind of traffic, path) of one round: everything once, in random order.
+def round_steps(scenario: Scenario, order: random.Random) -> Iterator[tuple[str, Place]]:
+    """(kind of traffic, place) of one round: everything once, in random order.
 
-    What is compared stands together, so that both sides meet the same machine: numbers of
-    services, then kinds of traffic, then paths. A path without services goes with the smallest.
+    What is compared stands together, so that both sides meet the same machine: all places of a
+    kind, and beside each other the kinds whose names begin with the same word.
     """
-    sizes = sorted({size for sizes in scenario.paths.values() for size in sizes if size}) or [0]
-    smallest = sizes[0]
-    order.shuffle(sizes)
-    for size in sizes:
-        kinds = list(scenario.seconds)
-        order.shuffle(kinds)
-        names = [
-            (name, has)
-            for name, all_sizes in scenario.paths.items()
-            for has in all_sizes
-            if (has or smallest) == size
-        ]
-        for kind in kinds:
-            order.shuffle(names)
-            for name, has in names:
-                yield has, kind, name
+    kinds = list(scenario.seconds)
+    order.shuffle(kinds)
+    families = list(dict.fromkeys(kind.partition("-")[0] for kind in kinds))
+    for kind in sorted(kinds, key=lambda kind: families.index(kind.partition("-")[0])):
+        places = list(scenario.places(kind))
+        order.shuffle(places)
+        for place in places:
+            yield kind, place
 
 
 def _measure(
-    lab: Lab, path: str, kind: str, seconds: float, raw: Path
+    lab: Lab, place: Place, kind: str, seconds: float, raw: Path
 ) -> tuple[float | None, str, str]:
     """Value, unit and error of one measurement; its raw output goes to a file."""
     try:
-        sample = lab.measure(path, kind, seconds)
+        sample = lab.measure(place, kind, seconds)
     except CommandFailed as error:
         raw.write_text(f"{error.message}\n{error.hint}\n")
         return None, "", error.message

@@ -11,11 +11,11 @@ tracking of one cannot touch another. Must run in a sandbox (``kernel.netns.ente
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 
 from ebpfmesh.kernel import bpf, interface, links, netns
-from ebpfmesh.model import Function, Mesh
+from ebpfmesh.model import Endpoint, Function, Mesh
 
 PREFIX = "bench."
 
@@ -26,6 +26,7 @@ class Member:
 
     netns: Path
     address: IPv4Address
+    address6: IPv6Address | None
     mac: str
     """Of the interface inside, eth0."""
     ifindex: int
@@ -69,23 +70,30 @@ def _connect(name: str, number: int, function: Function, mesh: Mesh, stack: Exit
     """Make a function's namespace and veth; the calling thread is in the host namespace."""
     inside = make_namespace(f"{name}.{function.name}", stack)
     host = interface.host_name(mesh.name, number)
-    with netns.rtnetlink() as ip:
-        plugged = interface.create(ip, mesh.name, function.name, host, inside)
-        interface.configure_inside(inside, function, mesh)
-        interface.configure_host(ip, plugged.ifindex, plugged.mac, function.addresses)
-    return Member(inside, address4(function), plugged.mac, plugged.ifindex, plugged.gateway)
+    plugged = interface.create(mesh.name, function.name, host, inside)
+    interface.configure_inside(plugged, function, mesh)
+    interface.configure_host(plugged.ifindex, plugged.mac, function.addresses)
+    addresses = address4(function), function.address6
+    return Member(inside, *addresses, plugged.mac, plugged.ifindex, plugged.gateway)
 
 
-def address4(function: Function) -> IPv4Address:
-    """The IPv4 address of a function that has one."""
-    if function.address4 is None:
-        raise ValueError(f"function {function.name} has no IPv4 address")
-    return function.address4
+def address4(endpoint: Endpoint) -> IPv4Address:
+    """The IPv4 address of a function or service that has one."""
+    if endpoint.address4 is None:
+        raise ValueError(f"{endpoint.name} has no IPv4 address")
+    return endpoint.address4
+
+
+def address6(endpoint: Member | Endpoint) -> IPv6Address:
+    """The IPv6 address of what has one."""
+    if endpoint.address6 is None:
+        raise ValueError(f"{endpoint} has no IPv6 address")
+    return endpoint.address6
 
 
 def attach_at(namespace: Path, ifindex: int, program: bpf.Fd, pin: Path, stack: ExitStack) -> None:
     """Attach to tc ingress of an interface of ``namespace``, until ``stack`` is unwound."""
     ip = stack.enter_context(netns.rtnetlink(namespace))
     with netns.entered(namespace):
-        links.attach(ip, ifindex, "ingress", program, pin)
+        links.attach(ifindex, "ingress", program, pin)
     stack.callback(links.detach, ip, ifindex, "ingress", pin)

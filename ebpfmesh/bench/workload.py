@@ -9,27 +9,58 @@ that fill the table stand before the measured ones, so a path that reads a list 
 from dataclasses import dataclass
 from ipaddress import IPv4Address
 from pathlib import Path
+from typing import Literal
 
-from ebpfmesh.bench.topology import address4
-from ebpfmesh.model import Identity, Mesh, Policy, Service
+from ebpfmesh import config
+from ebpfmesh.bench.topology import address4, address6
+from ebpfmesh.model import Address, Endpoint, Identity, Limits, Mesh, Policy, Service
 
 DEMO_FILE = Path(__file__).parents[2] / "examples" / "demo.toml"
 CLIENT = "radio"
 BLOCKED = "guest"
+Version = Literal[4, 6]
 SERVICES = {"pps": "samples", "rr": "control", "crr": "api", "stream": "bulk"}
 """The service each kind of traffic goes to."""
+TARGETS = 2
+"""Neighbouring addresses that take packets per second; see ``load``."""
 
 FILLER_ADDRESS = IPv4Address("198.19.0.0")
 FILLER_PORT = 20000
 MAX_SERVICES = 10000
+LIMITS = Limits(services=16384, rules=16384, flows=131072)
+"""Of every mesh that is measured, whatever it holds: room for MAX_SERVICES and 100 000 flows."""
 
 
 @dataclass(frozen=True)
 class Target:
     """Where a client sends to: an address and port, a service's or a function's own."""
 
-    address: IPv4Address
+    address: Address
     port: int
+
+
+def load() -> Mesh:
+    """The mesh that every path is built from, with room for all that is measured.
+
+    Besides what the file has there is a service at the address after ``samples``', since one
+    client has fewer ports than flows are wanted.
+    """
+    mesh = config.load(DEMO_FILE)
+    first = mesh.service(SERVICES["pps"])
+    more = first.model_copy(
+        update={
+            "name": f"{first.name}-more",
+            "address4": address4(first) + 1,
+            "address6": None,
+            "target_port": first.target_port + 1,
+        }
+    )
+    rule = Policy(
+        source=Identity.parse(f"function:{CLIENT}"),
+        destination=Identity.parse(f"service:{more.name}"),
+    )
+    parts = {"services": (*mesh.services, more), "policies": (*mesh.policies, rule)}
+    return mesh.model_copy(update={**parts, "limits": LIMITS})
 
 
 def fill(mesh: Mesh, services: int) -> Mesh:
@@ -60,18 +91,20 @@ def fill(mesh: Mesh, services: int) -> Mesh:
     )
 
 
-def service_target(mesh: Mesh, traffic: str) -> Target:
+def service_target(mesh: Mesh, traffic: str, version: Version = 4) -> Target:
     """The service's address and port for a kind of traffic."""
     service = mesh.service(SERVICES[traffic])
-    if service.address4 is None:
-        raise ValueError(f"service {service.name} has no IPv4 address")
-    return Target(service.address4, service.port)
+    return Target(_address(service, version), service.port)
 
 
-def backend_target(mesh: Mesh, traffic: str) -> Target:
+def backend_target(mesh: Mesh, traffic: str, version: Version = 4) -> Target:
     """The first backend's own address and port for a kind of traffic."""
     service = mesh.service(SERVICES[traffic])
-    return Target(address4(mesh.function(service.functions[0])), service.target_port)
+    return Target(_address(mesh.function(service.functions[0]), version), service.target_port)
+
+
+def _address(endpoint: Endpoint, version: Version) -> Address:
+    return address4(endpoint) if version == 4 else address6(endpoint)
 
 
 def backends(mesh: Mesh, traffic: str) -> tuple[str, ...]:

@@ -5,15 +5,18 @@ generator ─▶ host-side veth of radio ─▶ path under test ─▶ eth0 of a
 """
 
 import contextlib
+import json
 import socket
+import subprocess
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
 
 import pytest
 
 import topology
-from ebpfmesh import config
-from ebpfmesh.bench import traffic, workload
+from ebpfmesh import apply
+from ebpfmesh.bench import changes, traffic, workload
+from ebpfmesh.bench.connect import IN_FLIGHT, Connector
 from ebpfmesh.bench.generator import BATCH, PORTS, make_template, send_burst
 from ebpfmesh.bench.paths import PATHS, DataPath
 from ebpfmesh.bench.pps import PacketRate
@@ -28,15 +31,20 @@ TIMEOUT = 5.0
 @pytest.fixture(scope="module")
 def rate() -> Iterator[PacketRate]:
     with ExitStack() as stack:
-        yield PacketRate(config.load(workload.DEMO_FILE), stack)
+        yield PacketRate(workload.load(), stack)
+
+
+@pytest.fixture(scope="module")
+def connector() -> Iterator[Connector]:
+    with ExitStack() as stack:
+        yield Connector(stack)
 
 
 @pytest.fixture(scope="module", params=PATHS)
 def path(request: pytest.FixtureRequest) -> Iterator[DataPath]:
     with ExitStack() as stack:
-        path = PATHS[request.param](config.load(workload.DEMO_FILE))
+        path = PATHS[request.param](workload.load(), SERVICES)
         path.build(stack)
-        path.set_services(SERVICES)
         yield path
 
 
@@ -58,7 +66,7 @@ def receive(listeners: list[socket.socket]) -> list[tuple[bytes, tuple[str, int]
     return found
 
 
-@pytest.mark.parametrize("flows", [1, 1000])
+@pytest.mark.parametrize("flows", [1, 1000, 2 * len(PORTS)])
 def test_every_packet_arrives(rate: PacketRate, path: DataPath, flows: int) -> None:
     packets = 100 * BATCH
     template = make_template(path.client, path.target("pps"), flows=flows)
@@ -67,6 +75,15 @@ def test_every_packet_arrives(rate: PacketRate, path: DataPath, flows: int) -> N
         burst = send_burst(rate.generator, rate.sink, path.client.ifindex, packets)
     assert (burst.offered, burst.delivered) == (packets, packets)
     assert burst.nanoseconds > 0
+
+
+WITH_IPV6 = ("redirect_peer", "routed", "mesh")
+
+
+@pytest.mark.parametrize("path", WITH_IPV6, indirect=True, scope="module")
+def test_every_ipv6_packet_arrives(rate: PacketRate, path: DataPath) -> None:
+    (burst,) = rate.measure(path, version=6, flows=100, bursts=1, seconds=0.001)
+    assert burst.delivered == burst.offered
 
 
 def test_sockets_accept_the_packets(rate: PacketRate, path: DataPath) -> None:
@@ -108,3 +125,33 @@ WITH_POLICIES = [name for name, path in PATHS.items() if path.has_services]
 def test_policy_blocks_who_is_not_allowed(path: DataPath) -> None:
     assert traffic.try_connection(path, workload.CLIENT) == "open"
     assert traffic.try_connection(path, workload.BLOCKED) == "no answer"
+
+
+def test_connections_are_opened_and_closed_in_order(connector: Connector, path: DataPath) -> None:
+    for _ in range(2):
+        sample = connector.measure(path, 0.02)
+        assert sample.value > 0
+        counted = json.loads(sample.raw)
+        assert counted["opened"] == counted["closed"] == counted["accepted"]
+        assert counted["chains_ended"] == IN_FLIGHT
+
+
+@pytest.mark.parametrize("path", WITH_POLICIES, indirect=True, scope="module")
+def test_what_is_added_is_taken_out_again(path: DataPath) -> None:
+    kinds = changes.KINDS if path.name == "mesh" else ("add-service", "add-rule")
+    before = contents(path)
+    for kind in kinds:
+        assert changes.measure(kind, path, 0).value > 0
+        assert contents(path) == before
+
+
+def contents(path: DataPath) -> object:
+    """All services and rules of a path."""
+    with netns.entered(path.host.netns):
+        if path.name == "mesh":
+            with apply.opened(path.mesh.name) as live:
+                return live.record.model()
+        saved = subprocess.run(
+            ["iptables-nft-save"], capture_output=True, text=True, check=True
+        ).stdout
+    return [line for line in saved.splitlines() if line.startswith(("-", "*"))]

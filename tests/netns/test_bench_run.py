@@ -14,7 +14,26 @@ SCENARIO = Scenario(
     name="small",
     title="Everything once",
     paths={"routed": NO_SERVICES, "iptables": (2,), "mesh": (2,)},
-    seconds={"pps": 0.01, "pps-answered": 0.01, "stream": 1, "rr": 1, "crr": 1},
+    seconds={
+        "pps": 0.01,
+        "pps-answered": 0.01,
+        "stream": 1,
+        "rr": 1,
+        "crr": 1,
+        "connect": 0.02,
+        "pps-ipv6": 0.01,
+        "pps-events": 0.01,
+        "pps-capture": 0.01,
+        "add-service": 0.0,
+        "add-rule-command": 0.0,
+    },
+    only={
+        "pps-ipv6": {"mesh": (2,)},
+        "pps-events": {"mesh": (2,)},
+        "pps-capture": {"mesh": (2,)},
+        "add-service": {"iptables": (2,), "mesh": (2,)},
+        "add-rule-command": {"mesh": (2,)},
+    },
     rounds=1,
 )
 
@@ -33,7 +52,7 @@ def test_scenario_from_end_to_end(tmp_path: Path) -> None:
     )
     assert results == Results.load(directory)
     assert not analyse.failures(results)
-    assert len(analyse.figures(results)) == SCENARIO.total == 15
+    assert len(analyse.figures(results)) == SCENARIO.total == 24
     assert all(figure.median > 0 for figure in analyse.figures(results))
     assert all((directory / m.raw).read_text() for m in results.measurements)
     assert seen[-1] == (SCENARIO.total, SCENARIO.total)

@@ -83,6 +83,37 @@ def test_path_without_services_is_the_base_at_every_number() -> None:
     assert ratio(made(), "rr", 1000, "routed").ratio == pytest.approx(1.5)
 
 
+def test_mesh_beside_itself_with_many_services() -> None:
+    many = dataclasses.replace(SCENARIO, paths={**SCENARIO.paths, "mesh": (1, 10000)})
+    values = {**VALUES, ("pps", "mesh", 10000): 2.4 * 0.96, ("rr", "mesh", 10000): 9.9}
+    results = dataclasses.replace(made(values), scenario=many)
+    found = {r.traffic: r for r in analyse.inner_ratios(results)}
+    assert found["pps"].ratio == pytest.approx(0.96)
+    assert (found["pps"].services, found["pps"].base) == (10000, "1 service")
+    assert (found["pps"].verdict, found["rr"].verdict) == ("holds", "fails")
+    assert "mesh ÷ mesh with" in report.render(results)
+
+
+def test_mesh_beside_itself_with_another_kind_of_traffic() -> None:
+    seconds = {**SCENARIO.seconds, "pps-ipv6": 1.0, "pps-events": 1.0}
+    only = {"pps-ipv6": {"mesh": (1,)}, "pps-events": {"mesh": (1,)}}
+    scenario = dataclasses.replace(SCENARIO, seconds=seconds, only=only)
+    values = {**VALUES, ("pps-ipv6", "mesh", 1): 1.2, ("pps-events", "mesh", 1): 0.6}
+    made_of = [
+        dataclasses.replace(m, traffic=kind, value=values[kind, "mesh", 1] / 2.4 * m.value)
+        for m in made().measurements
+        for kind in only
+        if (m.traffic, m.path, m.services) == ("pps", "mesh", 1) and m.value
+    ]
+    results = dataclasses.replace(
+        made(), scenario=scenario, measurements=(*made().measurements, *made_of)
+    )
+    six, events = analyse.inner_ratios(results)
+    assert (six.base, six.verdict) == ("IPv4", "fails")
+    assert (events.base, events.verdict) == ("events off", "")
+    assert events.ratio == pytest.approx(0.25)
+
+
 def test_goals() -> None:
     assert ratio(made(), "pps", 1, "iptables").verdict == "holds"
     assert ratio(made(), "pps", 1000, "iptables").verdict == "fails"
@@ -143,7 +174,8 @@ def test_costs_are_judged_by_their_median() -> None:
 
 
 def test_results_survive_the_directory(tmp_path: Path) -> None:
-    results = made()
+    scenario = dataclasses.replace(SCENARIO, only={"rr": {"mesh": (1, 1000)}})
+    results = dataclasses.replace(made(), scenario=scenario)
     results.save_head(tmp_path)
     lines = [json.dumps(asdict(m)) for m in results.measurements]
     (tmp_path / "results.jsonl").write_text("\n".join(lines) + "\n")
@@ -172,7 +204,8 @@ def test_report_says_when_the_mesh_was_not_part() -> None:
 
 
 @pytest.mark.parametrize(
-    "make", [report.figures_table, report.ratios_table, report.connections_table]
+    "make",
+    [report.figures_table, lambda r: report.ratios_tables(r)[0], report.connections_table],
 )
 def test_tables_name_the_mesh(make: Callable[[Results], Table]) -> None:
     console = Console(width=200)
@@ -195,11 +228,20 @@ def test_round_has_everything_once_and_keeps_together_what_is_compared(
 ) -> None:
     steps = list(round_steps(scenario, random.Random(3)))
     assert len(steps) == len(set(steps)) == scenario.per_round
-    together = [(size or 1, kind) for size, kind, _ in steps]
-    changes = sum(a != b for a, b in pairwise(together))
-    assert changes + 1 == len(set(together))
+    kinds = [kind for kind, _ in steps]
+    for together in (kinds, [kind.partition("-")[0] for kind in kinds]):
+        assert sum(a != b for a, b in pairwise(together)) + 1 == len(set(together))
     assert steps == list(round_steps(scenario, random.Random(3)))
     assert steps != list(round_steps(scenario, random.Random(4)))
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS.values(), ids=SCENARIOS)
+def test_every_goal_of_a_scenario_that_has_its_kind_is_measured(scenario: Scenario) -> None:
+    for traffic, size, base in analyse.GOALS:
+        if traffic in scenario.seconds and base in scenario.paths and size in (1, 1000):
+            names = {path for path, _ in scenario.places(traffic)}
+            assert (analyse.SUBJECT, size) in scenario.places(traffic)
+            assert base in names
 
 
 def test_every_kind_of_traffic_has_a_title() -> None:

@@ -3,14 +3,13 @@
 
 import pytest
 
-from ebpfmesh import config
-from ebpfmesh.bench import iptables, workload
+from ebpfmesh.bench import changes, iptables, workload
 from ebpfmesh.model import Mesh
 
 
 @pytest.fixture(scope="module")
 def mesh() -> Mesh:
-    return config.load(workload.DEMO_FILE)
+    return workload.load()
 
 
 def forward(rules: str) -> list[str]:
@@ -84,3 +83,42 @@ def test_only_who_is_allowed_is_accepted(mesh: Mesh) -> None:
     client, blocked = mesh.function(workload.CLIENT), mesh.function(workload.BLOCKED)
     assert any(f"-s {client.address4}/32" in rule for rule in rules)
     assert not any(f"-s {blocked.address4}/32" in rule for rule in rules)
+
+
+def lines(text: str) -> list[str]:
+    return [line for line in text.splitlines() if line.startswith("-A ")]
+
+
+@pytest.mark.parametrize("append", [False, True])
+def test_added_service_is_what_a_whole_ruleset_has_more(mesh: Mesh, append: bool) -> None:
+    service = changes.new_service(mesh)
+    more = mesh.model_copy(update={"services": (*mesh.services, service)})
+    old, new = (iptables.ruleset(m, established_first=True) for m in (mesh, more))
+    do, undo = iptables.add_service(mesh, service, append=append)
+    services = {line for line in lines(new) if line.startswith("-A KUBE-SERVICES ")}
+    own = set(lines(new)) - set(lines(old))
+    assert set(lines(do)) == (own if append else own | services)
+    assert (":KUBE-SERVICES" in do) == (not append)
+    chains = {line.split()[0][1:] for line in do.splitlines() if line.startswith(":")}
+    for chain in chains - {"KUBE-SERVICES"}:
+        assert f"-X {chain}" in undo.splitlines()
+
+
+@pytest.mark.parametrize("append", [False, True])
+def test_added_rule_is_the_last_of_its_list(mesh: Mesh, append: bool) -> None:
+    do, undo = iptables.add_rule(mesh, changes.new_rule(), append=append)
+    old = forward(iptables.ruleset(mesh, established_first=True))
+    new = forward(do)
+    assert new[:-1] == ([] if append else old)
+    assert new[-1] not in old
+    assert forward(undo) == ([] if append else old)
+    assert (f"-D {new[-1][3:]}" in undo) == append
+
+
+def test_what_is_added_to_a_mesh_can_be(mesh: Mesh) -> None:
+    parts = {
+        "services": (*mesh.services, changes.new_service(mesh)),
+        "policies": (*mesh.policies, changes.new_rule()),
+    }
+    more = mesh.model_copy(update=parts)
+    assert Mesh.model_validate_json(more.model_dump_json()) == more
