@@ -6,13 +6,37 @@ should have made of another one, however the program got there.
 """
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 from scapy.layers.inet import ICMP, IP, TCP, UDP
-from scapy.layers.inet6 import ICMPv6EchoReply, ICMPv6EchoRequest, IPv6
+from scapy.layers.inet6 import (
+    ICMPv6DestUnreach,
+    ICMPv6EchoReply,
+    ICMPv6EchoRequest,
+    ICMPv6PacketTooBig,
+    ICMPv6ParamProblem,
+    ICMPv6TimeExceeded,
+    IPv6,
+    IPv6ExtHdrDestOpt,
+    IPv6ExtHdrFragment,
+    IPv6ExtHdrHopByHop,
+    IPv6ExtHdrRouting,
+)
 from scapy.layers.l2 import Ether
-from scapy.packet import Packet
+from scapy.packet import Packet, Raw
 
 from ebpfmesh.kernel.interface import GATEWAY_MAC
+
+GATEWAY4, GATEWAY6 = "169.254.1.1", "fe80::1"
+"""Who answers a function for the mesh."""
+
+NEXT = {
+    IPv6ExtHdrHopByHop: 0,
+    IPv6ExtHdrRouting: 43,
+    IPv6ExtHdrFragment: 44,
+    IPv6ExtHdrDestOpt: 60,
+}
+"""Numbers of IPv6's extension headers, as the header before them names them."""
 
 MULTICAST4, MULTICAST6 = "224.0.0.251", "ff02::fb"
 
@@ -59,19 +83,91 @@ def udp(
 
 
 def ping(
-    version: int, source: Peer, destination: Peer, identifier: int = 7, *, ttl: int = 64
-) -> Packet:
+    version: int, source: Peer, destination: Peer, identifier: int = 7,
+    payload: bytes = b"abcdefgh", *, ttl: int = 64,
+) -> Packet:  # fmt: skip
     """An ICMP or ICMPv6 echo request."""
     layer = ICMP(id=identifier) if version == 4 else ICMPv6EchoRequest(id=identifier)
-    return ip(version, source, destination, ttl=ttl) / layer / b"abcdefgh"
+    return ip(version, source, destination, ttl=ttl) / layer / payload
 
 
 def pong(
-    version: int, source: Peer, destination: Peer, identifier: int = 7, *, ttl: int = 64
-) -> Packet:
+    version: int, source: Peer, destination: Peer, identifier: int = 7,
+    payload: bytes = b"abcdefgh", *, ttl: int = 64,
+) -> Packet:  # fmt: skip
     """The echo reply to ``ping``."""
     layer = ICMP(type=0, id=identifier) if version == 4 else ICMPv6EchoReply(id=identifier)
-    return ip(version, source, destination, ttl=ttl) / layer / b"abcdefgh"
+    return ip(version, source, destination, ttl=ttl) / layer / payload
+
+
+ERRORS: dict[int, dict[str, Packet]] = {
+    4: {
+        "unreachable": ICMP(type=3, code=1),
+        "port unreachable": ICMP(type=3, code=3),
+        "fragmentation needed": ICMP(type=3, code=4, nexthopmtu=1280),
+        "time exceeded": ICMP(type=11, code=0),
+        "parameter problem": ICMP(type=12, code=0, ptr=1),
+    },
+    6: {
+        "unreachable": ICMPv6DestUnreach(code=0),
+        "port unreachable": ICMPv6DestUnreach(code=4),
+        "packet too big": ICMPv6PacketTooBig(mtu=1280),
+        "time exceeded": ICMPv6TimeExceeded(code=0),
+        "parameter problem": ICMPv6ParamProblem(code=1, ptr=6),
+    },
+}
+"""ICMP errors by version and name, without what they quote."""
+
+
+def error(
+    version: int, source: Peer, destination: Peer, quoted: Packet | bytes,
+    kind: str = "port unreachable", *, ttl: int = 64, size: int | None = None,
+) -> Packet:  # fmt: skip
+    """An ICMP error about a packet; ``size``: so many bytes of that, from its IP header on."""
+    layer = ERRORS[version][kind].copy()
+    return ip(version, source, destination, ttl=ttl) / layer / Raw(bytes(quoted)[:size])
+
+
+def fragments(packet: Packet, *cuts: int, identifier: int = 0x1234) -> list[Packet]:
+    """The fragments of a packet, cut at these bytes behind its IP header."""
+    whole = built(packet)
+    head, data = whole.copy(), bytes(whole.payload)
+    head.remove_payload()
+    made = []
+    for start, end in pairwise((0, *cuts, len(data))):
+        more = end < len(data)
+        if isinstance(head, IP):
+            one = head.copy()
+            one.id, one.flags, one.frag = identifier, "MF" if more else 0, start // 8
+            del one.len, one.chksum
+        else:
+            cut = IPv6ExtHdrFragment(nh=head.nh, offset=start // 8, m=more, id=identifier)
+            one = IPv6(src=head.src, dst=head.dst, hlim=head.hlim, nh=44) / cut
+        made.append(one / Raw(data[start:end]))
+    return made
+
+
+def behind(packet: Packet, *headers: Packet) -> Packet:
+    """An IPv6 packet with extension headers before its transport's."""
+    whole = packet.copy()
+    number, rest = built(whole).nh, whole.payload
+    whole.remove_payload()
+    for inner, header in zip((*headers[1:], None), headers, strict=True):
+        whole = whole / header.copy()
+        whole.lastlayer().nh = NEXT[type(inner)] if inner else number
+    whole.nh = NEXT[type(headers[0])]
+    return whole / rest
+
+
+def time_exceeded(version: int, function: Peer, packet: Packet) -> Packet:
+    """What the mesh answers a function whose packet's TTL ran out."""
+    whole = built(packet)
+    size = (20 if version == 4 else 40) + (20 if TCP in whole else 8)
+    gateway = Peer("gateway", GATEWAY4, GATEWAY6)
+    answer = error(version, gateway, function, whole, "time exceeded", size=size)
+    if version == 4:
+        answer.id = 0
+    return answer
 
 
 def sent(function: Peer, packet: Packet) -> Packet:

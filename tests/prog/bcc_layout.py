@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: BSD-2-Clause
 """Prints how BCC lays out the keys and values of the mesh's maps, as JSON.
 
-A process of its own, since LLVM never leaves one. The maps are BCC's own here, and go with it.
+A process of its own, since LLVM never leaves one. The maps are BCC's own here, and go with it:
+hashes all of them, which take any key and value and need no flags.
 """
 
 import ctypes
@@ -15,7 +16,10 @@ from typing import Any
 from ebpfmesh.kernel.headers import CFLAGS, SOURCE_VARIABLE, header_tree
 from ebpfmesh.kernel.source import bpf_dir, flatten
 
-MAPS = "#define MESH_MAP(type, name, key, value, n) BPF_TABLE(type, key, value, name, 1)\n"
+MAPS = """
+#define MESH_MAP(type, name, key, value, n) BPF_TABLE("hash", key, value, name, 1)
+#define MESH_RING(name, n)
+"""
 
 
 def layout(shape: Any) -> list[Any]:
@@ -37,7 +41,7 @@ def main() -> None:
             table = module[name]
             found[name] = {
                 "key": layout(table.Key),
-                "value": layout(getattr(table, "sLeaf", table.Leaf)),  # sLeaf: of one CPU
+                "value": layout(table.Leaf),
             }
     json.dump(found, sys.stdout)
 

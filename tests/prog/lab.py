@@ -21,7 +21,7 @@ from ipaddress import IPv4Address, IPv6Address
 
 from ebpfmesh import _abi, apply
 from ebpfmesh._abi import Direction, Reason
-from ebpfmesh.apply.lifecycle import load_programs
+from ebpfmesh.apply.lifecycle import load_programs, set_calls
 from ebpfmesh.kernel import bpf, interface, netns
 from ebpfmesh.kernel.build import Program
 from ebpfmesh.kernel.maps import Maps
@@ -31,8 +31,20 @@ from ebpfmesh.model import Function, Identity, Limits, Mesh, Policy, Service
 from packets import Peer
 
 NAME = "lab"
-LIMITS = Limits(functions=15, tenants=3, services=15, rules=256, flows=1024)
-XDP = (Program("mesh_xdp_fn", "xdp"),)
+LIMITS = Limits(
+    functions=15, tenants=3, services=63, rules=256, flows=512, half_open=256, fragments=64,
+    prefixes=32, sockets=64,
+)  # fmt: skip
+XDP_CALLS = {
+    _abi.CALL_SLOW: "mesh_xdp_slow",
+    _abi.CALL_JUDGE: "mesh_xdp_judge",
+    _abi.CALL_POLICY: "mesh_xdp_policy",
+    _abi.CALL_EVENT: "mesh_xdp_event",
+}
+SLOW = "mesh_slow_fn"
+XDP = tuple(Program(name, "xdp") for name in ("mesh_xdp_fn", *XDP_CALLS.values()))
+FLOWS = ("mesh_flow4", "mesh_flow6", "mesh_half")
+STATE = (*FLOWS, "mesh_fragment", "mesh_socket")
 
 
 def _function(
@@ -64,13 +76,17 @@ def _service(
 def policy(
     source: str, destination: str, match: str = "any", action: str = "allow", **rest: int
 ) -> Policy:
-    """A rule; ``match`` is any, a protocol, or protocol/port."""
-    protocol, _, port = match.partition("/")
+    """A rule; ``match`` is any, a protocol, protocol/port, protocol/first-last, or icmp/type."""
+    protocol, _, ports = match.partition("/")
+    first, _, last = ports.partition("-")
+    icmp = protocol == "icmp"
     return Policy(
         source=Identity.parse(source),
         destination=Identity.parse(destination),
         protocol=protocol,
-        port=int(port or 0),
+        port=0 if icmp else int(first or 0),
+        port_end=int(last or 0),
+        icmp_type=int(ports) if icmp and ports else None,
         action=action,
         **rest,
     )
@@ -92,6 +108,7 @@ SERVICES = (
     _service("self", 6, "tcp", 80, 80, "a"),
     _service("shop", 7, "tcp", 80, 8080, "c"),
     _service("closed", 8, "tcp", 80, 8080, "c"),
+    _service("mirror", 9, "udp", 53, 5353, "a"),
 )
 POLICIES = (
     policy("tenant:red", "service:shop", "tcp/80"),
@@ -107,6 +124,9 @@ POLICIES = (
     policy("outside", "function:a", "tcp/22"),
 )
 MESH = Mesh(name=NAME, limits=LIMITS, functions=FUNCTIONS, services=SERVICES, policies=POLICIES)
+
+HAIRPIN = Peer("hairpin", str(MESH.prefix4.network_address), str(MESH.prefix6.network_address))
+"""What stands for a function that reaches itself through a service."""
 
 NOBODY = Peer("outside", "203.0.113.9", "2001:db8:ffff::9", "02:00:00:00:00:99")
 """Somebody who is not in the mesh; as a sender: behind an interface that is no function's."""
@@ -182,13 +202,30 @@ class Seen:
     counted: Counters = field(default_factory=dict)
 
 
+MARK, CB = 8, 48
+"""Offsets in struct __sk_buff."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a dry run says: the numbers are those of the record."""
+
+    reason: Reason
+    rule: int
+    receiver: str
+    service: int
+    audited: bool
+    port: int
+
+
 class Lab:
     """The mesh MESH with its programs open; state of one test does not reach the next."""
 
     def __init__(self) -> None:
         self.maps = Maps(Pins(NAME))
         load_programs(Pins(NAME), "mesh_xdp.c", XDP)
-        names = (TC.program, XDP_FN.program, TO_FN.program)
+        set_calls(Pins(NAME), "mesh_xdp_calls", XDP_CALLS)
+        names = (TC.program, XDP_FN.program, TO_FN.program, SLOW)
         self._programs = {name: bpf.obj_get(Pins(NAME).progs / name) for name in names}
         self._changed = self._moved = False
         self._refresh()
@@ -245,12 +282,15 @@ class Lab:
 
     def flows(self) -> dict[bytes, _abi.Flow]:
         """All flow entries."""
-        tables = (self.maps["mesh_flow4"], self.maps["mesh_flow6"])
-        return {bytes(key): flow for flows in tables for key, flow in flows.items()}
+        return {bytes(key): flow for name in FLOWS for key, flow in self.maps[name].items()}
+
+    def counts(self) -> dict[_abi.Count, int]:
+        """What is counted for ``doctor``."""
+        return {_abi.Count(key.value): row.value for key, row in self.maps["mesh_counts"].items()}
 
     def forget_flows(self) -> None:
-        """Empty both flow maps."""
-        for flows in (self.maps["mesh_flow4"], self.maps["mesh_flow6"]):
+        """Empty the maps that packets write, but for the counters."""
+        for flows in (self.maps[name] for name in STATE):
             for key, _ in list(flows.items()):
                 flows.delete(key)
 
@@ -260,6 +300,18 @@ class Lab:
         before = self.snapshot()
         run = bpf.prog_test_run(self._programs[hook.program], frame, context=context)
         return Seen(hook.word(run.verdict), run.packet, self.moved(before))
+
+    def ask(self, direction: Direction, function: str, frame: bytes) -> "Answer":
+        """What would become of a packet (DRY_RUN)."""
+        context = bytearray(TC.context(self.ifindex[function], len(frame), 0))
+        struct.pack_into("=I", context, MARK, _abi.DRY_RUN)
+        struct.pack_into("=I", context, CB, direction)
+        run = bpf.prog_test_run(self._programs[SLOW], frame, context=bytes(context))
+        assert run.packet == frame
+        reason, rule, receiver, service, port = struct.unpack_from("=5I", run.context, CB)
+        assert TC.word(run.verdict) == ("drop" if reason else "pass")
+        who = self._functions[receiver]
+        return Answer(Reason(reason), rule, who, service & 0xFFFF, bool(service >> 31), port)
 
     def snapshot(self) -> Snapshot:
         """Everything that is counted, as the kernel gives it; see ``moved``."""

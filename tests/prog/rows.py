@@ -6,7 +6,7 @@ packet is given from its IP header on, and its frame is then that of its sender;
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from scapy.layers.l2 import Ether
 from scapy.packet import Packet
@@ -51,10 +51,10 @@ def tenant_of(peer: Peer) -> str:
 
 def carried(sender: Peer, receiver: Peer, length: int, packets: int = 1) -> Counters:
     """What the meters show for packets of ``length`` bytes altogether."""
-    return {
-        (sender.name, tenant_of(receiver)): (packets, length, 0, 0),
-        (receiver.name, tenant_of(sender)): (0, 0, packets, length),
-    }
+    there = (sender.name, tenant_of(receiver)), (receiver.name, tenant_of(sender))
+    if there[0] == there[1]:
+        return {there[0]: (packets, length, packets, length)}
+    return {there[0]: (packets, length, 0, 0), there[1]: (0, 0, packets, length)}
 
 
 def forward(
@@ -88,6 +88,14 @@ def drop(
     here = step(sender, packet)
     where = Drop(sender.name, Direction.FROM_FN, reason)
     return Row(text, here, "drop", here.frame, {where: (1, len(here.frame))}, tuple(given))
+
+
+def expired(
+    text: str, sender: Peer, packet: Packet, answer: Packet, *, given: Iterable[Step] = ()
+) -> Row:
+    """Its TTL has run out: it is counted as dropped, and its sender gets ``answer``."""
+    row = drop(text, sender, packet, Reason.TTL, given=given)
+    return replace(row, verdict="forward", out=bytes(received(sender, answer)))
 
 
 def name(row: Row) -> str:
@@ -133,4 +141,4 @@ def check_outputs(lab: Lab) -> None:
 def opens(row: Row) -> bool:
     """Whether the packet may leave flow entries; a TTL runs out when the flow is found already."""
     reasons = {where.reason for where in row.counted if isinstance(where, Drop)}
-    return row.verdict != "drop" or reasons == {Reason.TTL}
+    return row.verdict != "drop" or Reason.TTL in reasons

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: BSD-2-Clause
 """Packets of functions that are dropped, and why; and what passes of ARP and ND."""
 
-from scapy.layers.inet import ICMP, IP, TCP, UDP
+from scapy.layers.inet import ICMP, IP, TCP, UDP, IPOption
 from scapy.layers.inet6 import (
     ICMPv6EchoRequest,
+    ICMPv6MLQuery,
     ICMPv6ND_NA,
     ICMPv6ND_NS,
     ICMPv6ND_RA,
@@ -11,26 +12,36 @@ from scapy.layers.inet6 import (
     ICMPv6ND_RS,
     ICMPv6NDOptDstLLAddr,
     ICMPv6NDOptSrcLLAddr,
-    ICMPv6PacketTooBig,
     IPv6,
-    IPv6ExtHdrDestOpt,
-    IPv6ExtHdrFragment,
-    IPv6ExtHdrHopByHop,
-    IPv6ExtHdrRouting,
 )
 from scapy.layers.l2 import ARP, LLC, SNAP, Dot1AD, Dot1Q, Dot3, Ether
 from scapy.packet import Packet, Raw
 
 from ebpfmesh._abi import Reason
-from packets import MULTICAST4, MULTICAST6, Peer, ip, ping, pong, sent, tcp, udp
+from packets import (
+    GATEWAY4,
+    GATEWAY6,
+    MULTICAST4,
+    MULTICAST6,
+    Peer,
+    built,
+    error,
+    fragments,
+    ip,
+    ping,
+    pong,
+    sent,
+    tcp,
+    time_exceeded,
+    udp,
+)
 from prog.lab import NOBODY, peer, service
-from prog.rows import Row, drop, ignored, step
+from prog.rows import Row, drop, expired, ignored, step
 
 A, B, C, E = (peer(name) for name in "abce")
-WEB, EMPTY, SELF, CLOSED = (service(n) for n in ("web", "empty", "self", "closed"))
+WEB, DNS, EMPTY, CLOSED = (service(n) for n in ("web", "dns", "empty", "closed"))
 BOTH = (4, 6)
 ALIEN = "02:00:00:00:00:99"
-GATEWAY6 = "fe80::1"
 
 
 def _link_local(mac: str) -> str:
@@ -41,11 +52,16 @@ def _link_local(mac: str) -> str:
 
 def _spoofed(v: int) -> list[Row]:
     syn = tcp(v, A, B, 1000, 80)
+    query = udp(v, A, B, 1000, 53)
     known = (step(A, syn),)
     alien = Ether(src=ALIEN, dst="02:eb:9f:00:00:01")
     return [
         drop(f"v{v} another's MAC", A, alien / syn, Reason.SPOOF_MAC),
         drop(f"v{v} another's MAC in a known flow", A, alien / syn, Reason.SPOOF_MAC, given=known),
+        drop(
+            f"v{v} another's MAC in an established flow", A, alien / query, Reason.SPOOF_MAC,
+            given=(step(A, query),),
+        ),
         drop(f"v{v} a function's MAC", A, Ether(src=B.mac, dst=ALIEN) / syn, Reason.SPOOF_MAC),
         drop(f"v{v} another's address", A, tcp(v, B, C, 1000, 443), Reason.SPOOF_IP),
         drop(f"v{v} another's flow", B, tcp(v, A, B, 1000, 80), Reason.SPOOF_IP, given=known),
@@ -54,7 +70,7 @@ def _spoofed(v: int) -> list[Row]:
         drop(
             f"v{v} zero address", A, udp(v, Peer("", "0.0.0.0", "::"), B, 68, 67), Reason.SPOOF_IP
         ),
-    ]
+    ]  # fmt: skip
 
 
 def _mapped() -> list[Row]:
@@ -198,7 +214,6 @@ def _kinds4() -> list[Row]:
     rows = [
         drop(f"fragment {text}", A, packet(**fields), Reason.FRAGMENT)
         for text, fields in (
-            ("first", {"flags": "MF"}),
             ("last", {"frag": 1}),
             ("middle", {"flags": "MF", "frag": 185}),
             ("at the end", {"frag": 8191}),
@@ -208,7 +223,7 @@ def _kinds4() -> list[Row]:
         rows.append(drop(text, A, udp(4, A, Peer("", address, ""), 1, 2), Reason.MULTICAST))
     head = ip(4, A, B)
     for text, layer in (
-        ("unreachable", ICMP(type=3, code=4)),
+        ("source quench", ICMP(type=4)),
         ("redirect", ICMP(type=5)),
         ("timestamp", ICMP(type=13)),
         ("echo with a code", ICMP(type=8, code=1)),
@@ -217,19 +232,38 @@ def _kinds4() -> list[Row]:
     return rows
 
 
+def _options4() -> list[Row]:
+    """A source route names another receiver than the one that policy was asked about."""
+    loose, strict = (bytes([kind, 7, 4, *C_RAW]) for kind in (131, 137))
+    record = bytes([7, 7, 4, 0, 0, 0, 0])
+    rows = []
+    for text, options in (
+        ("loose source route", loose),
+        ("strict source route", strict),
+        ("source route behind nothing", b"\x01\x01\x01" + loose),
+        ("source route behind a recorded route", record + loose),
+        ("option without length", b"\x07\0\x01\x01"),
+        ("options without end", b"\x01" * 40),
+    ):
+        rows.append(drop(f"IPv4 {text}", A, _with_options(B, options), Reason.PROTOCOL))
+    return rows
+
+
+C_RAW = bytes(int(part) for part in C.address4.split("."))
+
+
+def _with_options(to: Peer, options: bytes, ttl: int = 64) -> Packet:
+    padded = options + bytes(-len(options) % 4)
+    head = IP(src=A.address4, dst=to.address4, ttl=ttl, options=[Raw(padded)])
+    return head / UDP(sport=1, dport=2) / b"data"
+
+
 def _kinds6() -> list[Row]:
-    head, rest = ip(6, A, B), UDP(sport=1, dport=2) / b"data"
+    head = ip(6, A, B)
     return [
-        drop(f"IPv6 {text}", A, packet, reason)
-        for text, packet, reason in (
-            ("fragment", head / IPv6ExtHdrFragment(offset=0, m=1) / rest, Reason.FRAGMENT),
-            ("hop-by-hop options", head / IPv6ExtHdrHopByHop() / rest, Reason.PROTOCOL),
-            ("destination options", head / IPv6ExtHdrDestOpt() / rest, Reason.PROTOCOL),
-            ("routing header", head / IPv6ExtHdrRouting() / rest, Reason.PROTOCOL),
-            ("packet too big", head / ICMPv6PacketTooBig(mtu=1280) / bytes(20), Reason.PROTOCOL),
-            ("echo with a code", head / ICMPv6EchoRequest(code=1), Reason.PROTOCOL),
-        )
-    ]  # fmt: skip
+        drop("IPv6 echo with a code", A, head / ICMPv6EchoRequest(code=1), Reason.PROTOCOL),
+        drop("IPv6 multicast listener", A, head / ICMPv6MLQuery(), Reason.PROTOCOL),
+    ]
 
 
 def _not_ip() -> list[Row]:
@@ -246,14 +280,52 @@ def _not_ip() -> list[Row]:
 
 
 def _ttl(v: int) -> list[Row]:
-    known = (step(A, tcp(v, A, WEB, 1000, 80)),)
-    return [
-        drop(
-            f"v{v} TTL {ttl} {text}", A, tcp(v, A, WEB, 1000, 80, ttl=ttl), Reason.TTL, given=given
+    """The sender is told, as the gateway of a traceroute would, but never about an error."""
+    rows = []
+    for text, make, arguments in (
+        ("TCP", tcp, (v, A, WEB, 1000, 80, "S", b"data")),
+        ("UDP", udp, (v, A, DNS, 1000, 53)),
+        ("ping", ping, (v, A, B)),
+        ("direct", tcp, (v, A, B, 1000, 80)),
+    ):
+        known = (step(A, make(*arguments)),)
+        for ttl, when, given in ((0, "new", ()), (1, "new", ()), (1, "known", known)):
+            packet = make(*arguments, ttl=ttl)
+            answer = time_exceeded(v, A, packet)
+            rows.append(expired(f"v{v} TTL {ttl} {text} {when}", A, packet, answer, given=given))
+    established = tuple(
+        step(here, tcp(v, here, there, *ports, flags))
+        for here, there, ports, flags in (
+            (A, WEB, (1000, 80), "S"),
+            (B, A, (8080, 1000), "SA"),
+            (A, WEB, (1000, 80), "A"),
         )
-        for ttl in (0, 1)
-        for text, given in (("new", ()), ("established", known))
-    ]
+    )
+    packet = tcp(v, A, WEB, 1000, 80, "A", bytes(1000), ttl=1)
+    answer = time_exceeded(v, A, packet)
+    rows.append(expired(f"v{v} TTL 1 established", A, packet, answer, given=established))
+    about = error(v, B, A, tcp(v, A, B, 1000, 8080, ttl=63), ttl=1)
+    return [*rows, drop(f"v{v} TTL 1 error", B, about, Reason.TTL, given=established)]
+
+
+def _ttl_quietly() -> list[Row]:
+    """No answer to a later fragment (RFC 1122, 3.2.2), nor where options would be quoted."""
+    rows = []
+    for v in BOTH:
+        whole = udp(v, A, B, 1000, 53, bytes(64))
+        first, last = fragments(whole, 32)
+        for one in (first, last):
+            setattr(one, "ttl" if v == 4 else "hlim", 1)
+        given = (step(A, fragments(whole, 32)[0]),)
+        rows.append(drop(f"v{v} TTL 1 later fragment", A, last, Reason.TTL, given=given))
+        size = 28 if v == 4 else 48
+        gateway = Peer("gateway", GATEWAY4, GATEWAY6)
+        answer = error(v, gateway, A, built(first), "time exceeded", size=size)
+        if v == 4:
+            answer.id = 0
+        rows.append(expired(f"v{v} TTL 1 first fragment", A, first, answer))
+    options = IP(src=A.address4, dst=B.address4, ttl=1, options=[IPOption(b"\x94\x04\0\0")])
+    return [*rows, drop("TTL 1 IPv4 options", A, options / UDP(sport=1, dport=2), Reason.TTL)]
 
 
 def _policy(v: int) -> list[Row]:
@@ -273,7 +345,6 @@ def _policy(v: int) -> list[Row]:
             ("no service of this protocol", A, udp(v, A, WEB, 1000, 80), Reason.NO_SERVICE),
             ("ping to a service", A, ping(v, A, WEB), Reason.NO_SERVICE),
             ("service without functions", A, tcp(v, A, EMPTY, 1000, 80), Reason.NO_BACKEND),
-            ("service that answers itself", A, tcp(v, A, SELF, 1000, 80), Reason.HAIRPIN),
             ("to itself", A, udp(v, A, A, 1000, 80), Reason.HAIRPIN),
         )
     ]  # fmt: skip
@@ -373,8 +444,8 @@ ROWS = [
 ] + [
     row
     for make in (
-        _mapped, _arp, _neighbour_passes, _neighbour_spoofs, _kinds4, _kinds6, _not_ip,
-        _malformed4, _malformed6,
+        _mapped, _ttl_quietly, _arp, _neighbour_passes, _neighbour_spoofs, _kinds4, _options4,
+        _kinds6, _not_ip, _malformed4, _malformed6,
     )
     for row in make()
 ]  # fmt: skip

@@ -16,11 +16,12 @@ from scapy.packet import Packet, Raw
 
 from ebpfmesh._abi import Direction, Reason
 from packets import Peer, built, ping, pong, received, sent, tcp, udp
-from prog.lab import NOBODY, Drop, peer, service
+from prog.lab import HAIRPIN, NOBODY, Drop, peer, service
 from prog.rows import Row, forward, step, to_host
 
 A, B, C, D, E = (peer(name) for name in "abcde")
 WEB, SAME, DNS, TIME, SHOP = (service(n) for n in ("web", "same", "dns", "time", "shop"))
+SELF, MIRROR = service("self"), service("mirror")
 BOTH = (4, 6)
 LAYER = {tcp: TCP, udp: UDP}
 Maker = Callable[..., Packet]
@@ -198,6 +199,64 @@ def _headers() -> list[Row]:
     return rows
 
 
+def _hairpin(v: int) -> list[Row]:
+    """A function that a service sends to itself sees a stranger, and answers that."""
+    rows = []
+    for make, front, port, own, answer in (
+        (tcp, SELF, 80, 80, "SA"),
+        (udp, MIRROR, 53, 5353, b"answer"),
+    ):
+        asked = make(v, A, front, 1000, port)
+        given = (step(A, asked),)
+        text = f"v{v} hairpin {make.__name__}"
+        rows += [
+            forward(text, A, asked, A, make(v, HAIRPIN, A, 1000, own, ttl=63)),
+            forward(
+                f"{text} reply", A, make(v, A, HAIRPIN, own, 1000, answer),
+                A, make(v, front, A, port, 1000, answer, ttl=63), given=given,
+            ),
+            forward(
+                f"{text} again", A, asked, A, make(v, HAIRPIN, A, 1000, own, ttl=63), given=given
+            ),
+        ]  # fmt: skip
+    steps = (("S", A, SELF, 1000, 80), ("SA", A, HAIRPIN, 80, 1000), ("A", A, SELF, 1000, 80))
+    given = tuple(step(A, tcp(v, a, b, sport, dport, f)) for f, a, b, sport, dport in steps)
+    for text, source, there, here, sport, dport in (
+        ("on", SELF, HAIRPIN, A, 1000, 80),
+        ("back", HAIRPIN, SELF, A, 80, 1000),
+    ):
+        data = tcp(v, A, source, sport, dport, "PA", b"data")
+        out = tcp(v, there, here, sport, dport, "PA", b"data", ttl=63)
+        rows.append(forward(f"v{v} hairpin established {text}", A, data, A, out, given=given))
+    return rows
+
+
+def _options() -> list[Row]:
+    """IPv4 options that lead nowhere else."""
+
+    def packet(to: Peer, port: int, options: bytes, ttl: int) -> Packet:
+        head = IP(src=A.address4, dst=to.address4, ttl=ttl, options=[Raw(options)])
+        return head / UDP(sport=1000, dport=port) / b"data"
+
+    return [
+        forward(
+            f"service IPv4 {text}",
+            A,
+            packet(DNS, 53, options, 64),
+            B,
+            packet(B, 5353, options, 63),
+        )
+        for text, options in (
+            ("without operation", b"\x01" * 12),
+            ("record route", bytes([7, 7, 4, 0, 0, 0, 0, 0])),
+            ("timestamp", bytes([68, 8, 5, 0, 0, 0, 0, 0])),
+            ("of forty bytes", bytes([7, 39, 4, *bytes(36), 0])),
+            ("route behind their end", bytes([0, 131, 7, 4, 1, 2, 3, 4])),
+            ("of a length to nowhere", bytes([7, 40, 4, 0])),
+        )
+    ]
+
+
 def _ethernet(v: int) -> list[Row]:
     syn, out = tcp(v, A, B, 1000, 80), tcp(v, A, B, 1000, 80, ttl=63)
     padding = Raw(b"\0" * 6)
@@ -249,6 +308,7 @@ def _policy(v: int) -> list[Row]:
             D,
             tcp(v, A, D, 1, 2, ttl=63),
             given=(step(A, tcp(v, A, D, 1, 2)),),
+            also=audited,
         ),
         to_host(f"v{v} TCP to the outside", A, tcp(v, A, NOBODY, 1000, 80)),
         to_host(f"v{v} UDP to the outside", C, udp(v, C, NOBODY, 1000, 53)),
@@ -273,6 +333,7 @@ ROWS = (
             _odd_service,
             _checksums,
             _like_partial,
+            _hairpin,
             _ethernet,
             _ttl,
             _policy,
@@ -281,4 +342,5 @@ ROWS = (
     ]
     + _unsummed()
     + _headers()
+    + _options()
 )

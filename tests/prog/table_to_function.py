@@ -2,18 +2,39 @@
 """Packets of the host's stack to a function: what passes, and why the rest does not."""
 
 from scapy.layers.inet import IP, UDP
-from scapy.layers.inet6 import ICMPv6ND_NS, IPv6, IPv6ExtHdrFragment
+from scapy.layers.inet6 import (
+    ICMPv6ND_NS,
+    IPv6,
+    IPv6ExtHdrDestOpt,
+    IPv6ExtHdrFragment,
+    IPv6ExtHdrHopByHop,
+    IPv6ExtHdrRouting,
+)
 from scapy.layers.l2 import ARP, Dot1Q, Ether
 from scapy.packet import Packet
 
 from ebpfmesh._abi import Direction, Reason
-from packets import MULTICAST4, MULTICAST6, Peer, ping, pong, received, tcp, udp
+from packets import (
+    ERRORS,
+    MULTICAST4,
+    MULTICAST6,
+    Peer,
+    behind,
+    error,
+    fragments,
+    ping,
+    pong,
+    received,
+    tcp,
+    udp,
+)
 from prog.lab import NOBODY, Drop, peer, service
 from prog.rows import Row, Step, carried, step
 
 A, B, C, D = (peer(name) for name in "abcd")
 WEB = service("web")
 BOTH = (4, 6)
+QUOTE = {4: 28, 6: 48}  # an IP header and 8 bytes
 
 
 def _step(function: Peer, packet: Packet) -> Step:
@@ -81,6 +102,68 @@ def _rows(v: int) -> list[Row]:
     ]
 
 
+def _errors(v: int) -> list[Row]:
+    """About a flow of this function with the outside, from whoever was on its way."""
+    query, more = udp(v, A, NOBODY, 1000, 53), tcp(v, A, NOBODY, 1000, 80, "A", bytes(64))
+    asked = (
+        step(A, query),
+        step(A, tcp(v, A, NOBODY, 1000, 80)),
+        step(A, ping(v, A, NOBODY)),
+        step(B, udp(v, B, NOBODY, 1000, 53)),
+    )
+    router = Peer("outside", "203.0.113.1", "2001:db8:ffff::1")
+    rows = [
+        passes(
+            f"v{v} {kind} about {text} from {who}",
+            A,
+            error(v, source, A, packet, kind, size=size),
+            given=asked,
+        )
+        for kind in ERRORS[v]
+        for text, packet in (("UDP", query), ("TCP", more), ("a ping", ping(v, A, NOBODY)))
+        for who, source, size in (("its receiver", NOBODY, None), ("a router", router, QUOTE[v]))
+        if kind != "parameter problem" or who == "a router"
+    ]  # fmt: skip
+    return rows + [
+        drop(f"v{v} error {text}", A, error(v, source, A, packet), reason, given=asked)
+        for text, source, packet, reason in (
+            ("about no flow", router, udp(v, A, NOBODY, 1001, 53), Reason.NO_FLOW),
+            ("about what the outside sent", router, udp(v, NOBODY, A, 53, 1000), Reason.NO_FLOW),
+            ("about another's flow", router, udp(v, B, NOBODY, 1000, 53), Reason.NO_FLOW),
+            ("about a flow within the mesh", router, udp(v, A, B, 1000, 53), Reason.NO_FLOW),
+            ("from a function", B, query, Reason.SPOOF_IP),
+        )
+    ]
+
+
+def _fragments(v: int) -> list[Row]:
+    """Of an answer that was asked for, and of what nobody asked for."""
+    parts = fragments(udp(v, NOBODY, A, 53, 1000, bytes(2000)), 1024, 1480)
+    mesh = fragments(udp(v, A, NOBODY, 1000, 53, bytes(2000)), 1024, 1480)
+    asked = (step(A, udp(v, A, NOBODY, 1000, 53)),)
+    return [
+        passes(f"v{v} first fragment of an answer", A, parts[0], given=asked),
+        drop(f"v{v} first fragment nobody asked for", A, parts[0], Reason.POLICY),
+        drop(f"v{v} later fragment nobody asked for", A, parts[1], Reason.FRAGMENT),
+        drop(
+            f"v{v} fragment of a datagram that went the other way", A, parts[1], Reason.FRAGMENT,
+            given=(step(A, mesh[0]),),
+        ),
+    ]  # fmt: skip
+
+
+def _extensions() -> list[Row]:
+    syn = tcp(6, NOBODY, A, 5000, 22)
+    left = IPv6ExtHdrRouting(type=2, segleft=1, addresses=[B.address6])
+    return [
+        passes("options", A, behind(syn, IPv6ExtHdrHopByHop(), IPv6ExtHdrDestOpt())),
+        drop("routing header on its way", A, behind(syn, left), Reason.PROTOCOL),
+        drop(
+            "IPv6 without a header", A, IPv6(src=NOBODY.address6, dst=A.address6), Reason.PROTOCOL
+        ),
+    ]
+
+
 def _audit(v: int) -> Row:
     row = passes(f"v{v} audit", D, tcp(v, NOBODY, D, 5000, 22))
     where = Drop("d", Direction.TO_FN, Reason.POLICY, audited=True)
@@ -102,13 +185,15 @@ def _others() -> list[Row]:
         drop(
             "IPv4 fragment",
             A,
-            IP(src=NOBODY.address4, dst=A.address4, flags="MF") / UDP() / bytes(8),
+            IP(src=NOBODY.address4, dst=A.address4, frag=2) / UDP() / bytes(8),
             Reason.FRAGMENT,
         ),
         drop(
             "IPv6 fragment",
             A,
-            IPv6(src=NOBODY.address6, dst=A.address6) / IPv6ExtHdrFragment() / UDP(),
+            IPv6(src=NOBODY.address6, dst=A.address6)
+            / IPv6ExtHdrFragment(nh=17, offset=4)
+            / bytes(8),
             Reason.FRAGMENT,
         ),
         drop("IPv6 from a mapped address", A, tcp(6, mapped[1], A, 5000, 22), Reason.MALFORMED),
@@ -122,4 +207,7 @@ def _others() -> list[Row]:
     ]
 
 
-ROWS = [row for v in BOTH for row in (*_rows(v), _audit(v))] + _others()
+ROWS = [row for v in BOTH for row in (*_rows(v), *_errors(v), *_fragments(v), _audit(v))] + [
+    *_extensions(),
+    *_others(),
+]

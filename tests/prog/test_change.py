@@ -296,6 +296,7 @@ def _behind_its_back(lab: Lab) -> None:
 @BOTH
 def test_an_established_packet_needs_its_entry_alone(lab: Lab, hook: Hook, v: int) -> None:
     open_web(lab, hook, v)
+    still_open(lab, hook, v)  # the handshake is over
     _behind_its_back(lab)
     try:
         still_open(lab, hook, v)

@@ -12,15 +12,14 @@ import pytest
 
 from ebpfmesh import _abi
 from ebpfmesh._abi import Direction, Reason
-from ebpfmesh.apply.lifecycle import load_programs
+from ebpfmesh.apply.lifecycle import TC_CALLS, load_sources, set_calls, tc_sources
 from ebpfmesh.kernel import bpf
-from ebpfmesh.kernel.build import Program
 from ebpfmesh.kernel.pins import Pins
 from packets import sent, udp
 from prog.lab import TC, Drop, Lab, peer
 
 A, B = peer("a"), peer("b")
-SMALL = "mesh_flow4"
+SMALL, CALLS = "mesh_flow4", "mesh_tc_calls"
 
 
 @pytest.fixture
@@ -30,12 +29,17 @@ def full(lab: Lab) -> Iterator[bpf.Fd]:
     pins.create()
     try:
         for spec in _abi.MAPS:
-            if spec.name != SMALL:
+            if spec.name not in (SMALL, CALLS):
                 bpf.obj_pin(lab.maps[spec.name].fd, pins.maps / spec.name)
         sizes = ctypes.sizeof(_abi.Flow4Key), ctypes.sizeof(_abi.Flow)
-        with bpf.map_create(bpf.MAP_TYPE["hash"], SMALL, *sizes, 1) as small:
+        with (
+            bpf.map_create(bpf.MAP_TYPE["hash"], SMALL, *sizes, 1) as small,
+            bpf.map_create(bpf.MAP_TYPE["prog"], CALLS, 4, 4, len(TC_CALLS)) as calls,
+        ):
             bpf.obj_pin(small, pins.maps / SMALL)
-        load_programs(pins, "mesh_tc.c", (Program(TC.program, "tc"),))
+            bpf.obj_pin(calls, pins.maps / CALLS)
+        load_sources(pins, tc_sources())
+        set_calls(pins, CALLS, TC_CALLS)
         with bpf.obj_get(pins.progs / TC.program) as program:
             yield program
     finally:

@@ -6,14 +6,31 @@ import random
 from ipaddress import IPv4Address, IPv6Address
 
 import pytest
+from scapy.layers.inet import ICMP, IP
+from scapy.layers.inet6 import ICMPv6TimeExceeded, IPv6
+from scapy.layers.l2 import Ether
+from scapy.packet import Packet, Raw
 
-from ebpfmesh._abi import Reason
-from packets import Peer
-from prog import table_drop, table_forward, table_to_function
-from prog.lab import TC, TO_FN, XDP_FN, Hook, Lab, Seen
+from ebpfmesh._abi import Direction, Reason
+from packets import GATEWAY4, GATEWAY6, Peer
+from prog import (
+    table_drop,
+    table_error,
+    table_extension,
+    table_forward,
+    table_fragment,
+    table_to_function,
+)
+from prog.lab import TC, TO_FN, XDP_FN, Drop, Hook, Lab, Seen
 from prog.rows import Row, prepare
 
-FROM_FN = [*table_forward.ROWS, *table_drop.ROWS]
+FROM_FN = [
+    *table_forward.ROWS,
+    *table_drop.ROWS,
+    *table_fragment.ROWS,
+    *table_extension.ROWS,
+    *table_error.ROWS,
+]
 MOST = 1600
 SHORT = 14 + 40  # the kernel may refuse tc frames below Ethernet and an IPv6 header
 WORDS = {"forward", "drop", "pass"}
@@ -23,8 +40,8 @@ def damaged(chosen: random.Random, frame: bytes) -> bytes:
     """The frame with up to four bytes changed, perhaps cut or longer; never without a header."""
     data = bytearray(frame[:MOST])
     for _ in range(chosen.randint(0, 4)):
-        # Most of what matters is in the first 74 bytes.
-        place = chosen.randrange(min(len(data), chosen.choice((34, 74, MOST))))
+        # Most of what matters is in the first 74 bytes, or 130 with a quote.
+        place = chosen.randrange(min(len(data), chosen.choice((34, 74, 130, MOST))))
         kind = chosen.randrange(3)
         if kind == 0:
             data[place] = chosen.randrange(256)
@@ -58,6 +75,39 @@ def is_own(frame: bytes, sender: Peer) -> bool:
     return own and mac == sender.mac
 
 
+def is_answered(sender: Peer, seen: Seen) -> bool:
+    """Whether the TTL ran out and the sender gets an error that quotes its packet."""
+    where = Drop(sender.name, Direction.FROM_FN, Reason.TTL)
+    return seen.verdict == "forward" and seen.counted.keys() == {where}
+
+
+def is_error(function: Peer, frame: bytes, answer: bytes) -> None:
+    """An ICMP error from the gateway about a frame, whatever was in that."""
+    packet = Ether(answer)
+    network = packet.payload
+    layer, size, gateway = (
+        (ICMP, 8, GATEWAY4) if IP in packet else (ICMPv6TimeExceeded, 8, GATEWAY6)
+    )
+    assert (packet.dst, packet.src) == (function.mac, Ether(frame).dst)
+    assert network.src == gateway
+    quote = bytes(network[layer])[size:]
+    assert quote
+    assert frame[14:].startswith(quote)
+    assert answer == bytes(packet.__class__(_without_sums(packet)))
+
+
+def _without_sums(packet: Packet) -> bytes:
+    """The packet with its checksums and lengths made again."""
+    again = packet.copy()
+    if IP in again:
+        del again[IP].chksum, again[IP].len, again[ICMP].chksum
+        again[ICMP].payload = Raw(bytes(packet[ICMP])[8:])
+    else:
+        del again[IPv6].plen, again[ICMPv6TimeExceeded].cksum
+        again[ICMPv6TimeExceeded].payload = Raw(bytes(packet[ICMPv6TimeExceeded])[8:])
+    return bytes(again)
+
+
 @pytest.mark.parametrize("seed", range(20))
 def test_damaged_packets_of_functions(lab: Lab, seed: int) -> None:
     chosen = random.Random(seed)
@@ -72,7 +122,9 @@ def test_damaged_packets_of_functions(lab: Lab, seed: int) -> None:
             continue
         assert tc == xdp, about
         assert tc.verdict in WORDS, about
-        if tc.verdict == "forward":
+        if is_answered(row.step.function, tc):
+            is_error(row.step.function, frame, tc.frame)
+        elif tc.verdict == "forward":
             assert is_own(frame, row.step.function), about
             assert len(tc.frame) == len(frame)
         else:

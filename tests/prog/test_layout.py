@@ -15,11 +15,13 @@ import pytest
 from ebpfmesh import _abi
 from prog.bcc_layout import layout
 
+LAID_OUT = [spec for spec in _abi.MAPS if spec.kind != "ringbuf"]  # that has but struct mesh_event
+
 
 @pytest.fixture(scope="module")
 def compiled() -> dict[str, dict[str, Any]]:
     """What BCC says of each map."""
-    names = [spec.name for spec in _abi.MAPS]
+    names = [spec.name for spec in LAID_OUT]
     done = subprocess.run(
         [sys.executable, "-m", "tests.prog.bcc_layout", *names],
         cwd=Path(__file__).parents[2],
@@ -32,7 +34,7 @@ def compiled() -> dict[str, dict[str, Any]]:
     return found
 
 
-@pytest.mark.parametrize("spec", _abi.MAPS, ids=lambda spec: spec.name)
+@pytest.mark.parametrize("spec", LAID_OUT, ids=lambda spec: spec.name)
 @pytest.mark.parametrize("part", ["key", "value"])
 def test_layout(compiled: dict[str, dict[str, Any]], spec: _abi.MapSpec, part: str) -> None:
     assert compiled[spec.name][part] == layout(getattr(spec, part))
@@ -41,4 +43,4 @@ def test_layout(compiled: dict[str, dict[str, Any]], spec: _abi.MapSpec, part: s
 def test_no_padding(compiled: dict[str, dict[str, Any]]) -> None:
     """BCC names what the compiler put between two fields ``__pad_N``."""
     assert "__pad_" not in json.dumps(compiled)
-    assert set(compiled) == {spec.name for spec in _abi.MAPS}
+    assert set(compiled) == {spec.name for spec in LAID_OUT}

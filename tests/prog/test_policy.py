@@ -6,19 +6,41 @@ import itertools
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
+from ipaddress import ip_address
 
 import pytest
 
 from ebpfmesh._abi import Direction, Reason
-from ebpfmesh.model import Function, Mesh, Policy
+from ebpfmesh.model import Mesh, Party, Policy
 from packets import Peer, ping, received, sent, tcp, udp
 from prog.lab import MESH, NOBODY, TC, TO_FN, XDP_FN, Drop, Hook, Lab, peer, policy
 from prog.lab import service as service_peer
 
-SENDERS = ("function:a", "tenant:red", "any", "outside")
-RECEIVERS = ("function:c", "function:b", "tenant:blue", "service:shop", "any", "outside")
-DEPTHS = ("any", "tcp", "tcp/80", "tcp/8080", "udp", "udp/53", "icmp")
+SENDERS = ("function:a", "tenant:red", "any", "outside", "outside:203.0.113.0/24")
+RECEIVERS = ("function:c", "function:b", "tenant:blue", "service:shop", "any", "outside",
+             "outside:2001:db8:ffff::/48")  # fmt: skip
+DEPTHS = ("any", "tcp", "tcp/80", "tcp/79-8080", "tcp/81-65535", "udp", "udp/53", "udp/1-1023",
+          "icmp", "icmp/8", "icmp/13")  # fmt: skip
 PORTS = {"tcp": (80, 8080), "udp": (53,), "icmp": (0,)}
+PREFIXES = (
+    "203.0.112.0/20", "203.0.113.0/24", "203.0.113.0/25", "203.0.113.8/29", "203.0.113.9/32",
+    "198.51.100.0/24", "2001:db8:fff0::/44", "2001:db8:ffff::/48", "2001:db8:ffff::/64",
+    "2001:db8:ffff::8/125", "2001:db8:ffff::9/128", "2001:db8:ee00::/40",
+)  # fmt: skip
+"""Five that hold one another, and one that none of them holds, of each family."""
+
+OUTSIDERS = tuple(
+    Peer("outside", *addresses)
+    for addresses in (
+        (NOBODY.address4, NOBODY.address6),
+        ("203.0.113.8", "2001:db8:ffff::8"),
+        ("203.0.113.16", "2001:db8:ffff::10"),
+        ("203.0.113.200", "2001:db8:ffff:1::1"),
+        ("203.0.114.1", "2001:db8:fff1::1"),
+        ("198.51.100.7", "2001:db8:ee01::7"),
+        ("192.0.2.1", "2001:db8:dd::1"),
+    )
+)
 MAKE = {"tcp": tcp, "udp": udp}
 HOOKS = pytest.mark.parametrize("hook", [TC, XDP_FN], ids=["tc", "xdp"])
 
@@ -33,21 +55,28 @@ class Question:
     protocol: str
     port: int
     v: int = 4
+    outsider: Peer = NOBODY
 
     def decided(self, mesh: Mesh) -> str:
         """What the model says."""
         return mesh.decide(
-            _function(mesh, self.source),
-            _function(mesh, self.destination),
+            self._party(mesh, self.source),
+            self._party(mesh, self.destination),
             mesh.service(self.service) if self.service else None,
             self.protocol,
             self.port,
         ).action
 
+    def _party(self, mesh: Mesh, name: str | None) -> Party:
+        return mesh.function(name) if name else ip_address(self.outsider.at(self.v))
+
+    def _peer(self, name: str | None) -> Peer:
+        return peer(name) if name else self.outsider
+
     @functools.cached_property
     def frame(self) -> bytes:
         """Its first packet."""
-        source, there = _peer(self.source), _peer(self.destination)
+        source, there = self._peer(self.source), self._peer(self.destination)
         to = service_peer(self.service) if self.service else there
         packet = (
             MAKE[self.protocol](self.v, source, to, 1000, self.port)
@@ -67,14 +96,6 @@ class Question:
         return "deny" if audited in seen.counted else "allow"
 
 
-def _function(mesh: Mesh, name: str | None) -> Function | None:
-    return mesh.function(name) if name else None
-
-
-def _peer(name: str | None) -> Peer:
-    return peer(name) if name else NOBODY
-
-
 def _questions() -> Iterator[Question]:
     """Every pair that can talk, and every service; d is in audit."""
     names = (*(function.name for function in MESH.functions), None)
@@ -86,8 +107,11 @@ def _questions() -> Iterator[Question]:
                     yield Question(source, destination, None, protocol, port, v)
     for service in MESH.services:
         for source, backend in itertools.product(names[:-1], service.functions):
-            if source != backend:
-                yield Question(source, backend, service.name, service.protocol, service.port)
+            yield Question(source, backend, service.name, service.protocol, service.port)
+    for name, out, v in itertools.product(names[:-2], OUTSIDERS[1:], (4, 6)):
+        for ends in ((name, None), (None, name)):
+            yield Question(*ends, None, "tcp", 80, v, out)
+            yield Question(*ends, None, "icmp", 0, v, out)
 
 
 QUESTIONS = tuple(_questions())
@@ -122,23 +146,31 @@ def test_every_shape_of_rule(lab: Lab, source: str, destination: str) -> None:
         agrees(lab, next(hooks), mesh, tuple(chosen.sample(QUESTIONS, 25)))
 
 
+def _range(chosen: random.Random) -> str:
+    """Ports around those that are asked for."""
+    near = [1, 65535, *(port + by for port in (53, 80, 8080) for by in range(-2, 3))]
+    first, last = sorted(chosen.sample(near, 2))
+    return f"{chosen.choice(('tcp', 'udp'))}/{first}-{last}"
+
+
 def _random_rules(chosen: random.Random) -> tuple[Policy, ...]:
     identities = [
         *(f"function:{function.name}" for function in MESH.functions),
         *(f"tenant:{tenant}" for tenant in MESH.tenants),
         "any",
         "outside",
+        *(f"outside:{prefix}" for prefix in chosen.sample(PREFIXES, 6)),
     ]
     receivers = [*identities, *(f"service:{service.name}" for service in MESH.services)]
     rules = [
         policy(
             chosen.choice(identities),
             chosen.choice(receivers),
-            chosen.choice(DEPTHS),
+            chosen.choice((*DEPTHS, _range(chosen))),
             chosen.choice(("allow", "deny")),
             priority=chosen.choice((1, 100, 65535)),
         )
-        for _ in range(chosen.randint(2, 14))
+        for _ in range(chosen.randint(2, 20))
     ]
     return tuple({rule.match: rule for rule in rules}.values())
 
@@ -149,6 +181,42 @@ def test_random_rules(lab: Lab, hook: Hook, seed: int) -> None:
     chosen = random.Random(seed)
     mesh = lab.set_policies(*_random_rules(chosen))
     agrees(lab, hook, mesh, tuple(chosen.sample(QUESTIONS, 60)))
+
+
+RANGES = ((1, 65535), (2, 65534), (80, 81), (81, 82), (1000, 2000), (1024, 2047), (32767, 32769),
+          (65534, 65535), (1, 2), (4095, 4097))  # fmt: skip
+
+
+@pytest.mark.parametrize("action", ["allow", "deny"])
+@pytest.mark.parametrize("ports", RANGES, ids=str)
+def test_a_range_ends_where_it_ends(lab: Lab, ports: tuple[int, int], action: str) -> None:
+    """At every boundary of its parts, at tc and XDP in turn."""
+    default = policy("function:a", "function:c", "tcp", "deny" if action == "allow" else "allow")
+    first, last = ports
+    rule = policy("function:a", "function:c", f"tcp/{first}-{last}", action, priority=1)
+    mesh = lab.set_policies(default.model_copy(update={"priority": 2}), rule)
+    edges = {first, last, *(port for port, _ in rule.prefixes)}
+    near = {port + by for port in edges for by in (-1, 0, 1)}
+    hooks = itertools.cycle((TC, XDP_FN))
+    for port in sorted(near & set(range(1, 65536))):
+        agrees(lab, next(hooks), mesh, (Question("a", "c", None, "tcp", port),))
+
+
+@HOOKS
+@pytest.mark.parametrize("v", [4, 6])
+def test_prefixes_within_prefixes(lab: Lab, hook: Hook, v: int) -> None:
+    """As many as are looked at; each in turn decides, of what comes and of what goes."""
+    nested = [prefix for prefix in PREFIXES if (":" in prefix) == (v == 6)]
+    questions = tuple(q for q in QUESTIONS if None in (q.source, q.destination) and q.v == v)
+    for strongest in range(len(nested)):
+        rules = [
+            policy(*ends, "any", ("allow", "deny")[(place + strongest) % 2],
+                   priority=100 - (place == strongest))
+            for place, prefix in enumerate(nested)
+            for ends in ((f"outside:{prefix}", "function:b"), ("function:b", f"outside:{prefix}"))
+        ]  # fmt: skip
+        mesh = lab.set_policies(*rules)
+        agrees(lab, hook, mesh, questions)
 
 
 def test_the_questions_reach_every_service() -> None:

@@ -7,20 +7,39 @@ Both programs for what a function sends are compared with the same row, so they 
 import pytest
 
 from ebpfmesh._abi import Reason
-from prog import table_drop, table_forward, table_to_function
-from prog.lab import TC, TO_FN, XDP_FN, Drop, Hook, Lab
+from prog import (
+    table_drop,
+    table_error,
+    table_extension,
+    table_forward,
+    table_fragment,
+    table_to_function,
+)
+from prog.lab import TC, TO_FN, XDP_FN, Drop, Lab
 from prog.rows import Row, check, name
 
-FROM_FN = [*table_forward.ROWS, *table_drop.ROWS]
+FROM_FN = [
+    *table_forward.ROWS,
+    *table_drop.ROWS,
+    *table_fragment.ROWS,
+    *table_extension.ROWS,
+    *table_error.ROWS,
+]
 ELSEWHERE = {
+    Reason.NO_PROGRAM: "test_missing.py: a slot of calls is empty",
     Reason.FLOW_FULL: "test_full.py: the kernel makes room in an LRU map, so it takes another map",
 }
 
 
-@pytest.mark.parametrize("hook", [TC, XDP_FN], ids=["tc", "xdp"])
 @pytest.mark.parametrize("row", FROM_FN, ids=name)
-def test_from_function(lab: Lab, row: Row, hook: Hook) -> None:
-    check(lab, hook, row)
+def test_from_function(lab: Lab, row: Row) -> None:
+    for hook in (TC, XDP_FN):
+        try:
+            check(lab, hook, row)
+        except AssertionError as failed:
+            failed.add_note(f"by {hook.program}")
+            raise
+        lab.forget_flows()
 
 
 @pytest.mark.parametrize("row", table_to_function.ROWS, ids=name)

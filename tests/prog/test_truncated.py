@@ -5,12 +5,21 @@ import errno
 
 import pytest
 from scapy.layers.inet import IP, TCP, IPOption
-from scapy.layers.inet6 import ICMPv6ND_NA, ICMPv6ND_NS, ICMPv6NDOptDstLLAddr, IPv6
+from scapy.layers.inet6 import (
+    ICMPv6ND_NA,
+    ICMPv6ND_NS,
+    ICMPv6NDOptDstLLAddr,
+    IPv6,
+    IPv6ExtHdrDestOpt,
+    IPv6ExtHdrFragment,
+    IPv6ExtHdrHopByHop,
+    IPv6ExtHdrRouting,
+)
 from scapy.layers.l2 import ARP, Ether
 from scapy.packet import Packet, Raw
 
 from ebpfmesh._abi import Reason
-from packets import ip, ping, sent, tcp, udp
+from packets import behind, built, error, ip, ping, sent, tcp, udp
 from prog.lab import TC, TO_FN, XDP_FN, Drop, Hook, Lab, peer
 
 A, B = peer("a"), peer("b")
@@ -27,7 +36,26 @@ KINDS: dict[str, Packet] = {
     "IPv6-TCP-options": ip(6, A, B) / LONGEST_TCP / b"data",
     "IPv6-UDP": udp(6, A, B, 1000, 53),
     "IPv6-ping": ping(6, A, B),
+    "IPv6-extensions-UDP": behind(
+        udp(6, A, B, 1000, 53),
+        IPv6ExtHdrHopByHop(),
+        IPv6ExtHdrRouting(type=2, segleft=0, addresses=[B.address6]),
+        IPv6ExtHdrDestOpt(),
+    ),
+    "IPv6-atomic-TCP": behind(tcp(6, A, B, 1000, 80, payload=b"data"), IPv6ExtHdrFragment()),
 }
+ERROR = {
+    f"IPv{v}-error-{name}": error(v, A, B, built(packet))
+    for v in (4, 6)
+    for name, packet in (
+        ("TCP", tcp(v, B, A, 80, 1000)),
+        ("UDP", udp(v, B, A, 53, 1000)),
+        ("ping", ping(v, B, A)),
+    )
+}
+QUOTED = 8
+"""So much of the quoted packet's transport an error must have (RFC 792)."""
+
 NEIGHBOUR = {
     "ARP": ARP(hwsrc=A.mac, psrc=A.address4, pdst="169.254.1.1"),
     "ND-solicitation": IPv6(src=A.address6, dst="fe80::1", hlim=255) / ICMPv6ND_NS(tgt="fe80::1"),
@@ -90,6 +118,22 @@ def test_short_by_its_own_account(lab: Lab, kind: str, hook: Hook) -> None:
     data = len(packet[Raw]) if Raw in packet else 0
     for length in range(len(sent(A, packet)) - data):
         is_malformed(lab, hook, shortened(packet, length), least(hook, packet))
+
+
+@HOOKS
+@pytest.mark.parametrize("kind", ERROR)
+def test_short_quote(lab: Lab, kind: str, hook: Hook) -> None:
+    """Cut in its header, in the quoted one, or before so much of what is behind that."""
+    packet = ERROR[kind]
+    network = 20 if IP in packet else 40
+    enough = ETHERNET + 2 * network + 8 + QUOTED
+    frame = bytes(sent(A, packet))
+    for length in range(len(frame)):
+        is_malformed(lab, hook, frame[:length], least(hook, packet))
+    for length in range(enough):
+        is_malformed(lab, hook, shortened(packet, length), least(hook, packet))
+    seen = lab.run(hook, "a", shortened(packet, enough))
+    assert seen.counted != {Drop("a", hook.direction, Reason.MALFORMED): (1, enough)}
 
 
 @pytest.mark.parametrize("hook", [TC, XDP_FN], ids=["tc", "xdp"])

@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""NO_PROGRAM: a slot of the calls is empty, so what would go on there is dropped."""
+
+import ctypes
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from ebpfmesh import _abi
+from ebpfmesh._abi import Reason
+from ebpfmesh.apply.lifecycle import TC_CALLS, set_calls
+from ebpfmesh.kernel.pins import Pins
+from packets import received, sent, tcp, udp
+from prog.lab import NAME, NOBODY, TC, TO_FN, XDP_CALLS, XDP_FN, Drop, Hook, Lab, peer
+
+A, B = peer("a"), peer("b")
+CALLS = {
+    TC: ("mesh_tc_calls", TC_CALLS),
+    TO_FN: ("mesh_tc_calls", TC_CALLS),
+    XDP_FN: ("mesh_xdp_calls", XDP_CALLS),
+}
+SLOTS = pytest.mark.parametrize(
+    "slot", [_abi.CALL_SLOW, _abi.CALL_JUDGE, _abi.CALL_POLICY], ids=["slow", "judge", "policy"]
+)
+HOOKS = pytest.mark.parametrize("hook", [TC, XDP_FN, TO_FN], ids=["tc", "xdp", "to"])
+
+
+@contextmanager
+def without(lab: Lab, hook: Hook, slot: int) -> Iterator[None]:
+    """The mesh without one of its programs."""
+    table, calls = CALLS[hook]
+    assert lab.maps[table].delete(ctypes.c_uint32(slot))
+    try:
+        yield
+    finally:
+        set_calls(Pins(NAME), table, calls)
+
+
+@SLOTS
+@HOOKS
+def test_a_new_flow_needs_every_program(lab: Lab, hook: Hook, slot: int) -> None:
+    packet = tcp(4, NOBODY, A, 5000, 22) if hook is TO_FN else tcp(4, A, B, 1000, 80)
+    frame = bytes(received(A, packet) if hook is TO_FN else sent(A, packet))
+    with without(lab, hook, slot):
+        seen = lab.run(hook, "a", frame)
+    where = Drop("a", hook.direction, Reason.NO_PROGRAM)
+    assert (seen.verdict, seen.counted) == ("drop", {where: (1, len(frame))})
+    assert seen.frame == frame
+    assert lab.flows() == {}
+    assert lab.run(hook, "a", frame).verdict == ("pass" if hook is TO_FN else "forward")
+
+
+@pytest.mark.parametrize("hook", [TC, XDP_FN], ids=["tc", "xdp"])
+def test_an_established_flow_needs_none(lab: Lab, hook: Hook) -> None:
+    frame = bytes(sent(A, udp(4, A, B, 1000, 53)))
+    assert lab.run(hook, "a", frame).verdict == "forward"
+    with without(lab, hook, _abi.CALL_SLOW):
+        assert lab.run(hook, "a", frame).verdict == "forward"
+
+
+@HOOKS
+def test_a_known_flow_needs_no_judge(lab: Lab, hook: Hook) -> None:
+    packet = tcp(4, NOBODY, A, 5000, 22) if hook is TO_FN else tcp(4, A, B, 1000, 80)
+    frame = bytes(received(A, packet) if hook is TO_FN else sent(A, packet))
+    passed = lab.run(hook, "a", frame).verdict
+    with without(lab, hook, _abi.CALL_JUDGE), without(lab, hook, _abi.CALL_POLICY):
+        assert lab.run(hook, "a", frame).verdict == passed != "drop"
