@@ -24,8 +24,8 @@ bench-quick: setup-test ## measure the mesh beside the iptables path (root)
 	$(BIN)/ebpfmesh bench run quick
 
 ##@ Test
-.PHONY: test lint types unit prog netns e2e setup-test
-test: lint types unit prog netns e2e ## everything below, in this order (root)
+.PHONY: test lint types unit prog netns e2e equivalence test-equivalence setup-test
+test: lint types unit prog netns e2e equivalence ## everything below, in this order (root)
 
 lint: setup-test ## style, formatting, import layers, licence lines, drift of the ABI
 	$(BIN)/ruff check .
@@ -50,6 +50,12 @@ netns: setup-test ## real stacks in namespaces of their own (root)
 
 e2e: setup-test ## the command line, with containers (root)
 	$(PYTEST) tests/e2e
+
+equivalence: setup-test ## generated rules and packets: the mesh does what iptables does (root)
+	$(PYTEST) tests/equivalence
+
+test-equivalence: setup-test ## the same with many more, and others each time (root)
+	EBPFMESH_EQUIVALENCE=2000 $(PYTEST) tests/equivalence
 
 setup-test: ## install what the tests need and is not there yet
 	@scripts/setup.sh test

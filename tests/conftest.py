@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-2-Clause
 """What all tiers share: markers, the sandbox of the kernel tiers, and the check for leftovers.
 
-A test's directory is its tier. The tests of prog, netns and e2e run in one sandbox: this process
+A test's directory is its tier. The tests of all tiers but unit run in one sandbox: this process
 moves into a network and a mount namespace of its own before the first of them. Where they cannot
 run they are skipped with a reason; with EBPFMESH_REQUIRE_KERNEL=1 that is a failure instead.
 """
@@ -17,7 +17,7 @@ import topology
 from ebpfmesh.kernel import netns
 from ebpfmesh.model import Mesh
 
-TIERS = ("unit", "prog", "netns", "e2e")
+TIERS = ("unit", "prog", "netns", "e2e", "equivalence")
 HERE = Path(__file__).parent
 
 

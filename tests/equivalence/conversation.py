@@ -1,0 +1,137 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""Conversations, the same between any two, and what of them has to be equal.
+
+What has to be: all but three things about TCP, in which the mesh does not follow conntrack.
+
+- conntrack calls INVALID what does not fit the state that a connection is in; the mesh asks only
+  whether there is a flow. Such a segment is not compared if the mesh has the flow.
+- Of a connection whose first answer is a reset conntrack keeps nothing, the mesh a flow that is
+  closing. Until the next SYN nothing is compared.
+- conntrack learns from segments that rules then drop, the mesh only from those that pass. So a
+  connection that ends, or begins anew, in segments that were dropped is another one for each.
+
+Where that has made a difference the rest of that conversation is not compared either.
+"""
+
+from dataclasses import dataclass, replace
+
+from equivalence.compare import Packets, arrived, difference, fail_if, same
+from equivalence.network import PAIRS
+from equivalence.ruleset import INVALID_DSCP
+from equivalence.shots import Shot
+from equivalence.strategies import Step
+from equivalence.world import World
+
+IDENTIFIER, OPENER_PORT = 7000, 40000
+
+
+def shots_of(step: Step, turn: int, port: int) -> list[Shot]:
+    """A step, of everybody with everybody."""
+    return [_shot(step, turn, port, version, *pair) for version in (4, 6) for pair in PAIRS]
+
+
+def _shot(step: Step, turn: int, port: int, version: int, one: str, other: str) -> Shot:
+    if step.quotes:
+        return _error(step, turn, port, version, one, other)
+    if step.what in ("request", "reply"):
+        there = Shot(version, step.what, one, other, IDENTIFIER, turn=turn)  # type: ignore[arg-type]
+    elif step.what == "udp":
+        there = Shot(version, "udp", one, other, OPENER_PORT, port, turn=turn)
+    else:
+        flags = step.what.removeprefix("-")
+        there = Shot(version, "tcp", one, other, OPENER_PORT, port, flags, turn=turn)
+    there = replace(there, form=step.form)
+    return there if step.way == "there" else there.answer()
+
+
+def _error(step: Step, turn: int, port: int, version: int, one: str, other: str) -> Shot:
+    """An error that goes ``way``, about a packet that went the other."""
+    way = "back" if step.way == "there" else "there"
+    if step.quotes == "request":
+        quoted = Step(way, "request" if way == "there" else "reply")
+    else:
+        quoted = Step(way, "A" if step.quotes == "tcp" else "udp")
+    about = _shot(quoted, 0, port + (1 if port < 65535 else -1) * step.forged, version, one, other)
+    if step.forged and step.quotes == "request":
+        about = Shot(version, about.kind, about.source, about.destination, IDENTIFIER + 1)
+    ends = about.destination, about.source
+    return Shot(version, step.what, *ends, 0, about=about, turn=turn)  # type: ignore[arg-type]
+
+
+@dataclass
+class Talk:
+    """What is known of the TCP between two."""
+
+    opener: str = ""
+    """Who sent the first segment that passed."""
+    answered: bool = False
+    forgotten: bool = False
+    """By conntrack, after a reset that was the first answer, or came before any."""
+    ending: bool = False
+    apart: bool = False
+    """No longer compared."""
+
+    def passed(self, shot: Shot) -> None:
+        """Learn from a segment that passed on both sides."""
+        if not self.opener or (self.forgotten and shot.flags == "S"):
+            self.opener, self.answered, self.forgotten = shot.source, False, False
+            self.ending = False
+        self.ending = self.ending or bool(set(shot.flags) & set("FR"))
+        if "R" in shot.flags and not self.answered:
+            self.forgotten = True
+        self.answered = self.answered or shot.source != self.opener
+
+    def dropped(self, shot: Shot) -> None:
+        """Learn from a segment that was dropped on both sides."""
+        if self.opener and set(shot.flags) & set("SFR" if self.ending else "FR"):
+            self.apart = True
+
+
+class Talks:
+    """All conversations of an example, and whether both sides agree on them."""
+
+    def __init__(self) -> None:
+        self._tcp: dict[tuple[int, frozenset[tuple[str, int]]], Talk] = {}
+
+    def check(self, world: World, shots: list[Shot]) -> None:
+        """Send packets into both sides; the same pass, as far as it has to be."""
+        through_mesh, through_iptables = world.send(shots)
+        differences = []
+        for shot in shots:
+            here, there = through_mesh.get(shot), through_iptables.get(shot)
+            segment = shot.about or shot
+            agreed = self._segment if segment.kind == "tcp" else same
+            if not agreed(shot, here, there):
+                differences.append(difference(shot, here, there))
+        fail_if(differences)
+
+    def _segment(self, shot: Shot, here: Packets, there: Packets) -> bool:
+        """Whether both agree on a TCP segment, or an error about one, if they have to."""
+        talk = self._talk(shot.about or shot)
+        if talk.apart:
+            return True
+        if shot.about:
+            return talk.forgotten or same(shot, here, there)
+        if talk.forgotten and shot.flags != "S":
+            talk.apart = True
+            return True
+        if there is not None and _invalid(there[0]):
+            if talk.opener:
+                talk.apart = here is not None and bool(set(shot.flags) & set("SFR"))
+                return True
+            there = None
+        if arrived(shot, here) and arrived(shot, there):
+            talk.passed(shot)
+        elif here is None and there is None:
+            talk.dropped(shot)
+        return same(shot, here, there)
+
+    def _talk(self, shot: Shot) -> Talk:
+        ends = frozenset({(shot.source, shot.sport), (shot.destination, shot.dport)})
+        return self._tcp.setdefault((shot.version, ends), Talk())
+
+
+def _invalid(packet: bytes) -> bool:
+    """Whether the mark of what conntrack calls INVALID is on it."""
+    first = int.from_bytes(packet[:2], "big")
+    return (first >> (2 if packet[0] >> 4 == 4 else 6)) & 0x3F == INVALID_DSCP
