@@ -16,8 +16,8 @@ run_packages=(
 	iperf3 nginx-light sockperf wrk
 )
 test_packages=(
-	bpftool busybox-static clang-format containernetworking-plugins curl make
-	podman runc tcpdump
+	bpftool busybox-static clang-format containernetworking-plugins curl
+	dnsmasq-base make podman procps runc tcpdump traceroute tshark
 )
 venv=.venv
 stamp=$venv/installed

@@ -22,17 +22,21 @@ BLOCKED_SECONDS = 0.3
 """For what must not arrive: how long it is waited for."""
 
 
-def home(mesh: Mesh, function: str | None) -> Path:
+Place = str | Path | None
+"""Where a socket is: in a function, in the namespace of this path, or at the host (None)."""
+
+
+def home(mesh: Mesh, function: Place) -> Path:
     """Path of a function's namespace; None: the host's."""
     if function is None:
         return Path("/proc/thread-self/ns/net")
+    if isinstance(function, Path):
+        return function
     with apply.opened(mesh.name) as live:
         return live.home(function).netns
 
 
-def made(
-    mesh: Mesh, function: str | None, family: int, kind: int, protocol: int = 0
-) -> socket.socket:
+def made(mesh: Mesh, function: Place, family: int, kind: int, protocol: int = 0) -> socket.socket:
     """A socket in a function's namespace, with SECONDS as its deadline."""
     with netns.entered(home(mesh, function)):
         made = socket.socket(family, kind, protocol)
@@ -45,9 +49,7 @@ def family_of(address: Address) -> int:
 
 
 @contextlib.contextmanager
-def listener(
-    mesh: Mesh, function: str | None, address: Address, port: int
-) -> Iterator[socket.socket]:
+def listener(mesh: Mesh, function: Place, address: Address, port: int) -> Iterator[socket.socket]:
     """A TCP socket that listens on an address of the function."""
     with made(mesh, function, family_of(address), socket.SOCK_STREAM) as server:
         server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -57,12 +59,16 @@ def listener(
 
 
 def connect(
-    mesh: Mesh, function: str | None, address: Address, port: int, *, seconds: float = SECONDS
-) -> socket.socket:
+    mesh: Mesh, function: Place, address: Address, port: int, *, own_port: int = 0,
+    seconds: float = SECONDS,
+) -> socket.socket:  # fmt: skip
     """A TCP connection from a function; TimeoutError if nothing answers."""
     client = made(mesh, function, family_of(address), socket.SOCK_STREAM)
     client.settimeout(seconds)
     try:
+        if own_port:
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            client.bind(("", own_port))
         client.connect((str(address), port))
     except OSError:
         client.close()
@@ -71,9 +77,16 @@ def connect(
     return client
 
 
+def accepted(server: socket.socket) -> socket.socket:
+    """The next connection to a listener, with SECONDS as its deadline."""
+    there, _ = server.accept()
+    there.settimeout(SECONDS)
+    return there
+
+
 def connects(
     mesh: Mesh,
-    function: str | None,
+    function: Place,
     address: Address,
     port: int,
     *,
@@ -89,17 +102,15 @@ def connects(
 
 @contextlib.contextmanager
 def connection(
-    mesh: Mesh, client: str | None, server: str | None, address: Address, port: int
+    mesh: Mesh, client: Place, server: Place, address: Address, port: int
 ) -> Iterator[tuple[socket.socket, socket.socket]]:
     """Both ends of a TCP connection from one function to another at an address of its own."""
     with (
         listener(mesh, server, address, port) as listening,
         connect(mesh, client, address, port) as here,
+        accepted(listening) as there,
     ):
-        there, _ = listening.accept()
-        with there:
-            there.settimeout(SECONDS)
-            yield here, there
+        yield here, there
 
 
 def carries(here: socket.socket, there: socket.socket, data: bytes = b"ping") -> bool:
@@ -128,7 +139,7 @@ def moved_whole(source: socket.socket, sink: socket.socket, size: int = 32 << 20
 
 @contextlib.contextmanager
 def datagrams(
-    mesh: Mesh, function: str | None, address: Address, port: int = 0
+    mesh: Mesh, function: Place, address: Address, port: int = 0
 ) -> Iterator[socket.socket]:
     """A UDP socket at an address of the function."""
     with made(mesh, function, family_of(address), socket.SOCK_DGRAM) as made_socket:
@@ -137,7 +148,7 @@ def datagrams(
 
 
 @contextlib.contextmanager
-def frames(mesh: Mesh, function: str | None, interface: str = "eth0") -> Iterator[socket.socket]:
+def frames(mesh: Mesh, function: Place, interface: str = "eth0") -> Iterator[socket.socket]:
     """A packet socket on an interface: sends and hears whole frames, whatever is in them."""
     everything = 0x0003  # ETH_P_ALL
     with made(mesh, function, socket.AF_PACKET, socket.SOCK_RAW, socket.htons(everything)) as raw:

@@ -101,6 +101,15 @@ def _enter(mesh: Mesh, function: str | None) -> Callable[[], None] | None:
         return live.home(function).enter
 
 
+def in_network(mesh: Mesh, function: str, command: Sequence[object]) -> list[object]:
+    """The command, to run at the host: in the function's network, but not in its cgroup.
+
+    Its sockets speak to a service's own address, and the packets are translated.
+    """
+    with apply.opened(mesh.name) as live:
+        return ["nsenter", f"--net={live.home(function).netns}", *command]
+
+
 def in_fn(
     mesh: Mesh, function: str | None, command: Sequence[object], *, check: bool = True,
     seconds: float = 20.0, stdin: str = "",

@@ -11,12 +11,13 @@ from pathlib import Path
 import pytest
 
 from ebpfmesh import apply
+from ebpfmesh._abi import Direction, Reason
 from ebpfmesh.errors import ForeignProgram, MeshError, NotFound, UsageError
 from ebpfmesh.kernel import bpf, cgroup, interface, links, netns
 from ebpfmesh.kernel.build import Program, build
 from ebpfmesh.model import Function, Mesh
 from sockets import carries, connection, connects, listener
-from topology import collected, in_fn, leftovers, mesh_of, running
+from topology import collected, drops, in_fn, leftovers, mesh_of, running
 
 MESH = """
 [mesh]
@@ -71,7 +72,7 @@ def inside() -> tuple[str, ...]:
 
 def programs(name: str = "boxhost") -> list[str]:
     with netns.rtnetlink() as rtnl:
-        index = interface.find(rtnl, name)
+        index = interface.find(name)
         assert index is not None
         return sorted(f"{one.name} {one.hook}" for one in links.programs(rtnl, index))
 
@@ -181,17 +182,19 @@ def test_names_and_addresses_that_are_taken(mesh: Mesh) -> None:
 
 @pytest.fixture(scope="module")
 def foreign(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Pins of two programs that do nothing, ``foreign_tc`` and ``foreign_xdp``."""
+    """Pins of programs: ``foreign_tc`` and ``foreign_xdp`` do nothing, ``foreign_ok`` decides."""
     source = tmp_path_factory.mktemp("foreign") / "foreign.c"
     source.write_text(
         "int foreign_tc(struct __sk_buff *ctx) { return -1; }\n"
+        "int foreign_ok(struct __sk_buff *ctx) { return 0; }\n"
         "int foreign_xdp(struct xdp_md *ctx) { return 2; }\n"
     )
     pins = Path("/sys/fs/bpf/foreign")
     pins.mkdir()
-    build(source, [Program("foreign_tc", "tc"), Program("foreign_xdp", "xdp")], pin_to=pins)
+    programs = [Program(name, "tc") for name in ("foreign_tc", "foreign_ok")]
+    build(source, [*programs, Program("foreign_xdp", "xdp")], pin_to=pins)
     yield pins
-    for path in (pins / "foreign_tc", pins / "foreign_xdp"):
+    for path in pins.iterdir():
         path.unlink()
     pins.rmdir()
 
@@ -204,8 +207,7 @@ def occupied(request: pytest.FixtureRequest, box: None, foreign: Path) -> Iterat
         case "tcx", direction:
             if not links.has_tcx():
                 pytest.skip("the kernel has no TCX")
-            with netns.rtnetlink() as rtnl:
-                index = interface.find(rtnl, "boxhost")
+            index = interface.find("boxhost")
             assert index is not None
             with (
                 bpf.obj_get(foreign / "foreign_tc") as program,
@@ -250,6 +252,35 @@ def test_by_force_beside_a_foreign_program(mesh: Mesh, occupied: str) -> None:
     finally:
         apply.detach(mesh.name, "box")
     assert programs() == before
+
+
+@pytest.mark.usefixtures("box")
+def test_a_foreign_verdict_does_not_pass_the_mesh_by(mesh: Mesh, foreign: Path) -> None:
+    """TC_ACT_OK ends a TCX hook: ours runs before it, though it came after."""
+    if not links.has_tcx():
+        pytest.skip("the kernel has no TCX")
+    index = interface.find("boxhost")
+    assert index is not None
+    with (
+        bpf.obj_get(foreign / "foreign_ok") as program,
+        bpf.link_create(program, index, bpf.TCX_INGRESS),
+        bpf.link_create(program, index, bpf.TCX_EGRESS),
+    ):
+        apply.attach(mesh.name, BOX, iface="boxhost", force=True)
+        try:
+            with netns.rtnetlink() as rtnl:
+                order = [one.name for one in links.programs(rtnl, index)]
+            assert order == ["mesh_from_fn", "foreign_ok", "mesh_to_fn", "foreign_ok"]
+            address = mesh.function("a").address4
+            with connection(mesh, "box", "a", address, 7000) as (here, there):
+                assert carries(here, there)
+                assert carries(there, here)
+            with listener(mesh, "stranger", mesh.function("stranger").address4, 7000):
+                assert not connects(mesh, "box", mesh.function("stranger").address4, 7000)
+            assert drops(mesh)["box", Direction.FROM_FN, Reason.POLICY] > 0
+        finally:
+            apply.detach(mesh.name, "box")
+        assert programs() == ["foreign_ok egress", "foreign_ok ingress"]
 
 
 # ---- a namespace with a network of its own

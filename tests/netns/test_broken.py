@@ -73,19 +73,18 @@ def host_link(name: str) -> str:
 
 def delete_host_link() -> None:
     with netns.rtnetlink() as ip:
-        ip.link("del", index=interface.find(ip, host_link("b")))
+        ip.link("del", index=interface.find(host_link("b")))
 
 
 def delete_inner_link() -> None:
     with netns.rtnetlink(B) as ip:
-        ip.link("del", index=interface.find(ip, "eth0"))
+        ip.link("del", ifname="eth0")
 
 
 def delete_namespace() -> None:
     link = host_link("b")
     netns.remove(B.name)
-    with netns.rtnetlink() as ip:  # the kernel takes its time to take it apart
-        assert poll(lambda: interface.find(ip, link) is None)
+    assert poll(lambda: interface.find(link) is None)  # the kernel takes its time to take it apart
 
 
 def recreate_namespace() -> None:
@@ -99,7 +98,7 @@ def replace_host_link() -> None:
     delete_host_link()
     with netns.rtnetlink() as ip:
         ip.link("add", ifname=name, kind="veth", peer={"ifname": "other"})
-        ip.link("set", index=interface.find(ip, name), ifalias="somebody's")
+        ip.link("set", index=interface.find(name), ifalias="somebody's")
 
 
 def unpin_link() -> None:
@@ -141,7 +140,7 @@ def others_kept() -> Iterator[None]:
     """An interface of somebody else may stand where ours was; it stays, and goes with the test."""
     yield
     with netns.rtnetlink() as ip:
-        if (index := interface.find(ip, "other")) is not None:
+        if (index := interface.find("other")) is not None:
             peer = ip.link("get", index=index)[0].get_attr("IFLA_LINK")
             assert ip.link("get", index=peer)[0].get_attr("IFLA_IFALIAS") == "somebody's"
             ip.link("del", index=index)

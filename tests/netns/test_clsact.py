@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""The mesh over clsact filters, as on a kernel without TCX."""
+"""The mesh over clsact filters: by its setting, and on a kernel without TCX."""
 
 import subprocess
 from collections.abc import Iterator
@@ -8,15 +8,18 @@ import pytest
 
 from ebpfmesh import apply
 from ebpfmesh._abi import Direction, Reason
-from ebpfmesh.errors import ForeignProgram
-from ebpfmesh.kernel import interface, links, netns
+from ebpfmesh.errors import ForeignProgram, Unsupported, UsageError
+from ebpfmesh.kernel import bpf, interface, links, netns
 from ebpfmesh.model import Function, Mesh
+from ebpfmesh.observe import view
+from ebpfmesh.observe.mesh import read_mesh
 from sockets import carries, connect, connects, listener
 from topology import drops, in_fn, leftovers, mesh_of, running
 
 MESH = """
 [mesh]
 name = "clsact"
+hook = "clsact"
 [[function]]
 name = "a"
 tenant = "t"
@@ -35,16 +38,8 @@ functions = ["b"]
 """
 
 
-@pytest.fixture(autouse=True)
-def no_tcx(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    with monkeypatch.context() as patch:
-        patch.setattr(links, "has_tcx", lambda: False)
-        yield
-
-
 @pytest.fixture
-def mesh(no_tcx: None) -> Iterator[Mesh]:
-    del no_tcx
+def mesh() -> Iterator[Mesh]:
     with running(MESH) as mesh:
         yield mesh
 
@@ -104,6 +99,30 @@ def test_a_filter_that_was_taken_away_is_noticed_and_repaired(mesh: Mesh) -> Non
     in_fn(mesh, "a", ["ping", "-c", 1, "-W", 2, "b"])
 
 
+def test_the_hook_is_fixed_while_the_mesh_is_up(mesh: Mesh) -> None:
+    other = mesh_of(MESH.replace('hook = "clsact"', 'hook = "auto"'))
+    with pytest.raises(UsageError, match="the hook cannot change") as caught:
+        apply.up(other)
+    assert "down" in caught.value.hint
+    assert apply.plan(mesh) == ()
+    with view.opened(mesh.name) as seen:
+        assert read_mesh(seen).hook == "clsact filter"
+
+
+def test_what_the_kernel_does_not_have(monkeypatch: pytest.MonkeyPatch) -> None:
+    """TCX by name is refused before anything is made; by itself the mesh takes clsact."""
+    before = leftovers()
+    with monkeypatch.context() as patch:
+        patch.setattr(links, "has_tcx", lambda: False)
+        with pytest.raises(Unsupported, match="TCX") as caught:
+            apply.up(mesh_of(MESH.replace('hook = "clsact"', 'hook = "tcx"')))
+        assert (caught.value.exit_code, bool(caught.value.hint)) == (5, True)
+        assert leftovers() == before
+        with running(MESH.replace('hook = "clsact"', "")) as mesh:
+            assert "mesh_from_fn" in filters(host_link("a"))
+            in_fn(mesh, "a", ["ping", "-c", 1, "-W", 2, "b"])
+
+
 @pytest.fixture
 def box() -> Iterator[None]:
     netns.create("box")
@@ -112,7 +131,7 @@ def box() -> Iterator[None]:
         check=True,
     )
     with netns.rtnetlink() as ip:
-        ip.link("set", index=interface.find(ip, "boxhost"), state="up")
+        ip.link("set", index=interface.find("boxhost"), state="up")
     yield
     subprocess.run(["ip", "link", "del", "boxhost"], check=True)
     netns.remove("box")
@@ -150,7 +169,7 @@ def test_a_qdisc_of_others_stays(mesh: Mesh) -> None:
 def test_a_filter_of_others_is_not_replaced(mesh: Mesh) -> None:
     """One at the very priority and handle that ours would have."""
     with apply.opened("clsact") as live, live.program("mesh_to_fn") as program:
-        index = interface.find(live.ip, "boxhost")
+        index = interface.find("boxhost")
         live.ip.tc("add", "clsact", index)
         live.ip.tc(
             "add-filter", "bpf", index, links.HANDLE, fd=program.fileno(), direct_action=True,
@@ -164,3 +183,19 @@ def test_a_filter_of_others_is_not_replaced(mesh: Mesh) -> None:
     with pytest.raises(ForeignProgram):
         apply.attach("clsact", guest, iface="boxhost", force=True)
     assert filters("boxhost") == before
+
+
+@pytest.mark.usefixtures("box")
+def test_no_filter_behind_a_tcx_program_of_others(mesh: Mesh) -> None:
+    """It would run first, and what it lets pass would never come to the mesh."""
+    if not links.has_tcx():
+        pytest.skip("the kernel has no TCX")
+    index = interface.find("boxhost")
+    assert index is not None
+    with apply.opened("clsact") as live, live.program("mesh_to_fn") as program:
+        others = bpf.link_create(program, index, bpf.TCX_EGRESS)
+    guest = Function(name="box", address4=mesh.prefix4.network_address + 9)
+    with others, pytest.raises(ForeignProgram, match="before any clsact filter"):
+        apply.attach("clsact", guest, iface="boxhost", force=True)
+    assert filters("boxhost") == ""
+    assert apply.plan(mesh) == ()

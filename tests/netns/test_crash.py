@@ -229,8 +229,14 @@ def test_creation_interrupted(nothing: set[str], step: int) -> None:
     assert gone(nothing), leftovers() - nothing
 
 
-def test_creation_killed_while_it_compiles(nothing: set[str]) -> None:
-    """The compiler does not outlive who waits for it, to pin what nobody wants any more."""
+def test_creation_killed_while_it_compiles(
+    nothing: set[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The compiler does not outlive who waits for it, to pin what nobody wants any more.
+
+    Killed itself, it leaves no headers behind.
+    """
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
     child = os.fork()
     if child == 0:
         os.setsid()
@@ -244,6 +250,8 @@ def test_creation_killed_while_it_compiles(nothing: set[str]) -> None:
     wait_until(compilers, what="the compiler runs")
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
+    wait_until(lambda: not compilers(), what="the compiler is killed too")
+    assert list(tmp_path.iterdir()) == []
     WAYS["up"]()
     assert gone(nothing), leftovers() - nothing
 

@@ -173,14 +173,11 @@ def test_a_datagram_is_answered_from_the_services_address(mesh: Mesh) -> None:
         assert sock.recv(64) == b"answer"
 
 
-def test_a_function_may_be_its_own_client_only_through_another(mesh: Mesh) -> None:
-    """A backend that calls its service is answered by another backend, or refused as HAIRPIN."""
-    script = "for i in $(seq 12); do curl -s -m 0.3 http://198.19.0.1/; echo; done"
-    answers = in_fn(mesh, "web-0", ["sh", "-c", script], check=False).stdout.split("\n")
-    names = {answer.split()[0] for answer in answers if answer}
-    assert names <= {"web-1", "web-2"}
-    assert names
-    assert drops(mesh)["web-0", Direction.FROM_FN, Reason.HAIRPIN] > 0
+def test_a_function_may_be_its_own_client(mesh: Mesh) -> None:
+    """A backend that calls its service is answered by any backend, itself too (one in nine times)."""
+    script = "for i in $(seq 96); do curl -s -m 5 http://198.19.0.1/; echo; done"
+    answers = in_fn(mesh, "web-0", ["sh", "-c", script]).stdout.split("\n")
+    assert {answer.split()[0] for answer in answers if answer} == {"web-0", "web-1", "web-2"}
 
 
 def test_connections_keep_their_backend_while_the_list_grows(mesh: Mesh) -> None:
@@ -234,7 +231,10 @@ def test_a_service_taken_out_ends_its_connections(mesh: Mesh) -> None:
     client = mesh.function("client")
     with datagrams(mesh, "client", client.address4) as sock:
         sock.connect((str(front), 53))
+        sock.settimeout(5)
         sock.send(b"question")
+        with pytest.raises(ConnectionRefusedError):  # nobody listens there, says a backend
+            sock.recv(1)
         key = ("client", Direction.FROM_FN, Reason.NO_SERVICE)
         before = drops(mesh).get(key, 0)
         without = tuple(s for s in mesh.services if s.name != "mirror")

@@ -18,7 +18,7 @@ from scapy.layers.inet6 import (
     ICMPv6NDOptDstLLAddr,
     ICMPv6NDOptSrcLLAddr,
     IPv6,
-    IPv6ExtHdrHopByHop,
+    IPv6ExtHdrRouting,
 )
 from scapy.layers.l2 import ARP, Dot1AD, Dot1Q, Ether
 from scapy.packet import Packet, Raw
@@ -134,8 +134,8 @@ FORGERIES: list[tuple[str, Packet, Reason]] = [
     ("a fragment", good / IP(src=ME4, dst=YOU4, frag=1) / udp, Reason.FRAGMENT),
     ("a tunnel", good / IP(src=ME4, dst=YOU4) / IP(src=FRIEND4, dst=YOU4) / udp, Reason.PROTOCOL),
     (
-        "an extension header",
-        good / IPv6(src=ME6, dst=YOU6) / IPv6ExtHdrHopByHop() / udp,
+        "a source route",
+        good / IPv6(src=ME6, dst=YOU6) / IPv6ExtHdrRouting(segleft=1, addresses=[ME6]) / udp,
         Reason.PROTOCOL,
     ),
     ("something else than IP", Ether(src=OWN, dst=GATEWAY, type=0x88CC) / MARK, Reason.PROTOCOL),

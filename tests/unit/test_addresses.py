@@ -49,7 +49,7 @@ def test_assigned_are_free(length: int, taken: set[int], names: list[str]) -> No
     pool = IPv4Network(f"198.18.7.0/{length}")
     used = {IPv4Address("198.18.7.0") + offset for offset in taken}
     used |= {ip_address("2001:db8::1")}
-    free = set(pool.hosts()) - used
+    free = set(pool.hosts()) - used - {pool.network_address}
     if len(names) > len(free):
         with pytest.raises(Invalid, match=f"no address of {pool} is left") as caught:
             assign_addresses(names, pool, used)

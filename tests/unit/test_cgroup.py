@@ -4,7 +4,7 @@
 import os
 import signal
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from ipaddress import IPv4Address
 from pathlib import Path
 
@@ -27,7 +27,7 @@ PLACE = "ebpfmesh/edge.4026531840/web"
 
 
 @pytest.fixture
-def mounts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Path]:
+def mounts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], Path]]:
     """Have /proc/mounts say something else, with ``{top}`` for a directory; gives that."""
     read_text = Path.read_text
 
@@ -41,9 +41,11 @@ def mounts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], P
             return read_text(path, *arguments, **options)
 
         monkeypatch.setattr(Path, "read_text", patched)
+        Hierarchies.mounted.cache_clear()
         return tmp_path
 
-    return set_mounts
+    yield set_mounts
+    Hierarchies.mounted.cache_clear()
 
 
 def function(**settings: object) -> Function:
@@ -186,7 +188,7 @@ def test_stop_ends_what_will_not_end(
     monkeypatch.setattr(cgroup.os, "kill", record)
     monkeypatch.setattr(Cgroup, "processes", processes)
     procs.write_text("")
-    OWN.stop()
+    cgroup.stop([OWN])
     assert (willing.wait(5), stubborn.wait(5)) == (-signal.SIGTERM, -signal.SIGKILL)
     stubborn.stdout.close()
     assert set(sent) == {

@@ -100,6 +100,47 @@ def test_a_target_port_follows_the_port_until_it_is_its_own() -> None:
     assert (mesh.service("s").port, mesh.service("s").target_port) == (82, 8080)
 
 
+def test_a_range_becomes_one_of_the_same_length() -> None:
+    mesh = edit.add_service(
+        MESH, "x", addresses=["198.19.0.2"], port="8000-8099", target_port="9000-9099",
+        functions=("a", "b"), weights={"b": 0}, affinity="source",
+    )  # fmt: skip
+    added = mesh.service("x")
+    assert (added.port, added.last_port, added.target_port) == (8000, 8099, 9000)
+    assert (added.affinity, added.weight("a"), added.weight("b")) == ("source", 1, 0)
+    with pytest.raises(MeshError, match="port 9000-9099 has 100 ports, port 1-50 has 50") as caught:
+        edit.set_service(mesh, "x", addresses=[], port="1-50")
+    assert caught.value.exit_code == 2
+    changed = edit.set_service(mesh, "x", addresses=[], port="1-50", target_port="1-50")
+    assert (changed.service("x").port, changed.service("x").ports) == (1, 50)
+
+
+def test_weights_that_are_not_given_stay_as_far_as_their_functions_do() -> None:
+    mesh = edit.set_service(MESH, "s", addresses=[], functions=("a", "b"), weights={"a": 2, "b": 3})
+    mesh = edit.set_service(mesh, "s", addresses=[], weights={"a": 0})
+    assert mesh.service("s").weights == {"a": 0, "b": 3}
+    mesh = edit.set_service(mesh, "s", addresses=[], functions=("a",), affinity="source")
+    assert mesh.service("s").weights == {"a": 0}
+    with pytest.raises(MeshError, match='"weights" names "b"'):
+        edit.set_service(mesh, "s", addresses=[], weights={"b": 1})
+
+
+def test_a_rule_about_ports_types_and_prefixes() -> None:
+    ports = edit.rule("outside:192.0.2.0/24", "any", "80-90", protocol="tcp")
+    echo = edit.rule("any", "outside:2001:DB8:5::/48", protocol="icmp", icmp_type=8)
+    mesh = edit.add_policy(edit.add_policy(MESH, ports), echo)
+    assert [str(rule) for rule in mesh.policies[1:]] == [
+        "outside:192.0.2.0/24 → any tcp/80-90 allow",
+        "any → outside:2001:db8:5::/48 icmp/8 allow",
+    ]
+    mesh = edit.delete_policy(
+        mesh, edit.rule("outside:192.0.2.0/24", "any", "80-90", protocol="tcp")
+    )
+    assert mesh.policies[1:] == (echo,)
+    with pytest.raises(MeshError, match="there is no policy about any → any tcp/80-90"):
+        edit.delete_policy(mesh, edit.rule("any", "any", "80-90", protocol="tcp"))
+
+
 def test_addresses_replace_those_of_a_service() -> None:
     mesh = edit.set_service(MESH, "s", addresses=["198.19.0.7"])
     assert mesh.service("s").addresses == (IPv4Address("198.19.0.7"),)

@@ -2,9 +2,10 @@
 """The model: what a mesh cannot be, what the policy says, and that JSON loses nothing."""
 
 from ipaddress import IPv4Address, IPv6Address
+from typing import Literal
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
@@ -16,9 +17,14 @@ from ebpfmesh.model import (
     Invalid,
     Limits,
     Mesh,
+    Party,
     Policy,
     Service,
+    Timeouts,
     Verdict,
+    parse_ports,
+    port_prefixes,
+    ports_text,
     show,
     suggest,
 )
@@ -142,6 +148,114 @@ def test_which_rule_decides(rules: list[Policy], decides: int) -> None:
     assert verdict == Verdict(rules[decides].action, rules[decides])
 
 
+OUT4, OUT6 = IPv4Address("192.0.2.7"), IPv6Address("2001:db8:5::7")
+
+
+@pytest.mark.parametrize(
+    ("name", "party", "applies"),
+    [
+        ("outside:192.0.2.0/24", OUT4, True),
+        ("outside:192.0.2.7", OUT4, True),
+        ("outside:192.0.3.0/24", OUT4, False),
+        ("outside:2001:db8:5::/48", OUT4, False),
+        ("outside:2001:db8:5::/48", OUT6, True),
+        ("outside:192.0.2.0/24", None, False),
+        ("outside:192.0.2.0/24", B, False),
+        ("outside", OUT4, True),
+        ("any", OUT6, True),
+        ("tenant:x", OUT4, False),
+        ("function:b", OUT4, False),
+    ],
+)
+def test_prefixes_of_the_outside(name: str, party: Party, applies: bool) -> None:
+    to, of = rule("function:a", name, "deny"), rule(name, "function:a")
+    assert (mesh(to).decide(A, party, None, "udp", 53).rule is to) == applies
+    assert (mesh(of).decide(party, A, None, "udp", 53).rule is of) == applies
+
+
+def test_the_strongest_of_nested_prefixes_decides_not_the_longest() -> None:
+    wide = rule("outside:192.0.0.0/16", "any", "deny", priority=1)
+    narrow = rule("outside:192.0.2.0/24", "any")
+    assert mesh(narrow, wide).decide(OUT4, A, None, "tcp", 1).rule is wide
+
+
+@pytest.mark.parametrize(
+    ("what", "protocol", "port", "applies"),
+    [
+        ({"protocol": "tcp", "port": 80, "port_end": 90}, "tcp", 79, False),
+        ({"protocol": "tcp", "port": 80, "port_end": 90}, "tcp", 80, True),
+        ({"protocol": "tcp", "port": 80, "port_end": 90}, "tcp", 90, True),
+        ({"protocol": "tcp", "port": 80, "port_end": 90}, "tcp", 91, False),
+        ({"protocol": "tcp", "port": 80, "port_end": 90}, "udp", 85, False),
+        ({"protocol": "icmp"}, "icmp", 0, True),
+        ({"protocol": "icmp", "icmp_type": 8}, "icmp", 0, True),
+        ({"protocol": "icmp", "icmp_type": 13}, "icmp", 0, False),
+        ({"protocol": "icmp", "icmp_type": 8}, "tcp", 8, False),
+    ],
+)
+def test_ranges_and_types(
+    what: dict[str, object], protocol: Literal["tcp", "udp", "icmp"], port: int, applies: bool
+) -> None:
+    only = rule("any", "any", "deny", **what)
+    assert (mesh(only).decide(A, B, None, protocol, port).rule is only) == applies
+
+
+def test_ports_of_a_range_are_shifted() -> None:
+    ranged = S.model_copy(update={"port": 80, "ports": 10, "target_port": 8080})
+    own = rule("any", "function:a", "deny", protocol="tcp", port=8085)
+    its = rule("any", "service:s", "deny", protocol="tcp", port=86)
+    here = mesh(own, its, services=(ranged,))
+    assert here.decide(B, A, ranged, "tcp", 85).rule is own
+    assert here.decide(B, A, ranged, "tcp", 86).rule is its
+    assert here.decide(B, A, ranged, "tcp", 87).rule is None
+
+
+@given(st.integers(1, 65535), st.integers(1, 65535))
+@example(1, 65535)
+@example(32768, 65535)
+def test_prefixes_of_a_range(one: int, other: int) -> None:
+    """They are exactly the range, side by side, and no two of them make a wider one."""
+    first, last = sorted((one, other))
+    parts = port_prefixes(first, last)
+    at = first
+    for port, bits in parts:
+        assert port == at
+        assert port % (1 << (16 - bits)) == 0
+        at += 1 << (16 - bits)
+    assert at == last + 1
+    assert len(parts) == fewest(first, last)
+
+
+def fewest(first: int, last: int, start: int = 0, bits: int = 0) -> int:
+    """How many prefixes a range needs at least, by halves of all ports."""
+    end = start + (1 << (16 - bits)) - 1
+    if last < start or end < first:
+        return 0
+    if first <= start and end <= last:
+        return 1
+    half = 1 << (15 - bits)
+    return fewest(first, last, start, bits + 1) + fewest(first, last, start + half, bits + 1)
+
+
+@given(st.integers(1, 65535), st.integers(1, 65535))
+def test_ports_are_read_as_they_are_written(one: int, other: int) -> None:
+    first, last = sorted((one, other))
+    assert parse_ports(ports_text(first, last)) == (first, last)
+    assert parse_ports(first) == (first, first)
+
+
+@given(st.text() | st.text("0123456789-", max_size=8) | st.integers() | st.booleans())
+def test_ports_of_anything(value: object) -> None:
+    try:
+        first, last = parse_ports(value)
+    except Invalid as caught:
+        error = caught
+    else:
+        assert 1 <= first <= last <= 65535
+        return
+    assert error.hint
+
+
 def test_audit_is_no_verdict() -> None:
     audited = C.model_copy(update={"audit": True})
     assert mesh().decide(A, audited, None, "tcp", 1) == DEFAULT_DENY
@@ -227,13 +341,24 @@ def test_parts_that_do_not_fit(change: dict[str, object], what: str, path: tuple
         (Service, {"name": "s", "port": 80, "target_port": 80}),
         (Service, S.model_dump() | {"functions": ("a", "a")}),
         (Service, S.model_dump() | {"protocol": "icmp"}),
-        (Limits, {"flows": 1023}),
-        (Limits, {"flows": 4194305}),
+        (Service, S.model_dump() | {"port": 65535, "ports": 2}),
+        (Service, S.model_dump() | {"target_port": 65535, "ports": 2}),
+        (Service, S.model_dump() | {"ports": 0}),
+        (Service, S.model_dump() | {"weights": {"b": 1}}),
+        (Service, S.model_dump() | {"weights": {"a": 101}}),
+        (Service, S.model_dump() | {"affinity": "client"}),
+        (Timeouts, {"udp": 0}),
+        (Limits, {"flows": 511}),
+        (Limits, {"flows": 2097153}),
         (Limits, {"tenants": 256}),
         (Policy, {"source": "service:s", "destination": "any"}),
         (Policy, {"source": "any", "destination": "any", "port": 80}),
+        (Policy, {"source": "any", "destination": "any", "protocol": "tcp", "port_end": 80}),
+        (Policy, {"source": "any", "destination": "any", "protocol": "tcp", "port": 80,
+                  "port_end": 80}),
+        (Policy, {"source": "any", "destination": "any", "icmp_type": 8}),
     ],
-)
+)  # fmt: skip
 def test_nonsense(model: type, values: dict[str, object]) -> None:
     with pytest.raises(ValidationError):
         model(**values)
@@ -243,6 +368,10 @@ def test_json() -> None:
     whole = mesh(
         rule("tenant:x", "service:s", protocol="tcp", port=80),
         rule("outside", "function:c", "deny", priority=3),
+        rule("outside:192.0.2.0/24", "any", protocol="udp", port=5, port_end=9),
+        rule("any", "outside:2001:db8:5::/48", protocol="icmp", icmp_type=8),
+        services=(S.model_copy(update={"ports": 3, "weights": {"a": 0}, "affinity": "source"}),),
+        timeouts=Timeouts(udp=5),
         limits=Limits(functions=7),
     )
     assert Mesh.model_validate_json(whole.model_dump_json()) == whole
@@ -264,21 +393,31 @@ def test_lookup() -> None:
     assert caught.value.hint == "known: s"
 
 
-@pytest.mark.parametrize("text", ["any", "outside", "function:a", "tenant:op-a", "service:s-1"])
+@pytest.mark.parametrize(
+    "text",
+    ["any", "outside", "function:a", "tenant:op-a", "service:s-1", "outside:10.0.0.0/8",
+     "outside:fc00::/7"],
+)  # fmt: skip
 def test_identity(text: str) -> None:
     identity = Identity.parse(text)
     assert str(identity) == text
     assert Identity.parse(identity) is identity
 
 
-@given(st.text() | st.sampled_from(["function:", "function:A", "any:", "tenant:a:b", "x", ""]))
+@given(
+    st.text()
+    | st.sampled_from(
+        ["function:", "outside:10.0.0.9/8", "outside:FC00::", "any:", "tenant:a:b", "x", ""]
+    )
+)
 def test_identity_of_any_text(text: str) -> None:
     try:
         identity = Identity.parse(text)
     except UsageError as caught:
         error = caught
     else:
-        assert str(identity) == text
+        assert str(identity) == text or identity.prefix
+        assert Identity.parse(str(identity)) == identity
         return
     assert error.hint
 
@@ -289,6 +428,9 @@ def test_identity_of_any_text(text: str) -> None:
         (rule("any", "any"), "any → any allow"),
         (rule("tenant:a", "any", protocol="tcp", port=80), "tenant:a → any tcp/80 allow"),
         (rule("outside", "any", "deny", protocol="icmp"), "outside → any icmp deny"),
+        (rule("any", "any", protocol="udp", port=8, port_end=9), "any → any udp/8-9 allow"),
+        (rule("any", "outside:FC00::/7", protocol="icmp", icmp_type=8),
+         "any → outside:fc00::/7 icmp/8 allow"),
         (rule("any", "any", priority=1), "any → any allow priority 1"),
     ],
 )  # fmt: skip

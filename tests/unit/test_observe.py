@@ -2,6 +2,7 @@
 """What is shown, as far as it needs no kernel; and that the documents say the same."""
 
 import re
+from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -11,7 +12,7 @@ import pytest
 from ebpfmesh import _abi, errors
 from ebpfmesh.cli import output
 from ebpfmesh.kernel.control import packed
-from ebpfmesh.model import Identity, IPv4Address, IPv6Address, Mesh, Policy
+from ebpfmesh.model import Identity, Mesh, Policy
 from ebpfmesh.observe import counters, flows, mesh, objects, privilege
 from ebpfmesh.observe.view import View
 
@@ -36,7 +37,7 @@ def view(**maps: list[tuple[Any, Any]]) -> View:
     shown = View.__new__(View)
     shown.record = cast(Any, SimpleNamespace(names=lambda kind: NAMES[kind]))
     shown.maps = cast(Any, tables)
-    shown.__dict__["config"] = _abi.Config(epoch=5, tenants=3)
+    shown.__dict__["config"] = _abi.Config(judged=5, tenants=3)
     return shown
 
 
@@ -114,12 +115,19 @@ def test_an_lru_map_is_never_full() -> None:
 
 
 def test_the_defaults_shown_are_those_of_the_model() -> None:
-    rules = [(1, Policy(source=Identity("any"), destination=Identity("any")))]
+    any_, some = Identity("any"), Identity.parse("outside:192.0.2.0/24")
+    tcp = Policy(source=some, destination=any_, protocol="tcp", port=8, port_end=9)
+    echo = Policy(source=any_, destination=any_, protocol="icmp", icmp_type=8)
+    rules = [(1, Policy(source=any_, destination=any_)), (2, tcp), (3, echo)]
     shown = view()
     shown.record = cast(Any, SimpleNamespace(policies=lambda: rules))
     rows = mesh.read_policies(shown)
-    assert rows[0].id == 1
-    assert [(row.source, row.destination, row.action) for row in rows[1:]] == [
+    assert [(row.id, row.source, row.what) for row in rows[:3]] == [
+        (1, "any", "any"),
+        (2, "outside:192.0.2.0/24", "tcp/8-9"),
+        (3, "any", "icmp/8"),
+    ]
+    assert [(row.source, row.destination, row.action) for row in rows[3:]] == [
         ("any", "same tenant", "allow"),
         ("any function", "outside", "allow"),
         ("any", "any", "deny"),
@@ -165,7 +173,14 @@ def test_the_table_of_reasons_in_the_readme_is_that_of_the_programs() -> None:
 def test_the_table_of_maps_in_the_readme_has_every_map() -> None:
     text = (ROOT / "bpf" / "README.md").read_text()
     rows = re.findall(r"^\| `(mesh_\w+)` \| ([\w -]+) \|", text, re.MULTILINE)
-    kinds = {"LRU hash": "lru_hash", "per-CPU array": "percpu_array", "per-CPU hash": "percpu_hash"}
+    kinds = {
+        "LRU hash": "lru_hash",
+        "LPM trie": "lpm_trie",
+        "per-CPU array": "percpu_array",
+        "per-CPU hash": "percpu_hash",
+        "programs": "prog",
+        "ring buffer": "ringbuf",
+    }
     told = [(name, kinds.get(kind, kind)) for name, kind in rows]
     assert told == [(spec.name, spec.kind) for spec in _abi.MAPS]
 

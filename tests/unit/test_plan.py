@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ebpfmesh.errors import UsageError
-from ebpfmesh.model import Function, Identity, Limits, Mesh, Policy, Service
+from ebpfmesh.model import Function, Identity, Limits, Mesh, Party, Policy, Service, Timeouts
 from ebpfmesh.plan import Operation, diff
 
 pytestmark = pytest.mark.unit
@@ -26,7 +26,7 @@ def function(name: str, tenant: str = "x", *, low: int = 0, **settings: object) 
     return Function(name=name, tenant=tenant, address4=address, **settings)
 
 
-def service(name: str, *functions: str, at: str = "", **settings: int) -> Service:
+def service(name: str, *functions: str, at: str = "", **settings: object) -> Service:
     """A service whose last byte of the address is its letter, or that of another, ``at``."""
     address = IPv4Address("198.18.128.0") + ord(at or name)
     ports = {"port": 80, "target_port": 5201} | settings
@@ -61,6 +61,9 @@ def apply_to_model(current: Mesh | None, step: Operation) -> Mesh:
         case Service():
             field, here = "services", {one.name: one for one in current.services}
             key = item.name
+        case Timeouts():
+            assert current.timeouts == step.old
+            return current.model_copy(update={"timeouts": item})
         case Policy():
             field, here = "policies", {one.match: one for one in current.policies}
             key = item.match
@@ -87,6 +90,7 @@ def sorted_mesh(one: Mesh) -> Mesh:
     return Mesh(
         name=one.name,
         limits=one.limits,
+        timeouts=one.timeouts,
         functions=tuple(sorted(one.functions, key=lambda item: item.name)),
         services=tuple(sorted(one.services, key=lambda item: item.name)),
         policies=tuple(sorted(one.policies, key=str)),
@@ -96,7 +100,7 @@ def sorted_mesh(one: Mesh) -> Mesh:
 def allowed(one: Mesh) -> set[tuple[object, ...]]:
     """All flows that ``one`` lets through, of those that a rule could tell apart."""
     flows = set()
-    senders = [None, *one.functions]
+    senders = [None, IPv4Address("192.0.2.1"), IPv4Address("192.0.2.200"), *one.functions]
     for source, destination in product(senders, senders):
         for protocol, port in (("tcp", 80), ("tcp", 81), ("udp", 80), ("icmp", 0)):
             if one.decide(source, destination, None, protocol, port).action == "allow":
@@ -107,20 +111,24 @@ def allowed(one: Mesh) -> set[tuple[object, ...]]:
     return flows
 
 
-def service_flows(one: Mesh) -> Iterator[tuple[Function | None, Service, Function]]:
-    for source, to in product([None, *one.functions], one.services):
+def service_flows(one: Mesh) -> Iterator[tuple[Party, Service, Function]]:
+    for source, to in product([None, IPv4Address("192.0.2.1"), *one.functions], one.services):
         for backend in to.functions:
             yield source, to, one.function(backend)
 
 
-def name(function: Function | None) -> str:
-    return function.name if function else ""
+def name(party: Party) -> str:
+    return party.name if isinstance(party, Function) else str(party or "")
 
 
 IDENTITIES = [
     *("any", "outside", "tenant:x", "tenant:y", "service:s", "service:t"),
+    *("outside:192.0.2.0/24", "outside:192.0.2.0/25"),
     *(f"function:{one}" for one in NAMES),
 ]
+
+
+PORTS = [{}, {"port": 80}, {"port": 80, "port_end": 81}, {"port": 1, "port_end": 80}]
 
 
 @st.composite
@@ -139,7 +147,14 @@ def meshes(draw: st.DrawFn) -> Mesh:
                 target_port=draw(st.sampled_from([1, 2])))
         for one in draw(st.lists(st.sampled_from(["s", "t"]), unique=True))
     ]  # fmt: skip
-    known = {"any", "outside"} | {f"function:{one}" for one in names}
+    services = [
+        one.model_copy(update={"weights": {name: draw(st.integers(0, 2)) for name in one.functions},
+                               "affinity": draw(st.sampled_from(["none", "source"])),
+                               "ports": draw(st.sampled_from([1, 1, 2]))})
+        for one in services
+    ]  # fmt: skip
+    known = {one for one in IDENTITIES if one.startswith(("any", "outside"))}
+    known |= {f"function:{one}" for one in names}
     known |= {f"tenant:{one.tenant}" for one in functions} | {f"service:{s.name}" for s in services}
     whom = st.sampled_from([one for one in IDENTITIES if one in known])
     rules = {}
@@ -149,7 +164,7 @@ def meshes(draw: st.DrawFn) -> Mesh:
             draw(whom.filter(lambda text: not text.startswith("service:"))),
             draw(whom),
             protocol=protocol,
-            port=draw(st.sampled_from([0, 80])) if protocol == "tcp" else 0,
+            **dict(draw(st.sampled_from(PORTS)) if protocol == "tcp" else {}),
             action=draw(st.sampled_from(["allow", "deny"])),
             priority=draw(st.sampled_from([0, 100, 100, 200])),
         )
@@ -299,6 +314,37 @@ def test_another_order_would_leak() -> None:
             mesh(X, Y, service("s", "b", target_port=80)),
             ["~ service s  198.18.128.115  tcp/80  b"],
         ),
+        (  # drain, and a client stays where it is
+            mesh(X, Y, service("s", "a", "b", weights={"b": 2})),
+            mesh(X, Y, service("s", "a", "b", weights={"b": 2, "a": 0}, affinity="source")),
+            ["~ service s  198.18.128.115  tcp/80 → 5201  a, b  weights a 0, b 2  affinity source"],
+        ),
+        (  # the weight goes with its function
+            mesh(X, Y, service("s", "a", "b", weights={"b": 2})),
+            mesh(X, service("s", "a")),
+            [
+                "~ service s  198.18.128.115  tcp/80 → 5201  a",
+                "- function b  tenant x  198.18.0.2",
+            ],
+        ),
+        (  # a longer range is another service to its clients
+            mesh(service("s", ports=2)),
+            mesh(service("s", ports=3)),
+            [
+                "- service s  198.18.128.115  tcp/80-81 → 5201-5202  0 functions",
+                "+ service s  198.18.128.115  tcp/80-82 → 5201-5203  0 functions",
+            ],
+        ),
+        (
+            EMPTY,
+            EMPTY.model_copy(update={"timeouts": Timeouts(udp=30, icmp=5)}),
+            ["~ timeouts udp 120 → 30 s  icmp 30 → 5 s"],
+        ),
+        (
+            mesh(X),
+            mesh(X, policy("outside:192.0.2.0/24", "any", protocol="udp", port=5, port_end=9)),
+            ["+ policy outside:192.0.2.0/24 → any udp/5-9 allow"],
+        ),
         (  # scale up: the service is set once its new function is there
             mesh(X, service("s", "a")),
             mesh(X, Y, service("s", "a", "b")),
@@ -386,6 +432,7 @@ def test_many_backends_are_counted() -> None:
     ("change", "what"),
     [
         ({"limits": Limits(functions=2)}, "the limits cannot change"),
+        ({"hook": "clsact"}, "the hook cannot change"),
         ({"prefix4": "198.19.0.0/16"}, "the prefixes cannot change"),
         ({"prefix6": "2001:db8:1::/64"}, "the prefixes cannot change"),
         ({"name": "core"}, "the name cannot change"),

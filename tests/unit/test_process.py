@@ -137,6 +137,21 @@ def test_hosts(tmp_path: Path) -> None:
     assert hosts.stat().st_ino == inode
 
 
+def test_hosts_that_come_and_go(tmp_path: Path) -> None:
+    """Other lines stay, and so does the file."""
+    hosts, other = tmp_path / "hosts", tmp_path / "other"
+    old = [("198.18.0.1", "a"), ("198.18.0.11", "a-1"), ("2001:db8::1", "a")]
+    process.write_hosts(hosts, old)
+    inode = hosts.stat().st_ino
+    process.change_hosts(hosts, [], [("198.18.0.2", "b")])
+    process.write_hosts(other, [*old, ("198.18.0.2", "b")])
+    assert hosts.read_text() == other.read_text()
+    process.change_hosts(hosts, [old[0], old[2]], [("198.18.0.3", "c")])
+    process.write_hosts(other, [old[1], ("198.18.0.2", "b"), ("198.18.0.3", "c")])
+    assert hosts.read_text() == other.read_text()
+    assert hosts.stat().st_ino == inode
+
+
 # ---- programs and containers that are not there
 
 

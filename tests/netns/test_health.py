@@ -1,0 +1,109 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""What doctor says of a mesh whose maps are too small, and of rules that its packets never meet."""
+
+import ctypes
+import subprocess
+from collections.abc import Iterator
+from ipaddress import IPv4Address
+
+import pytest
+from scapy.layers.inet import IP, TCP
+from scapy.layers.l2 import Ether
+
+from ebpfmesh import _abi
+from ebpfmesh.kernel import clock
+from ebpfmesh.kernel.interface import GATEWAY_MAC, mac_of
+from ebpfmesh.kernel.maps import Maps
+from ebpfmesh.kernel.pins import Pins
+from ebpfmesh.model import Mesh
+from ebpfmesh.observe import health
+from sockets import datagrams, frames
+from topology import needs, running, wait_until
+
+MESH = """
+[mesh]
+name = "health"
+limits = {flows = 512, half_open = 256}
+[[function]]
+name = "client"
+address = "198.18.0.1"
+[[function]]
+name = "server"
+address = "198.18.0.2"
+"""
+CLIENT, SERVER = IPv4Address("198.18.0.1"), IPv4Address("198.18.0.2")
+
+
+@pytest.fixture(autouse=True)
+def mesh() -> Iterator[Mesh]:
+    with running(MESH) as mesh:
+        yield mesh
+
+
+def said() -> dict[str, tuple[str, str]]:
+    """What doctor has to say, and not only that all is well: status and hint by text."""
+    found = {check.text: (check.status, check.hint) for check in health.check("health")}
+    assert found.pop("2 functions work") == ("ok", "")
+    return found
+
+
+def counted(count: _abi.Count) -> int:
+    value = Maps(Pins("health"))["mesh_counts"].get(ctypes.c_uint32(count))
+    assert value is not None
+    return value.value
+
+
+def test_flows_that_live_are_pushed_out(mesh: Mesh) -> None:
+    with datagrams(mesh, "client", CLIENT) as client:
+        for port in range(1, 2001):
+            client.sendto(b"x", (str(SERVER), port))
+    flows = Maps(Pins("health"))["mesh_flow4"]
+    assert all(clock.age(flow.seen) <= 3 for _, flow in flows.items())  # both clocks agree
+    assert counted(_abi.Count.FLOW_MADE) >= 4000
+    gone = counted(_abi.Count.FLOW_MADE) - counted(_abi.Count.FLOW_GONE) - flows.count()
+    crowded, pushed = said().items()
+    assert crowded == (
+        f"map mesh_flow4: {flows.count()} of 1024 entries are of flows that live",
+        ("note", "raise limits.flows under [mesh], then down and up"),
+    )
+    assert pushed[0].startswith(f"{gone} entries of mesh_flow4 and mesh_flow6 were pushed out")
+    for key, flow in list(flows.items()):  # long ago
+        flow.seen = (flow.seen - 1_000_000) & 0xFFFFFFFF
+        flows.set(key, flow)
+    ((text, (status, _)),) = said().items()
+    assert "were pushed out" in text  # a few more: to write an entry anew takes a free one
+    assert status == "ok"
+
+
+def test_half_open_connections_are_pushed_out(mesh: Mesh) -> None:
+    with frames(mesh, "client") as raw:
+        for port in range(1024, 2024):
+            ethernet = Ether(src=mac_of("health", "client"), dst=GATEWAY_MAC)
+            syn = IP(src=str(CLIENT), dst=str(SERVER)) / TCP(sport=port, dport=9, flags="S")
+            raw.send(bytes(ethernet / syn))
+    wait_until(lambda: counted(_abi.Count.HALF_MADE) >= 2000, what="all were judged")
+    hints = {text.partition(":")[0]: hint for text, (_, hint) in said().items()}
+    assert hints["map mesh_half"] == "raise limits.half_open under [mesh], then down and up"
+
+
+def test_rules_of_the_host_that_would_have_matched() -> None:
+    """And a mesh that is well, without them."""
+    needs("nft")
+    assert said() == {}
+    lines = [
+        "add table ip guard",
+        "add chain ip guard forward { type filter hook forward priority 0; }",
+        "add rule ip guard forward ip saddr 10.0.0.0/8 drop",
+        *(f"add rule ip guard forward ip saddr 198.18.0.1 tcp dport {n} drop" for n in range(25)),
+    ]
+    subprocess.run(["nft", "-f", "-"], input="\n".join(lines), text=True, check=True)
+    try:
+        found = list(said())
+    finally:
+        subprocess.run(["nft", "flush", "ruleset"], check=True)
+    assert (
+        found[0] == "25 rules of the host would match traffic between functions, and never see it"
+    )
+    assert found[1] == "ip guard forward: ip saddr 198.18.0.1 tcp dport 0 drop"
+    assert len(found) == 22
+    assert found[-1] == "… and 5 more"

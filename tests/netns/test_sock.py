@@ -1,0 +1,629 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""Services at the socket: what a process of a function sees, and that verdicts are the same.
+
+A socket belongs to the cgroup of the process that made it. ``own`` makes one as a command in a
+function does, and its packets carry a backend's address; ``made`` makes one in the same namespace
+from outside of the cgroup, and its packets carry the service's.
+
+client, other (tenant one) ──▶ web:80, names:53/udp ──▶ web-0, web-1, web-2 (tenant two)
+"""
+
+import contextlib
+import os
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from ipaddress import IPv6Address, ip_address
+
+import pytest
+
+from ebpfmesh import apply
+from ebpfmesh._abi import Direction, FlowFlag, Reason
+from ebpfmesh.kernel import netns, sockets
+from ebpfmesh.kernel.cgroup import directory_above
+from ebpfmesh.kernel.maps import Maps
+from ebpfmesh.kernel.pins import Pins
+from ebpfmesh.model import Address, Mesh, Policy, Service
+from sockets import SECONDS, datagrams, family_of, listener, made
+from topology import drops, mesh_of, poll, running, unavailable
+
+WEB = ("web-0", "web-1", "web-2")
+MESH = """
+[mesh]
+name = "sock"
+[[function]]
+name = "client"
+tenant = "one"
+[[function]]
+name = "other"
+tenant = "one"
+[[function]]
+name = "web"
+replicas = 3
+tenant = "two"
+[[service]]
+name = "web"
+address = ["198.19.0.1", "2001:db8:1::1"]
+port = 80
+target_port = 8080
+functions = ["web"]
+[[service]]
+name = "names"
+address = ["198.19.0.2", "2001:db8:1::2"]
+port = 53
+target_port = 5353
+protocol = "udp"
+functions = ["web"]
+[[service]]
+name = "pinned"
+address = "198.19.0.3"
+port = 80
+target_port = 8080
+affinity = "source"
+functions = ["web"]
+[[policy]]
+from = "tenant:one"
+to = "any"
+"""
+ADDRESSES = {
+    "web": ("198.19.0.1", "2001:db8:1::1", "::ffff:198.19.0.1"),
+    "names": ("198.19.0.2", "2001:db8:1::2", "::ffff:198.19.0.2"),
+}
+Maker = Callable[[Mesh, str, int, int], socket.socket]
+
+
+@pytest.fixture(scope="module")
+def running_mesh() -> Iterator[Mesh]:
+    if not sockets.supported():
+        unavailable("no cgroup v2, or a kernel without programs for it")
+    with running(MESH) as mesh:
+        yield mesh
+
+
+@pytest.fixture
+def mesh(running_mesh: Mesh) -> Iterator[Mesh]:
+    """The mesh of the file, whatever a test makes of it."""
+    yield running_mesh
+    apply.up(running_mesh)
+
+
+def own(mesh: Mesh, function: str, family: int, kind: int) -> socket.socket:
+    """A socket as a process of the function makes it; such a process makes it and hands it over."""
+    with apply.opened(mesh.name) as live:
+        home = live.home(function)
+    here, there = socket.socketpair()
+    with here, there:
+        child = os.fork()
+        if child == 0:
+            with contextlib.suppress(BaseException):
+                home.enter()
+                with socket.socket(family, kind) as mine:
+                    socket.send_fds(there, [b"."], [mine.fileno()])
+            os._exit(0)
+        there.close()
+        _, numbers, _, _ = socket.recv_fds(here, 1, 1)
+        os.waitpid(child, 0)
+    assert numbers, f"no socket of {function}"
+    sock = socket.socket(fileno=numbers[0])
+    sock.settimeout(SECONDS)
+    return sock
+
+
+BOTH = pytest.mark.parametrize("maker", [own, made], ids=["socket", "packets"])
+
+
+def family(address: str) -> int:
+    return family_of(ip_address(address))
+
+
+def plain(address: str) -> Address:
+    """The address that packets have."""
+    found = ip_address(address)
+    return (found.version == 6 and found.ipv4_mapped) or found  # type: ignore[union-attr]
+
+
+def peer(sock: socket.socket) -> tuple[str, int]:
+    return sock.getpeername()[:2]  # type: ignore[no-any-return]
+
+
+@contextlib.contextmanager
+def backends(mesh: Mesh, version: int, port: int = 5353) -> Iterator[dict[str, socket.socket]]:
+    """A UDP socket in each backend."""
+    with ExitStack() as stack:
+        yield {
+            name: stack.enter_context(datagrams(mesh, name, at(mesh, name, version), port))
+            for name in WEB
+        }
+
+
+def at(mesh: Mesh, function: str, version: int) -> Address:
+    return next(a for a in mesh.function(function).addresses if a.version == version)
+
+
+def answered_by(socks: dict[str, socket.socket], question: bytes = b"question") -> str:
+    """Who got the question; it is answered. Empty if nobody did."""
+    found = []
+
+    def look() -> bool:
+        for name, sock in socks.items():
+            sock.setblocking(False)
+            with contextlib.suppress(BlockingIOError):
+                text, asker = sock.recvfrom(64)
+                if text == question:
+                    sock.sendto(b"answer", asker)
+                    found.append(name)
+        return bool(found)
+
+    return found[0] if poll(look, seconds=0.5) else ""
+
+
+def flows(mesh: Mesh, port: int) -> list[FlowFlag]:
+    """Flags of all entries, both ways, of a flow from this port."""
+    found = []
+    for name in ("mesh_flow4", "mesh_flow6", "mesh_half"):
+        for key, flow in Maps(Pins(mesh.name))[name].items():
+            if port in (key.source_port, key.destination_port):
+                found.append(flow.flags)
+    return found
+
+
+def records(mesh: Mesh) -> list[tuple[Address, int]]:
+    """Service and port of all that sockets were told."""
+    return [
+        (IPv6Address(bytes(value.address)), value.port)
+        for key, value in Maps(Pins(mesh.name))["mesh_socket"].items()
+        if not key.sent
+    ]
+
+
+@contextlib.contextmanager
+def listeners(mesh: Mesh, version: int, port: int = 8080) -> Iterator[dict[str, socket.socket]]:
+    with ExitStack() as stack:
+        yield {
+            name: stack.enter_context(listener(mesh, name, at(mesh, name, version), port))
+            for name in WEB
+        }
+
+
+def accepted(servers: dict[str, socket.socket]) -> tuple[str, socket.socket, tuple[str, int]]:
+    """Who was connected to, the connection and the address it came from."""
+    found = []
+
+    def look() -> bool:
+        for name, server in servers.items():
+            server.setblocking(False)
+            with contextlib.suppress(BlockingIOError):
+                connection, address = server.accept()
+                found.append((name, connection, address[:2]))
+        return bool(found)
+
+    assert poll(look)
+    return found[0]
+
+
+# ---- what a process sees
+
+
+@pytest.mark.parametrize("address", ADDRESSES["web"])
+def test_a_stream_meets_a_backend_and_names_the_service(mesh: Mesh, address: str) -> None:
+    version = plain(address).version
+    with (
+        listeners(mesh, version) as servers,
+        own(mesh, "client", family(address), socket.SOCK_STREAM) as sock,
+    ):
+        sock.connect((address, 80))
+        _, there, source = accepted(servers)
+        with there:
+            assert peer(sock) == (address, 80)
+            assert source == (str(at(mesh, "client", version)), sock.getsockname()[1])
+            sock.sendall(b"question")
+            assert there.recv(64) == b"question"
+            there.sendall(b"answer")
+            assert sock.recv(64) == b"answer"
+            assert flows(mesh, source[1])
+            for flags in flows(mesh, source[1]):
+                assert flags & FlowFlag.SOCKET
+                assert not flags & (FlowFlag.NAT_DST | FlowFlag.NAT_SRC)
+
+
+@pytest.mark.parametrize("address", ADDRESSES["names"])
+def test_a_connected_datagram_socket(mesh: Mesh, address: str) -> None:
+    with (
+        backends(mesh, plain(address).version) as socks,
+        own(mesh, "client", family(address), socket.SOCK_DGRAM) as sock,
+    ):
+        sock.connect((address, 53))
+        assert peer(sock) == (address, 53)
+        for _ in range(2):  # a mapped one meets sendmsg as well
+            sock.send(b"question")
+            assert answered_by(socks)
+            text, source = sock.recvfrom(64)
+            assert (text, source[:2]) == (b"answer", (address, 53))
+        assert all(flags & FlowFlag.SOCKET for flags in flows(mesh, sock.getsockname()[1]))
+
+
+@pytest.mark.parametrize("address", ADDRESSES["names"])
+def test_an_unconnected_datagram_socket(mesh: Mesh, address: str) -> None:
+    with (
+        backends(mesh, plain(address).version) as socks,
+        own(mesh, "client", family(address), socket.SOCK_DGRAM) as sock,
+    ):
+        for _ in range(3):
+            sock.sendto(b"question", (address, 53))
+            assert answered_by(socks)
+            text, source = sock.recvfrom(64)
+            assert (text, source[:2]) == (b"answer", (address, 53))
+        assert all(flags & FlowFlag.SOCKET for flags in flows(mesh, sock.getsockname()[1]))
+
+
+def test_a_backend_itself_is_itself(mesh: Mesh) -> None:
+    """Asked directly it answers as itself, on a socket that knew it as a service too."""
+    direct = (str(at(mesh, "web-0", 4)), 5353)
+    only(mesh, "names", "web-0")
+    with (
+        backends(mesh, 4) as socks,
+        own(mesh, "client", socket.AF_INET, socket.SOCK_DGRAM) as sock,
+    ):
+        for to in (("198.19.0.2", 53), direct):
+            sock.connect(to)
+            assert peer(sock) == to
+            sock.send(b"question")
+            assert answered_by(socks) == "web-0"
+            assert sock.recvfrom(64) == (b"answer", to)
+
+
+def test_sockets_spread_over_all_backends(mesh: Mesh) -> None:
+    seen = set()
+    with listeners(mesh, 4) as servers:
+        for _ in range(40):
+            with own(mesh, "client", socket.AF_INET, socket.SOCK_STREAM) as sock:
+                sock.connect(("198.19.0.1", 80))
+                name, there, _ = accepted(servers)
+                there.close()
+                seen.add(name)
+    assert seen == set(WEB)
+
+
+def test_affinity_is_that_of_packets(mesh: Mesh) -> None:
+    """One source, one backend: whoever translates."""
+    for function in ("client", "other"):
+        seen = set()
+        with listeners(mesh, 4) as servers:
+            for maker in (own, made, own):
+                with maker(mesh, function, socket.AF_INET, socket.SOCK_STREAM) as sock:
+                    sock.connect(("198.19.0.3", 80))
+                    name, there, _ = accepted(servers)
+                    there.close()
+                    seen.add(name)
+        assert len(seen) == 1
+
+
+@pytest.mark.parametrize("way", ["service", "itself"])
+@BOTH
+def test_a_port_that_was_used_the_other_way(mesh: Mesh, maker: Maker, way: str) -> None:
+    """What is left of a connection that ended is not in the way of one to the same function."""
+    only(mesh, "web", "web-0")
+    targets = {"service": ("198.19.0.1", 80), "itself": (str(at(mesh, "web-0", 4)), 8080)}
+    own_address, port = str(at(mesh, "client", 4)), 0
+    with listeners(mesh, 4) as servers:
+        for make, to in ((made, targets["service"]), (maker, targets[way])):
+            with make(mesh, "client", socket.AF_INET, socket.SOCK_STREAM) as sock:
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                sock.bind((own_address, port))
+                sock.connect(to)
+                _, there, source = accepted(servers)
+                port = source[1]
+                there.close()
+                assert sock.recv(1) == b""
+
+
+# ---- changes
+
+
+def only(mesh: Mesh, service: str, *names: str) -> None:
+    """Give a service these backends."""
+    change_service(mesh, service, functions=names)
+
+
+def change_service(mesh: Mesh, name: str, **update: object) -> None:
+    def change(now: Mesh) -> Mesh:
+        services = tuple(
+            one.model_copy(update=update) if one.name == name else one for one in now.services
+        )
+        return now.model_copy(update={"services": services})
+
+    apply.edit(mesh.name, change)
+
+
+@BOTH
+def test_datagrams_keep_their_backend_while_the_list_changes(mesh: Mesh, maker: Maker) -> None:
+    only(mesh, "names", "web-0")
+    with (
+        backends(mesh, 4) as socks,
+        maker(mesh, "client", socket.AF_INET, socket.SOCK_DGRAM) as sock,
+        maker(mesh, "client", socket.AF_INET, socket.SOCK_DGRAM) as new,
+    ):
+        sock.sendto(b"question", ("198.19.0.2", 53))
+        assert answered_by(socks) == "web-0"
+        only(mesh, "names", "web-1")
+        sock.sendto(b"question", ("198.19.0.2", 53))
+        assert answered_by(socks) == "web-0"
+        new.sendto(b"question", ("198.19.0.2", 53))
+        assert answered_by(socks) == "web-1"
+
+
+@BOTH
+@pytest.mark.parametrize("connected", [False, True])
+def test_datagrams_find_another_backend_when_theirs_is_gone(
+    mesh: Mesh, maker: Maker, connected: bool
+) -> None:
+    only(mesh, "names", "web-0")
+    with maker(mesh, "client", socket.AF_INET, socket.SOCK_DGRAM) as sock:
+
+        def ask() -> None:
+            if connected:
+                sock.send(b"question")
+            else:
+                sock.sendto(b"question", ("198.19.0.2", 53))
+
+        if connected:
+            sock.connect(("198.19.0.2", 53))
+        with backends(mesh, 4) as socks:
+            ask()
+            assert answered_by(socks) == "web-0"
+            assert sock.recv(64) == b"answer"
+        apply.detach(mesh.name, "web-0")
+        for name in ("web-1", "web-2"):  # where the first goes, and where it stays
+            only(mesh, "names", name)
+            with (
+                datagrams(mesh, "web-1", at(mesh, "web-1", 4), 5353) as one,
+                datagrams(mesh, "web-2", at(mesh, "web-2", 4), 5353) as two,
+            ):
+                ask()
+                assert answered_by({"web-1": one, "web-2": two}) == "web-1"
+                assert sock.recvfrom(64) == (b"answer", ("198.19.0.2", 53))
+
+
+@BOTH
+def test_a_stream_ends_when_its_backend_is_gone(mesh: Mesh, maker: Maker) -> None:
+    """Another one answers, which does not know it; the service itself goes on."""
+    only(mesh, "web", "web-0")
+    with maker(mesh, "client", socket.AF_INET, socket.SOCK_STREAM) as sock:
+        with listeners(mesh, 4) as servers:
+            sock.connect(("198.19.0.1", 80))
+            _, there, _ = accepted(servers)
+        with there:
+            apply.detach(mesh.name, "web-0")
+            only(mesh, "web", "web-1")
+            sock.sendall(b"question")
+            with pytest.raises(ConnectionResetError):
+                sock.recv(64)
+
+
+@BOTH
+def test_an_address_that_passed_to_another_is_not_the_services(mesh: Mesh, maker: Maker) -> None:
+    """Who may use the service may not, by an old socket, reach whoever has that address now."""
+    only(mesh, "names", "web-0", "web-1")
+    heir = mesh.function("web-0").model_copy(update={"name": "heir", "tenant": "three"})
+    with maker(mesh, "client", socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.connect(("198.19.0.2", 53))
+        set_rules(mesh, rule("tenant:one", "service:names"))
+        apply.detach(mesh.name, "web-0")
+        apply.attach(mesh.name, heir)
+        with (
+            datagrams(mesh, "heir", at(mesh, "web-0", 4), 5353) as wrong,
+            datagrams(mesh, "web-1", at(mesh, "web-1", 4), 5353) as right,
+        ):
+            sock.send(b"question")
+            assert answered_by({"heir": wrong, "web-1": right}) == "web-1"
+        apply.detach(mesh.name, "heir")
+
+
+@BOTH
+@pytest.mark.parametrize("kind", [socket.SOCK_STREAM, socket.SOCK_DGRAM])
+def test_a_service_taken_out_ends_what_went_through_it(mesh: Mesh, maker: Maker, kind: int) -> None:
+    name = "web" if kind == socket.SOCK_STREAM else "names"
+    service: Service = mesh.service(name)
+    with (
+        listeners(mesh, 4),
+        backends(mesh, 4),
+        maker(mesh, "client", socket.AF_INET, kind) as sock,
+    ):
+        sock.connect((str(service.address4), service.port))
+        sock.send(b"question")
+        key = ("client", Direction.FROM_FN, Reason.NO_SERVICE)
+        before = drops(mesh).get(key, 0)
+        left = tuple(one for one in mesh.services if one.name != name)
+        apply.edit(mesh.name, lambda now: now.model_copy(update={"services": left}))
+        sock.send(b"question")
+        assert poll(lambda: drops(mesh).get(key, 0) > before)
+
+
+# ---- what is left to the packets
+
+
+@BOTH
+def test_a_service_without_backends(mesh: Mesh, maker: Maker) -> None:
+    key = ("client", Direction.FROM_FN, Reason.NO_BACKEND)
+    only(mesh, "web")
+    before = drops(mesh).get(key, 0)
+    with maker(mesh, "client", socket.AF_INET, socket.SOCK_STREAM) as sock:
+        sock.settimeout(0.3)
+        with pytest.raises(TimeoutError):
+            sock.connect(("198.19.0.1", 80))
+    assert drops(mesh)[key] > before
+
+
+@BOTH
+def test_a_function_that_is_its_own_backend(mesh: Mesh, maker: Maker) -> None:
+    """Its rules hold as well: nothing is said to it past the mesh."""
+    only(mesh, "web", "client")
+    with listener(mesh, "client", at(mesh, "client", 4), 8080) as server:
+        with maker(mesh, "client", socket.AF_INET, socket.SOCK_STREAM) as sock:
+            sock.connect(("198.19.0.1", 80))
+            there, source = server.accept()
+            there.close()
+            assert source[0] != str(at(mesh, "client", 4))
+        set_rules(mesh, rule("function:client", "service:web", "deny"))
+        with maker(mesh, "client", socket.AF_INET, socket.SOCK_STREAM) as sock:
+            sock.settimeout(0.3)
+            with pytest.raises(TimeoutError):
+                sock.connect(("198.19.0.1", 80))
+
+
+def test_a_socket_of_another_namespace(mesh: Mesh) -> None:
+    """A process of the function's cgroup that is somewhere else is none of the function."""
+    before = records(mesh)
+    with apply.opened(mesh.name) as live:
+        home = live.home("client")
+    child = os.fork()
+    if child == 0:
+        with contextlib.suppress(BaseException):
+            outside = os.open("/proc/thread-self/ns/net", os.O_RDONLY)
+            home.enter()
+            netns._call("setns", outside, netns.CLONE_NEWNET)
+            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+                sock.connect(("198.19.0.2", 53))
+                os._exit(7 if sock.getpeername() == ("198.19.0.2", 53) else 1)
+        os._exit(2)
+    _, status = os.waitpid(child, 0)
+    assert os.waitstatus_to_exitcode(status) in (2, 7)  # or the host has no way there
+    assert records(mesh) == before
+
+
+# ---- the same verdicts
+
+
+def rule(source: str, destination: str, action: str = "allow", **more: object) -> Policy:
+    return Policy.model_validate(
+        {"source": source, "destination": destination, "action": action, **more}
+    )
+
+
+def set_rules(mesh: Mesh, *rules: Policy) -> None:
+    """These rules and no others."""
+    apply.edit(mesh.name, lambda now: now.model_copy(update={"policies": rules}))
+
+
+RULES = {
+    "none": ((), (False, False, False)),
+    "service": ((rule("tenant:one", "service:web"),), (True, False, False)),
+    "service and port": (
+        (rule("tenant:one", "service:web", protocol="tcp", port=80),),
+        (True, False, False),
+    ),
+    "service, not its functions' port": (
+        (rule("tenant:one", "service:web", protocol="tcp", port=8080),),
+        (False, False, False),
+    ),
+    "another service": ((rule("tenant:one", "service:pinned"),), (False, True, False)),
+    "functions": ((rule("tenant:one", "tenant:two"),), (True, True, True)),
+    "functions' port": (
+        (rule("any", "tenant:two", protocol="tcp", port=8080),),
+        (True, True, True),
+    ),
+    "functions, not the service's port": (
+        (rule("any", "tenant:two", protocol="tcp", port=80),),
+        (False, False, False),
+    ),
+    "all but the service": (
+        (
+            rule("function:client", "service:web", "deny", priority=1),
+            rule("function:client", "any", priority=2),
+        ),
+        (False, True, True),
+    ),
+    "nothing but the service": (
+        (
+            rule("function:client", "service:web", priority=1),
+            rule("function:client", "any", "deny", priority=2),
+        ),
+        (True, False, False),
+    ),
+}
+
+
+@BOTH
+@pytest.mark.parametrize("version", [4, 6])
+@pytest.mark.parametrize("case", RULES)
+def test_rules_hold_for_both(mesh: Mesh, case: str, version: int, maker: Maker) -> None:
+    """web through its service, through another one with the same functions, and directly."""
+    rules, expected = RULES[case]
+    only(mesh, "web", "web-0")
+    only(mesh, "pinned", "web-0")
+    set_rules(mesh, *rules)
+    targets = [(ADDRESSES["web"][version == 6], 80), ("198.19.0.3", 80)]
+    targets.append((str(at(mesh, "web-0", version)), 8080))
+    found = []
+    with (
+        listener(mesh, "web-0", at(mesh, "web-0", 4), 8080),
+        listener(mesh, "web-0", at(mesh, "web-0", 6), 8080),
+    ):
+        for address, port in targets:
+            with maker(mesh, "client", family(address), socket.SOCK_STREAM) as sock:
+                sock.settimeout(SECONDS if expected[len(found)] else 0.3)
+                try:
+                    sock.connect((address, port))
+                    found.append(True)
+                except TimeoutError:
+                    found.append(False)
+    assert tuple(found) == expected
+
+
+@BOTH
+def test_a_rule_made_later_holds_for_what_is_open(mesh: Mesh, maker: Maker) -> None:
+    key = ("client", Direction.FROM_FN, Reason.POLICY)
+    with (
+        listeners(mesh, 4) as servers,
+        maker(mesh, "client", socket.AF_INET, socket.SOCK_STREAM) as sock,
+    ):
+        sock.connect(("198.19.0.1", 80))
+        _, there, _ = accepted(servers)
+        with there:
+            set_rules(mesh, rule("tenant:one", "service:web"))
+            sock.sendall(b"question")
+            assert there.recv(64) == b"question"
+            before = drops(mesh).get(key, 0)
+            set_rules(mesh, rule("tenant:one", "service:pinned"))
+            sock.sendall(b"question")
+            assert poll(lambda: drops(mesh).get(key, 0) > before)
+
+
+# ---- where they are attached
+
+
+def linked(name: str) -> list[str]:
+    return sorted(path.name for path in Pins(name).links.glob("mesh_*"))
+
+
+def test_attached_while_there_are_functions() -> None:
+    text = '[mesh]\nname = "cgroup"\n'
+    function = '[[function]]\nname = "a"\n'
+    all_of_them = sorted(program.name for program in sockets.PROGRAMS)
+    with running(text):
+        assert linked("cgroup") == []
+        for _ in range(2):
+            apply.up(mesh_of(text + function))
+            assert linked("cgroup") == all_of_them
+            with apply.opened("cgroup") as live:
+                above = directory_above(live.home("a").cgroup.group)
+            assert above
+            assert above.is_dir()
+            assert sockets.attached(Pins("cgroup"), above)
+            apply.up(mesh_of(text))
+            assert linked("cgroup") == []
+
+
+def test_without_cgroups_packets_do_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sockets, "supported", lambda: False)
+    with running(MESH.replace('"sock"', '"packets"')) as mesh:
+        assert linked("packets") == []
+        with (
+            listeners(mesh, 4) as servers,
+            own(mesh, "client", socket.AF_INET, socket.SOCK_STREAM) as sock,
+        ):
+            sock.connect(("198.19.0.1", 80))
+            _, there, source = accepted(servers)
+            there.close()
+            assert source[0] == str(at(mesh, "client", 4))
+            assert any(flags & FlowFlag.NAT_DST for flags in flows(mesh, source[1]))
