@@ -71,14 +71,19 @@ HOT int track_expired(const struct mesh_config *config, const struct track *t, _
 	return now - t->flow->seen > timeout && (!t->peer || now - t->peer->seen > timeout);
 }
 
-/* Does the packet begin a connection anew, with the ports of one that is closing? */
+/*
+ * Does the packet open another connection? With the ports of one that is closing; or from the side
+ * that was called and has answered: what the caller may does not let it call back.
+ */
 HOT int track_reopens(const struct track *t, const struct pkt *p)
 {
+	int over = t->flow->flags & MESH_FLOW_CLOSING ||
+		   (t->flow->flags & MESH_FLOW_REPLY && !t->half);
 	struct tcphdr *tcp = p->l4;
 
-	return t->flow->flags & MESH_FLOW_CLOSING && p->kind == PKT_FLOW &&
-	       p->protocol == IPPROTO_TCP && p->fragment != PKT_LATER_FRAGMENT &&
-	       (void *)(tcp + 1) <= p->end && tcp->syn && !tcp->ack;
+	return over && p->kind == PKT_FLOW && p->protocol == IPPROTO_TCP &&
+	       p->fragment != PKT_LATER_FRAGMENT && (void *)(tcp + 1) <= p->end && tcp->syn &&
+	       !tcp->ack;
 }
 
 HOT void track_close(struct track *t, const struct tcphdr *tcp)

@@ -234,6 +234,17 @@ def test_a_new_connection_is_judged_anew(lab: Lab, hook: Hook, v: int) -> None:
 
 @HOOKS
 @BOTH
+def test_who_was_called_may_not_call_back(lab: Lab, hook: Hook, v: int) -> None:
+    """A SYN of its own is not an answer, whatever connection has its ports; that one goes on."""
+    handshake(lab, hook, v)
+    where = Drop("c", Direction.FROM_FN, Reason.POLICY)
+    assert set(send(lab, hook, C, back(v, "S")).counted) == {where}
+    assert send(lab, hook, A, on(v)).verdict == "forward"
+    assert send(lab, hook, C, back(v)).verdict == "forward"
+
+
+@HOOKS
+@BOTH
 def test_a_new_connection_gets_a_backend_anew(lab: Lab, hook: Hook, v: int) -> None:
     """The flow would keep the one it has; another flow with its ports does not."""
     lab.change(changes.policies(policy("function:a", "service:web")))
