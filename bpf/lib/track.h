@@ -77,8 +77,8 @@ HOT int track_expired(const struct mesh_config *config, const struct track *t, _
  */
 HOT int track_reopens(const struct track *t, const struct pkt *p)
 {
-	int over = t->flow->flags & MESH_FLOW_CLOSING ||
-		   (t->flow->flags & MESH_FLOW_REPLY && !t->half);
+	__u32 answered = MESH_FLOW_REPLY | MESH_FLOW_REPLIED;
+	int over = t->flow->flags & MESH_FLOW_CLOSING || (t->flow->flags & answered) == answered;
 	struct tcphdr *tcp = p->l4;
 
 	return over && p->kind == PKT_FLOW && p->protocol == IPPROTO_TCP &&
@@ -129,6 +129,8 @@ HOT void track_packet(struct track *t, const struct pkt *p, const struct mesh_tu
 	if (!t->half)
 		return;
 	if (t->flow->flags & MESH_FLOW_REPLY) {
+		if (!tcp->ack)
+			return; /* both open at once: a SYN is no answer */
 		t->flow->flags |= MESH_FLOW_REPLIED;
 		if (t->peer)
 			t->peer->flags |= MESH_FLOW_REPLIED;

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-2-Clause
 """Conversations, the same between any two, and what of them has to be equal.
 
-What has to be: all but three things about TCP, in which the mesh does not follow conntrack.
+What has to be: all but four things about TCP, in which the mesh does not follow conntrack.
 
 - conntrack calls INVALID what does not fit the state that a connection is in; the mesh asks only
   whether there is a flow. Such a segment is not compared if the mesh has the flow.
@@ -9,13 +9,16 @@ What has to be: all but three things about TCP, in which the mesh does not follo
   closing. Until the next SYN nothing is compared.
 - conntrack learns from segments that rules then drop, the mesh only from those that pass. So a
   connection that ends, or begins anew, in segments that were dropped is another one for each.
+- A SYN of the side that was called, and has answered, is judged by the mesh as what opens another
+  connection. To conntrack it is INVALID, unless the answers were none to it (they fit no SYN).
 
 Where that has made a difference the rest of that conversation is not compared either.
 """
 
 from dataclasses import dataclass, replace
 
-from equivalence.compare import Packets, arrived, difference, fail_if, same
+from ebpfmesh.model import Mesh
+from equivalence.compare import Packets, allowed, arrived, difference, fail_if, same
 from equivalence.network import PAIRS
 from equivalence.ruleset import INVALID_DSCP
 from equivalence.shots import Shot
@@ -73,13 +76,18 @@ class Talk:
 
     def passed(self, shot: Shot) -> None:
         """Learn from a segment that passed on both sides."""
-        if not self.opener or (self.forgotten and shot.flags == "S"):
+        again = (self.forgotten or self.ending) and _is_syn(shot)
+        if not self.opener or again:
             self.opener, self.answered, self.forgotten = shot.source, False, False
             self.ending = False
         self.ending = self.ending or bool(set(shot.flags) & set("FR"))
         if "R" in shot.flags and not self.answered:
             self.forgotten = True
         self.answered = self.answered or shot.source != self.opener
+
+    def calls_back(self, shot: Shot) -> bool:
+        """Whether it is a SYN of the called side, which has answered."""
+        return _is_syn(shot) and shot.source != self.opener and self.answered and not self.ending
 
     def dropped(self, shot: Shot) -> None:
         """Learn from a segment that was dropped on both sides."""
@@ -93,26 +101,28 @@ class Talks:
     def __init__(self) -> None:
         self._tcp: dict[tuple[int, frozenset[tuple[str, int]]], Talk] = {}
 
-    def check(self, world: World, shots: list[Shot]) -> None:
-        """Send packets into both sides; the same pass, as far as it has to be."""
+    def check(self, world: World, shots: list[Shot], rules: Mesh) -> None:
+        """Send packets into both sides, which have these rules; the same pass, as far as said."""
         through_mesh, through_iptables = world.send(shots)
         differences = []
         for shot in shots:
             here, there = through_mesh.get(shot), through_iptables.get(shot)
-            segment = shot.about or shot
-            agreed = self._segment if segment.kind == "tcp" else same
-            if not agreed(shot, here, there):
+            if (shot.about or shot).kind == "tcp":
+                agreed = self._segment(shot, here, there, rules)
+            else:
+                agreed = same(shot, here, there)
+            if not agreed:
                 differences.append(difference(shot, here, there))
         fail_if(differences)
 
-    def _segment(self, shot: Shot, here: Packets, there: Packets) -> bool:
+    def _segment(self, shot: Shot, here: Packets, there: Packets, rules: Mesh) -> bool:
         """Whether both agree on a TCP segment, or an error about one, if they have to."""
         talk = self._talk(shot.about or shot)
         if talk.apart:
             return True
         if shot.about:
             return talk.forgotten or same(shot, here, there)
-        if talk.forgotten and shot.flags != "S":
+        if talk.forgotten and not _is_syn(shot):
             talk.apart = True
             return True
         if there is not None and _invalid(there[0]):
@@ -120,15 +130,23 @@ class Talks:
                 talk.apart = here is not None and bool(set(shot.flags) & set("SFR"))
                 return True
             there = None
-        if arrived(shot, here) and arrived(shot, there):
+        mesh, iptables = arrived(shot, here), arrived(shot, there)
+        if iptables != mesh and talk.calls_back(shot):
+            talk.apart = True
+            return not mesh or allowed(rules, shot)
+        if mesh and iptables:
             talk.passed(shot)
-        elif here is None and there is None:
+        elif not mesh and not iptables:
             talk.dropped(shot)
         return same(shot, here, there)
 
     def _talk(self, shot: Shot) -> Talk:
         ends = frozenset({(shot.source, shot.sport), (shot.destination, shot.dport)})
         return self._tcp.setdefault((shot.version, ends), Talk())
+
+
+def _is_syn(shot: Shot) -> bool:
+    return "S" in shot.flags and not set(shot.flags) & set("AFR")
 
 
 def _invalid(packet: bytes) -> bool:

@@ -52,6 +52,11 @@ CONVERSATIONS: list[dict[str, Any]] = [
         # Who was called may not call back with the ports of a connection that is over.
         (*CONNECTION, Step("back", "S")),
         (*CLOSED_BACK, Step("back", "S")),
+        # Nor one that is still open, as far as the mesh can tell: a FIN was sent twice.
+        (
+            Step("back", "A"),
+            *(Step("there", flags) for flags in ("FA", "FA", "A", "S")),
+        ),
         # A connection with the ports of one that is over is another one from its first packet on.
         (*CONNECTION, Step("there", "S"), Step("back", "S")),
         (*CONNECTION, *CONNECTION, Step("back", "A")),

@@ -75,9 +75,12 @@ class Shot:
         return replace(turned, **changed)  # type: ignore[arg-type]
 
 
-def frames(shot: Shot) -> list[bytes]:
-    """The frames as the sender's interface gives them; one, but of what is cut."""
-    return wrapped(_frame(shot), shot.version, shot.form, int(shot.tag[:8], 16))
+def frames(shot: Shot, identifier: int = 0) -> list[bytes]:
+    """The frames as the sender's interface gives them; one, but of what is cut.
+
+    ``identifier`` is in the fragments of a datagram; modulo 2^16 for IPv4.
+    """
+    return wrapped(_frame(shot), shot.version, shot.form, identifier)
 
 
 def _frame(shot: Shot) -> bytes:

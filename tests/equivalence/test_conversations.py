@@ -20,9 +20,9 @@ def test_conversations(
     world: World, rules: tuple[Policy, ...], port: int, steps: tuple[Step, ...]
 ) -> None:
     world.forget()
-    world.set_rules(rules, "first", show_invalid=True)
+    mesh = world.set_rules(rules, "first", show_invalid=True)
     shots = [shot for turn, step in enumerate(steps) for shot in shots_of(step, turn, port)]
-    Talks().check(world, shots)
+    Talks().check(world, shots, mesh)
 
 
 @examples(CHANGES)
@@ -35,9 +35,9 @@ def test_rules_change(world: World, port: int, phases: list[Phase]) -> None:
     world.forget()
     turn, talks = 0, Talks()
     for rules, steps in phases:
-        world.set_rules(rules, "every", show_invalid=True)
+        mesh = world.set_rules(rules, "every", show_invalid=True)
         shots = []
         for step in steps:
             turn += 1
             shots += shots_of(step, turn, port)
-        talks.check(world, shots)
+        talks.check(world, shots, mesh)

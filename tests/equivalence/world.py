@@ -80,10 +80,10 @@ class Side:
         self.host = host
         self._sockets = {name: _packet_socket(path, stack) for name, path in homes.items()}
 
-    def send(self, shots: Iterable[Shot]) -> None:
-        """Send packets, in this order."""
-        for shot in shots:
-            for frame in frames(shot):
+    def send(self, shots: Iterable[Shot], first: int) -> None:
+        """Send packets, in this order; ``first`` is the identifier of the first, if it is cut."""
+        for identifier, shot in enumerate(shots, first):
+            for frame in frames(shot, identifier):
                 self._sockets[home(shot.source)].send(frame)
 
     def fence(self, number: int) -> None:
@@ -173,7 +173,7 @@ class World:
     def __init__(self, mesh: Side, iptables: Side) -> None:
         self.mesh, self.iptables = mesh, iptables
         self._maps = Maps(Pins(NAME))
-        self._batch = 0
+        self._batch = self._sent = 0
 
     def set_rules(
         self, rules: tuple[Policy, ...], judged: Judged, *, show_invalid: bool = False
@@ -201,8 +201,9 @@ class World:
         self.mesh.clear()
         self.iptables.clear()
         for side in (self.mesh, self.iptables):
-            side.send(shots)
+            side.send(shots, self._sent)
             side.fence(self._batch)
+        self._sent += len(shots)
         return self.mesh.heard(self._batch, shots), self.iptables.heard(self._batch, shots)
 
 
