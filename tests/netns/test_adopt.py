@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+import topology
 from ebpfmesh import apply
 from ebpfmesh._abi import Direction, Reason
 from ebpfmesh.errors import ForeignProgram, MeshError, NotFound, UsageError
@@ -206,7 +207,7 @@ def occupied(request: pytest.FixtureRequest, box: None, foreign: Path) -> Iterat
     match request.param.split():
         case "tcx", direction:
             if not links.has_tcx():
-                pytest.skip("the kernel has no TCX")
+                topology.unavailable("the kernel has no TCX")
             index = interface.find("boxhost")
             assert index is not None
             with (
@@ -258,7 +259,7 @@ def test_by_force_beside_a_foreign_program(mesh: Mesh, occupied: str) -> None:
 def test_a_foreign_verdict_does_not_pass_the_mesh_by(mesh: Mesh, foreign: Path) -> None:
     """TC_ACT_OK ends a TCX hook: ours runs before it, though it came after."""
     if not links.has_tcx():
-        pytest.skip("the kernel has no TCX")
+        topology.unavailable("the kernel has no TCX")
     index = interface.find("boxhost")
     assert index is not None
     with (

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
+import topology
 from ebpfmesh import apply
 from ebpfmesh._abi import Direction, Reason
 from ebpfmesh.errors import ForeignProgram, Unsupported, UsageError
@@ -189,7 +190,7 @@ def test_a_filter_of_others_is_not_replaced(mesh: Mesh) -> None:
 def test_no_filter_behind_a_tcx_program_of_others(mesh: Mesh) -> None:
     """It would run first, and what it lets pass would never come to the mesh."""
     if not links.has_tcx():
-        pytest.skip("the kernel has no TCX")
+        topology.unavailable("the kernel has no TCX")
     index = interface.find("boxhost")
     assert index is not None
     with apply.opened("clsact") as live, live.program("mesh_to_fn") as program:
