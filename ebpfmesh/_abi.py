@@ -110,7 +110,6 @@ class FlowFlag(IntEnum):
     NAT_DST = 4
     HAIRPIN = 8
     SOCKET = 16
-    AUDIT = 32
     REPLIED = 64
     FIN = 128
     CLOSING = 256

@@ -132,7 +132,6 @@ enum mesh_flow_flag {
 	MESH_FLOW_HAIRPIN = 8, /* both ends are one function: its address is replaced as well */
 	MESH_FLOW_SOCKET =
 		16, /* the socket chose the backend: a service, and nothing to translate */
-	MESH_FLOW_AUDIT = 32,	 /* policy would drop it; judged and counted anew for each packet */
 	MESH_FLOW_REPLIED = 64,	 /* TCP: both sides were heard */
 	MESH_FLOW_FIN = 128,	 /* TCP: this side has closed */
 	MESH_FLOW_CLOSING = 256, /* TCP: both sides have closed, or one has reset */
