@@ -9,8 +9,9 @@ packet of a connection.
 
 filter: FORWARD drops by default and has one rule for each policy that allows a service: from the
 client, to the functions' prefix and the service's target port. This is a little less than the
-policy says (any function behind that port), so that no service costs more than one rule. Before or
-after them stands the rule for established connections:
+policy says (any function behind that port), so that no service costs more than one rule. A policy
+about a port of a function is a rule too. Before or after them stands the rule for established
+connections:
 
 - ``established_first``: before them, as kube-proxy, Docker and most firewalls have it. The list
   is then read for the first packets of a connection only: until it was answered.
@@ -104,13 +105,18 @@ def _forward(mesh: Mesh, *, established_first: bool) -> list[str]:
 
 
 def _rules(mesh: Mesh, services: Mapping[str, Service], policy: Policy) -> Iterator[str]:
-    if policy.action != "allow" or policy.destination.kind != "service":
+    to = policy.destination
+    if policy.action != "allow" or to.kind not in ("service", "function"):
         return
-    service = services[policy.destination.name]
+    address, protocol, port = f"{mesh.prefix4}", policy.protocol, policy.port
+    if to.kind == "service":
+        protocol, port = services[to.name].protocol, services[to.name].target_port
+    else:
+        address = f"{mesh.function(to.name).address4}/32"
     for source in _sources(mesh, policy.source):
         yield (
-            f"-A FORWARD -s {source}/32 -d {mesh.prefix4} -p {service.protocol} "
-            f"-m {service.protocol} --dport {service.target_port} -j ACCEPT"
+            f"-A FORWARD -s {source}/32 -d {address} -p {protocol} "
+            f"-m {protocol} --dport {port} -j ACCEPT"
         )
 
 

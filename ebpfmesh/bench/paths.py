@@ -17,7 +17,7 @@ from typing import ClassVar
 from ebpfmesh import apply
 from ebpfmesh.bench import iptables, workload
 from ebpfmesh.bench.topology import Host, Member, address4, attach_at, build_host, make_namespace
-from ebpfmesh.bench.workload import Target
+from ebpfmesh.bench.workload import SMALLEST, Scale, Target
 from ebpfmesh.errors import CommandFailed, Unsupported
 from ebpfmesh.kernel import bpf, build, interface, netns
 from ebpfmesh.kernel.source import bpf_dir
@@ -27,7 +27,7 @@ from ebpfmesh.model import Mesh
 class DataPath(ABC):
     """A way from function to function; ``host`` is there after ``build``.
 
-    ``services`` is where the first of the measured services stands among all; 0 if there are none.
+    ``scale`` says how much it holds besides what is measured.
     """
 
     name: ClassVar[str]
@@ -36,10 +36,10 @@ class DataPath(ABC):
 
     host: Host
 
-    def __init__(self, mesh: Mesh, services: int = 0) -> None:
+    def __init__(self, mesh: Mesh, scale: Scale = SMALLEST) -> None:
         self.mesh = mesh
-        self.services = services or int(self.has_services)
-        self.label = f"{self.name}-{self.services}"
+        self.scale = scale
+        self.label = f"{self.name}-{scale}"
 
     @abstractmethod
     def build(self, stack: ExitStack) -> None:
@@ -50,8 +50,8 @@ class DataPath(ABC):
         """What it is, in a sentence for the report."""
 
     def filled(self) -> Mesh:
-        """The mesh with all its services; the measured ones come last."""
-        return workload.fill(self.mesh, self.services)
+        """The mesh with all that ``scale`` asks for; what is measured comes last."""
+        return workload.fill(self.mesh, self.scale)
 
     def target(self, traffic: str, version: workload.Version = 4) -> Target:
         """Where the client sends a kind of traffic to."""
@@ -77,7 +77,7 @@ class Routed(DataPath):
 
     def build(self, stack: ExitStack) -> None:
         """See DataPath."""
-        self.host = build_host(self.label, self.mesh, stack)
+        self.host = build_host(self.label, self.filled(), stack)
 
     def describe(self) -> str:
         """See DataPath."""
@@ -139,7 +139,7 @@ class Iptables(DataPath):
 
     def build(self, stack: ExitStack) -> None:
         """See DataPath."""
-        self.host = build_host(self.label, self.mesh, stack)
+        self.host = build_host(self.label, self.filled(), stack)
         rules = iptables.ruleset(self.filled(), established_first=self.established_first)
         with netns.entered(self.host.netns):
             restore(self.command, rules)
@@ -176,8 +176,8 @@ class MeshPath(DataPath):
     name = "mesh"
     has_services = True
 
-    def __init__(self, mesh: Mesh, services: int = 1) -> None:
-        super().__init__(mesh.model_copy(update={"name": f"{mesh.name}-{services}"}), services)
+    def __init__(self, mesh: Mesh, scale: Scale = SMALLEST) -> None:
+        super().__init__(mesh.model_copy(update={"name": f"{mesh.name}-{scale}"}), scale)
 
     def build(self, stack: ExitStack) -> None:
         """See DataPath."""
@@ -196,7 +196,7 @@ class MeshPath(DataPath):
                     socket.if_nametoindex(names[f"{self.mesh.name}/{function.name}"]),
                     interface.GATEWAY_MAC,
                 )
-                for function in self.mesh.functions
+                for function in self.filled().functions
             }
         self.host = Host(host, members)
 

@@ -30,7 +30,7 @@ from ebpfmesh.bench.listen import listening
 from ebpfmesh.bench.paths import PATHS, DataPath
 from ebpfmesh.bench.process import one_core
 from ebpfmesh.bench.traffic import Sample
-from ebpfmesh.bench.workload import Target
+from ebpfmesh.bench.workload import Scale, Target
 from ebpfmesh.errors import CommandFailed
 from ebpfmesh.kernel import netns
 from ebpfmesh.model import Mesh
@@ -158,7 +158,7 @@ def main() -> None:
     mesh = workload.load()
     with ExitStack() as stack:
         rate = PacketRate(mesh, stack)
-        paths = [PATHS[name](mesh, options.services) for name in options.path]
+        paths = [PATHS[name](mesh, Scale(services=options.services)) for name in options.path]
         for path in paths:
             path.build(stack)
         _emit(path="discard", ns=rate.limit(paths[0]))

@@ -19,6 +19,7 @@ from ebpfmesh.bench.paths import PATHS, DataPath
 from ebpfmesh.bench.pps import PacketRate, measure_pps
 from ebpfmesh.bench.results import Measurement, Place, Results, Scenario
 from ebpfmesh.bench.traffic import Sample
+from ebpfmesh.bench.workload import Scale
 from ebpfmesh.errors import CommandFailed, UsageError
 from ebpfmesh.model import Mesh
 
@@ -36,7 +37,7 @@ class Lab:
         self.connector = Connector(stack)
         self.paths: dict[Place, DataPath] = {}
         for name, size in places:
-            path = PATHS[name](mesh, size)
+            path = PATHS[name](mesh, Scale(services=size or 1))
             path.build(stack)
             self.paths[name, size] = path
 

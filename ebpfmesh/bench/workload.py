@@ -13,7 +13,7 @@ from typing import Literal
 
 from ebpfmesh import config
 from ebpfmesh.bench.topology import address4, address6
-from ebpfmesh.model import Address, Endpoint, Identity, Limits, Mesh, Policy, Service
+from ebpfmesh.model import Address, Endpoint, Function, Identity, Limits, Mesh, Policy, Service
 
 DEMO_FILE = Path(__file__).parents[2] / "examples" / "demo.toml"
 CLIENT = "radio"
@@ -26,9 +26,38 @@ TARGETS = 2
 
 FILLER_ADDRESS = IPv4Address("198.19.0.0")
 FILLER_PORT = 20000
-MAX_SERVICES = 10000
+IDLE_ADDRESS = IPv4Address("198.18.64.0")
+MAX_SERVICES = MAX_RULES = 10000
+MAX_FUNCTIONS = 1000
 LIMITS = Limits(services=16384, rules=16384, flows=131072)
 """Of every mesh that is measured, whatever it holds: room for MAX_SERVICES and 100 000 flows."""
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How much a path holds besides what is measured.
+
+    ``services``: number of them up to the first that is measured, each with a policy. ``rules``:
+    policies about no service that stand before those that let the measured traffic through.
+    ``functions``: how many there are at least.
+    """
+
+    services: int = 1
+    rules: int = 0
+    functions: int = 0
+
+    def __post_init__(self) -> None:
+        for name, least, most in (
+            ("services", 1, MAX_SERVICES), ("rules", 0, MAX_RULES), ("functions", 0, MAX_FUNCTIONS),
+        ):  # fmt: skip
+            if not least <= (value := getattr(self, name)) <= most:
+                raise ValueError(f"{name}: {value} is not in {least}..{most}")
+
+    def __str__(self) -> str:
+        return f"{self.services}-{self.rules}-{self.functions}"
+
+
+SMALLEST = Scale()
 
 
 @dataclass(frozen=True)
@@ -63,15 +92,15 @@ def load() -> Mesh:
     return mesh.model_copy(update={**parts, "limits": LIMITS})
 
 
-def fill(mesh: Mesh, services: int) -> Mesh:
-    """``mesh`` with ``services`` - 1 more services before its own, and a policy that allows each.
+def fill(mesh: Mesh, scale: Scale) -> Mesh:
+    """``mesh`` with as much as ``scale`` says; what it adds comes before the mesh's own.
 
-    They lead from the client to the measured services' backends, on ports where nobody listens.
+    The services lead from the client to the measured services' backends, on ports where nobody
+    listens, and so do the ports the rules speak of. The functions do nothing.
     """
-    if not 1 <= services <= MAX_SERVICES:
-        raise ValueError(f"services: {services} is not in 1..{MAX_SERVICES}")
     backends = mesh.service(SERVICES["pps"]).functions
-    fillers = tuple(
+    client = Identity.parse(f"function:{CLIENT}")
+    services = tuple(
         Service(
             name=f"filler-{number}",
             address4=FILLER_ADDRESS + number,
@@ -79,15 +108,30 @@ def fill(mesh: Mesh, services: int) -> Mesh:
             target_port=FILLER_PORT + number,
             functions=backends,
         )
-        for number in range(1, services)
+        for number in range(1, scale.services)
     )
-    client = Identity.parse(f"function:{CLIENT}")
     policies = tuple(
-        Policy(source=client, destination=Identity.parse(f"service:{filler.name}"), action="allow")
-        for filler in fillers
+        Policy(source=client, destination=Identity("service", service.name)) for service in services
+    )
+    rules = tuple(
+        Policy(
+            source=client,
+            destination=Identity("function", backends[number % len(backends)]),
+            protocol="tcp",
+            port=FILLER_PORT + number,
+        )
+        for number in range(scale.rules)
+    )
+    idle = tuple(
+        Function(name=f"idle-{number}", tenant="idle", address4=IDLE_ADDRESS + number)
+        for number in range(1, scale.functions - len(mesh.functions) + 1)
     )
     return mesh.model_copy(
-        update={"services": fillers + mesh.services, "policies": policies + mesh.policies}
+        update={
+            "functions": mesh.functions + idle,
+            "services": services + mesh.services,
+            "policies": policies + rules + mesh.policies,
+        }
     )
 
 

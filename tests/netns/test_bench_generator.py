@@ -21,6 +21,7 @@ from ebpfmesh.bench.generator import BATCH, PORTS, make_template, send_burst
 from ebpfmesh.bench.paths import PATHS, DataPath
 from ebpfmesh.bench.pps import PacketRate
 from ebpfmesh.bench.topology import Member
+from ebpfmesh.bench.workload import Scale
 from ebpfmesh.kernel import netns
 
 SERVICES = 3
@@ -43,7 +44,7 @@ def connector() -> Iterator[Connector]:
 @pytest.fixture(scope="module", params=PATHS)
 def path(request: pytest.FixtureRequest) -> Iterator[DataPath]:
     with ExitStack() as stack:
-        path = PATHS[request.param](workload.load(), SERVICES)
+        path = PATHS[request.param](workload.load(), Scale(services=SERVICES))
         path.build(stack)
         yield path
 

@@ -4,6 +4,7 @@
 import pytest
 
 from ebpfmesh.bench import changes, iptables, workload
+from ebpfmesh.bench.workload import Scale
 from ebpfmesh.model import Mesh
 
 
@@ -33,7 +34,7 @@ def test_demo_has_what_the_workload_names(mesh: Mesh) -> None:
 def test_filled_mesh_is_valid_and_ends_with_the_measured_services(
     mesh: Mesh, services: int
 ) -> None:
-    filled = workload.fill(mesh, services)
+    filled = workload.fill(mesh, Scale(services=services))
     assert Mesh.model_validate_json(filled.model_dump_json()) == filled
     assert len(filled.services) == len(mesh.services) + services - 1
     assert filled.services[services - 1].name == workload.SERVICES["pps"]
@@ -43,18 +44,32 @@ def test_filled_mesh_is_valid_and_ends_with_the_measured_services(
 @pytest.mark.parametrize("services", [0, workload.MAX_SERVICES + 1])
 def test_number_of_services_is_bounded(mesh: Mesh, services: int) -> None:
     with pytest.raises(ValueError, match="services"):
-        workload.fill(mesh, services)
+        workload.fill(mesh, Scale(services=services))
+
+
+def test_rules_and_functions_stand_beside_what_is_measured(mesh: Mesh) -> None:
+    filled = workload.fill(mesh, Scale(rules=100, functions=50))
+    assert Mesh.model_validate_json(filled.model_dump_json()) == filled
+    assert len(filled.functions) == 50
+    assert filled.functions[: len(mesh.functions)] == mesh.functions
+    rules = forward(iptables.ruleset(filled, established_first=True))
+    assert len(rules) == 1 + 100 + len(mesh.policies)
+    assert len(set(rules)) == len(rules)
 
 
 def test_each_service_costs_one_rule_in_each_list(mesh: Mesh) -> None:
-    few = iptables.ruleset(workload.fill(mesh, 1), established_first=True).splitlines()
-    many = iptables.ruleset(workload.fill(mesh, 101), established_first=True).splitlines()
+    few = iptables.ruleset(workload.fill(mesh, Scale()), established_first=True).splitlines()
+    many = iptables.ruleset(
+        workload.fill(mesh, Scale(services=101)), established_first=True
+    ).splitlines()
     for start in ("-A KUBE-SERVICES ", "-A FORWARD -s"):
         assert sum(r.startswith(start) for r in many) - sum(r.startswith(start) for r in few) == 100
 
 
 def test_measured_service_is_rule_number_n(mesh: Mesh) -> None:
-    rules = iptables.ruleset(workload.fill(mesh, 10), established_first=False).splitlines()
+    rules = iptables.ruleset(
+        workload.fill(mesh, Scale(services=10)), established_first=False
+    ).splitlines()
     services = [rule for rule in rules if rule.startswith("-A KUBE-SERVICES ")]
     samples = mesh.service(workload.SERVICES["pps"])
     assert f"-d {samples.address4}/32 -p udp" in services[9]
