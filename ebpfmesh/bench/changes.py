@@ -22,7 +22,7 @@ from ebpfmesh import apply
 from ebpfmesh.bench import iptables, workload
 from ebpfmesh.bench.control import command_line
 from ebpfmesh.bench.paths import DataPath, Iptables, IptablesAppend, MeshPath, restore
-from ebpfmesh.bench.traffic import Sample
+from ebpfmesh.bench.sample import Sample
 from ebpfmesh.config import edit
 from ebpfmesh.kernel import netns
 from ebpfmesh.model import Identity, Mesh, Policy, Service
@@ -40,7 +40,7 @@ class Change:
     undo: Callable[[], object]
 
 
-def measure(kind: str, path: DataPath, seconds: float) -> Sample:
+def measure(path: DataPath, seconds: float, *, kind: str) -> Sample:
     """How often a change could be done in a second: from the median of those in ``seconds``."""
     change = _change(kind, path)
     times: list[float] = []
@@ -52,7 +52,7 @@ def measure(kind: str, path: DataPath, seconds: float) -> Sample:
             times.append(time.perf_counter() - start)
             change.undo()
     raw = "".join(f"{value * 1e3:.3f} ms\n" for value in times)
-    return Sample(1 / statistics.median(times), "1/s", raw)
+    return Sample(1 / statistics.median(times), raw)
 
 
 def new_service(mesh: Mesh) -> Service:

@@ -20,13 +20,15 @@ from ebpfmesh.bench.generator import build_pinned, words_sum
 from ebpfmesh.bench.paths import DataPath
 from ebpfmesh.bench.process import one_core
 from ebpfmesh.bench.topology import Member, attach_at
-from ebpfmesh.bench.traffic import Sample
+from ebpfmesh.bench.sample import Sample
 from ebpfmesh.bench.workload import Target
 from ebpfmesh.errors import CommandFailed
 from ebpfmesh.kernel import bpf, netns
 
 IN_FLIGHT = 32
 PORTS = range(20000, 60000)
+PACKETS = 3
+"""The client's segments of a connection: SYN, ACK with FIN, ACK."""
 WARM_UP_SECONDS = 0.05
 DRAIN_SECONDS = 1.0
 PINS = Path("/sys/fs/bpf/bench_connect")
@@ -99,7 +101,8 @@ def _sample(raw: dict[str, int], seconds: float) -> Sample:
     if raw["chains_ended"] != IN_FLIGHT or raw["resets"] or raw["accepted"] != raw["closed"]:
         raise CommandFailed("connections were lost", hint=text)
     raw["client_ns"] //= raw["closed"]
-    return Sample(raw["counted"] / seconds, "1/s", json.dumps(raw) + "\n")
+    packets = PACKETS * raw["closed"]
+    return Sample(raw["counted"] / seconds, json.dumps(raw) + "\n", packets=packets)
 
 
 def syn(client: Member, target: Target, port: int) -> bytes:

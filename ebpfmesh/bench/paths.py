@@ -34,7 +34,18 @@ class DataPath(ABC):
     has_services: ClassVar[bool]
     """Whether it knows services, and policies that allow them."""
 
+    carries: ClassVar[frozenset[str]] = frozenset(("frames", "sockets", "changes", "functions"))
+
     host: Host
+
+    @classmethod
+    def missing(cls) -> str:
+        """Why it cannot be built here; empty if it can."""
+        return ""
+
+    def packets(self) -> int:
+        """Packets it has carried so far, by its own counters."""
+        raise NotImplementedError
 
     def __init__(self, mesh: Mesh, scale: Scale = SMALLEST) -> None:
         self.mesh = mesh

@@ -29,7 +29,7 @@ from ebpfmesh.bench.generator import (
 from ebpfmesh.bench.listen import listening
 from ebpfmesh.bench.paths import PATHS, DataPath
 from ebpfmesh.bench.process import one_core
-from ebpfmesh.bench.traffic import Sample
+from ebpfmesh.bench.sample import Sample
 from ebpfmesh.bench.workload import Scale, Target
 from ebpfmesh.errors import CommandFailed
 from ebpfmesh.kernel import netns
