@@ -30,7 +30,9 @@ QUICK_SECONDS = 0.5
 MAX_ROUNDS = 1000
 MAX_PLACES = 64
 
-_Names = Annotated[tuple[str, ...], Field(min_length=1, strict=False)]
+_Names = Annotated[
+    tuple[str, ...], Field(min_length=1, strict=False, description="an array of names")
+]
 
 
 _Places = Annotated[
@@ -123,11 +125,13 @@ class Scenario(Model):
     """
 
     name: str = ""
-    title: str
+    title: str = Field(description="what it is about, in a line of text")
     about: str = ""
     rounds: int = Field(ge=1, le=MAX_ROUNDS, description=f"an integer from 1 to {MAX_ROUNDS}")
     control: int = Field(default=0, ge=0, le=100, description="an integer from 0 to 100")
-    measure: tuple[Part, ...] = Field(strict=False, min_length=1)
+    measure: tuple[Part, ...] = Field(
+        strict=False, min_length=1, description="at least one [[measure]]"
+    )
 
     @property
     def steps(self) -> tuple[Step, ...]:
