@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 from ebpfmesh.bench import changes, control, traffic, workload
 from ebpfmesh.bench.connect import Connector
@@ -26,6 +26,15 @@ Progress = Callable[[int, int, str], None]
 """Called before each step with the measurements done, their number, and what comes now."""
 
 CLIENT_SECONDS = 0.1
+PACKETS: dict[str, dict[str, Any]] = {
+    "pps": {},
+    "pps-answered": {"answered": True},
+    "pps-100000-flows": {"flows": 100_000},
+    "pps-ipv6": {"version": 6},
+    "pps-events": {"listener": "events"},
+    "pps-capture": {"listener": "capture"},
+}
+"""What each kind of packets per second asks of ``measure_pps``."""
 
 
 class Lab:
@@ -49,7 +58,7 @@ class Lab:
             return changes.measure(kind, path, seconds)
         if kind == "connect":
             return self.connector.measure(path, seconds)
-        return measure_pps(self.rate, path, seconds, kind)
+        return measure_pps(self.rate, path, seconds, **PACKETS[kind])
 
     def describe(self) -> dict[str, str]:
         """What each path is, by its name."""
