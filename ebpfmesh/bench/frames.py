@@ -94,12 +94,12 @@ class Frames:
             packet /= IP(src=str(self.source), dst=str(self.target.address), id=0, flags="DF")
         else:
             packet /= IPv6(src=str(self.source), dst=str(self.target.address))
-        ports = {"sport": self.port, "dport": self.target.port}
         if self.protocol == "udp":
-            packet /= UDP(**ports)
+            packet /= UDP()
         else:
             sequence, acknowledged = TAG.unpack(tag)
-            packet /= TCP(**ports, flags="S", seq=sequence, ack=acknowledged, window=0xFFFF)
+            packet /= TCP(flags="S", seq=sequence, ack=acknowledged, window=0xFFFF)
+        packet.sport, packet.dport = self.port, self.target.port
         room = self.size - HEADERS[self.source.version, self.protocol]
         text = (PAYLOAD * (room // len(PAYLOAD) + 1))[:room]
         if self.protocol == "udp" and self.tagged:
@@ -160,5 +160,5 @@ def sum_without(checksum: bytes, changing: bytes) -> int:
 
     Subtracting a word is adding its complement: RFC 1624, 3.
     """
-    (found,) = struct.unpack(">H", checksum)
+    found = int.from_bytes(checksum, "big")
     return (~found & 0xFFFF) + sum(~word & 0xFFFF for word in words(changing))

@@ -69,7 +69,7 @@ class PacketRate:
         port = workload.backend_target(mesh, "pps").port
         self.sink = Sink(port, workload.TARGETS, PINS, stack)
 
-    def measure(
+    def measure(  # noqa: PLR0913  (each is a setting of a scenario)
         self,
         path: DataPath,
         *,
@@ -144,7 +144,7 @@ def summary(bursts: Sequence[Burst]) -> dict[str, float]:
     }
 
 
-def measure_pps(
+def measure_pps(  # noqa: PLR0913  (as PacketRate.measure)
     rate: PacketRate,
     path: DataPath,
     seconds: float,

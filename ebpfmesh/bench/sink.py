@@ -85,7 +85,8 @@ class Sink:
     """Counts and drops frames to ``port`` and the ``ports`` - 1 after it where it is put on."""
 
     def __init__(self, port: int, ports: int, pins: Path, stack: ExitStack) -> None:
-        self._fds = _build("sink.c", "bench_sink", ("bench_count",), port, ports, pins, stack)
+        tables, defines = ("bench_count",), _defines(port, ports)
+        self._fds = _build("sink.c", "bench_sink", tables, defines, pins, stack)
         self._pin = pins / "bench_sink_link"
 
     def on(self, places: Iterable[Place], hook: Hook = "tc") -> AbstractContextManager[None]:
@@ -123,8 +124,9 @@ class Checker:
     def __init__(self, port: int, ports: int, flows: int, pins: Path, stack: ExitStack) -> None:
         if not 1 <= flows <= MAX_FLOWS:
             raise ValueError(f"flows: {flows} is not in 1..{MAX_FLOWS}")
-        tables, defines = ("bench_check", "bench_flow"), {"BENCH_FLOWS": str(flows)}
-        self._fds = _build("check.c", "bench_check_tc", tables, port, ports, pins, stack, defines)
+        tables = ("bench_check", "bench_flow")
+        defines = {**_defines(port, ports), "BENCH_FLOWS": str(flows)}
+        self._fds = _build("check.c", "bench_check_tc", tables, defines, pins, stack)
         self._pin = pins / "bench_check_link"
         self._run = 0
         self.reset()
@@ -172,14 +174,21 @@ class Checker:
         return {flow: packets for flow, (run, packets, *_) in found if run == self._run}
 
 
+def _defines(port: int, ports: int) -> dict[str, str]:
+    return {"BENCH_SINK_PORT": str(port), "BENCH_SINK_PORTS": str(ports)}
+
+
 def _build(
-    source: str, program: str, tables: tuple[str, ...], port: int, ports: int, pins: Path,
-    stack: ExitStack, defines: dict[str, str] | None = None,
-) -> dict[str, bpf.Fd]:  # fmt: skip
+    source: str,
+    program: str,
+    tables: tuple[str, ...],
+    defines: dict[str, str],
+    pins: Path,
+    stack: ExitStack,
+) -> dict[str, bpf.Fd]:
     """Both programs of a sink; the one for XDP is called so."""
     programs: dict[str, Hook] = {program: "tc", f"{program.removesuffix('_tc')}_xdp": "xdp"}
-    ours = {"BENCH_SINK_PORT": str(port), "BENCH_SINK_PORTS": str(ports)}
-    return build_pinned(source, programs, tables, pins, stack, ours | (defines or {}))
+    return build_pinned(source, programs, tables, pins, stack, defines)
 
 
 def drained(packets: Callable[[], int], wanted: int) -> int:
