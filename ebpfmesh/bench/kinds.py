@@ -82,6 +82,6 @@ AXES = {
     "rules": Axis("rules besides", 0, MAX_RULES, built=True, needs_services=True),
     "functions": Axis("functions", 2, MAX_FUNCTIONS, built=True),
     "flows": Axis("flows", 1, 1_000_000),
-    "size": Axis("bytes a frame", 64, 9014),
+    "size": Axis("bytes a frame", 64, 1514),
     "load": Axis("bits per second offered", 1000, 100_000_000_000),
 }
