@@ -59,6 +59,16 @@ KINDS = {
     "add-rule": _changes("rules", "add-rule"),
     "add-service-command": _changes("services", "add-service-command", "command line"),
     "add-rule-command": _changes("rules", "add-rule-command", "command line"),
+    "update-service": Kind(
+        "a service added under traffic", "ms", False, "update", "changes", {"kind": "add-service"}
+    ),
+    "update-rule": Kind(
+        "a rule added under traffic", "ms", False, "update", "changes", {"kind": "add-rule"}
+    ),
+    "update-lost": Kind("packets lost during changes", "packets", False),
+    "update-reordered": Kind("packets out of order during changes", "packets", False),
+    "update-gap": Kind("longest time without a packet, during changes", "µs", False),
+    "update-gap-without": Kind("longest time without a packet, no change", "µs", False),
 }  # fmt: skip
 
 

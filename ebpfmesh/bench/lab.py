@@ -17,6 +17,7 @@ from ebpfmesh.bench.paths import PATHS, DataPath
 from ebpfmesh.bench.pps import PacketRate, measure_pps
 from ebpfmesh.bench.sample import Sample
 from ebpfmesh.bench.scenario import Step
+from ebpfmesh.bench.update import Updates
 from ebpfmesh.bench.workload import Scale
 from ebpfmesh.errors import CommandFailed, Unsupported
 
@@ -50,6 +51,7 @@ class Lab:
             "http": traffic.http,
             "connect": self._connector.measure,
             "change": changes.measure,
+            "update": Updates(mesh, self._rate, stack).measure,
         }
         self.paths: dict[tuple[str, Scale], DataPath] = {}
         for name, scale in places:
