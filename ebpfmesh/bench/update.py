@@ -57,7 +57,7 @@ class Updates:
         quiet, _, sent_quietly = self._under_traffic(path, lambda: time.sleep(seconds))
         if not quiet.in_order:
             raise CommandFailed("packets were lost without any change", hint=str(quiet))
-        busy, times, sent = self._under_traffic(path, lambda: changes.times(path, change, seconds))
+        busy, times, sent = self._under_traffic(path, lambda: changes.times(change, seconds))
         raw = {
             "ms": [t * 1e3 for t in times or ()],
             "without": {**asdict(quiet), "sender": asdict(sent_quietly)},
