@@ -6,18 +6,25 @@ round, where both sides met the same machine, and its median is given with such 
 lies on both sides of a goal, or of 1, is unclear: it is neither a success nor a loss.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from functools import lru_cache
+from typing import Any, Literal
 
 import numpy as np
 
 from ebpfmesh.bench.kinds import AXES, KINDS
 from ebpfmesh.bench.results import Measurement, Results
+from ebpfmesh.bench.words import place
 from ebpfmesh.bench.workload import MAX_SERVICES
+from ebpfmesh.errors import NotFound
 
 SUBJECT = "mesh"
+RIVALS = ("iptables", "nftables")
+"""What people use instead: the paths that the summary is about."""
 RESAMPLES = 4000
+LEAST_ROUNDS = 3
+"""Fewer say nothing about how much they differ, so nothing is concluded from them."""
 NOISY = 0.2
 """Width of an interval, relative to the ratio, from which it is called noisy."""
 
@@ -112,6 +119,8 @@ class Figure:
     least: float
     greatest: float
     rounds: int
+    everywhere: bool
+    """Whether the axis means nothing to the path: the figure is the same at any place on it."""
 
     @property
     def unit(self) -> str:
@@ -165,9 +174,19 @@ class Ratio:
     @property
     def conclusion(self) -> Conclusion:
         """Whether the mesh is better or worse, if all of the interval says so."""
-        if self.low <= 1 <= self.high:
-            return "unclear"
-        return "better" if (self.low > 1) == KINDS[self.kind].more_is_better else "worse"
+        return conclude(
+            self.low,
+            self.high,
+            more_is_better=KINDS[self.kind].more_is_better,
+            enough=self.rounds >= LEAST_ROUNDS,
+        )
+
+    @property
+    def advantage(self) -> tuple[float, float, float]:
+        """How many times better the mesh is, and the ends of the interval: above 1 it is better."""
+        if KINDS[self.kind].more_is_better:
+            return self.ratio, self.low, self.high
+        return 1 / self.ratio, 1 / self.high, 1 / self.low
 
     @property
     def is_loss(self) -> bool:
@@ -175,10 +194,41 @@ class Ratio:
         return self.conclusion == "worse"
 
 
+@dataclass(frozen=True)
+class Tally:
+    """How often the mesh is better than a path, worse, and neither clearly."""
+
+    base: str
+    better: int
+    worse: int
+    unclear: int
+
+
+@dataclass(frozen=True)
+class Extent:
+    """Where on an axis the mesh does worst and best beside a path, in one kind of figure."""
+
+    worst: Ratio
+    best: Ratio
+
+
+def conclude(low: float, high: float, *, more_is_better: bool, enough: bool) -> Conclusion:
+    """What the interval of a ratio says, if it was made from ``enough`` rounds."""
+    if not enough or low <= 1 <= high:
+        return "unclear"
+    return "better" if (low > 1) == more_is_better else "worse"
+
+
 def _values(results: Results) -> dict[Where, dict[int, float]]:
-    """By what was measured, the value of each round; in the order of kinds, axes and places."""
+    """By what was measured, the value of each round; in the order of kinds, axes and places.
+
+    Raises NotFound if there is something that this version does not know.
+    """
     found: dict[Where, dict[int, float]] = {}
     for m in results.measurements:
+        if (m.kind not in KINDS and m.kind not in COSTS) or (m.axis and m.axis not in AXES):
+            what = f"the results have {m.kind} by {m.axis}, which this version does not know"
+            raise NotFound(what, hint="measure again, or read them with the version they are of")
         if m.value is not None:
             found.setdefault((m.kind, m.path, m.axis, m.at), {})[m.round] = m.value
     kinds, axes = [*KINDS, *COSTS], ["", *AXES]
@@ -210,10 +260,18 @@ def costs(results: Results) -> tuple[Cost, ...]:
 def _figures(results: Results, *, costs: bool) -> Iterator[Figure]:
     for where, by_round in _values(results).items():
         if (where[0] in COSTS) == costs:
-            values = np.array(list(by_round.values()))
-            middle, low, high = median_interval(values)
-            least, most = float(values.min()), float(values.max())
-            yield Figure(*where, middle, low, high, least, most, len(values))
+            values = list(by_round.values())
+            ends = min(values), max(values)
+            same = _is_everywhere(results, where)
+            yield Figure(*where, *median_interval(values), *ends, len(values), same)
+
+
+def _is_everywhere(results: Results, where: Where) -> bool:
+    """Whether place 0 is all places: only on an axis of services or rules, to a path without."""
+    _, path, axis, at = where
+    if at or not axis or not AXES[axis].needs_services:
+        return False
+    return AXES[axis].least > 0 or path not in results.connections
 
 
 def ratios(results: Results) -> tuple[Ratio, ...]:
@@ -228,10 +286,20 @@ def ratios(results: Results) -> tuple[Ratio, ...]:
         if path == SUBJECT and kind in KINDS
         for base in results.paths
         if base != SUBJECT
-        for below in [found.get((kind, base, axis, at)) or found.get((kind, base, axis, 0))]
+        for below in [_beside(results, found, (kind, base, axis, at))]
         if below
         for ratio in _ratio((kind, base, axis, at), above, below, _goal(kind, base, axis, at))
     )
+
+
+def _beside(
+    results: Results, found: dict[Where, dict[int, float]], where: Where
+) -> dict[int, float]:
+    """The values there, or those of everywhere; empty if there are none."""
+    everywhere = (*where[:3], 0)
+    if where not in found and _is_everywhere(results, everywhere):
+        return found.get(everywhere, {})
+    return found.get(where, {})
 
 
 def _goal(kind: str, base: str, axis: str, at: int) -> Goal | None:
@@ -242,14 +310,15 @@ def _goal(kind: str, base: str, axis: str, at: int) -> Goal | None:
 
 def inner_ratios(results: Results) -> tuple[Ratio, ...]:
     """The mesh beside itself: with the most of something and with the least, and as INSTEAD."""
-    found, made = _values(results), []
+    found = _values(results)
+    made: list[Ratio] = []
     for (kind, path, axis, at), above in found.items():
         if path != SUBJECT or kind not in KINDS or not AXES[axis].built:
             continue
         least = min(where[3] for where in found if where[:3] == (kind, path, axis))
         if at == max(where[3] for where in found if where[:3] == (kind, path, axis)) > least:
             goal = SAME[KINDS[kind].more_is_better]
-            base = f"{least} {AXES[axis].title}"
+            base = place(axis, least)
             made += _ratio((kind, base, axis, at), above, found[kind, path, axis, least], goal)
     for kind, (other, name, goal_) in INSTEAD.items():
         for where, above in found.items():
@@ -265,17 +334,25 @@ def _ratio(
     kind, base, axis, at = where
     shared = sorted(above.keys() & below.keys())
     if shared and all(below[number] for number in shared):
-        values = np.array([above[number] / below[number] for number in shared])
+        values = [above[number] / below[number] for number in shared]
         yield Ratio(kind, axis, at, base, *median_interval(values), len(shared), goal)
 
 
-def median_interval(
-    values: "np.ndarray[tuple[int], np.dtype[np.float64]]",
-) -> tuple[float, float, float]:
+def median_interval(values: Sequence[float]) -> tuple[float, float, float]:
     """The median and its 95 % interval: percentiles of resampled medians, always the same."""
-    draws = np.random.default_rng(0).choice(values, size=(RESAMPLES, len(values)))
-    low, high = np.percentile(np.median(draws, axis=1), [2.5, 97.5])
+    return _median_interval(tuple(values))
+
+
+@lru_cache(maxsize=4096)
+def _median_interval(values: tuple[float, ...]) -> tuple[float, float, float]:
+    low, high = np.percentile(resampled_medians(values), [2.5, 97.5])
     return float(np.median(values)), float(low), float(high)
+
+
+def resampled_medians(values: Sequence[float], seed: int = 0) -> "np.ndarray[Any, Any]":
+    """RESAMPLES medians, each of as many values drawn from these with replacement."""
+    draws = np.random.default_rng(seed).choice(values, size=(RESAMPLES, len(values)))
+    return np.asarray(np.median(draws, axis=1))
 
 
 def failures(results: Results) -> tuple[Measurement, ...]:
@@ -289,5 +366,31 @@ def losses(results: Results) -> tuple[Ratio, ...]:
 
 
 def unclear(results: Results) -> tuple[Ratio, ...]:
-    """Where the run is too noisy to say which is better."""
-    return tuple(r for r in ratios(results) if r.conclusion == "unclear" and r.is_noisy)
+    """Where the run is too noisy, or too short, to say which is better."""
+    return tuple(
+        r
+        for r in ratios(results)
+        if r.conclusion == "unclear" and (r.is_noisy or r.rounds < LEAST_ROUNDS)
+    )
+
+
+def tallies(ratios: Iterable[Ratio]) -> tuple[Tally, ...]:
+    """How often the mesh is better, by each of RIVALS that it was measured beside."""
+    found = [(r.base, r.conclusion) for r in ratios]
+    return tuple(
+        Tally(base, *(found.count((base, word)) for word in ("better", "worse", "unclear")))
+        for base in RIVALS
+        if any(name == base for name, _ in found)
+    )
+
+
+def extents(ratios: Iterable[Ratio]) -> tuple[Extent, ...]:
+    """Where the mesh does worst and best, by kind, axis and each of RIVALS."""
+    groups: dict[tuple[str, str, str], list[Ratio]] = {}
+    for ratio in ratios:
+        if ratio.base in RIVALS:
+            groups.setdefault((ratio.kind, ratio.axis, ratio.base), []).append(ratio)
+    return tuple(
+        Extent(min(group, key=lambda r: r.advantage), max(group, key=lambda r: r.advantage))
+        for group in groups.values()
+    )
