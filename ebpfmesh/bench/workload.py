@@ -68,8 +68,10 @@ class Target:
     port: int
 
 
-def load() -> Mesh:
+def load(*, flows: int = 0) -> Mesh:
     """The mesh that every path is built from, with room for all that is measured.
+
+    LIMITS are its limits, but that ``flows`` have room if they are more.
 
     Besides what the file has there are services at the ports after ``samples``', TARGETS in all,
     since one client has fewer ports than flows are wanted; and as many for TCP's SYNs.
@@ -97,7 +99,9 @@ def load() -> Mesh:
         for service in more
     )
     parts = {"services": (*mesh.services, *more), "policies": (*mesh.policies, *rules)}
-    return mesh.model_copy(update={**parts, "limits": LIMITS})
+    room = max(LIMITS.flows, 1 << (flows - 1).bit_length() if flows else 0)
+    limits = LIMITS.model_copy(update={"flows": room})
+    return mesh.model_copy(update={**parts, "limits": limits})
 
 
 def fill(mesh: Mesh, scale: Scale) -> Mesh:
