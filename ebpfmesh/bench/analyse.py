@@ -1,53 +1,35 @@
 # SPDX-License-Identifier: BSD-2-Clause
 """What the raw results say: a pure function of them, the same on every call.
 
-A figure is the median over the rounds. A ratio is taken within each round, where both sides met
-the same machine, and its median is given with a 95 % bootstrap interval. What lies on both sides
-of a goal, or of 1, is unclear: it is neither a success nor a loss.
+A figure is the median over the rounds, with a 95 % bootstrap interval. A ratio is taken within each
+round, where both sides met the same machine, and its median is given with such an interval. What
+lies on both sides of a goal, or of 1, is unclear: it is neither a success nor a loss.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from functools import lru_cache
+from typing import Any, Literal
 
 import numpy as np
 
-from ebpfmesh.bench.results import Measurement, Place, Results
+from ebpfmesh.bench.kinds import AXES, KINDS
+from ebpfmesh.bench.results import Measurement, Results
+from ebpfmesh.bench.words import place
 from ebpfmesh.bench.workload import MAX_SERVICES
+from ebpfmesh.errors import NotFound
 
 SUBJECT = "mesh"
+RIVALS = ("iptables", "nftables")
+"""What people use instead: the paths that the summary is about."""
 RESAMPLES = 4000
+LEAST_ROUNDS = 3
+"""Fewer say nothing about how much they differ, so nothing is concluded from them."""
 NOISY = 0.2
 """Width of an interval, relative to the ratio, from which it is called noisy."""
 
 Verdict = Literal["holds", "fails", "unclear", ""]
-
-
-@dataclass(frozen=True)
-class Kind:
-    """How a kind of traffic is spoken of, and whether more of it is better."""
-
-    title: str
-    more_is_better: bool
-
-
-KINDS = {
-    "pps": Kind("packets per second, 64 B UDP", True),
-    "pps-answered": Kind("packets per second, answered flow", True),
-    "stream": Kind("TCP bulk", True),
-    "stream-two-cores": Kind("TCP bulk, two cores", True),
-    "rr": Kind("half round trip", False),
-    "crr": Kind("HTTP requests per second, one a connection", True),
-    "connect": Kind("new connections per second", True),
-    "pps-100000-flows": Kind("packets per second, 100 000 flows", True),
-    "pps-ipv6": Kind("packets per second, IPv6", True),
-    "pps-events": Kind("packets per second, `events` on", True),
-    "pps-capture": Kind("packets per second, `capture` on", True),
-    "add-service": Kind("services added per second", True),
-    "add-rule": Kind("rules added per second", True),
-    "add-service-command": Kind("services added per second, command line", True),
-    "add-rule-command": Kind("rules added per second, command line", True),
-}
+Conclusion = Literal["better", "worse", "unclear"]
 
 
 @dataclass(frozen=True)
@@ -86,43 +68,69 @@ GOALS = {
     ("add-service", MAX_SERVICES, "iptables"): Goal(True, 100),
     ("add-rule", MAX_SERVICES, "iptables"): Goal(True, 100),
 }
-"""By kind of traffic, number of services, and the path compared with; both iptables are meant."""
+"""By kind, number of services, and the path compared with; both ways of iptables are meant."""
 
-
-FEW, MANY = 1, MAX_SERVICES
 SAME = {True: Goal(True, 0.95), False: Goal(False, 1.05)}
-"""What MANY services may do to a figure, by whether more of it is better."""
+"""What the most services may do to a figure, by whether more of it is better."""
 INSTEAD = {
     "pps-ipv6": ("pps", "IPv4", Goal(True, 0.9)),
     "pps-events": ("pps", "events off", None),
     "pps-capture": ("pps", "events off", None),
 }
-"""Kinds of traffic that the mesh is asked for instead of another, what that is called, and a goal
-for their ratio."""
+"""Kinds that the mesh is asked for instead of another, what that is called, and a goal for their
+ratio."""
+
+
+@dataclass(frozen=True)
+class CostKind:
+    """A figure of ``ebpfmesh.bench.control``, which is bounded itself."""
+
+    title: str
+    unit: str
+    goal: Goal
+
 
 COSTS = {
-    "up": ("up of two functions, cold, the whole command", Goal(False, 1.5)),
-    "attach": ("attach an existing namespace, 500 functions up", Goal(False, 20)),
-    "attach-clsact": ("the same with hook = clsact", Goal(False, 20)),
-    "help": ("ebpfmesh --help", Goal(False, 0.2)),
-    "idle": ("idle mesh of 10 functions: what runs", Goal(False, 0)),
-    "maps": ("idle mesh of 10 functions: memory of its maps", Goal(False, 32)),
+    "up": CostKind("up of two functions, cold, the whole command", "s", Goal(False, 1.5)),
+    "attach": CostKind("attach an existing namespace, 500 functions up", "ms", Goal(False, 20)),
+    "attach-clsact": CostKind("the same with hook = clsact", "ms", Goal(False, 20)),
+    "help": CostKind("ebpfmesh --help", "s", Goal(False, 0.2)),
+    "idle": CostKind(
+        "idle mesh of 10 functions: what runs", "packets/s + processes", Goal(False, 0)
+    ),
+    "maps": CostKind("idle mesh of 10 functions: memory of its maps", "MiB", Goal(False, 32)),
 }
-"""The figures of ``ebpfmesh.bench.control``, which are bounded themselves."""
+
+Where = tuple[str, str, str, int]
+"""Kind, path, axis, and the place on it."""
 
 
 @dataclass(frozen=True)
 class Figure:
-    """A median over the rounds, and the least and the greatest of them."""
+    """A median over the rounds with its interval, and the least and the greatest of them."""
 
-    traffic: str
+    kind: str
     path: str
-    services: int
+    axis: str
+    at: int
     median: float
+    low: float
+    high: float
     least: float
     greatest: float
-    unit: str
     rounds: int
+    everywhere: bool
+    """Whether the axis means nothing to the path: the figure is the same at any place on it."""
+
+    @property
+    def unit(self) -> str:
+        """What it is counted in."""
+        return (KINDS.get(self.kind) or COSTS[self.kind]).unit
+
+    @property
+    def is_noisy(self) -> bool:
+        """Whether the rounds differ too much for a second digit."""
+        return self.high - self.low > NOISY * self.median
 
 
 @dataclass(frozen=True)
@@ -143,8 +151,9 @@ class Cost:
 class Ratio:
     """The mesh divided by another path, or by itself otherwise, round by round."""
 
-    traffic: str
-    services: int
+    kind: str
+    axis: str
+    at: int
     base: str
     ratio: float
     low: float
@@ -160,111 +169,190 @@ class Ratio:
     @property
     def is_noisy(self) -> bool:
         """Whether the rounds differ too much for a second digit."""
-        return (self.high - self.low) / self.ratio > NOISY
+        return self.high - self.low > NOISY * self.ratio
+
+    @property
+    def conclusion(self) -> Conclusion:
+        """Whether the mesh is better or worse, if all of the interval says so."""
+        return conclude(
+            self.low,
+            self.high,
+            more_is_better=KINDS[self.kind].more_is_better,
+            enough=self.rounds >= LEAST_ROUNDS,
+        )
+
+    @property
+    def advantage(self) -> tuple[float, float, float]:
+        """How many times better the mesh is, and the ends of the interval: above 1 it is better."""
+        if KINDS[self.kind].more_is_better:
+            return self.ratio, self.low, self.high
+        return 1 / self.ratio, 1 / self.high, 1 / self.low
 
     @property
     def is_loss(self) -> bool:
         """Whether the mesh is worse, clearly."""
-        return self.high < 1 if KINDS[self.traffic].more_is_better else self.low > 1
+        return self.conclusion == "worse"
+
+
+@dataclass(frozen=True)
+class Tally:
+    """How often the mesh is better than a path, worse, and neither clearly."""
+
+    base: str
+    better: int
+    worse: int
+    unclear: int
+
+
+@dataclass(frozen=True)
+class Extent:
+    """Where on an axis the mesh does worst and best beside a path, in one kind of figure."""
+
+    worst: Ratio
+    best: Ratio
+
+
+def conclude(low: float, high: float, *, more_is_better: bool, enough: bool) -> Conclusion:
+    """What the interval of a ratio says, if it was made from ``enough`` rounds."""
+    if not enough or low <= 1 <= high:
+        return "unclear"
+    return "better" if (low > 1) == more_is_better else "worse"
+
+
+def _values(results: Results) -> dict[Where, dict[int, float]]:
+    """By what was measured, the value of each round; in the order of kinds, axes and places.
+
+    Raises NotFound if there is something that this version does not know.
+    """
+    found: dict[Where, dict[int, float]] = {}
+    for m in results.measurements:
+        if (m.kind not in KINDS and m.kind not in COSTS) or (m.axis and m.axis not in AXES):
+            what = f"the results have {m.kind} by {m.axis}, which this version does not know"
+            raise NotFound(what, hint="measure again, or read them with the version they are of")
+        if m.value is not None:
+            found.setdefault((m.kind, m.path, m.axis, m.at), {})[m.round] = m.value
+    kinds, axes = [*KINDS, *COSTS], ["", *AXES]
+    paths = list(results.paths)
+    return dict(
+        sorted(
+            found.items(),
+            key=lambda item: (
+                kinds.index(item[0][0]), axes.index(item[0][2]),
+                paths.index(item[0][1]) if item[0][1] in paths else -1, item[0][3],
+            ),
+        )
+    )  # fmt: skip
 
 
 def figures(results: Results) -> tuple[Figure, ...]:
-    """A figure for everything measured, in the order of the scenario."""
-    scenario = results.scenario
-    return tuple(
-        figure
-        for traffic in scenario.seconds
-        for path, size in scenario.places(traffic)
-        for figure in _figure(results, traffic, path, size)
-    )
-
-
-def _figure(results: Results, traffic: str, path: str, services: int) -> Iterator[Figure]:
-    found = [
-        m
-        for m in results.measurements
-        if (m.traffic, m.path, m.services) == (traffic, path, services)
-    ]
-    values = [m.value for m in found if m.value is not None]
-    if values:
-        yield Figure(
-            traffic, path, services, float(np.median(values)), min(values), max(values),
-            next(m.unit for m in found if m.value is not None), len(values),
-        )  # fmt: skip
+    """A figure for everything measured, but for the costs."""
+    return tuple(_figures(results, costs=False))
 
 
 def costs(results: Results) -> tuple[Cost, ...]:
     """The figures of the control plane, if they were taken."""
     return tuple(
-        Cost(title, figure, goal)
-        for name, (title, goal) in COSTS.items()
-        for figure in _figure(results, name, SUBJECT, 0)
+        Cost(COSTS[figure.kind].title, figure, COSTS[figure.kind].goal)
+        for figure in _figures(results, costs=True)
     )
 
 
-def ratios(results: Results) -> tuple[Ratio, ...]:
-    """The mesh beside every other path, at every number of services it was measured with.
+def _figures(results: Results, *, costs: bool) -> Iterator[Figure]:
+    for where, by_round in _values(results).items():
+        if (where[0] in COSTS) == costs:
+            values = list(by_round.values())
+            ends = min(values), max(values)
+            same = _is_everywhere(results, where)
+            yield Figure(*where, *median_interval(values), *ends, len(values), same)
 
-    With MANY only beside paths that have as many; ``inner_ratios`` say what they do to it.
+
+def _is_everywhere(results: Results, where: Where) -> bool:
+    """Whether place 0 is all places: only on an axis of services or rules, to a path without."""
+    _, path, axis, at = where
+    if at or not axis or not AXES[axis].needs_services:
+        return False
+    return AXES[axis].least > 0 or path not in results.connections
+
+
+def ratios(results: Results) -> tuple[Ratio, ...]:
+    """The mesh beside every other path, wherever both were measured.
+
+    A path without services is the same at any number of them.
     """
-    found: list[Ratio] = []
-    for traffic in results.scenario.seconds:
-        places = results.scenario.places(traffic)
-        for size in (size for path, size in places if path == SUBJECT):
-            above = _by_round(results, traffic, (SUBJECT, size))
-            for base in dict.fromkeys(path for path, _ in places if path != SUBJECT):
-                if size == MANY and (base, size) not in places:
-                    continue
-                below = _by_round(results, traffic, (base, size if (base, size) in places else 0))
-                goal = GOALS.get((traffic, size, base.removesuffix("-each-packet")))
-                found += _ratio(traffic, size, above, below, base, goal)
-    return tuple(found)
+    found = _values(results)
+    return tuple(
+        ratio
+        for (kind, path, axis, at), above in found.items()
+        if path == SUBJECT and kind in KINDS
+        for base in results.paths
+        if base != SUBJECT
+        for below in [_beside(results, found, (kind, base, axis, at))]
+        if below
+        for ratio in _ratio((kind, base, axis, at), above, below, _goal(kind, base, axis, at))
+    )
+
+
+def _beside(
+    results: Results, found: dict[Where, dict[int, float]], where: Where
+) -> dict[int, float]:
+    """The values there, or those of everywhere; empty if there are none."""
+    everywhere = (*where[:3], 0)
+    if where not in found and _is_everywhere(results, everywhere):
+        return found.get(everywhere, {})
+    return found.get(where, {})
+
+
+def _goal(kind: str, base: str, axis: str, at: int) -> Goal | None:
+    if axis != "services":
+        return None
+    return GOALS.get((kind, at, base.removesuffix("-each-packet")))
 
 
 def inner_ratios(results: Results) -> tuple[Ratio, ...]:
-    """The mesh beside itself: with MANY services and with FEW, and with what is in INSTEAD."""
-    found: list[Ratio] = []
-    for traffic in results.scenario.seconds:
-        many, few = (_by_round(results, traffic, (SUBJECT, size)) for size in (MANY, FEW))
-        goal = SAME[KINDS[traffic].more_is_better]
-        found += _ratio(traffic, MANY, many, few, f"{FEW} service", goal)
-    for traffic, (other, name, instead_goal) in INSTEAD.items():
-        for place in results.scenario.places(traffic):
-            above, below = (_by_round(results, kind, place) for kind in (traffic, other))
-            found += _ratio(traffic, place[1], above, below, name, instead_goal)
-    return tuple(found)
+    """The mesh beside itself: with the most of something and with the least, and as INSTEAD."""
+    found = _values(results)
+    made: list[Ratio] = []
+    for (kind, path, axis, at), above in found.items():
+        if path != SUBJECT or kind not in KINDS or not AXES[axis].built:
+            continue
+        least = min(where[3] for where in found if where[:3] == (kind, path, axis))
+        if at == max(where[3] for where in found if where[:3] == (kind, path, axis)) > least:
+            goal = SAME[KINDS[kind].more_is_better]
+            base = place(axis, least)
+            made += _ratio((kind, base, axis, at), above, found[kind, path, axis, least], goal)
+    for kind, (other, name, goal_) in INSTEAD.items():
+        for where, above in found.items():
+            if where[:2] == (kind, SUBJECT) and (below := found.get((other, *where[1:]))):
+                made += _ratio((kind, name, *where[2:]), above, below, goal_)
+    return tuple(made)
 
 
 def _ratio(
-    traffic: str,
-    services: int,
-    above: dict[int, float],
-    below: dict[int, float],
-    base: str,
-    goal: Goal | None,
+    where: Where, above: dict[int, float], below: dict[int, float], goal: Goal | None
 ) -> Iterator[Ratio]:
+    """Of what is at ``where``, whose path is the base."""
+    kind, base, axis, at = where
     shared = sorted(above.keys() & below.keys())
-    if shared:
-        values = np.array([above[number] / below[number] for number in shared])
-        middle, low, high = median_interval(values)
-        yield Ratio(traffic, services, base, middle, low, high, len(shared), goal)
+    if shared and all(below[number] for number in shared):
+        values = [above[number] / below[number] for number in shared]
+        yield Ratio(kind, axis, at, base, *median_interval(values), len(shared), goal)
 
 
-def _by_round(results: Results, traffic: str, place: Place) -> dict[int, float]:
-    return {
-        m.round: m.value
-        for m in results.measurements
-        if m.traffic == traffic and (m.path, m.services) == place and m.value is not None
-    }
-
-
-def median_interval(
-    values: "np.ndarray[tuple[int], np.dtype[np.float64]]",
-) -> tuple[float, float, float]:
+def median_interval(values: Sequence[float]) -> tuple[float, float, float]:
     """The median and its 95 % interval: percentiles of resampled medians, always the same."""
-    draws = np.random.default_rng(0).choice(values, size=(RESAMPLES, len(values)))
-    low, high = np.percentile(np.median(draws, axis=1), [2.5, 97.5])
+    return _median_interval(tuple(values))
+
+
+@lru_cache(maxsize=4096)
+def _median_interval(values: tuple[float, ...]) -> tuple[float, float, float]:
+    low, high = np.percentile(resampled_medians(values), [2.5, 97.5])
     return float(np.median(values)), float(low), float(high)
+
+
+def resampled_medians(values: Sequence[float], seed: int = 0) -> "np.ndarray[Any, Any]":
+    """RESAMPLES medians, each of as many values drawn from these with replacement."""
+    draws = np.random.default_rng(seed).choice(values, size=(RESAMPLES, len(values)))
+    return np.asarray(np.median(draws, axis=1))
 
 
 def failures(results: Results) -> tuple[Measurement, ...]:
@@ -275,3 +363,34 @@ def failures(results: Results) -> tuple[Measurement, ...]:
 def losses(results: Results) -> tuple[Ratio, ...]:
     """Where the mesh is clearly worse than another path."""
     return tuple(ratio for ratio in ratios(results) if ratio.is_loss)
+
+
+def unclear(results: Results) -> tuple[Ratio, ...]:
+    """Where the run is too noisy, or too short, to say which is better."""
+    return tuple(
+        r
+        for r in ratios(results)
+        if r.conclusion == "unclear" and (r.is_noisy or r.rounds < LEAST_ROUNDS)
+    )
+
+
+def tallies(ratios: Iterable[Ratio]) -> tuple[Tally, ...]:
+    """How often the mesh is better, by each of RIVALS that it was measured beside."""
+    found = [(r.base, r.conclusion) for r in ratios]
+    return tuple(
+        Tally(base, *(found.count((base, word)) for word in ("better", "worse", "unclear")))
+        for base in RIVALS
+        if any(name == base for name, _ in found)
+    )
+
+
+def extents(ratios: Iterable[Ratio]) -> tuple[Extent, ...]:
+    """Where the mesh does worst and best, by kind, axis and each of RIVALS."""
+    groups: dict[tuple[str, str, str], list[Ratio]] = {}
+    for ratio in ratios:
+        if ratio.base in RIVALS:
+            groups.setdefault((ratio.kind, ratio.axis, ratio.base), []).append(ratio)
+    return tuple(
+        Extent(min(group, key=lambda r: r.advantage), max(group, key=lambda r: r.advantage))
+        for group in groups.values()
+    )

@@ -22,7 +22,7 @@ from ipaddress import IPv4Address
 from ebpfmesh.bench import workload
 from ebpfmesh.bench.control import command_line
 from ebpfmesh.bench.paths import Change, DataPath, MeshPath
-from ebpfmesh.bench.traffic import Sample
+from ebpfmesh.bench.sample import Sample
 from ebpfmesh.kernel import netns
 from ebpfmesh.model import Identity, Mesh, Policy, Service
 
@@ -31,19 +31,26 @@ NAME = "added"
 ADDRESS = IPv4Address("198.19.255.1")
 
 
-def measure(kind: str, path: DataPath, seconds: float) -> Sample:
+def measure(path: DataPath, seconds: float, *, kind: str) -> Sample:
     """How often a change could be done in a second: from the median of those in ``seconds``."""
-    change = _change(kind, path)
-    times: list[float] = []
     with netns.entered(path.host.netns):
-        begin = time.perf_counter()
-        while not times or time.perf_counter() - begin < seconds:
-            start = time.perf_counter()
-            change.do()
-            times.append(time.perf_counter() - start)
-            change.undo()
-    raw = "".join(f"{value * 1e3:.3f} ms\n" for value in times)
-    return Sample(1 / statistics.median(times), "1/s", raw)
+        taken = times(find(kind, path), seconds)
+    return Sample(1 / statistics.median(taken), "".join(f"{t * 1e3:.3f} ms\n" for t in taken))
+
+
+def times(change: Change, seconds: float) -> list[float]:
+    """Seconds that each doing of a change takes, one at least, undone every time.
+
+    In the calling thread's network namespace, which must be the path's host.
+    """
+    taken: list[float] = []
+    begin = time.perf_counter()
+    while not taken or time.perf_counter() - begin < seconds:
+        start = time.perf_counter()
+        change.do()
+        taken.append(time.perf_counter() - start)
+        change.undo()
+    return taken
 
 
 def new_service(mesh: Mesh) -> Service:
@@ -60,7 +67,8 @@ def new_rule() -> Policy:
     )
 
 
-def _change(kind: str, path: DataPath) -> Change:
+def find(kind: str, path: DataPath) -> Change:
+    """The change that a kind of KINDS means to a path."""
     what = kind.removesuffix("-command")
     if what != kind:
         if not isinstance(path, MeshPath):

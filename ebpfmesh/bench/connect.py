@@ -16,17 +16,20 @@ from ipaddress import IPv4Address
 from pathlib import Path
 
 from ebpfmesh.bench import traffic
-from ebpfmesh.bench.generator import build_pinned, words_sum
+from ebpfmesh.bench.frames import words
 from ebpfmesh.bench.paths import DataPath
 from ebpfmesh.bench.process import one_core
+from ebpfmesh.bench.programs import build_pinned
 from ebpfmesh.bench.topology import Member, attach_at
-from ebpfmesh.bench.traffic import Sample
+from ebpfmesh.bench.sample import Sample
 from ebpfmesh.bench.workload import Target
 from ebpfmesh.errors import CommandFailed
 from ebpfmesh.kernel import bpf, netns
 
 IN_FLIGHT = 32
 PORTS = range(20000, 60000)
+PACKETS = 3
+"""The client's segments of a connection: SYN, ACK with FIN, ACK."""
 WARM_UP_SECONDS = 0.05
 DRAIN_SECONDS = 1.0
 PINS = Path("/sys/fs/bpf/bench_connect")
@@ -40,9 +43,8 @@ class Connector:
     def __init__(self, stack: ExitStack) -> None:
         PINS.mkdir()
         stack.callback(PINS.rmdir)
-        build_pinned("connect.c", ("bench_connect",), "bench_client", PINS, stack)
-        self._program = stack.enter_context(bpf.obj_get(PINS / "bench_connect"))
-        self._state = stack.enter_context(bpf.obj_get(PINS / "bench_client"))
+        fds = build_pinned("connect.c", {"bench_connect": "tc"}, ("bench_client",), PINS, stack)
+        self._program, self._state = fds["bench_connect"], fds["bench_client"]
         self._next = 0  # ports go on from run to run, so that none is used again soon
 
     def measure(self, path: DataPath, seconds: float) -> Sample:
@@ -99,7 +101,8 @@ def _sample(raw: dict[str, int], seconds: float) -> Sample:
     if raw["chains_ended"] != IN_FLIGHT or raw["resets"] or raw["accepted"] != raw["closed"]:
         raise CommandFailed("connections were lost", hint=text)
     raw["client_ns"] //= raw["closed"]
-    return Sample(raw["counted"] / seconds, "1/s", json.dumps(raw) + "\n")
+    packets = PACKETS * raw["closed"]
+    return Sample(raw["counted"] / seconds, json.dumps(raw) + "\n", packets=packets)
 
 
 def syn(client: Member, target: Target, port: int) -> bytes:
@@ -116,7 +119,7 @@ def syn(client: Member, target: Target, port: int) -> bytes:
 
 
 def _checksum(data: bytes) -> bytes:
-    total = words_sum(data)
+    total = sum(words(data))
     while total >> 16:
         total = (total & 0xFFFF) + (total >> 16)
     return struct.pack(">H", ~total & 0xFFFF)

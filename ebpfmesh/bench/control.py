@@ -17,7 +17,7 @@ from pathlib import Path
 
 from ebpfmesh import apply
 from ebpfmesh.bench.topology import make_namespace
-from ebpfmesh.bench.traffic import Sample
+from ebpfmesh.bench.sample import Sample
 from ebpfmesh.errors import CommandFailed
 from ebpfmesh.kernel import interface, netns
 from ebpfmesh.kernel.maps import Maps
@@ -54,7 +54,7 @@ def command_line(*arguments: str) -> str:
 def _timed(*arguments: str) -> Sample:
     start = time.perf_counter()
     output = command_line(*arguments)
-    return Sample(time.perf_counter() - start, "s", output)
+    return Sample(time.perf_counter() - start, output)
 
 
 def help_time(times: int) -> list[Sample]:
@@ -109,7 +109,7 @@ def attach_many(times: int, hook: Hook = "auto") -> list[Sample]:
         for _ in range(times):
             start = time.perf_counter()
             apply.attach(mesh.name, function)
-            samples.append(Sample((time.perf_counter() - start) * 1e3, "ms", ""))
+            samples.append(Sample((time.perf_counter() - start) * 1e3, ""))
             apply.detach(mesh.name, function.name)
     return samples
 
@@ -119,7 +119,7 @@ def idle_maps(_times: int) -> list[Sample]:
     with _mesh("bench-idle", IDLE_FUNCTIONS) as mesh:
         maps = Maps(Pins(mesh.name)).memory()
     table = "".join(f"{name} {size}\n" for name, size in sorted(maps.items()))
-    return [Sample(sum(maps.values()) / (1 << 20), "MiB", table)]
+    return [Sample(sum(maps.values()) / (1 << 20), table)]
 
 
 def idle_work(_times: int) -> list[Sample]:
@@ -141,7 +141,7 @@ def idle_work(_times: int) -> list[Sample]:
         packets = (_packets() - before) / IDLE_SECONDS
         processes = _processes(mesh)
     raw = f"{packets} packets per second, {processes} processes\n"
-    return [Sample(packets + processes, "packets/s + processes", raw)]
+    return [Sample(packets + processes, raw)]
 
 
 def _packets() -> int:

@@ -13,8 +13,11 @@ TOOLS = {
     "wrk": ["wrk", "--version"],
     "nginx": ["nginx", "-v"],
     "iptables": ["iptables-nft", "--version"],
+    "nftables": ["nft", "--version"],
+    "Open vSwitch": ["ovs-vswitchd", "--version"],
 }
 CPU = Path("/sys/devices/system/cpu")
+CPUINFO = Path("/proc/cpuinfo")
 
 
 def describe_machine() -> dict[str, str]:
@@ -23,11 +26,13 @@ def describe_machine() -> dict[str, str]:
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
         "machine": _machine_id(),
         "kernel": f"{platform.release()} {platform.machine()}",
-        "cpu": _field(Path("/proc/cpuinfo"), "model name"),
+        "cpu": _field(CPUINFO, "model name"),
         "cpus": str(len(os.sched_getaffinity(0))),
         "memory": _field(Path("/proc/meminfo"), "MemTotal"),
         "governor": _text(CPU / "cpu0/cpufreq/scaling_governor"),
         "mitigations": _mitigations(),
+        "clock": _text(Path("/sys/devices/system/clocksource/clocksource0/current_clocksource")),
+        "virtual machine": "yes" if "hypervisor" in _field(CPUINFO, "flags").split() else "no",
         "tcp": _text(Path("/proc/sys/net/ipv4/tcp_congestion_control")),
         "load before": " ".join(_text(Path("/proc/loadavg")).split()[:3]),
         "python": platform.python_version(),

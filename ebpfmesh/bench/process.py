@@ -28,6 +28,16 @@ Pick = Callable[[set[int]], int]
 """Chooses one of the cores we may use: ``max``, or ``min`` for another where there is one."""
 
 
+def cores() -> int:
+    """How many cores we may use."""
+    return len(os.sched_getaffinity(0))
+
+
+def core(pick: Pick) -> int:
+    """The number of the core that ``pick`` chooses."""
+    return pick(os.sched_getaffinity(0))
+
+
 @contextmanager
 def one_core(pick: Pick = max) -> Iterator[None]:
     """Keep the calling thread, what it starts and the softirqs it raises on one core."""

@@ -1,176 +1,132 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""The report of a run: one page of HTML that needs nothing else, and the tables of the terminal.
+"""The report of a run: one page of HTML that needs nothing else, its pictures and tables as files.
 
-Every sentence about a result is made from the figures; none is written beforehand.
+Beside report.html stand figures.csv, ratios.csv, figures.json, and in plots/ every picture as PNG
+and PDF for papers, and as CSV what is drawn in it.
 """
 
+import csv
 import json
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
 import jinja2
 from rich.table import Table
 
-from ebpfmesh.bench import analyse, plots
-from ebpfmesh.bench.analyse import KINDS, SUBJECT, Cost, Figure, Ratio
+from ebpfmesh.bench import analyse, method, plots, sections, summary
+from ebpfmesh.bench.analyse import SUBJECT, Cost, Ratio
+from ebpfmesh.bench.kinds import KINDS
+from ebpfmesh.bench.pictures import FIGURE_COLUMNS, Data, Picture, figure_row, pictures
 from ebpfmesh.bench.results import Results
+from ebpfmesh.bench.sections import Section
+from ebpfmesh.bench.words import count
 
-VERDICTS = {"holds": "green", "fails": "red", "unclear": "yellow", "": ""}
+SECTIONS: tuple[Callable[[Results], Section], ...] = (
+    sections.ratios, sections.inner_ratios, sections.costs, sections.policy,
+)  # fmt: skip
+"""The tables of a report, in its order; one without rows is left out."""
+RATIO_COLUMNS = (
+    "kind", "axis", "at", "base", "ratio", "low", "high", "rounds", "conclusion", "goal", "verdict",
+)  # fmt: skip
 
 
 def write(results: Results, directory: Path) -> Path:
-    """Write report.html, plots.png and figures.json into the directory of the raw results.
+    """Write the report and its files into the directory of the raw results.
 
     Returns the path of the page.
     """
-    figures, ratios = analyse.figures(results), analyse.ratios(results)
-    plots.save_png(_compared(figures), directory / "plots.png")
-    data = {"figures": [asdict(f) for f in figures], "ratios": [_ratio_data(r) for r in ratios]}
-    data["inner_ratios"] = [_ratio_data(r) for r in analyse.inner_ratios(results)]
-    data["costs"] = [_cost_data(c) for c in analyse.costs(results)]
-    (directory / "figures.json").write_text(json.dumps(data, indent=1, ensure_ascii=False) + "\n")
+    drawn = pictures_of(results)
+    folder = directory / "plots"
+    folder.mkdir(exist_ok=True)
+    for picture in drawn:
+        plots.save(picture, folder)
+        write_csv(folder / f"{picture.name}.csv", picture.data())
+    figures = [*analyse.figures(results), *(cost.figure for cost in analyse.costs(results))]
+    write_csv(directory / "figures.csv", (FIGURE_COLUMNS, [figure_row(f) for f in figures]))
+    ratios = [*analyse.ratios(results), *analyse.inner_ratios(results)]
+    rows: list[tuple[object, ...]] = [
+        tuple(_ratio_data(ratio)[name] for name in RATIO_COLUMNS) for ratio in ratios
+    ]
+    write_csv(directory / "ratios.csv", (RATIO_COLUMNS, rows))
+    text = json.dumps(data(results), indent=1, ensure_ascii=False)
+    (directory / "figures.json").write_text(text + "\n")
     page = directory / "report.html"
     page.write_text(render(results))
     return page
 
 
+def pictures_of(results: Results) -> tuple[Picture, ...]:
+    """The pictures of a run."""
+    return pictures(analyse.figures(results), analyse.ratios(results))
+
+
+def data(results: Results) -> dict[str, object]:
+    """What the report says, for programs."""
+    return {
+        "summary": [*summary.headlines(results), *map(str, summary.claims(results))],
+        "figures": [asdict(figure) for figure in analyse.figures(results)],
+        "ratios": [_ratio_data(ratio) for ratio in analyse.ratios(results)],
+        "inner_ratios": [_ratio_data(ratio) for ratio in analyse.inner_ratios(results)],
+        "costs": [_cost_data(cost) for cost in analyse.costs(results)],
+        "failures": [asdict(failure) for failure in analyse.failures(results)],
+        "missing": dict(results.missing),
+    }
+
+
+def write_csv(file: Path, table: Data) -> None:
+    """Write a table with its names of columns."""
+    names, rows = table
+    with file.open("w", newline="") as out:
+        writer = csv.writer(out, lineterminator="\n")
+        writer.writerow(names)
+        writer.writerows(rows)
+
+
+def tables(results: Results) -> Iterator[Section]:
+    """The tables of SECTIONS that have rows."""
+    return (section for make in SECTIONS if (section := make(results)).rows)
+
+
 def render(results: Results) -> str:
-    """The page as text."""
+    """The page as text; the same on every call."""
+    drawn = pictures_of(results)
+    paths = dict.fromkeys(path for picture in drawn for path in picture.paths)
+    order = [path for path in results.paths if path in paths]
+    return template("report.html.j2").render(
+        results=results,
+        rounds=count(results.scenario["rounds"]),
+        headlines=summary.headlines(results),
+        claims=summary.claims(results),
+        losses=[summary.ratio_sentence(ratio) for ratio in analyse.losses(results)],
+        unclear=[summary.ratio_sentence(ratio) for ratio in analyse.unclear(results)],
+        failures=list(summary.grouped_failures(analyse.failures(results))),
+        compared=bool(analyse.ratios(results)),
+        pictures=[(picture, plots.svg(picture)) for picture in drawn],
+        keys=[(path, plots.key(path), results.paths[path]) for path in order],
+        tables=list(tables(results)),
+        all_figures=sections.figures(results),
+        method=list(method.sentences(results)),
+        subject=SUBJECT,
+    )
+
+
+def template(name: str) -> jinja2.Template:
+    """A template of this package; what is put into it is escaped."""
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("ebpfmesh.bench", "."),
+        loader=jinja2.PackageLoader("ebpfmesh.bench", "templates"),
         autoescape=True,
         trim_blocks=True,
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
-    figures = analyse.figures(results)
-    drawn = _compared(figures)
-    kinds = dict.fromkeys(figure.traffic for figure in drawn)
-    pictures = {kind: plots.svg([f for f in drawn if f.traffic == kind]) for kind in kinds}
-    return environment.get_template("report.html.j2").render(
-        results=results,
-        figures=figures,
-        tables=_ratio_tables(results),
-        costs=analyse.costs(results),
-        losses=[loss_sentence(ratio) for ratio in analyse.losses(results)],
-        failures=analyse.failures(results),
-        pictures=pictures,
-        kinds=KINDS,
-        subject=SUBJECT,
-        colours={path: plots.colour(path) for path in dict.fromkeys(f.path for f in drawn)},
-        number=number,
-        count=count,
-    )
+    return environment.get_template(name)
 
 
-def _compared(figures: Sequence[Figure]) -> list[Figure]:
-    """The figures of kinds that several paths have: those there is something to see in."""
-    paths = Counter(traffic for traffic, _ in {(f.traffic, f.path) for f in figures})
-    return [figure for figure in figures if paths[figure.traffic] > 1]
-
-
-def _ratio_tables(results: Results) -> list[tuple[str, str, Sequence[Ratio]]]:
-    """Title, what the mesh is divided by, and rows of the tables of ratios that have some."""
-    tables = [
-        ("The mesh compared, round by round", "mesh ÷", analyse.ratios(results)),
-        ("The mesh beside itself", "mesh ÷ mesh with", analyse.inner_ratios(results)),
-    ]
-    return [table for table in tables if table[2]]
-
-
-def number(value: float) -> str:
-    """Three significant digits, without an exponent, thousands apart."""
-    digits = max(0, 3 - len(f"{abs(value):.0f}")) if abs(value) >= 1 else 3
-    return f"{value:,.{digits}f}".replace(",", "\u202f")
-
-
-def count(services: int) -> str:
-    """A number of services, or a dash for a path that has none."""
-    return f"{services:,}".replace(",", "\u202f") if services else "–"
-
-
-def loss_sentence(ratio: Ratio) -> str:
-    """Say how much worse the mesh is than another path."""
-    kind = KINDS[ratio.traffic]
-    size = f" at {count(ratio.services)} services" if ratio.services else ""
-    return f"{kind.title}{size}: {number(ratio.ratio)} × {ratio.base}"
-
-
-def figures_table(results: Results) -> Table:
-    """Medians: a row per kind of traffic and number of services, a column per path."""
-    table = Table(title=results.scenario.title, title_justify="left")
-    table.add_column("figure")
-    table.add_column("services", justify="right")
-    paths = list(dict.fromkeys(path for path, _ in results.scenario.all_places))
-    for path in paths:
-        table.add_column(path, justify="right")
-    figures = {(f.traffic, f.services, f.path): f for f in analyse.figures(results)}
-    for traffic in results.scenario.seconds:
-        places = results.scenario.places(traffic)
-        sizes = sorted({size for _, size in places if size}) or [0]
-        for size in sizes:
-            found = [
-                figures.get((traffic, size, path)) or figures.get((traffic, 0, path))
-                for path in paths
-            ]
-            unit = next((figure.unit for figure in found if figure), "failed")
-            title = f"{KINDS[traffic].title}, {unit}"
-            table.add_row(title, count(size), *_cells(found), end_section=size == sizes[-1])
-    return table
-
-
-def _cells(figures: Sequence[Figure | None]) -> list[str]:
-    return [number(figure.median) if figure else "–" for figure in figures]
-
-
-def ratios_tables(results: Results) -> list[Table]:
-    """The mesh divided by other paths, and by itself, with intervals and goals."""
-    return [_ratios_table(*table) for table in _ratio_tables(results)]
-
-
-def _ratios_table(title: str, over: str, ratios: Sequence[Ratio]) -> Table:
-    table = Table(title=title, title_justify="left")
-    for name in ("figure", "services", over, "ratio", "95 % interval", "goal", ""):
-        right = name in ("services", "ratio", "95 % interval")
-        table.add_column(name, justify="right" if right else "left")
-    for ratio in ratios:
-        colour = VERDICTS[ratio.verdict] or ("red" if ratio.is_loss else "")
-        table.add_row(
-            KINDS[ratio.traffic].title,
-            count(ratio.services),
-            ratio.base,
-            number(ratio.ratio),
-            f"{number(ratio.low)} – {number(ratio.high)}{' noisy' if ratio.is_noisy else ''}",
-            str(ratio.goal or ""),
-            ratio.verdict,
-            style=colour,
-        )
-    return table
-
-
-def costs_table(results: Results) -> Table:
-    """What changes to a mesh cost, and what it costs while nobody uses it."""
-    table = Table(title="The mesh's own cost", title_justify="left")
-    for name in ("figure", "median", "unit", "goal", ""):
-        table.add_column(name, justify="right" if name == "median" else "left")
-    for cost in analyse.costs(results):
-        cells = (cost.title, number(cost.figure.median), cost.figure.unit, str(cost.goal))
-        table.add_row(*cells, cost.verdict, style=VERDICTS[cost.verdict])
-    return table
-
-
-def connections_table(results: Results) -> Table:
-    """What became of a connection from each client, over each path."""
-    table = Table(title="The policy: a connection to the same service", title_justify="left")
-    table.add_column("path")
-    clients = dict.fromkeys(c for tried in results.connections.values() for c in tried)
-    for client in clients:
-        table.add_column(f"from {client}")
-    for path, tried in results.connections.items():
-        table.add_row(path, *(tried.get(client, "–") for client in clients))
-    return table
+def terminal(results: Results) -> Iterable[Table]:
+    """The tables for a terminal."""
+    shown: Sequence[Section] = [*sections.figures_tables(results), *tables(results)]
+    return (sections.table(section) for section in shown)
 
 
 def _cost_data(cost: Cost) -> dict[str, object]:
@@ -180,8 +136,10 @@ def _cost_data(cost: Cost) -> dict[str, object]:
 def _ratio_data(ratio: Ratio) -> dict[str, object]:
     return {
         **asdict(ratio),
+        "more_is_better": KINDS[ratio.kind].more_is_better,
         "goal": str(ratio.goal or ""),
         "verdict": ratio.verdict,
+        "conclusion": ratio.conclusion,
         "noisy": ratio.is_noisy,
         "loss": ratio.is_loss,
     }

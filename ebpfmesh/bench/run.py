@@ -12,76 +12,22 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TextIO
 
-from ebpfmesh.bench import changes, control, traffic, workload
-from ebpfmesh.bench.connect import Connector
+from ebpfmesh.bench import control
 from ebpfmesh.bench.environment import describe_machine
-from ebpfmesh.bench.paths import PATHS, DataPath
-from ebpfmesh.bench.pps import PacketRate, measure_pps
-from ebpfmesh.bench.results import Measurement, Place, Results, Scenario
-from ebpfmesh.bench.traffic import Sample
-from ebpfmesh.bench.workload import Scale
+from ebpfmesh.bench.kinds import KINDS
+from ebpfmesh.bench.lab import Lab
+from ebpfmesh.bench.results import Measurement, Results
+from ebpfmesh.bench.sample import Sample
+from ebpfmesh.bench.scenario import Scenario, Step
 from ebpfmesh.errors import CommandFailed, UsageError
-from ebpfmesh.model import Mesh
 
 Progress = Callable[[int, int, str], None]
 """Called before each step with the measurements done, their number, and what comes now."""
 
-CLIENT_SECONDS = 0.1
 
-
-class Lab:
-    """The paths of a scenario at all their sizes, side by side, and what sends through them."""
-
-    def __init__(self, mesh: Mesh, places: Iterable[Place], stack: ExitStack) -> None:
-        self.rate = PacketRate(mesh, stack)
-        self.connector = Connector(stack)
-        self.paths: dict[Place, DataPath] = {}
-        for name, size in places:
-            path = PATHS[name](mesh, Scale(services=size or 1))
-            path.build(stack)
-            self.paths[name, size] = path
-
-    def measure(self, place: Place, kind: str, seconds: float) -> Sample:
-        """Measure a kind of traffic, or of change, over a path."""
-        path = self.paths[place]
-        if kind in traffic.MEASURES:
-            return traffic.MEASURES[kind](path, seconds)
-        if kind in changes.KINDS:
-            return changes.measure(kind, path, seconds)
-        if kind == "connect":
-            return self.connector.measure(path, seconds)
-        return measure_pps(self.rate, path, seconds, kind)
-
-    def describe(self) -> dict[str, str]:
-        """What each path is, by its name."""
-        return {path.name: path.describe() for path in self.paths.values()}
-
-    def connections(self) -> dict[str, dict[str, str]]:
-        """Try a connection from the client and from the blocked one, over paths with a policy."""
-        first = {path.name: path for path in reversed(self.paths.values()) if path.has_services}
-        return {
-            name: {
-                client: traffic.try_connection(path, client)
-                for client in (workload.CLIENT, workload.BLOCKED)
-            }
-            for name, path in first.items()
-        }
-
-    def own_cost(self) -> dict[str, str]:
-        """What the measuring itself takes of each figure, by what measures; over the first path."""
-        path = next(iter(self.paths.values()))
-        connections = self.connector.measure(path, CLIENT_SECONDS)
-        own = json.loads(connections.raw)["client_ns"]
-        whole = f"{1e9 / connections.value:.0f} ns that it takes over {path.name}"
-        return {
-            "generator": f"{self.rate.limit(path)} ns for a frame that is thrown away at once",
-            "connecting client": f"{own} ns of a new connection, out of {whole}",
-        }
-
-    def warm_up(self) -> None:
-        """Send a little over every path, so that no first measurement pays for it."""
-        for path in self.paths.values():
-            self.rate.measure(path, bursts=1)
+def total(scenario: Scenario) -> int:
+    """Number of measurements of all rounds, and of the figures of control."""
+    return scenario.rounds * len(scenario.steps) + (len(control.FIGURES) if scenario.control else 0)
 
 
 def run(scenario: Scenario, directory: Path, *, seed: int, progress: Progress) -> Results:
@@ -92,97 +38,120 @@ def run(scenario: Scenario, directory: Path, *, seed: int, progress: Progress) -
     if directory.is_dir() and any(directory.iterdir()):
         raise UsageError(f"{directory} is not empty", hint="name another directory")
     with ExitStack() as stack:
-        progress(0, scenario.total, "building the paths")
         environment = describe_machine()
-        lab = Lab(workload.load(), scenario.all_places, stack)
-        environment |= lab.own_cost()
-        head = Results(
-            scenario=scenario,
-            seed=seed,
-            environment=environment,
-            paths=lab.describe(),
-            connections=lab.connections(),
+        lab = Lab(
+            scenario.steps, stack, lambda text: progress(0, total(scenario), f"building {text}")
         )
         (directory / "raw").mkdir(parents=True)
+        head = Results(
+            scenario=scenario.model_dump(mode="json"),
+            seed=seed,
+            environment=environment | lab.environment(),
+            paths=lab.describe(),
+            missing=lab.missing,
+            connections=lab.connections(),
+        )
         head.save_head(directory)
+        for name, text in lab.offloads().items():
+            (directory / "raw" / f"offloads-{name}.txt").write_text(text)
         lab.warm_up()
-        _rounds(lab, scenario, directory, random.Random(seed), progress)
+        with (directory / "results.jsonl").open("w") as results:
+            _Rounds(lab, scenario, directory, results, progress).take(random.Random(seed))
     return Results.load(directory)
 
 
-def _rounds(
-    lab: Lab, scenario: Scenario, directory: Path, order: random.Random, progress: Progress
-) -> None:
-    """Do the steps of every round and write down what comes of them."""
-    done, total = 0, scenario.total
-    with (directory / "results.jsonl").open("w") as results:
+class _Rounds:
+    """The steps of all rounds, each written down as it is done."""
+
+    def __init__(
+        self, lab: Lab, scenario: Scenario, directory: Path, results: TextIO, progress: Progress
+    ) -> None:
+        self._lab, self._scenario, self._directory = lab, scenario, directory
+        self._results, self._progress = results, progress
+        self._done, self._total = 0, total(scenario)
+
+    def take(self, order: random.Random) -> None:
+        """Take everything."""
+        scenario = self._scenario
         for number in range(1, scenario.rounds + 1):
-            for kind, place in round_steps(scenario, order):
-                name, size = place
-                where = f"{name}, {size} services" if size else name
-                progress(done, total, f"round {number}: {kind} over {where}")
-                raw = f"raw/{done:04}-{name}-{size}-{kind}.txt"
-                measured = _measure(
-                    lab, (name, size), kind, scenario.seconds[kind], directory / raw
-                )
-                line = Measurement(number, name, size, kind, *measured[:2], raw, measured[2])
-                _write(results, line)
-                done += 1
-        for name, take in control.FIGURES.items() if scenario.control else ():
-            progress(done, total, f"what a mesh costs: {name}")
-            raw = f"raw/{done:04}-{name}.txt"
-            for line in _control(name, take, scenario.control, directory, raw):
-                _write(results, line)
-            done += 1
-    progress(done, total, "done")
+            for step in round_steps(scenario.steps, order):
+                self._tell(f"round {number}: {say(step)}")
+                self._step(number, step)
+        for name in control.FIGURES if scenario.control else ():
+            self._tell(f"what a mesh costs: {name}")
+            self._control(name)
+        self._progress(self._total, self._total, "done")
+
+    def _tell(self, what: str) -> None:
+        self._progress(self._done, self._total, what)
+
+    def _step(self, number: int, step: Step) -> None:
+        raw = f"raw/{self._done:04}-{step.path}-{step.axis}-{step.at}-{step.kind}.txt"
+        self._done += 1
+        if step.path in self._lab.missing:
+            return
+        place = (number, step.kind, step.path, step.axis, step.at)
+        try:
+            sample = self._lab.measure(step, self._scenario.seconds_of(step))
+        except CommandFailed as error:
+            (self._directory / raw).write_text(f"{error.message}\n{error.hint}\n")
+            self._write(Measurement(*place, None, raw, error.message))
+            return
+        (self._directory / raw).write_text(sample.raw)
+        self._write(Measurement(*place, sample.value, raw))
+        for kind, value in sample.more.items():
+            self._write(Measurement(number, kind, *place[2:], value, raw))
+
+    def _control(self, name: str) -> None:
+        """A figure of the control plane, taken several times, or how it failed."""
+        raw = f"raw/{self._done:04}-{name}.txt"
+        self._done += 1
+        samples: list[Sample] = []
+        try:
+            samples = control.FIGURES[name](self._scenario.control)
+        except CommandFailed as error:
+            (self._directory / raw).write_text(f"{error.message}\n{error.hint}\n")
+            self._write(Measurement(1, name, "mesh", "", 0, None, raw, error.message))
+        else:
+            (self._directory / raw).write_text("".join(sample.raw for sample in samples))
+        for number, sample in enumerate(samples, 1):
+            self._write(Measurement(number, name, "mesh", "", 0, sample.value, raw))
+
+    def _write(self, line: Measurement) -> None:
+        """Add a line to results.jsonl, so that a run that is cut short keeps what it has."""
+        self._results.write(json.dumps(asdict(line), ensure_ascii=False) + "\n")
+        self._results.flush()
 
 
-def _control(
-    name: str, take: Callable[[int], list[Sample]], times: int, directory: Path, raw: str
-) -> list[Measurement]:
-    """A figure of the control plane, taken several times, or how it failed."""
-    try:
-        samples = take(times)
-    except CommandFailed as error:
-        (directory / raw).write_text(f"{error.message}\n{error.hint}\n")
-        return [Measurement(1, "mesh", 0, name, None, "", raw, error.message)]
-    (directory / raw).write_text("".join(sample.raw for sample in samples))
-    return [
-        Measurement(number, "mesh", 0, name, sample.value, sample.unit, raw)
-        for number, sample in enumerate(samples, 1)
-    ]
+def say(step: Step) -> str:
+    """A step in words."""
+    at = f", {step.at} {step.axis}" if step.at else ""
+    return f"{step.kind} over {step.path}{at}"
 
 
-def _write(results: TextIO, line: Measurement) -> None:
-    """Add a line to results.jsonl, so that a run that is cut short keeps what it has."""
-    results.write(json.dumps(asdict(line), ensure_ascii=False) + "\n")
-    results.flush()
+def round_steps(steps: Iterable[Step], order: random.Random) -> Iterator[Step]:
+    """The steps of one round: everything once, in random order.
 
-
-def round_steps(scenario: Scenario, order: random.Random) -> Iterator[tuple[str, Place]]:
-    """(kind of traffic, place) of one round: everything once, in random order.
-
-    What is compared stands together, so that both sides meet the same machine: all places of a
-    kind, and beside each other the kinds whose names begin with the same word.
+    What is compared stands together, so that both sides meet the same machine: beside each other
+    the kinds whose names begin with the same word, and among them what is at the same place.
     """
-    kinds = list(scenario.seconds)
-    order.shuffle(kinds)
-    families = list(dict.fromkeys(kind.partition("-")[0] for kind in kinds))
-    for kind in sorted(kinds, key=lambda kind: families.index(kind.partition("-")[0])):
-        places = list(scenario.places(kind))
-        order.shuffle(places)
-        for place in places:
-            yield kind, place
+    left = list(steps)
+    order.shuffle(left)
+    families = _firsts(_family(step) for step in left)
+    places = _firsts((_family(step), step.axis, step.at) for step in left)
+    yield from sorted(
+        left,
+        key=lambda step: (
+            families[_family(step)],
+            places[_family(step), step.axis, step.at],
+        ),
+    )
 
 
-def _measure(
-    lab: Lab, place: Place, kind: str, seconds: float, raw: Path
-) -> tuple[float | None, str, str]:
-    """Value, unit and error of one measurement; its raw output goes to a file."""
-    try:
-        sample = lab.measure(place, kind, seconds)
-    except CommandFailed as error:
-        raw.write_text(f"{error.message}\n{error.hint}\n")
-        return None, "", error.message
-    raw.write_text(sample.raw)
-    return sample.value, sample.unit, ""
+def _family(step: Step) -> str:
+    return KINDS[step.kind].take if step.kind.startswith("pps") else step.kind.partition("-")[0]
+
+
+def _firsts(items: Iterable[object]) -> dict[object, int]:
+    """The items by the order in which they first come."""
+    return {item: number for number, item in enumerate(dict.fromkeys(items))}

@@ -6,18 +6,21 @@ socket and does not depend on how fast one core wakes another; TCP bulk is measu
 well, as it is used. Each kind gives a ``Sample``: one figure, and the tool's output as it came.
 """
 
+import contextlib
 import json
 import re
 import socket
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from hdrh.histogram import HdrHistogram
+
 from ebpfmesh.bench import process, workload
 from ebpfmesh.bench.paths import DataPath
+from ebpfmesh.bench.sample import Sample
 from ebpfmesh.bench.topology import Member
 from ebpfmesh.errors import CommandFailed
 from ebpfmesh.kernel import netns
@@ -27,6 +30,8 @@ GRACE_SECONDS = 5.0
 TAIL = 2000
 """Characters of an output that are kept when there is no figure in it."""
 CRR_CONNECTIONS = 8
+LARGEST_PACKET = 65536
+"""Bytes of data a packet carries at most before it is cut into segments (GSO)."""
 BLOCK_SECONDS = 0.5
 """A connection not open by then is blocked; one that is allowed takes less than a millisecond."""
 NGINX = """
@@ -39,15 +44,6 @@ http {{
   server {{ listen {port} backlog=4096; location / {{ return 200 "ok\\n"; }} }}
 }}
 """
-
-
-@dataclass(frozen=True)
-class Sample:
-    """One measurement: its figure in ``unit``, and the raw output it was read from."""
-
-    value: float
-    unit: str
-    raw: str
 
 
 @contextmanager
@@ -92,48 +88,77 @@ def _run_client(
         return process.run(command, namespace, seconds=seconds + GRACE_SECONDS, pick=pick)
 
 
-def stream(path: DataPath, seconds: float, pick: process.Pick = max) -> Sample:
-    """TCP bulk by one connection, in Gb/s as received (iperf3)."""
+def stream(path: DataPath, seconds: float, *, flows: int = 1, two_cores: bool = False) -> Sample:
+    """TCP bulk by ``flows`` connections, in Gb/s as received (iperf3).
+
+    With ``two_cores`` the sender is on another core than the receiver.
+    """
     target = path.target("stream")
     raw = _run_client(
         path,
         "stream",
         ["iperf3", "--client", str(target.address), "--port", str(target.port), "--json",
-         "--time", f"{seconds:g}"],
+         "--time", f"{seconds:g}", "--parallel", str(flows)],
         seconds,
-        pick,
+        min if two_cores else max,
     )  # fmt: skip
-    return Sample(parse_iperf3(raw) / 1e9, "Gb/s", raw)
+    bits, received = parse_iperf3(raw)
+    return Sample(bits / 1e9, raw, packets=received // LARGEST_PACKET)
 
 
-def stream_two_cores(path: DataPath, seconds: float) -> Sample:
-    """The same with the sender on another core than the receiver."""
-    return stream(path, seconds, min)
-
-
-def parse_iperf3(text: str) -> float:
-    """Bits per second as received, from the JSON of an iperf3 client that did not fail."""
+def parse_iperf3(text: str) -> tuple[float, int]:
+    """Bits per second and bytes as received, from the JSON of an iperf3 client that did not fail."""
     try:
         report = json.loads(text)
-        bits = float(report["end"]["sum_received"]["bits_per_second"])
+        received = report["end"]["sum_received"]
+        bits, size = float(received["bits_per_second"]), int(received["bytes"])
     except (ValueError, KeyError) as error:
         raise CommandFailed("iperf3 reported no result", hint=text.strip()[-TAIL:]) from error
     if "error" in report:
         raise CommandFailed(f"iperf3: {report['error']}", hint=text.strip()[-TAIL:])
-    return bits
+    return bits, size
 
 
 def rr(path: DataPath, seconds: float) -> Sample:
-    """Half of a round trip over one TCP connection, median in µs (sockperf ping-pong)."""
+    """Half of a round trip over one TCP connection, median in µs (sockperf ping-pong).
+
+    Every round trip is logged; the histogram made of the log is kept with the tool's output, in
+    the compressed form of HdrHistogram (V2, base64), of nanoseconds.
+    """
     target = path.target("rr")
-    raw = _run_client(
-        path,
-        "rr",
-        ["sockperf", "ping-pong", "--tcp", "-i", str(target.address), "-p", str(target.port),
-         "-t", f"{seconds:g}"],
-        seconds,
-    )  # fmt: skip
-    return Sample(parse_sockperf(raw)[50.0], "µs", raw)
+    with tempfile.NamedTemporaryFile("r", prefix="ebpfmesh-sockperf-") as log:
+        raw = _run_client(
+            path,
+            "rr",
+            ["sockperf", "ping-pong", "--tcp", "-i", str(target.address), "-p", str(target.port),
+             "-t", f"{seconds:g}", "--full-log", log.name],
+            seconds,
+        )  # fmt: skip
+        times = read_sockperf_log(log)
+    median = parse_sockperf(raw)[50.0]
+    encoded = times.encode().decode()
+    return Sample(
+        median,
+        f"{raw}\nHdrHistogram of half round trips in ns: {encoded}\n",
+        packets=2 * times.get_total_count(),
+        more={
+            "rr-p99": times.get_value_at_percentile(99) / 1e3,
+            "rr-p999": times.get_value_at_percentile(99.9) / 1e3,
+        },
+    )
+
+
+def read_sockperf_log(lines: Iterable[str]) -> HdrHistogram:
+    """Half round trips in ns from sockperf's log: a line "sent, received" per message, in s."""
+    found = HdrHistogram(1, 10_000_000_000, 3)
+    for line in lines:
+        sent, comma, received = line.partition(",")
+        with contextlib.suppress(ValueError):  # the lines before are a preamble
+            if comma:
+                found.record_value(max(round((float(received) - float(sent)) * 5e8), 1))
+    if not found.get_total_count():
+        raise CommandFailed("sockperf logged no message")
+    return found
 
 
 def parse_sockperf(text: str) -> dict[float, float]:
@@ -144,26 +169,32 @@ def parse_sockperf(text: str) -> dict[float, float]:
     return {float(percentile): float(latency) for percentile, latency in rows}
 
 
-def crr(path: DataPath, seconds: float) -> Sample:
-    """New connections per second, each with one HTTP request (wrk with nginx)."""
+def http(path: DataPath, seconds: float, *, close: bool = False) -> Sample:
+    """HTTP requests per second over eight connections (wrk with nginx).
+
+    With ``close`` every request has a connection of its own.
+    """
     target = path.target("crr")
+    header = ["--header", "Connection: close"] if close else []
     raw = _run_client(
         path,
         "crr",
         ["wrk", "--threads", "1", "--connections", str(CRR_CONNECTIONS),
-         "--duration", f"{seconds:g}s", "--latency", "--header", "Connection: close",
+         "--duration", f"{seconds:g}s", "--latency", *header,
          f"http://{target.address}:{target.port}/"],
         seconds,
     )  # fmt: skip
-    return Sample(parse_wrk(raw), "1/s", raw)
+    rate, requests = parse_wrk(raw)
+    return Sample(rate, raw, packets=2 * requests)
 
 
-def parse_wrk(text: str) -> float:
-    """Requests per second of a run of wrk in which no request failed."""
-    found = re.search(r"Requests/sec:\s*([\d.]+)", text)
-    if found is None or "Socket errors" in text or "Non-2xx" in text:
+def parse_wrk(text: str) -> tuple[float, int]:
+    """Requests per second, and requests, of a run of wrk in which no request failed."""
+    rate = re.search(r"Requests/sec:\s*([\d.]+)", text)
+    requests = re.search(r"(\d+) requests in", text)
+    if rate is None or requests is None or "Socket errors" in text or "Non-2xx" in text:
         raise CommandFailed("wrk had failed requests", hint=text.strip()[-TAIL:])
-    return float(found[1])
+    return float(rate[1]), int(requests[1])
 
 
 def try_connection(path: DataPath, client: str) -> Literal["open", "refused", "no answer"]:
@@ -182,11 +213,3 @@ def try_connection(path: DataPath, client: str) -> Literal["open", "refused", "n
         except OSError:
             return "refused"
         return "open"
-
-
-MEASURES: dict[str, Callable[[DataPath, float], Sample]] = {
-    "stream": stream,
-    "stream-two-cores": stream_two_cores,
-    "rr": rr,
-    "crr": crr,
-}

@@ -17,6 +17,7 @@ from ebpfmesh.cli.choose import need_change
 if TYPE_CHECKING:
     from ebpfmesh.bench.results import Results
     from ebpfmesh.bench.run import Progress
+    from ebpfmesh.bench.scenario import Scenario
 
 DIRECTORY = click.Path(path_type=Path, file_okay=False)
 OUTPUT = click.option(
@@ -44,14 +45,19 @@ def bench() -> None:
 )
 def bench_list() -> None:
     """The scenarios that can be run."""
-    from ebpfmesh.bench.scenarios import SCENARIOS
+    from ebpfmesh.bench.run import total
+    from ebpfmesh.bench.scenario import find, names
 
+    found = [find(name) for name in names()]
     if settings().json:
-        output.data(scenarios=[*SCENARIOS.values()])
+        output.data(scenarios=[s.model_dump(mode="json") for s in found])
         return
     output.table(
-        ("name", "what", "paths", ">rounds", ">measurements"),
-        ((name, s.title, " ".join(s.paths), s.rounds, s.total) for name, s in SCENARIOS.items()),
+        ("name", "what", "paths", ">rounds", ">measurements", ">minutes at least"),
+        (
+            (s.name, s.title, len(s.paths), s.rounds, total(s), f"{s.seconds / 60:.1f}")
+            for s in found
+        ),
         empty="no scenarios",
     )
 
@@ -60,22 +66,44 @@ def bench_list() -> None:
     "run",
     examples=(
         "ebpfmesh bench run quick",
-        "ebpfmesh bench run demo -o /tmp/first --seed 7",
-        "ebpfmesh bench run quick --json >quick.json",
+        "ebpfmesh bench run services rules --quick --paths nftables,mesh",
+        "ebpfmesh bench run my-own.toml --repeat 20 -o /tmp/mine --seed 7",
     ),
 )
 @click.argument("scenarios", metavar="SCENARIO...", nargs=-1, required=True)
+@click.option("--quick", is_flag=True, help="Fewer places, rounds and seconds: rough figures.")
+@click.option("--paths", metavar="NAME,...", help="Only over these paths.")
+@click.option(
+    "--repeat", "rounds", metavar="ROUNDS", type=click.IntRange(1, 1000),
+    help="How many rounds, instead of the scenario's.",
+)  # fmt: skip
 @OUTPUT
 @SEED
-def bench_run(scenarios: tuple[str, ...], directory: Path | None, seed: int) -> None:
+def bench_run(
+    scenarios: tuple[str, ...],
+    *,
+    quick: bool,
+    paths: str | None,
+    rounds: int | None,
+    directory: Path | None,
+    seed: int,
+) -> None:
     """Run scenarios, keep the raw results and write a report.
 
-    All traffic stays in namespaces made for it, which are gone afterwards.
+    A SCENARIO is a name of `bench list` or a file of your own that ends in .toml. All traffic
+    stays in namespaces made for it, which are gone afterwards.
     """
+    from ebpfmesh.bench.scenario import find
+
     need_change("bench run")
     if directory and len(scenarios) > 1:
         raise click.UsageError("one directory cannot hold the results of several scenarios")
-    _tell([_run(name, directory, seed) for name in scenarios])
+    wanted = []
+    for scenario in map(find, scenarios):
+        chosen = scenario.quick() if quick else scenario
+        chosen = chosen.over(paths.split(",")) if paths else chosen
+        wanted.append(chosen.model_copy(update={"rounds": rounds}) if rounds else chosen)
+    _tell([_run(scenario, directory, seed) for scenario in wanted])
 
 
 @bench.command(
@@ -106,23 +134,21 @@ def demo(directory: Path | None, seed: int) -> None:
     Functions of two tenants, a service, a policy that lets one of them in and keeps another out;
     at 1, 100 and 1 000 services. All of it in namespaces that are gone afterwards.
     """
+    from ebpfmesh.bench.scenario import find
+
     need_change("demo")
-    _tell([_run("demo", directory, seed)])
+    _tell([_run(find("demo"), directory, seed)])
 
 
-def _run(name: str, directory: Path | None, seed: int) -> tuple["Results", Path]:
+def _run(scenario: "Scenario", directory: Path | None, seed: int) -> tuple["Results", Path]:
     """Run a scenario in a sandbox, with its progress on stderr."""
-    from ebpfmesh.bench.run import run
-    from ebpfmesh.bench.scenarios import SCENARIOS
-    from ebpfmesh.errors import UsageError
+    from ebpfmesh.bench.run import run, total
     from ebpfmesh.kernel import netns
-    from ebpfmesh.model import suggest
 
-    if (scenario := SCENARIOS.get(name)) is None:
-        raise UsageError(f'there is no scenario "{name}"', hint=suggest(name, SCENARIOS))
-    where = directory or Path("build/bench") / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
+    name = f"{scenario.name}-{time.strftime('%Y%m%d-%H%M%S')}"
+    where = directory or Path("build/bench") / name
     netns.enter_sandbox()
-    with _progress(scenario.title, scenario.total) as progress:
+    with _progress(scenario.title, total(scenario)) as progress:
         return run(scenario, where, seed=seed, progress=progress), where
 
 
@@ -160,7 +186,7 @@ def _tell(runs: "list[tuple[Results, Path]]") -> None:
         page = report.write(results, where)
         if settings().json:
             figures = json.loads((where / "figures.json").read_text())
-            name = results.scenario.name
+            name = results.scenario["name"]
             told.append({"scenario": name, "directory": where, "report": page, **figures})
             continue
         output.show(report.connections_table(results))

@@ -57,15 +57,7 @@ def load(path: Path) -> Mesh:
     made = _build(toml.parse(path, text))
     if isinstance(made, Mesh):
         return made
-    lines = toml.lines(text)
-    # A key that is missing comes last: often it is there, misspelt.
-    order = [(_missing(fault, lines), toml.line_of(lines, fault.path)) for fault in made]
-    first = order.index(min(order))
-    raise ConfigError(made[first].message, file=path, line=order[first][1], hint=made[first].hint)
-
-
-def _missing(fault: Invalid, lines: Mapping[Location, int]) -> bool:
-    return isinstance(fault.path[-1], str) and fault.path not in lines
+    raise toml.fault(path, text, made)
 
 
 def _listed(value: object) -> object:

@@ -6,7 +6,7 @@ The second parse is made only once something is wrong and a line is wanted.
 
 import re
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ import tree_sitter
 import tree_sitter_toml
 
 from ebpfmesh.errors import ConfigError
-from ebpfmesh.model import Location, show
+from ebpfmesh.model import Invalid, Location, show
 
 MAX_BYTES = 4 << 20
 """The largest mesh file that is read."""
@@ -71,6 +71,20 @@ def line_of(known: Mapping[Location, int], at: Location) -> int:
     """The line of what is ``at``, or of the nearest thing around it."""
     around = (at[:length] for length in range(len(at), 0, -1))
     return next((known[part] for part in around if part in known), 1)
+
+
+def fault(path: Path, text: str, faults: Sequence[Invalid]) -> ConfigError:
+    """The first of the ``faults`` of a file's values, with its line, to be raised."""
+    known = lines(text)
+    # A key that is missing comes last: often it is there, misspelt.
+    order = [(_missing(found, known), line_of(known, found.path)) for found in faults]
+    first = order.index(min(order))
+    found = faults[first]
+    return ConfigError(found.message, file=path, line=order[first][1], hint=found.hint)
+
+
+def _missing(found: Invalid, known: Mapping[Location, int]) -> bool:
+    return bool(found.path) and isinstance(found.path[-1], str) and found.path not in known
 
 
 def _syntax_error(text: str, error: Exception) -> tuple[str, int]:

@@ -5,56 +5,116 @@ from pathlib import Path
 
 import pytest
 
-from ebpfmesh.bench import analyse, report
-from ebpfmesh.bench.results import NO_SERVICES, Results, Scenario
-from ebpfmesh.bench.run import run
+from ebpfmesh.bench import analyse, report, scenario
+from ebpfmesh.bench.kinds import KINDS
+from ebpfmesh.bench.paths import PATHS, Routed
+from ebpfmesh.bench.results import Results
+from ebpfmesh.bench.run import run, total
 from ebpfmesh.errors import UsageError
 
-SCENARIO = Scenario(
-    name="small",
-    title="Everything once",
-    paths={"routed": NO_SERVICES, "iptables": (2,), "mesh": (2,)},
-    seconds={
-        "pps": 0.01,
-        "pps-answered": 0.01,
-        "stream": 1,
-        "rr": 1,
-        "crr": 1,
-        "connect": 0.02,
-        "pps-ipv6": 0.01,
-        "pps-events": 0.01,
-        "pps-capture": 0.01,
-        "add-service": 0.0,
-        "add-rule-command": 0.0,
-    },
-    only={
-        "pps-ipv6": {"mesh": (2,)},
-        "pps-events": {"mesh": (2,)},
-        "pps-capture": {"mesh": (2,)},
-        "add-service": {"iptables": (2,), "mesh": (2,)},
-        "add-rule-command": {"mesh": (2,)},
-    },
-    rounds=1,
-)
+TEXT = """
+title = "Everything once"
+rounds = 1
+
+[[measure]]
+kinds = ["pps", "pps-answered", "connect"]
+seconds = 0.02
+paths = ["routed", "iptables", "mesh"]
+services = [2]
+
+[[measure]]
+kinds = ["stream", "rr", "http", "http-short"]
+seconds = 1
+paths = ["routed", "iptables", "mesh"]
+services = [2]
+
+[[measure]]
+kinds = ["pps-ipv6", "pps-events", "pps-capture", "add-rule-command"]
+seconds = 0.01
+paths = ["mesh"]
+services = [2]
+
+[[measure]]
+kinds = ["add-service"]
+seconds = 0.01
+paths = ["iptables", "mesh"]
+rules = [2]
+
+[[measure]]
+kinds = ["pps"]
+seconds = 0.01
+paths = ["mesh"]
+functions = [9]
+
+[[measure]]
+kinds = ["stream"]
+seconds = 1
+paths = ["mesh"]
+flows = [2]
+"""
 
 
-def test_directory_with_something_in_it_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "mine").touch()
+@pytest.fixture
+def small(tmp_path: Path) -> scenario.Scenario:
+    file = tmp_path / "small.toml"
+    file.write_text(TEXT)
+    return scenario.load(file)
+
+
+def test_directory_with_something_in_it_is_refused(
+    tmp_path: Path, small: scenario.Scenario
+) -> None:
     with pytest.raises(UsageError, match="not empty"):
-        run(SCENARIO, tmp_path, seed=5, progress=lambda *_: None)
+        run(small, tmp_path, seed=5, progress=lambda *_: None)
 
 
-def test_scenario_from_end_to_end(tmp_path: Path) -> None:
+def test_scenario_from_end_to_end(tmp_path: Path, small: scenario.Scenario) -> None:
     directory = tmp_path / "results"
     seen: list[tuple[int, int]] = []
     results = run(
-        SCENARIO, directory, seed=5, progress=lambda done, total, _text: seen.append((done, total))
+        small, directory, seed=5, progress=lambda done, total, _text: seen.append((done, total))
     )
     assert results == Results.load(directory)
     assert not analyse.failures(results)
-    assert len(analyse.figures(results)) == SCENARIO.total == 24
-    assert all(figure.median > 0 for figure in analyse.figures(results))
+    came_along = [kind for kind in KINDS if not KINDS[kind].take and kind.startswith("rr")]
+    figures = analyse.figures(results)
+    assert len(figures) == total(small) + 3 * len(came_along)
+    assert all(figure.median > 0 for figure in figures)
     assert all((directory / m.raw).read_text() for m in results.measurements)
-    assert seen[-1] == (SCENARIO.total, SCENARIO.total)
+    assert {f.at for f in figures if f.path == "routed"} == {0}
+    assert seen[-1] == (total(small), total(small))
     assert set(results.connections) == {"iptables", "mesh"}
+    for tried in results.connections.values():
+        assert tried["radio"] == "open"
+        assert tried["guest"] != "open"
     assert report.write(results, directory).is_file()
+
+
+def test_traffic_that_went_another_way_does_not_count(
+    tmp_path: Path, small: scenario.Scenario, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A path that saw no packet has no figure, however much arrived."""
+    monkeypatch.setattr(Routed, "packets", lambda _self: 7)
+    only = small.model_copy(update={"measure": small.measure[:1]}).over(["routed"])
+    results = run(only, tmp_path / "results", seed=1, progress=lambda *_: None)
+    assert not analyse.figures(results)
+    errors = {m.error for m in analyse.failures(results)}
+    assert len(errors) == len(results.measurements) == 3
+    assert all(error.startswith("routed carried 0 packets of at least") for error in errors)
+
+
+def test_what_this_machine_lacks_is_told(
+    tmp_path: Path, small: scenario.Scenario, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(PATHS["iptables"], "missing", classmethod(lambda _cls: "no such thing"))
+    only = small.model_copy(update={"measure": small.measure[:1]}).over(["iptables", "routed"])
+    results = run(only, tmp_path / "results", seed=1, progress=lambda *_: None)
+    assert results.missing == {"iptables": "no such thing"}
+    assert {figure.path for figure in analyse.figures(results)} == {"routed"}
+
+
+def test_a_measurement_is_over_a_path_of_its_scale(small: scenario.Scenario) -> None:
+    scales = {step.scale for step in small.steps}
+    assert {(scale.services, scale.rules, scale.functions) for scale in scales} == {
+        (1, 0, 0), (2, 0, 0), (1, 2, 0), (1, 0, 9),
+    }  # fmt: skip

@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""What can be measured, and along what it can be varied: names, units, and which way is better."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from ebpfmesh.bench.workload import MAX_FUNCTIONS, MAX_RULES, MAX_SERVICES
+
+MANY_FLOWS = 100_000
+Source = Literal["frames", "sockets", "changes", "functions", ""]
+"""What a path must carry: frames of the kernel's generator, programs with sockets, changes to its
+services and rules, more functions. Empty for what comes along with another kind."""
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of figure. ``take`` names what measures it, ``settings`` are passed to that."""
+
+    title: str
+    unit: str
+    more_is_better: bool
+    take: str = ""
+    source: Source = ""
+    settings: Mapping[str, object] = field(default_factory=dict)
+
+
+def _pps(title: str, **settings: object) -> Kind:
+    return Kind(f"packets per second{title}", "Mpps", True, "pps", "frames", settings)
+
+
+def _changes(what: str, do: str, how: str = "") -> Kind:
+    title = f"{what} added per second{how and ', ' + how}"
+    return Kind(title, "1/s", True, "change", "changes", {"kind": do})
+
+
+KINDS = {
+    "pps": _pps(", 64 B UDP"),
+    "pps-answered": _pps(", answered flow", answered=True),
+    "pps-syn": _pps(", TCP SYN", protocol="syn"),
+    "pps-100000-flows": _pps(", 100 000 flows", flows=MANY_FLOWS),
+    "pps-ipv6": _pps(", IPv6", version=6),
+    "pps-events": _pps(", `events` on", listener="events"),
+    "pps-capture": _pps(", `capture` on", listener="capture"),
+    "stream": Kind("TCP bulk", "Gb/s", True, "stream", "sockets"),
+    "stream-two-cores": Kind(
+        "TCP bulk, two cores", "Gb/s", True, "stream", "sockets", {"two_cores": True}
+    ),
+    "rr": Kind("half round trip", "µs", False, "rr", "sockets"),
+    "rr-p99": Kind("half round trip, 99 %", "µs", False),
+    "rr-p999": Kind("half round trip, 99.9 %", "µs", False),
+    "connect": Kind("new connections per second", "1/s", True, "connect", "sockets"),
+    "http": Kind("HTTP requests per second, kept alive", "1/s", True, "http", "sockets"),
+    "http-short": Kind(
+        "HTTP requests per second, one a connection", "1/s", True, "http", "sockets",
+        {"close": True},
+    ),
+    "add-service": _changes("services", "add-service"),
+    "add-rule": _changes("rules", "add-rule"),
+    "add-service-command": _changes("services", "add-service-command", "command line"),
+    "add-rule-command": _changes("rules", "add-rule-command", "command line"),
+    "update-service": Kind(
+        "a service added under traffic", "ms", False, "update", "changes", {"kind": "add-service"}
+    ),
+    "update-rule": Kind(
+        "a rule added under traffic", "ms", False, "update", "changes", {"kind": "add-rule"}
+    ),
+    "update-lost": Kind("packets lost during changes", "packets", False),
+    "update-reordered": Kind("packets out of order during changes", "packets", False),
+    "update-gap": Kind("longest time without a packet, during changes", "µs", False),
+    "update-gap-without": Kind("longest time without a packet, no change", "µs", False),
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Axis:
+    """Something a figure is drawn over, within bounds.
+
+    A path is ``built`` at a place on it, or else the traffic is of it. To a path without services
+    some mean nothing.
+    """
+
+    title: str
+    least: int
+    most: int
+    built: bool = False
+    needs_services: bool = False
+
+
+AXES = {
+    "services": Axis("services", 1, MAX_SERVICES, built=True, needs_services=True),
+    "rules": Axis("rules besides", 0, MAX_RULES, built=True, needs_services=True),
+    "functions": Axis("functions", 2, MAX_FUNCTIONS, built=True),
+    "flows": Axis("flows", 1, 1_000_000),
+    "size": Axis("bytes a frame", 64, 1514),
+    "load": Axis("bits per second offered", 1000, 100_000_000_000),
+}

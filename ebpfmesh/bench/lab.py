@@ -1,0 +1,123 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""The paths of a scenario side by side, and what measures over them.
+
+Whatever is measured must have gone over its path: the path's own counters say so, or the
+measurement does not count.
+"""
+
+import json
+from collections.abc import Callable, Iterable
+from contextlib import ExitStack
+from functools import partial
+
+from ebpfmesh.bench import changes, process, traffic, workload
+from ebpfmesh.bench.connect import Connector
+from ebpfmesh.bench.kinds import AXES, KINDS
+from ebpfmesh.bench.paths import PATHS, DataPath
+from ebpfmesh.bench.pps import PacketRate, measure_pps
+from ebpfmesh.bench.sample import Sample
+from ebpfmesh.bench.scenario import Step
+from ebpfmesh.bench.update import Updates
+from ebpfmesh.bench.workload import Scale
+from ebpfmesh.errors import CommandFailed, Unsupported
+
+CLIENT_SECONDS = 0.1
+OFFLOAD_SECONDS = 5.0
+
+
+class Lab:
+    """The paths that the steps are over, at all their scales, built one after the other.
+
+    ``missing`` names those that this machine cannot have, and why. Raises Unsupported if none is
+    left.
+    """
+
+    def __init__(
+        self, steps: Iterable[Step], stack: ExitStack, building: Callable[[str], None]
+    ) -> None:
+        mesh = workload.load()
+        places = dict.fromkeys((step.path, step.scale) for step in steps)
+        names = dict.fromkeys(name for name, _ in places)
+        self.missing = {name: why for name in names if (why := PATHS[name].missing())}
+        if len(self.missing) == len(names):
+            name, why = next(iter(self.missing.items()))
+            raise Unsupported(f"none of the paths can be built: {name}: {why}")
+        self._rate = PacketRate(mesh, stack)
+        self._connector = Connector(stack)
+        self._takers: dict[str, Callable[..., Sample]] = {
+            "pps": partial(measure_pps, self._rate),
+            "stream": traffic.stream,
+            "rr": traffic.rr,
+            "http": traffic.http,
+            "connect": self._connector.measure,
+            "change": changes.measure,
+            "update": Updates(mesh, self._rate, stack).measure,
+        }
+        self.paths: dict[tuple[str, Scale], DataPath] = {}
+        for name, scale in places:
+            if name in self.missing:
+                continue
+            path = PATHS[name](mesh, scale)
+            building(path.label)
+            path.build(stack)
+            self.paths[name, scale] = path
+
+    def measure(self, step: Step, seconds: float) -> Sample:
+        """Take one figure; CommandFailed if it cannot be had or went another way."""
+        path, kind = self.paths[step.path, step.scale], KINDS[step.kind]
+        settings = dict(kind.settings)
+        if not AXES[step.axis].built:
+            settings[step.axis] = step.at
+        before = path.packets()
+        sample = self._takers[kind.take](path, seconds, **settings)
+        passed = path.packets() - before
+        if kind.source in ("frames", "sockets") and passed < sample.packets:
+            what = f"{path.name} carried {passed} packets of at least {sample.packets}"
+            raise CommandFailed(what, hint=sample.raw[-traffic.TAIL :])
+        return sample
+
+    def describe(self) -> dict[str, str]:
+        """What each path is, by its name."""
+        return {path.name: path.describe() for path in self.paths.values()}
+
+    def connections(self) -> dict[str, dict[str, str]]:
+        """Try a connection from the client and from the blocked one, over paths with a policy."""
+        first = {path.name: path for path in reversed(self.paths.values()) if path.has_services}
+        return {
+            name: {
+                client: traffic.try_connection(path, client)
+                for client in (workload.CLIENT, workload.BLOCKED)
+            }
+            for name, path in first.items()
+        }
+
+    def environment(self) -> dict[str, str]:
+        """What the measuring itself takes of each figure, by what measures; and where it runs."""
+        found = {"cores": f"{process.cores()}: one core, {process.core(max)}, unless two are named"}
+        if (path := self._first("frames")) is not None:
+            limit = f"{self._rate.limit(path)} ns for a frame that is thrown away at once"
+            found["generator"] = limit
+        if (path := self._first("sockets")) is not None:
+            connections = self._connector.measure(path, CLIENT_SECONDS)
+            own = json.loads(connections.raw)["client_ns"]
+            whole = f"{1e9 / connections.value:.0f} ns that it takes over {path.name}"
+            found["connecting client"] = f"{own} ns of a new connection, out of {whole}"
+        return found
+
+    def _first(self, source: str) -> DataPath | None:
+        return next((path for path in self.paths.values() if source in path.carries), None)
+
+    def offloads(self) -> dict[str, str]:
+        """The offloads of each path's client, as ethtool prints them."""
+        first = {path.name: path for path in reversed(self.paths.values())}
+        return {
+            name: process.run(["ethtool", "-k", "eth0"], path.client.netns, seconds=OFFLOAD_SECONDS)
+            for name, path in first.items()
+            if "frames" in path.carries or "sockets" in path.carries
+        }
+
+    def warm_up(self) -> None:
+        """Send a little over every path, so that no first measurement pays for it."""
+        for path in self.paths.values():
+            if "frames" in path.carries:
+                self._rate.measure(path, bursts=1)

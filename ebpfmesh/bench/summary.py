@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""What a run says, in sentences that are made from its figures; none is written beforehand."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from ebpfmesh.bench import analyse
+from ebpfmesh.bench.analyse import COSTS, RIVALS, SUBJECT, Extent, Ratio, Tally
+from ebpfmesh.bench.kinds import KINDS
+from ebpfmesh.bench.results import Measurement, Results
+from ebpfmesh.bench.sections import DASH, TONES, Cell
+from ebpfmesh.bench.words import capital, number, place
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A sentence about a kind of figure: what it is about, and what is said, in parts."""
+
+    about: str
+    parts: tuple[Cell, ...]
+
+    def __str__(self) -> str:
+        return f"{self.about}: {'; '.join(part.text for part in self.parts)}"
+
+
+def headlines(results: Results) -> list[str]:
+    """Whether the mesh is better than what people use instead: a sentence for each of that."""
+    if not any(m.path == SUBJECT and m.kind in KINDS for m in results.measurements):
+        return [f"The {SUBJECT} was not part of this run."]
+    tallies = analyse.tallies(analyse.ratios(results))
+    missing = [name for name in RIVALS if name not in {tally.base for tally in tallies}]
+    said = [tally_sentence(tally) for tally in tallies]
+    if missing:
+        said.append(f"This run does not compare it with {' or '.join(missing)}.")
+    return said
+
+
+def tally_sentence(tally: Tally) -> str:
+    """Say how often the mesh is better than a path, and how often not."""
+    total = tally.better + tally.worse + tally.unclear
+    if tally.better == total:
+        often = "the only figure" if total == 1 else f"all {total} figures"
+        return f"Beside {tally.base} the mesh was better in {often}."
+    rest = [f"worse in {tally.worse}"] if tally.worse else ["worse in none"]
+    if tally.unclear:
+        rest.append(f"neither clearly in {tally.unclear}")
+    return (
+        f"Beside {tally.base} the mesh was better in {tally.better or 'none'} of {total} "
+        f"{'figure' if total == 1 else 'figures'}, {', '.join(rest)}."
+    )
+
+
+def claims(results: Results) -> list[Claim]:
+    """By kind and axis, by how much the mesh is better or worse than each of RIVALS.
+
+    Beside none of them: what it is beside itself.
+    """
+    found: dict[tuple[str, str], list[Cell]] = {}
+    for extent in analyse.extents(analyse.ratios(results)):
+        key = extent.worst.kind, extent.worst.axis
+        found.setdefault(key, []).append(_said(extent))
+    if not found:
+        for ratio in analyse.inner_ratios(results):
+            where = found.setdefault((ratio.kind, ratio.axis), [])
+            where.append(Cell(f"{_times(ratio)} with {ratio.base}", tone=TONES[ratio.conclusion]))
+    return [Claim(_about(kind), tuple(parts)) for (kind, _), parts in found.items()]
+
+
+def _about(kind: str) -> str:
+    found = KINDS[kind]
+    return capital(found.title) + ("" if found.more_is_better else " (less is better)")
+
+
+def _said(extent: Extent) -> Cell:
+    worst, best = extent.worst, extent.best
+    text = f"{_times(worst)} at {place(worst.axis, worst.at)}"
+    if best != worst:
+        text = f"from {text} to {_times(best, name=False)} at {place(best.axis, best.at)}"
+    conclusions = {worst.conclusion, best.conclusion}
+    return Cell(text, tone=TONES[worst.conclusion] if len(conclusions) == 1 else "")
+
+
+def _times(ratio: Ratio, *, name: bool = True) -> str:
+    base = f" {SUBJECT if ratio.base not in RIVALS else ratio.base}" if name else ""
+    return f"{number(ratio.ratio)} ×{base} ({number(ratio.low)} {DASH} {number(ratio.high)})"
+
+
+def ratio_sentence(ratio: Ratio) -> str:
+    """Say what the mesh is beside another path, somewhere."""
+    return (
+        f"{_about(ratio.kind)} at {place(ratio.axis, ratio.at)}: {number(ratio.ratio)} × "
+        f"{ratio.base} ({number(ratio.low)} {DASH} {number(ratio.high)}, {ratio.rounds} rounds)"
+    )
+
+
+def failure_sentence(measurement: Measurement) -> str:
+    """Say what could not be measured, and why."""
+    m = measurement
+    title = (KINDS.get(m.kind) or COSTS[m.kind]).title
+    at = f" at {place(m.axis, m.at)}" if m.axis and m.at else ""
+    return f"Round {m.round}, {title} over {m.path}{at}: {m.error}"
+
+
+def grouped_failures(failures: Sequence[Measurement]) -> Iterator[str]:
+    """The failures, those that are the same but for their round as one."""
+    groups: dict[tuple[str, str, str, int, str], list[Measurement]] = {}
+    for m in failures:
+        groups.setdefault((m.kind, m.path, m.axis, m.at, m.error), []).append(m)
+    for group in groups.values():
+        more = f" (and in {len(group) - 1} more rounds)" if len(group) > 1 else ""
+        yield failure_sentence(group[0]) + more

@@ -1,0 +1,56 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""How numbers, places and paths are written in the report and on a terminal: pure text."""
+
+import math
+
+from ebpfmesh.bench.kinds import AXES
+
+THIN = "\u202f"
+"""A narrow space that does not break: between thousands, and before a unit."""
+PREFIXES = ((10**9, "G"), (10**6, "M"), (10**3, "k"))
+SHORT_FROM = 10_000
+"""Counts from which the ticks of a picture have a prefix."""
+
+
+def number(value: float) -> str:
+    """Three significant digits, without an exponent, thousands apart; two below 0.01."""
+    size = abs(value)
+    if size >= 1:
+        digits = max(0, 3 - len(f"{size:.0f}"))
+    elif size >= 0.01 or size == 0:
+        digits = 3
+    else:
+        digits = min(1 - math.floor(math.log10(size)), 12)
+    return f"{value:,.{digits}f}".replace(",", THIN)
+
+
+def count(value: int) -> str:
+    """A whole number with its thousands apart."""
+    return f"{value:,}".replace(",", THIN)
+
+
+def short(value: int) -> str:
+    """A whole number as a tick has it: 1 000, 100 k, 1 M."""
+    for size, prefix in PREFIXES if value >= SHORT_FROM else ():
+        if value >= size:
+            return f"{value / size:g}{THIN}{prefix}"
+    return count(value)
+
+
+def place(axis: str, at: int) -> str:
+    """A place on an axis: 1 000 services, 1 flow."""
+    title = AXES[axis].title
+    if at == 1:
+        first, space, rest = title.partition(" ")
+        title = first.removesuffix("s") + space + rest
+    return f"{count(at)} {title}"
+
+
+def capital(text: str) -> str:
+    """A text that begins with a capital letter, and is else as it was."""
+    return text[:1].upper() + text[1:]
+
+
+def times(amount: int) -> str:
+    """How often: once, twice, 3 times."""
+    return {1: "once", 2: "twice"}.get(amount, f"{count(amount)} times")
