@@ -5,6 +5,7 @@ Nothing of the system's Open vSwitch is read, written or started. Everything end
 ExitStack it was started with, the daemons with this process too, however that ends.
 """
 
+import json
 import os
 import shutil
 import subprocess
@@ -110,11 +111,10 @@ class Switch:
         What the switch could not do is an error, though ovs-vsctl calls it a warning.
         """
         self.run(["ovs-vsctl", f"--timeout={SECONDS}", *arguments])
-        failed = self.run(["ovs-vsctl", "--bare", "--columns=name,error", "list", "interface"])
-        said = [block.split("\n", 1) for block in failed.strip().split("\n\n")]
-        for name, *error in said:
-            if error and error[0].strip():
-                raise CommandFailed(f"ovs-vswitchd: {name}: {error[0].strip()}")
+        columns = ["--format=json", "--columns=name,error", "list", "interface"]
+        for name, error in json.loads(self.run(["ovs-vsctl", *columns]))["data"]:
+            if isinstance(error, str):  # else it is an empty set
+                raise CommandFailed(f"ovs-vswitchd: {name}: {error}")
 
     def connect(self, ports: Mapping[str, int]) -> None:
         """Make interfaces of its namespace ports of the bridge, under numbers of OpenFlow."""

@@ -130,9 +130,9 @@ def build_bridge(
             plugged = _plug(name, number, function, mesh, stack)
             _configure_on_link(plugged, function, mesh)
             ip.link("set", index=plugged.ifindex, master=number_of_bridge, state="up")
-            # Nothing is flooded while a receiver has not said a word yet.
+            # Nothing is flooded while a receiver has not said a word; it may have said one already.
             ip.fdb(
-                "add",
+                "replace",
                 ifindex=plugged.ifindex,
                 lladdr=plugged.mac,
                 state=ndmsg.NUD_NOARP,

@@ -7,7 +7,6 @@ generator ─▶ host-side veth of radio ─▶ path under test ─▶ eth0 of a
 import contextlib
 import json
 import socket
-import subprocess
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
 from typing import Any
@@ -15,8 +14,7 @@ from typing import Any
 import pytest
 
 import topology
-from ebpfmesh import apply
-from ebpfmesh.bench import changes, traffic, workload
+from ebpfmesh.bench import workload
 from ebpfmesh.bench.connect import IN_FLIGHT, Connector
 from ebpfmesh.bench.frames import PORTS, least_size
 from ebpfmesh.bench.generator import BATCH
@@ -44,7 +42,15 @@ def connector() -> Iterator[Connector]:
         yield Connector(stack)
 
 
-@pytest.fixture(scope="module", params=PATHS)
+LOSSLESS = [
+    name
+    for name, path in PATHS.items()
+    if "frames" in path.carries and path.entry == "stack" and not name.startswith("ovs")
+]
+"""Paths that frames enter by a host-side veth, and that lose none however fast they come."""
+
+
+@pytest.fixture(scope="module", params=LOSSLESS)
 def path(request: pytest.FixtureRequest) -> Iterator[DataPath]:
     with ExitStack() as stack:
         path = PATHS[request.param](workload.load(), Scale(services=SERVICES))
@@ -132,15 +138,6 @@ def test_sink_leaves_everything_else_alone(rate: PacketRate, path: DataPath) -> 
             assert topology.poll(lambda: [d for d, _ in receive([listener])] == [b"hello"])
 
 
-WITH_POLICIES = [name for name, path in PATHS.items() if path.has_services]
-
-
-@pytest.mark.parametrize("path", WITH_POLICIES, indirect=True, scope="module")
-def test_policy_blocks_who_is_not_allowed(path: DataPath) -> None:
-    assert traffic.try_connection(path, workload.CLIENT) == "open"
-    assert traffic.try_connection(path, workload.BLOCKED) == "no answer"
-
-
 def test_connections_are_opened_and_closed_in_order(connector: Connector, path: DataPath) -> None:
     for _ in range(2):
         sample = connector.measure(path, 0.02)
@@ -148,24 +145,3 @@ def test_connections_are_opened_and_closed_in_order(connector: Connector, path: 
         counted = json.loads(sample.raw)
         assert counted["opened"] == counted["closed"] == counted["accepted"]
         assert counted["chains_ended"] == IN_FLIGHT
-
-
-@pytest.mark.parametrize("path", WITH_POLICIES, indirect=True, scope="module")
-def test_what_is_added_is_taken_out_again(path: DataPath) -> None:
-    kinds = changes.KINDS if path.name == "mesh" else ("add-service", "add-rule")
-    before = contents(path)
-    for kind in kinds:
-        assert changes.measure(kind, path, 0).value > 0
-        assert contents(path) == before
-
-
-def contents(path: DataPath) -> object:
-    """All services and rules of a path."""
-    with netns.entered(path.host.netns):
-        if path.name == "mesh":
-            with apply.opened(path.mesh.name) as live:
-                return live.record.model()
-        saved = subprocess.run(
-            ["iptables-nft-save"], capture_output=True, text=True, check=True
-        ).stdout
-    return [line for line in saved.splitlines() if line.startswith(("-", "*"))]

@@ -73,7 +73,7 @@ class Routed(DataPath):
 
     name = "routed"
     has_services = False
-    carries = frozenset({"sockets", "frames"})
+    carries = frozenset({"sockets", "frames", "connections"})
 
     def build(self, stack: ExitStack) -> None:
         """See DataPath."""
@@ -93,7 +93,7 @@ class Bridge(DataPath):
 
     name = "bridge"
     has_services = False
-    carries = frozenset({"sockets", "frames"})
+    carries = frozenset({"sockets", "frames", "connections"})
 
     @classmethod
     def missing(cls) -> str:
@@ -125,7 +125,7 @@ class RedirectPeer(DataPath):
 
     name = "redirect_peer"
     has_services = False
-    carries = frozenset({"sockets", "frames"})
+    carries = frozenset({"sockets", "frames", "connections"})
 
     @classmethod
     def missing(cls) -> str:

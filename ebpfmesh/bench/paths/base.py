@@ -18,7 +18,7 @@ from ebpfmesh.errors import CommandFailed, Unsupported
 from ebpfmesh.kernel import netns
 from ebpfmesh.model import Mesh, Policy, Service
 
-Source = Literal["sockets", "frames", "changes"]
+Source = Literal["sockets", "frames", "connections", "changes"]
 PROBE_SECONDS = 30
 
 
@@ -41,7 +41,9 @@ class DataPath(ABC):
     """Whether it knows services, and policies that allow them."""
     carries: ClassVar[frozenset[Source]]
     """What can use it: programs with ``sockets`` in two functions; ``frames`` that the kernel's
-    generator makes; ``changes``: a service or a rule can be added."""
+    generator makes; ``connections`` of the client in the kernel, which needs checksums to stay
+    unfinished all the way, as a stack leaves them; ``changes``: a service or a rule can be added.
+    """
     entry: ClassVar[Literal["stack", "redirect"]] = "stack"
     """How generated frames enter: as received by the client's host-side veth, or by XDP redirect
     into the veth ``redirect_ifindex``."""

@@ -17,7 +17,7 @@ class Iptables(DataPath):
 
     name = "iptables"
     has_services = True
-    carries = frozenset({"sockets", "frames", "changes"})
+    carries = frozenset({"sockets", "frames", "connections", "changes"})
     command: ClassVar[str] = "iptables-nft-restore"
     established_first: ClassVar[bool] = True
     append: ClassVar[bool] = False

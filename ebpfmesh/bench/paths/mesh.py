@@ -23,7 +23,7 @@ class MeshPath(DataPath):
 
     name = "mesh"
     has_services = True
-    carries = frozenset({"sockets", "frames", "changes"})
+    carries = frozenset({"sockets", "frames", "connections", "changes"})
 
     def __init__(self, mesh: Mesh, scale: Scale = SMALLEST) -> None:
         super().__init__(mesh.model_copy(update={"name": f"{mesh.name}-{scale}"}), scale)

@@ -18,7 +18,7 @@ class Nftables(DataPath):
 
     name = "nftables"
     has_services = True
-    carries = frozenset({"sockets", "frames", "changes"})
+    carries = frozenset({"sockets", "frames", "connections", "changes"})
 
     @classmethod
     def missing(cls) -> str:

@@ -99,6 +99,7 @@ class OvsKernel(Ovs):
     """The same with Open vSwitch's datapath in the kernel."""
 
     name = "ovs-kernel"
+    carries = Ovs.carries | {"connections"}
     datapath = "system"
 
     @classmethod
