@@ -61,7 +61,7 @@ KINDS = {
     "add-rule-command": _changes("rules", "add-rule-command", "command line"),
     "attach-one": Kind("one function more", "ms", False, "attach", "sockets"),
     "build": Kind("all of the path built", "s", False),
-    "build-memory": Kind("memory that building it took from the machine", "MiB", False),
+    "build-memory": Kind("memory that building it took, roughly", "MiB", False),
     "update-service": Kind(
         "a service added under traffic", "ms", False, "update", "changes", {"kind": "add-service"}
     ),

@@ -70,7 +70,7 @@ class Lab:
             path.build(stack)
             self.built[name, scale] = {
                 "build": time.perf_counter() - start,
-                "build-memory": (free - _free_memory()) / (1 << 20),
+                "build-memory": max(free - _free_memory(), 0) / (1 << 20),
             }
             self.paths[name, scale] = path
 
