@@ -75,9 +75,7 @@ class Updates:
             },
         )
 
-    def _under_traffic(
-        self, path: DataPath, do: Callable[[], _Done]
-    ) -> tuple[Report, _Done, Sent]:
+    def _under_traffic(self, path: DataPath, do: Callable[[], _Done]) -> tuple[Report, _Done, Sent]:
         """What became of traffic while ``do`` ran on another core, and what that gave."""
         entry, _ = entry_of(path)
         pace = Pace.at_rate(RATE, seconds=MAX_SECONDS, frames=round(RATE * MAX_SECONDS))
