@@ -385,11 +385,10 @@ def tallies(ratios: Iterable[Ratio]) -> tuple[Tally, ...]:
 
 
 def extents(ratios: Iterable[Ratio]) -> tuple[Extent, ...]:
-    """Where the mesh does worst and best, by kind, axis and each of RIVALS."""
+    """Where the mesh does worst and best, by kind, axis and the path it is compared with."""
     groups: dict[tuple[str, str, str], list[Ratio]] = {}
     for ratio in ratios:
-        if ratio.base in RIVALS:
-            groups.setdefault((ratio.kind, ratio.axis, ratio.base), []).append(ratio)
+        groups.setdefault((ratio.kind, ratio.axis, ratio.base), []).append(ratio)
     return tuple(
         Extent(min(group, key=lambda r: r.advantage), max(group, key=lambda r: r.advantage))
         for group in groups.values()

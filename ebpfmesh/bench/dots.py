@@ -2,7 +2,6 @@
 """Draws figures as dots: a row for each path, or for whatever a picture names."""
 
 from collections.abc import Sequence
-from textwrap import fill
 from typing import Any
 
 from matplotlib.axes import Axes
@@ -11,13 +10,11 @@ from matplotlib.lines import Line2D
 
 from ebpfmesh.bench.analyse import SUBJECT, Figure
 from ebpfmesh.bench.drawing import GRID, INK, PAGE, WIDTH, line, log_ticks, longest, scale, whiskers
-from ebpfmesh.bench.pictures import PERCENTILES, Picture, Point, places
+from ebpfmesh.bench.pictures import PERCENTILES, Picture, Point, Row, places
 from ebpfmesh.bench.words import place
 
 ROW_HEIGHT, TOP, GAP, BOTTOM = 0.215, 0.3, 0.32, 0.5
 """Inches."""
-LABEL = 34
-"""Characters of a row's name in a line."""
 LEGEND: dict[str, Any] = {
     "frameon": False, "fontsize": 8, "handletextpad": 0.1, "columnspacing": 1.0, "borderpad": 0.1,
 }  # fmt: skip
@@ -46,9 +43,12 @@ def draw_dots(picture: Picture) -> Canvas:
     return canvas
 
 
-def _sheet(rows: Sequence[Sequence[str]], stretch: float = 1) -> tuple[Canvas, Sequence[Axes]]:
-    """Panels above each other, as high as their rows need, with room at the left for names."""
-    heights = [(len(names) + 0.2) * ROW_HEIGHT * stretch for names in rows]
+def _sheet(rows: Sequence[Sequence[str]], lines: int = 0) -> tuple[Canvas, Sequence[Axes]]:
+    """Panels above each other, as high as their rows need, with room at the left for names.
+
+    ``lines`` is how many rows there are if that is not the number of names.
+    """
+    heights = [((lines or len(names)) + 0.2) * ROW_HEIGHT for names in rows]
     gaps = GAP * (len(rows) - 1)
     whole = TOP + sum(heights) + gaps + BOTTOM
     canvas = Canvas(figsize=(WIDTH, whole))
@@ -137,27 +137,39 @@ def _explain(axes: Axes, picture: Picture, ticks: Sequence[int]) -> None:
 
 
 def draw_rows(picture: Picture) -> Canvas:
-    """A row for whatever the picture names, with a point for each path."""
-    labels = [fill(row.label, LABEL) for row in picture.rows]
+    """A row for whatever the picture names, with a point for each path; titles above groups."""
     several = len(picture.paths) > 1
-    stretch = 1.9 if any("\n" in label for label in labels) else 1.3 if several else 1.0
-    canvas, (axes,) = _sheet(
-        [[part for label in labels for part in label.split("\n")[:1]]], stretch
-    )
-    for number, row in enumerate(picture.rows):
-        for point in row.points:
-            shift = 0.2 * (2 * picture.paths.index(point.path) - 1) if several else 0
-            axes.errorbar(
-                [point.value], [number + shift],
-                xerr=([point.value - point.low], [point.high - point.value]),
-                elinewidth=1, capsize=2, **line(point.path) | {"ls": "none", "ms": 5},
+    groups = dict.fromkeys(row.group for row in picture.rows)
+    rows = [(g, [row for row in picture.rows if row.group == g]) for g in groups]
+    names = [name for g, found in rows for name in ([g] if g else []) + [r.label for r in found]]
+    canvas, (axes,) = _sheet([[row.label for row in picture.rows]], len(names))
+    number = -1
+    for group, found in rows:
+        if group:
+            number += 1
+            axes.text(
+                0.012 - axes.get_position().x0, number, group, fontweight="bold", va="center",
+                transform=axes.get_yaxis_transform(),
             )  # fmt: skip
-    _name_rows(axes, labels)
+        for row in found:
+            number += 1
+            _draw_row(axes, number, row, picture.paths)
+    _name_rows(axes, ["" if name in groups else name for name in names])
     _scale_rows(axes, [point for row in picture.rows for point in row.points], picture)
     axes.set_xlabel(picture.unit)
     if several:
         _explain_paths(axes, picture)
     return canvas
+
+
+def _draw_row(axes: Axes, number: int, row: Row, paths: Sequence[str]) -> None:
+    for point in row.points:
+        shift = 0.16 * (2 * paths.index(point.path) - len(paths) + 1)
+        axes.errorbar(
+            [point.value], [number + shift],
+            xerr=([point.value - point.low], [point.high - point.value]),
+            elinewidth=1, capsize=2, **line(point.path) | {"ls": "none", "ms": 5},
+        )  # fmt: skip
 
 
 def _scale_rows(axes: Axes, points: Sequence[Point], picture: Picture) -> None:

@@ -48,7 +48,6 @@ LOOKS = {
 OTHER = Look("#7c858c", "8", (0, (2, 2)))
 STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
-    "pdf.fonttype": 42,
     "font.family": "sans-serif",
     "font.size": 9,
     "axes.labelsize": 9,

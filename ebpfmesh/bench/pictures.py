@@ -37,8 +37,9 @@ class Point:
 
 @dataclass(frozen=True)
 class Row:
-    """A row of a picture that has several points in each."""
+    """A row of a picture that has several points in each, below the title of its group if any."""
 
+    group: str
     label: str
     points: tuple[Point, ...]
 
@@ -79,9 +80,11 @@ class Picture:
         if not self.rows:
             return FIGURE_COLUMNS, [figure_row(figure) for figure in self.figures]
         rows: list[tuple[object, ...]] = [
-            (row.label, p.path, p.value, p.low, p.high) for row in self.rows for p in row.points
+            (row.group, row.label, p.path, p.value, p.low, p.high)
+            for row in self.rows
+            for p in row.points
         ]
-        return ("row", "path", self.unit, "low", "high"), rows
+        return ("group", "row", "path", self.unit, "low", "high"), rows
 
 
 def figure_row(figure: Figure) -> tuple[object, ...]:
@@ -141,7 +144,7 @@ def _beside_rivals(ratios: Sequence[Ratio]) -> Iterable[Picture]:
             "summary", f"The mesh beside {names}", "to the right of 1 the mesh is better",
             "rows", "times better", even=1.0,
             rows=tuple(
-                Row(f"{KINDS[kind].title}, {place(axis, at)}", tuple(points))
+                Row(capital(KINDS[kind].title), place(axis, at), tuple(points))
                 for (kind, axis, at), points in rows.items()
             ),
         )  # fmt: skip
@@ -159,7 +162,7 @@ def _of_the_mesh(figures: Sequence[Figure]) -> Iterable[Picture]:
                     f"{other}-{SUBJECT}-{axis}-{at}", f"The mesh itself, at {place(axis, at)}",
                     _better(other), "rows", KINDS[other].unit,
                     rows=tuple(
-                        Row(KINDS[f.kind].title, (Point(f.path, f.median, f.low, f.high),))
+                        Row("", capital(KINDS[f.kind].title), (Point(f.path, f.median, f.low, f.high),))
                         for f in mine
                     ),
                 )  # fmt: skip

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: BSD-2-Clause
 """The report of a run: one page of HTML that needs nothing else, its pictures and tables as files.
 
-Beside report.html stand figures.csv, ratios.csv, figures.json, and in plots/ every picture as PNG
-and PDF for papers, and as CSV what is drawn in it.
+Beside report.html stand figures.csv, ratios.csv, figures.json, and in plots/ every picture as PNG,
+and what is drawn in it as CSV.
 """
 
 import csv
@@ -40,7 +40,7 @@ def write(results: Results, directory: Path) -> Path:
     folder = directory / "plots"
     folder.mkdir(exist_ok=True)
     for picture in drawn:
-        plots.save(picture, folder)
+        plots.save(picture, folder / f"{picture.name}.png")
         write_csv(folder / f"{picture.name}.csv", picture.data())
     figures = [*analyse.figures(results), *(cost.figure for cost in analyse.costs(results))]
     write_csv(directory / "figures.csv", (FIGURE_COLUMNS, [figure_row(f) for f in figures]))
@@ -65,6 +65,8 @@ def data(results: Results) -> dict[str, object]:
     """What the report says, for programs."""
     return {
         "summary": [*summary.headlines(results), *map(str, summary.claims(results))],
+        "losses": [*map(str, summary.losses(results))],
+        "unclear": [summary.ratio_sentence(ratio) for ratio in analyse.unclear(results)],
         "figures": [asdict(figure) for figure in analyse.figures(results)],
         "ratios": [_ratio_data(ratio) for ratio in analyse.ratios(results)],
         "inner_ratios": [_ratio_data(ratio) for ratio in analyse.inner_ratios(results)],
@@ -98,7 +100,7 @@ def render(results: Results) -> str:
         rounds=count(results.scenario["rounds"]),
         headlines=summary.headlines(results),
         claims=summary.claims(results),
-        losses=[summary.ratio_sentence(ratio) for ratio in analyse.losses(results)],
+        losses=summary.losses(results),
         unclear=[summary.ratio_sentence(ratio) for ratio in analyse.unclear(results)],
         failures=list(summary.grouped_failures(analyse.failures(results))),
         compared=bool(analyse.ratios(results)),

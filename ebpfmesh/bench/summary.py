@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-2-Clause
 """What a run says, in sentences that are made from its figures; none is written beforehand."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from ebpfmesh.bench import analyse
@@ -55,14 +55,28 @@ def claims(results: Results) -> list[Claim]:
 
     Beside none of them: what it is beside itself.
     """
+    rivals = [ratio for ratio in analyse.ratios(results) if ratio.base in RIVALS]
+    if rivals:
+        return _by_kind(rivals)
+    return [
+        Claim(
+            _about(r.kind),
+            (Cell(f"{_times(r, name=False)} mesh with {r.base}", tone=TONES[r.conclusion]),),
+        )
+        for r in analyse.inner_ratios(results)
+    ]
+
+
+def losses(results: Results) -> list[Claim]:
+    """By kind and axis, the paths that the mesh is clearly worse than, and by how much."""
+    return _by_kind(analyse.losses(results))
+
+
+def _by_kind(ratios: Iterable[Ratio]) -> list[Claim]:
     found: dict[tuple[str, str], list[Cell]] = {}
-    for extent in analyse.extents(analyse.ratios(results)):
-        key = extent.worst.kind, extent.worst.axis
-        found.setdefault(key, []).append(_said(extent))
-    if not found:
-        for ratio in analyse.inner_ratios(results):
-            where = found.setdefault((ratio.kind, ratio.axis), [])
-            where.append(Cell(f"{_times(ratio)} with {ratio.base}", tone=TONES[ratio.conclusion]))
+    for extent in analyse.extents(ratios):
+        where = extent.worst.kind, extent.worst.axis
+        found.setdefault(where, []).append(_said(extent))
     return [Claim(_about(kind), tuple(parts)) for (kind, _), parts in found.items()]
 
 
@@ -81,7 +95,7 @@ def _said(extent: Extent) -> Cell:
 
 
 def _times(ratio: Ratio, *, name: bool = True) -> str:
-    base = f" {SUBJECT if ratio.base not in RIVALS else ratio.base}" if name else ""
+    base = f" {ratio.base}" if name else ""
     return f"{number(ratio.ratio)} ×{base} ({number(ratio.low)} {DASH} {number(ratio.high)})"
 
 
