@@ -206,10 +206,24 @@ class Tally:
 
 @dataclass(frozen=True)
 class Extent:
-    """Where on an axis the mesh does worst and best beside a path, in one kind of figure."""
+    """What the mesh is beside a path, in one kind of figure, over the places of an axis."""
 
-    worst: Ratio
-    best: Ratio
+    ratios: tuple[Ratio, ...]
+
+    @property
+    def worst(self) -> Ratio:
+        """Where the mesh does worst."""
+        return min(self.ratios, key=lambda ratio: ratio.advantage)
+
+    @property
+    def best(self) -> Ratio:
+        """Where the mesh does best."""
+        return max(self.ratios, key=lambda ratio: ratio.advantage)
+
+    @property
+    def is_flat(self) -> bool:
+        """Whether the worst and the best cannot be told apart: their intervals overlap."""
+        return max(self.worst.low, self.best.low) <= min(self.worst.high, self.best.high)
 
 
 def conclude(low: float, high: float, *, more_is_better: bool, enough: bool) -> Conclusion:
@@ -385,11 +399,8 @@ def tallies(ratios: Iterable[Ratio]) -> tuple[Tally, ...]:
 
 
 def extents(ratios: Iterable[Ratio]) -> tuple[Extent, ...]:
-    """Where the mesh does worst and best, by kind, axis and the path it is compared with."""
+    """Ratios by kind, axis and the path that the mesh is compared with."""
     groups: dict[tuple[str, str, str], list[Ratio]] = {}
     for ratio in ratios:
         groups.setdefault((ratio.kind, ratio.axis, ratio.base), []).append(ratio)
-    return tuple(
-        Extent(min(group, key=lambda r: r.advantage), max(group, key=lambda r: r.advantage))
-        for group in groups.values()
-    )
+    return tuple(Extent(tuple(group)) for group in groups.values())

@@ -7,13 +7,14 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 from matplotlib.lines import Line2D
+from matplotlib.transforms import blended_transform_factory
 
 from ebpfmesh.bench.analyse import SUBJECT, Figure
 from ebpfmesh.bench.drawing import GRID, INK, PAGE, WIDTH, line, log_ticks, longest, scale, whiskers
 from ebpfmesh.bench.pictures import PERCENTILES, Picture, Point, Row, places
 from ebpfmesh.bench.words import place
 
-ROW_HEIGHT, TOP, GAP, BOTTOM = 0.215, 0.3, 0.32, 0.5
+ROW_HEIGHT, TOP, BARE_TOP, GAP, BOTTOM = 0.215, 0.3, 0.06, 0.32, 0.5
 """Inches."""
 LEGEND: dict[str, Any] = {
     "frameon": False, "fontsize": 8, "handletextpad": 0.1, "columnspacing": 1.0, "borderpad": 0.1,
@@ -33,7 +34,7 @@ def draw_dots(picture: Picture) -> Canvas:
             for at in ticks
         ]
     rows = [_best_first(found, picture) for _, found in panels]
-    canvas, grid = _sheet(rows)
+    canvas, grid = _sheet(rows, top=TOP if len(ticks) > 1 or len(picture.kinds) > 1 else BARE_TOP)
     for axes, (title, found), paths in zip(grid, panels, rows, strict=True):
         _draw_panel(axes, found, paths, picture)
         axes.set_title(title, loc="left", fontweight="bold")
@@ -43,18 +44,20 @@ def draw_dots(picture: Picture) -> Canvas:
     return canvas
 
 
-def _sheet(rows: Sequence[Sequence[str]], lines: int = 0) -> tuple[Canvas, Sequence[Axes]]:
+def _sheet(
+    rows: Sequence[Sequence[str]], *, lines: int = 0, top: float = TOP
+) -> tuple[Canvas, Sequence[Axes]]:
     """Panels above each other, as high as their rows need, with room at the left for names.
 
     ``lines`` is how many rows there are if that is not the number of names.
     """
     heights = [((lines or len(names)) + 0.2) * ROW_HEIGHT for names in rows]
     gaps = GAP * (len(rows) - 1)
-    whole = TOP + sum(heights) + gaps + BOTTOM
+    whole = top + sum(heights) + gaps + BOTTOM
     canvas = Canvas(figsize=(WIDTH, whole))
     left = longest([name for names in rows for name in names]) + 0.15
     panels: list[Axes] = []
-    above = whole - TOP
+    above = whole - top
     for height in heights:
         box = (left / WIDTH, (above - height) / whole, 1 - (left + 0.2) / WIDTH, height / whole)
         panels.append(canvas.add_axes(box, sharex=panels[0] if panels else None))
@@ -94,7 +97,7 @@ def _fill(figure: Figure, ticks: Sequence[int]) -> dict[str, Any]:
     """How a marker is filled: not at the first of two places, by half if both are meant."""
     if len(ticks) > 1 and figure.everywhere:
         return {"fillstyle": "left", "markerfacecoloralt": PAGE}
-    return {} if not ticks or figure.at == ticks[-1] else {"mfc": PAGE}
+    return {"mfc": PAGE} if len(ticks) > 1 and figure.at == ticks[0] else {}
 
 
 def _fill_of_kind(figure: Figure) -> dict[str, Any]:
@@ -122,7 +125,7 @@ def _explain(axes: Axes, picture: Picture, ticks: Sequence[int]) -> None:
         shown = zip((plain, hollow, stroke), PERCENTILES.values(), strict=True)
     elif len(ticks) > 1:
         axis = picture.figures[0].axis
-        names = [place(axis, ticks[0]), place(axis, ticks[-1]), "either"]
+        names = [place(axis, ticks[0]), place(axis, ticks[-1]), "the same at both"]
         half = plain | {"fillstyle": "left", "markerfacecoloralt": PAGE}
         styles = [hollow, plain]
         if any(figure.everywhere for figure in picture.figures):
@@ -142,14 +145,20 @@ def draw_rows(picture: Picture) -> Canvas:
     groups = dict.fromkeys(row.group for row in picture.rows)
     rows = [(g, [row for row in picture.rows if row.group == g]) for g in groups]
     names = [name for g, found in rows for name in ([g] if g else []) + [r.label for r in found]]
-    canvas, (axes,) = _sheet([[row.label for row in picture.rows]], len(names))
+    canvas, (axes,) = _sheet(
+        [[row.label for row in picture.rows]],
+        lines=len(names),
+        top=TOP if several else BARE_TOP,
+    )
+    beside = blended_transform_factory(canvas.transFigure, axes.transData)
     number = -1
     for group, found in rows:
         if group:
             number += 1
             axes.text(
-                0.012 - axes.get_position().x0, number, group, fontweight="bold", va="center",
-                transform=axes.get_yaxis_transform(),
+                0.012, number, group, fontweight="bold", va="center",
+                transform=beside, zorder=5,
+                bbox={"facecolor": PAGE, "edgecolor": "none", "pad": 1},
             )  # fmt: skip
         for row in found:
             number += 1
@@ -180,7 +189,7 @@ def _scale_rows(axes: Axes, points: Sequence[Point], picture: Picture) -> None:
         axes.set_xlim(0, high * 1.06)
         return
     low, high = min(low, picture.even), max(high, picture.even)
-    room = max((high / low) ** 0.04, 1.02)
+    room = max((high / low) ** 0.05, 1.02)
     axes.set_xscale("log")
     axes.set_xlim(low / room, high * room)
     log_ticks(axes, "x", high / low)

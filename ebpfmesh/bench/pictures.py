@@ -5,13 +5,14 @@ A kind of figure that several paths have is drawn over its axis: as lines from t
 as a row of dots for each path. The percentiles of a latency share a picture.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from ebpfmesh.bench.analyse import INSTEAD, RIVALS, SUBJECT, Figure, Ratio
-from ebpfmesh.bench.kinds import KINDS
-from ebpfmesh.bench.words import capital, place
+from ebpfmesh.bench.kinds import AXES, KINDS
+from ebpfmesh.bench.words import capital, place, plain
 
 PERCENTILES = {"rr": "50 %", "rr-p99": "99 %", "rr-p999": "99.9 %"}
 """Kinds that are one latency, each as a part of the way up its distribution."""
@@ -98,8 +99,9 @@ def pictures(figures: Sequence[Figure], ratios: Sequence[Ratio]) -> tuple[Pictur
     for figure in figures:
         family = "rr" if figure.kind in PERCENTILES else figure.kind
         groups.setdefault((family, figure.axis), []).append(figure)
+    kinds = Counter(kind for kind, _ in groups)
     several = [
-        _over_axis(kind, axis, group)
+        _over_axis(kind, axis, group, say_axis=kinds[kind] > 1)
         for (kind, axis), group in groups.items()
         if len({figure.path for figure in group}) > 1
     ]
@@ -111,15 +113,22 @@ def places(figures: Iterable[Figure]) -> list[int]:
     return sorted({figure.at for figure in figures if not figure.everywhere})
 
 
-def _over_axis(kind: str, axis: str, figures: Sequence[Figure]) -> Picture:
+def _over_axis(kind: str, axis: str, figures: Sequence[Figure], *, say_axis: bool) -> Picture:
     title = KINDS[kind].title
-    form: Form = "lines" if len(places(figures)) >= LINES_FROM else "dots"
     kinds = dict.fromkeys(figure.kind for figure in figures)
     if len(kinds) > 1:
         title += ", " + ", ".join(PERCENTILES[name] for name in kinds)
+    if say_axis:
+        title += f", by {AXES[axis].title}"
     return Picture(
-        f"{kind}-{axis}", capital(title), _better(kind), form, KINDS[kind].unit, tuple(figures)
-    )
+        f"{kind}-{axis}", _title(title), _better(kind),
+        "lines" if len(places(figures)) >= LINES_FROM else "dots",
+        KINDS[kind].unit, tuple(figures),
+    )  # fmt: skip
+
+
+def _title(text: str) -> str:
+    return plain(capital(text))
 
 
 def _better(kind: str) -> str:
@@ -144,7 +153,7 @@ def _beside_rivals(ratios: Sequence[Ratio]) -> Iterable[Picture]:
             "summary", f"The mesh beside {names}", "to the right of 1 the mesh is better",
             "rows", "times better", even=1.0,
             rows=tuple(
-                Row(capital(KINDS[kind].title), place(axis, at), tuple(points))
+                Row(_title(KINDS[kind].title), place(axis, at), tuple(points))
                 for (kind, axis, at), points in rows.items()
             ),
         )  # fmt: skip
@@ -162,7 +171,7 @@ def _of_the_mesh(figures: Sequence[Figure]) -> Iterable[Picture]:
                     f"{other}-{SUBJECT}-{axis}-{at}", f"The mesh itself, at {place(axis, at)}",
                     _better(other), "rows", KINDS[other].unit,
                     rows=tuple(
-                        Row("", capital(KINDS[f.kind].title), (Point(f.path, f.median, f.low, f.high),))
+                        Row("", _title(KINDS[f.kind].title), (Point(f.path, f.median, f.low, f.high),))
                         for f in mine
                     ),
                 )  # fmt: skip

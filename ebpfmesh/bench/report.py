@@ -7,11 +7,13 @@ and what is drawn in it as CSV.
 
 import csv
 import json
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
 import jinja2
+from markupsafe import Markup, escape
 from rich.table import Table
 
 from ebpfmesh.bench import analyse, method, plots, sections, summary
@@ -66,7 +68,7 @@ def data(results: Results) -> dict[str, object]:
     return {
         "summary": [*summary.headlines(results), *map(str, summary.claims(results))],
         "losses": [*map(str, summary.losses(results))],
-        "unclear": [summary.ratio_sentence(ratio) for ratio in analyse.unclear(results)],
+        "unclear": [*map(str, summary.unclear(results))],
         "figures": [asdict(figure) for figure in analyse.figures(results)],
         "ratios": [_ratio_data(ratio) for ratio in analyse.ratios(results)],
         "inner_ratios": [_ratio_data(ratio) for ratio in analyse.inner_ratios(results)],
@@ -101,7 +103,7 @@ def render(results: Results) -> str:
         headlines=summary.headlines(results),
         claims=summary.claims(results),
         losses=summary.losses(results),
-        unclear=[summary.ratio_sentence(ratio) for ratio in analyse.unclear(results)],
+        unclear=summary.unclear(results),
         failures=list(summary.grouped_failures(analyse.failures(results))),
         compared=bool(analyse.ratios(results)),
         pictures=[(picture, plots.svg(picture)) for picture in drawn],
@@ -122,7 +124,13 @@ def template(name: str) -> jinja2.Template:
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
+    environment.filters["typed"] = typed
     return environment.get_template(name)
+
+
+def typed(text: str) -> Markup:
+    """A text whose parts between backticks are set as what is typed; all of it is escaped."""
+    return Markup(re.sub("`(.+?)`", r"<code>\1</code>", str(escape(text))))
 
 
 def terminal(results: Results) -> Iterable[Table]:

@@ -16,7 +16,7 @@ from ebpfmesh.bench.analyse import COSTS, Figure, Ratio
 from ebpfmesh.bench.kinds import AXES, KINDS
 from ebpfmesh.bench.pictures import places
 from ebpfmesh.bench.results import Results
-from ebpfmesh.bench.words import capital, count, number, place, short
+from ebpfmesh.bench.words import between, capital, count, number, place, short
 
 Tone = Literal["", "good", "bad", "unclear"]
 COLOURS = {"good": "green", "bad": "red", "unclear": "yellow"}
@@ -77,7 +77,7 @@ def at_of(axis: str, at: int, *, everywhere: bool = False) -> Cell:
 
 def interval(low: float, high: float) -> Cell:
     """Both ends of an interval, sorted by its width."""
-    return Cell(f"{number(low)} {DASH} {number(high)}", high - low)
+    return Cell(between(low, high), high - low)
 
 
 def figures(results: Results) -> Section:
@@ -115,7 +115,7 @@ def _ratios(title: str, over: str, found: Sequence[Ratio]) -> Section:
         row = (
             title_of(r.kind), at_of(r.axis, r.at), r.base,
             Cell(number(r.ratio), r.ratio, TONES[r.conclusion]),
-            Cell(interval(r.low, r.high).text, r.high - r.low, noisy),
+            Cell(between(r.low, r.high), r.high - r.low, noisy),
             Cell(r.conclusion, None, TONES[r.conclusion]),
             Cell(f"{r.goal} {r.verdict}" if r.goal else "", None, TONES.get(r.verdict, "")),
         )  # fmt: skip

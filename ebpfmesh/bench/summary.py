@@ -2,14 +2,14 @@
 """What a run says, in sentences that are made from its figures; none is written beforehand."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ebpfmesh.bench import analyse
 from ebpfmesh.bench.analyse import COSTS, RIVALS, SUBJECT, Extent, Ratio, Tally
 from ebpfmesh.bench.kinds import KINDS
 from ebpfmesh.bench.results import Measurement, Results
-from ebpfmesh.bench.sections import DASH, TONES, Cell
-from ebpfmesh.bench.words import capital, number, place
+from ebpfmesh.bench.sections import TONES, Cell
+from ebpfmesh.bench.words import between, capital, count, number, place
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ def headlines(results: Results) -> list[str]:
     missing = [name for name in RIVALS if name not in {tally.base for tally in tallies}]
     said = [tally_sentence(tally) for tally in tallies]
     if missing:
-        said.append(f"This run does not compare it with {' or '.join(missing)}.")
+        said.append(f"This run does not compare the mesh with {' or '.join(missing)}.")
     return said
 
 
@@ -61,7 +61,7 @@ def claims(results: Results) -> list[Claim]:
     return [
         Claim(
             _about(r.kind),
-            (Cell(f"{_times(r, name=False)} mesh with {r.base}", tone=TONES[r.conclusion]),),
+            (Cell(_times(replace(r, base=f"the mesh with {r.base}")), tone=TONES[r.conclusion]),),
         )
         for r in analyse.inner_ratios(results)
     ]
@@ -70,6 +70,15 @@ def claims(results: Results) -> list[Claim]:
 def losses(results: Results) -> list[Claim]:
     """By kind and axis, the paths that the mesh is clearly worse than, and by how much."""
     return _by_kind(analyse.losses(results))
+
+
+def unclear(results: Results) -> list[Claim]:
+    """By kind and axis, where the run is too noisy or too short to say which is better."""
+    found: dict[tuple[str, str], list[Cell]] = {}
+    for r in analyse.unclear(results):
+        said = f"{_times(r)} at {place(r.axis, r.at)}, {count(r.rounds)} rounds"
+        found.setdefault((r.kind, r.axis), []).append(Cell(said))
+    return [Claim(_about(kind), tuple(parts)) for (kind, _), parts in found.items()]
 
 
 def _by_kind(ratios: Iterable[Ratio]) -> list[Claim]:
@@ -86,25 +95,25 @@ def _about(kind: str) -> str:
 
 
 def _said(extent: Extent) -> Cell:
+    """The worst and the best; one statement for all if those cannot be told apart."""
     worst, best = extent.worst, extent.best
-    text = f"{_times(worst)} at {place(worst.axis, worst.at)}"
-    if best != worst:
-        text = f"from {text} to {_times(best, name=False)} at {place(best.axis, best.at)}"
-    conclusions = {worst.conclusion, best.conclusion}
-    return Cell(text, tone=TONES[worst.conclusion] if len(conclusions) == 1 else "")
+    conclusions = {ratio.conclusion for ratio in extent.ratios}
+    tone = TONES[worst.conclusion] if len(conclusions) == 1 else ""
+    at = place(worst.axis, worst.at)
+    if best == worst:
+        return Cell(f"{_times(worst)} at {at}", tone=tone)
+    if extent.is_flat:
+        low, high = min(r.low for r in extent.ratios), max(r.high for r in extent.ratios)
+        ends = [r.at for r in extent.ratios]
+        at = f"{count(min(ends))} to {place(worst.axis, max(ends))}"
+        same = between(*sorted((worst.ratio, best.ratio)))
+        return Cell(f"{same}× {worst.base} ({between(low, high)}) at {at}", tone=tone)
+    also = f"{number(best.ratio)}× ({between(best.low, best.high)}) at {place(best.axis, best.at)}"
+    return Cell(f"{_times(worst)} at {at} to {also}", tone=tone)
 
 
-def _times(ratio: Ratio, *, name: bool = True) -> str:
-    base = f" {ratio.base}" if name else ""
-    return f"{number(ratio.ratio)} ×{base} ({number(ratio.low)} {DASH} {number(ratio.high)})"
-
-
-def ratio_sentence(ratio: Ratio) -> str:
-    """Say what the mesh is beside another path, somewhere."""
-    return (
-        f"{_about(ratio.kind)} at {place(ratio.axis, ratio.at)}: {number(ratio.ratio)} × "
-        f"{ratio.base} ({number(ratio.low)} {DASH} {number(ratio.high)}, {ratio.rounds} rounds)"
-    )
+def _times(ratio: Ratio) -> str:
+    return f"{number(ratio.ratio)}× {ratio.base} ({between(ratio.low, ratio.high)})"
 
 
 def failure_sentence(measurement: Measurement) -> str:

@@ -54,3 +54,14 @@ def capital(text: str) -> str:
 def times(amount: int) -> str:
     """How often: once, twice, 3 times."""
     return {1: "once", 2: "twice"}.get(amount, f"{count(amount)} times")
+
+
+def between(low: float, high: float) -> str:
+    """Both ends of an interval: 1.2–1.35, or one number if they look the same."""
+    first, last = number(low), number(high)
+    return first if first == last else f"{first}–{last}"
+
+
+def plain(text: str) -> str:
+    """A text without the marks of what is typed."""
+    return text.replace("`", "")
