@@ -91,7 +91,7 @@ def _positions(axes: Axes, axis: str, ticks: Sequence[int]) -> dict[int, float]:
 def thin_out(ticks: Sequence[int]) -> list[int]:
     """The ticks that get a number on a logarithmic axis, those that would touch left out.
 
-    Of many only the powers of ten, if there are some; the first and the last of the others have one.
+    Of many only the powers of ten, if there are some. The first and the last have one.
     """
     tens = [tick for tick in ticks if str(tick).rstrip("0") == "1"]
     wanted = list(tens if len(ticks) > MOST_TICKS and len(tens) > 1 else ticks)

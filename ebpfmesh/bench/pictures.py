@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from ebpfmesh.bench.analyse import INSTEAD, RIVALS, SUBJECT, Figure, Ratio
+from ebpfmesh.bench.analyse import COSTS, INSTEAD, RIVALS, SUBJECT, Figure, Ratio
 from ebpfmesh.bench.kinds import AXES, KINDS
 from ebpfmesh.bench.words import capital, place, plain
 
@@ -127,6 +127,11 @@ def _over_axis(kind: str, axis: str, figures: Sequence[Figure], *, say_axis: boo
     )  # fmt: skip
 
 
+def title_of(kind: str) -> str:
+    """The title of a kind as a picture has it."""
+    return _title((KINDS.get(kind) or COSTS[kind]).title)
+
+
 def _title(text: str) -> str:
     return plain(capital(text))
 
@@ -153,7 +158,7 @@ def _beside_rivals(ratios: Sequence[Ratio]) -> Iterable[Picture]:
             "summary", f"The mesh beside {names}", "to the right of 1 the mesh is better",
             "rows", "times better", even=1.0,
             rows=tuple(
-                Row(_title(KINDS[kind].title), place(axis, at), tuple(points))
+                Row(title_of(kind), place(axis, at), tuple(points))
                 for (kind, axis, at), points in rows.items()
             ),
         )  # fmt: skip
@@ -171,7 +176,10 @@ def _of_the_mesh(figures: Sequence[Figure]) -> Iterable[Picture]:
                     f"{other}-{SUBJECT}-{axis}-{at}", f"The mesh itself, at {place(axis, at)}",
                     _better(other), "rows", KINDS[other].unit,
                     rows=tuple(
-                        Row("", _title(KINDS[f.kind].title), (Point(f.path, f.median, f.low, f.high),))
-                        for f in mine
+                        Row("", title_of(f.kind), (_point(f),)) for f in mine
                     ),
                 )  # fmt: skip
+
+
+def _point(figure: Figure) -> Point:
+    return Point(figure.path, figure.median, figure.low, figure.high)

@@ -7,7 +7,6 @@ and what is drawn in it as CSV.
 
 import csv
 import json
-import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -130,13 +129,27 @@ def template(name: str) -> jinja2.Template:
 
 def typed(text: str) -> Markup:
     """A text whose parts between backticks are set as what is typed; all of it is escaped."""
-    return Markup(re.sub("`(.+?)`", r"<code>\1</code>", str(escape(text))))
+    parts = text.split("`")
+    return Markup("").join(
+        Markup("<code>{}</code>").format(part) if number % 2 else escape(part)
+        for number, part in enumerate(parts)
+    )
 
 
 def terminal(results: Results) -> Iterable[Table]:
     """The tables for a terminal."""
     shown: Sequence[Section] = [*sections.figures_tables(results), *tables(results)]
     return (sections.table(section) for section in shown)
+
+
+def told(results: Results) -> Iterator[str]:
+    """What a terminal says below the tables: the answer, what is missing, what failed."""
+    yield from summary.headlines(results)
+    yield from (f"loses in {claim}" for claim in summary.losses(results))
+    yield from (f"unclear: {claim}" for claim in summary.unclear(results))
+    yield from (f"missing here: {name}: {why}" for name, why in results.missing.items())
+    failures = analyse.failures(results)
+    yield from (f"failed: {text}" for text in summary.grouped_failures(failures))
 
 
 def _cost_data(cost: Cost) -> dict[str, object]:

@@ -5,11 +5,43 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from ebpfmesh.bench import analyse
-from ebpfmesh.bench.analyse import COSTS, RIVALS, SUBJECT, Extent, Ratio, Tally
+from ebpfmesh.bench.analyse import COSTS, RIVALS, SUBJECT, Ratio
 from ebpfmesh.bench.kinds import KINDS
 from ebpfmesh.bench.results import Measurement, Results
 from ebpfmesh.bench.sections import TONES, Cell
 from ebpfmesh.bench.words import between, capital, count, number, place
+
+
+@dataclass(frozen=True)
+class Tally:
+    """How often the mesh is better than a path, worse, and neither clearly."""
+
+    base: str
+    better: int
+    worse: int
+    unclear: int
+
+
+@dataclass(frozen=True)
+class Extent:
+    """What the mesh is beside a path, in one kind of figure, over the places of an axis."""
+
+    ratios: tuple[Ratio, ...]
+
+    @property
+    def worst(self) -> Ratio:
+        """Where the mesh does worst."""
+        return min(self.ratios, key=lambda ratio: ratio.advantage)
+
+    @property
+    def best(self) -> Ratio:
+        """Where the mesh does best."""
+        return max(self.ratios, key=lambda ratio: ratio.advantage)
+
+    @property
+    def is_flat(self) -> bool:
+        """Whether the worst and the best cannot be told apart: their intervals overlap."""
+        return max(self.worst.low, self.best.low) <= min(self.worst.high, self.best.high)
 
 
 @dataclass(frozen=True)
@@ -27,9 +59,9 @@ def headlines(results: Results) -> list[str]:
     """Whether the mesh is better than what people use instead: a sentence for each of that."""
     if not any(m.path == SUBJECT and m.kind in KINDS for m in results.measurements):
         return [f"The {SUBJECT} was not part of this run."]
-    tallies = analyse.tallies(analyse.ratios(results))
-    missing = [name for name in RIVALS if name not in {tally.base for tally in tallies}]
-    said = [tally_sentence(tally) for tally in tallies]
+    found = tallies(analyse.ratios(results))
+    missing = [name for name in RIVALS if name not in {tally.base for tally in found}]
+    said = [tally_sentence(tally) for tally in found]
     if missing:
         said.append(f"This run does not compare the mesh with {' or '.join(missing)}.")
     return said
@@ -83,7 +115,7 @@ def unclear(results: Results) -> list[Claim]:
 
 def _by_kind(ratios: Iterable[Ratio]) -> list[Claim]:
     found: dict[tuple[str, str], list[Cell]] = {}
-    for extent in analyse.extents(ratios):
+    for extent in extents(ratios):
         where = extent.worst.kind, extent.worst.axis
         found.setdefault(where, []).append(_said(extent))
     return [Claim(_about(kind), tuple(parts)) for (kind, _), parts in found.items()]
@@ -132,3 +164,21 @@ def grouped_failures(failures: Sequence[Measurement]) -> Iterator[str]:
     for group in groups.values():
         more = f" (and in {len(group) - 1} more rounds)" if len(group) > 1 else ""
         yield failure_sentence(group[0]) + more
+
+
+def tallies(ratios: Iterable[Ratio]) -> tuple[Tally, ...]:
+    """How often the mesh is better, by each of RIVALS that it was measured beside."""
+    found = [(r.base, r.conclusion) for r in ratios]
+    return tuple(
+        Tally(base, *(found.count((base, word)) for word in ("better", "worse", "unclear")))
+        for base in RIVALS
+        if any(name == base for name, _ in found)
+    )
+
+
+def extents(ratios: Iterable[Ratio]) -> tuple[Extent, ...]:
+    """Ratios by kind, axis and the path that the mesh is compared with."""
+    groups: dict[tuple[str, str, str], list[Ratio]] = {}
+    for ratio in ratios:
+        groups.setdefault((ratio.kind, ratio.axis, ratio.base), []).append(ratio)
+    return tuple(Extent(tuple(group)) for group in groups.values())
