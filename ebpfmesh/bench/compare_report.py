@@ -9,14 +9,17 @@ from pathlib import Path
 from rich.table import Table
 
 from ebpfmesh.bench import plots, sections
+from ebpfmesh.bench.analyse import COSTS
 from ebpfmesh.bench.compare import CHANCE, Change, Comparison
+from ebpfmesh.bench.kinds import AXES, KINDS
 from ebpfmesh.bench.pictures import Picture, Point, Row, title_of
 from ebpfmesh.bench.report import template
 from ebpfmesh.bench.results import Results
 from ebpfmesh.bench.sections import TONES, Cell, Section
-from ebpfmesh.bench.words import between, number, place
+from ebpfmesh.bench.words import between, count, number
 
-MOST_ROWS = 60
+KIND_ORDER = [*KINDS, *COSTS]
+MOST_ROWS = 40
 """Changes in a picture: the greatest ones."""
 DRIFT = 0.03
 """How far the paths without the mesh may go before it is said that the machine changed."""
@@ -101,18 +104,25 @@ def pictures(comparison: Comparison) -> Iterator[Picture]:
         ("changes", "Figures, after beside before", comparison.changes),
         ("relative", "The mesh beside other paths, after beside before", comparison.relative),
     ):
-        rows: dict[tuple[str, str], list[Point]] = {}
-        for c in changes[:MOST_ROWS]:
-            at = f", {place(c.axis, c.at)}" if c.axis and not c.everywhere else ""
-            point = Point(c.base or c.path, *c.advantage)
-            rows.setdefault((title_of(c.kind) + at, c.base or c.path), []).append(point)
-        if rows:
-            kept = [Row(group, label, tuple(points)) for (group, label), points in rows.items()]
-            order = list(dict.fromkeys(row.group for row in kept))
-            yield Picture(
-                name, title, "to the right of 1 it became better", "rows", "times better",
-                rows=tuple(sorted(kept, key=lambda row: order.index(row.group))), even=1.0,
-            )  # fmt: skip
+        if not changes:
+            continue
+        if len(changes) > MOST_ROWS:
+            title += f": the {MOST_ROWS} greatest changes"
+        shown = sorted(changes[:MOST_ROWS], key=lambda c: (KIND_ORDER.index(c.kind), c.axis))
+        yield Picture(
+            name, title, "to the right of 1 it became better", "rows", "times better",
+            rows=tuple(_row(change) for change in shown), even=1.0,
+        )  # fmt: skip
+
+
+def _row(change: Change) -> Row:
+    """A change below the title of its kind, by path and place."""
+    name = change.base or change.path
+    group, label = title_of(change.kind), name
+    if change.axis:
+        group += f", by {AXES[change.axis].title}"
+        label += "" if change.everywhere else f", {count(change.at)}"
+    return Row(group, label, (Point(name, *change.advantage),))
 
 
 def data(comparison: Comparison) -> dict[str, object]:

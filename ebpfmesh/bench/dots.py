@@ -16,6 +16,8 @@ from ebpfmesh.bench.words import place
 
 ROW_HEIGHT, TOP, BARE_TOP, GAP, BOTTOM = 0.215, 0.3, 0.06, 0.32, 0.5
 """Inches."""
+SHIFT = 0.16
+"""Of a row, by which points in it stand apart."""
 LEGEND: dict[str, Any] = {
     "frameon": False, "fontsize": 8, "handletextpad": 0.1, "columnspacing": 1.0, "borderpad": 0.1,
 }  # fmt: skip
@@ -81,16 +83,23 @@ def _draw_panel(
     for row, path in enumerate(paths):
         mine = [figure for figure in figures if figure.path == path]
         style = line(path) | {"ls": "none"}
-        ends = [figure.median for figure in mine]
-        axes.plot([min(ends), max(ends)], [row, row], color=style["color"], lw=1.6, alpha=0.55)
-        for figure in mine:
+        heights = [row + _shift(figure, ticks, picture) for figure in mine]
+        axes.plot([f.median for f in mine], heights, color=style["color"], lw=1.6, alpha=0.55)
+        for figure, height in zip(mine, heights, strict=True):
             several = len(picture.kinds) > 1
             inside = _fill_of_kind(figure) if several else _fill(figure, ticks)
             axes.errorbar(
-                [figure.median], [row], xerr=whiskers([figure]), elinewidth=0.9, capsize=2,
+                [figure.median], [height], xerr=whiskers([figure]), elinewidth=0.9, capsize=2,
                 **style | inside,
             )  # fmt: skip
     _name_rows(axes, paths)
+
+
+def _shift(figure: Figure, ticks: Sequence[int], picture: Picture) -> float:
+    """The first of two places stands above the other, so that neither hides it."""
+    if len(ticks) < 2 or len(picture.kinds) > 1 or figure.everywhere:
+        return 0
+    return SHIFT if figure.at == ticks[-1] else -SHIFT
 
 
 def _fill(figure: Figure, ticks: Sequence[int]) -> dict[str, Any]:
@@ -141,7 +150,7 @@ def _explain(axes: Axes, picture: Picture, ticks: Sequence[int]) -> None:
 
 def draw_rows(picture: Picture) -> Canvas:
     """A row for whatever the picture names, with a point for each path; titles above groups."""
-    several = len(picture.paths) > 1
+    several = any(len(row.points) > 1 for row in picture.rows)
     groups = dict.fromkeys(row.group for row in picture.rows)
     rows = [(g, [row for row in picture.rows if row.group == g]) for g in groups]
     names = [name for g, found in rows for name in ([g] if g else []) + [r.label for r in found]]
@@ -162,7 +171,7 @@ def draw_rows(picture: Picture) -> Canvas:
             )  # fmt: skip
         for row in found:
             number += 1
-            _draw_row(axes, number, row, picture.paths)
+            _draw_row(axes, number, row)
     _name_rows(axes, ["" if name in groups else name for name in names])
     _scale_rows(axes, [point for row in picture.rows for point in row.points], picture)
     axes.set_xlabel(picture.unit)
@@ -171,11 +180,10 @@ def draw_rows(picture: Picture) -> Canvas:
     return canvas
 
 
-def _draw_row(axes: Axes, number: int, row: Row, paths: Sequence[str]) -> None:
-    for point in row.points:
-        shift = 0.16 * (2 * paths.index(point.path) - len(paths) + 1)
+def _draw_row(axes: Axes, number: int, row: Row) -> None:
+    for index, point in enumerate(row.points):
         axes.errorbar(
-            [point.value], [number + shift],
+            [point.value], [number + SHIFT * (2 * index - len(row.points) + 1)],
             xerr=([point.value - point.low], [point.high - point.value]),
             elinewidth=1, capsize=2, **line(point.path) | {"ls": "none", "ms": 5},
         )  # fmt: skip

@@ -6,6 +6,7 @@ A further table is a function in ``report.SECTIONS``.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Literal
 
 from rich.table import Table
@@ -157,13 +158,12 @@ def table(section: Section) -> Table:
     for name in section.columns:
         right = name.startswith(">")
         printed.add_column(name.removeprefix(">"), justify="right" if right else "left")
-    before = ""
-    for row in section.cells:
+    kinds = [row[0].brief for row in section.cells]
+    grouped = len(set(kinds)) == sum(1 for _ in groupby(kinds))
+    for number, row in enumerate(section.cells):
         texts = [Text(c.brief or c.text, style=COLOURS.get(c.tone, "")) for c in row]
-        first = texts[0].plain
-        if first == before and row[0].brief:
+        if grouped and number and kinds[number] and kinds[number] == kinds[number - 1]:
             texts[0] = Text("")
-        before = first
         printed.add_row(*texts)
     return printed
 
@@ -181,8 +181,10 @@ def figures_tables(results: Results) -> Iterator[Section]:
 def _medians(axis: str, figures: Sequence[Figure], ticks: Sequence[int]) -> Section:
     by_row: dict[tuple[str, str], dict[int, Figure]] = {}
     for figure in figures:
-        everywhere = ticks if figure.everywhere else (figure.at,)
-        by_row.setdefault((figure.kind, figure.path), {}).update(dict.fromkeys(everywhere, figure))
+        at = [figure.at]
+        if figure.everywhere:
+            at = places(f for f in figures if f.kind == figure.kind) or list(ticks[:1])
+        by_row.setdefault((figure.kind, figure.path), {}).update(dict.fromkeys(at, figure))
     rows = tuple(
         (
             title_of(kind), KINDS[kind].unit, path,
