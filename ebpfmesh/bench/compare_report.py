@@ -106,11 +106,10 @@ def pictures(comparison: Comparison) -> Iterator[Picture]:
     ):
         if not changes:
             continue
-        if len(changes) > MOST_ROWS:
-            title += f": the {MOST_ROWS} greatest changes"
+        most = f": the {MOST_ROWS} greatest changes" if len(changes) > MOST_ROWS else ""
         shown = sorted(changes[:MOST_ROWS], key=lambda c: (KIND_ORDER.index(c.kind), c.axis))
         yield Picture(
-            name, title, "to the right of 1 it became better", "rows", "times better",
+            name, title + most, "to the right of 1 it became better", "rows", "times better",
             rows=tuple(_row(change) for change in shown), even=1.0,
         )  # fmt: skip
 

@@ -129,7 +129,7 @@ def template(name: str) -> jinja2.Template:
 
 def typed(text: str) -> Markup:
     """A text whose parts between backticks are set as what is typed; all of it is escaped."""
-    parts = text.split("`")
+    parts = text.split("`") if text.count("`") % 2 == 0 else [text]
     return Markup("").join(
         Markup("<code>{}</code>").format(part) if number % 2 else escape(part)
         for number, part in enumerate(parts)

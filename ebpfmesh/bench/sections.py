@@ -160,9 +160,9 @@ def table(section: Section) -> Table:
         printed.add_column(name.removeprefix(">"), justify="right" if right else "left")
     kinds = [row[0].brief for row in section.cells]
     grouped = len(set(kinds)) == sum(1 for _ in groupby(kinds))
-    for number, row in enumerate(section.cells):
+    for index, row in enumerate(section.cells):
         texts = [Text(c.brief or c.text, style=COLOURS.get(c.tone, "")) for c in row]
-        if grouped and number and kinds[number] and kinds[number] == kinds[number - 1]:
+        if grouped and index and kinds[index] and kinds[index] == kinds[index - 1]:
             texts[0] = Text("")
         printed.add_row(*texts)
     return printed
