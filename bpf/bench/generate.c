@@ -1,35 +1,42 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
- * Packet generator of the benchmark: an XDP program for BPF_PROG_TEST_RUN with
- * live frames. Each frame is overwritten with the template, since the kernel
- * recycles pages without resetting them, and gets the next flow's source port,
- * with IPv4 its destination too, and the checksums that follow from them. Flows
- * come round robin.
+ * Packet generator of the benchmark: XDP programs for BPF_PROG_TEST_RUN with live frames. The
+ * kernel fills each page once with the frame it was given and recycles pages without resetting
+ * them, so the headers, which a path rewrites, are overwritten with the template's for each frame;
+ * the rest of the payload stays as it is. Then come the next flow's ports, its number, and the
+ * checksum that follows from them. Flows come round robin, so that the sequence number of all of
+ * them is the number of the round: flow f has source port f % ports and destination f / ports.
  *
- * Returns XDP_PASS: the frame enters the stack of the interface named in the
- * test run's context as if its NIC had received it; XDP_DROP if it is too short
- * or there is no template. One run at a time: the state is not per CPU.
+ * bench_generate  XDP_PASS: the frame enters the stack of the interface named in the test run's
+ *                 context as if its NIC had received it
+ * bench_redirect  out of the interface `ifindex`, as an XDP program on that NIC would send it
+ * bench_discard   XDP_DROP: the generator's own limit
+ *
+ * All drop if there is no template. One run at a time: the state is not per CPU.
  */
-#include <linux/if_ether.h>
-#include <linux/ip.h>
-#include <linux/ipv6.h>
-#include <linux/udp.h>
+#include "bench/frame.h"
 
-#define FRAME_WORDS 8
+#define FRAME_WORDS 8 /* all that paths rewrite, but for the checksum, which is written anyway */
 
-/* Python packs the same bytes: ebpfmesh/bench/generator.py, TEMPLATE. */
+/* Python packs the same bytes: ebpfmesh/bench/frames.py, TEMPLATE. */
 struct bench_template {
-	__u64 frame[FRAME_WORDS]; /* Ethernet, IP without options, UDP, payload */
-	__u32 ip_sum;		  /* ones' complement sum of the words that stay: IPv4 header */
-	__u32 udp_sum;		  /* the same: pseudo header, UDP header, payload */
-	__u32 address;		  /* the first destination, host order; IPv4 only */
-	__u32 port;		  /* the same */
-	__u32 addresses;	  /* flows = addresses * ports; both at least 1 */
-	__u32 ports;
-	__u32 next_address; /* of the next frame, counted from 0; written here */
+	__u64 frame[FRAME_WORDS]; /* Ethernet, IP without options, transport; the first flow's */
+	__u32 sum;		  /* ones' complement sum of what the checksum covers and stays */
+	__u32 flows;		  /* at least 1 */
+	__u32 ports;		  /* source ports; at least 1 */
+	__u32 port;		  /* the first, host order; so is the next */
+	__u32 target_port;
+	__u32 l4; /* where the transport header is, from the frame's beginning; below 64 */
+	__u32 check;
+	__u32 tag;	 /* 0: there is no room for one */
+	__u32 no_check;	 /* what to send for a checksum of zero: UDP would take it for "none" */
+	__u32 ifindex;	 /* for bench_redirect */
+	__u32 next_flow; /* of the next frame, counted from 0; written here, as are those below */
 	__u32 next_port;
+	__u32 next_target;
+	__u32 sequence;
 };
-_Static_assert(sizeof(struct bench_template) == 96, "layout known to generator.py");
+_Static_assert(sizeof(struct bench_template) == 120, "layout known to frames.py");
 
 BPF_ARRAY(bench_template, struct bench_template, 1);
 
@@ -40,60 +47,78 @@ static __always_inline __u16 checksum_fold(__u32 sum)
 	return ~sum & 0xffff;
 }
 
-static __always_inline void flow_advance(struct bench_template *t)
+static __always_inline __u32 halves(__u32 word)
 {
-	t->next_port++;
-	if (t->next_port < t->ports)
-		return;
-	t->next_port = 0;
-	t->next_address++;
-	if (t->next_address >= t->addresses)
-		t->next_address = 0;
+	return (word >> 16) + (word & 0xffff);
 }
 
-static __always_inline int frame_write(struct xdp_md *ctx)
+static __always_inline void flow_advance(struct bench_template *t)
+{
+	t->next_flow++;
+	t->next_port++;
+	if (t->next_flow >= t->flows) {
+		t->next_flow = 0;
+		t->next_port = 0;
+		t->next_target = 0;
+		t->sequence++;
+	} else if (t->next_port >= t->ports) {
+		t->next_port = 0;
+		t->next_target++;
+	}
+}
+
+/* The template, after its next frame was written; NULL if there is none or the frame is short. */
+static __always_inline struct bench_template *frame_write(struct xdp_md *ctx)
 {
 	void *data = (void *)(long)ctx->data;
 	void *data_end = (void *)(long)ctx->data_end;
+	__u32 zero = 0, ports, flow, sum;
 	struct bench_template *t;
-	__u32 zero = 0, address, port, halves = 0;
+	struct bench_tag *tag;
 	__u64 *words = data;
-	struct ethhdr *eth = data;
-	struct iphdr *ip = (void *)(eth + 1);
-	struct udphdr *udp = (void *)(ip + 1);
-	__u16 sum;
+	__be16 *check;
+	__be32 *l4;
 
-	if (data + FRAME_WORDS * sizeof(__u64) > data_end)
-		return XDP_DROP;
 	t = bench_template.lookup(&zero);
-	if (!t)
-		return XDP_DROP;
+	if (!t || (void *)(words + FRAME_WORDS) > data_end)
+		return NULL;
 #pragma unroll
 	for (int i = 0; i < FRAME_WORDS; i++)
 		words[i] = t->frame[i];
 
-	port = (t->port + t->next_port) & 0xffff;
-	if (eth->h_proto == bpf_htons(ETH_P_IP)) {
-		address = t->address + t->next_address;
-		halves = (address >> 16) + (address & 0xffff);
-		ip->daddr = bpf_htonl(address);
-		ip->check = bpf_htons(checksum_fold(t->ip_sum + halves));
-	} else {
-		udp = data + sizeof(struct ethhdr) + sizeof(struct ipv6hdr);
+	ports = (t->port + t->next_port) << 16 | (t->target_port + t->next_target);
+	l4 = data + (t->l4 & 63);
+	check = data + (t->check & 127);
+	tag = data + (t->tag & 127);
+	if ((void *)(l4 + 1) > data_end || (void *)(check + 1) > data_end ||
+	    (void *)(tag + 1) > data_end)
+		return NULL;
+	*l4 = bpf_htonl(ports);
+	sum = t->sum + halves(ports);
+	if (t->tag) {
+		flow = BENCH_MAGIC << BENCH_FLOW_BITS | t->next_flow;
+		tag->sequence = bpf_htonl(t->sequence);
+		tag->flow = bpf_htonl(flow);
+		sum += halves(t->sequence) + halves(flow);
 	}
-	udp->source = bpf_htons(port);
-	sum = checksum_fold(t->udp_sum + halves + port);
-	udp->check = bpf_htons(sum ? sum : 0xffff); /* 0 would mean "no checksum" */
+	sum = checksum_fold(sum);
+	*check = bpf_htons(sum ? sum : t->no_check);
 	flow_advance(t);
-	return XDP_PASS;
+	return t;
 }
 
 int bench_generate(struct xdp_md *ctx)
 {
-	return frame_write(ctx);
+	return frame_write(ctx) ? XDP_PASS : XDP_DROP;
 }
 
-/* The generator's own limit: frames are made and thrown away. */
+int bench_redirect(struct xdp_md *ctx)
+{
+	struct bench_template *t = frame_write(ctx);
+
+	return t ? bpf_redirect(t->ifindex, 0) : XDP_DROP;
+}
+
 int bench_discard(struct xdp_md *ctx)
 {
 	frame_write(ctx);

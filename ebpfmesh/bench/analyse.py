@@ -187,12 +187,17 @@ class Ratio:
         """How many times better the mesh is, and the ends of the interval: above 1 it is better."""
         if KINDS[self.kind].more_is_better:
             return self.ratio, self.low, self.high
-        return 1 / self.ratio, 1 / self.high, 1 / self.low
+        return inverse(self.ratio), inverse(self.high), inverse(self.low)
 
     @property
     def is_loss(self) -> bool:
         """Whether the mesh is worse, clearly."""
         return self.conclusion == "worse"
+
+
+def inverse(value: float) -> float:
+    """1 ÷ a ratio, where one may be of 0."""
+    return 1 / value if value else math.inf
 
 
 def conclude(low: float, high: float, *, more_is_better: bool, enough: bool) -> Conclusion:
@@ -316,9 +321,11 @@ def inner_ratios(results: Results) -> tuple[Ratio, ...]:
 
 
 def _divided(above: dict[int, float], below: dict[int, float]) -> list[float]:
-    """One by the other, in each round that has both; nothing if a divisor is 0."""
-    shared = sorted(above.keys() & below.keys())
-    return [above[n] / below[n] for n in shared] if all(below[n] for n in shared) else []
+    """One by the other, in each round that has both; nothing by nothing is the same."""
+    return [
+        above[n] / below[n] if below[n] else math.inf if above[n] else 1.0
+        for n in sorted(above.keys() & below.keys())
+    ]
 
 
 def _ratio(where: Where, divided: Sequence[float], goal: Goal | None) -> Ratio:
@@ -334,8 +341,15 @@ def median_interval(values: Sequence[float]) -> tuple[float, float, float]:
 
 @lru_cache(maxsize=4096)
 def _median_interval(values: tuple[float, ...]) -> tuple[float, float, float]:
-    low, high = np.percentile(resampled_medians(values), [2.5, 97.5])
+    low, high = middle_95(resampled_medians(values))
     return float(np.median(values)), float(low), float(high)
+
+
+def middle_95(values: "np.ndarray[Any, Any]") -> tuple[float, float]:
+    """Where 95 % of them lie; of infinite ones, to the nearest value."""
+    method: Literal["linear", "nearest"] = "linear" if np.isfinite(values).all() else "nearest"
+    low, high = np.percentile(values, [2.5, 97.5], method=method)
+    return float(low), float(high)
 
 
 def resampled_medians(values: Sequence[float], seed: int = 0) -> "np.ndarray[Any, Any]":
@@ -358,6 +372,12 @@ def unclear(results: Results) -> tuple[Ratio, ...]:
     """Where the run is too noisy, or too short, to say which is better."""
     return tuple(
         r
-        for r in ratios(results)
+        for r in repeated(results)
         if r.conclusion == "unclear" and (r.is_noisy or r.rounds < LEAST_ROUNDS)
     )
+
+
+def repeated(results: Results) -> tuple[Ratio, ...]:
+    """The ratios but for those of what is taken once in a run of several rounds."""
+    once = 1 if results.scenario["rounds"] > 1 else 0
+    return tuple(ratio for ratio in ratios(results) if ratio.rounds > once)

@@ -1,29 +1,28 @@
 # SPDX-License-Identifier: BSD-2-Clause
 """Changes per second: how long it takes to add one service, or one rule, to as many as there are.
 
-Only the adding is timed; what was added is taken out again. The mesh is changed by the calls of the
-command line, in this process; a kind that ends in "command" times the command itself, from start
-to exit. Iptables is changed by its own commands, with their text made beforehand:
+Only the adding is timed; what was added is taken out again. Each path says itself how it is
+changed (``DataPath.add_service``, ``add_rule``), with everything that can be made ready made ready:
 
+- the mesh by the calls of the command line, in this process; a kind that ends in "command" times
+  the command itself, from start to exit.
 - ``iptables``: as programs do that keep rules in order. The list a new rule stands in is written
   anew (``iptables-restore --noflush``), with the service's own chains. So kube-proxy syncs
   KUBE-SERVICES since it writes only the chains that changed.
 - ``iptables-append``: the least that can be done. The new chains, and a rule at the end.
+- ``nftables``: as kube-proxy's nftables mode. The new chains, and an element of a map or a set.
+- Open vSwitch: the new group and flows, in one bundle.
 """
 
 import statistics
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from ipaddress import IPv4Address
 
-from ebpfmesh import apply
-from ebpfmesh.bench import iptables, workload
+from ebpfmesh.bench import workload
 from ebpfmesh.bench.control import command_line
-from ebpfmesh.bench.paths import DataPath, Iptables, IptablesAppend, MeshPath, restore
+from ebpfmesh.bench.paths import Change, DataPath, MeshPath
 from ebpfmesh.bench.sample import Sample
-from ebpfmesh.config import edit
 from ebpfmesh.kernel import netns
 from ebpfmesh.model import Identity, Mesh, Policy, Service
 
@@ -32,27 +31,26 @@ NAME = "added"
 ADDRESS = IPv4Address("198.19.255.1")
 
 
-@dataclass(frozen=True)
-class Change:
-    """Something that can be done, and undone, any number of times."""
-
-    do: Callable[[], object]
-    undo: Callable[[], object]
-
-
 def measure(path: DataPath, seconds: float, *, kind: str) -> Sample:
     """How often a change could be done in a second: from the median of those in ``seconds``."""
-    change = _change(kind, path)
-    times: list[float] = []
     with netns.entered(path.host.netns):
-        begin = time.perf_counter()
-        while not times or time.perf_counter() - begin < seconds:
-            start = time.perf_counter()
-            change.do()
-            times.append(time.perf_counter() - start)
-            change.undo()
-    raw = "".join(f"{value * 1e3:.3f} ms\n" for value in times)
-    return Sample(1 / statistics.median(times), raw)
+        taken = times(find(kind, path), seconds)
+    return Sample(1 / statistics.median(taken), "".join(f"{t * 1e3:.3f} ms\n" for t in taken))
+
+
+def times(change: Change, seconds: float) -> list[float]:
+    """Seconds that each doing of a change takes, one at least, undone every time.
+
+    In the calling thread's network namespace, which must be the path's host.
+    """
+    taken: list[float] = []
+    begin = time.perf_counter()
+    while not taken or time.perf_counter() - begin < seconds:
+        start = time.perf_counter()
+        change.do()
+        taken.append(time.perf_counter() - start)
+        change.undo()
+    return taken
 
 
 def new_service(mesh: Mesh) -> Service:
@@ -69,20 +67,20 @@ def new_rule() -> Policy:
     )
 
 
-def _change(kind: str, path: DataPath) -> Change:
-    if isinstance(path, MeshPath):
-        return _of_mesh(path.mesh)[kind]
-    if isinstance(path, Iptables):
-        return _of_iptables(path, append=isinstance(path, IptablesAppend))[kind]
-    raise ValueError(f"{path.name} has nothing that could be added to it")
+def find(kind: str, path: DataPath) -> Change:
+    """The change that a kind of KINDS means to a path."""
+    what = kind.removesuffix("-command")
+    if what != kind:
+        if not isinstance(path, MeshPath):
+            raise ValueError(f"{path.name} has no command of its own")
+        return _by_command(path.mesh)[what]
+    if what == "add-service":
+        return path.add_service(new_service(path.mesh))
+    return path.add_rule(new_rule())
 
 
-def _of_mesh(mesh: Mesh) -> dict[str, Change]:
+def _by_command(mesh: Mesh) -> dict[str, Change]:
     service, rule = new_service(mesh), new_rule()
-    values = service.model_dump(include={"port", "target_port", "functions"})
-    of_service = edit.scope_of_service(NAME, addresses=[str(ADDRESS)], functions=service.functions)
-    on_service = partial(apply.edit, mesh.name, scope=of_service)
-    on_rule = partial(apply.edit, mesh.name, scope=edit.scope_of_policy(rule))
     command = partial(command_line, "--mesh", mesh.name)
     settings = ["--address", str(ADDRESS), "--port", str(service.port)]
     for name in service.functions:
@@ -90,34 +88,11 @@ def _of_mesh(mesh: Mesh) -> dict[str, Change]:
     between = str(rule.source), str(rule.destination)
     return {
         "add-service": Change(
-            partial(
-                on_service,
-                lambda m: edit.add_service(m, NAME, addresses=[str(ADDRESS)], **values),
-            ),
-            partial(on_service, lambda m: edit.delete_service(m, NAME)),
-        ),
-        "add-rule": Change(
-            partial(on_rule, lambda m: edit.add_policy(m, rule)),
-            partial(on_rule, lambda m: edit.delete_policy(m, rule)),
-        ),
-        "add-service-command": Change(
             partial(command, "service", "add", NAME, *settings),
             partial(command, "service", "del", NAME),
         ),
-        "add-rule-command": Change(
+        "add-rule": Change(
             partial(command, "policy", "add", *between),
             partial(command, "policy", "del", *between),
         ),
-    }
-
-
-def _of_iptables(path: Iptables, *, append: bool) -> dict[str, Change]:
-    full, first = path.filled(), path.established_first
-    put = partial(restore, path.command, keep=True)
-    texts = {
-        "add-service": iptables.add_service(full, new_service(full), append=append),
-        "add-rule": iptables.add_rule(full, new_rule(), established_first=first, append=append),
-    }
-    return {
-        kind: Change(partial(put, do), partial(put, undo)) for kind, (do, undo) in texts.items()
     }

@@ -7,11 +7,10 @@ may have become slower or faster between the runs: ``drift`` says what the paths
 tell of that, and ``relative`` compares what does not depend on it, the ratios within rounds.
 """
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
-
-import numpy as np
 
 from ebpfmesh.bench import analyse
 from ebpfmesh.bench.analyse import COSTS, LEAST_ROUNDS, SUBJECT, Conclusion, conclude
@@ -164,7 +163,7 @@ def _relative(before: Results, after: Results) -> list[Change]:
 
 
 def _can_be_divided(before: Sequence[float], after: Sequence[float]) -> bool:
-    return min(*before, *after) > 0
+    return 0 < min(*before, *after) and max(*before, *after) < math.inf
 
 
 def _change(
@@ -183,8 +182,7 @@ def _change(
 def unpaired_ratio(before: Sequence[float], after: Sequence[float]) -> tuple[float, float, float]:
     """Median after ÷ median before, and its 95 % interval by resampling each on its own."""
     drawn = analyse.resampled_medians(after, seed=1) / analyse.resampled_medians(before, seed=2)
-    low, high = np.percentile(drawn, [2.5, 97.5])
-    return median(after) / median(before), float(low), float(high)
+    return median(after) / median(before), *analyse.middle_95(drawn)
 
 
 def _greatest_first(changes: Iterable[Change]) -> tuple[Change, ...]:

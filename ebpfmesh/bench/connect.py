@@ -16,11 +16,12 @@ from ipaddress import IPv4Address
 from pathlib import Path
 
 from ebpfmesh.bench import traffic
-from ebpfmesh.bench.generator import build_pinned, words_sum
+from ebpfmesh.bench.frames import words
 from ebpfmesh.bench.paths import DataPath
 from ebpfmesh.bench.process import one_core
-from ebpfmesh.bench.topology import Member, attach_at
+from ebpfmesh.bench.programs import build_pinned
 from ebpfmesh.bench.sample import Sample
+from ebpfmesh.bench.topology import Member, attach_at
 from ebpfmesh.bench.workload import Target
 from ebpfmesh.errors import CommandFailed
 from ebpfmesh.kernel import bpf, netns
@@ -42,9 +43,8 @@ class Connector:
     def __init__(self, stack: ExitStack) -> None:
         PINS.mkdir()
         stack.callback(PINS.rmdir)
-        build_pinned("connect.c", ("bench_connect",), "bench_client", PINS, stack)
-        self._program = stack.enter_context(bpf.obj_get(PINS / "bench_connect"))
-        self._state = stack.enter_context(bpf.obj_get(PINS / "bench_client"))
+        fds = build_pinned("connect.c", {"bench_connect": "tc"}, ("bench_client",), PINS, stack)
+        self._program, self._state = fds["bench_connect"], fds["bench_client"]
         self._next = 0  # ports go on from run to run, so that none is used again soon
 
     def measure(self, path: DataPath, seconds: float) -> Sample:
@@ -119,7 +119,7 @@ def syn(client: Member, target: Target, port: int) -> bytes:
 
 
 def _checksum(data: bytes) -> bytes:
-    total = words_sum(data)
+    total = sum(words(data))
     while total >> 16:
         total = (total & 0xFFFF) + (total >> 16)
     return struct.pack(">H", ~total & 0xFFFF)

@@ -20,9 +20,10 @@ connections:
 """
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 
-from ebpfmesh.model import Identity, Mesh, Policy, Service
+from ebpfmesh.bench.rules import Allowed, allowed
+from ebpfmesh.model import Mesh, Policy, Service
 
 ESTABLISHED = "-A FORWARD -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT"
 
@@ -99,33 +100,13 @@ def _service(mesh: Mesh, service: Service) -> Iterator[str]:
 
 
 def _forward(mesh: Mesh, *, established_first: bool) -> list[str]:
-    services = {service.name: service for service in mesh.services}
-    rules = [rule for policy in mesh.policies for rule in _rules(mesh, services, policy)]
+    rules = [_rule(mesh, one) for one in allowed(mesh)]
     return [ESTABLISHED, *rules] if established_first else [*rules, ESTABLISHED]
 
 
-def _rules(mesh: Mesh, services: Mapping[str, Service], policy: Policy) -> Iterator[str]:
-    to = policy.destination
-    if policy.action != "allow" or to.kind not in ("service", "function"):
-        return
-    address, protocol, port = f"{mesh.prefix4}", policy.protocol, policy.port
-    if to.kind == "service":
-        protocol, port = services[to.name].protocol, services[to.name].target_port
-    else:
-        address = f"{mesh.function(to.name).address4}/32"
-    for source in _sources(mesh, policy.source):
-        yield (
-            f"-A FORWARD -s {source}/32 -d {address} -p {protocol} "
-            f"-m {protocol} --dport {port} -j ACCEPT"
-        )
-
-
-def _sources(mesh: Mesh, identity: Identity) -> list[str]:
-    """Addresses of the functions a policy's source names."""
-    return [
-        str(function.address4)
-        for function in mesh.functions
-        if identity.kind == "any"
-        or (identity.kind == "function" and identity.name == function.name)
-        or (identity.kind == "tenant" and identity.name == function.tenant)
-    ]
+def _rule(mesh: Mesh, one: Allowed) -> str:
+    to = mesh.prefix4 if one.service else f"{one.functions[0]}/32"
+    return (
+        f"-A FORWARD -s {one.source}/32 -d {to} -p {one.protocol} "
+        f"-m {one.protocol} --dport {one.port} -j ACCEPT"
+    )

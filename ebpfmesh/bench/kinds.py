@@ -59,6 +59,19 @@ KINDS = {
     "add-rule": _changes("rules", "add-rule"),
     "add-service-command": _changes("services", "add-service-command", "command line"),
     "add-rule-command": _changes("rules", "add-rule-command", "command line"),
+    "attach-one": Kind("one function more", "ms", False, "attach", "sockets"),
+    "build": Kind("all of the path built", "s", False),
+    "build-memory": Kind("memory that building it took, roughly", "MiB", False),
+    "update-service": Kind(
+        "a service added under traffic", "ms", False, "update", "changes", {"kind": "add-service"}
+    ),
+    "update-rule": Kind(
+        "a rule added under traffic", "ms", False, "update", "changes", {"kind": "add-rule"}
+    ),
+    "update-lost": Kind("packets lost during changes", "packets", False),
+    "update-reordered": Kind("packets out of order during changes", "packets", False),
+    "update-gap": Kind("longest time without a packet, during changes", "µs", False),
+    "update-gap-without": Kind("longest time without a packet, no change", "µs", False),
 }  # fmt: skip
 
 
@@ -82,6 +95,6 @@ AXES = {
     "rules": Axis("rules besides", 0, MAX_RULES, built=True, needs_services=True),
     "functions": Axis("functions", 2, MAX_FUNCTIONS, built=True),
     "flows": Axis("flows", 1, 1_000_000),
-    "size": Axis("bytes a frame", 64, 9014),
+    "size": Axis("bytes a frame", 64, 1514),
     "load": Axis("bits per second offered", 1000, 100_000_000_000),
 }

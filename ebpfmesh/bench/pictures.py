@@ -5,6 +5,7 @@ A kind of figure that several paths have is drawn over its axis: as lines from t
 as a row of dots for each path. The percentiles of a latency share a picture.
 """
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -142,7 +143,7 @@ def _better(kind: str) -> str:
 
 def _beside_rivals(ratios: Sequence[Ratio]) -> Iterable[Picture]:
     """How many times better the mesh is than its rivals, at the ends of each axis."""
-    wanted = [ratio for ratio in ratios if ratio.base in RIVALS]
+    wanted = [r for r in ratios if r.base in RIVALS and _can_be_drawn(r.advantage)]
     ends: dict[tuple[str, str], list[int]] = {}
     for ratio in wanted:
         ends.setdefault((ratio.kind, ratio.axis), []).append(ratio.at)
@@ -183,3 +184,8 @@ def _of_the_mesh(figures: Sequence[Figure]) -> Iterable[Picture]:
 
 def _point(figure: Figure) -> Point:
     return Point(figure.path, figure.median, figure.low, figure.high)
+
+
+def _can_be_drawn(values: Iterable[float]) -> bool:
+    """Whether a logarithmic axis has room for them."""
+    return all(0 < value < math.inf for value in values)

@@ -14,45 +14,49 @@ from collections.abc import Sequence
 from contextlib import ExitStack, nullcontext
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from ebpfmesh.bench import workload
-from ebpfmesh.bench.generator import (
-    BATCH,
-    PORTS,
-    Burst,
-    Generator,
-    Sink,
-    make_template,
-    send_burst,
-)
+from ebpfmesh.bench.frames import PORTS, SMALLEST, Frames, Protocol, from_member
+from ebpfmesh.bench.generator import BATCH, MAX_RUN, Entry, Generator
 from ebpfmesh.bench.listen import listening
 from ebpfmesh.bench.paths import PATHS, DataPath
 from ebpfmesh.bench.process import one_core
 from ebpfmesh.bench.sample import Sample
+from ebpfmesh.bench.sink import Burst, Sink, at_eth0, send_burst
 from ebpfmesh.bench.workload import Scale, Target
 from ebpfmesh.errors import CommandFailed
 from ebpfmesh.kernel import netns
 from ebpfmesh.model import Mesh
 
 WARM_UP = 50 * BATCH
-MAX_PACKETS = 1 << 20
-"""Bounds of a burst, whatever the trial says."""
 BURSTS = 5
 ANSWERED_PORT = 9000
 """Source port of the flow that is answered; the others stay as they are."""
 LEAST_DELIVERED = 0.999
-MANY_FLOWS = 100_000
-KINDS: dict[str, Any] = {
-    "pps": {},
-    "pps-answered": {"answered": True},
-    "pps-100000-flows": {"flows": MANY_FLOWS},
-    "pps-ipv6": {"version": 6},
-    "pps-events": {"listener": "events"},
-    "pps-capture": {"listener": "capture"},
-}
-"""What each kind of packets per second asks of ``PacketRate.measure``."""
 PINS = Path("/sys/fs/bpf/bench_pps")
+
+
+def entry_of(path: DataPath) -> tuple[Entry, int]:
+    """How frames come into a path, and the interface they are redirected out of, or 0."""
+    entry = cast(Entry, getattr(path, "entry", "stack"))
+    return entry, getattr(path, "redirect_ifindex", 0) if entry == "redirect" else 0
+
+
+def frames_for(
+    path: DataPath,
+    *,
+    flows: int = 1,
+    size: int = SMALLEST,
+    version: workload.Version = 4,
+    protocol: Protocol = "udp",
+    port: int = PORTS.start,
+) -> Frames:
+    """Frames as the client of a path sends them to what takes packets per second."""
+    return from_member(
+        path.client, path.target("pps", version), flows=flows, size=size, protocol=protocol,
+        port=port, ifindex=entry_of(path)[1],
+    )  # fmt: skip
 
 
 class PacketRate:
@@ -62,14 +66,17 @@ class PacketRate:
         PINS.mkdir()
         stack.callback(PINS.rmdir)
         self.generator = Generator(PINS, stack)
-        self.sink = Sink(workload.backend_target(mesh, "pps").port, PINS, stack)
+        port = workload.backend_target(mesh, "pps").port
+        self.sink = Sink(port, workload.TARGETS, PINS, stack)
 
-    def measure(
+    def measure(  # noqa: PLR0913  (each is a setting of a scenario)
         self,
         path: DataPath,
         *,
         flows: int = 1,
+        size: int = SMALLEST,
         version: workload.Version = 4,
+        protocol: Protocol = "udp",
         answered: bool = False,
         listener: str = "",
         bursts: int = BURSTS,
@@ -79,32 +86,37 @@ class PacketRate:
 
         Nobody answers, as in one-way media or tunnel traffic, unless ``answered``: then every
         backend sends packets back to the first flow before the bursts, which makes that flow an
-        established connection where connections are tracked. ``listener`` is a name of
-        ``listen.COMMANDS``, for a mesh.
+        established connection where connections are tracked (UDP only). ``listener`` is a name of
+        ``listen.COMMANDS``, for a mesh. Raises ValueError if there cannot be such frames.
         """
-        ifindex = path.client.ifindex
+        if answered and protocol != "udp":
+            raise ValueError("only UDP is answered")
+        ifindex, (entry, _) = path.client.ifindex, entry_of(path)
         port = ANSWERED_PORT if answered else PORTS.start
-        target = path.target("pps", version)
-        template = make_template(path.client, target, flows=flows, port=port)
-        self.generator.load(template)
+        frames = frames_for(
+            path, flows=flows, size=size, version=version, protocol=protocol, port=port
+        )
+        self.generator.load(frames)
+        hook = "xdp" if entry == "redirect" else "tc"
         with (
             listening(path, listener) if listener else nullcontext(),
             one_core(),
-            self.sink.on(path.receivers("pps")),
+            self.sink.on(at_eth0(path.receivers("pps")), hook),  # type: ignore[arg-type]
             netns.entered(path.host.netns),
         ):
             warm_up = -(-max(WARM_UP, flows) // BATCH) * BATCH
-            send_burst(self.generator, self.sink, ifindex, warm_up)
-            trial = send_burst(self.generator, self.sink, ifindex, WARM_UP)
+            send_burst(self.generator, self.sink, ifindex, warm_up, entry)
+            trial = send_burst(self.generator, self.sink, ifindex, WARM_UP, entry)
             if not trial.delivered:
                 raise CommandFailed(f"none of {trial.offered} packets came through {path.name}")
             if answered:
                 self._answer(path)
-                self.generator.load(template)
+                self.generator.load(frames)
             packets = round(seconds / (trial.nanoseconds * 1e-9 * BATCH)) * BATCH
-            packets = min(max(packets, WARM_UP), MAX_PACKETS)
+            packets = min(max(packets, WARM_UP), MAX_RUN)
             return tuple(
-                send_burst(self.generator, self.sink, ifindex, packets) for _ in range(bursts)
+                send_burst(self.generator, self.sink, ifindex, packets, entry)
+                for _ in range(bursts)
             )
 
     def _answer(self, path: DataPath) -> None:
@@ -112,14 +124,14 @@ class PacketRate:
         client = Target(path.client.address, ANSWERED_PORT)
         port = workload.backend_target(path.mesh, "pps").port
         for receiver in path.receivers("pps"):
-            self.generator.load(make_template(receiver, client, port=port))
+            self.generator.load(from_member(receiver, client, port=port))
             self.generator.send(receiver.ifindex, BATCH)
 
     def limit(self, path: DataPath) -> int:
         """Nanoseconds for a frame made for ``path`` and thrown away: every figure contains them."""
-        self.generator.load(make_template(path.client, path.target("pps")))
+        self.generator.load(frames_for(path))
         with one_core(), netns.entered(path.host.netns):
-            return self.generator.send(path.client.ifindex, MAX_PACKETS, discard=True)
+            return self.generator.send(path.client.ifindex, MAX_RUN, "discard")
 
 
 def summary(bursts: Sequence[Burst]) -> dict[str, float]:
@@ -132,16 +144,17 @@ def summary(bursts: Sequence[Burst]) -> dict[str, float]:
     }
 
 
-def measure_pps(rate: PacketRate, path: DataPath, seconds: float, kind: str) -> Sample:
-    """Packets per second in millions, as a measurement of a scenario; ``kind`` is one of KINDS.
+def measure_pps(rate: PacketRate, path: DataPath, seconds: float, **settings: Any) -> Sample:
+    """Packets per second in millions; ``settings`` are those of ``PacketRate.measure``.
 
     Raises CommandFailed if packets were lost: the rate would not be that of the path.
     """
-    bursts = rate.measure(path, **KINDS[kind], bursts=BURSTS, seconds=seconds / BURSTS)
+    bursts = rate.measure(path, bursts=BURSTS, seconds=seconds / BURSTS, **settings)
     figures = summary(bursts)
     if figures["delivered"] < LEAST_DELIVERED:
         raise CommandFailed(f"only {figures['delivered']:.1%} of the packets arrived")
-    return Sample(figures["mpps"], "Mpps", json.dumps([asdict(burst) for burst in bursts]) + "\n")
+    raw = json.dumps([asdict(burst) for burst in bursts]) + "\n"
+    return Sample(figures["mpps"], raw, packets=sum(burst.delivered for burst in bursts))
 
 
 def main() -> None:
@@ -150,6 +163,8 @@ def main() -> None:
     parser.add_argument("--path", choices=PATHS, nargs="+", default=["redirect_peer"])
     parser.add_argument("--flows", type=int, default=1)
     parser.add_argument("--ip", type=int, choices=(4, 6), default=4)
+    parser.add_argument("--size", type=int, default=SMALLEST)
+    parser.add_argument("--protocol", choices=("udp", "syn"), default="udp")
     parser.add_argument("--answered", action="store_true")
     parser.add_argument("--services", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=3)
@@ -168,6 +183,8 @@ def main() -> None:
                 bursts = rate.measure(
                     path,
                     flows=options.flows,
+                    size=options.size,
+                    protocol=options.protocol,
                     version=options.ip,
                     answered=options.answered,
                 )

@@ -7,6 +7,7 @@ and what is drawn in it as CSV.
 
 import csv
 import json
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -59,7 +60,7 @@ def write(results: Results, directory: Path) -> Path:
 
 def pictures_of(results: Results) -> tuple[Picture, ...]:
     """The pictures of a run."""
-    return pictures(analyse.figures(results), analyse.ratios(results))
+    return pictures(analyse.figures(results), analyse.repeated(results))
 
 
 def data(results: Results) -> dict[str, object]:
@@ -158,7 +159,7 @@ def _cost_data(cost: Cost) -> dict[str, object]:
 
 def _ratio_data(ratio: Ratio) -> dict[str, object]:
     return {
-        **asdict(ratio),
+        **{name: _finite(value) for name, value in asdict(ratio).items()},
         "more_is_better": KINDS[ratio.kind].more_is_better,
         "goal": str(ratio.goal or ""),
         "verdict": ratio.verdict,
@@ -166,3 +167,8 @@ def _ratio_data(ratio: Ratio) -> dict[str, object]:
         "noisy": ratio.is_noisy,
         "loss": ratio.is_loss,
     }
+
+
+def _finite(value: object) -> object:
+    """What JSON can say: null for a ratio to nothing."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -15,9 +15,11 @@ SHORT_FROM = 10_000
 def number(value: float) -> str:
     """Three significant digits, without an exponent, thousands apart; two below 0.01."""
     size = abs(value)
+    if size in (0, math.inf):
+        return "∞" if size else "0"
     if size >= 1:
         digits = max(0, 3 - len(f"{size:.0f}"))
-    elif size >= 0.01 or size == 0:
+    elif size >= 0.01:
         digits = 3
     else:
         digits = min(1 - math.floor(math.log10(size)), 12)

@@ -21,8 +21,8 @@ BLOCKED = "guest"
 Version = Literal[4, 6]
 SERVICES = {"pps": "samples", "rr": "control", "crr": "api", "stream": "bulk"}
 """The service each kind of traffic goes to."""
-TARGETS = 2
-"""Neighbouring addresses that take packets per second; see ``load``."""
+TARGETS = 20
+"""Neighbouring ports that take packets per second; see ``load``."""
 
 FILLER_ADDRESS = IPv4Address("198.19.0.0")
 FILLER_PORT = 20000
@@ -68,28 +68,40 @@ class Target:
     port: int
 
 
-def load() -> Mesh:
+def load(*, flows: int = 0) -> Mesh:
     """The mesh that every path is built from, with room for all that is measured.
 
-    Besides what the file has there is a service at the address after ``samples``', since one
-    client has fewer ports than flows are wanted.
+    LIMITS are its limits, but that ``flows`` have room if they are more.
+
+    Besides what the file has there are services at the ports after ``samples``', TARGETS in all,
+    since one client has fewer ports than flows are wanted; and as many for TCP's SYNs.
     """
     mesh = config.load(DEMO_FILE)
     first = mesh.service(SERVICES["pps"])
-    more = first.model_copy(
-        update={
-            "name": f"{first.name}-more",
-            "address4": address4(first) + 1,
-            "address6": None,
-            "target_port": first.target_port + 1,
-        }
+    more = tuple(
+        first.model_copy(
+            update={
+                "name": f"{first.name}-{protocol}-{number}",
+                "protocol": protocol,
+                "port": first.port + number,
+                "target_port": first.target_port + number,
+            }
+        )
+        for protocol in ("udp", "tcp")
+        for number in range(TARGETS)
+        if (protocol, number) != (first.protocol, 0)
     )
-    rule = Policy(
-        source=Identity.parse(f"function:{CLIENT}"),
-        destination=Identity.parse(f"service:{more.name}"),
+    rules = tuple(
+        Policy(
+            source=Identity.parse(f"function:{CLIENT}"),
+            destination=Identity.parse(f"service:{service.name}"),
+        )
+        for service in more
     )
-    parts = {"services": (*mesh.services, more), "policies": (*mesh.policies, rule)}
-    return mesh.model_copy(update={**parts, "limits": LIMITS})
+    parts = {"services": (*mesh.services, *more), "policies": (*mesh.policies, *rules)}
+    room = max(LIMITS.flows, 1 << (flows - 1).bit_length() if flows else 0)
+    limits = LIMITS.model_copy(update={"flows": room})
+    return mesh.model_copy(update={**parts, "limits": limits})
 
 
 def fill(mesh: Mesh, scale: Scale) -> Mesh:

@@ -13,6 +13,7 @@ import click
 from ebpfmesh.cli import output
 from ebpfmesh.cli.base import Command, Group, settings
 from ebpfmesh.cli.choose import need_change
+from ebpfmesh.cli.generate import bench_generate
 
 if TYPE_CHECKING:
     from ebpfmesh.bench.results import Results
@@ -232,5 +233,7 @@ def _tell_changes(before: "Results", runs: "list[tuple[Results, Path]]") -> None
     if settings().json:
         output.data(comparisons=told)
 
+
+bench.add_command(bench_generate)
 
 COMMANDS = (bench, demo)

@@ -26,7 +26,7 @@ Direction = Literal["ingress", "egress"]
 HOOK: dict[Direction, int] = {"ingress": bpf.TCX_INGRESS, "egress": bpf.TCX_EGRESS}
 CLSACT_PARENT: dict[Direction, int] = {"ingress": 0xFFFFFFF2, "egress": 0xFFFFFFF3}
 PRIORITY, HANDLE, ETH_P_ALL = 1, 1, 0x0003
-OUR_PROGRAMS = ("mesh_from_fn", "mesh_to_fn")
+OUR_PROGRAMS = ("mesh_from_fn", "mesh_to_fn", "bench_sink", "bench_check_tc")
 
 
 @functools.cache

@@ -140,6 +140,24 @@ def _setns(path: Path) -> None:
 
 
 @contextlib.contextmanager
+def unnamed() -> Iterator[Path]:
+    """A namespace without a name, gone after the block or with this process; its path."""
+    home = os.open(OWN, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        _call("unshare", CLONE_NEWNET)
+        try:
+            made = os.open(OWN, os.O_RDONLY | os.O_CLOEXEC)
+        finally:
+            _call("setns", home, CLONE_NEWNET)
+    finally:
+        os.close(home)
+    try:
+        yield Path(f"/proc/self/fd/{made}")
+    finally:
+        os.close(made)
+
+
+@contextlib.contextmanager
 def rtnetlink(path: Path | None = None) -> Iterator[IPRoute]:
     """A netlink socket of the calling thread's namespace, or of the one at ``path``."""
     if path is None:
@@ -159,14 +177,23 @@ def enter_sandbox() -> None:
     Has a private BPF file system, empty /run/netns and /run/ebpfmesh, and loopback; no packet can
     leave and no pin stays. There is no way back: meant for tests, the demo and the benchmark.
     """
-    _call("unshare", CLONE_NEWNET | CLONE_NEWNS)
-    mount(b"none", Path("/"), None, flags=MS_REC | MS_PRIVATE)
-    mount(b"bpf", BPFFS, b"bpf", b"mode=0700")
+    _call("unshare", CLONE_NEWNET)
+    own_pins()
     for directory in (RUN, Path("/run/ebpfmesh")):
         directory.mkdir(exist_ok=True)
         mount(b"tmpfs", directory, b"tmpfs", b"mode=0755")
     with rtnetlink() as ip:
         ip.link("set", index=socket.if_nametoindex("lo"), state="up")
+
+
+def own_pins() -> None:
+    """Move this process to a mount namespace of its own, with an empty BPF file system.
+
+    Nobody else sees its pins, and none outlives it. There is no way back.
+    """
+    _call("unshare", CLONE_NEWNS)
+    mount(b"none", Path("/"), None, flags=MS_REC | MS_PRIVATE)
+    mount(b"bpf", BPFFS, b"bpf", b"mode=0700")
 
 
 def _call(function: str, *arguments: int) -> None:

@@ -1,18 +1,36 @@
 # SPDX-License-Identifier: BSD-2-Clause
 """The frames of the packet generator, computed here as generate.c does and judged by scapy."""
 
+from dataclasses import replace
 from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
+from typing import Any
 
 import pytest
 from scapy.layers.inet import IP, TCP, UDP
 from scapy.layers.inet6 import IPv6
 from scapy.layers.l2 import Ether
 
+from ebpfmesh.bench import workload
 from ebpfmesh.bench.connect import syn
-from ebpfmesh.bench.generator import FRAME_SIZE, PORTS, TEMPLATE, make_template, words_sum
+from ebpfmesh.bench.frames import (
+    FLOW_BITS,
+    LARGEST,
+    MAGIC,
+    MAX_FLOWS,
+    PORTS,
+    TAG,
+    TEMPLATE,
+    from_member,
+    least_size,
+    words,
+)
+from ebpfmesh.bench.generator import Generator
+from ebpfmesh.bench.paced import MAX_FRAMES, Pace
+from ebpfmesh.bench.send import refuse_outside
 from ebpfmesh.bench.topology import Member
 from ebpfmesh.bench.workload import Target
+from ebpfmesh.errors import UsageError
 
 SENDER = Member(
     netns=Path("/run/netns/none"),
@@ -22,8 +40,17 @@ SENDER = Member(
     ifindex=1,
     gateway_mac="02:00:00:00:00:02",
 )
-TARGET = Target(IPv4Address("198.19.255.254"), 2152)
-TARGET6 = Target(IPv6Address("2001:db8:ffff::7"), 2152)
+TARGETS = {
+    4: Target(IPv4Address("198.19.255.254"), 2152),
+    6: Target(IPv6Address("2001:db8:ffff::7"), 2152),
+}
+SHAPES: list[tuple[int, Any, int]] = [
+    (4, "udp", 64), (4, "udp", 65), (4, "udp", 1514), (4, "syn", 64), (4, "syn", 1514),
+    (6, "udp", 64), (6, "udp", 70), (6, "udp", 71), (6, "udp", 1514), (6, "syn", 74),
+    (6, "syn", 1514), (4, "udp", LARGEST), (6, "syn", LARGEST),
+]  # fmt: skip
+PLACES = [(0, 0, 0, 0), (1, 1, 0, 0), (49999, 49999, 0, 77), (999_999, 49999, 19, 2**28 - 1)]
+"""Flow, port and destination counted from 0, and the number in the flow."""
 
 
 def fold(total: int) -> int:
@@ -32,60 +59,137 @@ def fold(total: int) -> int:
     return ~total & 0xFFFF
 
 
-def frame(template: bytes, address_offset: int, port_offset: int) -> bytes:
-    """What generate.c makes of a template for one flow."""
-    raw, ip_sum, udp_sum, address, port, *_ = TEMPLATE.unpack(template)
-    out, udp, halves = bytearray(raw), 54, 0
-    if raw[12:14] == b"\x08\x00":
-        target = address + address_offset
-        udp, halves = 34, (target >> 16) + (target & 0xFFFF)
-        out[30:34] = target.to_bytes(4, "big")
-        out[24:26] = fold(ip_sum + halves).to_bytes(2, "big")
-    out[udp : udp + 2] = (port + port_offset).to_bytes(2, "big")
-    total = fold(udp_sum + halves + port + port_offset) or 0xFFFF
-    out[udp + 6 : udp + 8] = total.to_bytes(2, "big")
+def frame(first: bytes, template: bytes, place: tuple[int, int, int, int]) -> bytes:
+    """What generate.c makes of a template for one flow, in a page that has the first frame."""
+    fields = TEMPLATE.unpack(template)
+    head, total, _, _, port, target_port, l4, check, tag, no_check, *_ = fields
+    flow, source, target, sequence = place
+    out = bytearray(first)
+    out[: len(head)] = head
+    changing = (port + source).to_bytes(2, "big") + (target_port + target).to_bytes(2, "big")
+    out[l4 : l4 + 4] = changing
+    if tag:
+        out[tag : tag + 8] = TAG.pack(sequence, MAGIC << FLOW_BITS | flow)
+        changing += out[tag : tag + 8]
+    out[check : check + 2] = (fold(total + sum(words(changing))) or no_check).to_bytes(2, "big")
     return bytes(out)
 
 
-@pytest.mark.parametrize(("address", "port"), [(0, 0), (0, 49999), (1, 1), (3, 7)])
-def test_frame_is_what_scapy_would_send(address: int, port: int) -> None:
-    made = frame(make_template(SENDER, TARGET, flows=1), address, port)
+@pytest.mark.parametrize("place", PLACES, ids=str)
+@pytest.mark.parametrize(("version", "protocol", "size"), SHAPES)
+def test_frame_is_what_scapy_would_send(
+    version: int, protocol: Any, size: int, place: tuple[int, int, int, int]
+) -> None:
+    """All lengths and checksums left to scapy, nothing changes; and it carries its number."""
+    frames = from_member(SENDER, TARGETS[version], flows=MAX_FLOWS, size=size, protocol=protocol)
+    made = frame(frames.first(), frames.template(), place)
     packet = Ether(made)
-    assert len(made) == FRAME_SIZE
+    flow, source, target, sequence = place
+    ip, l4 = packet[IP if version == 4 else IPv6], packet[UDP if protocol == "udp" else TCP]
+    assert len(made) == size
     assert (packet.src, packet.dst) == (SENDER.mac, SENDER.gateway_mac)
-    assert packet[IP].src == str(SENDER.address)
-    assert packet[IP].dst == str(TARGET.address + address)
-    assert (packet[UDP].sport, packet[UDP].dport) == (PORTS.start + port, TARGET.port)
-    del packet[IP].chksum, packet[UDP].chksum
+    assert (ip.src, ip.dst) == (str(frames.source), str(frames.target.address))
+    assert (l4.sport, l4.dport) == (PORTS.start + source, 2152 + target)
+    number = (sequence, MAGIC << FLOW_BITS | flow)
+    if protocol == "syn":
+        assert (l4.flags, (l4.seq, l4.ack)) == ("S", number)
+    elif frames.tagged:
+        assert TAG.unpack(bytes(l4.payload)[:8]) == number
+    assert frames.tagged == (size >= least_size(version, protocol, tagged=True))
+    for layer in (ip, l4):
+        for field in ("len", "plen", "chksum"):
+            if field in layer.fields:
+                delattr(layer, field)
     assert bytes(packet) == made
 
 
-@pytest.mark.parametrize("port", [0, 1, 49999])
-def test_ipv6_frame_is_what_scapy_would_send(port: int) -> None:
-    made = frame(make_template(SENDER, TARGET6, flows=1), 0, port)
-    packet = Ether(made)
-    assert len(made) == FRAME_SIZE
-    assert packet[IPv6].src == str(SENDER.address6)
-    assert packet[IPv6].dst == str(TARGET6.address)
-    assert (packet[UDP].sport, packet[UDP].dport) == (PORTS.start + port, TARGET6.port)
-    del packet[UDP].chksum
-    assert bytes(packet) == made
+def test_a_udp_checksum_of_zero_is_sent_as_ones() -> None:
+    """RFC 768: zero would mean that there is none. TCP has no such rule."""
+    frames = from_member(SENDER, TARGETS[4], flows=MAX_FLOWS)
+    made = frames.first(), frames.template()
+    checksums = {frame(*made, (f, f % 50000, 0, 0))[40:42] for f in range(1 << 16)}
+    assert b"\xff\xff" in checksums
+    assert b"\x00\x00" not in checksums
 
 
 @pytest.mark.parametrize(
-    ("flows", "addresses", "ports"), [(1, 1, 1), (50000, 1, 50000), (50001, 2, 25001)]
+    ("flows", "targets", "ports"),
+    [(1, 1, 1), (50_000, 1, 50_000), (50_001, 2, 25_001), (1_000_000, 20, 50_000)],
 )
-def test_flows_are_spread_over_ports_first(flows: int, addresses: int, ports: int) -> None:
-    fields = TEMPLATE.unpack(make_template(SENDER, TARGET, flows=flows))
-    assert fields[5:7] == (addresses, ports)
+def test_flows_are_spread_over_ports_first(flows: int, targets: int, ports: int) -> None:
+    frames = from_member(SENDER, TARGETS[4], flows=flows)
+    assert (frames.targets, frames.ports) == (targets, ports)
 
 
 @pytest.mark.parametrize(
-    ("target", "flows"), [(TARGET, 0), (TARGET, 100_001), (TARGET6, 0), (TARGET6, 50_001)]
+    ("version", "settings", "said"),
+    [
+        (4, {"flows": 0}, "flows"),
+        (4, {"flows": MAX_FLOWS + 1}, "flows"),
+        (4, {"size": 63}, "size"),
+        (4, {"size": LARGEST + 1}, "size"),
+        (6, {"size": 73, "protocol": "syn"}, "size"),
+        (4, {"port": 0}, "ports"),
+        (4, {"port": 60_000, "flows": 10_000}, "ports"),
+    ],
 )
-def test_number_of_flows_is_bounded(target: Target, flows: int) -> None:
-    with pytest.raises(ValueError, match="flows"):
-        make_template(SENDER, target, flows=flows)
+def test_what_cannot_be_sent_is_refused(version: int, settings: Any, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        from_member(SENDER, TARGETS[version], **settings)
+
+
+def test_both_addresses_are_of_one_version() -> None:
+    frames = from_member(SENDER, TARGETS[4])
+    with pytest.raises(ValueError, match="versions"):
+        replace(frames, target=TARGETS[6])
+
+
+def test_every_flow_has_a_service_to_go_to() -> None:
+    """Neighbouring ports, of both protocols, with the addresses and functions of the first."""
+    mesh = workload.load()
+    first = mesh.service(workload.SERVICES["pps"])
+    most = from_member(SENDER, TARGETS[4], flows=MAX_FLOWS).targets
+    for protocol in ("udp", "tcp"):
+        there = [
+            s for s in mesh.services if (s.addresses, s.protocol) == (first.addresses, protocol)
+        ]
+        assert [s.port for s in there] == list(range(first.port, first.port + most))
+        assert [s.target_port for s in there] == [s.port for s in there]
+        assert {s.functions for s in there} == {first.functions}
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"burst": 0}, {"interval": 0}, {"seconds": 1e4}, {"frames": MAX_FRAMES + 1}, {"burst": 9999}],
+)
+def test_pace_is_bounded(settings: Any) -> None:
+    with pytest.raises(ValueError, match=next(iter(settings))):
+        Pace(**settings)
+
+
+@pytest.mark.parametrize(
+    ("rate", "burst", "interval"), [(0.5, 1, 2.0), (10, 1, 0.1), (16_000, 16, 0.001)]
+)
+def test_pace_of_a_rate(rate: float, burst: int, interval: float) -> None:
+    pace = Pace.at_rate(rate, seconds=1, frames=100)
+    assert (pace.burst, pace.interval) == (burst, interval)
+
+
+@pytest.mark.parametrize("packets", [0, (1 << 20) + 1])
+def test_a_run_is_bounded(packets: int) -> None:
+    with pytest.raises(ValueError, match="packets"):
+        Generator.send(None, 1, packets)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("kind", [None, "bridge", "vlan", "bond", "veth", "tun", "netkit"])
+def test_the_machines_own_interfaces_are_refused(kind: str | None) -> None:
+    refuse_outside("eth0", kind, initial=False)
+    if kind in ("veth", "tun", "netkit"):
+        refuse_outside("eth0", kind, initial=True)
+        return
+    with pytest.raises(UsageError, match="machine") as caught:
+        refuse_outside("eth0", kind, initial=True)
+    assert (caught.value.exit_code, "--force" in caught.value.hint) == (2, True)
 
 
 def test_first_segment_is_what_scapy_would_send() -> None:
@@ -97,5 +201,5 @@ def test_first_segment_is_what_scapy_would_send() -> None:
     assert bytes(packet) == made
 
 
-def test_words_sum_pads_an_odd_end() -> None:
-    assert words_sum(b"\x01\x02\x03") == 0x0102 + 0x0300
+def test_words_pad_an_odd_end() -> None:
+    assert list(words(b"\x01\x02\x03")) == [0x0102, 0x0300]

@@ -1,0 +1,42 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""The paths that are compared, each a small class behind one interface.
+
+A path is made from a ``Mesh`` and builds what carries its traffic: a host namespace of its own,
+the functions, rules or programs. ``target`` says where a client sends: a service's address
+where the path has services, a backend's own where not. ``missing`` says why a path cannot be had
+on this machine, ``packets`` what went through it.
+"""
+
+from ebpfmesh.bench.paths.bare import Bridge, Loopback, RedirectPeer, Routed, XdpRedirect
+from ebpfmesh.bench.paths.base import Change, DataPath, Source
+from ebpfmesh.bench.paths.iptables import (
+    Iptables,
+    IptablesAppend,
+    IptablesEachPacket,
+    IptablesLegacy,
+)
+from ebpfmesh.bench.paths.mesh import MeshPath
+from ebpfmesh.bench.paths.nftables import Nftables
+from ebpfmesh.bench.paths.ovs import Ovs, OvsKernel
+
+PATHS: dict[str, type[DataPath]] = {
+    path.name: path
+    for path in (
+        Loopback,
+        XdpRedirect,
+        RedirectPeer,
+        Routed,
+        Bridge,
+        Iptables,
+        IptablesEachPacket,
+        IptablesAppend,
+        IptablesLegacy,
+        Nftables,
+        Ovs,
+        OvsKernel,
+        MeshPath,
+    )
+}
+"""By name, from what does least to what does most."""
+
+__all__ = ["PATHS", "Change", "DataPath", "MeshPath", "Source"]

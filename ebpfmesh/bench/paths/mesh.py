@@ -1,0 +1,95 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""The mesh as a path, made and changed by the same calls as the command line's."""
+
+import importlib.util
+import socket
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+
+from ebpfmesh import apply
+from ebpfmesh.bench.paths.base import Change, DataPath
+from ebpfmesh.bench.topology import Host, Member, address4, make_namespace
+from ebpfmesh.bench.workload import SMALLEST, Scale
+from ebpfmesh.config import edit
+from ebpfmesh.kernel import interface, netns, probe
+from ebpfmesh.kernel.maps import Maps
+from ebpfmesh.kernel.pins import Pins
+from ebpfmesh.model import Mesh, Policy, Service
+
+
+class MeshPath(DataPath):
+    """The mesh, at tc."""
+
+    name = "mesh"
+    has_services = True
+    carries = frozenset({"sockets", "frames", "connections", "changes"})
+
+    def __init__(self, mesh: Mesh, scale: Scale = SMALLEST) -> None:
+        super().__init__(mesh.model_copy(update={"name": f"{mesh.name}-{scale}"}), scale)
+
+    @classmethod
+    def missing(cls) -> str:
+        """See DataPath."""
+        if importlib.util.find_spec("bcc") is None:
+            return "BCC is missing: apt-get install python3-bpfcc"
+        if not probe.has_redirect_peer():
+            return "the kernel has no bpf_redirect_peer (Linux 5.10): boot a newer one"
+        return ""
+
+    def build(self, stack: ExitStack) -> None:
+        """See DataPath."""
+        host = make_namespace(self.label, stack)
+        stack.callback(self._down, host)
+        with netns.entered(host):
+            apply.up(self.filled())
+        with netns.entered(host), netns.rtnetlink() as ip:
+            names = {owner: name for name, owner in interface.ours(ip).items()}
+            members = {
+                function.name: Member(
+                    netns.RUN / netns.name_of(self.mesh.name, function.name),
+                    address4(function),
+                    function.address6,
+                    interface.mac_of(self.mesh.name, function.name),
+                    socket.if_nametoindex(names[f"{self.mesh.name}/{function.name}"]),
+                    interface.GATEWAY_MAC,
+                )
+                for function in self.filled().functions
+            }
+        self.host = Host(host, members)
+
+    def _down(self, host: Path) -> None:
+        with netns.entered(host):
+            apply.down(self.mesh.name)
+
+    def describe(self) -> str:
+        """See DataPath."""
+        return "the mesh at tc: services, policy, flows and meters on"
+
+    def packets(self) -> int:
+        """See DataPath; what functions sent and the mesh let pass, by its meters."""
+        meters = Maps(Pins(self.mesh.name))["mesh_meter"]
+        return sum(meter.tx_packets for _, meter in meters.filled())
+
+    def add_service(self, service: Service) -> Change:
+        """See DataPath."""
+        addresses = [str(address) for address in service.addresses]
+        values = service.model_dump(include={"port", "target_port", "protocol", "functions"})
+        scope = edit.scope_of_service(
+            service.name, addresses=addresses, functions=service.functions
+        )
+        change = partial(apply.edit, self.mesh.name, scope=scope)
+        return Change(
+            partial(
+                change, lambda m: edit.add_service(m, service.name, addresses=addresses, **values)
+            ),
+            partial(change, lambda m: edit.delete_service(m, service.name)),
+        )
+
+    def add_rule(self, rule: Policy) -> Change:
+        """See DataPath."""
+        change = partial(apply.edit, self.mesh.name, scope=edit.scope_of_policy(rule))
+        return Change(
+            partial(change, lambda m: edit.add_policy(m, rule)),
+            partial(change, lambda m: edit.delete_policy(m, rule)),
+        )

@@ -1,0 +1,381 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""Every path of the benchmark: traffic passes, is counted, is refused where a policy says so.
+
+A path that cannot be had is skipped if its reason is in MAY_BE_MISSING; any other is a failure
+where everything was promised to be there.
+"""
+
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, closing
+from ipaddress import IPv4Address
+from pathlib import Path
+
+import pytest
+
+import topology
+from ebpfmesh import apply
+from ebpfmesh.bench import changes, switch, workload
+from ebpfmesh.bench.generator import BATCH
+from ebpfmesh.bench.paths import PATHS, DataPath
+from ebpfmesh.bench.paths.base import try_in_namespace
+from ebpfmesh.bench.pps import PacketRate
+from ebpfmesh.bench.topology import Member
+from ebpfmesh.bench.workload import Scale, Target
+from ebpfmesh.errors import Unsupported
+from ebpfmesh.kernel import netns
+from ebpfmesh.model import Identity, Policy, Service
+
+SCALE = Scale(services=3, rules=2)
+MAY_BE_MISSING = {"ovs-kernel": "this kernel has no openvswitch module"}
+DATAGRAMS = 20
+NOISE = 8
+"""Packets beside a program's own at most: ARP, ND."""
+TIMEOUT = 3.0
+QUIET_SECONDS = 1.5  # stacks announce their IPv6 addresses again after 1 s
+TRIED_PORT, OWN_PORT = 81, 8181
+WITH_SOCKETS = [name for name, path in PATHS.items() if "sockets" in path.carries]
+WITH_FRAMES = [name for name, path in PATHS.items() if "frames" in path.carries]
+WITH_CHANGES = [name for name, path in PATHS.items() if "changes" in path.carries]
+LOSSY = ("ovs",)
+"""Paths that may lose frames which come at once: there is a socket's buffer on the way."""
+DUMPS = {
+    "iptables-legacy": ["iptables-legacy-save"],
+    "iptables": ["iptables-nft-save"],
+    "nftables": ["nft", "list", "ruleset"],
+}
+
+
+def built(name: str, stack: ExitStack) -> DataPath:
+    """A path, until ``stack`` is unwound; or the test is skipped, or fails."""
+    if reason := PATHS[name].missing():
+        if MAY_BE_MISSING.get(name, "\0") in reason:
+            pytest.skip(reason)
+        topology.unavailable(f"{name}: {reason}")
+    path = PATHS[name](workload.load(), SCALE)
+    path.build(stack)
+    return path
+
+
+@pytest.fixture(scope="module")
+def path(request: pytest.FixtureRequest) -> Iterator[DataPath]:
+    with ExitStack() as stack:
+        yield built(request.param, stack)
+
+
+@pytest.fixture(scope="module")
+def rate() -> Iterator[PacketRate]:
+    with ExitStack() as stack:
+        yield PacketRate(workload.load(), stack)
+
+
+def over(*names: str) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize("path", names, indirect=True, scope="module")
+
+
+def make_socket(member: Member, kind: socket.SocketKind) -> socket.socket:
+    with netns.entered(member.netns):
+        made = socket.socket(socket.AF_INET, kind)
+    made.settimeout(TIMEOUT)
+    return made
+
+
+def exchange_datagrams(path: DataPath) -> int:
+    """Send datagrams from the client to the service of ``pps`` and have each sent back; packets."""
+    target, port = path.target("pps"), workload.backend_target(path.mesh, "pps").port
+    with ExitStack() as stack:
+        servers = [
+            stack.enter_context(closing(make_socket(member, socket.SOCK_DGRAM)))
+            for member in path.receivers("pps")
+        ]
+        for server, member in zip(servers, path.receivers("pps"), strict=True):
+            server.bind((str(member.address), port))
+        client = stack.enter_context(closing(make_socket(path.client, socket.SOCK_DGRAM)))
+        client.connect((str(target.address), target.port))
+        for number in range(DATAGRAMS):
+            client.send(b"%d" % number)
+            ready, _, _ = select.select(servers, [], [], TIMEOUT)
+            assert ready, "no backend got the datagram"
+            data, sender = ready[0].recvfrom(64)
+            assert sender[0] == str(path.client.address)
+            ready[0].sendto(data, sender)
+            assert client.recv(64) == b"%d" % number
+    return 2 * DATAGRAMS
+
+
+def connect(path: DataPath, target: Target, servers: list[Member], port: int) -> bool:
+    """Open a connection from the client to any of ``servers``; False if there is no answer.
+
+    If it opens, a few bytes go there and back.
+    """
+    with ExitStack() as stack:
+        listeners = [
+            stack.enter_context(closing(make_socket(member, socket.SOCK_STREAM)))
+            for member in servers
+        ]
+        for listener, member in zip(listeners, servers, strict=True):
+            listener.bind((str(member.address), port))
+            listener.listen()
+        client = stack.enter_context(closing(make_socket(path.client, socket.SOCK_STREAM)))
+        client.settimeout(0.5 if path.has_services else TIMEOUT)
+        try:
+            client.connect((str(target.address), target.port))
+        except TimeoutError:
+            return False
+        ready, _, _ = select.select(listeners, [], [], TIMEOUT)
+        peer, address = ready[0].accept()
+        with peer:
+            assert address[0] == str(path.client.address)
+            client.sendall(b"ping")
+            assert peer.recv(4) == b"ping"
+            peer.sendall(b"pong")
+            assert client.recv(4) == b"pong"
+    return True
+
+
+def settled(path: DataPath) -> int:
+    """What a path has carried, once nothing more comes of its having been built."""
+    deadline, before, since = time.monotonic() + 20, path.packets(), time.monotonic()
+    while time.monotonic() - since < QUIET_SECONDS:
+        assert time.monotonic() < deadline, "packets come all the time"
+        time.sleep(0.05)
+        if (now := path.packets()) != before:
+            before, since = now, time.monotonic()
+    return before
+
+
+@over(*WITH_SOCKETS)
+def test_datagrams_pass_and_are_counted(path: DataPath) -> None:
+    before = settled(path)
+    sent = exchange_datagrams(path)
+    assert sent <= path.packets() - before <= sent + NOISE
+
+
+@over(*WITH_SOCKETS)
+def test_connection_passes_and_is_counted(path: DataPath) -> None:
+    before = path.packets()
+    port = workload.backend_target(path.mesh, "crr").port
+    assert connect(path, path.target("crr"), path.receivers("crr"), port)
+    assert path.packets() - before >= 6  # three to open it, data and its ACK each way
+
+
+@over(*WITH_FRAMES)
+def test_frames_are_counted(rate: PacketRate, path: DataPath) -> None:
+    before = settled(path)
+    (burst,) = rate.measure(path, bursts=1, seconds=0.001)
+    passed = path.packets() - before
+    assert passed >= burst.delivered > 0
+    if path.name not in LOSSY:
+        assert burst.delivered == burst.offered
+        assert (passed - burst.offered) % BATCH <= NOISE  # besides, the warm-up's whole batches
+
+
+@over(*PATHS)
+def test_nothing_is_counted_of_what_passes_elsewhere(path: DataPath) -> None:
+    with ExitStack() as stack:
+        other = built("bridge" if path.name == "routed" else "routed", stack)
+        before, of_other = settled(path), settled(other)
+        assert exchange_datagrams(other) <= other.packets() - of_other
+        assert path.packets() == before
+
+
+@over("redirect_peer", "xdp_redirect")
+def test_what_the_programs_do_not_take_goes_nowhere(path: DataPath) -> None:
+    """The guest has no program; the host's stack does not forward what it sends, nor count it."""
+    before, blocked = settled(path), path.host.members[workload.BLOCKED]
+    receiver = path.receivers("pps")[0]
+    with (
+        closing(make_socket(receiver, socket.SOCK_DGRAM)) as listener,
+        closing(make_socket(blocked, socket.SOCK_DGRAM)) as sender,
+    ):
+        listener.bind((str(receiver.address), OWN_PORT))
+        for _ in range(DATAGRAMS):
+            sender.sendto(b"x", listener.getsockname())
+        assert not select.select([listener], [], [], 0.3)[0]
+    assert path.packets() == before
+
+
+@over(*WITH_CHANGES)
+def test_who_is_not_allowed_is_not_answered(path: DataPath) -> None:
+    """Through the service and past it, once and again: no state of one try lets the next pass."""
+    port = workload.backend_target(path.mesh, "pps").port
+    blocked, servers = path.host.members[workload.BLOCKED], path.receivers("pps")
+    targets = [path.target("pps"), *(Target(server.address, port) for server in servers)]
+    before = settled(path)
+    with ExitStack() as stack:
+        listeners = [
+            stack.enter_context(closing(make_socket(member, socket.SOCK_DGRAM)))
+            for member in servers
+        ]
+        for listener, member in zip(listeners, servers, strict=True):
+            listener.bind((str(member.address), port))
+        sender = stack.enter_context(closing(make_socket(blocked, socket.SOCK_DGRAM)))
+        sender.bind((str(blocked.address), 0))
+        for target in targets:
+            for _ in range(DATAGRAMS):
+                sender.sendto(b"x", (str(target.address), target.port))
+        arrived, _, _ = select.select(listeners, [], [], 0.3)
+    assert not arrived
+    assert path.packets() == before
+
+
+def contents(path: DataPath) -> object:
+    """All services and rules of a path, without what they have counted."""
+    with netns.entered(path.host.netns):
+        if path.name == "mesh":
+            with apply.opened(path.mesh.name) as live:
+                return live.record.model()
+        if path.name.startswith("ovs"):
+            return sorted(path.flows().splitlines()[1:])  # type: ignore[attr-defined]
+        name = path.name if path.name in DUMPS else "iptables"
+        saved = subprocess.run(DUMPS[name], capture_output=True, text=True, check=True).stdout
+    return [line for line in saved.splitlines() if not line.startswith(("#", ":"))]
+
+
+@over(*WITH_CHANGES)
+def test_what_is_added_works_and_is_taken_out_again(path: DataPath) -> None:
+    backend = path.receivers("stream")[0]
+    name = workload.backends(path.mesh, "stream")[0]
+    service = Service(
+        name="tried", address4=IPv4Address("198.19.255.2"), port=TRIED_PORT,
+        target_port=OWN_PORT, functions=(name,),
+    )  # fmt: skip
+    rule = Policy(
+        source=Identity("function", workload.CLIENT), destination=Identity("function", name),
+        protocol="tcp", port=OWN_PORT,
+    )  # fmt: skip
+    target, direct = Target(service.address4, TRIED_PORT), Target(backend.address, OWN_PORT)
+    on_service, on_rule = path.add_service(service), path.add_rule(rule)
+    before = contents(path)
+
+    def opens() -> tuple[bool, bool]:
+        """Whether connections do: through the service, and past it."""
+        first, second = (connect(path, to, [backend], OWN_PORT) for to in (target, direct))
+        return first, second
+
+    for _ in range(2):
+        with netns.entered(path.host.netns):
+            on_service.do()
+        assert opens() == (False, False)
+        with netns.entered(path.host.netns):
+            on_rule.do()
+        assert opens() == (True, True)
+        with netns.entered(path.host.netns):
+            on_service.undo()
+        assert opens() == (False, True)
+        with netns.entered(path.host.netns):
+            on_rule.undo()
+        assert opens() == (False, False)
+        assert contents(path) == before
+
+
+@over(*WITH_CHANGES)
+def test_changes_that_are_measured_leave_nothing(path: DataPath) -> None:
+    before = contents(path)
+    for kind in changes.KINDS if path.name == "mesh" else ("add-service", "add-rule"):
+        assert changes.measure(kind, path, 0).value > 0
+        assert contents(path) == before
+
+
+@over(*(name for name in PATHS if name not in WITH_CHANGES))
+def test_without_services_nothing_can_be_added(path: DataPath) -> None:
+    assert not path.has_services
+    for add in (
+        lambda: path.add_service(changes.new_service(path.mesh)),
+        lambda: path.add_rule(changes.new_rule()),
+    ):
+        with pytest.raises(Unsupported, match=path.name):
+            add()
+
+
+def remains() -> set[str]:
+    """What a path could leave, files included."""
+    files = Path(tempfile.gettempdir()).glob("ebpfmesh-*")
+    return topology.leftovers() | {f"file {path}" for path in files}
+
+
+@pytest.mark.parametrize("name", PATHS)
+def test_nothing_remains(name: str) -> None:
+    before = remains()
+    with ExitStack() as stack:
+        path = built(name, stack)
+        assert remains() > before
+        assert all(Path(f"/proc/{process}").exists() for process in path.processes())
+        processes = path.processes()
+    assert topology.poll(lambda: remains() <= before), remains() - before
+    assert not any(Path(f"/proc/{process}").exists() for process in processes)
+
+
+DYING = """
+import sys
+from contextlib import ExitStack
+from ebpfmesh.bench import workload
+from ebpfmesh.bench.paths import PATHS
+from ebpfmesh.kernel import netns
+netns.enter_sandbox()
+with ExitStack() as stack:
+    path = PATHS["ovs"](workload.load())
+    path.build(stack)
+    print(*path.processes(), flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_daemons_die_with_the_process_that_started_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    process = subprocess.Popen(
+        [sys.executable, "-c", DYING], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdin
+    assert process.stdout
+    with process, process.stdin, process.stdout:
+        daemons = [int(word) for word in process.stdout.readline().split()]
+        assert len(daemons) == 2
+        assert all(Path(f"/proc/{daemon}").exists() for daemon in daemons)
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+
+    def gone(daemon: int) -> bool:
+        try:
+            return "(zombie)" in Path(f"/proc/{daemon}/status").read_text()
+        except OSError:
+            return True
+
+    assert topology.poll(lambda: all(gone(daemon) for daemon in daemons))
+
+
+@pytest.mark.parametrize(
+    ("name", "package"),
+    [
+        ("iptables", "iptables"),
+        ("iptables-legacy", "iptables"),
+        ("nftables", "nftables"),
+        ("bridge", "iproute2"),
+    ],
+)
+def test_missing_names_the_package(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str, package: str
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert PATHS[name].missing().endswith(f" is missing: apt-get install {package}")
+
+
+def test_missing_open_vswitch_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert switch.missing() == "ovsdb-server is missing: apt-get install openvswitch-switch"
+
+
+def test_missing_says_what_the_kernel_said() -> None:
+    assert not try_in_namespace(["nft", "-f", "-"], "nftables", "add table ip one\n")
+    reason = try_in_namespace(["nft", "-f", "-"], "nftables", "add chain ip none one\n")
+    assert reason.startswith("nft does not work on this kernel: ")
+    assert "No such file" in reason
