@@ -92,7 +92,9 @@ def measurements(
         drift = chance.gauss(1, 0.06)
         for kind, path, axis, at in steps(scenario):
             if path not in missing:
-                found = value(kind, path, axis, at) * (mesh if path == "mesh" else 1)
+                found = value(kind, path, axis, at)
+                if path == "mesh":
+                    found *= mesh if KINDS[kind].more_is_better else 1 / mesh
                 found *= drift * chance.gauss(1, noise * (4 if kind == "rr-p999" else 1))
                 yield Measurement(number, kind, path, axis, at, abs(found), "raw/x.txt")
     for number in range(1, scenario["control"] + 1):
@@ -105,7 +107,7 @@ def made(
     of: str | Mapping[str, Any], *, seed: int = 1, noise: float = 0.03, mesh: float = 1.0,
     missing: Mapping[str, str] | None = None, **environment: str,
 ) -> Results:  # fmt: skip
-    """Results of a scenario, on an invented machine; ``mesh`` is a factor of its figures."""
+    """Results of a scenario, on an invented machine; ``mesh`` is how much faster it is."""
     chosen = scenario(of) if isinstance(of, str) else dict(of)
     absent = missing or {}
     paths = dict.fromkeys(path for part in chosen["measure"] for path in part["paths"])

@@ -6,6 +6,7 @@ A further table is a function in ``report.SECTIONS``.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Literal
 
 from rich.table import Table
@@ -16,7 +17,7 @@ from ebpfmesh.bench.analyse import COSTS, Figure, Ratio
 from ebpfmesh.bench.kinds import AXES, KINDS
 from ebpfmesh.bench.pictures import places
 from ebpfmesh.bench.results import Results
-from ebpfmesh.bench.words import capital, count, number, place, short
+from ebpfmesh.bench.words import between, capital, count, number, place, short
 
 Tone = Literal["", "good", "bad", "unclear"]
 COLOURS = {"good": "green", "bad": "red", "unclear": "yellow"}
@@ -77,7 +78,7 @@ def at_of(axis: str, at: int, *, everywhere: bool = False) -> Cell:
 
 def interval(low: float, high: float) -> Cell:
     """Both ends of an interval, sorted by its width."""
-    return Cell(f"{number(low)} {DASH} {number(high)}", high - low)
+    return Cell(between(low, high), high - low)
 
 
 def figures(results: Results) -> Section:
@@ -115,7 +116,7 @@ def _ratios(title: str, over: str, found: Sequence[Ratio]) -> Section:
         row = (
             title_of(r.kind), at_of(r.axis, r.at), r.base,
             Cell(number(r.ratio), r.ratio, TONES[r.conclusion]),
-            Cell(interval(r.low, r.high).text, r.high - r.low, noisy),
+            Cell(between(r.low, r.high), r.high - r.low, noisy),
             Cell(r.conclusion, None, TONES[r.conclusion]),
             Cell(f"{r.goal} {r.verdict}" if r.goal else "", None, TONES.get(r.verdict, "")),
         )  # fmt: skip
@@ -157,13 +158,12 @@ def table(section: Section) -> Table:
     for name in section.columns:
         right = name.startswith(">")
         printed.add_column(name.removeprefix(">"), justify="right" if right else "left")
-    before = ""
-    for row in section.cells:
+    kinds = [row[0].brief for row in section.cells]
+    grouped = len(set(kinds)) == sum(1 for _ in groupby(kinds))
+    for index, row in enumerate(section.cells):
         texts = [Text(c.brief or c.text, style=COLOURS.get(c.tone, "")) for c in row]
-        first = texts[0].plain
-        if first == before and row[0].brief:
+        if grouped and index and kinds[index] and kinds[index] == kinds[index - 1]:
             texts[0] = Text("")
-        before = first
         printed.add_row(*texts)
     return printed
 
@@ -181,8 +181,10 @@ def figures_tables(results: Results) -> Iterator[Section]:
 def _medians(axis: str, figures: Sequence[Figure], ticks: Sequence[int]) -> Section:
     by_row: dict[tuple[str, str], dict[int, Figure]] = {}
     for figure in figures:
-        everywhere = ticks if figure.everywhere else (figure.at,)
-        by_row.setdefault((figure.kind, figure.path), {}).update(dict.fromkeys(everywhere, figure))
+        at = [figure.at]
+        if figure.everywhere:
+            at = places(f for f in figures if f.kind == figure.kind) or list(ticks[:1])
+        by_row.setdefault((figure.kind, figure.path), {}).update(dict.fromkeys(at, figure))
     rows = tuple(
         (
             title_of(kind), KINDS[kind].unit, path,
