@@ -285,21 +285,26 @@ HOT int parse_fragment(struct pkt *p, __u32 id, __u32 offset)
 /*
  * Options of IPv4 (RFC 791, 3.1): 0 unless they make no sense, or hold a source route, for the
  * reason of parse_extension(). The mask tells the verifier where they end; no stack takes more.
- * The length is loaded here once more: of what it was compared with the verifier would keep two
- * cases of all that comes after.
+ * Comes before all else that is known of the packet, of which the verifier would otherwise follow
+ * a case for each way through here; a header that is not whole is none of its business.
  */
-HOT int parse_options(const struct pkt *p, const struct iphdr *ip)
+HOT int parse_options(CTX *ctx)
 {
-	__u32 size = (*(const volatile __u8 *)ip & 0xf) * 4 - sizeof(*ip);
-	__u32 at = 0, length;
+	struct ethhdr *eth = context_data(ctx);
+	void *end = context_end(ctx);
+	struct iphdr *ip = (void *)(eth + 1);
+	__u32 size, at = 0, length;
 
+	if ((void *)(ip + 1) > end || LOAD(__be16, eth->h_proto) != bpf_htons(ETH_P_IP))
+		return 0;
+	size = ip->ihl * 4 - sizeof(*ip);
 #pragma clang loop unroll(disable)
 	for (int i = 0; i < 16; i++) {
 		const __u8 *option = (void *)(ip + 1) + at;
 
 		if (at >= size)
 			return 0;
-		if ((void *)(option + 2) > p->end)
+		if ((void *)(option + 2) > end)
 			return -1;
 		if (option[0] == OPTION_END)
 			return 0;
@@ -311,7 +316,7 @@ HOT int parse_options(const struct pkt *p, const struct iphdr *ip)
 	return -1;
 }
 
-HOT int parse_ipv4(struct pkt *p, __u32 length)
+HOT int parse_ipv4(struct pkt *p, __u32 length, int options)
 {
 	struct iphdr *ip = (void *)(p->eth + 1);
 	__u32 header, total, fragment;
@@ -326,7 +331,7 @@ HOT int parse_ipv4(struct pkt *p, __u32 length)
 	p->version = 4;
 	if (bpf_ntohl(ip->daddr) >= 0xe0000000)
 		return MESH_MULTICAST;
-	if (parse_options(p, ip))
+	if (options)
 		return MESH_PROTOCOL;
 	p->protocol = ip->protocol;
 	p->l4 = (void *)ip + header;
@@ -439,8 +444,11 @@ HOT int parse_packet(CTX *ctx, struct pkt *p)
 {
 	__u32 length = context_length(ctx) - sizeof(*p->eth);
 	__be16 protocol;
+	int options;
 
 	context_linearize(ctx);
+	options = parse_options(ctx);
+	asm volatile("" ::: "memory"); /* or its pointers are those that follow */
 	parse_start(ctx, p);
 	if ((void *)(p->eth + 1) > p->end)
 		return MESH_MALFORMED;
@@ -448,7 +456,7 @@ HOT int parse_packet(CTX *ctx, struct pkt *p)
 		return MESH_VLAN;
 	protocol = LOAD(__be16, p->eth->h_proto);
 	if (protocol == bpf_htons(ETH_P_IP))
-		return parse_ipv4(p, length);
+		return parse_ipv4(p, length, options);
 	if (protocol == bpf_htons(ETH_P_IPV6))
 		return parse_ipv6(p, length);
 	if (protocol == bpf_htons(ETH_P_ARP))
