@@ -27,13 +27,9 @@ struct slow {
 	struct track track;
 };
 
-/* Parse, and find out whose interface it is. MESH_OK or a reason. */
-HOT int slow_start(CTX *ctx, struct slow *s)
+/* Whose interface is it? Of a packet that comes here for the first time. */
+HOT void slow_start(CTX *ctx, struct mesh_judgement *j)
 {
-	struct mesh_judgement *j = s->j;
-
-	if (j->judged || j->event) /* it was here before */
-		return parse_packet(ctx, &s->p);
 	if (context_is_dry(ctx))
 		j->direction = context_question(ctx);
 	j->function = endpoint_by_ifindex(context_ifindex(ctx));
@@ -45,7 +41,6 @@ HOT int slow_start(CTX *ctx, struct slow *s)
 	j->target_port = 0;
 	j->audited = 0;
 	__builtin_memset(&j->packet, 0, sizeof(j->packet));
-	return parse_packet(ctx, &s->p);
 }
 
 /* From a function: ARP, neighbour discovery and all that is not IP. */
@@ -145,8 +140,11 @@ HOT int slow_find(CTX *ctx, struct slow *s)
 /* MESH_OK, with s->track.flow NULL for what belongs to no flow and passes; or a reason. */
 HOT int slow_classify(CTX *ctx, struct slow *s)
 {
-	int reason = slow_start(ctx, s);
+	int reason;
 
+	if (!s->j->judged && !s->j->event)
+		slow_start(ctx, s->j);
+	reason = parse_packet(ctx, &s->p);
 	if (!reason)
 		reason = s->j->direction == MESH_FROM_FN ? slow_check_function(s) :
 							   slow_check_host(s);
