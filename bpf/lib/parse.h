@@ -18,6 +18,13 @@
 #define ND_NEIGHBOR_ADVERT 136
 #define ND_REDIRECT 137
 
+/* Flags of a TCP header (RFC 9293, 3.1) as in pkt.tcp, and one that there is such a header. */
+#define PKT_FIN 0x01
+#define PKT_SYN 0x02
+#define PKT_RST 0x04
+#define PKT_ACK 0x10
+#define PKT_TCP 0x100
+
 enum pkt_kind {
 	PKT_OTHER, /* not IP; only the Ethernet header was looked at */
 	PKT_ARP,
@@ -47,6 +54,7 @@ struct pkt {
 	__u64 version; /* of IP, 0: not IP */
 	__u64 kind;
 	__u64 fragment;
+	__u64 tcp;	    /* PKT_FLOW: flags; 0: no TCP, or a later fragment of it */
 	__u16 l4_offset;    /* from the start of the frame */
 	__u16 l4_length;    /* header and payload */
 	__u16 quote_offset; /* of quote_l4, from l4 */
@@ -110,6 +118,7 @@ HOT int parse_tcp(struct pkt *p)
 	if ((void *)(tcp + 1) > p->end || tcp->doff < 5 || tcp->doff * 4 > p->l4_length)
 		return MESH_MALFORMED;
 	p->ports = LOAD(__u32, tcp->source);
+	p->tcp = PKT_TCP | ((__u8 *)tcp)[13];
 	return MESH_OK;
 }
 
@@ -438,6 +447,7 @@ HOT void parse_start(CTX *ctx, struct pkt *p)
 	p->version = 0;
 	p->kind = PKT_OTHER;
 	p->fragment = PKT_WHOLE;
+	p->tcp = 0;
 }
 
 HOT int parse_packet(CTX *ctx, struct pkt *p)
