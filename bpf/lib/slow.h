@@ -196,16 +196,6 @@ HOT int slow_deliver(CTX *ctx, struct slow *s)
 	return verdict_redirect(ctx, ifindex);
 }
 
-/* Dropped; of a packet whose TTL ran out its sender is told. */
-HOT int slow_drop(CTX *ctx, struct slow *s, int reason)
-{
-	int verdict = verdict_drop(ctx, s->j->function, s->j->direction, reason);
-
-	if (reason != MESH_TTL || icmp_time_exceeded(ctx, &s->p))
-		return verdict;
-	return verdict_redirect(ctx, context_ifindex(ctx));
-}
-
 /* If somebody wants to know, on to mesh_tell(); that comes back with j->event set. */
 HOT void slow_tell(CTX *ctx, struct slow *s, int reason)
 {
@@ -215,8 +205,23 @@ HOT void slow_tell(CTX *ctx, struct slow *s, int reason)
 	if (j->event || !(s->config->events & kind))
 		return;
 	j->event = kind;
-	j->verdict = reason;
 	verdict_call(ctx, MESH_CALL_EVENT);
+}
+
+/*
+ * Dropped; of a packet whose TTL ran out its sender is told. The reason is read from memory, or the
+ * verifier would follow this once for each that there is.
+ */
+HOT int slow_drop(CTX *ctx, struct slow *s)
+{
+	int reason = *(volatile __u8 *)&s->j->verdict, verdict;
+
+	slow_tell(ctx, s, reason);
+	mesh_slow_clear(s->j);
+	verdict = verdict_drop(ctx, s->j->function, s->j->direction, reason);
+	if (reason != MESH_TTL || icmp_time_exceeded(ctx, &s->p))
+		return verdict;
+	return verdict_redirect(ctx, context_ifindex(ctx));
 }
 
 HOT int mesh_slow(CTX *ctx)
@@ -233,10 +238,11 @@ HOT int mesh_slow(CTX *ctx)
 		mesh_slow_clear(s.j);
 		return verdict_dry(ctx, s.j, reason);
 	}
-	slow_tell(ctx, &s, reason);
-	mesh_slow_clear(s.j);
+	s.j->verdict = reason;
 	if (reason)
-		return slow_drop(ctx, &s, reason);
+		return slow_drop(ctx, &s);
+	slow_tell(ctx, &s, MESH_OK);
+	mesh_slow_clear(s.j);
 	if (s.j->audited)
 		drop_count(ctx, s.j->receiver, MESH_TO_FN, MESH_POLICY, 1);
 	return slow_deliver(ctx, &s);
