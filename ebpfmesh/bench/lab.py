@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from functools import partial
 
-from ebpfmesh.bench import changes, process, traffic, workload
+from ebpfmesh.bench import changes, load, process, traffic, workload
 from ebpfmesh.bench.connect import Connector
 from ebpfmesh.bench.kinds import AXES, KINDS
 from ebpfmesh.bench.paths import PATHS, DataPath
@@ -50,6 +50,7 @@ class Lab:
             "rr": traffic.rr,
             "http": traffic.http,
             "connect": self._connector.measure,
+            "load": load.measure,
             "change": changes.measure,
             "update": Updates(mesh, self._rate, stack).measure,
         }

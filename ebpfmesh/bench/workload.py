@@ -19,7 +19,7 @@ DEMO_FILE = Path(__file__).parents[2] / "examples" / "demo.toml"
 CLIENT = "radio"
 BLOCKED = "guest"
 Version = Literal[4, 6]
-SERVICES = {"pps": "samples", "rr": "control", "crr": "api", "stream": "bulk"}
+SERVICES = {"pps": "samples", "rr": "control", "crr": "api", "stream": "bulk", "load": "bulk-udp"}
 """The service each kind of traffic goes to."""
 TARGETS = 20
 """Neighbouring ports that take packets per second; see ``load``."""
@@ -71,11 +71,14 @@ class Target:
 def load() -> Mesh:
     """The mesh that every path is built from, with room for all that is measured.
 
-    Besides what the file has there are services at the ports after ``samples``', TARGETS in all,
-    since one client has fewer ports than flows are wanted; and as many for TCP's SYNs.
+    Besides what the file has there is ``bulk`` for UDP, since iperf3 speaks both at one address;
+    there are services at the ports after ``samples``', TARGETS in all, since one client has fewer
+    ports than flows are wanted; and as many for TCP's SYNs.
     """
     mesh = config.load(DEMO_FILE)
     first = mesh.service(SERVICES["pps"])
+    bulk = mesh.service(SERVICES["stream"])
+    udp = bulk.model_copy(update={"name": SERVICES["load"], "protocol": "udp"})
     more = tuple(
         first.model_copy(
             update={
@@ -94,9 +97,9 @@ def load() -> Mesh:
             source=Identity.parse(f"function:{CLIENT}"),
             destination=Identity.parse(f"service:{service.name}"),
         )
-        for service in more
+        for service in (udp, *more)
     )
-    parts = {"services": (*mesh.services, *more), "policies": (*mesh.policies, *rules)}
+    parts = {"services": (*mesh.services, udp, *more), "policies": (*mesh.policies, *rules)}
     return mesh.model_copy(update={**parts, "limits": LIMITS})
 
 
