@@ -89,7 +89,6 @@ def measure(path: DataPath, seconds: float, *, load: int) -> Sample:
     that arrived; "load-machine", what the machine took more than before, of whatever: the figure
     must not be far from it on a machine that does nothing else.
     """
-    interval = LENGTH * 8 / load
     (receiver,), port = path.receivers("load"), workload.backend_target(path.mesh, "load").port
     command = traffic.SERVERS["load"](receiver, port, Path())
     with process.server(command, receiver.netns, port) as listening:
@@ -99,21 +98,36 @@ def measure(path: DataPath, seconds: float, *, load: int) -> Sample:
             SHARED: cputime.ksoftirqd(),
         }
         idle = _Watch(groups, listening.pid).window(seconds * IDLE_PART, 0)
-        arrived = _datagrams(listening.pid, "InDatagrams")
-        with _sender(path, load, 2 * seconds + 8 * interval + START_SECONDS) as sending:
-            watch = _Watch({"sender": (sending.pid,), **groups}, listening.pid, sending.pid)
+        loaded, said = _offer(path, seconds, load, groups, listening.pid)
+    return _sample(idle, loaded, said)
+
+
+def _offer(
+    path: DataPath, seconds: float, load: int, groups: Mapping[str, tuple[int, ...]], receiver: int
+) -> tuple[Window, str]:
+    """A window while a load is offered, and what the sender printed."""
+    interval = LENGTH * 8 / load
+    arrived = _datagrams(receiver, "InDatagrams")
+    with tempfile.TemporaryFile("w+") as output:
+        bound = 2 * seconds + 8 * interval + START_SECONDS
+        with _sender(path, load, bound, output.fileno()) as sender:
+            watch = _Watch({"sender": (sender.pid,), **groups}, receiver, sender.pid)
             if not watch.wait(arrived + FIRST, START_SECONDS + 2 * interval):
-                raise CommandFailed(f"{FIRST} datagrams did not arrive over {path.name}")
+                what = f"{FIRST} datagrams did not arrive over {path.name}"
+                raise CommandFailed(what, hint=f"iperf3: {process.tail(output.fileno())}")
             time.sleep(SETTLE_SECONDS)
-            loaded = watch.window(seconds, 3 * interval)
-    return _sample(idle, loaded)
+            window = watch.window(seconds, 3 * interval)
+            if sender.poll() is not None:
+                raise CommandFailed(f"iperf3 ended early: {process.tail(output.fileno())}")
+        output.seek(0)
+        return window, output.read()
 
 
-def _sample(idle: Window, loaded: Window) -> Sample:
+def _sample(idle: Window, loaded: Window, said: str) -> Sample:
     shared = max(loaded.cores[SHARED] - idle.cores[SHARED], 0)
     return Sample(
         100 * (loaded.own + shared),
-        json.dumps({"idle": asdict(idle), "load": asdict(loaded)}, indent=1) + "\n",
+        json.dumps({"idle": asdict(idle), "load": asdict(loaded), "iperf3": said}, indent=1) + "\n",
         packets=loaded.received,
         more={
             "load-idle": 100 * idle.own,
@@ -131,7 +145,9 @@ def pace(load: int) -> tuple[int, int]:
 
 
 @contextmanager
-def _sender(path: DataPath, load: int, seconds: float) -> Iterator["subprocess.Popen[bytes]"]:
+def _sender(
+    path: DataPath, load: int, seconds: float, output: int
+) -> Iterator["subprocess.Popen[bytes]"]:
     """Offer a load while the block runs, for ``seconds`` at most."""
     target, (timer, burst) = path.target("load"), pace(load)
     command = [
@@ -139,14 +155,11 @@ def _sender(path: DataPath, load: int, seconds: float) -> Iterator["subprocess.P
         "--length", str(LENGTH), "--bitrate", f"{load}/{burst}", "--pacing-timer", str(timer),
         "--time", str(math.ceil(seconds)), "--interval", "0", "--window", str(BUFFER),
     ]  # fmt: skip
-    with tempfile.TemporaryFile() as output:
-        program = process.start(command, path.client.netns, output.fileno(), min)
-        try:
-            yield program
-            if program.poll() is not None:
-                raise CommandFailed(f"iperf3 ended early: {process.tail(output.fileno())}")
-        finally:
-            process.stop(program)
+    program = process.start(command, path.client.netns, output, min)
+    try:
+        yield program
+    finally:
+        process.stop(program)
 
 
 class _Watch:

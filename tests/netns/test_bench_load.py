@@ -108,6 +108,7 @@ def test_load_arrives_and_costs_something(path: DataPath) -> None:
     assert sample.more["load-idle"] < 0.2 * sample.value
     windows = json.loads(sample.raw)
     assert windows["idle"]["received"] == 0
+    assert "sender" in windows["iperf3"]
     assert windows["load"]["received"] == sample.packets > 400
     assert all(windows["load"]["cores"][name] > 0 for name in ("sender", "receiver"))
 
