@@ -5,7 +5,8 @@ Read from the kinds of ``ebpfmesh.bench.load``, at the median over the rounds; i
 95 %, by drawing whole rounds anew. The full load is the greatest that a path carried.
 
 - idle: CPU while nothing is sent, in % of one core: of the receiver that waits and of the path's
-  own processes. A path in the kernel has none; what its timers cost is not seen.
+  own processes. A path in the kernel has none; what its timers cost is not seen. The mean over all
+  loads and rounds, since a daemon that wakes up once a second is missed by most of the windows.
 - whole machine: what the machine took more at the full load than before it, of whatever. Where it
   is far from the CPU of the processes, the machine was not quiet, or the figure lacks something.
 - saturated: the least load of which less than CARRIED arrived. From there on the CPU is that of a
@@ -127,7 +128,7 @@ def _rounds(results: Results, path: str) -> _Rounds | None:
 
 def _fit(path: str, rounds: _Rounds) -> Fit:
     count = rounds.carried
-    loads, idle = rounds.loads[:count], float(np.median(rounds.idle))
+    loads, idle = rounds.loads[:count], float(rounds.idle.mean())
     cpu = np.median(rounds.cpu[:, :count], axis=0)
     size = len(rounds.cpu)
     draws = np.random.default_rng(0).integers(size, size=(RESAMPLES, size))
@@ -137,7 +138,7 @@ def _fit(path: str, rounds: _Rounds) -> Fit:
     slope, r_squared = log_slope(loads, cpu)
     return Fit(
         path=path,
-        idle=(idle, *_bounds(float(np.median(rounds.idle[rows])) for rows in draws)),
+        idle=(idle, *_bounds(float(rounds.idle[rows].mean()) for rows in draws)),
         full=int(loads[-1]) if count else None,
         saturated=int(rounds.loads[count]) if count < len(rounds.loads) else None,
         peak=peak or None,

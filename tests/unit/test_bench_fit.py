@@ -84,6 +84,16 @@ def test_path_that_polls() -> None:
     assert found.proportionality == pytest.approx(0.03, abs=0.002)
 
 
+def test_daemon_that_wakes_up_now_and_then_is_not_idle() -> None:
+    results = made(proportional)
+    seldom = tuple(
+        dataclasses.replace(m, value=1.3) if (m.kind, m.at) == ("load-idle", LOADS[0]) else m
+        for m in results.measurements
+    )
+    idle = only(dataclasses.replace(results, measurements=seldom)).idle
+    assert idle == pytest.approx((0.1, 0.1, 0.1))
+
+
 def test_path_that_jumps_to_a_core() -> None:
     found = only(made(lambda load, _: min(100.0, 100 * load / 1e8)))
     assert found.dynamic_range == pytest.approx(1)
