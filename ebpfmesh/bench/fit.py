@@ -2,15 +2,16 @@
 """How a path's CPU follows the load: a pure function of the results, the same on every call.
 
 Read from the kinds of ``ebpfmesh.bench.load``, at the median over the rounds; intervals are of
-95 %, by drawing whole rounds anew. The full load is the greatest that a path carried.
+95 %, by drawing whole rounds anew. A load is carried if CARRIED of it arrived; the full load is the
+greatest that was. One below it that was not is left out: the machine was at something else.
 
 - idle: CPU while nothing is sent, in % of one core: of the receiver that waits and of the path's
   own processes. A path in the kernel has none; what its timers cost is not seen. The mean over all
   loads and rounds, since a daemon that wakes up once a second is missed by most of the windows.
 - whole machine: what the machine took more at the full load than before it, of whatever. Where it
   is far from the CPU of the processes, the machine was not quiet, or the figure lacks something.
-- saturated: the least load of which less than CARRIED arrived. From there on the CPU is that of a
-  path at its limit, and nothing is fitted.
+- saturated: the least load above the full one. From there on the CPU is that of a path at its
+  limit, and nothing is fitted.
 - fixed, cost: CPU = fixed + cost · load, by least squares of the relative errors, since the loads
   span decades; neither is below 0. What is fixed comes with the first packet, what is idle is there
   without any.
@@ -96,10 +97,9 @@ class _Rounds:
     machine: Floats
 
     @property
-    def carried(self) -> int:
-        """How many of the loads it carried, from the least, before one that it did not."""
-        part = np.median(self.received, axis=0) / self.loads
-        return int(np.argmax([*(part < CARRIED), True]))
+    def carried(self) -> NDArray[np.bool_]:
+        """Which of the loads it carried."""
+        return np.median(self.received, axis=0) >= CARRIED * self.loads
 
 
 def fits(results: Results) -> tuple[Fit, ...]:
@@ -127,22 +127,21 @@ def _rounds(results: Results, path: str) -> _Rounds | None:
 
 
 def _fit(path: str, rounds: _Rounds) -> Fit:
-    count = rounds.carried
-    loads, idle = rounds.loads[:count], float(rounds.idle.mean())
-    cpu = np.median(rounds.cpu[:, :count], axis=0)
-    size = len(rounds.cpu)
+    carried = rounds.carried
+    loads, cpus = rounds.loads[carried], rounds.cpu[:, carried]
+    cpu, idle, size = np.median(cpus, axis=0), float(rounds.idle.mean()), len(cpus)
     draws = np.random.default_rng(0).integers(size, size=(RESAMPLES, size))
-    again = [np.median(rounds.cpu[rows, :count], axis=0) for rows in draws]
-    peak = float(cpu[-1]) if count else 0.0
+    again = [np.median(cpus[rows], axis=0) for rows in draws]
+    full, peak = (float(loads[-1]), float(cpu[-1])) if len(loads) else (0.0, 0.0)
     fixed, cost = line(loads, cpu)
     slope, r_squared = log_slope(loads, cpu)
     return Fit(
         path=path,
         idle=(idle, *_bounds(float(rounds.idle[rows].mean()) for rows in draws)),
-        full=int(loads[-1]) if count else None,
-        saturated=int(rounds.loads[count]) if count < len(rounds.loads) else None,
+        full=int(full) or None,
+        saturated=next((int(load) for load in rounds.loads if load > full), None),
         peak=peak or None,
-        machine=float(np.median(rounds.machine[:, count - 1])) if count else None,
+        machine=float(np.median(rounds.machine[:, carried][:, -1])) if len(loads) else None,
         fixed=fixed,
         cost=cost,
         slope=_around(slope, (log_slope(loads, other)[0] for other in again)),
@@ -182,11 +181,9 @@ def log_slope(loads: Floats, cpu: Floats) -> tuple[float | None, float | None]:
     above = cpu > NOISE
     if above.sum() < LEAST_POINTS:
         return None, None
-    x, y = np.log(loads[above]), np.log(cpu[above])
-    slope, intercept = np.polyfit(x, y, 1)
-    around = float(((y - y.mean()) ** 2).sum())
-    left = float(((y - slope * x - intercept) ** 2).sum())
-    return float(slope), 1 - left / around if around else None
+    x, y = (np.log(values[above]) - np.log(values[above]).mean() for values in (loads, cpu))
+    slope, around = float((x * y).sum() / (x**2).sum()), float((y**2).sum())
+    return slope, 1 - float(((y - slope * x) ** 2).sum()) / around if around else None
 
 
 def at_a_tenth(loads: Floats, cpu: Floats) -> float | None:

@@ -121,6 +121,21 @@ def test_nothing_is_fitted_from_saturation_on() -> None:
     assert found.tenth == pytest.approx((0.1, 0.1, 0.1))
 
 
+def test_load_that_the_machine_disturbed_is_not_saturation() -> None:
+    results = made(proportional)
+    late = tuple(
+        dataclasses.replace(m, value=0.9 * m.at)
+        if (m.kind, m.at) == ("load-received", LOADS[1])
+        else dataclasses.replace(m, value=40.0)
+        if (m.kind, m.at) == ("load", LOADS[1])
+        else m
+        for m in results.measurements
+    )
+    found = only(dataclasses.replace(results, measurements=late))
+    assert (found.full, found.saturated) == (10**9, None)
+    assert found.slope == pytest.approx((1, 1, 1))
+
+
 def test_cpu_in_the_noise_does_not_bend_the_slope() -> None:
     found = only(made(lambda load, _: max(8 * load / 1e9, 0.009)))
     assert found.slope == pytest.approx((1, 1, 1), abs=1e-6)
