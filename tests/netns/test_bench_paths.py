@@ -168,7 +168,7 @@ def test_connection_passes_and_is_counted(path: DataPath) -> None:
 
 @over(*WITH_FRAMES)
 def test_frames_pass_and_are_counted(rate: PacketRate, path: DataPath) -> None:
-    """In bursts that fit into the buffer of a packet socket, which there is on Open vSwitch's way."""
+    """In bursts that fit into the buffer of a packet socket: Open vSwitch has some."""
     rate.generator.load(frames_for(path))
     receivers, (entry, _) = at_eth0(path.receivers("pps")), entry_of(path)
     before = settled(path)
