@@ -27,7 +27,9 @@ SPEED = {
     "iptables-legacy": 0.43, "iptables-each-packet": 0.39, "iptables-append": 0.4,
 }  # fmt: skip
 """How fast paths are, beside the mesh."""
-WITH_SERVICES = ("mesh", "nftables") + tuple(name for name in SPEED if name.startswith("iptables"))
+WITH_SERVICES = (
+    "mesh", "nftables", "iptables", "iptables-legacy", "iptables-each-packet", "iptables-append",
+)  # fmt: skip
 LISTS = {"iptables": 0.02, "iptables-legacy": 0.01, "iptables-each-packet": 0.03}
 """What an entry of a list costs, as a part of the time for a packet."""
 MESH = {
