@@ -182,17 +182,16 @@ def test_a_run_of_the_mesh_alone_is_about_itself() -> None:
 @pytest.mark.parametrize(
     ("tally", "sentence"),
     [
-        ((1, 0, 0), "Beside x the mesh was better in the only figure."),
-        ((4, 0, 0), "Beside x the mesh was better in all 4 figures."),
-        ((3, 1, 0), "Beside x the mesh was better in 3 of 4 figures, worse in 1."),
-        ((0, 1, 2), "Beside x the mesh was better in none of 3 figures, worse in 1, "
-                    "neither clearly in 2."),
-        ((0, 0, 1), "Beside x the mesh was better in none of 1 figure, worse in none, "
-                    "neither clearly in 1."),
+        ((1, 0, 0), "the only figure."),
+        ((4, 0, 0), "all 4 figures."),
+        ((3, 1, 0), "3 of 4 figures, worse in 1."),
+        ((1, 1, 2), "1 of 4 figures, worse in 1, neither clearly in 2."),
+        ((0, 0, 1), "none of 1 figure, worse in none, neither clearly in 1."),
     ],
 )  # fmt: skip
 def test_tallies_in_words(tally: tuple[int, int, int], sentence: str) -> None:
-    assert summary.tally_sentence(summary.Tally("x", *tally)) == sentence
+    told = summary.tally_sentence(summary.Tally("x", *tally))
+    assert told == f"Beside x the mesh was better in {sentence}"
 
 
 def of(at: int, value: float, spread: float = 0.01, kind: str = "pps") -> analyse.Ratio:
@@ -230,9 +229,9 @@ def test_the_same_failure_is_told_once() -> None:
     one = Measurement(2, "pps", "mesh", "services", 1, None, "raw/x", "it broke")
     other = dataclasses.replace(one, kind="help", axis="", at=0)
     told = list(summary.grouped_failures([one, dataclasses.replace(one, round=3), other]))
+    where = "packets per second, 64 B UDP over mesh at 1 service"
     assert told == [
-        "Round 2, packets per second, 64 B UDP over mesh at 1 service: it broke "
-        "(and in 1 more rounds)",
+        f"Round 2, {where}: it broke (and in 1 more rounds)",
         "Round 2, ebpfmesh --help over mesh: it broke",
     ]
 
@@ -301,18 +300,13 @@ def test_terminal_of_100_columns_shows_all_paths_unbroken(name: str) -> None:
     text = shown(results)
     for path in results.paths:
         assert re.search(rf"\b{path}\b", text)
-    assert "…" not in text
-    medians = text.partition("The mesh compared")[0]
-    assert all(len(line.rstrip()) <= 100 for line in medians.splitlines())
-    firsts = [line.split()[0] for line in medians.splitlines() if line.strip()]
-    assert "iptables-" not in firsts  # a broken name would leave the rest on a line of its own
+    assert text.count("\n") == shown(results, 300).count("\n")  # no line was broken
 
 
 def test_terminal_has_a_path_without_services_at_every_place(results: Results) -> None:
-    (line,) = (
-        row for row in shown(results).splitlines() if re.match(r"rr +µs +redirect_peer", row)
-    )
-    first, second = line.split()[-2:]
+    found = re.search(r"^rr +µs +redirect_peer +(\S+) +(\S+) *$", shown(results), re.MULTILINE)
+    assert found
+    first, second = found.groups()
     assert first == second
 
 
