@@ -50,7 +50,8 @@ class Change:
     @property
     def more_is_better(self) -> bool:
         """Whether a greater figure is a better one."""
-        return KINDS[self.kind].more_is_better if self.kind in KINDS else False
+        known = KINDS.get(self.kind)
+        return known.more_is_better if known else COSTS[self.kind].goal.at_least
 
     @property
     def verdict(self) -> Conclusion:
@@ -163,7 +164,7 @@ def _relative(before: Results, after: Results) -> list[Change]:
 
 
 def _can_be_divided(before: Sequence[float], after: Sequence[float]) -> bool:
-    return 0 < min(*before, *after) and max(*before, *after) < math.inf
+    return min(*before, *after) > 0 and max(*before, *after) < math.inf
 
 
 def _change(

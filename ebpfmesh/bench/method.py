@@ -73,7 +73,7 @@ def sentences(results: Results) -> Iterator[str]:
         yield ONE_CORE
     yield from (TAKES[take] for take in takes if take in TAKES)
     if "build" in kinds:
-        yield "What building a path takes is measured once; its memory is roughly what was free less."
+        yield "What building a path takes is measured once, its memory roughly."
     if any(m.kind in COSTS for m in results.measurements):
         yield "The mesh's own cost: on meshes made for it, after the rounds; judged by medians."
     yield (

@@ -25,6 +25,8 @@ COLOURS = {"good": "green", "bad": "red", "unclear": "yellow"}
 TONES: dict[str, Tone] = {
     "better": "good", "worse": "bad", "unclear": "", "holds": "good", "fails": "bad",
 }  # fmt: skip
+SIGNS = {"holds": "✓", "fails": "✗", "unclear": "?"}
+"""Of verdicts on a goal, on a terminal."""
 DASH = "–"
 WIDE = 6
 """Places that a table on a terminal of 100 columns has room for."""
@@ -118,12 +120,20 @@ def _ratios(title: str, over: str, found: Sequence[Ratio]) -> Section:
             Cell(number(r.ratio), r.ratio, TONES[r.conclusion]),
             Cell(between(r.low, r.high), r.high - r.low, noisy),
             Cell(r.conclusion, None, TONES[r.conclusion]),
-            Cell(f"{r.goal} {r.verdict}" if r.goal else "", None, TONES.get(r.verdict, "")),
+            _goal(r),
         )  # fmt: skip
         rows.append(row if with_goals else row[:-1])
     columns = ("figure", ">at", over, ">ratio", ">95 % interval", "mesh is", "goal")
     note = "Medians of the ratios within rounds. An interval on both sides of 1 is unclear."
     return Section(title, columns if with_goals else columns[:-1], tuple(rows), note)
+
+
+def _goal(ratio: Ratio) -> Cell:
+    """The goal and whether it is met."""
+    if not ratio.goal:
+        return Cell("")
+    text, verdict = f"{ratio.goal} {ratio.verdict}", ratio.verdict
+    return Cell(text, None, TONES[verdict], f"{ratio.goal} {SIGNS[verdict]}")
 
 
 def costs(results: Results) -> Section:
@@ -157,7 +167,9 @@ def table(section: Section) -> Table:
     )  # fmt: skip
     for name in section.columns:
         right = name.startswith(">")
-        printed.add_column(name.removeprefix(">"), justify="right" if right else "left")
+        printed.add_column(
+            name.removeprefix(">"), justify="right" if right else "left", overflow="fold"
+        )
     kinds = [row[0].brief for row in section.cells]
     grouped = len(set(kinds)) == sum(1 for _ in groupby(kinds))
     for index, row in enumerate(section.cells):

@@ -53,11 +53,6 @@ def capital(text: str) -> str:
     return text[:1].upper() + text[1:]
 
 
-def times(amount: int) -> str:
-    """How often: once, twice, 3 times."""
-    return {1: "once", 2: "twice"}.get(amount, f"{count(amount)} times")
-
-
 def between(low: float, high: float) -> str:
     """Both ends of an interval: 1.2–1.35, or one number if they look the same."""
     first, last = number(low), number(high)
