@@ -291,14 +291,14 @@ def test_a_pause_is_the_longest_gap(rate: PacketRate, checker: Checker, path: Da
 
 def test_traffic_at_a_pace(watcher: Watcher, path: DataPath) -> None:
     """It goes on while the block works, ends with it, and all of it arrives."""
-    pace = Pace(burst=4, interval=0.001, seconds=60)
+    pace = Pace(burst=2, interval=0.01, seconds=60)
     with watcher.running(path, pace, flows=5) as seen:
-        assert topology.poll(lambda: watcher.checker.packets() >= 100)
+        assert topology.poll(lambda: watcher.checker.packets() >= 20)
         assert not seen.traffic.ended
     report, sent = seen.report, seen.sent
     assert report is not None
-    assert sent.frames == watcher.generator.sent() >= 100
-    assert sent.frames < pace.frames, "it was stopped, and did not come to its end"
+    assert sent.frames == watcher.generator.sent() >= 20
+    assert sent.frames < 6000, "half of what there would be without an end to the block"
     assert all_came(report, sent.frames, 5)
     assert sent.first_ns < report.first_ns <= report.last_ns
     assert seen.longest_gap_ns >= report.longest_gap_ns > 0
