@@ -6,10 +6,11 @@ SHELL := /bin/bash
 BIN    := .venv/bin
 PYTEST := $(BIN)/pytest $(PYTEST_ARGS)
 C_FILES = $(shell find bpf -path bpf/include/uapi -prune -o -name '*.[ch]' -print)
+SCENARIOS ?= stream rr crr pps services rules functions update load observation http
 SPDX_IN = $(wildcard bpf ebpfmesh tests scripts vagrant)
 
 ##@ Use
-.PHONY: help setup demo bench-quick
+.PHONY: help setup demo bench-quick bench
 help: ## show this list
 	@awk 'BEGIN { FS = ":.*## " } /^##@ / { print "\n" substr($$0, 5) } \
 		/^[a-z0-9-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -22,6 +23,9 @@ demo: setup ## see a mesh work, in namespaces of its own (root)
 
 bench-quick: setup-test ## measure the mesh beside the iptables path (root)
 	$(BIN)/ebpfmesh bench run quick
+
+bench: setup-test ## measure everything there is a scenario for; takes long (root)
+	$(BIN)/ebpfmesh bench run $(SCENARIOS)
 
 ##@ Test
 .PHONY: test lint types unit prog netns e2e equivalence test-equivalence setup-test

@@ -27,7 +27,9 @@ SPEED = {
     "iptables-legacy": 0.43, "iptables-each-packet": 0.39, "iptables-append": 0.4,
 }  # fmt: skip
 """How fast paths are, beside the mesh."""
-WITH_SERVICES = ("mesh", "nftables") + tuple(name for name in SPEED if name.startswith("iptables"))
+WITH_SERVICES = (
+    "mesh", "nftables", "iptables", "iptables-legacy", "iptables-each-packet", "iptables-append",
+)  # fmt: skip
 LISTS = {"iptables": 0.02, "iptables-legacy": 0.01, "iptables-each-packet": 0.03}
 """What an entry of a list costs, as a part of the time for a packet."""
 MESH = {
@@ -35,10 +37,18 @@ MESH = {
     "pps-events": 1.7, "pps-capture": 0.9, "stream": 22.0, "stream-two-cores": 24.0, "rr": 12.0,
     "rr-p99": 21.0, "rr-p999": 48.0, "connect": 21000.0, "http": 41000.0, "http-short": 9800.0,
     "add-service": 900.0, "add-rule": 700.0, "add-service-command": 4.1, "add-rule-command": 4.3,
+    "attach-one": 14.0, "build": 1.9, "build-memory": 70.0, "update-service": 1.3,
+    "update-rule": 1.6, "update-lost": 0.0, "update-reordered": 0.0, "update-gap": 900.0,
+    "update-gap-without": 850.0,
 }  # fmt: skip
 COSTS = {
     "help": 0.13, "up": 1.1, "attach": 14.0, "attach-clsact": 15.0, "maps": 30.0, "idle": 0.0,
 }  # fmt: skip
+MORE = {
+    "rr": ("rr-p99", "rr-p999"),
+    "update": ("update-lost", "update-reordered", "update-gap", "update-gap-without"),
+}
+"""What comes along with a kind, by how that begins."""
 PART = {"pps": 1.0, "connect": 0.55, "stream": 0.3, "rr": 0.3, "http": 0.15, "add": 1.2}
 """How much of what a path does to a packet is seen in a figure, by how its kind begins."""
 
@@ -56,7 +66,7 @@ def names() -> list[str]:
 
 def value(kind: str, path: str, axis: str, at: int) -> float:
     """An invented figure."""
-    part = next(part for word, part in PART.items() if kind.startswith(word))
+    part = next((part for word, part in PART.items() if kind.startswith(word)), 0.5)
     listed = at if axis in ("services", "rules") and kind[:3] != "add" else 0
     slower = 1 + LISTS.get(path, 0.0) * listed
     if path == "mesh" and axis == "rules":
@@ -68,7 +78,7 @@ def value(kind: str, path: str, axis: str, at: int) -> float:
     if kind.startswith("add") and path != "mesh":
         slower *= 3 if path == "iptables-append" else 90
     faster = (SPEED[path] / slower) ** part
-    return MESH[kind] * (faster if KINDS[kind].more_is_better else 1 / faster)
+    return MESH.get(kind, 1.0) * (faster if KINDS[kind].more_is_better else 1 / faster)
 
 
 def steps(scenario: Mapping[str, Any]) -> Iterator[tuple[str, str, str, int]]:
@@ -79,7 +89,7 @@ def steps(scenario: Mapping[str, Any]) -> Iterator[tuple[str, str, str, int]]:
             for path in part["paths"]:
                 means = path in WITH_SERVICES or not AXES[axis].needs_services
                 for at in part.get(axis) or (1,) if means else (0,):
-                    for each in ("rr", "rr-p99", "rr-p999") if kind == "rr" else (kind,):
+                    for each in (kind, *MORE.get(kind.partition("-")[0], ())):
                         yield each, path, axis, at
 
 
@@ -92,9 +102,15 @@ def measurements(
         drift = chance.gauss(1, 0.06)
         for kind, path, axis, at in steps(scenario):
             if path not in missing:
-                found = value(kind, path, axis, at) * (mesh if path == "mesh" else 1)
+                found = value(kind, path, axis, at)
+                if path == "mesh":
+                    found *= mesh if KINDS[kind].more_is_better else 1 / mesh
                 found *= drift * chance.gauss(1, noise * (4 if kind == "rr-p999" else 1))
                 yield Measurement(number, kind, path, axis, at, abs(found), "raw/x.txt")
+    for _, path, axis, at in {step[1:]: step for step in steps(scenario)}.values():
+        if path not in missing:
+            took = value("build", path, axis, at) * (1 + at / 5000)
+            yield Measurement(1, "build", path, axis, at, took, "raw/built.json")
     for number in range(1, scenario["control"] + 1):
         for kind, cost in COSTS.items():
             value_ = cost * chance.gauss(1, noise)
@@ -105,7 +121,7 @@ def made(
     of: str | Mapping[str, Any], *, seed: int = 1, noise: float = 0.03, mesh: float = 1.0,
     missing: Mapping[str, str] | None = None, **environment: str,
 ) -> Results:  # fmt: skip
-    """Results of a scenario, on an invented machine; ``mesh`` is a factor of its figures."""
+    """Results of a scenario, on an invented machine; ``mesh`` is how much faster it is."""
     chosen = scenario(of) if isinstance(of, str) else dict(of)
     absent = missing or {}
     paths = dict.fromkeys(path for part in chosen["measure"] for path in part["paths"])

@@ -6,7 +6,8 @@ round, where both sides met the same machine, and its median is given with such 
 lies on both sides of a goal, or of 1, is unclear: it is neither a success nor a loss.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Literal
@@ -186,7 +187,7 @@ class Ratio:
         """How many times better the mesh is, and the ends of the interval: above 1 it is better."""
         if KINDS[self.kind].more_is_better:
             return self.ratio, self.low, self.high
-        return 1 / self.ratio, 1 / self.high, 1 / self.low
+        return inverse(self.ratio), inverse(self.high), inverse(self.low)
 
     @property
     def is_loss(self) -> bool:
@@ -194,22 +195,9 @@ class Ratio:
         return self.conclusion == "worse"
 
 
-@dataclass(frozen=True)
-class Tally:
-    """How often the mesh is better than a path, worse, and neither clearly."""
-
-    base: str
-    better: int
-    worse: int
-    unclear: int
-
-
-@dataclass(frozen=True)
-class Extent:
-    """Where on an axis the mesh does worst and best beside a path, in one kind of figure."""
-
-    worst: Ratio
-    best: Ratio
+def inverse(value: float) -> float:
+    """1 ÷ a ratio, where one may be of 0."""
+    return 1 / value if value else math.inf
 
 
 def conclude(low: float, high: float, *, more_is_better: bool, enough: bool) -> Conclusion:
@@ -219,7 +207,7 @@ def conclude(low: float, high: float, *, more_is_better: bool, enough: bool) -> 
     return "better" if (low > 1) == more_is_better else "worse"
 
 
-def _values(results: Results) -> dict[Where, dict[int, float]]:
+def values(results: Results) -> dict[Where, dict[int, float]]:
     """By what was measured, the value of each round; in the order of kinds, axes and places.
 
     Raises NotFound if there is something that this version does not know.
@@ -258,15 +246,15 @@ def costs(results: Results) -> tuple[Cost, ...]:
 
 
 def _figures(results: Results, *, costs: bool) -> Iterator[Figure]:
-    for where, by_round in _values(results).items():
+    for where, by_round in values(results).items():
         if (where[0] in COSTS) == costs:
-            values = list(by_round.values())
-            ends = min(values), max(values)
-            same = _is_everywhere(results, where)
-            yield Figure(*where, *median_interval(values), *ends, len(values), same)
+            found = list(by_round.values())
+            ends = min(found), max(found)
+            same = is_everywhere(results, where)
+            yield Figure(*where, *median_interval(found), *ends, len(found), same)
 
 
-def _is_everywhere(results: Results, where: Where) -> bool:
+def is_everywhere(results: Results, where: Where) -> bool:
     """Whether place 0 is all places: only on an axis of services or rules, to a path without."""
     _, path, axis, at = where
     if at or not axis or not AXES[axis].needs_services:
@@ -279,17 +267,22 @@ def ratios(results: Results) -> tuple[Ratio, ...]:
 
     A path without services is the same at any number of them.
     """
-    found = _values(results)
     return tuple(
-        ratio
+        _ratio(where, found, _goal(*where)) for where, found in round_ratios(results).items()
+    )
+
+
+def round_ratios(results: Results) -> dict[Where, list[float]]:
+    """The mesh divided by another path in each round; the path of a place is that other one."""
+    found = values(results)
+    made = {
+        (kind, base, axis, at): _divided(above, _beside(results, found, (kind, base, axis, at)))
         for (kind, path, axis, at), above in found.items()
         if path == SUBJECT and kind in KINDS
         for base in results.paths
         if base != SUBJECT
-        for below in [_beside(results, found, (kind, base, axis, at))]
-        if below
-        for ratio in _ratio((kind, base, axis, at), above, below, _goal(kind, base, axis, at))
-    )
+    }
+    return {where: divided for where, divided in made.items() if divided}
 
 
 def _beside(
@@ -297,7 +290,7 @@ def _beside(
 ) -> dict[int, float]:
     """The values there, or those of everywhere; empty if there are none."""
     everywhere = (*where[:3], 0)
-    if where not in found and _is_everywhere(results, everywhere):
+    if where not in found and is_everywhere(results, everywhere):
         return found.get(everywhere, {})
     return found.get(where, {})
 
@@ -310,43 +303,53 @@ def _goal(kind: str, base: str, axis: str, at: int) -> Goal | None:
 
 def inner_ratios(results: Results) -> tuple[Ratio, ...]:
     """The mesh beside itself: with the most of something and with the least, and as INSTEAD."""
-    found = _values(results)
+    found = values(results)
     made: list[Ratio] = []
     for (kind, path, axis, at), above in found.items():
         if path != SUBJECT or kind not in KINDS or not AXES[axis].built:
             continue
         least = min(where[3] for where in found if where[:3] == (kind, path, axis))
         if at == max(where[3] for where in found if where[:3] == (kind, path, axis)) > least:
+            divided = _divided(above, found[kind, path, axis, least])
             goal = SAME[KINDS[kind].more_is_better]
-            base = place(axis, least)
-            made += _ratio((kind, base, axis, at), above, found[kind, path, axis, least], goal)
+            made.append(_ratio((kind, place(axis, least), axis, at), divided, goal))
     for kind, (other, name, goal_) in INSTEAD.items():
         for where, above in found.items():
             if where[:2] == (kind, SUBJECT) and (below := found.get((other, *where[1:]))):
-                made += _ratio((kind, name, *where[2:]), above, below, goal_)
-    return tuple(made)
+                made.append(_ratio((kind, name, *where[2:]), _divided(above, below), goal_))
+    return tuple(ratio for ratio in made if ratio.rounds)
 
 
-def _ratio(
-    where: Where, above: dict[int, float], below: dict[int, float], goal: Goal | None
-) -> Iterator[Ratio]:
+def _divided(above: dict[int, float], below: dict[int, float]) -> list[float]:
+    """One by the other, in each round that has both; nothing by nothing is the same."""
+    return [
+        above[n] / below[n] if below[n] else math.inf if above[n] else 1.0
+        for n in sorted(above.keys() & below.keys())
+    ]
+
+
+def _ratio(where: Where, divided: Sequence[float], goal: Goal | None) -> Ratio:
     """Of what is at ``where``, whose path is the base."""
     kind, base, axis, at = where
-    shared = sorted(above.keys() & below.keys())
-    if shared and all(below[number] for number in shared):
-        values = [above[number] / below[number] for number in shared]
-        yield Ratio(kind, axis, at, base, *median_interval(values), len(shared), goal)
+    return Ratio(kind, axis, at, base, *median_interval(divided), len(divided), goal)
 
 
 def median_interval(values: Sequence[float]) -> tuple[float, float, float]:
     """The median and its 95 % interval: percentiles of resampled medians, always the same."""
-    return _median_interval(tuple(values))
+    return _median_interval(tuple(values)) if values else (math.nan,) * 3
 
 
 @lru_cache(maxsize=4096)
 def _median_interval(values: tuple[float, ...]) -> tuple[float, float, float]:
-    low, high = np.percentile(resampled_medians(values), [2.5, 97.5])
+    low, high = middle_95(resampled_medians(values))
     return float(np.median(values)), float(low), float(high)
+
+
+def middle_95(values: "np.ndarray[Any, Any]") -> tuple[float, float]:
+    """Where 95 % of them lie; of infinite ones, to the nearest value."""
+    method: Literal["linear", "nearest"] = "linear" if np.isfinite(values).all() else "nearest"
+    low, high = np.percentile(values, [2.5, 97.5], method=method)
+    return float(low), float(high)
 
 
 def resampled_medians(values: Sequence[float], seed: int = 0) -> "np.ndarray[Any, Any]":
@@ -369,28 +372,12 @@ def unclear(results: Results) -> tuple[Ratio, ...]:
     """Where the run is too noisy, or too short, to say which is better."""
     return tuple(
         r
-        for r in ratios(results)
+        for r in repeated(results)
         if r.conclusion == "unclear" and (r.is_noisy or r.rounds < LEAST_ROUNDS)
     )
 
 
-def tallies(ratios: Iterable[Ratio]) -> tuple[Tally, ...]:
-    """How often the mesh is better, by each of RIVALS that it was measured beside."""
-    found = [(r.base, r.conclusion) for r in ratios]
-    return tuple(
-        Tally(base, *(found.count((base, word)) for word in ("better", "worse", "unclear")))
-        for base in RIVALS
-        if any(name == base for name, _ in found)
-    )
-
-
-def extents(ratios: Iterable[Ratio]) -> tuple[Extent, ...]:
-    """Where the mesh does worst and best, by kind, axis and each of RIVALS."""
-    groups: dict[tuple[str, str, str], list[Ratio]] = {}
-    for ratio in ratios:
-        if ratio.base in RIVALS:
-            groups.setdefault((ratio.kind, ratio.axis, ratio.base), []).append(ratio)
-    return tuple(
-        Extent(min(group, key=lambda r: r.advantage), max(group, key=lambda r: r.advantage))
-        for group in groups.values()
-    )
+def repeated(results: Results) -> tuple[Ratio, ...]:
+    """The ratios but for those of what is taken once in a run of several rounds."""
+    once = 1 if results.scenario["rounds"] > 1 else 0
+    return tuple(ratio for ratio in ratios(results) if ratio.rounds > once)

@@ -20,8 +20,8 @@ from ebpfmesh.bench.frames import words
 from ebpfmesh.bench.paths import DataPath
 from ebpfmesh.bench.process import one_core
 from ebpfmesh.bench.programs import build_pinned
-from ebpfmesh.bench.topology import Member, attach_at
 from ebpfmesh.bench.sample import Sample
+from ebpfmesh.bench.topology import Member, attach_at
 from ebpfmesh.bench.workload import Target
 from ebpfmesh.errors import CommandFailed
 from ebpfmesh.kernel import bpf, netns

@@ -16,8 +16,8 @@ from ipaddress import IPv4Address
 from pathlib import Path
 
 from ebpfmesh import apply
-from ebpfmesh.bench.topology import make_namespace
 from ebpfmesh.bench.sample import Sample
+from ebpfmesh.bench.topology import make_namespace
 from ebpfmesh.errors import CommandFailed
 from ebpfmesh.kernel import interface, netns
 from ebpfmesh.kernel.maps import Maps

@@ -2,22 +2,22 @@
 """Draws figures as dots: a row for each path, or for whatever a picture names."""
 
 from collections.abc import Sequence
-from textwrap import fill
 from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 from matplotlib.lines import Line2D
+from matplotlib.transforms import blended_transform_factory
 
 from ebpfmesh.bench.analyse import SUBJECT, Figure
 from ebpfmesh.bench.drawing import GRID, INK, PAGE, WIDTH, line, log_ticks, longest, scale, whiskers
-from ebpfmesh.bench.pictures import PERCENTILES, Picture, Point, places
+from ebpfmesh.bench.pictures import PERCENTILES, Picture, Point, Row, places
 from ebpfmesh.bench.words import place
 
-ROW_HEIGHT, TOP, GAP, BOTTOM = 0.215, 0.3, 0.32, 0.5
+ROW_HEIGHT, TOP, BARE_TOP, GAP, BOTTOM = 0.215, 0.3, 0.06, 0.32, 0.5
 """Inches."""
-LABEL = 34
-"""Characters of a row's name in a line."""
+SHIFT = 0.16
+"""Of a row, by which points in it stand apart."""
 LEGEND: dict[str, Any] = {
     "frameon": False, "fontsize": 8, "handletextpad": 0.1, "columnspacing": 1.0, "borderpad": 0.1,
 }  # fmt: skip
@@ -36,7 +36,7 @@ def draw_dots(picture: Picture) -> Canvas:
             for at in ticks
         ]
     rows = [_best_first(found, picture) for _, found in panels]
-    canvas, grid = _sheet(rows)
+    canvas, grid = _sheet(rows, top=TOP if len(ticks) > 1 or len(picture.kinds) > 1 else BARE_TOP)
     for axes, (title, found), paths in zip(grid, panels, rows, strict=True):
         _draw_panel(axes, found, paths, picture)
         axes.set_title(title, loc="left", fontweight="bold")
@@ -46,15 +46,20 @@ def draw_dots(picture: Picture) -> Canvas:
     return canvas
 
 
-def _sheet(rows: Sequence[Sequence[str]], stretch: float = 1) -> tuple[Canvas, Sequence[Axes]]:
-    """Panels above each other, as high as their rows need, with room at the left for names."""
-    heights = [(len(names) + 0.2) * ROW_HEIGHT * stretch for names in rows]
+def _sheet(
+    rows: Sequence[Sequence[str]], *, lines: int = 0, top: float = TOP
+) -> tuple[Canvas, Sequence[Axes]]:
+    """Panels above each other, as high as their rows need, with room at the left for names.
+
+    ``lines`` is how many rows there are if that is not the number of names.
+    """
+    heights = [((lines or len(names)) + 0.2) * ROW_HEIGHT for names in rows]
     gaps = GAP * (len(rows) - 1)
-    whole = TOP + sum(heights) + gaps + BOTTOM
+    whole = top + sum(heights) + gaps + BOTTOM
     canvas = Canvas(figsize=(WIDTH, whole))
     left = longest([name for names in rows for name in names]) + 0.15
     panels: list[Axes] = []
-    above = whole - TOP
+    above = whole - top
     for height in heights:
         box = (left / WIDTH, (above - height) / whole, 1 - (left + 0.2) / WIDTH, height / whole)
         panels.append(canvas.add_axes(box, sharex=panels[0] if panels else None))
@@ -78,23 +83,30 @@ def _draw_panel(
     for row, path in enumerate(paths):
         mine = [figure for figure in figures if figure.path == path]
         style = line(path) | {"ls": "none"}
-        ends = [figure.median for figure in mine]
-        axes.plot([min(ends), max(ends)], [row, row], color=style["color"], lw=1.6, alpha=0.55)
-        for figure in mine:
+        heights = [row + _shift(figure, ticks, picture) for figure in mine]
+        axes.plot([f.median for f in mine], heights, color=style["color"], lw=1.6, alpha=0.55)
+        for figure, height in zip(mine, heights, strict=True):
             several = len(picture.kinds) > 1
             inside = _fill_of_kind(figure) if several else _fill(figure, ticks)
             axes.errorbar(
-                [figure.median], [row], xerr=whiskers([figure]), elinewidth=0.9, capsize=2,
+                [figure.median], [height], xerr=whiskers([figure]), elinewidth=0.9, capsize=2,
                 **style | inside,
             )  # fmt: skip
     _name_rows(axes, paths)
+
+
+def _shift(figure: Figure, ticks: Sequence[int], picture: Picture) -> float:
+    """The first of two places stands above the other, so that neither hides it."""
+    if len(ticks) < 2 or len(picture.kinds) > 1 or figure.everywhere:
+        return 0
+    return SHIFT if figure.at == ticks[-1] else -SHIFT
 
 
 def _fill(figure: Figure, ticks: Sequence[int]) -> dict[str, Any]:
     """How a marker is filled: not at the first of two places, by half if both are meant."""
     if len(ticks) > 1 and figure.everywhere:
         return {"fillstyle": "left", "markerfacecoloralt": PAGE}
-    return {} if not ticks or figure.at == ticks[-1] else {"mfc": PAGE}
+    return {"mfc": PAGE} if len(ticks) > 1 and figure.at == ticks[0] else {}
 
 
 def _fill_of_kind(figure: Figure) -> dict[str, Any]:
@@ -122,7 +134,7 @@ def _explain(axes: Axes, picture: Picture, ticks: Sequence[int]) -> None:
         shown = zip((plain, hollow, stroke), PERCENTILES.values(), strict=True)
     elif len(ticks) > 1:
         axis = picture.figures[0].axis
-        names = [place(axis, ticks[0]), place(axis, ticks[-1]), "either"]
+        names = [place(axis, ticks[0]), place(axis, ticks[-1]), "the same at both"]
         half = plain | {"fillstyle": "left", "markerfacecoloralt": PAGE}
         styles = [hollow, plain]
         if any(figure.everywhere for figure in picture.figures):
@@ -137,27 +149,44 @@ def _explain(axes: Axes, picture: Picture, ticks: Sequence[int]) -> None:
 
 
 def draw_rows(picture: Picture) -> Canvas:
-    """A row for whatever the picture names, with a point for each path."""
-    labels = [fill(row.label, LABEL) for row in picture.rows]
-    several = len(picture.paths) > 1
-    stretch = 1.9 if any("\n" in label for label in labels) else 1.3 if several else 1.0
+    """A row for whatever the picture names, with a point for each path; titles above groups."""
+    several = any(len(row.points) > 1 for row in picture.rows)
+    groups = dict.fromkeys(row.group for row in picture.rows)
+    rows = [(g, [row for row in picture.rows if row.group == g]) for g in groups]
+    names = [name for g, found in rows for name in ([g] if g else []) + [r.label for r in found]]
     canvas, (axes,) = _sheet(
-        [[part for label in labels for part in label.split("\n")[:1]]], stretch
+        [[row.label for row in picture.rows]],
+        lines=len(names),
+        top=TOP if several else BARE_TOP,
     )
-    for number, row in enumerate(picture.rows):
-        for point in row.points:
-            shift = 0.2 * (2 * picture.paths.index(point.path) - 1) if several else 0
-            axes.errorbar(
-                [point.value], [number + shift],
-                xerr=([point.value - point.low], [point.high - point.value]),
-                elinewidth=1, capsize=2, **line(point.path) | {"ls": "none", "ms": 5},
+    beside = blended_transform_factory(canvas.transFigure, axes.transData)
+    number = -1
+    for group, found in rows:
+        if group:
+            number += 1
+            axes.text(
+                0.012, number, group, fontweight="bold", va="center",
+                transform=beside, zorder=5,
+                bbox={"facecolor": PAGE, "edgecolor": "none", "pad": 1},
             )  # fmt: skip
-    _name_rows(axes, labels)
+        for row in found:
+            number += 1
+            _draw_row(axes, number, row)
+    _name_rows(axes, ["" if name in groups else name for name in names])
     _scale_rows(axes, [point for row in picture.rows for point in row.points], picture)
     axes.set_xlabel(picture.unit)
     if several:
         _explain_paths(axes, picture)
     return canvas
+
+
+def _draw_row(axes: Axes, number: int, row: Row) -> None:
+    for index, point in enumerate(row.points):
+        axes.errorbar(
+            [point.value], [number + SHIFT * (2 * index - len(row.points) + 1)],
+            xerr=([point.value - point.low], [point.high - point.value]),
+            elinewidth=1, capsize=2, **line(point.path) | {"ls": "none", "ms": 5},
+        )  # fmt: skip
 
 
 def _scale_rows(axes: Axes, points: Sequence[Point], picture: Picture) -> None:
@@ -168,7 +197,7 @@ def _scale_rows(axes: Axes, points: Sequence[Point], picture: Picture) -> None:
         axes.set_xlim(0, high * 1.06)
         return
     low, high = min(low, picture.even), max(high, picture.even)
-    room = max((high / low) ** 0.04, 1.02)
+    room = max((high / low) ** 0.05, 1.02)
     axes.set_xscale("log")
     axes.set_xlim(low / room, high * room)
     log_ticks(axes, "x", high / low)

@@ -48,7 +48,6 @@ LOOKS = {
 OTHER = Look("#7c858c", "8", (0, (2, 2)))
 STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
-    "pdf.fonttype": 42,
     "font.family": "sans-serif",
     "font.size": 9,
     "axes.labelsize": 9,
@@ -119,7 +118,7 @@ def log_ticks(axes: Axes, which: str, spread: float) -> None:
     ticks = axes.yaxis if which == "y" else axes.xaxis
     steps = (1, 2, 5) if spread < 100 else (1, 3) if spread < 1000 else (1,)
     few = spread < FEW_TENS
-    ticks.set_major_locator(MaxNLocator(6) if few else LogLocator(subs=steps))
+    ticks.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]) if few else LogLocator(subs=steps))
     ticks.set_major_formatter(FuncFormatter(lambda value, _: tick(value)))
     ticks.set_minor_locator(NullLocator())
 

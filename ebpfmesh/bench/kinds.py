@@ -55,10 +55,17 @@ KINDS = {
         "HTTP requests per second, one a connection", "1/s", True, "http", "sockets",
         {"close": True},
     ),
+    "load": Kind("CPU used at a load", "% of a core", False, "load", "sockets"),
+    "load-idle": Kind("CPU used while nothing is sent", "% of a core", False),
+    "load-received": Kind("received of a load", "b/s", True),
+    "load-machine": Kind("CPU used at a load, the whole machine", "% of a core", False),
     "add-service": _changes("services", "add-service"),
     "add-rule": _changes("rules", "add-rule"),
     "add-service-command": _changes("services", "add-service-command", "command line"),
     "add-rule-command": _changes("rules", "add-rule-command", "command line"),
+    "attach-one": Kind("one function more", "ms", False, "attach", "sockets"),
+    "build": Kind("all of the path built", "s", False),
+    "build-memory": Kind("memory that building it took, roughly", "MiB", False),
     "update-service": Kind(
         "a service added under traffic", "ms", False, "update", "changes", {"kind": "add-service"}
     ),

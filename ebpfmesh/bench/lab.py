@@ -6,11 +6,13 @@ measurement does not count.
 """
 
 import json
+import time
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from functools import partial
+from pathlib import Path
 
-from ebpfmesh.bench import changes, process, traffic, workload
+from ebpfmesh.bench import changes, functions, load, process, traffic, workload
 from ebpfmesh.bench.connect import Connector
 from ebpfmesh.bench.kinds import AXES, KINDS
 from ebpfmesh.bench.paths import PATHS, DataPath
@@ -35,7 +37,9 @@ class Lab:
     def __init__(
         self, steps: Iterable[Step], stack: ExitStack, building: Callable[[str], None]
     ) -> None:
-        mesh = workload.load()
+        steps = tuple(steps)
+        flows = max((step.at for step in steps if step.axis == "flows"), default=0)
+        mesh = workload.load(flows=flows)
         places = dict.fromkeys((step.path, step.scale) for step in steps)
         names = dict.fromkeys(name for name, _ in places)
         self.missing = {name: why for name in names if (why := PATHS[name].missing())}
@@ -50,16 +54,25 @@ class Lab:
             "rr": traffic.rr,
             "http": traffic.http,
             "connect": self._connector.measure,
+            "attach": functions.measure,
+            "load": load.measure,
             "change": changes.measure,
             "update": Updates(mesh, self._rate, stack).measure,
         }
         self.paths: dict[tuple[str, Scale], DataPath] = {}
+        self.built: dict[tuple[str, Scale], dict[str, float]] = {}
+        """What building each took: seconds, and MiB, roughly, of what the machine had free."""
         for name, scale in places:
             if name in self.missing:
                 continue
             path = PATHS[name](mesh, scale)
             building(path.label)
+            start, free = time.perf_counter(), _free_memory()
             path.build(stack)
+            self.built[name, scale] = {
+                "build": time.perf_counter() - start,
+                "build-memory": max(free - _free_memory(), 0) / (1 << 20),
+            }
             self.paths[name, scale] = path
 
     def measure(self, step: Step, seconds: float) -> Sample:
@@ -121,3 +134,9 @@ class Lab:
         for path in self.paths.values():
             if "frames" in path.carries:
                 self._rate.measure(path, bursts=1)
+
+
+def _free_memory() -> int:
+    """Bytes that the machine could still give away."""
+    rows = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
+    return int(rows["MemAvailable"].split()[0]) << 10

@@ -18,6 +18,8 @@ LINES_HEIGHT, PANEL_HEIGHT = 2.9, 1.9
 LABEL_GAP = 10.5
 """Points between the labels beside lines."""
 MOST_TICKS = 8
+TICK_GAP = 0.13
+"""Part of an axis that the number of a tick needs."""
 
 
 def draw_lines(picture: Picture) -> Canvas:
@@ -86,12 +88,19 @@ def _positions(axes: Axes, axis: str, ticks: Sequence[int]) -> dict[int, float]:
     return {tick: float(tick) for tick in ticks}
 
 
-def thin_out(ticks: Sequence[int], most: int = MOST_TICKS) -> list[int]:
-    """The ticks that get a number: all, or else powers of ten, and the ends."""
-    if len(ticks) <= most:
-        return list(ticks)
+def thin_out(ticks: Sequence[int]) -> list[int]:
+    """The ticks that get a number on a logarithmic axis, those that would touch left out.
+
+    Of many only the powers of ten, if there are some. The first and the last have one.
+    """
     tens = [tick for tick in ticks if str(tick).rstrip("0") == "1"]
-    return tens if len(tens) > 1 else [ticks[0], ticks[-1]]
+    wanted = list(tens if len(ticks) > MOST_TICKS and len(tens) > 1 else ticks)
+    gap = (wanted[-1] / wanted[0]) ** TICK_GAP
+    found = wanted[:1]
+    for tick in wanted[1:-1]:
+        if found[-1] * gap <= tick and tick * gap <= wanted[-1]:
+            found.append(tick)
+    return found + wanted[1:][-1:]
 
 
 def _label_ends(axes: Axes, ends: dict[str, tuple[float, float]]) -> None:

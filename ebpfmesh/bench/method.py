@@ -34,6 +34,16 @@ TAKES = {
         "kube-proxy does, and iptables-append only adds to its end; to the mesh by the calls of "
         "its command line, or by the command itself, from start to exit."
     ),
+    "update": (
+        "Changes under traffic: the same, while numbered packets run; what was lost, reordered "
+        "or late is counted, and beside it the longest time without a packet where nothing was "
+        "changed, since a machine has pauses of its own."
+    ),
+    "attach": (
+        "One function more: a network namespace that is there is connected, to the mesh by the "
+        "call of its command line, to another path by a veth pair, addresses and routes, and no "
+        "rule."
+    ),
 }
 """By what measures a kind."""
 ALWAYS = (
@@ -59,9 +69,11 @@ def sentences(results: Results) -> Iterator[str]:
     )
     yield from ALWAYS
     takes = dict.fromkeys(KINDS[kind].take for kind in kinds)
-    if takes.keys() - {"change", ""}:
+    if takes.keys() & {"pps", "stream", "rr", "connect", "http"}:
         yield ONE_CORE
     yield from (TAKES[take] for take in takes if take in TAKES)
+    if "build" in kinds:
+        yield "What building a path takes is measured once, its memory roughly."
     if any(m.kind in COSTS for m in results.measurements):
         yield "The mesh's own cost: on meshes made for it, after the rounds; judged by medians."
     yield (

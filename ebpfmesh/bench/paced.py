@@ -30,6 +30,7 @@ MAX_FRAMES = 100_000_000
 """Bounds of a run, whatever was asked for."""
 PR_SET_TIMERSLACK = 29
 NICE = -20
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 STARTED = b"."
 RESULT = struct.Struct("=QQQQ")
 
@@ -126,6 +127,7 @@ def running(
     generator.prepare(entry)
     stop_here, stop = os.pipe()
     result, result_there = os.pipe()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # until the child ignores them
     process = os.fork()
     if not process:
         os.close(stop)
@@ -136,6 +138,7 @@ def running(
     os.close(result_there)
     traffic = Traffic(process, stop, result)
     try:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
         if not os.read(result, len(STARTED)):
             traffic.stop()
         yield traffic
@@ -150,8 +153,9 @@ def _serve(send: Callable[[], Sent], pick: Pick, result: int) -> None:
     """Be the process that sends."""
     code = 1
     try:
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        for number in SIGNALS:
             signal.signal(number, signal.SIG_IGN)  # who started it decides
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
         ctypes.CDLL(None).prctl(PR_SET_TIMERSLACK, 1, 0, 0, 0)
         with contextlib.suppress(PermissionError):
             os.setpriority(os.PRIO_PROCESS, 0, NICE)
@@ -174,13 +178,14 @@ def _send(
     stop, started = pipes
     interval, begin = round(pace.interval * 1e9), time.monotonic_ns()
     end, due = begin + round(pace.seconds * 1e9), begin
-    sent = Sent(first_ns=begin, last_ns=begin)
+    sent, before = Sent(first_ns=begin, last_ns=begin), generator.sent()
     while sent.frames < pace.frames and due < end:
         if select.select([stop], [], [], max(due - time.monotonic_ns(), 0) / 1e9)[0]:
             break
         now = time.monotonic_ns()
         burst = min(pace.burst, pace.frames - sent.frames)
-        generator.send(ifindex, burst, entry)
+        with contextlib.suppress(InterruptedError):  # stopped by Ctrl-Z, and going on
+            generator.send(ifindex, burst, entry)
         if not sent.frames:
             os.write(started, STARTED)
         sent = replace(
@@ -190,4 +195,4 @@ def _send(
             longest_pause_ns=max(sent.longest_pause_ns, now - sent.last_ns),
         )
         due = max(due + interval, now)
-    return sent
+    return replace(sent, frames=generator.sent() - before)

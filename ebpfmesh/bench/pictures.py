@@ -5,13 +5,15 @@ A kind of figure that several paths have is drawn over its axis: as lines from t
 as a row of dots for each path. The percentiles of a latency share a picture.
 """
 
+import math
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from ebpfmesh.bench.analyse import INSTEAD, RIVALS, SUBJECT, Figure, Ratio
-from ebpfmesh.bench.kinds import KINDS
-from ebpfmesh.bench.words import capital, place
+from ebpfmesh.bench.analyse import COSTS, INSTEAD, RIVALS, SUBJECT, Figure, Ratio
+from ebpfmesh.bench.kinds import AXES, KINDS
+from ebpfmesh.bench.words import capital, place, plain
 
 PERCENTILES = {"rr": "50 %", "rr-p99": "99 %", "rr-p999": "99.9 %"}
 """Kinds that are one latency, each as a part of the way up its distribution."""
@@ -37,8 +39,9 @@ class Point:
 
 @dataclass(frozen=True)
 class Row:
-    """A row of a picture that has several points in each."""
+    """A row of a picture that has several points in each, below the title of its group if any."""
 
+    group: str
     label: str
     points: tuple[Point, ...]
 
@@ -79,9 +82,11 @@ class Picture:
         if not self.rows:
             return FIGURE_COLUMNS, [figure_row(figure) for figure in self.figures]
         rows: list[tuple[object, ...]] = [
-            (row.label, p.path, p.value, p.low, p.high) for row in self.rows for p in row.points
+            (row.group, row.label, p.path, p.value, p.low, p.high)
+            for row in self.rows
+            for p in row.points
         ]
-        return ("row", "path", self.unit, "low", "high"), rows
+        return ("group", "row", "path", self.unit, "low", "high"), rows
 
 
 def figure_row(figure: Figure) -> tuple[object, ...]:
@@ -95,8 +100,9 @@ def pictures(figures: Sequence[Figure], ratios: Sequence[Ratio]) -> tuple[Pictur
     for figure in figures:
         family = "rr" if figure.kind in PERCENTILES else figure.kind
         groups.setdefault((family, figure.axis), []).append(figure)
+    kinds = Counter(kind for kind, _ in groups)
     several = [
-        _over_axis(kind, axis, group)
+        _over_axis(kind, axis, group, say_axis=kinds[kind] > 1)
         for (kind, axis), group in groups.items()
         if len({figure.path for figure in group}) > 1
     ]
@@ -108,15 +114,27 @@ def places(figures: Iterable[Figure]) -> list[int]:
     return sorted({figure.at for figure in figures if not figure.everywhere})
 
 
-def _over_axis(kind: str, axis: str, figures: Sequence[Figure]) -> Picture:
+def _over_axis(kind: str, axis: str, figures: Sequence[Figure], *, say_axis: bool) -> Picture:
     title = KINDS[kind].title
-    form: Form = "lines" if len(places(figures)) >= LINES_FROM else "dots"
     kinds = dict.fromkeys(figure.kind for figure in figures)
     if len(kinds) > 1:
         title += ", " + ", ".join(PERCENTILES[name] for name in kinds)
+    if say_axis:
+        title += f", by {AXES[axis].title}"
     return Picture(
-        f"{kind}-{axis}", capital(title), _better(kind), form, KINDS[kind].unit, tuple(figures)
-    )
+        f"{kind}-{axis}", _title(title), _better(kind),
+        "lines" if len(places(figures)) >= LINES_FROM else "dots",
+        KINDS[kind].unit, tuple(figures),
+    )  # fmt: skip
+
+
+def title_of(kind: str) -> str:
+    """The title of a kind as a picture has it."""
+    return _title((KINDS.get(kind) or COSTS[kind]).title)
+
+
+def _title(text: str) -> str:
+    return plain(capital(text))
 
 
 def _better(kind: str) -> str:
@@ -125,7 +143,7 @@ def _better(kind: str) -> str:
 
 def _beside_rivals(ratios: Sequence[Ratio]) -> Iterable[Picture]:
     """How many times better the mesh is than its rivals, at the ends of each axis."""
-    wanted = [ratio for ratio in ratios if ratio.base in RIVALS]
+    wanted = [r for r in ratios if r.base in RIVALS and _can_be_drawn(r.advantage)]
     ends: dict[tuple[str, str], list[int]] = {}
     for ratio in wanted:
         ends.setdefault((ratio.kind, ratio.axis), []).append(ratio.at)
@@ -141,7 +159,7 @@ def _beside_rivals(ratios: Sequence[Ratio]) -> Iterable[Picture]:
             "summary", f"The mesh beside {names}", "to the right of 1 the mesh is better",
             "rows", "times better", even=1.0,
             rows=tuple(
-                Row(f"{KINDS[kind].title}, {place(axis, at)}", tuple(points))
+                Row(title_of(kind), place(axis, at), tuple(points))
                 for (kind, axis, at), points in rows.items()
             ),
         )  # fmt: skip
@@ -159,7 +177,15 @@ def _of_the_mesh(figures: Sequence[Figure]) -> Iterable[Picture]:
                     f"{other}-{SUBJECT}-{axis}-{at}", f"The mesh itself, at {place(axis, at)}",
                     _better(other), "rows", KINDS[other].unit,
                     rows=tuple(
-                        Row(KINDS[f.kind].title, (Point(f.path, f.median, f.low, f.high),))
-                        for f in mine
+                        Row("", title_of(f.kind), (_point(f),)) for f in mine
                     ),
                 )  # fmt: skip
+
+
+def _point(figure: Figure) -> Point:
+    return Point(figure.path, figure.median, figure.low, figure.high)
+
+
+def _can_be_drawn(values: Iterable[float]) -> bool:
+    """Whether a logarithmic axis has room for them."""
+    return all(0 < value < math.inf for value in values)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""Draws pictures: as SVG for a page, whose ink they take, and as PNG and PDF for a paper.
+"""Draws pictures: as SVG for a page, whose ink they take, and as PNG for a paper.
 
 Every path has a colour, a marker and a dash of its own, the same everywhere; whiskers are 95 %
 bootstrap intervals of the median.
@@ -13,11 +13,16 @@ from typing import Any
 
 import matplotlib as mpl
 from matplotlib.figure import Figure as Canvas
+from matplotlib.transforms import Bbox
 
 from ebpfmesh.bench.dots import draw_dots, draw_rows
 from ebpfmesh.bench.drawing import INK, PAGE, STYLE, line
 from ebpfmesh.bench.lines import draw_lines
 from ebpfmesh.bench.pictures import Picture
+
+DPI = 200
+TITLE_HEIGHT = 0.42
+"""Inches."""
 
 
 def svg(picture: Picture) -> str:
@@ -29,18 +34,16 @@ def svg(picture: Picture) -> str:
     return _for_page(out.getvalue(), picture.name)
 
 
-def save(picture: Picture, directory: Path) -> list[Path]:
-    """NAME.png (200 dpi) and NAME.pdf in ``directory``, on white and with a title."""
-    files = [directory / f"{picture.name}.png", directory / f"{picture.name}.pdf"]
-    nothing = {"Creator": None, "Producer": None, "CreationDate": None}
+def save(picture: Picture, file: Path) -> None:
+    """Write a picture as PNG, for a paper: 200 dpi, on white, with its title."""
     with mpl.rc_context({**STYLE}):
         canvas = _canvas(picture)
+        width, height = canvas.get_size_inches()
         title = f"{picture.title}\n{picture.better}"
-        canvas.text(0.01, 1.0, title, ha="left", va="bottom", fontsize=9)
-        settings: dict[str, Any] = {"facecolor": "white", "bbox_inches": "tight"}
-        canvas.savefig(files[0], dpi=200, metadata={"Software": None}, **settings)
-        canvas.savefig(files[1], metadata=nothing, **settings)
-    return files
+        canvas.text(0.1 / width, 1, title, ha="left", va="bottom", fontsize=9)
+        whole = Bbox([[0, 0], [width, height + TITLE_HEIGHT]])
+        settings: dict[str, Any] = {"facecolor": "white", "bbox_inches": whole}
+        canvas.savefig(file, dpi=DPI, metadata={"Software": None}, **settings)
 
 
 def key(path: str) -> str:

@@ -69,8 +69,9 @@ def index_of(name: str, namespace: Path) -> int:
     try:
         return socket.if_nametoindex(name)
     except OSError as error:
+        where = "here" if namespace == netns.OWN else f"in {namespace}"
         raise NotFound(
-            f"no interface {name} in {namespace}", hint="ip -n NETNS link lists them"
+            f"there is no interface {name} {where}", hint="ip link, or ip -n NETNS link, lists them"
         ) from error
 
 

@@ -1,17 +1,19 @@
 # SPDX-License-Identifier: BSD-2-Clause
 """The report of a run: one page of HTML that needs nothing else, its pictures and tables as files.
 
-Beside report.html stand figures.csv, ratios.csv, figures.json, and in plots/ every picture as PNG
-and PDF for papers, and as CSV what is drawn in it.
+Beside report.html stand figures.csv, ratios.csv, figures.json, and in plots/ every picture as PNG,
+and what is drawn in it as CSV.
 """
 
 import csv
 import json
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
 import jinja2
+from markupsafe import Markup, escape
 from rich.table import Table
 
 from ebpfmesh.bench import analyse, method, plots, sections, summary
@@ -40,7 +42,7 @@ def write(results: Results, directory: Path) -> Path:
     folder = directory / "plots"
     folder.mkdir(exist_ok=True)
     for picture in drawn:
-        plots.save(picture, folder)
+        plots.save(picture, folder / f"{picture.name}.png")
         write_csv(folder / f"{picture.name}.csv", picture.data())
     figures = [*analyse.figures(results), *(cost.figure for cost in analyse.costs(results))]
     write_csv(directory / "figures.csv", (FIGURE_COLUMNS, [figure_row(f) for f in figures]))
@@ -58,13 +60,15 @@ def write(results: Results, directory: Path) -> Path:
 
 def pictures_of(results: Results) -> tuple[Picture, ...]:
     """The pictures of a run."""
-    return pictures(analyse.figures(results), analyse.ratios(results))
+    return pictures(analyse.figures(results), analyse.repeated(results))
 
 
 def data(results: Results) -> dict[str, object]:
     """What the report says, for programs."""
     return {
         "summary": [*summary.headlines(results), *map(str, summary.claims(results))],
+        "losses": [*map(str, summary.losses(results))],
+        "unclear": [*map(str, summary.unclear(results))],
         "figures": [asdict(figure) for figure in analyse.figures(results)],
         "ratios": [_ratio_data(ratio) for ratio in analyse.ratios(results)],
         "inner_ratios": [_ratio_data(ratio) for ratio in analyse.inner_ratios(results)],
@@ -98,8 +102,8 @@ def render(results: Results) -> str:
         rounds=count(results.scenario["rounds"]),
         headlines=summary.headlines(results),
         claims=summary.claims(results),
-        losses=[summary.ratio_sentence(ratio) for ratio in analyse.losses(results)],
-        unclear=[summary.ratio_sentence(ratio) for ratio in analyse.unclear(results)],
+        losses=summary.losses(results),
+        unclear=summary.unclear(results),
         failures=list(summary.grouped_failures(analyse.failures(results))),
         compared=bool(analyse.ratios(results)),
         pictures=[(picture, plots.svg(picture)) for picture in drawn],
@@ -120,7 +124,17 @@ def template(name: str) -> jinja2.Template:
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
+    environment.filters["typed"] = typed
     return environment.get_template(name)
+
+
+def typed(text: str) -> Markup:
+    """A text whose parts between backticks are set as what is typed; all of it is escaped."""
+    parts = text.split("`") if text.count("`") % 2 == 0 else [text]
+    return Markup("").join(
+        Markup("<code>{}</code>").format(part) if number % 2 else escape(part)
+        for number, part in enumerate(parts)
+    )
 
 
 def terminal(results: Results) -> Iterable[Table]:
@@ -129,13 +143,23 @@ def terminal(results: Results) -> Iterable[Table]:
     return (sections.table(section) for section in shown)
 
 
+def told(results: Results) -> Iterator[str]:
+    """What a terminal says below the tables: the answer, what is missing, what failed."""
+    yield from summary.headlines(results)
+    yield from (f"loses in {claim}" for claim in summary.losses(results))
+    yield from (f"unclear: {claim}" for claim in summary.unclear(results))
+    yield from (f"missing here: {name}: {why}" for name, why in results.missing.items())
+    failures = analyse.failures(results)
+    yield from (f"failed: {text}" for text in summary.grouped_failures(failures))
+
+
 def _cost_data(cost: Cost) -> dict[str, object]:
     return {**asdict(cost), "goal": str(cost.goal), "verdict": cost.verdict}
 
 
 def _ratio_data(ratio: Ratio) -> dict[str, object]:
     return {
-        **asdict(ratio),
+        **{name: _finite(value) for name, value in asdict(ratio).items()},
         "more_is_better": KINDS[ratio.kind].more_is_better,
         "goal": str(ratio.goal or ""),
         "verdict": ratio.verdict,
@@ -143,3 +167,8 @@ def _ratio_data(ratio: Ratio) -> dict[str, object]:
         "noisy": ratio.is_noisy,
         "loss": ratio.is_loss,
     }
+
+
+def _finite(value: object) -> object:
+    """What JSON can say: null for a ratio to nothing."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -73,6 +73,7 @@ class _Rounds:
     def take(self, order: random.Random) -> None:
         """Take everything."""
         scenario = self._scenario
+        self._built()
         for number in range(1, scenario.rounds + 1):
             for step in round_steps(scenario.steps, order):
                 self._tell(f"round {number}: {say(step)}")
@@ -81,6 +82,16 @@ class _Rounds:
             self._tell(f"what a mesh costs: {name}")
             self._control(name)
         self._progress(self._total, self._total, "done")
+
+    def _built(self) -> None:
+        """What building the paths took, which was done once."""
+        raw = "raw/built.json"
+        told = {f"{name} {scale}": took for (name, scale), took in self._lab.built.items()}
+        (self._directory / raw).write_text(json.dumps(told, indent=1) + "\n")
+        left = dict(self._lab.built)
+        for step in self._scenario.steps:
+            for kind, value in left.pop((step.path, step.scale), {}).items():
+                self._write(Measurement(1, kind, step.path, step.axis, step.at, value, raw))
 
     def _tell(self, what: str) -> None:
         self._progress(self._done, self._total, what)

@@ -6,6 +6,7 @@ A further table is a function in ``report.SECTIONS``.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Literal
 
 from rich.table import Table
@@ -16,7 +17,7 @@ from ebpfmesh.bench.analyse import COSTS, Figure, Ratio
 from ebpfmesh.bench.kinds import AXES, KINDS
 from ebpfmesh.bench.pictures import places
 from ebpfmesh.bench.results import Results
-from ebpfmesh.bench.words import capital, count, number, place, short
+from ebpfmesh.bench.words import between, capital, count, number, place, short
 
 Tone = Literal["", "good", "bad", "unclear"]
 COLOURS = {"good": "green", "bad": "red", "unclear": "yellow"}
@@ -24,6 +25,8 @@ COLOURS = {"good": "green", "bad": "red", "unclear": "yellow"}
 TONES: dict[str, Tone] = {
     "better": "good", "worse": "bad", "unclear": "", "holds": "good", "fails": "bad",
 }  # fmt: skip
+SIGNS = {"holds": "✓", "fails": "✗", "unclear": "?"}
+"""Of verdicts on a goal, on a terminal."""
 DASH = "–"
 WIDE = 6
 """Places that a table on a terminal of 100 columns has room for."""
@@ -77,7 +80,7 @@ def at_of(axis: str, at: int, *, everywhere: bool = False) -> Cell:
 
 def interval(low: float, high: float) -> Cell:
     """Both ends of an interval, sorted by its width."""
-    return Cell(f"{number(low)} {DASH} {number(high)}", high - low)
+    return Cell(between(low, high), high - low)
 
 
 def figures(results: Results) -> Section:
@@ -115,14 +118,22 @@ def _ratios(title: str, over: str, found: Sequence[Ratio]) -> Section:
         row = (
             title_of(r.kind), at_of(r.axis, r.at), r.base,
             Cell(number(r.ratio), r.ratio, TONES[r.conclusion]),
-            Cell(interval(r.low, r.high).text, r.high - r.low, noisy),
+            Cell(between(r.low, r.high), r.high - r.low, noisy),
             Cell(r.conclusion, None, TONES[r.conclusion]),
-            Cell(f"{r.goal} {r.verdict}" if r.goal else "", None, TONES.get(r.verdict, "")),
+            _goal(r),
         )  # fmt: skip
         rows.append(row if with_goals else row[:-1])
     columns = ("figure", ">at", over, ">ratio", ">95 % interval", "mesh is", "goal")
     note = "Medians of the ratios within rounds. An interval on both sides of 1 is unclear."
     return Section(title, columns if with_goals else columns[:-1], tuple(rows), note)
+
+
+def _goal(ratio: Ratio) -> Cell:
+    """The goal and whether it is met."""
+    if not ratio.goal:
+        return Cell("")
+    text, verdict = f"{ratio.goal} {ratio.verdict}", ratio.verdict
+    return Cell(text, None, TONES[verdict], f"{ratio.goal} {SIGNS[verdict]}")
 
 
 def costs(results: Results) -> Section:
@@ -156,14 +167,15 @@ def table(section: Section) -> Table:
     )  # fmt: skip
     for name in section.columns:
         right = name.startswith(">")
-        printed.add_column(name.removeprefix(">"), justify="right" if right else "left")
-    before = ""
-    for row in section.cells:
+        printed.add_column(
+            name.removeprefix(">"), justify="right" if right else "left", overflow="fold"
+        )
+    kinds = [row[0].brief for row in section.cells]
+    grouped = len(set(kinds)) == sum(1 for _ in groupby(kinds))
+    for index, row in enumerate(section.cells):
         texts = [Text(c.brief or c.text, style=COLOURS.get(c.tone, "")) for c in row]
-        first = texts[0].plain
-        if first == before and row[0].brief:
+        if grouped and index and kinds[index] and kinds[index] == kinds[index - 1]:
             texts[0] = Text("")
-        before = first
         printed.add_row(*texts)
     return printed
 
@@ -181,8 +193,10 @@ def figures_tables(results: Results) -> Iterator[Section]:
 def _medians(axis: str, figures: Sequence[Figure], ticks: Sequence[int]) -> Section:
     by_row: dict[tuple[str, str], dict[int, Figure]] = {}
     for figure in figures:
-        everywhere = ticks if figure.everywhere else (figure.at,)
-        by_row.setdefault((figure.kind, figure.path), {}).update(dict.fromkeys(everywhere, figure))
+        at = [figure.at]
+        if figure.everywhere:
+            at = places(f for f in figures if f.kind == figure.kind) or list(ticks[:1])
+        by_row.setdefault((figure.kind, figure.path), {}).update(dict.fromkeys(at, figure))
     rows = tuple(
         (
             title_of(kind), KINDS[kind].unit, path,

@@ -82,10 +82,17 @@ def build_host(name: str, mesh: Mesh, stack: ExitStack, *, forwarding: bool = Tr
 
 def _connect(name: str, number: int, function: Function, mesh: Mesh, stack: ExitStack) -> Member:
     """Make a function's namespace and veth; the calling thread is in the host namespace."""
-    plugged = _plug(name, number, function, mesh, stack)
+    inside = make_namespace(f"{name}.{function.name}", stack)
+    return _member(connect(number, function, mesh, inside), function)
+
+
+def connect(number: int, function: Function, mesh: Mesh, inside: Path) -> interface.Plugged:
+    """Connect a function's namespace to the calling thread's by a veth pair, routed."""
+    host = interface.host_name(mesh.name, number)
+    plugged = interface.create(mesh.name, function.name, host, inside)
     interface.configure_inside(plugged, function, mesh)
     interface.configure_host(plugged.ifindex, plugged.mac, function.addresses)
-    return _member(plugged, function)
+    return plugged
 
 
 def _plug(

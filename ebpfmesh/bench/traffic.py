@@ -6,7 +6,6 @@ socket and does not depend on how fast one core wakes another; TCP bulk is measu
 well, as it is used. Each kind gives a ``Sample``: one figure, and the tool's output as it came.
 """
 
-import contextlib
 import json
 import re
 import socket
@@ -30,6 +29,7 @@ GRACE_SECONDS = 5.0
 TAIL = 2000
 """Characters of an output that are kept when there is no figure in it."""
 CRR_CONNECTIONS = 8
+LONGEST_NS = 10_000_000_000
 LARGEST_PACKET = 65536
 """Bytes of data a packet carries at most before it is cut into segments (GSO)."""
 BLOCK_SECONDS = 0.5
@@ -74,6 +74,7 @@ def _nginx_server(_receiver: Member, port: int, directory: Path) -> list[str]:
 
 SERVERS: dict[str, Callable[[Member, int, Path], list[str]]] = {
     "stream": _iperf3_server,
+    "load": _iperf3_server,
     "rr": _sockperf_server,
     "crr": _nginx_server,
 }
@@ -88,6 +89,11 @@ def _run_client(
         return process.run(command, namespace, seconds=seconds + GRACE_SECONDS, pick=pick)
 
 
+def _whole(seconds: float) -> str:
+    """Seconds as the tools take them: whole ones, at least one."""
+    return str(max(round(seconds), 1))
+
+
 def stream(path: DataPath, seconds: float, *, flows: int = 1, two_cores: bool = False) -> Sample:
     """TCP bulk by ``flows`` connections, in Gb/s as received (iperf3).
 
@@ -98,7 +104,7 @@ def stream(path: DataPath, seconds: float, *, flows: int = 1, two_cores: bool = 
         path,
         "stream",
         ["iperf3", "--client", str(target.address), "--port", str(target.port), "--json",
-         "--time", f"{seconds:g}", "--parallel", str(flows)],
+         "--time", _whole(seconds), "--parallel", str(flows)],
         seconds,
         min if two_cores else max,
     )  # fmt: skip
@@ -107,7 +113,7 @@ def stream(path: DataPath, seconds: float, *, flows: int = 1, two_cores: bool = 
 
 
 def parse_iperf3(text: str) -> tuple[float, int]:
-    """Bits per second and bytes as received, from the JSON of an iperf3 client that did not fail."""
+    """Bits per second, and bytes, as received: from the JSON of an iperf3 client."""
     try:
         report = json.loads(text)
         received = report["end"]["sum_received"]
@@ -131,7 +137,7 @@ def rr(path: DataPath, seconds: float) -> Sample:
             path,
             "rr",
             ["sockperf", "ping-pong", "--tcp", "-i", str(target.address), "-p", str(target.port),
-             "-t", f"{seconds:g}", "--full-log", log.name],
+             "-t", _whole(seconds), "--full-log", log.name],
             seconds,
         )  # fmt: skip
         times = read_sockperf_log(log)
@@ -149,13 +155,13 @@ def rr(path: DataPath, seconds: float) -> Sample:
 
 
 def read_sockperf_log(lines: Iterable[str]) -> HdrHistogram:
-    """Half round trips in ns from sockperf's log: a line "sent, received" per message, in s."""
-    found = HdrHistogram(1, 10_000_000_000, 3)
+    """Half round trips in ns, from the lines "number, sent, received, latency in µs" of a log."""
+    found = HdrHistogram(1, LONGEST_NS, 3)
     for line in lines:
-        sent, comma, received = line.partition(",")
-        with contextlib.suppress(ValueError):  # the lines before are a preamble
-            if comma:
-                found.record_value(max(round((float(received) - float(sent)) * 5e8), 1))
+        number, _, values = line.partition(",")
+        if number.isdecimal():  # the lines before are the report once more
+            microseconds = float(values.rpartition(",")[2])
+            found.record_value(min(max(round(microseconds * 1e3), 1), LONGEST_NS))
     if not found.get_total_count():
         raise CommandFailed("sockperf logged no message")
     return found
@@ -180,7 +186,7 @@ def http(path: DataPath, seconds: float, *, close: bool = False) -> Sample:
         path,
         "crr",
         ["wrk", "--threads", "1", "--connections", str(CRR_CONNECTIONS),
-         "--duration", f"{seconds:g}s", "--latency", *header,
+         "--duration", f"{_whole(seconds)}s", "--latency", *header,
          f"http://{target.address}:{target.port}/"],
         seconds,
     )  # fmt: skip

@@ -15,9 +15,11 @@ SHORT_FROM = 10_000
 def number(value: float) -> str:
     """Three significant digits, without an exponent, thousands apart; two below 0.01."""
     size = abs(value)
+    if size in (0, math.inf):
+        return "∞" if size else "0"
     if size >= 1:
         digits = max(0, 3 - len(f"{size:.0f}"))
-    elif size >= 0.01 or size == 0:
+    elif size >= 0.01:
         digits = 3
     else:
         digits = min(1 - math.floor(math.log10(size)), 12)
@@ -51,6 +53,12 @@ def capital(text: str) -> str:
     return text[:1].upper() + text[1:]
 
 
-def times(amount: int) -> str:
-    """How often: once, twice, 3 times."""
-    return {1: "once", 2: "twice"}.get(amount, f"{count(amount)} times")
+def between(low: float, high: float) -> str:
+    """Both ends of an interval: 1.2–1.35, or one number if they look the same."""
+    first, last = number(low), number(high)
+    return first if first == last else f"{first}–{last}"
+
+
+def plain(text: str) -> str:
+    """A text without the marks of what is typed."""
+    return text.replace("`", "")

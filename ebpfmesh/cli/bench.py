@@ -13,6 +13,7 @@ import click
 from ebpfmesh.cli import output
 from ebpfmesh.cli.base import Command, Group, settings
 from ebpfmesh.cli.choose import need_change
+from ebpfmesh.cli.generate import bench_generate
 
 if TYPE_CHECKING:
     from ebpfmesh.bench.results import Results
@@ -110,16 +111,31 @@ def bench_run(
     "report",
     examples=(
         "ebpfmesh bench report build/bench/quick-20260101-120000",
-        "ebpfmesh bench report /tmp/first",
+        "ebpfmesh bench report /tmp/before /tmp/after -o /tmp/compare.html",
         "ebpfmesh bench report /tmp/first --json",
     ),
 )
-@click.argument("directory", metavar="DIR", type=DIRECTORY)
-def bench_report(directory: Path) -> None:
-    """Tables and the HTML report of results in DIR, made anew."""
+@click.argument("directories", metavar="DIR...", nargs=-1, required=True, type=DIRECTORY)
+@click.option(
+    "-o", "--output", "page", metavar="FILE", type=click.Path(path_type=Path, dir_okay=False),
+    help="Where the page of a comparison goes. Default: compare.html in the second DIR.",
+)  # fmt: skip
+def bench_report(directories: tuple[Path, ...], page: Path | None) -> None:
+    """Tables and the HTML report of results in DIR, made anew.
+
+    Of two directories, how the figures of the second changed from those of the first, which must
+    be of the same machine. Of more, how each changed from the first.
+    """
     from ebpfmesh.bench.results import Results
 
-    _tell([(Results.load(directory), directory)])
+    first, *later = directories
+    if page and len(later) != 1:
+        raise click.UsageError("-o FILE is for a comparison of two directories")
+    if not later:
+        _tell([(Results.load(first), first)])
+        return
+    before = Results.load(first)
+    _tell_changes(before, [(Results.load(d), page or d / "compare.html") for d in later])
 
 
 @click.command(
@@ -177,27 +193,47 @@ def _progress(title: str, total: int) -> Iterator["Progress"]:
 
 def _tell(runs: "list[tuple[Results, Path]]") -> None:
     """Write the reports beside the results and print the tables."""
-    import json
-
-    from ebpfmesh.bench import analyse, report
+    from ebpfmesh.bench import report
 
     told = []
     for results, where in runs:
         page = report.write(results, where)
         if settings().json:
-            figures = json.loads((where / "figures.json").read_text())
-            name = results.scenario["name"]
-            told.append({"scenario": name, "directory": where, "report": page, **figures})
+            found = {"scenario": results.scenario["name"], "directory": where, "report": page}
+            told.append({**found, **report.data(results)})
             continue
-        output.show(report.connections_table(results))
-        output.show(report.figures_table(results))
-        for table in report.ratios_tables(results):
+        for table in report.terminal(results):
             output.show(table)
-        if analyse.costs(results):
-            output.show(report.costs_table(results))
+            click.echo()
+        for sentence in report.told(results):
+            click.echo(sentence)
         click.echo(f"report: {page.resolve()}")
     if settings().json:
         output.data(runs=told)
 
+
+def _tell_changes(before: "Results", runs: "list[tuple[Results, Path]]") -> None:
+    """Write the pages of comparisons with ``before`` and print their tables."""
+    from ebpfmesh.bench import compare_report
+    from ebpfmesh.bench.compare import compare
+
+    told = []
+    found = [(after, compare(before, after), page) for after, page in runs]
+    for after, comparison, page in found:
+        compare_report.write(before, after, comparison, page)
+        if settings().json:
+            told.append({"report": page, **compare_report.data(comparison)})
+            continue
+        for table in compare_report.terminal(comparison):
+            output.show(table)
+            click.echo()
+        for sentence in compare_report.headlines(comparison):
+            click.echo(sentence)
+        click.echo(f"report: {page.resolve()}")
+    if settings().json:
+        output.data(comparisons=told)
+
+
+bench.add_command(bench_generate)
 
 COMMANDS = (bench, demo)

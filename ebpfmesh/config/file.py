@@ -19,7 +19,6 @@ from ebpfmesh.config import toml
 from ebpfmesh.config.addresses import assign_addresses, parse_address
 from ebpfmesh.config.explain import explain, make
 from ebpfmesh.config.ports import policy_ports, service_ports
-from ebpfmesh.errors import ConfigError
 from ebpfmesh.model import (
     Address,
     Destination,

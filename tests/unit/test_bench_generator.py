@@ -27,8 +27,10 @@ from ebpfmesh.bench.frames import (
 )
 from ebpfmesh.bench.generator import Generator
 from ebpfmesh.bench.paced import MAX_FRAMES, Pace
+from ebpfmesh.bench.send import refuse_outside
 from ebpfmesh.bench.topology import Member
 from ebpfmesh.bench.workload import Target
+from ebpfmesh.errors import UsageError
 
 SENDER = Member(
     netns=Path("/run/netns/none"),
@@ -177,6 +179,17 @@ def test_pace_of_a_rate(rate: float, burst: int, interval: float) -> None:
 def test_a_run_is_bounded(packets: int) -> None:
     with pytest.raises(ValueError, match="packets"):
         Generator.send(None, 1, packets)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("kind", [None, "bridge", "vlan", "bond", "veth", "tun", "netkit"])
+def test_the_machines_own_interfaces_are_refused(kind: str | None) -> None:
+    refuse_outside("eth0", kind, initial=False)
+    if kind in ("veth", "tun", "netkit"):
+        refuse_outside("eth0", kind, initial=True)
+        return
+    with pytest.raises(UsageError, match="machine") as caught:
+        refuse_outside("eth0", kind, initial=True)
+    assert (caught.value.exit_code, "--force" in caught.value.hint) == (2, True)
 
 
 def test_first_segment_is_what_scapy_would_send() -> None:
