@@ -110,6 +110,8 @@ def scale(axes: Axes, figures: Sequence[Figure], which: str) -> None:
         log_ticks(axes, which, top / bottom)
     else:
         limits(0, top * 1.06 or 1)
+        numbered = axes.yaxis if which == "y" else axes.xaxis
+        numbered.set_major_formatter(FuncFormatter(lambda value, _: tick(value)))
     axes.grid(axis="y" if which == "y" else "x", **GRID)
 
 
@@ -125,4 +127,5 @@ def log_ticks(axes: Axes, which: str, spread: float) -> None:
 
 def tick(value: float) -> str:
     """A number beside an axis: 0.02, 1.5, 2 000, 100 k."""
-    return short(round(value)) if value >= 10 else f"{value:.6f}".rstrip("0").rstrip(".")
+    whole = value >= 10 and value == round(value)
+    return short(round(value)) if whole else f"{value:.6f}".rstrip("0").rstrip(".")
