@@ -3,8 +3,9 @@
  * The mesh at tc, on the host-side interface of every function: mesh_from_fn at ingress carries
  * what the function sends, mesh_to_fn at egress is for what the host's stack sends to it. A packet
  * from function to function meets the first alone, and if it is not an established flow's the
- * others behind it, by MESH_CALL_*; those that judge are in mesh_judge.c.
+ * others behind it, by MESH_CALL_*; the slow path among them is in mesh_slow.c.
  */
+#include "lib/judge.h"
 #include "lib/slow.h"
 
 int mesh_from_fn(struct __sk_buff *ctx)
@@ -12,9 +13,14 @@ int mesh_from_fn(struct __sk_buff *ctx)
 	return mesh_from_function(ctx);
 }
 
-int mesh_slow_fn(struct __sk_buff *ctx)
+int mesh_judge_fn(struct __sk_buff *ctx)
 {
-	return mesh_slow(ctx);
+	return mesh_judge(ctx);
+}
+
+int mesh_policy_fn(struct __sk_buff *ctx)
+{
+	return mesh_decide(ctx);
 }
 
 int mesh_event_fn(struct __sk_buff *ctx)

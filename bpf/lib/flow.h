@@ -169,16 +169,12 @@ HOT void flow_answer(struct mesh_tuple *answer, const struct mesh_tuple *t,
  */
 HOT int flow_may_open(const struct pkt *p, const struct mesh_tuple *t)
 {
-	struct tcphdr *tcp = p->l4;
+	__u32 flags = p->tcp & (PKT_FIN | PKT_SYN | PKT_RST | PKT_ACK);
 
 	if (p->kind != PKT_FLOW)
 		return 0;
 	if (t->protocol == IPPROTO_ICMP || t->protocol == IPPROTO_ICMPV6) /* see struct pkt */
 		return t->destination_port == (__be16)(t->source_port + 1);
-	if (t->protocol != IPPROTO_TCP)
-		return 1;
-	if (p->fragment == PKT_LATER_FRAGMENT || (void *)(tcp + 1) > p->end)
-		return 0;
-	return !tcp->rst && !tcp->fin && (tcp->syn ^ tcp->ack);
+	return t->protocol != IPPROTO_TCP || flags == PKT_SYN || flags == PKT_ACK;
 }
 #endif

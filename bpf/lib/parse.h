@@ -18,6 +18,13 @@
 #define ND_NEIGHBOR_ADVERT 136
 #define ND_REDIRECT 137
 
+/* Flags of a TCP header (RFC 9293, 3.1) as in pkt.tcp, and one that there is such a header. */
+#define PKT_FIN 0x01
+#define PKT_SYN 0x02
+#define PKT_RST 0x04
+#define PKT_ACK 0x10
+#define PKT_TCP 0x100
+
 enum pkt_kind {
 	PKT_OTHER, /* not IP; only the Ethernet header was looked at */
 	PKT_ARP,
@@ -47,6 +54,7 @@ struct pkt {
 	__u64 version; /* of IP, 0: not IP */
 	__u64 kind;
 	__u64 fragment;
+	__u64 tcp;	    /* PKT_FLOW: flags; 0: no TCP, or a later fragment of it */
 	__u16 l4_offset;    /* from the start of the frame */
 	__u16 l4_length;    /* header and payload */
 	__u16 quote_offset; /* of quote_l4, from l4 */
@@ -110,6 +118,7 @@ HOT int parse_tcp(struct pkt *p)
 	if ((void *)(tcp + 1) > p->end || tcp->doff < 5 || tcp->doff * 4 > p->l4_length)
 		return MESH_MALFORMED;
 	p->ports = LOAD(__u32, tcp->source);
+	p->tcp = PKT_TCP | ((__u8 *)tcp)[13];
 	return MESH_OK;
 }
 
@@ -285,21 +294,26 @@ HOT int parse_fragment(struct pkt *p, __u32 id, __u32 offset)
 /*
  * Options of IPv4 (RFC 791, 3.1): 0 unless they make no sense, or hold a source route, for the
  * reason of parse_extension(). The mask tells the verifier where they end; no stack takes more.
- * The length is loaded here once more: of what it was compared with the verifier would keep two
- * cases of all that comes after.
+ * Comes before all else that is known of the packet, of which the verifier would otherwise follow
+ * a case for each way through here; a header that is not whole is none of its business.
  */
-HOT int parse_options(const struct pkt *p, const struct iphdr *ip)
+HOT int parse_options(CTX *ctx)
 {
-	__u32 size = (*(const volatile __u8 *)ip & 0xf) * 4 - sizeof(*ip);
-	__u32 at = 0, length;
+	struct ethhdr *eth = context_data(ctx);
+	void *end = context_end(ctx);
+	struct iphdr *ip = (void *)(eth + 1);
+	__u32 size, at = 0, length;
 
+	if ((void *)(ip + 1) > end || LOAD(__be16, eth->h_proto) != bpf_htons(ETH_P_IP))
+		return 0;
+	size = ip->ihl * 4 - sizeof(*ip);
 #pragma clang loop unroll(disable)
 	for (int i = 0; i < 16; i++) {
 		const __u8 *option = (void *)(ip + 1) + at;
 
 		if (at >= size)
 			return 0;
-		if ((void *)(option + 2) > p->end)
+		if ((void *)(option + 2) > end)
 			return -1;
 		if (option[0] == OPTION_END)
 			return 0;
@@ -311,7 +325,7 @@ HOT int parse_options(const struct pkt *p, const struct iphdr *ip)
 	return -1;
 }
 
-HOT int parse_ipv4(struct pkt *p, __u32 length)
+HOT int parse_ipv4(struct pkt *p, __u32 length, int options)
 {
 	struct iphdr *ip = (void *)(p->eth + 1);
 	__u32 header, total, fragment;
@@ -326,7 +340,7 @@ HOT int parse_ipv4(struct pkt *p, __u32 length)
 	p->version = 4;
 	if (bpf_ntohl(ip->daddr) >= 0xe0000000)
 		return MESH_MULTICAST;
-	if (parse_options(p, ip))
+	if (options)
 		return MESH_PROTOCOL;
 	p->protocol = ip->protocol;
 	p->l4 = (void *)ip + header;
@@ -433,14 +447,18 @@ HOT void parse_start(CTX *ctx, struct pkt *p)
 	p->version = 0;
 	p->kind = PKT_OTHER;
 	p->fragment = PKT_WHOLE;
+	p->tcp = 0;
 }
 
 HOT int parse_packet(CTX *ctx, struct pkt *p)
 {
 	__u32 length = context_length(ctx) - sizeof(*p->eth);
 	__be16 protocol;
+	int options;
 
 	context_linearize(ctx);
+	options = parse_options(ctx);
+	asm volatile("" ::: "memory"); /* or its pointers are those that follow */
 	parse_start(ctx, p);
 	if ((void *)(p->eth + 1) > p->end)
 		return MESH_MALFORMED;
@@ -448,7 +466,7 @@ HOT int parse_packet(CTX *ctx, struct pkt *p)
 		return MESH_VLAN;
 	protocol = LOAD(__be16, p->eth->h_proto);
 	if (protocol == bpf_htons(ETH_P_IP))
-		return parse_ipv4(p, length);
+		return parse_ipv4(p, length, options);
 	if (protocol == bpf_htons(ETH_P_IPV6))
 		return parse_ipv6(p, length);
 	if (protocol == bpf_htons(ETH_P_ARP))

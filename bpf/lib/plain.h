@@ -15,7 +15,7 @@ HOT int plain_tcp(struct pkt *p)
 
 	if ((void *)(tcp + 1) > p->end || tcp->doff < 5 || tcp->doff * 4 > p->l4_length)
 		return 0;
-	return !(((__u8 *)tcp)[13] & 0x07); /* FIN, SYN, RST */
+	return !(((__u8 *)tcp)[13] & (PKT_FIN | PKT_SYN | PKT_RST));
 }
 
 HOT int plain_transport(struct pkt *p)

@@ -27,13 +27,9 @@ struct slow {
 	struct track track;
 };
 
-/* Parse, and find out whose interface it is. MESH_OK or a reason. */
-HOT int slow_start(CTX *ctx, struct slow *s)
+/* Whose interface is it? Of a packet that comes here for the first time. */
+HOT void slow_start(CTX *ctx, struct mesh_judgement *j)
 {
-	struct mesh_judgement *j = s->j;
-
-	if (j->judged || j->event) /* it was here before */
-		return parse_packet(ctx, &s->p);
 	if (context_is_dry(ctx))
 		j->direction = context_question(ctx);
 	j->function = endpoint_by_ifindex(context_ifindex(ctx));
@@ -45,7 +41,6 @@ HOT int slow_start(CTX *ctx, struct slow *s)
 	j->target_port = 0;
 	j->audited = 0;
 	__builtin_memset(&j->packet, 0, sizeof(j->packet));
-	return parse_packet(ctx, &s->p);
 }
 
 /* From a function: ARP, neighbour discovery and all that is not IP. */
@@ -145,8 +140,11 @@ HOT int slow_find(CTX *ctx, struct slow *s)
 /* MESH_OK, with s->track.flow NULL for what belongs to no flow and passes; or a reason. */
 HOT int slow_classify(CTX *ctx, struct slow *s)
 {
-	int reason = slow_start(ctx, s);
+	int reason;
 
+	if (!s->j->judged && !s->j->event)
+		slow_start(ctx, s->j);
+	reason = parse_packet(ctx, &s->p);
 	if (!reason)
 		reason = s->j->direction == MESH_FROM_FN ? slow_check_function(s) :
 							   slow_check_host(s);
@@ -198,16 +196,6 @@ HOT int slow_deliver(CTX *ctx, struct slow *s)
 	return verdict_redirect(ctx, ifindex);
 }
 
-/* Dropped; of a packet whose TTL ran out its sender is told. */
-HOT int slow_drop(CTX *ctx, struct slow *s, int reason)
-{
-	int verdict = verdict_drop(ctx, s->j->function, s->j->direction, reason);
-
-	if (reason != MESH_TTL || icmp_time_exceeded(ctx, &s->p))
-		return verdict;
-	return verdict_redirect(ctx, context_ifindex(ctx));
-}
-
 /* If somebody wants to know, on to mesh_tell(); that comes back with j->event set. */
 HOT void slow_tell(CTX *ctx, struct slow *s, int reason)
 {
@@ -217,8 +205,23 @@ HOT void slow_tell(CTX *ctx, struct slow *s, int reason)
 	if (j->event || !(s->config->events & kind))
 		return;
 	j->event = kind;
-	j->verdict = reason;
 	verdict_call(ctx, MESH_CALL_EVENT);
+}
+
+/*
+ * Dropped; of a packet whose TTL ran out its sender is told. The reason is read from memory, or the
+ * verifier would follow this once for each that there is.
+ */
+HOT int slow_drop(CTX *ctx, struct slow *s)
+{
+	int reason = *(volatile __u8 *)&s->j->verdict, verdict;
+
+	slow_tell(ctx, s, reason);
+	mesh_slow_clear(s->j);
+	verdict = verdict_drop(ctx, s->j->function, s->j->direction, reason);
+	if (reason != MESH_TTL || icmp_time_exceeded(ctx, &s->p))
+		return verdict;
+	return verdict_redirect(ctx, context_ifindex(ctx));
 }
 
 HOT int mesh_slow(CTX *ctx)
@@ -235,10 +238,11 @@ HOT int mesh_slow(CTX *ctx)
 		mesh_slow_clear(s.j);
 		return verdict_dry(ctx, s.j, reason);
 	}
-	slow_tell(ctx, &s, reason);
-	mesh_slow_clear(s.j);
+	s.j->verdict = reason;
 	if (reason)
-		return slow_drop(ctx, &s, reason);
+		return slow_drop(ctx, &s);
+	slow_tell(ctx, &s, MESH_OK);
+	mesh_slow_clear(s.j);
 	if (s.j->audited)
 		drop_count(ctx, s.j->receiver, MESH_TO_FN, MESH_POLICY, 1);
 	return slow_deliver(ctx, &s);

@@ -79,18 +79,15 @@ HOT int track_reopens(const struct track *t, const struct pkt *p)
 {
 	__u32 answered = MESH_FLOW_REPLY | MESH_FLOW_REPLIED;
 	int over = t->flow->flags & MESH_FLOW_CLOSING || (t->flow->flags & answered) == answered;
-	struct tcphdr *tcp = p->l4;
 
-	return over && p->kind == PKT_FLOW && p->protocol == IPPROTO_TCP &&
-	       p->fragment != PKT_LATER_FRAGMENT && (void *)(tcp + 1) <= p->end && tcp->syn &&
-	       !tcp->ack;
+	return over && (p->tcp & (PKT_SYN | PKT_ACK)) == PKT_SYN;
 }
 
-HOT void track_close(struct track *t, const struct tcphdr *tcp)
+HOT void track_close(struct track *t, const struct pkt *p)
 {
-	if (tcp->fin)
+	if (p->tcp & PKT_FIN)
 		t->flow->flags |= MESH_FLOW_FIN;
-	if (tcp->rst || (tcp->fin && t->peer && t->peer->flags & MESH_FLOW_FIN)) {
+	if (p->tcp & PKT_RST || (p->tcp & PKT_FIN && t->peer && t->peer->flags & MESH_FLOW_FIN)) {
 		t->flow->flags |= MESH_FLOW_CLOSING;
 		if (t->peer)
 			t->peer->flags |= MESH_FLOW_CLOSING;
@@ -119,22 +116,19 @@ HOT void track_promote(struct track *t, const struct mesh_tuple *packet, __u32 i
 HOT void track_packet(struct track *t, const struct pkt *p, const struct mesh_tuple *packet,
 		      __u32 ifindex, __u32 now)
 {
-	struct tcphdr *tcp = p->l4;
-
 	t->flow->seen = now;
-	if (p->kind != PKT_FLOW || p->protocol != IPPROTO_TCP ||
-	    p->fragment == PKT_LATER_FRAGMENT || (void *)(tcp + 1) > p->end)
+	if (!p->tcp)
 		return;
-	track_close(t, tcp);
+	track_close(t, p);
 	if (!t->half)
 		return;
 	if (t->flow->flags & MESH_FLOW_REPLY) {
-		if (!tcp->ack)
+		if (!(p->tcp & PKT_ACK))
 			return; /* both open at once: a SYN is no answer */
 		t->flow->flags |= MESH_FLOW_REPLIED;
 		if (t->peer)
 			t->peer->flags |= MESH_FLOW_REPLIED;
-	} else if (t->flow->flags & MESH_FLOW_REPLIED && !tcp->syn) {
+	} else if (t->flow->flags & MESH_FLOW_REPLIED && !(p->tcp & PKT_SYN)) {
 		track_promote(t, packet, ifindex);
 	}
 }

@@ -2,32 +2,18 @@
 """What users do to a mesh: plan, up, down, attach, detach, and any other edit of its model."""
 
 import contextlib
-import ctypes
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 
-from ebpfmesh import _abi
+from ebpfmesh.apply import programs
 from ebpfmesh.apply.live import Live, OnStep, opened, quiet
 from ebpfmesh.errors import MeshError, NotFound, UsageError
-from ebpfmesh.kernel import bpf, links, netns, pins, sockets
-from ebpfmesh.kernel.build import Build, Program
-from ebpfmesh.kernel.maps import Maps, create_maps
+from ebpfmesh.kernel import links, netns, pins, sockets
+from ebpfmesh.kernel.maps import create_maps
 from ebpfmesh.kernel.pins import Pins
 from ebpfmesh.kernel.place import check_place, fault
 from ebpfmesh.kernel.record import Record, locked
-from ebpfmesh.kernel.source import bpf_dir
 from ebpfmesh.model import Function, Mesh, Scope
 from ebpfmesh.plan import Operation, diff
-
-TC_CALLS = {
-    _abi.CALL_SLOW: "mesh_slow_fn",
-    _abi.CALL_JUDGE: "mesh_judge_fn",
-    _abi.CALL_POLICY: "mesh_policy_fn",
-    _abi.CALL_EVENT: "mesh_event_fn",
-}
-TC_SOURCES = {
-    "mesh_tc.c": ("mesh_from_fn", "mesh_to_fn", "mesh_slow_fn", "mesh_event_fn"),
-    "mesh_judge.c": ("mesh_judge_fn", "mesh_policy_fn"),
-}
 
 
 def plan(wanted: Mesh) -> tuple[Operation, ...]:
@@ -92,51 +78,12 @@ def _created(wanted: Mesh, on_step: OnStep) -> Iterator[Live]:
             own.clear_programs()
             record.set("dirty", True)
         on_step("programs")
-        sources = tc_sources()
-        if sockets.supported():
-            sources["mesh_sock.c"] = sockets.PROGRAMS
-        names = [program.name for programs in sources.values() for program in programs]
-        if not all((own.progs / name).exists() for name in names):
-            for stale in own.progs.iterdir():
-                stale.unlink()
-            load_sources(own, sources)
-        set_calls(own, "mesh_tc_calls", TC_CALLS)
+        programs.load_missing(own, services=bool(wanted.services))
+        programs.set_calls(own, "mesh_tc_calls", programs.TC_CALLS)
         with contextlib.closing(Live(record, on_step)) as live:
             yield live
     finally:
         record.close()
-
-
-def tc_sources() -> dict[str, Sequence[Program]]:
-    """The files of the programs at tc."""
-    return {file: [Program(name, "tc") for name in names] for file, names in TC_SOURCES.items()}
-
-
-def load_programs(own: Pins, source: str, programs: Sequence[Program]) -> None:
-    """Compile a file of bpf/ against the mesh's maps and pin its programs."""
-    load_sources(own, {source: programs})
-
-
-def load_sources(own: Pins, sources: Mapping[str, Sequence[Program]]) -> None:
-    """Compile files of bpf/ side by side, as ``load_programs`` does one."""
-    defines = {"MESH_PINS": f'"{own.maps}"'}
-    with contextlib.ExitStack() as stack:
-        builds = [
-            stack.enter_context(
-                Build(bpf_dir() / name, programs, pin_to=own.progs, defines=defines)
-            )
-            for name, programs in sources.items()
-        ]
-        for begun in builds:
-            begun.wait()
-
-
-def set_calls(own: Pins, table: str, calls: Mapping[int, str]) -> None:
-    """Fill slots of a table of calls: where a program goes on, by MESH_CALL_*."""
-    slots = Maps(own)[table]
-    for slot, name in calls.items():
-        with bpf.obj_get(own.progs / name) as program:
-            slots.set(ctypes.c_uint32(slot), ctypes.c_uint32(program.fileno()))
 
 
 def down(mesh: str, on_step: OnStep = quiet) -> bool:

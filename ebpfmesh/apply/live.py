@@ -14,6 +14,7 @@ from pathlib import Path
 
 from pyroute2 import IPRoute
 
+from ebpfmesh.apply import programs
 from ebpfmesh.errors import AbiMismatch, MeshError, NotFound, UsageError
 from ebpfmesh.kernel import bpf, cgroup, interface, links, listener, netns, process, sockets
 from ebpfmesh.kernel.cgroup import Cgroup, directory_above
@@ -66,8 +67,9 @@ class Live:
         self, operations: Iterable[Operation], *, adopt: str = "", force: bool = False
     ) -> None:
         """Do all operations, or none. ``adopt`` and ``force``: see add_function."""
-        done: list[Operation] = []
+        operations, done = tuple(operations), list[Operation]()
         self.control.maps.check()  # a map that fails later would fail the undo too
+        self._load_sockets(operations)
         self.record.set("dirty", True)
         try:
             for operation in operations:
@@ -131,6 +133,13 @@ class Live:
             if operation.kind == "add-function" and isinstance(operation.object, Function):
                 self._start(operation.object)
         self.record.set("dirty", False)
+
+    def _load_sockets(self, operations: Iterable[Operation]) -> None:
+        """The first service brings the programs at sockets, before anything of it is there."""
+        serves = any(operation.kind == "set-service" for operation in operations)
+        if serves and programs.lack_sockets(self.pins):
+            self.step("programs at sockets")
+            programs.load_sockets(self.pins)
 
     def _attach_sockets(self) -> None:
         """The cgroup above those of functions comes with the first and goes with the last."""

@@ -12,7 +12,7 @@ from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
-from ebpfmesh.bench import changes, functions, process, traffic, workload
+from ebpfmesh.bench import changes, functions, load, process, traffic, workload
 from ebpfmesh.bench.connect import Connector
 from ebpfmesh.bench.kinds import AXES, KINDS
 from ebpfmesh.bench.paths import PATHS, DataPath
@@ -55,6 +55,7 @@ class Lab:
             "http": traffic.http,
             "connect": self._connector.measure,
             "attach": functions.measure,
+            "load": load.measure,
             "change": changes.measure,
             "update": Updates(mesh, self._rate, stack).measure,
         }

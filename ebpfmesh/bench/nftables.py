@@ -81,9 +81,12 @@ def _addresses(mesh: Mesh) -> dict[str, IPv4Address]:
 
 
 def _elements(mesh: Mesh) -> Iterator[str]:
-    for one in allowed(mesh):
-        for function in one.functions:
-            yield f"{one.source} . {function} . {one.protocol} . {one.port}"
+    """Elements of the set of what is allowed; what several policies allow is there once."""
+    yield from dict.fromkeys(
+        f"{one.source} . {end} . {one.protocol} . {one.port}"
+        for one in allowed(mesh)
+        for end in one.functions
+    )
 
 
 def _policy_lines(verb: str, elements: Iterable[str]) -> Iterator[str]:

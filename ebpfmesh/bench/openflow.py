@@ -117,9 +117,10 @@ def _service(number: int, service: Service, addresses: Mapping[str, IPv4Address]
 
 
 def _policies(mesh: Mesh) -> Iterator[str]:
-    for one in allowed(mesh):
-        for end in one.functions:
-            yield (
-                f"table={POLICY},priority=1,{one.protocol},nw_src={one.source},"
-                f"{END}={int(end):#x},{END_PORT}={one.port},actions=resubmit(,{ENDPOINT})"
-            )
+    """Flows of all policies, without ``flow add``; what several allow is there once."""
+    yield from dict.fromkeys(
+        f"table={POLICY},priority=1,{one.protocol},nw_src={one.source},"
+        f"{END}={int(end):#x},{END_PORT}={one.port},actions=resubmit(,{ENDPOINT})"
+        for one in allowed(mesh)
+        for end in one.functions
+    )

@@ -8,6 +8,7 @@ prints a line of JSON per burst and one with the median, for tuning the data pat
 
 import argparse
 import json
+import math
 import statistics
 import sys
 from collections.abc import Sequence
@@ -107,8 +108,9 @@ class PacketRate:
             warm_up = -(-max(WARM_UP, flows) // BATCH) * BATCH
             send_burst(self.generator, self.sink, ifindex, warm_up, entry)
             trial = send_burst(self.generator, self.sink, ifindex, WARM_UP, entry)
-            if not trial.delivered:
-                raise CommandFailed(f"none of {trial.offered} packets came through {path.name}")
+            if math.isnan(trial.nanoseconds):
+                came = f"{trial.delivered} of {trial.offered} packets came"
+                raise CommandFailed(f"{came} through {path.name}: too few to tell a rate")
             if answered:
                 self._answer(path)
                 self.generator.load(frames)

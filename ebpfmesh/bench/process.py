@@ -100,7 +100,9 @@ def run(command: Sequence[str], namespace: Path, *, seconds: float, pick: Pick =
 
 
 @contextmanager
-def server(command: Sequence[str], namespace: Path, port: int) -> Iterator[None]:
+def server(
+    command: Sequence[str], namespace: Path, port: int
+) -> Iterator["subprocess.Popen[bytes]"]:
     """Keep a TCP server running in a namespace while the block runs; it listens by then."""
     with tempfile.TemporaryFile() as output:
         process = start(command, namespace, output.fileno())
@@ -112,7 +114,7 @@ def server(command: Sequence[str], namespace: Path, port: int) -> Iterator[None]
                         f"{command[0]}: not listening on port {port}: {tail(output.fileno())}"
                     )
                 time.sleep(0.005)
-            yield
+            yield process
         finally:
             stop(process)
 

@@ -74,6 +74,7 @@ def _nginx_server(_receiver: Member, port: int, directory: Path) -> list[str]:
 
 SERVERS: dict[str, Callable[[Member, int, Path], list[str]]] = {
     "stream": _iperf3_server,
+    "load": _iperf3_server,
     "rr": _sockperf_server,
     "crr": _nginx_server,
 }

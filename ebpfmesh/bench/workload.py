@@ -19,7 +19,7 @@ DEMO_FILE = Path(__file__).parents[2] / "examples" / "demo.toml"
 CLIENT = "radio"
 BLOCKED = "guest"
 Version = Literal[4, 6]
-SERVICES = {"pps": "samples", "rr": "control", "crr": "api", "stream": "bulk"}
+SERVICES = {"pps": "samples", "rr": "control", "crr": "api", "stream": "bulk", "load": "bulk-udp"}
 """The service each kind of traffic goes to."""
 TARGETS = 20
 """Neighbouring ports that take packets per second; see ``load``."""
@@ -73,11 +73,14 @@ def load(*, flows: int = 0) -> Mesh:
 
     LIMITS are its limits, but that ``flows`` have room if they are more.
 
-    Besides what the file has there are services at the ports after ``samples``', TARGETS in all,
-    since one client has fewer ports than flows are wanted; and as many for TCP's SYNs.
+    Besides what the file has there is ``bulk`` for UDP, since iperf3 speaks both at one address;
+    there are services at the ports after ``samples``', TARGETS in all, since one client has fewer
+    ports than flows are wanted; and as many for TCP's SYNs.
     """
     mesh = config.load(DEMO_FILE)
     first = mesh.service(SERVICES["pps"])
+    bulk = mesh.service(SERVICES["stream"])
+    udp = bulk.model_copy(update={"name": SERVICES["load"], "protocol": "udp"})
     more = tuple(
         first.model_copy(
             update={
@@ -96,9 +99,9 @@ def load(*, flows: int = 0) -> Mesh:
             source=Identity.parse(f"function:{CLIENT}"),
             destination=Identity.parse(f"service:{service.name}"),
         )
-        for service in more
+        for service in (udp, *more)
     )
-    parts = {"services": (*mesh.services, *more), "policies": (*mesh.policies, *rules)}
+    parts = {"services": (*mesh.services, udp, *more), "policies": (*mesh.policies, *rules)}
     room = max(LIMITS.flows, 1 << (flows - 1).bit_length() if flows else 0)
     limits = LIMITS.model_copy(update={"flows": room})
     return mesh.model_copy(update={**parts, "limits": limits})

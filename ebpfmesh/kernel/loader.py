@@ -78,4 +78,6 @@ def _build(BPF: type, request: dict) -> None:  # type: ignore[type-arg]  # noqa:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    status = main()
+    sys.stderr.flush()
+    os._exit(status)  # LLVM would put away all it has first, and somebody waits

@@ -3,7 +3,8 @@
 
 They are attached to the cgroup v2 above those of a mesh's functions, so to all processes that
 ``up`` and ``exec`` start. Other processes of a container, and all where the kernel cannot do it,
-have their packets translated one by one; what may talk to what is the same.
+have their packets translated one by one; what may talk to what is the same. The first service of a
+mesh has them compiled (``apply``), and they stay until the mesh goes.
 """
 
 import contextlib
@@ -57,6 +58,11 @@ def remove_function(maps: Maps, number: int) -> None:
             maps["mesh_netns"].delete(cookie)
 
 
+def loaded(pins: Pins) -> bool:
+    """Whether all programs are pinned; fewer are what a crash left."""
+    return all((pins.progs / program.name).exists() for program in PROGRAMS)
+
+
 def attached(pins: Pins, group: Path | None) -> bool:
     """Whether all is as ``attach`` leaves it."""
     found = {program.name: _cgroup_of(pins.links / program.name) for program in PROGRAMS}
@@ -97,7 +103,7 @@ def detach(pins: Pins) -> None:
 
 def _wanted(pins: Pins, group: Path | None) -> int | None:
     """Number of the cgroup to be attached to; None if there is none, or nothing to attach."""
-    if group is None or not (pins.progs / PROGRAMS[0].name).exists():
+    if group is None or not loaded(pins):
         return None
     try:
         return group.stat().st_ino

@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 
 from ebpfmesh.bench import analyse, report, scenario
-from ebpfmesh.bench.kinds import KINDS
 from ebpfmesh.bench.paths import PATHS, Routed
 from ebpfmesh.bench.results import Results
 from ebpfmesh.bench.run import run, total
+from ebpfmesh.bench.scenario import Step
 from ebpfmesh.errors import UsageError
 
 TEXT = """
@@ -41,10 +41,16 @@ paths = ["iptables", "mesh"]
 rules = [2]
 
 [[measure]]
-kinds = ["pps"]
+kinds = ["pps", "attach-one"]
 seconds = 0.01
-paths = ["mesh"]
+paths = ["routed", "mesh"]
 functions = [9]
+
+[[measure]]
+kinds = ["update-rule"]
+seconds = 0.2
+paths = ["nftables", "mesh"]
+services = [3]
 
 [[measure]]
 kinds = ["stream"]
@@ -52,6 +58,12 @@ seconds = 1
 paths = ["mesh"]
 flows = [2]
 """
+
+
+CAME_ALONG = {
+    "rr": ("rr-p99", "rr-p999"),
+    "update-rule": ("update-lost", "update-reordered", "update-gap", "update-gap-without"),
+}
 
 
 @pytest.fixture
@@ -76,14 +88,18 @@ def test_scenario_from_end_to_end(tmp_path: Path, small: scenario.Scenario) -> N
     )
     assert results == Results.load(directory)
     assert not analyse.failures(results)
-    came_along = [kind for kind in KINDS if not KINDS[kind].take and kind.startswith("rr")]
     figures = analyse.figures(results)
-    assert len(figures) == total(small) + 3 * len(came_along)
-    assert all(figure.median > 0 for figure in figures)
+    found = {Step(f.kind, f.path, f.axis, f.at): f.median for f in figures}
+    assert found.keys() >= set(small.steps)
+    assert all(found[step] > 0 for step in small.steps)
+    for kind, path, axis, at in small.steps:
+        for more in CAME_ALONG.get(kind, ()):
+            assert found[Step(more, path, axis, at)] >= 0
+    assert {found[step] for step in found if step.kind == "update-lost"} == {0}
     assert all((directory / m.raw).read_text() for m in results.measurements)
-    assert {f.at for f in figures if f.path == "routed"} == {0}
+    assert {f.at for f in figures if f.path == "routed" and f.axis == "services"} == {0}
     assert seen[-1] == (total(small), total(small))
-    assert set(results.connections) == {"iptables", "mesh"}
+    assert set(results.connections) == {"iptables", "mesh", "nftables"}
     for tried in results.connections.values():
         assert tried["radio"] == "open"
         assert tried["guest"] != "open"
@@ -116,5 +132,5 @@ def test_what_this_machine_lacks_is_told(
 def test_a_measurement_is_over_a_path_of_its_scale(small: scenario.Scenario) -> None:
     scales = {step.scale for step in small.steps}
     assert {(scale.services, scale.rules, scale.functions) for scale in scales} == {
-        (1, 0, 0), (2, 0, 0), (1, 2, 0), (1, 0, 9),
+        (1, 0, 0), (2, 0, 0), (3, 0, 0), (1, 2, 0), (1, 0, 9),
     }  # fmt: skip

@@ -18,6 +18,9 @@ import pytest
 from ebpfmesh import apply
 from ebpfmesh.apply import OnStep
 from ebpfmesh.errors import NotFound, UsageError
+from ebpfmesh.kernel import sockets
+from ebpfmesh.kernel.cgroup import directory_above
+from ebpfmesh.kernel.pins import Pins
 from ebpfmesh.model import Function, Mesh
 from sockets import carries, connect, connects, listener
 from topology import collected, leftovers, mesh_of, poll, wait_until
@@ -195,7 +198,8 @@ def nothing() -> set[str]:
 
 @pytest.fixture
 def empty() -> Iterator[set[str]]:
-    """A mesh without functions, and all that is there then."""
+    """A mesh without functions, with all programs, and all that is there then."""
+    apply.up(OLD_MESH)
     apply.up(EMPTY_MESH)
     yield leftovers()
     apply.down("crash")
@@ -297,6 +301,7 @@ def test_filling_killed_at_each_step_then_collected(empty: set[str]) -> None:
 
 def test_filling_killed_then_down(nothing: set[str]) -> None:
     """Down knows all that an up can have begun: each kind of step once."""
+    apply.up(OLD_MESH)
     apply.up(EMPTY_MESH)
     steps = steps_of(up(OLD_MESH))
     apply.up(EMPTY_MESH)
@@ -315,6 +320,92 @@ def test_filling_interrupted_at_each_step(empty: set[str]) -> None:
         assert interrupted_at(step, up(OLD_MESH)), steps[step]
         assert gone(empty), (steps[step], leftovers() - empty)
         assert apply.plan(EMPTY_MESH) == ()
+
+
+# ---- the first service, which brings programs of its own
+
+
+SERVED = OLD_MESH.model_copy(update={"policies": OLD_MESH.policies[:1]})
+BARE = OLD_MESH.model_copy(update={"services": (), "policies": ()})
+
+
+def serve(on_step: OnStep) -> None:
+    apply.edit("crash", lambda _: SERVED, on_step)
+
+
+def forget_sockets() -> None:
+    """The mesh as it is before its first service, without compiling all of it again."""
+    apply.up(BARE)
+    for program in sockets.PROGRAMS:
+        (Pins("crash").progs / program.name).unlink(missing_ok=True)
+    apply.edit("crash", lambda mesh: mesh.model_copy(update={"policies": OLD_MESH.policies[1:]}))
+    apply.up(BARE)
+    assert list(Pins("crash").links.glob("mesh_*")) == []
+
+
+def at_sockets() -> bool:
+    """Whether a service is met by the sockets of commands."""
+    with apply.opened("crash") as live:
+        above = directory_above(live.home("a").cgroup.group)
+    return sockets.loaded(Pins("crash")) and sockets.attached(Pins("crash"), above)
+
+
+@pytest.fixture
+def bare(nothing: set[str]) -> Iterator[None]:
+    """Functions, but no service yet."""
+    apply.up(BARE)
+    wait_until(command_runs, what="the command of b runs")
+    yield
+    apply.down("crash")
+    assert gone(nothing), leftovers() - nothing
+
+
+@pytest.mark.usefixtures("bare")
+def test_first_service_killed_at_each_step() -> None:
+    """Each k, then the same again, or gc, or down: nothing is in the way of what comes next."""
+    steps = steps_of(serve)
+    assert {"programs at sockets", "service web", "sockets", "commit"} <= set(steps)
+    for number, step in enumerate(steps):
+        forget_sockets()
+        assert killed_at(number, serve), step
+        serve(lambda _: None)
+        whole(SERVED, reaches_service)
+        assert at_sockets(), step
+    forget_sockets()
+    assert killed_at(steps.index("sockets"), serve)
+    apply.gc()
+    assert collected("crash") == []
+    assert at_sockets()
+
+
+@pytest.mark.usefixtures("bare")
+def test_first_service_interrupted_at_each_step() -> None:
+    steps = steps_of(serve)
+    for number, step in enumerate(steps):
+        forget_sockets()
+        assert interrupted_at(number, serve), step
+        assert apply.plan(BARE) == ()
+    serve(lambda _: None)
+    whole(SERVED, reaches_service)
+    assert at_sockets()
+
+
+@pytest.mark.usefixtures("bare")
+def test_programs_at_sockets_cut_short() -> None:
+    """Some are pinned, others not: nothing is attached, and the next service begins anew."""
+    serve(lambda _: None)
+    (Pins("crash").progs / sockets.PROGRAMS[-1].name).unlink()
+    apply.edit("crash", lambda mesh: mesh.model_copy(update={"policies": OLD_MESH.policies}))
+    assert list(Pins("crash").links.glob("mesh_*")) == []
+    assert reaches_service(SERVED)
+    apply.up(SERVED)
+    assert at_sockets()
+    whole(SERVED, reaches_service)
+
+
+def reaches_service(mesh: Mesh) -> bool:
+    with listener(mesh, "b", mesh.function("b").address4, 8080):
+        return connects(mesh, "a", mesh.service("web").address4, 80)
 
 
 # ---- up, from one mesh to another

@@ -21,7 +21,7 @@ from ipaddress import IPv4Address, IPv6Address
 
 from ebpfmesh import _abi, apply
 from ebpfmesh._abi import Direction, Reason
-from ebpfmesh.apply.lifecycle import load_programs, set_calls
+from ebpfmesh.apply.programs import load_programs, set_calls
 from ebpfmesh.kernel import bpf, interface, netns
 from ebpfmesh.kernel.build import Program
 from ebpfmesh.kernel.maps import Maps

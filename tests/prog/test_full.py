@@ -12,7 +12,7 @@ import pytest
 
 from ebpfmesh import _abi
 from ebpfmesh._abi import Direction, Reason
-from ebpfmesh.apply.lifecycle import TC_CALLS, load_sources, set_calls, tc_sources
+from ebpfmesh.apply.programs import TC_CALLS, load_sources, set_calls, tc_sources
 from ebpfmesh.kernel import bpf
 from ebpfmesh.kernel.pins import Pins
 from packets import sent, udp

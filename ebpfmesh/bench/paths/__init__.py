@@ -15,7 +15,7 @@ from ebpfmesh.bench.paths.iptables import (
     IptablesEachPacket,
     IptablesLegacy,
 )
-from ebpfmesh.bench.paths.mesh import MeshPath
+from ebpfmesh.bench.paths.mesh import MeshPath, MeshUnmetered
 from ebpfmesh.bench.paths.nftables import Nftables
 from ebpfmesh.bench.paths.ovs import Ovs, OvsKernel
 
@@ -34,6 +34,7 @@ PATHS: dict[str, type[DataPath]] = {
         Nftables,
         Ovs,
         OvsKernel,
+        MeshUnmetered,
         MeshPath,
     )
 }

@@ -7,7 +7,7 @@ from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 
 from ebpfmesh.bench import workload
-from ebpfmesh.bench.paths.base import DataPath, counted, forwarded, try_in_namespace
+from ebpfmesh.bench.paths.base import DataPath, counted, try_in_namespace
 from ebpfmesh.bench.topology import (
     INSIDE,
     Host,
@@ -83,10 +83,6 @@ class Routed(DataPath):
         """See DataPath."""
         return "veths routed by the host without any rule: no services, no policy"
 
-    def packets(self) -> int:
-        """See DataPath; what the host's stack forwarded."""
-        return forwarded(self.host.netns)
-
 
 class Bridge(DataPath):
     """Veths of a Linux bridge."""
@@ -114,10 +110,6 @@ class Bridge(DataPath):
             "prefix, the bridge knows their MAC addresses (static entries) and does not call "
             "netfilter; no services, no policy"
         )
-
-    def packets(self) -> int:
-        """See DataPath; what the bridge has sent to its ports, announcements of addresses too."""
-        return counted(self.host.netns, "tx", self.host.interfaces())
 
 
 class RedirectPeer(DataPath):

@@ -3,6 +3,7 @@
 
 import functools
 import shutil
+import socket
 import subprocess
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
@@ -68,12 +69,15 @@ class DataPath(ABC):
     def describe(self) -> str:
         """What it is, in a sentence for the report."""
 
-    @abstractmethod
     def packets(self) -> int:
         """How many packets the path has carried since it was built, by its own counters.
 
-        One that passes in another way is not among them. A GSO packet may count as one.
+        What it dropped or passed in another way is not among them; a GSO packet may count as one.
+        Here it is what was sent to functions by whatever stands in the host namespace.
         """
+        with netns.entered(self.host.netns):
+            names = [socket.if_indextoname(one.ifindex) for one in self.host.members.values()]
+        return counted(self.host.netns, "tx", names)
 
     def processes(self) -> tuple[int, ...]:
         """Ids of the processes that work for the path, besides the kernel."""
@@ -149,16 +153,6 @@ def try_in_namespace(command: list[str], package: str, text: str = "") -> str:
         return ""
     said = done.stderr.strip().splitlines() or [f"exit {done.returncode}"]
     return f"{command[0]} does not work on this kernel: {said[0]}"
-
-
-def forwarded(namespace: Path) -> int:
-    """Packets that a network namespace's stack has forwarded, of IPv4 and IPv6."""
-    with netns.entered(namespace):
-        lines = Path("/proc/thread-self/net/snmp").read_text().splitlines()
-        lines6 = Path("/proc/thread-self/net/snmp6").read_text().splitlines()
-    names, values = (line.split() for line in lines if line.startswith("Ip:"))
-    of6 = dict(line.split() for line in lines6)
-    return int(values[names.index("ForwDatagrams")]) + int(of6.get("Ip6OutForwDatagrams", 0))
 
 
 def counted(namespace: Path, direction: Literal["rx", "tx"], interfaces: Iterable[str]) -> int:

@@ -6,7 +6,7 @@ from functools import partial
 from typing import ClassVar
 
 from ebpfmesh.bench import iptables, workload
-from ebpfmesh.bench.paths.base import Change, DataPath, forwarded, run, try_in_namespace
+from ebpfmesh.bench.paths.base import Change, DataPath, run, try_in_namespace
 from ebpfmesh.bench.topology import build_host
 from ebpfmesh.kernel import netns
 from ebpfmesh.model import Policy, Service
@@ -43,10 +43,6 @@ class Iptables(DataPath):
             f"veths routed by the host with kube-proxy's chains, conntrack and a FORWARD rule per "
             f"service ({self.command}); established connections are accepted {place}"
         )
-
-    def packets(self) -> int:
-        """See DataPath; what the host's stack forwarded, which it does after its rules."""
-        return forwarded(self.host.netns)
 
     def add_service(self, service: Service) -> Change:
         """See DataPath."""

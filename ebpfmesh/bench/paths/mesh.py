@@ -8,13 +8,15 @@ from functools import partial
 from pathlib import Path
 
 from ebpfmesh import apply
-from ebpfmesh.bench.paths.base import Change, DataPath
-from ebpfmesh.bench.topology import Host, Member, address4, make_namespace
+from ebpfmesh.bench.paths.base import Change, DataPath, counted
+from ebpfmesh.bench.topology import INSIDE, Host, Member, address4, attach_at, make_namespace
 from ebpfmesh.bench.workload import SMALLEST, Scale
 from ebpfmesh.config import edit
-from ebpfmesh.kernel import interface, netns, probe
+from ebpfmesh.kernel import bpf, interface, links, netns, probe
+from ebpfmesh.kernel.build import Program, build
 from ebpfmesh.kernel.maps import Maps
 from ebpfmesh.kernel.pins import Pins
+from ebpfmesh.kernel.source import bpf_dir
 from ebpfmesh.model import Mesh, Policy, Service
 
 
@@ -93,3 +95,49 @@ class MeshPath(DataPath):
             partial(change, lambda m: edit.add_policy(m, rule)),
             partial(change, lambda m: edit.delete_policy(m, rule)),
         )
+
+
+class MeshUnmetered(MeshPath):
+    """The mesh with a fast path that counts nothing: what the meters cost is the difference.
+
+    It runs before the mesh's own program, which therefore never does.
+    """
+
+    name = "mesh-unmetered"
+    carries = frozenset({"sockets", "frames", "connections"})
+
+    def __init__(self, mesh: Mesh, scale: Scale = SMALLEST) -> None:
+        super().__init__(mesh.model_copy(update={"name": f"{mesh.name}-u"}), scale)
+
+    @classmethod
+    def missing(cls) -> str:
+        """See DataPath."""
+        if not links.has_tcx():
+            return "the kernel has no TCX (Linux 6.6), which lets one program run before another"
+        return super().missing()
+
+    def build(self, stack: ExitStack) -> None:
+        """See DataPath."""
+        super().build(stack)
+        pins = Path("/sys/fs/bpf") / f"bench_{self.label}"
+        pins.mkdir()
+        stack.callback(pins.rmdir)
+        own, program = Pins(self.mesh.name), Program("mesh_from_fn", "tc")
+        build(
+            bpf_dir() / "mesh_tc.c",
+            [program],
+            pin_to=pins,
+            defines={"MESH_PINS": f'"{own.maps}"', "MESH_UNMETERED": "1"},
+        )
+        stack.callback((pins / program.name).unlink)
+        loaded = stack.enter_context(bpf.obj_get(pins / program.name))
+        for name, member in self.host.members.items():
+            attach_at(self.host.netns, member.ifindex, loaded, pins / f"link_{name}", stack)
+
+    def describe(self) -> str:
+        """See DataPath."""
+        return "the mesh with a fast path that counts nothing"
+
+    def packets(self) -> int:
+        """See DataPath; what came out of the functions' interfaces, which nothing else counts."""
+        return sum(counted(m.netns, "rx", [INSIDE]) for m in self.host.members.values())

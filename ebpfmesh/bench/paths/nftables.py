@@ -5,7 +5,7 @@ from contextlib import ExitStack
 from functools import partial
 
 from ebpfmesh.bench import nftables, workload
-from ebpfmesh.bench.paths.base import Change, DataPath, forwarded, run, try_in_namespace
+from ebpfmesh.bench.paths.base import Change, DataPath, run, try_in_namespace
 from ebpfmesh.bench.topology import build_host
 from ebpfmesh.kernel import netns
 from ebpfmesh.model import Policy, Service
@@ -39,10 +39,6 @@ class Nftables(DataPath):
             "veths routed by the host with verdict maps as in kube-proxy's nftables mode, "
             "conntrack and a set of what policies allow; established connections are accepted first"
         )
-
-    def packets(self) -> int:
-        """See DataPath; what the host's stack forwarded, which it does after its rules."""
-        return forwarded(self.host.netns)
 
     def add_service(self, service: Service) -> Change:
         """See DataPath; chains, and an element of the map of services."""

@@ -10,7 +10,7 @@ from pyroute2.netlink.exceptions import NetlinkError
 from pyroute2.netlink.generic import GenericNetlinkSocket
 
 from ebpfmesh.bench import openflow, switch
-from ebpfmesh.bench.paths.base import Change, DataPath, counted
+from ebpfmesh.bench.paths.base import Change, DataPath
 from ebpfmesh.bench.topology import INSIDE, build_host, make_namespace, set_offload
 from ebpfmesh.errors import MeshError
 from ebpfmesh.kernel import netns
@@ -65,10 +65,6 @@ class Ovs(DataPath):
             "what there is without its kernel module: services as groups, policies and routing as "
             "flows, conntrack of its own; the functions compute their checksums themselves"
         )
-
-    def packets(self) -> int:
-        """See DataPath; what the switch has sent to its ports: the host does not forward."""
-        return counted(self.host.netns, "tx", self.host.interfaces())
 
     def processes(self) -> tuple[int, ...]:
         """See DataPath; ovsdb-server and ovs-vswitchd."""
