@@ -4,8 +4,9 @@
 A further table is a function in ``report.SECTIONS``.
 """
 
+import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Literal
 
@@ -80,7 +81,7 @@ def at_of(axis: str, at: int, *, everywhere: bool = False) -> Cell:
 
 def interval(low: float, high: float) -> Cell:
     """Both ends of an interval, sorted by its width."""
-    return Cell(between(low, high), high - low)
+    return Cell(between(low, high), high - low if math.isfinite(high) else math.inf)
 
 
 def figures(results: Results) -> Section:
@@ -118,7 +119,7 @@ def _ratios(title: str, over: str, found: Sequence[Ratio]) -> Section:
         row = (
             title_of(r.kind), at_of(r.axis, r.at), r.base,
             Cell(number(r.ratio), r.ratio, TONES[r.conclusion]),
-            Cell(between(r.low, r.high), r.high - r.low, noisy),
+            replace(interval(r.low, r.high), tone=noisy),
             Cell(r.conclusion, None, TONES[r.conclusion]),
             _goal(r),
         )  # fmt: skip

@@ -267,7 +267,10 @@ def test_a_ratio_to_nothing_is_null_in_json() -> None:
     found = dataclasses.replace(bench_data.made(SCENARIO), measurements=lines)
     (ratio,) = json.loads(json.dumps(report.data(found), allow_nan=False))["ratios"]
     assert (ratio["ratio"], ratio["conclusion"]) == (None, "worse")
-    assert "∞× iptables" in report.render(found)
+    page = report.render(found)
+    assert "∞× iptables" in page
+    assert 'data-sort="Infinity">∞</td>' in page
+    assert 'data-sort="nan"' not in page
 
 
 def test_a_further_table_needs_a_function_only(
