@@ -32,6 +32,7 @@ class Look:
 
 LOOKS = {
     "mesh": Look("#009e73", "o"),
+    "mesh-unmetered": Look("#2b98a8", "8", (0, (8, 1.5))),
     "iptables": Look("#d55e00", "s"),
     "iptables-legacy": Look("#b98200", "D", (0, (5, 1.5))),
     "iptables-each-packet": Look("#cf3f4f", "X", (0, (1.5, 1.5))),
@@ -45,7 +46,7 @@ LOOKS = {
     "xdp_redirect": Look("#5a6fd0", "d", (0, (3, 1.5, 1, 1.5))),
     "loopback": Look("#7c858c", "*", (0, (1, 2))),
 }
-OTHER = Look("#7c858c", "8", (0, (2, 2)))
+OTHER = Look("#7c858c", ".", (0, (2, 2)))
 STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "font.family": "sans-serif",

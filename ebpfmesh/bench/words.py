@@ -8,7 +8,7 @@ from ebpfmesh.bench.kinds import AXES
 THIN = "\u202f"
 """A narrow space that does not break: between thousands, and before a unit."""
 PREFIXES = ((10**9, "G"), (10**6, "M"), (10**3, "k"))
-PREFIXED_FROM = 1_000_000
+PREFIXED_FROM = 100_000
 """Places from which their number has a prefix."""
 SHORT_FROM = 10_000
 """Counts from which the ticks of a picture have a prefix."""
