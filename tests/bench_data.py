@@ -25,10 +25,12 @@ SPEED = {
     "loopback": 2.2, "xdp_redirect": 2.0, "redirect_peer": 1.25, "mesh": 1.0, "routed": 0.62,
     "bridge": 0.66, "ovs": 0.16, "ovs-kernel": 0.6, "nftables": 0.36, "iptables": 0.4,
     "iptables-legacy": 0.43, "iptables-each-packet": 0.39, "iptables-append": 0.4,
+    "mesh-unmetered": 1.03,
 }  # fmt: skip
 """How fast paths are, beside the mesh."""
 WITH_SERVICES = (
-    "mesh", "nftables", "iptables", "iptables-legacy", "iptables-each-packet", "iptables-append",
+    "mesh", "mesh-unmetered", "nftables", "iptables", "iptables-legacy", "iptables-each-packet",
+    "iptables-append",
 )  # fmt: skip
 LISTS = {"iptables": 0.02, "iptables-legacy": 0.01, "iptables-each-packet": 0.03}
 """What an entry of a list costs, as a part of the time for a packet."""
@@ -46,6 +48,7 @@ COSTS = {
 }  # fmt: skip
 MORE = {
     "rr": ("rr-p99", "rr-p999"),
+    "load": ("load-idle", "load-received", "load-machine"),
     "update": ("update-lost", "update-reordered", "update-gap", "update-gap-without"),
 }
 """What comes along with a kind, by how that begins."""
@@ -66,6 +69,11 @@ def names() -> list[str]:
 
 def value(kind: str, path: str, axis: str, at: int) -> float:
     """An invented figure."""
+    if kind.startswith("load"):
+        cpu = (0.02 + 35 * at / 1e9) / SPEED[path]
+        idle = 1.2 if path == "ovs" else 0.01
+        told = {"load-idle": idle, "load-received": at, "load-machine": cpu + 0.2}
+        return told.get(kind, cpu + idle)
     part = next((part for word, part in PART.items() if kind.startswith(word)), 0.5)
     listed = at if axis in ("services", "rules") and kind[:3] != "add" else 0
     slower = 1 + LISTS.get(path, 0.0) * listed
@@ -77,7 +85,7 @@ def value(kind: str, path: str, axis: str, at: int) -> float:
         slower *= 1 + at / (4000 if path != "xdp_redirect" else 9000)
     if kind.startswith("add") and path != "mesh":
         slower *= 3 if path == "iptables-append" else 90
-    faster = (SPEED[path] / slower) ** part
+    faster = (SPEED.get(path, 1.0) / slower) ** part
     return MESH.get(kind, 1.0) * (faster if KINDS[kind].more_is_better else 1 / faster)
 
 

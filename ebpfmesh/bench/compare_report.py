@@ -16,7 +16,7 @@ from ebpfmesh.bench.pictures import Picture, Point, Row, title_of
 from ebpfmesh.bench.report import template
 from ebpfmesh.bench.results import Results
 from ebpfmesh.bench.sections import TONES, Cell, Section
-from ebpfmesh.bench.words import between, count, number
+from ebpfmesh.bench.words import count, number
 
 KIND_ORDER = [*KINDS, *COSTS]
 MOST_ROWS = 40
@@ -88,7 +88,7 @@ def _changes(title: str, changes: Sequence[Change], note: str) -> Section:
             sections.title_of(c.kind), f"{c.path} ÷ {c.base}" if c.base else c.path,
             sections.at_of(c.axis, c.at, everywhere=c.everywhere), c.before, c.after,
             Cell(number(c.ratio), c.size, TONES[c.verdict]),
-            Cell(between(c.low, c.high), c.high - c.low), Cell(c.verdict, None, TONES[c.verdict]),
+            sections.interval(c.low, c.high), Cell(c.verdict, None, TONES[c.verdict]),
         )
         for c in changes
     )  # fmt: skip

@@ -7,10 +7,22 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 from matplotlib.lines import Line2D
+from matplotlib.ticker import FuncFormatter
 from matplotlib.transforms import blended_transform_factory
 
 from ebpfmesh.bench.analyse import SUBJECT, Figure
-from ebpfmesh.bench.drawing import GRID, INK, PAGE, WIDTH, line, log_ticks, longest, scale, whiskers
+from ebpfmesh.bench.drawing import (
+    GRID,
+    INK,
+    PAGE,
+    WIDTH,
+    line,
+    log_ticks,
+    longest,
+    scale,
+    tick,
+    whiskers,
+)
 from ebpfmesh.bench.pictures import PERCENTILES, Picture, Point, Row, places
 from ebpfmesh.bench.words import place
 
@@ -195,6 +207,7 @@ def _scale_rows(axes: Axes, points: Sequence[Point], picture: Picture) -> None:
     low, high = min(point.low for point in points), max(point.high for point in points)
     if picture.even is None:
         axes.set_xlim(0, high * 1.06)
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: tick(value)))
         return
     low, high = min(low, picture.even), max(high, picture.even)
     room = max((high / low) ** 0.05, 1.02)

@@ -32,6 +32,7 @@ class Look:
 
 LOOKS = {
     "mesh": Look("#009e73", "o"),
+    "mesh-unmetered": Look("#2b98a8", "8", (0, (8, 1.5))),
     "iptables": Look("#d55e00", "s"),
     "iptables-legacy": Look("#b98200", "D", (0, (5, 1.5))),
     "iptables-each-packet": Look("#cf3f4f", "X", (0, (1.5, 1.5))),
@@ -45,7 +46,7 @@ LOOKS = {
     "xdp_redirect": Look("#5a6fd0", "d", (0, (3, 1.5, 1, 1.5))),
     "loopback": Look("#7c858c", "*", (0, (1, 2))),
 }
-OTHER = Look("#7c858c", "8", (0, (2, 2)))
+OTHER = Look("#7c858c", ".", (0, (2, 2)))
 STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "font.family": "sans-serif",
@@ -110,6 +111,8 @@ def scale(axes: Axes, figures: Sequence[Figure], which: str) -> None:
         log_ticks(axes, which, top / bottom)
     else:
         limits(0, top * 1.06 or 1)
+        numbered = axes.yaxis if which == "y" else axes.xaxis
+        numbered.set_major_formatter(FuncFormatter(lambda value, _: tick(value)))
     axes.grid(axis="y" if which == "y" else "x", **GRID)
 
 
@@ -125,4 +128,5 @@ def log_ticks(axes: Axes, which: str, spread: float) -> None:
 
 def tick(value: float) -> str:
     """A number beside an axis: 0.02, 1.5, 2 000, 100 k."""
-    return short(round(value)) if value >= 10 else f"{value:.6f}".rstrip("0").rstrip(".")
+    whole = value >= 10 and value == round(value)
+    return short(round(value)) if whole else f"{value:.6f}".rstrip("0").rstrip(".")

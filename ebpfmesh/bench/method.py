@@ -39,6 +39,12 @@ TAKES = {
         "or late is counted, and beside it the longest time without a packet where nothing was "
         "changed, since a machine has pauses of its own."
     ),
+    "load": (
+        "CPU by load: datagrams of 1400 bytes, paced by iperf3 from a function to a service. The "
+        "CPU is that of all that the load keeps at work, the sender, the receiver and the path's "
+        "own processes with the kernel's work for them, in percent of one core, by the clocks of "
+        "processes; before each load nothing is sent for a while."
+    ),
     "attach": (
         "One function more: a network namespace that is there is connected, to the mesh by the "
         "call of its command line, to another path by a veth pair, addresses and routes, and no "

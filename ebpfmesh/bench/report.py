@@ -25,7 +25,7 @@ from ebpfmesh.bench.sections import Section
 from ebpfmesh.bench.words import count
 
 SECTIONS: tuple[Callable[[Results], Section], ...] = (
-    sections.ratios, sections.inner_ratios, sections.costs, sections.policy,
+    sections.ratios, sections.inner_ratios, sections.fits, sections.costs, sections.policy,
 )  # fmt: skip
 """The tables of a report, in its order; one without rows is left out."""
 RATIO_COLUMNS = (

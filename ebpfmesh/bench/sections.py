@@ -4,15 +4,16 @@
 A further table is a function in ``report.SECTIONS``.
 """
 
+import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Literal
 
 from rich.table import Table
 from rich.text import Text
 
-from ebpfmesh.bench import analyse
+from ebpfmesh.bench import analyse, fit
 from ebpfmesh.bench.analyse import COSTS, Figure, Ratio
 from ebpfmesh.bench.kinds import AXES, KINDS
 from ebpfmesh.bench.pictures import places
@@ -28,6 +29,8 @@ TONES: dict[str, Tone] = {
 SIGNS = {"holds": "✓", "fails": "✗", "unclear": "?"}
 """Of verdicts on a goal, on a terminal."""
 DASH = "–"
+MOST_COLUMNS = 9
+"""Of a table on a terminal."""
 WIDE = 6
 """Places that a table on a terminal of 100 columns has room for."""
 
@@ -74,13 +77,16 @@ def title_of(kind: str) -> Cell:
 
 
 def at_of(axis: str, at: int, *, everywhere: bool = False) -> Cell:
-    """A place on an axis; a dash where it means nothing."""
-    return Cell(DASH, -1) if everywhere or not axis else Cell(place(axis, at), at)
+    """A place on an axis, in short on a terminal; a dash where it means nothing."""
+    if everywhere or not axis:
+        return Cell(DASH, -1)
+    text = place(axis, at)
+    return Cell(text, at, brief=" ".join(text.split(" ")[:2]))
 
 
 def interval(low: float, high: float) -> Cell:
     """Both ends of an interval, sorted by its width."""
-    return Cell(between(low, high), high - low)
+    return Cell(between(low, high), high - low if math.isfinite(high) else math.inf)
 
 
 def figures(results: Results) -> Section:
@@ -118,7 +124,7 @@ def _ratios(title: str, over: str, found: Sequence[Ratio]) -> Section:
         row = (
             title_of(r.kind), at_of(r.axis, r.at), r.base,
             Cell(number(r.ratio), r.ratio, TONES[r.conclusion]),
-            Cell(between(r.low, r.high), r.high - r.low, noisy),
+            replace(interval(r.low, r.high), tone=noisy),
             Cell(r.conclusion, None, TONES[r.conclusion]),
             _goal(r),
         )  # fmt: skip
@@ -148,6 +154,12 @@ def costs(results: Results) -> Section:
     return Section("The mesh's own cost", ("figure", ">median", "unit", "goal", "goal is"), rows)
 
 
+def fits(results: Results) -> Section:
+    """How the CPU of each path follows the load."""
+    found = fit.table(results)
+    return Section(*found) if found else Section("", (), ())
+
+
 def policy(results: Results) -> Section:
     """What became of a connection from each client, over each path."""
     clients = dict.fromkeys(c for tried in results.connections.values() for c in tried)
@@ -160,7 +172,9 @@ def policy(results: Results) -> Section:
 
 
 def table(section: Section) -> Table:
-    """A section as the terminal shows it."""
+    """A section as the terminal shows it: a wide one with its columns as rows."""
+    if len(section.columns) > MOST_COLUMNS:
+        section = _turned(section)
     printed = Table(
         title=section.title, title_justify="left", box=None, pad_edge=False, padding=(0, 2, 0, 0),
         title_style="bold", header_style="dim",
@@ -178,6 +192,16 @@ def table(section: Section) -> Table:
             texts[0] = Text("")
         printed.add_row(*texts)
     return printed
+
+
+def _turned(section: Section) -> Section:
+    first, *names = section.columns
+    columns = (first, *(f">{row[0].text}" for row in section.cells))
+    rows = tuple(
+        (Cell(name.removeprefix(">")), *(row[number] for row in section.cells))
+        for number, name in enumerate(names, 1)
+    )
+    return Section(section.title, columns, rows, section.note)
 
 
 def figures_tables(results: Results) -> Iterator[Section]:

@@ -132,7 +132,7 @@ def _said(extent: Extent) -> Cell:
     conclusions = {ratio.conclusion for ratio in extent.ratios}
     tone = TONES[worst.conclusion] if len(conclusions) == 1 else ""
     at = place(worst.axis, worst.at)
-    if best == worst:
+    if len(extent.ratios) == 1:
         return Cell(f"{_times(worst)} at {at}", tone=tone)
     if extent.is_flat:
         low, high = min(r.low for r in extent.ratios), max(r.high for r in extent.ratios)

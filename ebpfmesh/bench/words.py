@@ -8,6 +8,8 @@ from ebpfmesh.bench.kinds import AXES
 THIN = "\u202f"
 """A narrow space that does not break: between thousands, and before a unit."""
 PREFIXES = ((10**9, "G"), (10**6, "M"), (10**3, "k"))
+PREFIXED_FROM = 100_000
+"""Places from which their number has a prefix."""
 SHORT_FROM = 10_000
 """Counts from which the ticks of a picture have a prefix."""
 
@@ -40,12 +42,12 @@ def short(value: int) -> str:
 
 
 def place(axis: str, at: int) -> str:
-    """A place on an axis: 1 000 services, 1 flow."""
+    """A place on an axis: 1 000 services, 1 flow, 1 M flows."""
     title = AXES[axis].title
     if at == 1:
         first, space, rest = title.partition(" ")
         title = first.removesuffix("s") + space + rest
-    return f"{count(at)} {title}"
+    return f"{short(at) if at >= PREFIXED_FROM else count(at)} {title}"
 
 
 def capital(text: str) -> str:

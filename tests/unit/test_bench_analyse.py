@@ -325,6 +325,7 @@ def test_ticks_are_short(value: int, text: str) -> None:
     [
         ("services", 1, "1 service"), ("services", 1000, "1\u202f000 services"),
         ("rules", 1, "1 rule besides"), ("size", 64, "64 bytes a frame"),
+        ("flows", 1_000_000, "1\u202fM flows"),
     ],
 )  # fmt: skip
 def test_places_in_words(axis: str, at: int, text: str) -> None:

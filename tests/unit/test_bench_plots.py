@@ -184,7 +184,16 @@ def test_labels_with_room_stay_where_they_are() -> None:
 
 
 @pytest.mark.parametrize(
-    ("value", "text"), [(0.02, "0.02"), (1, "1"), (1.5, "1.5"), (2000, "2\u202f000"), (0, "0")]
+    ("value", "text"),
+    [
+        (0.02, "0.02"),
+        (1, "1"),
+        (1.5, "1.5"),
+        (2000, "2\u202f000"),
+        (12.5, "12.5"),
+        (25000, "25\u202fk"),
+        (0, "0"),
+    ],
 )
 def test_numbers_beside_an_axis(value: float, text: str) -> None:
     assert drawing.tick(value) == text

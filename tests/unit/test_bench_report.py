@@ -171,7 +171,8 @@ def test_a_run_without_the_mesh_says_so() -> None:
 
 
 def test_a_run_of_the_mesh_alone_is_about_itself() -> None:
-    found = bench_data.made("observation")
+    kinds = {"kinds": ["pps", "pps-events"], "seconds": 1, "paths": ["mesh"]}
+    found = bench_data.made({**SCENARIO, "control": 0, "measure": [kinds]})
     (sentence,) = summary.headlines(found)
     assert sentence == "This run does not compare the mesh with iptables or nftables."
     assert str(summary.claims(found)[0]).startswith("Packets per second, `events` on: 0.6")
@@ -267,7 +268,10 @@ def test_a_ratio_to_nothing_is_null_in_json() -> None:
     found = dataclasses.replace(bench_data.made(SCENARIO), measurements=lines)
     (ratio,) = json.loads(json.dumps(report.data(found), allow_nan=False))["ratios"]
     assert (ratio["ratio"], ratio["conclusion"]) == (None, "worse")
-    assert "∞× iptables" in report.render(found)
+    page = report.render(found)
+    assert "∞× iptables" in page
+    assert 'data-sort="Infinity">∞</td>' in page
+    assert 'data-sort="nan"' not in page
 
 
 def test_a_further_table_needs_a_function_only(
@@ -286,6 +290,21 @@ def test_cells_of_a_section() -> None:
     assert section.cells == ((Cell("x"), Cell("1.50", 1.5), Cell("y", 3, "bad")),)
 
 
+def test_fits_are_told_where_a_load_was_measured(results: Results) -> None:
+    found = bench_data.made("load")
+    assert "CPU in proportion to the load" in report.render(found)
+    assert sections.fits(found).rows[0][0] in found.paths
+    assert not sections.fits(results).rows
+
+
+def test_a_wide_table_is_turned_on_a_terminal() -> None:
+    names = tuple(f">c{number}" for number in range(12))
+    section = Section("t", ("path", *names), (("mesh", *map(float, range(12))),))
+    printed = sections.table(section)
+    assert [column.header for column in printed.columns] == ["path", "mesh"]
+    assert printed.row_count == 12
+
+
 def shown(results: Results, width: int = 100) -> str:
     console = Console(width=width)
     with console.capture() as captured:
@@ -300,7 +319,8 @@ def test_terminal_of_100_columns_shows_all_paths_unbroken(name: str) -> None:
     text = shown(results)
     for path in results.paths:
         assert re.search(rf"\b{path}\b", text)
-    assert text.count("\n") == shown(results, 300).count("\n")  # no line was broken
+    text, wide = (t.partition("CPU in proportion")[0] for t in (text, shown(results, 300)))
+    assert text.count("\n") == wide.count("\n")  # no line was broken
 
 
 def test_terminal_has_a_path_without_services_at_every_place(results: Results) -> None:
