@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Literal
 
 from ebpfmesh.bench.frames import TEMPLATE, Frames
-from ebpfmesh.bench.programs import ATTACH_XDP, XDP_GENERIC, build_pinned
+from ebpfmesh.bench.programs import ATTACH_XDP, XDP_GENERIC, Hook, build_pinned
 from ebpfmesh.kernel import bpf, netns
 from ebpfmesh.kernel.interface import LOOPBACK
 
@@ -36,8 +36,8 @@ class Generator:
     """The generator's programs, loaded and pinned below ``pins`` for as long as ``stack`` lives."""
 
     def __init__(self, pins: Path, stack: ExitStack) -> None:
-        names = dict.fromkeys(PROGRAMS.values(), "xdp")
-        self._fds = build_pinned("generate.c", names, ("bench_template",), pins, stack)  # type: ignore[arg-type]
+        names: dict[str, Hook] = dict.fromkeys(PROGRAMS.values(), "xdp")
+        self._fds = build_pinned("generate.c", names, ("bench_template",), pins, stack)
         self._stack = stack
         self._kept: set[Entry] = set()
         self._frame = b""

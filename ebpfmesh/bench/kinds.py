@@ -8,9 +8,8 @@ from typing import Literal
 from ebpfmesh.bench.workload import MAX_FUNCTIONS, MAX_RULES, MAX_SERVICES
 
 MANY_FLOWS = 100_000
-Source = Literal["frames", "sockets", "changes", "functions", ""]
-"""What a path must carry: frames of the kernel's generator, programs with sockets, changes to its
-services and rules, more functions. Empty for what comes along with another kind."""
+Source = Literal["frames", "sockets", "connections", "changes", ""]
+"""What a path must carry (``paths.DataPath.carries``); empty for what comes along with another."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +48,7 @@ KINDS = {
     "rr": Kind("half round trip", "µs", False, "rr", "sockets"),
     "rr-p99": Kind("half round trip, 99 %", "µs", False),
     "rr-p999": Kind("half round trip, 99.9 %", "µs", False),
-    "connect": Kind("new connections per second", "1/s", True, "connect", "sockets"),
+    "connect": Kind("new connections per second", "1/s", True, "connect", "connections"),
     "http": Kind("HTTP requests per second, kept alive", "1/s", True, "http", "sockets"),
     "http-short": Kind(
         "HTTP requests per second, one a connection", "1/s", True, "http", "sockets",

@@ -84,7 +84,7 @@ class Lab:
         before = path.packets()
         sample = self._takers[kind.take](path, seconds, **settings)
         passed = path.packets() - before
-        if kind.source in ("frames", "sockets") and passed < sample.packets:
+        if kind.source in ("frames", "sockets", "connections") and passed < sample.packets:
             what = f"{path.name} carried {passed} packets of at least {sample.packets}"
             raise CommandFailed(what, hint=sample.raw[-traffic.TAIL :])
         return sample
@@ -110,7 +110,7 @@ class Lab:
         if (path := self._first("frames")) is not None:
             limit = f"{self._rate.limit(path)} ns for a frame that is thrown away at once"
             found["generator"] = limit
-        if (path := self._first("sockets")) is not None:
+        if (path := self._first("connections")) is not None:
             connections = self._connector.measure(path, CLIENT_SECONDS)
             own = json.loads(connections.raw)["client_ns"]
             whole = f"{1e9 / connections.value:.0f} ns that it takes over {path.name}"

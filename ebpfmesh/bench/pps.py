@@ -23,6 +23,7 @@ from ebpfmesh.bench.generator import BATCH, MAX_RUN, Entry, Generator
 from ebpfmesh.bench.listen import listening
 from ebpfmesh.bench.paths import PATHS, DataPath
 from ebpfmesh.bench.process import one_core
+from ebpfmesh.bench.programs import Hook
 from ebpfmesh.bench.sample import Sample
 from ebpfmesh.bench.sink import Burst, Sink, at_eth0, send_burst
 from ebpfmesh.bench.workload import Scale, Target
@@ -42,6 +43,11 @@ def entry_of(path: DataPath) -> tuple[Entry, int]:
     """How frames come into a path, and the interface they are redirected out of, or 0."""
     entry = cast(Entry, getattr(path, "entry", "stack"))
     return entry, getattr(path, "redirect_ifindex", 0) if entry == "redirect" else 0
+
+
+def hook_of(path: DataPath) -> Hook:
+    """Where a path's sinks go: frames that are redirected meet nothing but XDP."""
+    return "xdp" if entry_of(path)[0] == "redirect" else "tc"
 
 
 def frames_for(
@@ -98,11 +104,10 @@ class PacketRate:
             path, flows=flows, size=size, version=version, protocol=protocol, port=port
         )
         self.generator.load(frames)
-        hook = "xdp" if entry == "redirect" else "tc"
         with (
             listening(path, listener) if listener else nullcontext(),
             one_core(),
-            self.sink.on(at_eth0(path.receivers("pps")), hook),  # type: ignore[arg-type]
+            self.sink.on(at_eth0(path.receivers("pps")), hook_of(path)),
             netns.entered(path.host.netns),
         ):
             warm_up = -(-max(WARM_UP, flows) // BATCH) * BATCH

@@ -14,38 +14,31 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import asdict
-from pathlib import Path
 from typing import TypeVar
 
-from ebpfmesh.bench import changes, workload
-from ebpfmesh.bench.paced import Pace, Sent, running
+from ebpfmesh.bench import changes
+from ebpfmesh.bench.paced import Pace
 from ebpfmesh.bench.paths import DataPath
-from ebpfmesh.bench.pps import PacketRate, entry_of, frames_for
+from ebpfmesh.bench.pps import PacketRate
 from ebpfmesh.bench.process import one_core
-from ebpfmesh.bench.programs import Hook
 from ebpfmesh.bench.sample import Sample
-from ebpfmesh.bench.sink import Checker, Report, at_eth0, drained
+from ebpfmesh.bench.sink import Report
+from ebpfmesh.bench.watch import Seen, Watcher
 from ebpfmesh.errors import CommandFailed
-from ebpfmesh.kernel import netns
 from ebpfmesh.model import Mesh
 
 RATE = 4000
 FLOWS = 16
 MAX_SECONDS = 60.0
-PINS = Path("/sys/fs/bpf/bench_update")
 
 _Done = TypeVar("_Done")
 
 
 class Updates:
-    """The checking sink, loaded for as long as ``stack`` lives, and a generator that is shared."""
+    """What becomes of the traffic of ``rate``'s generator, for as long as ``stack`` lives."""
 
     def __init__(self, mesh: Mesh, rate: PacketRate, stack: ExitStack) -> None:
-        PINS.mkdir()
-        stack.callback(PINS.rmdir)
-        self._generator = rate.generator
-        port = workload.backend_target(mesh, "pps").port
-        self._checker = Checker(port, workload.TARGETS, FLOWS, PINS, stack)
+        self._watcher = Watcher(mesh, rate, stack, flows=FLOWS)
 
     def measure(self, path: DataPath, seconds: float, *, kind: str) -> Sample:
         """Milliseconds of a change; CommandFailed if traffic without a change had losses.
@@ -54,43 +47,37 @@ class Updates:
         the longest time in µs without an arrival, beside the same without a change.
         """
         change = changes.find(kind, path)
-        quiet, _, sent_quietly = self._under_traffic(path, lambda: time.sleep(seconds))
-        if not quiet.in_order:
-            raise CommandFailed("packets were lost without any change", hint=str(quiet))
-        busy, times, sent = self._under_traffic(path, lambda: changes.times(change, seconds))
-        raw = {
-            "ms": [t * 1e3 for t in times or ()],
-            "without": {**asdict(quiet), "sender": asdict(sent_quietly)},
-            "with": {**asdict(busy), "sender": asdict(sent)},
-        }
+        quiet, _ = self._under_traffic(path, lambda: time.sleep(seconds))
+        busy, taken = self._under_traffic(path, lambda: changes.times(change, seconds))
+        before, during = _report(quiet), _report(busy)
+        if not before.in_order:
+            raise CommandFailed("packets were lost without any change", hint=str(before))
+        raw = {"ms": [t * 1e3 for t in taken], "without": _raw(quiet), "with": _raw(busy)}
         return Sample(
-            statistics.median(times or ()) * 1e3,
+            statistics.median(taken) * 1e3,
             json.dumps(raw) + "\n",
-            packets=quiet.arrived + busy.arrived,
+            packets=before.arrived + during.arrived,
             more={
-                "update-lost": busy.lost,
-                "update-reordered": busy.reordered,
+                "update-lost": during.lost,
+                "update-reordered": during.reordered,
                 "update-gap": busy.longest_gap_ns / 1e3,
                 "update-gap-without": quiet.longest_gap_ns / 1e3,
             },
         )
 
-    def _under_traffic(self, path: DataPath, do: Callable[[], _Done]) -> tuple[Report, _Done, Sent]:
+    def _under_traffic(self, path: DataPath, do: Callable[[], _Done]) -> tuple[Seen, _Done]:
         """What became of traffic while ``do`` ran on another core, and what that gave."""
-        entry, _ = entry_of(path)
         pace = Pace.at_rate(RATE, seconds=MAX_SECONDS, frames=round(RATE * MAX_SECONDS))
-        self._checker.reset()
-        self._generator.load(frames_for(path, flows=FLOWS))
-        hook: Hook = "xdp" if entry == "redirect" else "tc"
-        with self._checker.on(at_eth0(path.receivers("pps")), hook):
-            with (
-                netns.entered(path.host.netns),
-                running(self._generator, path.client.ifindex, pace, entry=entry) as traffic,
-                one_core(min),
-            ):
-                done = do()
-            sent = traffic.sent
-            drained(self._checker.packets, sent.frames)
-        if not sent.frames:
-            raise CommandFailed("no frame was sent")
-        return self._checker.report(sent.frames), done, sent
+        with self._watcher.running(path, pace, flows=FLOWS) as seen, one_core(min):
+            done = do()
+        return seen, done
+
+
+def _report(seen: Seen) -> Report:
+    if seen.report is None or not seen.sent.frames:
+        raise CommandFailed("no frame was sent")
+    return seen.report
+
+
+def _raw(seen: Seen) -> dict[str, object]:
+    return {"received": asdict(_report(seen)), "sent": asdict(seen.sent)}

@@ -8,6 +8,8 @@ import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +26,14 @@ from ebpfmesh.bench.paced import Pace, running
 from ebpfmesh.bench.paths import PATHS, DataPath
 from ebpfmesh.bench.pps import PINS, PacketRate, frames_for
 from ebpfmesh.bench.sink import WINDOW, Checker, Report, at_eth0, drained
+from ebpfmesh.bench.watch import Watcher
+from ebpfmesh.bench.workload import Target
 from ebpfmesh.errors import CommandFailed, ForeignProgram, NotFound
 from ebpfmesh.kernel import bpf, netns
 
 PORT = 2152
 FLOWS = 1_000_000
+NOWHERE = {4: IPv4Address("198.19.99.99"), 6: IPv6Address("2001:db8:99::99")}
 SHOT, UNSPEC = 2, 0xFFFFFFFF  # TC_ACT_*
 XDP_PASS, XDP_DROP = 2, 1
 
@@ -40,10 +45,14 @@ def rate() -> Iterator[PacketRate]:
 
 
 @pytest.fixture(scope="module")
-def checker(rate: PacketRate) -> Iterator[Checker]:
-    assert rate  # has made PINS
+def watcher(rate: PacketRate) -> Iterator[Watcher]:
     with ExitStack() as stack:
-        yield Checker(PORT, workload.TARGETS, FLOWS, PINS, stack)
+        yield Watcher(workload.load(), rate, stack, flows=FLOWS)
+
+
+@pytest.fixture(scope="module")
+def checker(watcher: Watcher) -> Checker:
+    return watcher.checker
 
 
 @pytest.fixture(scope="module", params=["routed", "mesh"])
@@ -55,17 +64,6 @@ def path(request: pytest.FixtureRequest) -> Iterator[DataPath]:
 
 
 ROUTED = pytest.mark.parametrize("path", ["routed"], indirect=True, scope="module")
-
-
-def send(rate: PacketRate, checker: Checker, path: DataPath, packets: int, **shape: Any) -> Report:
-    """Send through a path to its receivers and see what came."""
-    rate.generator.load(frames_for(path, **shape))
-    checker.reset()
-    with checker.on(at_eth0(path.receivers("pps"))), netns.entered(path.host.netns):
-        rate.generator.send(path.client.ifindex, packets)
-        drained(checker.packets, packets)
-    assert rate.generator.sent() == packets
-    return checker.report(packets)
 
 
 def all_came(report: Report, packets: int, flows: int) -> bool:
@@ -85,22 +83,24 @@ def all_came(report: Report, packets: int, flows: int) -> bool:
     ],
 )
 def test_what_is_sent_arrives_once_and_in_order(
-    rate: PacketRate, checker: Checker, path: DataPath, flows: int, shape: dict[str, Any]
+    watcher: Watcher, path: DataPath, flows: int, shape: dict[str, Any]
 ) -> None:
     packets = 3 * 1000 + 1
-    report = send(rate, checker, path, packets, flows=flows, **shape)
+    report = watcher.send(path, packets, flows=flows, **shape)
+    assert watcher.generator.sent() == packets
     assert all_came(report, packets, flows)
     size = shape.get("size", least_size(4, "udp"))
     assert report.bytes == packets * size
     even, more = divmod(packets, flows)
-    assert checker.by_flow() == {flow: even + (flow < more) for flow in range(flows)}
+    each = [even + (flow < more) for flow in range(flows)]
+    assert watcher.checker.by_flow(flows + 1) == [*each, 0]
     assert report.first_ns < report.last_ns <= time.monotonic_ns()
     assert 0 < report.longest_gap_ns <= report.last_ns - report.first_ns
 
 
-def test_a_million_flows(rate: PacketRate, checker: Checker, path: DataPath) -> None:
+def test_a_million_flows(watcher: Watcher, path: DataPath) -> None:
     """One frame of each: every flow arrives as one of its own, over all destination ports."""
-    assert all_came(send(rate, checker, path, FLOWS, flows=FLOWS), FLOWS, FLOWS)
+    assert all_came(watcher.send(path, FLOWS, flows=FLOWS), FLOWS, FLOWS)
 
 
 def entered(path: DataPath) -> list[tuple[Path, str]]:
@@ -131,13 +131,15 @@ def test_redirected_frames_all_arrive(
 ) -> None:
     """Out of the first receiver's veth, to the XDP program on its other end."""
     packets, receivers = max(flows, 20_000), path.receivers("pps")[:1]
+    nowhere = Target(NOWHERE[version], PORT)  # the stack would not find the way
     checker.reset()
     with (
         redirected(path),
         checker.on(at_eth0(receivers), "xdp"),
         netns.entered(path.host.netns),
     ):
-        rate.generator.load(frames_for(path, flows=flows, version=version, size=70))
+        frames = frames_for(path, flows=flows, version=version, size=70)
+        rate.generator.load(replace(frames, target=nowhere))
         rate.generator.send(path.client.ifindex, packets, "redirect")
         drained(checker.packets, packets)
     assert all_came(checker.report(rate.generator.sent()), packets, flows)
@@ -162,12 +164,10 @@ def test_rate_of_a_path_that_is_redirected(rate: PacketRate, path: DataPath) -> 
 
 
 @ROUTED
-def test_each_frame_dropped_between_is_lost(
-    rate: PacketRate, checker: Checker, path: DataPath
-) -> None:
+def test_each_frame_dropped_between_is_lost(watcher: Watcher, path: DataPath) -> None:
     rule = ["FORWARD", "-p", "udp", "--dport", str(PORT), "-m", "statistic", "--mode", "nth"]
     with forwarding(path, [*rule, "--every", "10", "--packet", "3", "-j", "DROP"]):
-        report = send(rate, checker, path, 5000, flows=7)
+        report = watcher.send(path, 5000, flows=7)
     assert (report.lost, report.arrived) == (500, 4500)
     assert (report.duplicated, report.reordered, report.old, report.foreign) == (0, 0, 0, 0)
 
@@ -289,25 +289,39 @@ def test_a_pause_is_the_longest_gap(rate: PacketRate, checker: Checker, path: Da
     assert report.longest_gap_ns == report.last_ns - before >= 100_000_000
 
 
-def test_traffic_at_a_pace(rate: PacketRate, checker: Checker, path: DataPath) -> None:
-    """It goes on while the block works, ends when told, and all of it arrives."""
-    rate.generator.load(frames_for(path, flows=5))
-    checker.reset()
-    pace = Pace(burst=4, interval=0.001, seconds=60)
-    with (
-        checker.on(at_eth0(path.receivers("pps"))),
-        netns.entered(path.host.netns),
-        running(rate.generator, path.client.ifindex, pace) as traffic,
-    ):
-        assert topology.poll(lambda: checker.packets() >= 100)
-        assert not traffic.ended
-        sent = traffic.stop()
-    drained(checker.packets, sent.frames)
-    report = checker.report(sent.frames)
-    assert sent.frames == rate.generator.sent() >= 100
+def test_traffic_at_a_pace(watcher: Watcher, path: DataPath) -> None:
+    """It goes on while the block works, ends with it, and all of it arrives."""
+    pace = Pace(burst=2, interval=0.01, seconds=60)
+    with watcher.running(path, pace, flows=5) as seen:
+        assert topology.poll(lambda: watcher.checker.packets() >= 20)
+        assert not seen.traffic.ended
+    report, sent = seen.report, seen.sent
+    assert report is not None
+    assert sent.frames == watcher.generator.sent() >= 20
+    assert sent.frames < 6000, "half of what there would be without an end to the block"
     assert all_came(report, sent.frames, 5)
     assert sent.first_ns < report.first_ns <= report.last_ns
-    assert report.longest_gap_ns > 0
+    assert seen.longest_gap_ns >= report.longest_gap_ns > 0
+
+
+@ROUTED
+def test_a_path_that_stands_still_is_seen(watcher: Watcher, path: DataPath) -> None:
+    """Nothing passes for a while, and again from some moment to the end."""
+    closed = ["FORWARD", "-p", "udp", "-j", "DROP"]
+    with watcher.running(path, Pace(burst=1, interval=0.001, seconds=60)) as seen:
+        for _ in range(2):
+            before = watcher.checker.packets()
+            assert topology.poll(lambda start=before: watcher.checker.packets() > start)
+            with forwarding(path, closed):
+                time.sleep(0.1)
+        with forwarding(path, closed):
+            time.sleep(0.3)
+            seen.traffic.stop()
+    assert seen.report is not None
+    assert seen.report.longest_gap_ns >= 100_000_000
+    assert seen.longest_gap_ns >= 250_000_000
+    assert seen.report.lost > 0
+    assert seen.report.duplicated == 0
 
 
 @ROUTED

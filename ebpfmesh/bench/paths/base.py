@@ -3,7 +3,6 @@
 
 import functools
 import shutil
-import socket
 import subprocess
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
@@ -75,9 +74,7 @@ class DataPath(ABC):
         What it dropped or passed in another way is not among them; a GSO packet may count as one.
         Here it is what was sent to functions by whatever stands in the host namespace.
         """
-        with netns.entered(self.host.netns):
-            names = [socket.if_indextoname(one.ifindex) for one in self.host.members.values()]
-        return counted(self.host.netns, "tx", names)
+        return counted(self.host.netns, "tx", self.host.interfaces())
 
     def processes(self) -> tuple[int, ...]:
         """Ids of the processes that work for the path, besides the kernel."""
