@@ -223,7 +223,7 @@ def _medians(axis: str, figures: Sequence[Figure], ticks: Sequence[int]) -> Sect
         by_row.setdefault((figure.kind, figure.path), {}).update(dict.fromkeys(at, figure))
     rows = tuple(
         (
-            title_of(kind), KINDS[kind].unit, path,
+            title_of(kind), Cell(KINDS[kind].unit), Cell(path),
             *(_median(found.get(at)) for at in ticks),
         )
         for (kind, path), found in by_row.items()
