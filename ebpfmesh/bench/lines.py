@@ -42,7 +42,7 @@ def _stacked(panels: int, height: float, right: float) -> tuple[Canvas, Sequence
     canvas = Canvas(figsize=(WIDTH, whole))
     grid = canvas.subplots(panels, 1, sharex=True, squeeze=False)
     canvas.subplots_adjust(
-        left=0.6 / WIDTH, right=1 - (right + 0.2) / WIDTH,
+        left=0.68 / WIDTH, right=1 - (right + 0.2) / WIDTH,
         bottom=0.48 / whole, top=1 - 0.2 / whole, hspace=0.3,
     )  # fmt: skip
     return canvas, list(grid[:, 0])

@@ -18,7 +18,7 @@ from ebpfmesh.bench.analyse import COSTS, Figure, Ratio
 from ebpfmesh.bench.kinds import AXES, KINDS
 from ebpfmesh.bench.pictures import places
 from ebpfmesh.bench.results import Results
-from ebpfmesh.bench.words import between, capital, count, number, place, short
+from ebpfmesh.bench.words import between, capital, compact, count, number, place, short
 
 Tone = Literal["", "good", "bad", "unclear"]
 COLOURS = {"good": "green", "bad": "red", "unclear": "yellow"}
@@ -223,10 +223,16 @@ def _medians(axis: str, figures: Sequence[Figure], ticks: Sequence[int]) -> Sect
         by_row.setdefault((figure.kind, figure.path), {}).update(dict.fromkeys(at, figure))
     rows = tuple(
         (
-            title_of(kind), KINDS[kind].unit, path,
-            *(found[at].median if at in found else DASH for at in ticks),
+            title_of(kind), Cell(KINDS[kind].unit), Cell(path),
+            *(_median(found.get(at)) for at in ticks),
         )
         for (kind, path), found in by_row.items()
     )  # fmt: skip
     columns = ("figure", "unit", "path", *(f">{short(at)}" for at in ticks))
     return Section(f"Medians, by {AXES[axis].title}", columns, rows)
+
+
+def _median(figure: Figure | None) -> Cell:
+    if figure is None:
+        return Cell(DASH)
+    return Cell(number(figure.median), figure.median, brief=compact(figure.median))

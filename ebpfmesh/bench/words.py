@@ -8,6 +8,7 @@ from ebpfmesh.bench.kinds import AXES
 THIN = "\u202f"
 """A narrow space that does not break: between thousands, and before a unit."""
 PREFIXES = ((10**9, "G"), (10**6, "M"), (10**3, "k"))
+COMPACT_FROM = 1_000_000
 PREFIXED_FROM = 100_000
 """Places from which their number has a prefix."""
 SHORT_FROM = 10_000
@@ -26,6 +27,14 @@ def number(value: float) -> str:
     else:
         digits = min(1 - math.floor(math.log10(size)), 12)
     return f"{value:,.{digits}f}".replace(",", THIN)
+
+
+def compact(value: float) -> str:
+    """A number in three digits with a prefix from a million on: 500 M."""
+    for size, prefix in PREFIXES if abs(value) >= COMPACT_FROM else ():
+        if abs(value) >= size:
+            return f"{number(value / size)}{THIN}{prefix}"
+    return number(value)
 
 
 def count(value: int) -> str:

@@ -333,6 +333,9 @@ def test_places_in_words(axis: str, at: int, text: str) -> None:
 
 
 def test_words() -> None:
+    assert words.compact(5e8) == "500\u202fM"
+    assert words.compact(2e9) == "2.00\u202fG"
+    assert words.compact(14712.4) == "14\u202f712"
     assert words.count(1000000) == "1\u202f000\u202f000"
     assert words.between(1, 1.5) == "1.00–1.50"
     assert words.between(1.001, 1.002) == "1.00"
