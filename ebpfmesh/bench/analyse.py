@@ -278,7 +278,7 @@ def round_ratios(results: Results) -> dict[Where, list[float]]:
     made = {
         (kind, base, axis, at): _divided(above, _beside(results, found, (kind, base, axis, at)))
         for (kind, path, axis, at), above in found.items()
-        if path == SUBJECT and kind in KINDS
+        if path == SUBJECT and kind in KINDS and KINDS[kind].compared
         for base in results.paths
         if base != SUBJECT
     }

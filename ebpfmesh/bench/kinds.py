@@ -14,7 +14,10 @@ Source = Literal["frames", "sockets", "connections", "changes", ""]
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of figure. ``take`` names what measures it, ``settings`` are passed to that."""
+    """A kind of figure. ``take`` names what measures it, ``settings`` are passed to that.
+
+    One that is not ``compared`` belongs to another, and says nothing by itself of who is better.
+    """
 
     title: str
     unit: str
@@ -22,6 +25,7 @@ class Kind:
     take: str = ""
     source: Source = ""
     settings: Mapping[str, object] = field(default_factory=dict)
+    compared: bool = True
 
 
 def _pps(title: str, **settings: object) -> Kind:
@@ -55,9 +59,11 @@ KINDS = {
         {"close": True},
     ),
     "load": Kind("CPU used at a load", "% of a core", False, "load", "sockets"),
-    "load-idle": Kind("CPU used while nothing is sent", "% of a core", False),
-    "load-received": Kind("received of a load", "b/s", True),
-    "load-machine": Kind("CPU used at a load, the whole machine", "% of a core", False),
+    "load-idle": Kind("CPU used while nothing is sent", "% of a core", False, compared=False),
+    "load-received": Kind("received of a load", "b/s", True, compared=False),
+    "load-machine": Kind(
+        "CPU used at a load, the whole machine", "% of a core", False, compared=False
+    ),
     "add-service": _changes("services", "add-service"),
     "add-rule": _changes("rules", "add-rule"),
     "add-service-command": _changes("services", "add-service-command", "command line"),
@@ -74,7 +80,9 @@ KINDS = {
     "update-lost": Kind("packets lost during changes", "packets", False),
     "update-reordered": Kind("packets out of order during changes", "packets", False),
     "update-gap": Kind("longest time without a packet, during changes", "µs", False),
-    "update-gap-without": Kind("longest time without a packet, no change", "µs", False),
+    "update-gap-without": Kind(
+        "longest time without a packet, no change", "µs", False, compared=False
+    ),
 }  # fmt: skip
 
 
