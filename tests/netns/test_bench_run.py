@@ -18,7 +18,7 @@ rounds = 1
 
 [[measure]]
 kinds = ["pps", "pps-answered", "connect"]
-seconds = 0.02
+seconds = 0.1
 paths = ["routed", "iptables", "mesh"]
 services = [2]
 
