@@ -38,7 +38,7 @@ def _changes(what: str, do: str, how: str = "") -> Kind:
 
 
 KINDS = {
-    "pps": _pps(", 64 B UDP"),
+    "pps": _pps(", UDP"),
     "pps-answered": _pps(", answered flow", answered=True),
     "pps-syn": _pps(", TCP SYN", protocol="syn"),
     "pps-100000-flows": _pps(", 100 000 flows", flows=MANY_FLOWS),
@@ -107,5 +107,5 @@ AXES = {
     "functions": Axis("functions", 2, MAX_FUNCTIONS, built=True),
     "flows": Axis("flows", 1, 1_000_000),
     "size": Axis("bytes a frame", 64, 1514),
-    "load": Axis("bits per second offered", 1000, 100_000_000_000),
+    "load": Axis("b/s offered", 1000, 100_000_000_000),
 }
