@@ -5,6 +5,7 @@ SHELL := /bin/bash
 
 BIN    := .venv/bin
 PYTEST := $(BIN)/pytest $(PYTEST_ARGS)
+SHELL_FILES = $(wildcard .ci/run scripts/*.sh vagrant/*.sh)
 C_FILES = $(shell find bpf -path bpf/include/uapi -prune -o -name '*.[ch]' -print)
 SPDX_IN = $(wildcard bpf ebpfmesh tests scripts vagrant)
 
@@ -24,17 +25,19 @@ bench-quick: setup-test ## measure the mesh beside the iptables path (root)
 	$(BIN)/ebpfmesh bench run quick
 
 ##@ Test
-.PHONY: test lint types unit prog netns e2e equivalence test-equivalence setup-test
+.PHONY: test lint types unit prog netns e2e equivalence test-equivalence test-vm setup-test
 test: lint types unit prog netns e2e equivalence ## everything below, in this order (root)
 
-lint: setup-test ## style, formatting, import layers, licence lines, drift of the ABI
+lint: setup-test ## style, formatting, import layers, licence lines, drift of the ABI, Vagrantfile
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	@clang-format --dry-run -Werror $(C_FILES)
+	shellcheck $(SHELL_FILES)
 	$(BIN)/lint-imports --no-logo --cache-dir .cache/import-linter
 	@! find $(SPDX_IN) -regex '.*\.\(py\|c\|h\|sh\)' -size +0 -exec grep -L SPDX-License-Identifier {} + \
 		| sed 's/$$/: no SPDX line/' | grep .
 	$(BIN)/python -m ebpfmesh.abi --check
+	@$(MAKE) -s -C vagrant validate
 
 types: setup-test ## mypy --strict
 	$(BIN)/mypy
@@ -56,6 +59,11 @@ equivalence: setup-test ## generated rules and packets: the mesh does what iptab
 
 test-equivalence: setup-test ## the same with many more, and others each time (root)
 	EBPFMESH_EQUIVALENCE=2000 $(PYTEST) tests/equivalence
+
+# Not a part of `test`: in emulation it takes long.
+test-vm: ## a bare Debian 12, emulated: provision, tests of each tier, a measurement (root)
+	@scripts/setup.sh emulator
+	$(MAKE) -C vagrant MACHINE=emulated try
 
 setup-test: ## install what the tests need and is not there yet
 	@scripts/setup.sh test
