@@ -5,7 +5,7 @@
 # in the checkout that this file lies in. A second run installs nothing.
 #
 # Usage: provision.sh, as root
-# Exit:  of scripts/setup.sh; 5 also where the machine is not fit for a mesh
+# Exit:  0 ready, 5 the machine lacks something that a mesh needs, else of scripts/setup.sh
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -17,5 +17,8 @@ say "$(. /etc/os-release && echo "$PRETTY_NAME"), Linux $(uname -r), $(nproc) CP
 say "packages and Python environment, by scripts/setup.sh"
 scripts/setup.sh test
 say "what a mesh finds here, by ebpfmesh doctor"
-.venv/bin/ebpfmesh doctor
+.venv/bin/ebpfmesh doctor || {
+	say "something is missing here: see above"
+	exit 5
+}
 say "ready: $PWD"

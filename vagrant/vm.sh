@@ -48,7 +48,7 @@ make_box() {
 	printf '[Match]\nName=e*\n[Network]\nDHCP=ipv4\n' >"$root/etc/systemd/network/all.network"
 	systemctl --root="$root" --quiet enable systemd-networkd
 	rm -f "$root"/etc/ssh/ssh_host_*
-	chroot "$root" ssh-keygen -q -A
+	chroot "$root" ssh-keygen -A >/dev/null
 	find /usr/local/share/ca-certificates -name '*.crt' \
 		-exec cp -t "$root/usr/local/share/ca-certificates" {} + 2>/dev/null || true
 	chroot "$root" update-ca-certificates >/dev/null 2>&1
@@ -127,14 +127,14 @@ boot() {
 inside() { ssh -F "$config" ebpfmesh "$@"; }
 
 wait_for_ssh() {
-	local deadline=$((SECONDS + ${VM_BOOT_SECONDS:-900}))
+	local begin=$SECONDS limit=${VM_BOOT_SECONDS:-900}
 	until inside -o ConnectTimeout=20 true 2>/dev/null; do
 		running >/dev/null || fail 1 "qemu has ended" "look at $state/console.log"
-		[ $SECONDS -lt $deadline ] ||
-			fail 1 "no ssh within ${VM_BOOT_SECONDS:-900} s" "look at $state/console.log"
+		[ $((SECONDS - begin)) -lt "$limit" ] ||
+			fail 1 "no ssh within $limit s" "look at $state/console.log; VM_BOOT_SECONDS is a knob"
 		sleep 1
 	done
-	say "up: $(inside uname -r) after $SECONDS s"
+	say "up: $(inside uname -r) after $((SECONDS - begin)) s"
 }
 
 up() {
