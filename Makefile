@@ -60,10 +60,14 @@ equivalence: setup-test ## generated rules and packets: the mesh does what iptab
 test-equivalence: setup-test ## the same with many more, and others each time (root)
 	EBPFMESH_EQUIVALENCE=2000 $(PYTEST) tests/equivalence
 
-# Not a part of `test`: in emulation it takes long.
-test-vm: ## a bare Debian 12, emulated: provision, tests of each tier, a measurement (root)
+# Not a part of `test`: emulation takes long.
+EMULATED = $(MAKE) -C vagrant MACHINE=emulated
+test-vm: ## vagrant/ on a bare Debian 12, emulated: provision, some tests, a measurement (root)
 	@scripts/setup.sh emulator
-	$(MAKE) -C vagrant MACHINE=emulated try
+	$(EMULATED) destroy
+	$(EMULATED) test experiment TESTS='unit prog e2e' SCENARIOS=demo \
+		PYTEST_ARGS="-k 'test_source or test_layout or test_meter or test_show'"
+	$(EMULATED) destroy
 
 setup-test: ## install what the tests need and is not there yet
 	@scripts/setup.sh test

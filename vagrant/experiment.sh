@@ -3,20 +3,22 @@
 #
 # Run a scenario inside the machine and bring its results to results/SCENARIO-TIME.
 #
-# Usage: experiment.sh SSH_CONFIG SCENARIO
+# Usage: experiment.sh SSH_CONFIG SCENARIO [OPTION of `ebpfmesh bench run`]...
 # Exit:  0 done, 2 usage, else of `ebpfmesh bench run` inside
 set -euo pipefail
 
-[ $# -eq 2 ] || {
-	echo "usage: experiment.sh SSH_CONFIG SCENARIO" >&2
+[ $# -ge 2 ] || {
+	echo "usage: experiment.sh SSH_CONFIG SCENARIO [OPTION]..." >&2
 	exit 2
 }
 config=$1 scenario=$2
-name=$scenario-$(date +%Y%m%d-%H%M%S)
+shift 2
+name=$(basename "$scenario" .toml)-$(date +%Y%m%d-%H%M%S)
 results=$(cd "$(dirname "$0")" && pwd)/results/$name
 
 # shellcheck disable=SC2029 # the names are of this side
-ssh -F "$config" ebpfmesh "cd ebpfmesh && sudo .venv/bin/ebpfmesh bench run '$scenario' -o 'build/bench/$name'" || {
+ssh -F "$config" ebpfmesh "cd ebpfmesh && sudo .venv/bin/ebpfmesh bench run \
+	${*@Q} -o 'build/bench/$name' -- '$scenario'" || {
 	status=$?
 	echo "experiment: $scenario failed inside the machine" >&2
 	echo "hint: its message is above; names of scenarios: make -C vagrant ssh, then" \
