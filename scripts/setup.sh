@@ -22,7 +22,7 @@ test_packages=(
 	vagrant-libvirt
 )
 emulator_packages=(
-	mmdebstrap openssh-client qemu-system-x86 qemu-utils rsync
+	e2fsprogs mmdebstrap openssh-client python3 qemu-system-x86 qemu-utils rsync
 )
 venv=.venv
 stamp=$venv/installed
