@@ -25,10 +25,10 @@ bench-quick: setup-test ## measure the mesh beside the iptables path (root)
 	$(BIN)/ebpfmesh bench run quick
 
 ##@ Test
-.PHONY: test lint types unit prog netns e2e equivalence test-equivalence test-vm setup-test
+.PHONY: test lint types unit prog netns e2e equivalence test-equivalence test-vm setup-test setup-lint
 test: lint types unit prog netns e2e equivalence ## everything below, in this order (root)
 
-lint: setup-test ## style, formatting, import layers, licence lines, drift of the ABI, Vagrantfile
+lint: setup-lint ## style, formatting, import layers, licence lines, drift of the ABI, Vagrantfile
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	@clang-format --dry-run -Werror $(C_FILES)
@@ -72,12 +72,15 @@ test-vm: ## vagrant/ on a bare Debian 12, emulated: provision, some tests, a mea
 setup-test: ## install what the tests need and is not there yet
 	@scripts/setup.sh test
 
+setup-lint: ## install what lint needs, besides
+	@scripts/setup.sh lint
+
 ##@ Work on it
 .PHONY: abi format clean
 abi: setup-test ## generate ebpfmesh/_abi.py from bpf/include/mesh_abi.h
 	$(BIN)/python -m ebpfmesh.abi
 
-format: setup-test ## format Python and C in place
+format: setup-lint ## format Python and C in place
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 	clang-format -i $(C_FILES)

@@ -7,6 +7,7 @@
 #
 # Usage: setup.sh run       what `ebpfmesh demo` and a mesh need
 #        setup.sh test      besides, what the tests and benchmarks need
+#        setup.sh lint      besides, what reads the code and does not run it
 #        setup.sh emulator  what vagrant/vm.sh needs, and no more
 # Exit:  0 ready, 1 an installer failed, 2 usage, 4 not root, 5 not Debian
 set -euo pipefail
@@ -17,9 +18,11 @@ run_packages=(
 	iperf3 nginx-light sockperf wrk
 )
 test_packages=(
-	bpftool busybox-static clang-format containernetworking-plugins curl
-	dnsmasq-base make podman procps runc shellcheck tcpdump traceroute tshark
-	vagrant-libvirt
+	bpftool busybox-static containernetworking-plugins curl
+	dnsmasq-base make podman procps runc tcpdump traceroute tshark
+)
+lint_packages=(
+	clang-format shellcheck vagrant-libvirt
 )
 emulator_packages=(
 	e2fsprogs mmdebstrap openssh-client python3 qemu-system-x86 qemu-utils rsync
@@ -110,8 +113,9 @@ cd "$(dirname "$0")/.."
 case "${1-}" in
 run) packages=("${run_packages[@]}") extra=run ;;
 test) packages=("${run_packages[@]}" "${test_packages[@]}") extra=dev ;;
+lint) packages=("${run_packages[@]}" "${test_packages[@]}" "${lint_packages[@]}") extra=dev ;;
 emulator) packages=("${emulator_packages[@]}") extra= ;;
-*) fail 2 "unknown set of packages: '${1-}'" "scripts/setup.sh run|test|emulator" ;;
+*) fail 2 "unknown set of packages: '${1-}'" "scripts/setup.sh run|test|lint|emulator" ;;
 esac
 if grep -qs '^ID=ubuntu' /etc/os-release; then
 	# Ubuntu ships bpftool with its kernels.

@@ -9,6 +9,9 @@ from pathlib import Path
 import pytest
 
 VAGRANT = Path(__file__).parents[2] / "vagrant"
+pytestmark = pytest.mark.skipif(
+    shutil.which("vagrant") is None, reason="vagrant is not installed: make setup-lint"
+)
 
 
 def validate(directory: Path, **knobs: str) -> subprocess.CompletedProcess[str]:
