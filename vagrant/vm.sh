@@ -10,17 +10,20 @@
 #        vm.sh down        stop it; its disk stays
 #        vm.sh destroy     stop it and forget its disk; the image stays
 # Knobs: VM_CPUS (2), VM_MEMORY in MiB (4096), VM_KERNEL (linux-image-amd64),
+#        VM_READY=1: install before the first boot, at this machine's speed and not at
+#        the emulated one's; provision.sh then has nothing left to install
 #        VM_ACCEL (kvm where the processor has it, else tcg), VM_BOOT_SECONDS (900)
 # Exit:  0 done, 1 failed, 2 usage, 4 not root
 set -euo pipefail
 
 here=$(cd "$(dirname "$0")" && pwd)
 checkout=$(dirname "$here")
-state=$checkout/.cache/vm
+state=${VM_STATE:-$checkout/.cache/vm}
 kernel=${VM_KERNEL:-linux-image-amd64}
-base=$state/$kernel
+base=$state/$kernel${VM_READY:+-ready}
 disk=$state/disk.qcow2
 config=$state/ssh-config
+resolver="nameserver 10.0.2.3" # of qemu's user network
 # What such a box has besides the essential packages.
 box_packages=ca-certificates,dbus,iproute2,openssh-server,rsync,sudo,systemd-sysv,udev,$kernel
 
@@ -44,7 +47,7 @@ make_box() {
 	echo bookworm >"$root/etc/hostname"
 	printf '127.0.0.1 localhost\n127.0.1.1 bookworm\n::1 localhost\n' >"$root/etc/hosts"
 	rm -f "$root/etc/resolv.conf"
-	echo "nameserver 10.0.2.3" >"$root/etc/resolv.conf" # of qemu's user network
+	echo "$resolver" >"$root/etc/resolv.conf"
 	printf '[Match]\nName=e*\n[Network]\nDHCP=ipv4\n' >"$root/etc/systemd/network/all.network"
 	chroot "$root" systemctl --quiet enable systemd-networkd
 	# Emulated, every fsync is slow, and nobody reads there.
@@ -55,6 +58,21 @@ make_box() {
 	find /usr/local/share/ca-certificates -name '*.crt' \
 		-exec cp -t "$root/usr/local/share/ca-certificates" {} + 2>/dev/null || true
 	chroot "$root" update-ca-certificates >/dev/null 2>&1
+}
+
+copy_checkout() {
+	rsync --archive --delete --filter="merge $here/rsync-filter" "$@"
+}
+
+# Install in the system in $1 what provision.sh would.
+make_ready() {
+	local root=$1 home=home/vagrant/ebpfmesh
+	say "installing in it, as VM_READY says"
+	copy_checkout --chown="$(stat -c %u:%g "$root/home/vagrant")" "$checkout/" "$root/$home/"
+	cp /etc/resolv.conf "$root/etc/resolv.conf"
+	unshare --mount --pid --fork --mount-proc="$root/proc" env -i PATH="$PATH" HOME=/root \
+		chroot "$root" "/$home/scripts/setup.sh" test
+	echo "$resolver" >"$root/etc/resolv.conf"
 }
 
 # Make $base.ext4 with its kernel and initrd beside it, unless they are there.
@@ -69,6 +87,7 @@ build() {
 	mmdebstrap --quiet --variant=apt --include="$box_packages" bookworm "$root" ||
 		fail 1 "no Debian could be made" "the messages of mmdebstrap are above"
 	make_box "$root"
+	[ -z "${VM_READY-}" ] || make_ready "$root"
 	cp "$root"/boot/vmlinuz-* "$base.vmlinuz"
 	cp "$root"/boot/initrd.img-* "$base.initrd"
 	rm -f "$base.new"
@@ -146,8 +165,7 @@ up() {
 	running >/dev/null || boot
 	wait_for_ssh
 	say "copying the checkout"
-	rsync --archive --delete --filter="merge $here/rsync-filter" -e "ssh -F '$config'" \
-		"$checkout/" ebpfmesh:ebpfmesh/
+	copy_checkout -e "ssh -F '$config'" "$checkout/" ebpfmesh:ebpfmesh/
 	inside sudo ebpfmesh/vagrant/provision.sh
 }
 
