@@ -18,7 +18,7 @@ set -euo pipefail
 
 here=$(cd "$(dirname "$0")" && pwd)
 checkout=$(dirname "$here")
-state=${VM_STATE:-$checkout/.cache/vm}
+state=$checkout/.cache/vm
 kernel=${VM_KERNEL:-linux-image-amd64}
 base=$state/$kernel${VM_READY:+-ready}
 disk=$state/disk.qcow2
@@ -53,6 +53,7 @@ make_box() {
 	# Emulated, every fsync is slow, and nobody reads there.
 	printf '%s\n' force-unsafe-io "path-exclude=/usr/share/"{doc,man,locale}"/*" \
 		>"$root/etc/dpkg/dpkg.cfg.d/emulated"
+	echo "update_initramfs=no" >"$root/etc/initramfs-tools/update-initramfs.conf" # it boots ours
 	rm -f "$root"/etc/ssh/ssh_host_*
 	chroot "$root" ssh-keygen -A >/dev/null
 	find /usr/local/share/ca-certificates -name '*.crt' \
