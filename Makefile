@@ -5,6 +5,7 @@ SHELL := /bin/bash
 
 BIN    := .venv/bin
 PYTEST := $(BIN)/pytest $(PYTEST_ARGS)
+SHELL_FILES = $(wildcard .ci/run scripts/*.sh vagrant/*.sh)
 C_FILES = $(shell find bpf -path bpf/include/uapi -prune -o -name '*.[ch]' -print)
 SCENARIOS ?= stream rr crr pps services rules functions update load observation http
 SPDX_IN = $(wildcard bpf ebpfmesh tests scripts vagrant)
@@ -28,17 +29,19 @@ bench: setup-test ## measure everything there is a scenario for; takes long (roo
 	$(BIN)/ebpfmesh bench run $(SCENARIOS)
 
 ##@ Test
-.PHONY: test lint types unit prog netns e2e equivalence test-equivalence setup-test
+.PHONY: test lint types unit prog netns e2e equivalence test-equivalence test-vm setup-test setup-lint
 test: lint types unit prog netns e2e equivalence ## everything below, in this order (root)
 
-lint: setup-test ## style, formatting, import layers, licence lines, drift of the ABI
+lint: setup-lint ## style, formatting, import layers, licence lines, drift of the ABI, Vagrantfile
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	@clang-format --dry-run -Werror $(C_FILES)
+	shellcheck $(SHELL_FILES)
 	$(BIN)/lint-imports --no-logo --cache-dir .cache/import-linter
 	@! find $(SPDX_IN) -regex '.*\.\(py\|c\|h\|sh\)' -size +0 -exec grep -L SPDX-License-Identifier {} + \
 		| sed 's/$$/: no SPDX line/' | grep .
 	$(BIN)/python -m ebpfmesh.abi --check
+	@$(MAKE) -s -C vagrant validate
 
 types: setup-test ## mypy --strict
 	$(BIN)/mypy
@@ -61,15 +64,27 @@ equivalence: setup-test ## generated rules and packets: the mesh does what iptab
 test-equivalence: setup-test ## the same with many more, and others each time (root)
 	EBPFMESH_EQUIVALENCE=2000 $(PYTEST) tests/equivalence
 
+# Not a part of `test`: emulation takes long.
+EMULATED = $(MAKE) -C vagrant MACHINE=emulated
+test-vm: ## vagrant/ on a bare Debian 12, emulated: provision, some tests, a measurement (root)
+	@scripts/setup.sh emulator
+	$(EMULATED) destroy
+	$(EMULATED) test experiment TESTS='unit prog e2e' SCENARIOS=demo \
+		PYTEST_ARGS="-k 'test_source or test_layout or test_meter or test_show'"
+	$(EMULATED) destroy
+
 setup-test: ## install what the tests need and is not there yet
 	@scripts/setup.sh test
+
+setup-lint: ## install what lint needs, besides
+	@scripts/setup.sh lint
 
 ##@ Work on it
 .PHONY: abi format clean
 abi: setup-test ## generate ebpfmesh/_abi.py from bpf/include/mesh_abi.h
 	$(BIN)/python -m ebpfmesh.abi
 
-format: setup-test ## format Python and C in place
+format: setup-lint ## format Python and C in place
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 	clang-format -i $(C_FILES)

@@ -5,8 +5,10 @@
 # virtual environment .venv. What is there is left alone, so a second run does
 # nothing, needs no root and no network. Nothing installed is started.
 #
-# Usage: setup.sh run     what `ebpfmesh demo` and a mesh need
-#        setup.sh test    besides, what the tests and benchmarks need
+# Usage: setup.sh run       what `ebpfmesh demo` and a mesh need
+#        setup.sh test      besides, what the tests and benchmarks need
+#        setup.sh lint      besides, what reads the code and does not run it
+#        setup.sh emulator  what vagrant/vm.sh needs, and no more
 # Exit:  0 ready, 1 an installer failed, 2 usage, 4 not root, 5 not Debian
 set -euo pipefail
 
@@ -16,8 +18,14 @@ run_packages=(
 	iperf3 nginx-light sockperf wrk
 )
 test_packages=(
-	bpftool busybox-static clang-format containernetworking-plugins curl
-	dnsmasq-base make openvswitch-switch podman procps runc tcpdump traceroute tshark
+	bpftool busybox-static containernetworking-plugins curl dnsmasq-base make
+	openvswitch-switch podman procps runc tcpdump traceroute tshark
+)
+lint_packages=(
+	clang-format shellcheck vagrant-libvirt
+)
+emulator_packages=(
+	e2fsprogs mmdebstrap openssh-client python3 qemu-system-x86 qemu-utils rsync
 )
 venv=.venv
 stamp=$venv/installed
@@ -55,6 +63,7 @@ install_packages() {
 	local policy=/usr/sbin/policy-rc.d before new
 	before=$(enabled_units)
 	if [ ! -e "$policy" ]; then
+		# shellcheck disable=SC2064 # now, while it is known
 		trap "rm -f $policy" EXIT
 		printf '#!/bin/sh\nexit 101\n' >"$policy"
 		chmod 755 "$policy"
@@ -104,7 +113,9 @@ cd "$(dirname "$0")/.."
 case "${1-}" in
 run) packages=("${run_packages[@]}") extra=run ;;
 test) packages=("${run_packages[@]}" "${test_packages[@]}") extra=dev ;;
-*) fail 2 "unknown set of packages: '${1-}'" "scripts/setup.sh run|test" ;;
+lint) packages=("${run_packages[@]}" "${test_packages[@]}" "${lint_packages[@]}") extra=dev ;;
+emulator) packages=("${emulator_packages[@]}") extra= ;;
+*) fail 2 "unknown set of packages: '${1-}'" "scripts/setup.sh run|test|lint|emulator" ;;
 esac
 if grep -qs '^ID=ubuntu' /etc/os-release; then
 	# Ubuntu ships bpftool with its kernels.
@@ -114,4 +125,4 @@ fi
 exec 9<pyproject.toml
 flock 9 # one at a time
 setup_packages "${packages[@]}"
-setup_venv "$extra"
+[ -z "$extra" ] || setup_venv "$extra"
