@@ -208,17 +208,22 @@ HOT int slow_drop(CTX *ctx, struct slow *s, int reason)
 	return verdict_redirect(ctx, context_ifindex(ctx));
 }
 
-/* If somebody wants to know, on to mesh_tell(); that comes back with j->event set. */
-HOT void slow_tell(CTX *ctx, struct slow *s, int reason)
+/*
+ * If somebody wants to know, on to mesh_tell(); that comes back with j->event set. MESH_OK, or a
+ * reason: behind a tail call, which has then failed, most kernels let nobody look at the packet
+ * (Linux 6.13, stable 6.1 and 6.12: "consider that tail calls invalidate packet pointers").
+ */
+HOT int slow_tell(CTX *ctx, struct slow *s, int reason)
 {
 	struct mesh_judgement *j = s->j;
 	__u32 kind = event_kind(s->config, j, reason);
 
 	if (j->event || !(s->config->events & kind))
-		return;
+		return MESH_OK;
 	j->event = kind;
 	j->verdict = reason;
 	verdict_call(ctx, MESH_CALL_EVENT);
+	return MESH_NO_PROGRAM;
 }
 
 HOT int mesh_slow(CTX *ctx)
@@ -235,7 +240,8 @@ HOT int mesh_slow(CTX *ctx)
 		mesh_slow_clear(s.j);
 		return verdict_dry(ctx, s.j, reason);
 	}
-	slow_tell(ctx, &s, reason);
+	if (slow_tell(ctx, &s, reason))
+		reason = MESH_NO_PROGRAM;
 	mesh_slow_clear(s.j);
 	if (reason)
 		return slow_drop(ctx, &s, reason);
