@@ -5,6 +5,7 @@ SHELL := /bin/bash
 
 BIN    := .venv/bin
 PYTEST := $(BIN)/pytest $(PYTEST_ARGS)
+KERNELS := PYTHONPATH=tests $(BIN)/python -m kernels.
 C_FILES = $(shell find bpf -path bpf/include/uapi -prune -o -name '*.[ch]' -print)
 SPDX_IN = $(wildcard bpf ebpfmesh tests scripts vagrant)
 
@@ -24,7 +25,8 @@ bench-quick: setup-test ## measure the mesh beside the iptables path (root)
 	$(BIN)/ebpfmesh bench run quick
 
 ##@ Test
-.PHONY: test lint types unit prog netns e2e equivalence test-equivalence setup-test
+.PHONY: test lint types unit prog netns e2e equivalence kernels test-equivalence test-kernels
+.PHONY: verifier-stats setup-test
 test: lint types unit prog netns e2e equivalence ## everything below, in this order (root)
 
 lint: setup-test ## style, formatting, import layers, licence lines, drift of the ABI
@@ -54,7 +56,17 @@ e2e: setup-test ## the command line, with containers (root)
 equivalence: setup-test ## generated rules and packets: the mesh does what iptables does (root)
 	$(PYTEST) tests/equivalence
 
-test-equivalence: setup-test ## the same with many more, and others each time (root)
+kernels: setup-test ## a few tests of prog and netns on older kernels, in virtual machines (root)
+	$(KERNELS)run quick
+
+test-kernels: setup-test ## the tiers prog and netns on these kernels: takes hours (root)
+	$(KERNELS)run full
+
+verifier-stats: setup-test ## what the running kernel makes of the programs (root)
+	$(PYTEST) -q tests/prog/test_verifier.py
+	@$(KERNELS)verifier
+
+test-equivalence: setup-test ## equivalence with many more, and others each time (root)
 	EBPFMESH_EQUIVALENCE=2000 $(PYTEST) tests/equivalence
 
 setup-test: ## install what the tests need and is not there yet

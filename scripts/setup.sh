@@ -17,7 +17,7 @@ run_packages=(
 )
 test_packages=(
 	bpftool busybox-static clang-format containernetworking-plugins curl
-	dnsmasq-base make podman procps runc tcpdump traceroute tshark
+	dnsmasq-base kmod make podman procps qemu-system-x86 runc tcpdump traceroute tshark
 )
 venv=.venv
 stamp=$venv/installed
