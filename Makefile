@@ -6,6 +6,7 @@ SHELL := /bin/bash
 BIN    := .venv/bin
 PYTEST := $(BIN)/pytest $(PYTEST_ARGS)
 SHELL_FILES = $(wildcard .ci/run scripts/*.sh vagrant/*.sh)
+KERNELS := PYTHONPATH=tests $(BIN)/python -m kernels.
 C_FILES = $(shell find bpf -path bpf/include/uapi -prune -o -name '*.[ch]' -print)
 SCENARIOS ?= stream rr crr pps services rules functions update load observation http
 SPDX_IN = $(wildcard bpf ebpfmesh tests scripts vagrant)
@@ -29,7 +30,8 @@ bench: setup-test ## measure everything there is a scenario for; takes long (roo
 	$(BIN)/ebpfmesh bench run $(SCENARIOS)
 
 ##@ Test
-.PHONY: test lint types unit prog netns e2e equivalence test-equivalence test-vm setup-test setup-lint
+.PHONY: test lint types unit prog netns e2e equivalence kernels test-equivalence test-kernels
+.PHONY: verifier-stats test-vm setup-test setup-lint
 test: lint types unit prog netns e2e equivalence ## everything below, in this order (root)
 
 lint: setup-lint ## style, formatting, import layers, licence lines, drift of the ABI, Vagrantfile
@@ -61,7 +63,17 @@ e2e: setup-test ## the command line, with containers (root)
 equivalence: setup-test ## generated rules and packets: the mesh does what iptables does (root)
 	$(PYTEST) tests/equivalence
 
-test-equivalence: setup-test ## the same with many more, and others each time (root)
+kernels: setup-test ## a few tests of prog and netns on older kernels, in virtual machines (root)
+	$(KERNELS)run quick
+
+test-kernels: setup-test ## the tiers prog and netns on these kernels: takes hours (root)
+	$(KERNELS)run full
+
+verifier-stats: setup-test ## what the running kernel makes of the programs (root)
+	$(PYTEST) -q tests/prog/test_verifier.py
+	@$(KERNELS)verifier
+
+test-equivalence: setup-test ## equivalence with many more, and others each time (root)
 	EBPFMESH_EQUIVALENCE=2000 $(PYTEST) tests/equivalence
 
 # Not a part of `test`: emulation takes long.

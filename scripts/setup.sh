@@ -18,8 +18,8 @@ run_packages=(
 	iperf3 nginx-light sockperf wrk
 )
 test_packages=(
-	bpftool busybox-static containernetworking-plugins curl dnsmasq-base make
-	openvswitch-switch podman procps runc tcpdump traceroute tshark
+	bpftool busybox-static containernetworking-plugins curl dnsmasq-base kmod make
+	openvswitch-switch podman procps qemu-system-x86 runc tcpdump traceroute tshark
 )
 lint_packages=(
 	clang-format shellcheck vagrant-libvirt

@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+from topology import SLOWER
+
 ROOT = Path(__file__).parents[1]
 COMMAND = (sys.executable, "-m", "ebpfmesh")
 
@@ -20,8 +22,8 @@ def ebpfmesh(
     """Run a command; the test fails if its exit code is another than ``code``."""
     line = [*prefix, *COMMAND, *map(str, words)]
     done = subprocess.run(
-        line, input=stdin, capture_output=True, text=True, check=False, cwd=ROOT, timeout=60,
-        env=os.environ | environment,
+        line, input=stdin, capture_output=True, text=True, check=False, cwd=ROOT,
+        timeout=60 * SLOWER, env=os.environ | environment,
     )  # fmt: skip
     if done.returncode != code:
         said = f"{done.stdout}{done.stderr}"

@@ -14,11 +14,11 @@ from pathlib import Path
 from ebpfmesh import apply
 from ebpfmesh.kernel import netns
 from ebpfmesh.model import Address, Mesh
-from topology import poll
+from topology import SLOWER, poll
 
-SECONDS = 5.0
+SECONDS = 5.0 * SLOWER
 """For what must arrive: the deadline of connect, accept and recv."""
-BLOCKED_SECONDS = 0.3
+BLOCKED_SECONDS = 0.3 * SLOWER
 """For what must not arrive: how long it is waited for."""
 
 
@@ -90,11 +90,11 @@ def connects(
     address: Address,
     port: int,
     *,
-    seconds: float = BLOCKED_SECONDS,
+    seconds: float = BLOCKED_SECONDS / SLOWER,
 ) -> bool:
-    """Whether a TCP connection comes about in this time."""
+    """Whether a TCP connection comes about in this time, times SLOWER."""
     try:
-        connect(mesh, function, address, port, seconds=seconds).close()
+        connect(mesh, function, address, port, seconds=seconds * SLOWER).close()
     except TimeoutError:
         return False
     return True
@@ -168,4 +168,4 @@ def hears(raw: socket.socket, mark: bytes) -> bool:
                     return True
         return False
 
-    return poll(heard, seconds=BLOCKED_SECONDS)
+    return poll(heard, seconds=BLOCKED_SECONDS / SLOWER)

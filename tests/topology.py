@@ -25,10 +25,13 @@ from ebpfmesh.kernel.maps import Maps
 from ebpfmesh.kernel.pins import Pins
 from ebpfmesh.kernel.record import RUN, Record, all_records
 from ebpfmesh.model import Mesh
+from kernels.matrix import may_skip
 
 SESSION = "EBPFMESH_TEST_SESSION"
 """Environment variable of this process and of every process it starts."""
 REQUIRE = "EBPFMESH_REQUIRE_KERNEL"
+SLOWER = float(os.environ.get("EBPFMESH_SLOWER", "1"))
+"""How much slower than a machine this one is: under emulation all deadlines are longer."""
 LISTEN = {"tcp": "0A", "udp": "07"}  # states of /proc/net/tcp and udp
 
 
@@ -46,8 +49,12 @@ def cannot_run() -> str:
 
 
 def unavailable(reason: str) -> None:
-    """Skip the running test; fail it where everything was promised to be there."""
-    if os.environ.get(REQUIRE):
+    """Skip the running test; fail it where everything was promised to be there.
+
+    What the matrix of kernels says that the running one lacks was not promised.
+    """
+    test = os.environ.get("PYTEST_CURRENT_TEST", "").rpartition(" ")[0]
+    if os.environ.get(REQUIRE) and not may_skip(test, reason):
         pytest.fail(f"{REQUIRE} is set, but: {reason}", pytrace=False)
     pytest.skip(reason)
 
@@ -60,8 +67,8 @@ def needs(*programs: str) -> None:
 
 
 def poll(condition: Callable[[], object], *, seconds: float = 5.0) -> bool:
-    """Wait for a condition; False if the deadline came first."""
-    deadline = time.monotonic() + seconds
+    """Wait for a condition; False if the deadline, times SLOWER, came first."""
+    deadline = time.monotonic() + seconds * SLOWER
     while not condition():
         if time.monotonic() > deadline:
             return False
@@ -117,7 +124,7 @@ def in_fn(
     """Run a command in a function, None: in the host's namespace; its output with the error."""
     words = [str(word) for word in command]
     done = subprocess.run(
-        words, input=stdin, capture_output=True, text=True, timeout=seconds, check=False,
+        words, input=stdin, capture_output=True, text=True, check=False, timeout=seconds * SLOWER,
         preexec_fn=_enter(mesh, function),
     )  # fmt: skip
     if check and done.returncode != 0:

@@ -85,7 +85,10 @@ HOT __u32 context_copy(CTX *ctx, void *to, __u64 length)
 	if (length > MESH_SNAP_MAX)
 		length = MESH_SNAP_MAX;
 	asm volatile("" : "+r"(length)); /* or the verifier meets a copy that was not compared */
-	if (length - 1 >= MESH_SNAP_MAX || bpf_xdp_load_bytes(ctx, 0, to, length))
+	if ((__s64)length <= 0)		 /* from `!= 0` Linux 6.1 learns no lower bound */
+		return 0;
+	asm volatile("" : "+r"(length)); /* or clang makes one comparison of the two */
+	if (length > MESH_SNAP_MAX || bpf_xdp_load_bytes(ctx, 0, to, length))
 		return 0;
 	return length;
 }
@@ -146,7 +149,10 @@ HOT __u32 context_copy(CTX *ctx, void *to, __u64 length)
 	if (length > MESH_SNAP_MAX)
 		length = MESH_SNAP_MAX;
 	asm volatile("" : "+r"(length)); /* or the verifier meets a copy that was not compared */
-	if (length - 1 >= MESH_SNAP_MAX || bpf_skb_load_bytes(ctx, 0, to, length))
+	if ((__s64)length <= 0)		 /* from `!= 0` Linux 6.1 learns no lower bound */
+		return 0;
+	asm volatile("" : "+r"(length)); /* or clang makes one comparison of the two */
+	if (length > MESH_SNAP_MAX || bpf_skb_load_bytes(ctx, 0, to, length))
 		return 0;
 	return length;
 }

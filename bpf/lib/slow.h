@@ -196,16 +196,28 @@ HOT int slow_deliver(CTX *ctx, struct slow *s)
 	return verdict_redirect(ctx, ifindex);
 }
 
-/* If somebody wants to know, on to mesh_tell(); that comes back with j->event set. */
-HOT void slow_tell(CTX *ctx, struct slow *s, int reason)
+/*
+ * If somebody wants to know, on to mesh_tell(); that comes back with j->event set. MESH_OK, or a
+ * reason: behind a tail call, which has then failed, most kernels let nobody look at the packet
+ * (Linux 6.13, stable 6.1 and 6.12: "consider that tail calls invalidate packet pointers").
+ */
+HOT int slow_tell(CTX *ctx, struct slow *s, int reason)
 {
 	struct mesh_judgement *j = s->j;
 	__u32 kind = event_kind(s->config, j, reason);
 
 	if (j->event || !(s->config->events & kind))
-		return;
+		return MESH_OK;
 	j->event = kind;
 	verdict_call(ctx, MESH_CALL_EVENT);
+	return MESH_NO_PROGRAM;
+}
+
+/* What should have told is missing: nothing passes unseen. */
+HOT int slow_untold(CTX *ctx, struct slow *s)
+{
+	mesh_slow_clear(s->j);
+	return verdict_drop(ctx, s->j->function, s->j->direction, MESH_NO_PROGRAM);
 }
 
 /*
@@ -216,7 +228,8 @@ HOT int slow_drop(CTX *ctx, struct slow *s)
 {
 	int reason = *(volatile __u8 *)&s->j->verdict, verdict;
 
-	slow_tell(ctx, s, reason);
+	if (slow_tell(ctx, s, reason))
+		return slow_untold(ctx, s);
 	mesh_slow_clear(s->j);
 	verdict = verdict_drop(ctx, s->j->function, s->j->direction, reason);
 	if (reason != MESH_TTL || icmp_time_exceeded(ctx, &s->p))
@@ -241,7 +254,8 @@ HOT int mesh_slow(CTX *ctx)
 	s.j->verdict = reason;
 	if (reason)
 		return slow_drop(ctx, &s);
-	slow_tell(ctx, &s, MESH_OK);
+	if (slow_tell(ctx, &s, MESH_OK))
+		return slow_untold(ctx, &s);
 	mesh_slow_clear(s.j);
 	if (s.j->audited)
 		drop_count(ctx, s.j->receiver, MESH_TO_FN, MESH_POLICY, 1);

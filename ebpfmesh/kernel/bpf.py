@@ -130,6 +130,19 @@ class _LinkCreateOpts(c.Structure):
     _fields_ = (("sz", c.c_size_t), ("flags", c.c_uint32), ("_pad", c.c_uint32))
 
 
+class _ProgLoadOpts(c.Structure):
+    _fields_ = (
+        ("sz", c.c_size_t),
+        ("attempts", c.c_int),
+        ("expected_attach_type", c.c_uint32),
+        ("_unused", c.c_uint32 * 7),
+        ("_pointers", c.c_void_p * 5),
+        ("log_level", c.c_uint32),
+        ("log_size", c.c_uint32),
+        ("log_buf", c.c_void_p),
+    )
+
+
 class _TestRunOpts(c.Structure):
     _fields_ = (
         ("sz", c.c_size_t),
@@ -312,6 +325,17 @@ def map_items(fd: Fd, key_size: int, value_size: int) -> Iterator[tuple[bytes, b
                 raw_keys[i * key_size : (i + 1) * key_size],
                 raw_values[i * value_size : (i + 1) * value_size],
             )
+
+
+def prog_load(
+    kind: int, name: str, code: bytes | bytearray, attach_type: int = 0, log: Any = None
+) -> Fd:
+    """Load a program's instructions; ``log`` is a string buffer for what the verifier says."""
+    opts = _ProgLoadOpts(sz=c.sizeof(_ProgLoadOpts), expected_attach_type=attach_type)
+    if log is not None:
+        opts.log_level, opts.log_size, opts.log_buf = 1, len(log), c.addressof(log)
+    what = (kind, name[:15].encode(), b"GPL", bytes(code), c.c_size_t(len(code) // 8))
+    return Fd(_call("bpf_prog_load", *what, c.byref(opts), about=name))
 
 
 def prog_test_run(

@@ -14,7 +14,7 @@ from typing import IO, Self, cast
 from ebpfmesh.errors import MeshError, MissingPrivilege, Unsupported, VerifierRejected
 
 NO_BCC = 5  # exit code of the loader
-COMPILE_SECONDS = 120
+COMPILE_SECONDS = 900  # under emulation two minutes are not enough
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,9 @@ import os
 import signal
 import sys
 from pathlib import Path
+from typing import Any
 
-from ebpfmesh.errors import MeshError
-from ebpfmesh.kernel import bpf
+from ebpfmesh.kernel import bpf, compiled
 from ebpfmesh.kernel.headers import CFLAGS, SOURCE_VARIABLE, header_tree
 from ebpfmesh.kernel.pins import detached_tmpfs
 from ebpfmesh.kernel.source import flatten
@@ -23,7 +23,10 @@ from ebpfmesh.kernel.source import flatten
 NO_BCC = 5
 PR_SET_PDEATHSIG = 1  # who waits for us may be killed: nobody wants the programs then
 
-KINDS = {
+Request = dict[str, Any]
+"""What ``build.Build`` writes."""
+
+KINDS: dict[str, dict[str, int]] = {
     "tc": {"prog_type": bpf.PROG_TYPE_SCHED_CLS},
     "xdp": {"prog_type": bpf.PROG_TYPE_XDP},
 } | {
@@ -40,41 +43,61 @@ def main() -> int:
     if os.getppid() != request["parent"]:  # killed before that
         return 1
     try:
-        os.environ[SOURCE_VARIABLE] = str(header_tree(detached_tmpfs()))
-    except MeshError as error:
-        sys.stderr.write(f"{error}\n")
-        return 1
-    try:
-        from bcc import BPF  # noqa: PLC0415  (reads the environment when imported)
+        _build(request)
     except ImportError as error:
         sys.stderr.write(f"BCC is not installed: {error}\n")
         return NO_BCC
-    try:
-        _build(BPF, request)
     except Exception as error:  # noqa: BLE001  (BCC raises bare Exception)
         sys.stderr.write(f"\n{error}\n")
         return 1
     return 0
 
 
-def _build(BPF: type, request: dict) -> None:  # type: ignore[type-arg]  # noqa: N803
-    """Compile, load and pin; what was pinned before a failure is unpinned again."""
-    defines = [f"-D{name}={value}" for name, value in request["defines"].items()]
-    module = BPF(text=flatten(Path(request["source"])), cflags=[*CFLAGS, "-O2", *defines])
-    descriptors = {
-        program["name"]: module.load_func(program["name"], **KINDS[program["type"]]).fd
-        for program in request["programs"]
-    }
-    descriptors |= {name: module[name].map_fd for name in request["pin_maps"]}
+def _build(request: Request) -> None:
+    """Load and pin, compiled if they are not kept; what was pinned before a failure is unpinned."""
+    text, defines = flatten(Path(request["source"])), request["defines"]
+    store = None if request["pin_maps"] else compiled.Store.of(text, defines)
+    loaded = (store and _kept(store, request)) or _compiled(text, defines, store, request)
     target, pinned = Path(request["pin_to"]), []
     try:
-        for name, number in descriptors.items():
-            bpf.obj_pin(bpf.Fd(os.dup(number)), target / name)
+        for name, held in loaded.items():
+            bpf.obj_pin(held, target / name)
             pinned.append(target / name)
     except OSError:
         for path in pinned:
             path.unlink()
         raise
+
+
+def _kept(store: compiled.Store, request: Request) -> dict[str, bpf.Fd]:
+    """The programs, if all of them are kept; loaded without a compiler."""
+    loaded = {}
+    for program in request["programs"]:
+        held = store.load(program["name"], **KINDS[program["type"]])
+        if held is None:
+            return {}
+        loaded[program["name"]] = held
+    return loaded
+
+
+def _compiled(
+    text: str, defines: dict[str, str], store: compiled.Store | None, request: Request
+) -> dict[str, bpf.Fd]:
+    """The programs and maps, compiled and loaded; the programs are kept if they can be."""
+    os.environ[SOURCE_VARIABLE] = str(header_tree(detached_tmpfs()))
+    from bcc import BPF  # noqa: PLC0415  (reads the environment when imported)
+
+    options = [f"-D{name}={value}" for name, value in defines.items()]
+    module = BPF(text=text, cflags=[*CFLAGS, "-O2", *options])
+    numbers = {
+        program["name"]: module.load_func(program["name"], **KINDS[program["type"]]).fd
+        for program in request["programs"]
+    }
+    if store:
+        for name in numbers:
+            store.keep(name, module.dump_func(name))
+    numbers |= {name: module[name].map_fd for name in request["pin_maps"]}
+    return {name: bpf.Fd(os.dup(number)) for name, number in numbers.items()}
 
 
 if __name__ == "__main__":

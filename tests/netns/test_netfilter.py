@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from ebpfmesh.observe.netfilter import Ours, rules
-from topology import needs
+from topology import needs, unavailable
 
 OURS = Ours(
     addresses=frozenset(map(ip_address, ("198.18.0.1", "198.18.0.2", "2001:db8::1"))),
@@ -85,7 +85,7 @@ def test_rules_of_legacy_iptables() -> None:
     needs("iptables-legacy")
     probe = subprocess.run(["iptables-legacy", "-L"], capture_output=True, check=False)
     if probe.returncode != 0:
-        pytest.skip("the kernel has no legacy iptables")
+        unavailable("the kernel has no legacy iptables")
     try:
         run("iptables-legacy", "-A", "FORWARD", "-s", "198.18.0.1", "-j", "DROP")
         run("iptables-legacy", "-A", "FORWARD", "-s", "198.18.0.7", "-j", "DROP")

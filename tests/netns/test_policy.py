@@ -15,7 +15,17 @@ from ebpfmesh import apply
 from ebpfmesh._abi import Direction, Reason
 from ebpfmesh.kernel import interface, netns, rtnl
 from ebpfmesh.model import Mesh, Policy
-from sockets import carries, connect, connection, connects, datagrams, listener, moved_whole
+from sockets import (
+    BLOCKED_SECONDS,
+    SECONDS,
+    carries,
+    connect,
+    connection,
+    connects,
+    datagrams,
+    listener,
+    moved_whole,
+)
 from topology import background, drops, in_fn, listening, mesh_of, meters, needs, poll, running
 
 MESH = """
@@ -129,7 +139,7 @@ def test_a_port_is_not_another(mesh: Mesh) -> None:
         datagrams(mesh, "a1", mesh.function("a1").address4) as source,
     ):
         source.sendto(b"x", (str(server), 7000))
-        sink.settimeout(0.2)
+        sink.settimeout(BLOCKED_SECONDS)
         with pytest.raises(TimeoutError):
             sink.recv(16)
 
@@ -146,7 +156,7 @@ def test_a_deny_cuts_what_is_established(mesh: Mesh) -> None:
         assert dropped(mesh, "a2") > before
         set_rules(mesh)  # TCP sends again what was lost meanwhile
         assert poll(lambda: carries(there, here, b""), seconds=5)
-        there.settimeout(5)
+        there.settimeout(SECONDS)
         assert there.recv(64) == b"ping"
 
 
@@ -224,7 +234,7 @@ def from_host(own: str, address: str) -> bool:
     """Whether the host's stack can connect to port 7000, speaking from an address of its own."""
     family = socket.AF_INET6 if ":" in own else socket.AF_INET
     with socket.socket(family) as client:
-        client.settimeout(0.3)
+        client.settimeout(BLOCKED_SECONDS)
         client.bind((own, 0))
         try:
             client.connect((address, 7000))

@@ -15,7 +15,7 @@ import pytest
 from ebpfmesh import apply
 from ebpfmesh._abi import Direction, Reason
 from ebpfmesh.model import Mesh
-from sockets import connect, connects, datagrams, listener
+from sockets import BLOCKED_SECONDS, SECONDS, connect, connects, datagrams, listener
 from topology import background, drops, in_fn, listening, needs, running
 
 BACKENDS = ("web-0", "web-1", "web-2")
@@ -231,7 +231,7 @@ def test_a_service_taken_out_ends_its_connections(mesh: Mesh) -> None:
     client = mesh.function("client")
     with datagrams(mesh, "client", client.address4) as sock:
         sock.connect((str(front), 53))
-        sock.settimeout(5)
+        sock.settimeout(SECONDS)
         sock.send(b"question")
         with pytest.raises(ConnectionRefusedError):  # nobody listens there, says a backend
             sock.recv(1)
@@ -252,7 +252,7 @@ def test_listener_only_sees_the_target_port(mesh: Mesh) -> None:
     """The port a client asked for does not exist at a backend."""
     name = "web-0"
     with listener(mesh, name, mesh.function(name).address4, 80) as server:
-        server.settimeout(0.1)
+        server.settimeout(BLOCKED_SECONDS)
         assert get(mesh, url(4), url(4)).count("8080") == 2
         with pytest.raises(TimeoutError):
             server.accept()

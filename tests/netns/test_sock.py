@@ -24,7 +24,7 @@ from ebpfmesh.kernel.cgroup import directory_above
 from ebpfmesh.kernel.maps import Maps
 from ebpfmesh.kernel.pins import Pins
 from ebpfmesh.model import Address, Mesh, Policy, Service
-from sockets import SECONDS, datagrams, family_of, listener, made
+from sockets import BLOCKED_SECONDS, SECONDS, datagrams, family_of, listener, made
 from topology import drops, mesh_of, poll, running, unavailable
 
 WEB = ("web-0", "web-1", "web-2")
@@ -448,7 +448,7 @@ def test_a_service_without_backends(mesh: Mesh, maker: Maker) -> None:
     only(mesh, "web")
     before = drops(mesh).get(key, 0)
     with maker(mesh, "client", socket.AF_INET, socket.SOCK_STREAM) as sock:
-        sock.settimeout(0.3)
+        sock.settimeout(BLOCKED_SECONDS)
         with pytest.raises(TimeoutError):
             sock.connect(("198.19.0.1", 80))
     assert drops(mesh)[key] > before
@@ -466,7 +466,7 @@ def test_a_function_that_is_its_own_backend(mesh: Mesh, maker: Maker) -> None:
             assert source[0] != str(at(mesh, "client", 4))
         set_rules(mesh, rule("function:client", "service:web", "deny"))
         with maker(mesh, "client", socket.AF_INET, socket.SOCK_STREAM) as sock:
-            sock.settimeout(0.3)
+            sock.settimeout(BLOCKED_SECONDS)
             with pytest.raises(TimeoutError):
                 sock.connect(("198.19.0.1", 80))
 
@@ -561,7 +561,7 @@ def test_rules_hold_for_both(mesh: Mesh, case: str, version: int, maker: Maker) 
     ):
         for address, port in targets:
             with maker(mesh, "client", family(address), socket.SOCK_STREAM) as sock:
-                sock.settimeout(SECONDS if expected[len(found)] else 0.3)
+                sock.settimeout(SECONDS if expected[len(found)] else BLOCKED_SECONDS)
                 try:
                     sock.connect((address, port))
                     found.append(True)

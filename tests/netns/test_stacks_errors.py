@@ -19,7 +19,7 @@ from ebpfmesh._abi import Reason
 from ebpfmesh.kernel.interface import GATEWAY4, GATEWAY6
 from ebpfmesh.model import Address, Mesh
 from outside import HOST4, HOST6, MTU, ROUTER4, ROUTER6, Outside, outside
-from sockets import accepted, connect, datagrams, listener, made, moved_whole
+from sockets import BLOCKED_SECONDS, accepted, connect, datagrams, listener, made, moved_whole
 from topology import drops, in_fn, needs, poll, running, wait_until
 
 MESH = """
@@ -238,7 +238,7 @@ def test_large_datagrams_to_the_outside(mesh: Mesh, unlearned: Outside, version:
         datagrams(mesh, unlearned.server, address, 7001) as server,
         datagrams(mesh, "client", own(mesh, "client", version)) as client,
     ):
-        server.settimeout(0.1)
+        server.settimeout(BLOCKED_SECONDS)
         client.connect((str(address), 7001))
 
         def arrived() -> bytes:

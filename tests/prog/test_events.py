@@ -23,6 +23,7 @@ from prog import (
 )
 from prog.lab import NOBODY, TC, TO_FN, XDP_FN, Drop, Hook, Lab, peer, service
 from prog.rows import Row, compare, prepare
+from prog.test_missing import without
 
 A, B, C, D = (peer(name) for name in "abcd")
 WEB = service("web")
@@ -197,3 +198,15 @@ def test_a_dry_run_tells_nothing(lab: Lab) -> None:
         lab.ask(Direction.FROM_FN, "a", bytes(sent(A, udp(4, A, B, 1000, 666))))
         lab.ask(Direction.TO_FN, "a", bytes(received(A, tcp(4, NOBODY, A, 5000, 22))))
         assert events(ring) == []
+
+
+@HOOKS
+def test_what_is_listened_to_needs_the_program_that_tells(lab: Lab, hook: Hook) -> None:
+    frame = bytes(sent(A, tcp(4, A, B, 1000, 80)))
+    where = Drop("a", hook.direction, Reason.NO_PROGRAM)
+    with without(lab, hook, _abi.CALL_EVENT):
+        assert lab.run(hook, "a", frame).verdict == "forward"
+        with listening(lab, EventKind.VERDICT):
+            seen = lab.run(hook, "a", frame)
+    assert (seen.verdict, seen.counted) == ("drop", {where: (1, len(frame))})
+    assert lab.run(hook, "a", frame).verdict == "forward"

@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""Programs that were compiled before, kept where EBPFMESH_COMPILED names a directory.
+
+What the compiler makes of one text with one set of definitions is always the same, but for the
+maps it is loaded against: these are found by name, in the directory that the definition MESH_PINS
+names. So a machine on which compiling takes minutes, as an emulated one, loads what another
+compiled; verifier and JIT do their work on it as ever. Without the variable nothing is read or
+written.
+"""
+
+import contextlib
+import ctypes
+import hashlib
+import importlib.util
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+from ebpfmesh.kernel import bpf
+
+VARIABLE = "EBPFMESH_COMPILED"
+PINS = "MESH_PINS"
+INSTRUCTION = 8  # bytes
+LD_IMM64, PSEUDO_MAP_FD = 0x18, 1  # of linux/include/uapi/linux/bpf.h
+LOG_BYTES = 16 << 20
+
+
+@dataclass(frozen=True)
+class Store:
+    """The programs of one text, in a directory of its own, and the pins of the maps they take.
+
+    A program is a file of instructions, as bpf_prog_load takes them; beside it PROGRAM.json has
+    the name of the map of each instruction that takes one, by its offset.
+    """
+
+    place: Path
+    maps: Path
+
+    @classmethod
+    def of(cls, text: str, defines: Mapping[str, str]) -> Self | None:
+        """Where the programs of a text are; None if nothing is to be kept."""
+        directory, compiler = os.environ.get(VARIABLE), importlib.util.find_spec("bcc")
+        if not directory or PINS not in defines or compiler is None or compiler.origin is None:
+            return None
+        version = Path(compiler.origin).stat()
+        options = sorted(item for item in defines.items() if item[0] != PINS)
+        key = json.dumps([version.st_size, int(version.st_mtime), options, text]).encode()
+        place = Path(directory) / hashlib.sha256(key).hexdigest()[:32]
+        return cls(place, Path(defines[PINS].strip('"')))
+
+    def keep(self, name: str, code: bytes) -> None:
+        """Keep a program's instructions, which name maps by open descriptors."""
+        used = {}
+        for at, number in _descriptors(code).items():
+            with bpf.Fd(os.dup(number)) as opened:
+                used[at] = bpf.map_info(opened).name.decode()
+        if all((self.maps / pin).exists() for pin in used.values()):
+            _write(self.place / f"{name}.json", json.dumps(used).encode())
+            _write(self.place / name, code)
+
+    def load(self, name: str, prog_type: int, attach_type: int = 0) -> bpf.Fd | None:
+        """Load a program that was kept; None if it was not.
+
+        Raises OSError; what the verifier said is then on stderr.
+        """
+        try:
+            code = bytearray((self.place / name).read_bytes())
+        except FileNotFoundError:
+            return None
+        used: dict[str, str] = json.loads((self.place / f"{name}.json").read_text())
+        opened = {pin: bpf.obj_get(self.maps / pin) for pin in set(used.values())}
+        for at, pin in used.items():
+            ctypes.c_int32.from_buffer(code, int(at) + 4).value = opened[pin].fileno()
+        try:
+            return bpf.prog_load(prog_type, name, code, attach_type)
+        except OSError:
+            log = ctypes.create_string_buffer(LOG_BYTES)
+            with contextlib.suppress(OSError):
+                bpf.prog_load(prog_type, name, code, attach_type, log)
+            sys.stderr.write(log.value.decode(errors="replace"))
+            raise
+
+
+def _descriptors(code: bytes) -> dict[int, int]:
+    """Offsets of the instructions that take a map, with the descriptors they have."""
+    return {
+        at: int.from_bytes(code[at + 4 : at + 8], "little")
+        for at in range(0, len(code), INSTRUCTION)
+        if code[at] == LD_IMM64 and code[at + 1] >> 4 == PSEUDO_MAP_FD
+    }
+
+
+def _write(file: Path, content: bytes) -> None:
+    """Whole or not at all, whoever else writes it."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile(dir=file.parent, delete=False) as new:
+        new.write(content)
+    Path(new.name).rename(file)
