@@ -9,6 +9,13 @@
 #define unlikely(x) __builtin_expect(!!(x), 0)
 #define HOT static __always_inline
 
+/*
+ * The first statement of a loop that stays one: nothing is moved from here to the end of the turn
+ * before. Linux 6.1 takes a loop only if its last instruction is a jump, also where it is laid out
+ * before the head and falls through into it (check_cfg() in kernel/bpf/verifier.c).
+ */
+#define loop_head(count) asm volatile("" : "+r"(count)::"memory")
+
 #ifdef MESH_XDP
 #define CTX struct xdp_md
 #else

@@ -173,8 +173,10 @@ HOT void policy_rules(struct mesh_judgement *j)
 	j->strength = POLICY_NONE;
 	j->rule = 0;
 #pragma clang loop unroll(disable)
-	for (__u32 i = 0; i < (2 + MESH_PREFIXES) * 4 * MESH_POLICY_DEPTHS; i++)
+	for (__u32 i = 0; i < (2 + MESH_PREFIXES) * 4 * MESH_POLICY_DEPTHS; i++) {
+		loop_head(i);
 		if (!policy_next(j))
 			break;
+	}
 }
 #endif

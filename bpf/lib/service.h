@@ -29,13 +29,14 @@ HOT struct mesh_service *service_find(const struct mesh_config *config,
 		return service;
 #pragma clang loop unroll(disable)
 	for (__u32 depth = 15; depth < 16; depth--) {
-		if (!(config->service_depths >> depth & 1))
-			continue;
-		key.port = port_prefix(port, depth);
-		key.depth = depth;
-		service = mesh_service.lookup(&key);
-		if (service)
-			return service;
+		loop_head(depth);
+		if (config->service_depths >> depth & 1) {
+			key.port = port_prefix(port, depth);
+			key.depth = depth;
+			service = mesh_service.lookup(&key);
+			if (service)
+				return service;
+		}
 	}
 	return NULL;
 }
