@@ -57,8 +57,8 @@ def test_percentiles_of_a_latency_share_a_picture() -> None:
 def test_a_kind_over_two_axes_says_over_which() -> None:
     paths = ["routed", "mesh"]
     found = of([part("pps", paths, flows=[1, 100]), part("pps", paths, size=[64, 1514])])
-    assert found["pps-flows"].title == "Packets per second, 64 B UDP, by flows"
-    assert found["pps-size"].title == "Packets per second, 64 B UDP, by bytes a frame"
+    assert found["pps-flows"].title == "Packets per second, UDP, by flows"
+    assert found["pps-size"].title == "Packets per second, UDP, by bytes a frame"
 
 
 def test_what_one_path_has_is_not_drawn_but_beside_what_it_is_instead_of() -> None:
@@ -66,7 +66,7 @@ def test_what_one_path_has_is_not_drawn_but_beside_what_it_is_instead_of() -> No
     assert list(found) == ["pps-mesh-services-1"]
     rows = found["pps-mesh-services-1"].rows
     assert [row.label for row in rows] == [
-        "Packets per second, 64 B UDP", "Packets per second, events on",
+        "Packets per second, UDP", "Packets per second, events on",
     ]  # fmt: skip
 
 

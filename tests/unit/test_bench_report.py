@@ -217,10 +217,10 @@ def test_extents_know_the_worst_and_the_best() -> None:
 def test_claims_name_both_ends_or_what_is_the_same(results: Results) -> None:
     said = {claim.about: str(claim) for claim in summary.claims(results)}
     assert re.fullmatch(
-        r"Packets per second, 64 B UDP: 2\.\d\d× iptables \([^)]+\) at 1 service to "
+        r"Packets per second, UDP: 2\.\d\d× iptables \([^)]+\) at 1 service to "
         r"\d\d\.\d× \([^)]+\) at 1\u202f000 services; "
         r"2\.\d\d(–2\.\d\d)?× nftables \([^)]+\) at 1 to 1\u202f000 services",
-        said["Packets per second, 64 B UDP"],
+        said["Packets per second, UDP"],
     )
     assert "Half round trip (less is better)" in said
     assert {part.tone for claim in summary.claims(results)[:2] for part in claim.parts} == {"good"}
@@ -230,7 +230,7 @@ def test_the_same_failure_is_told_once() -> None:
     one = Measurement(2, "pps", "mesh", "services", 1, None, "raw/x", "it broke")
     other = dataclasses.replace(one, kind="help", axis="", at=0)
     told = list(summary.grouped_failures([one, dataclasses.replace(one, round=3), other]))
-    where = "packets per second, 64 B UDP over mesh at 1 service"
+    where = "packets per second, UDP over mesh at 1 service"
     assert told == [
         f"Round 2, {where}: it broke (and in 1 more rounds)",
         "Round 2, ebpfmesh --help over mesh: it broke",
