@@ -213,7 +213,7 @@ HOT int slow_tell(CTX *ctx, struct slow *s, int reason)
 	return MESH_NO_PROGRAM;
 }
 
-/* What should have told is missing: nothing passes unseen. */
+/* A program is missing, also where it should only have told: nothing passes unseen. */
 HOT int slow_untold(CTX *ctx, struct slow *s)
 {
 	mesh_slow_clear(s->j);
@@ -252,6 +252,10 @@ HOT int mesh_slow(CTX *ctx)
 		return verdict_dry(ctx, s.j, reason);
 	}
 	s.j->verdict = reason;
+	if (reason == MESH_NO_PROGRAM) { /* behind a tail call: the packet cannot be looked at */
+		slow_tell(ctx, &s, reason);
+		return slow_untold(ctx, &s);
+	}
 	if (reason)
 		return slow_drop(ctx, &s);
 	if (slow_tell(ctx, &s, MESH_OK))

@@ -40,6 +40,9 @@ COMPILED = CACHE / "compiled"
 SLOWER = 10
 MEMORY = "2G"
 TEST_SECONDS = 1800
+BOOT_SECONDS = 240
+BOOTS = 3
+"""How often a guest is started that does not come up: emulation has its moods."""
 SECONDS = {"quick": 1200, "full": 6 * 3600}
 VERIFIER = "tests/prog/test_verifier.py"
 TESTS = {
@@ -63,6 +66,7 @@ PYTEST = [
 BOOT = [
     "mitigations=off",  # what they cost under emulation is most of the time
     "no_timer_check",  # it panics where the host is busy
+    "cryptomgr.notests",  # they can take minutes
     "no5lvl", "init_on_alloc=0", "transparent_hugepage=always", "apparmor=0", "audit=0",
 ]  # fmt: skip
 PR_SET_PDEATHSIG = 1
@@ -87,7 +91,7 @@ class Guest:
         shutil.rmtree(self.out, ignore_errors=True)
         (self.out / "tmp").mkdir(parents=True)
         (self.out / "command").write_text(self._command())
-        self._started = time.monotonic()
+        self._started, self.ended = time.monotonic(), 0.0
         with (self.out / "console").open("wb") as console:
             self._process = subprocess.Popen(
                 self._machine(), cwd=ROOT, env=self._environment(), stdin=subprocess.DEVNULL,
@@ -106,11 +110,17 @@ class Guest:
         if self.ended:
             return False
         now = time.monotonic()
-        if self._process.poll() is None and now < self._started + self.seconds:
+        seconds = self.seconds if self.booted else min(self.seconds, BOOT_SECONDS)
+        if self._process.poll() is None and now < self._started + seconds:
             return True
         self.ended = now
         self._process.kill()
         return False
+
+    @property
+    def booted(self) -> bool:
+        """Whether its tests have begun."""
+        return (self.out / "log").exists()
 
     def report(self) -> Report:
         """What came of it."""
@@ -167,12 +177,18 @@ def compile_here() -> None:
 
 
 def run(guests: Sequence[Guest]) -> list[Report]:
-    """Run guests side by side, and say what came of each."""
-    with contextlib.ExitStack() as stack:
-        for guest in guests:
-            stack.enter_context(guest.running())
-        while sum(guest.runs() for guest in guests):
-            time.sleep(0.5)
+    """Run guests side by side, and say what came of each.
+
+    Those that did not come up are started again: what they were to test was not there yet.
+    """
+    down = list(guests)
+    for _ in range(BOOTS):
+        with contextlib.ExitStack() as stack:
+            for guest in down:
+                stack.enter_context(guest.running())
+            while sum(guest.runs() for guest in down):
+                time.sleep(0.5)
+        down = [guest for guest in down if not guest.booted]
     return [guest.report() for guest in guests]
 
 
