@@ -167,7 +167,10 @@ def _ours(ip: IPRoute, name: str, owner: str) -> int | None:
     index = find(name)
     if index is None:
         return None
-    link: Any = ip.link("get", index=index)[0]
+    try:
+        link: Any = ip.link("get", index=index)[0]
+    except NetlinkError:  # it went meanwhile: the kernel removes a dead namespace's by and by
+        return None
     return index if link.get_attr("IFLA_IFALIAS") in (ALIAS + owner, None) else None
 
 

@@ -27,7 +27,7 @@ from ebpfmesh.bench.paths import PATHS, DataPath
 from ebpfmesh.bench.pps import PINS, PacketRate, frames_for
 from ebpfmesh.bench.sink import WINDOW, Checker, Report, at_eth0, drained
 from ebpfmesh.bench.watch import Watcher
-from ebpfmesh.bench.workload import Target
+from ebpfmesh.bench.workload import Scale, Target
 from ebpfmesh.errors import CommandFailed, ForeignProgram, NotFound
 from ebpfmesh.kernel import bpf, netns
 
@@ -58,7 +58,7 @@ def checker(watcher: Watcher) -> Checker:
 @pytest.fixture(scope="module", params=["routed", "mesh"])
 def path(request: pytest.FixtureRequest) -> Iterator[DataPath]:
     with ExitStack() as stack:
-        path = PATHS[request.param](workload.load(), 2)
+        path = PATHS[request.param](workload.load(), Scale(services=2))
         path.build(stack)
         yield path
 
