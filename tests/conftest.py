@@ -14,8 +14,7 @@ from pathlib import Path
 import pytest
 
 import topology
-from ebpfmesh.kernel import sockets
-from ebpfmesh.kernel import netns
+from ebpfmesh.kernel import netns, sockets
 from ebpfmesh.model import Mesh
 
 TIERS = ("unit", "prog", "netns", "e2e", "equivalence")
