@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack, nullcontext
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from ebpfmesh.bench import workload
 from ebpfmesh.bench.frames import PORTS, SMALLEST, Frames, Protocol, from_member
@@ -41,8 +41,7 @@ PINS = Path("/sys/fs/bpf/bench_pps")
 
 def entry_of(path: DataPath) -> tuple[Entry, int]:
     """How frames come into a path, and the interface they are redirected out of, or 0."""
-    entry = cast(Entry, getattr(path, "entry", "stack"))
-    return entry, getattr(path, "redirect_ifindex", 0) if entry == "redirect" else 0
+    return path.entry, path.redirect_ifindex if path.entry == "redirect" else 0
 
 
 def hook_of(path: DataPath) -> Hook:
