@@ -36,8 +36,9 @@ class Ring:
         """Up to BATCH records; waits for the first, not longer than ``seconds``."""
         if seconds > 0:
             self._wait.poll(max(seconds * 1000, 1))
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
-        try:
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+        try:  # the next line may block signals and raise for one that came just before
+            signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
             bpf.ring_consume(self._reader)
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
