@@ -7,7 +7,7 @@ lies on both sides of a goal, or of 1, is unclear: it is neither a success nor a
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Literal
@@ -302,7 +302,10 @@ def _goal(kind: str, base: str, axis: str, at: int) -> Goal | None:
 
 
 def inner_ratios(results: Results) -> tuple[Ratio, ...]:
-    """The mesh beside itself: with the most of something and with the least, and as INSTEAD."""
+    """The mesh beside itself: with the most of something and with the least, and as INSTEAD.
+
+    Without what is taken once in a run of several rounds.
+    """
     found = values(results)
     made: list[Ratio] = []
     for (kind, path, axis, at), above in found.items():
@@ -317,7 +320,7 @@ def inner_ratios(results: Results) -> tuple[Ratio, ...]:
         for where, above in found.items():
             if where[:2] == (kind, SUBJECT) and (below := found.get((other, *where[1:]))):
                 made.append(_ratio((kind, name, *where[2:]), _divided(above, below), goal_))
-    return tuple(ratio for ratio in made if ratio.rounds)
+    return _repeated(results, made)
 
 
 def _divided(above: dict[int, float], below: dict[int, float]) -> list[float]:
@@ -379,5 +382,9 @@ def unclear(results: Results) -> tuple[Ratio, ...]:
 
 def repeated(results: Results) -> tuple[Ratio, ...]:
     """The ratios but for those of what is taken once in a run of several rounds."""
+    return _repeated(results, ratios(results))
+
+
+def _repeated(results: Results, found: Iterable[Ratio]) -> tuple[Ratio, ...]:
     once = 1 if results.scenario["rounds"] > 1 else 0
-    return tuple(ratio for ratio in ratios(results) if ratio.rounds > once)
+    return tuple(ratio for ratio in found if ratio.rounds > once)

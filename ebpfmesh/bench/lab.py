@@ -133,7 +133,7 @@ class Lab:
         """Send a little over every path, so that no first measurement pays for it."""
         for path in self.paths.values():
             if "frames" in path.carries:
-                self._rate.measure(path, bursts=1)
+                self._rate.warm_up(path)
 
 
 def _free_memory() -> int:

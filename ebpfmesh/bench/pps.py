@@ -133,6 +133,12 @@ class PacketRate:
             self.generator.load(from_member(receiver, client, port=port))
             self.generator.send(receiver.ifindex, BATCH)
 
+    def warm_up(self, path: DataPath) -> None:
+        """Send a little, whether it arrives or not."""
+        self.generator.load(frames_for(path))
+        with one_core(), netns.entered(path.host.netns):
+            self.generator.send(path.client.ifindex, WARM_UP, entry_of(path)[0])
+
     def limit(self, path: DataPath) -> int:
         """Nanoseconds for a frame made for ``path`` and thrown away: every figure contains them."""
         self.generator.load(frames_for(path))
