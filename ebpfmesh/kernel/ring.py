@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: BSD-2-Clause
 """Reading a ring buffer map: records as bytes, in the order the programs sent them.
 
-libbpf reads; Python only keeps what it is given. A signal is handled between two readings, never
-inside libbpf, which would lose the exception that ends the command.
+libbpf reads; Python only keeps what it is given. What the handler of a signal raises meanwhile
+cannot go through libbpf: it is raised once that is done.
 """
 
 import ctypes
 import select
-import signal
+import sys
 from types import TracebackType
 from typing import Self
 
@@ -36,14 +36,28 @@ class Ring:
         """Up to BATCH records; waits for the first, not longer than ``seconds``."""
         if seconds > 0:
             self._wait.poll(max(seconds * 1000, 1))
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
-        try:  # the next line may block signals and raise for one that came just before
-            signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
-            bpf.ring_consume(self._reader)
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        self._consume()
         records, self._records = self._records, []
         return records
+
+    def _consume(self) -> None:
+        """Have libbpf call ``_take``, and raise what that raised: ctypes only tells a hook."""
+        raised: list[BaseException] = []
+
+        def keep(lost: "sys.UnraisableHookArgs") -> None:
+            if lost.object == self._take and lost.exc_value:
+                raised.append(lost.exc_value)
+            else:
+                before(lost)
+
+        before = sys.unraisablehook
+        try:
+            sys.unraisablehook = keep
+            bpf.ring_consume(self._reader)
+        finally:
+            sys.unraisablehook = before
+        if raised:
+            raise raised[0]
 
     def skip(self) -> None:
         """Forget what is there; for when nobody sends."""
