@@ -16,7 +16,7 @@ import signal
 import struct
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -91,6 +91,10 @@ class Traffic:
         """Whether it has come to its end by itself."""
         return self._sent is not None or bool(select.select([self._result], [], [], 0)[0])
 
+    def has_begun(self) -> bool:
+        """Wait for the first burst; whether there was one. To be asked once."""
+        return bool(os.read(self._result, len(STARTED)))
+
     def wait(self, seconds: float | None = None) -> bool:
         """Until it ends by itself, or so long; whether it has."""
         return self._sent is not None or bool(select.select([self._result], [], [], seconds)[0])
@@ -125,28 +129,47 @@ def running(
     CommandFailed if the sender fails.
     """
     generator.prepare(entry)
-    stop_here, stop = os.pipe()
-    result, result_there = os.pipe()
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # until the child ignores them
-    process = os.fork()
-    if not process:
-        os.close(stop)
-        os.close(result)
-        send = partial(_send, generator, ifindex, pace, entry, (stop_here, result_there))
-        _serve(send, pick, result_there)
-    os.close(stop_here)
-    os.close(result_there)
-    traffic = Traffic(process, stop, result)
+    traffic = None
     try:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-        if not os.read(result, len(STARTED)):
+        with _blocked(SIGNALS):  # until the child ignores them
+            traffic = _fork(partial(_send, generator, ifindex, pace, entry), pick)
+        if not traffic.has_begun():
             traffic.stop()
         yield traffic
     except BaseException:
         with contextlib.suppress(CommandFailed):
-            traffic.stop()
+            if traffic:
+                traffic.stop()
         raise
     traffic.stop()
+
+
+@contextmanager
+def _blocked(numbers: Iterable[int]) -> Iterator[None]:
+    """Let signals wait until the block ends; none stays blocked, whatever a handler raises.
+
+    sigmask(2) blocks first, and Python handles what had come before only afterwards.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    try:
+        signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _fork(send: Callable[[tuple[int, int]], Sent], pick: Pick) -> Traffic:
+    """Have ``send`` done by a process of its own, which gives it the ends of two pipes."""
+    stop_here, stop = os.pipe()
+    result, result_there = os.pipe()
+    process = os.fork()
+    if not process:
+        os.close(stop)
+        os.close(result)
+        _serve(partial(send, (stop_here, result_there)), pick, result_there)
+    os.close(stop_here)
+    os.close(result_there)
+    return Traffic(process, stop, result)
 
 
 def _serve(send: Callable[[], Sent], pick: Pick, result: int) -> None:
