@@ -11,8 +11,8 @@ import json
 import math
 import statistics
 import sys
-from collections.abc import Sequence
-from contextlib import ExitStack, nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -97,21 +97,15 @@ class PacketRate:
         """
         if answered and protocol != "udp":
             raise ValueError("only UDP is answered")
-        ifindex, (entry, _) = path.client.ifindex, entry_of(path)
         port = ANSWERED_PORT if answered else PORTS.start
         frames = frames_for(
             path, flows=flows, size=size, version=version, protocol=protocol, port=port
         )
         self.generator.load(frames)
-        with (
-            listening(path, listener) if listener else nullcontext(),
-            one_core(),
-            self.sink.on(at_eth0(path.receivers("pps")), hook_of(path)),
-            netns.entered(path.host.netns),
-        ):
+        with listening(path, listener) if listener else nullcontext(), self._ready(path):
             warm_up = -(-max(WARM_UP, flows) // BATCH) * BATCH
-            send_burst(self.generator, self.sink, ifindex, warm_up, entry)
-            trial = send_burst(self.generator, self.sink, ifindex, WARM_UP, entry)
+            self._burst(path, warm_up)
+            trial = self._burst(path, WARM_UP)
             if math.isnan(trial.nanoseconds):
                 came = f"{trial.delivered} of {trial.offered} packets came"
                 raise CommandFailed(f"{came} through {path.name}: too few to tell a rate")
@@ -120,10 +114,18 @@ class PacketRate:
                 self.generator.load(frames)
             packets = round(seconds / (trial.nanoseconds * 1e-9 * BATCH)) * BATCH
             packets = min(max(packets, WARM_UP), MAX_RUN)
-            return tuple(
-                send_burst(self.generator, self.sink, ifindex, packets, entry)
-                for _ in range(bursts)
-            )
+            return tuple(self._burst(path, packets) for _ in range(bursts))
+
+    @contextmanager
+    def _ready(self, path: DataPath) -> Iterator[None]:
+        """On one core, where the frames come in, with the sink where they go."""
+        receivers = at_eth0(path.receivers("pps"))
+        with one_core(), self.sink.on(receivers, hook_of(path)), netns.entered(path.host.netns):
+            yield
+
+    def _burst(self, path: DataPath, packets: int) -> Burst:
+        ifindex, (entry, _) = path.client.ifindex, entry_of(path)
+        return send_burst(self.generator, self.sink, ifindex, packets, entry)
 
     def _answer(self, path: DataPath) -> None:
         """Send packets from every backend back to the first flow of the client."""
@@ -136,8 +138,8 @@ class PacketRate:
     def warm_up(self, path: DataPath) -> None:
         """Send a little, whether it arrives or not."""
         self.generator.load(frames_for(path))
-        with one_core(), netns.entered(path.host.netns):
-            self.generator.send(path.client.ifindex, WARM_UP, entry_of(path)[0])
+        with self._ready(path):
+            self._burst(path, WARM_UP)
 
     def limit(self, path: DataPath) -> int:
         """Nanoseconds for a frame made for ``path`` and thrown away: every figure contains them."""

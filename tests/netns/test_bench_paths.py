@@ -22,14 +22,15 @@ import pytest
 
 import topology
 from ebpfmesh import apply
-from ebpfmesh.bench import changes, switch, workload
+from ebpfmesh.bench import changes, pps, switch, workload
+from ebpfmesh.bench.frames import from_member
 from ebpfmesh.bench.paths import PATHS, DataPath
 from ebpfmesh.bench.paths.base import try_in_namespace
 from ebpfmesh.bench.pps import PacketRate, entry_of, frames_for
 from ebpfmesh.bench.sink import at_eth0, send_burst
 from ebpfmesh.bench.topology import Member
 from ebpfmesh.bench.workload import Scale, Target
-from ebpfmesh.errors import Unsupported
+from ebpfmesh.errors import CommandFailed, Unsupported
 from ebpfmesh.kernel import netns
 from ebpfmesh.model import Identity, Policy, Service
 
@@ -182,6 +183,17 @@ def test_frames_pass_and_are_counted(rate: PacketRate, path: DataPath) -> None:
         ]
     assert [burst.delivered for burst in bursts] == [FRAMES] * BURSTS
     assert BURSTS * FRAMES <= path.packets() - before <= BURSTS * FRAMES + NOISE
+
+
+@over("routed")
+def test_warming_up_does_not_fail_where_nothing_arrives(
+    rate: PacketRate, path: DataPath, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nowhere = from_member(path.client, Target(IPv4Address("198.19.255.1"), 9))
+    monkeypatch.setattr(pps, "frames_for", lambda *_, **__: nowhere)
+    with pytest.raises(CommandFailed, match="0 of 3200 packets came through routed"):
+        rate.measure(path)
+    rate.warm_up(path)
 
 
 @over(*PATHS)
