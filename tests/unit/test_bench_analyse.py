@@ -117,6 +117,13 @@ def test_mesh_beside_itself_with_another_kind_of_traffic() -> None:
     assert events.ratio == pytest.approx(0.25)
 
 
+def test_mesh_beside_itself_without_what_is_taken_once() -> None:
+    results = made()
+    once = [Measurement(1, "build", "mesh", "services", at, at, "raw/x") for at in (1, 1000)]
+    more = dataclasses.replace(results, measurements=(*results.measurements, *once))
+    assert analyse.inner_ratios(more) == analyse.inner_ratios(results)
+
+
 def test_goals() -> None:
     assert ratio(made(), "pps", 1, "iptables").verdict == "holds"
     assert ratio(made(), "pps", 1000, "iptables").verdict == "fails"
