@@ -31,7 +31,7 @@ def read(path: Path) -> str:
             data = file.read(MAX_BYTES + 1)
     except (OSError, ValueError) as error:
         what = getattr(error, "strerror", None) or str(error)
-        hint = "give the path of a mesh file that can be read"
+        hint = "give the path of a file that can be read"
         raise ConfigError(f"cannot read it: {what}", file=path, line=None, hint=hint) from None
     if len(data) > MAX_BYTES:
         hint = "is it a mesh file? functions that are alike can be replicas of one"
