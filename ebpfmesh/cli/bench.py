@@ -68,7 +68,7 @@ def bench_list() -> None:
     examples=(
         "ebpfmesh bench run quick",
         "ebpfmesh bench run services rules --quick --paths nftables,mesh",
-        "ebpfmesh bench run my-own.toml --repeat 20 -o /tmp/mine --seed 7",
+        "ebpfmesh bench run my-own.toml --repeat 20 -o build/bench/mine --seed 7",
     ),
 )
 @click.argument("scenarios", metavar="SCENARIO...", nargs=-1, required=True)
@@ -111,8 +111,8 @@ def bench_run(
     "report",
     examples=(
         "ebpfmesh bench report build/bench/quick-20260101-120000",
-        "ebpfmesh bench report /tmp/before /tmp/after -o /tmp/compare.html",
-        "ebpfmesh bench report /tmp/first --json",
+        "ebpfmesh bench report build/bench/before build/bench/after -o compare.html",
+        "ebpfmesh bench report build/bench/before --json",
     ),
 )
 @click.argument("directories", metavar="DIR...", nargs=-1, required=True, type=DIRECTORY)

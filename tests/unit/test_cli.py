@@ -47,7 +47,10 @@ def find(path: tuple[str, ...]) -> click.Command:
 
 
 @pytest.mark.parametrize("path", list(commands()), ids=" ".join)
-def test_help_has_three_examples_that_parse(path: tuple[str, ...]) -> None:
+def test_help_has_three_examples_that_parse(
+    path: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # whatever files there are elsewhere
     command = find(path)
     help_text = command.get_help(click.Context(command, info_name=" ".join(("ebpfmesh", *path))))
     assert len(command.examples) == 3
