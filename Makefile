@@ -7,6 +7,7 @@ BIN    := .venv/bin
 PYTEST := $(BIN)/pytest $(PYTEST_ARGS)
 SHELL_FILES = $(wildcard .ci/run scripts/*.sh vagrant/*.sh)
 KERNELS := PYTHONPATH=tests $(BIN)/python -m kernels.
+COMPILED := $(CURDIR)/.cache/compiled
 C_FILES = $(shell find bpf -path bpf/include/uapi -prune -o -name '*.[ch]' -print)
 SCENARIOS ?= stream rr crr pps services rules functions update load observation http
 SPDX_IN = $(wildcard bpf ebpfmesh tests scripts vagrant)
@@ -54,8 +55,9 @@ unit: setup-test ## no root, no kernel
 prog: setup-test ## single programs on single packets, by BPF_PROG_TEST_RUN (root)
 	$(PYTEST) tests/prog
 
+# Half of it is waiting for the kernel, most of the rest compiling one text again and again.
 netns: setup-test ## real stacks in namespaces of their own (root)
-	$(PYTEST) tests/netns
+	EBPFMESH_COMPILED=$(COMPILED) $(PYTEST) --numprocesses 2 --dist loadfile tests/netns
 
 e2e: setup-test ## the command line, with containers (root)
 	$(PYTEST) tests/e2e

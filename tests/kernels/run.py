@@ -36,7 +36,7 @@ from kernels.report import Report, table
 
 ROOT = Path(__file__).parents[2]
 GUEST = Path(__file__).with_name("guest.sh")
-COMPILED = CACHE / "compiled"
+COMPILED = ROOT / ".cache/compiled"  # of the Makefile
 SLOWER = 10
 MEMORY = "2G"
 TEST_SECONDS = 1800
@@ -57,7 +57,7 @@ TESTS = {
 }
 PYTEST = [
     ".venv/bin/python", "-m", "pytest", "-v", "--color=no", "--durations=10",
-    "-p", "kernels.instant", "-p", "no:hypothesispytest",  # half of what starting it takes
+    "-p", "kernels.instant", "-p", "no:hypothesispytest", "-p", "no:xdist",  # slow to start
     "--junitxml=/run/out/junit", "-o", f"timeout={TEST_SECONDS}",
 ]  # fmt: skip
 BOOT = [

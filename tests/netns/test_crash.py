@@ -18,7 +18,7 @@ import pytest
 from ebpfmesh import apply
 from ebpfmesh.apply import OnStep
 from ebpfmesh.errors import NotFound, UsageError
-from ebpfmesh.kernel import sockets
+from ebpfmesh.kernel import compiled, sockets
 from ebpfmesh.kernel.cgroup import directory_above
 from ebpfmesh.kernel.pins import Pins
 from ebpfmesh.model import Function, Mesh
@@ -241,6 +241,7 @@ def test_creation_killed_while_it_compiles(
     Killed itself, it leaves no headers behind.
     """
     monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.delenv(compiled.VARIABLE, raising=False)
     child = os.fork()
     if child == 0:
         os.setsid()
