@@ -51,6 +51,7 @@ OWN, FRIEND = (interface.mac_of("spoof", name) for name in ("thief", "friend"))
 ME4, YOU4, FRIEND4 = "198.18.0.1", "198.18.0.2", "198.18.0.3"
 ME6, YOU6, FRIEND6 = "2001:db8::1", "2001:db8::2", "2001:db8::3"
 HOST4 = "198.18.255.1"
+ANNOUNCED = 3  # by a function's own kernel, to the groups it is in, while a test runs
 
 good = Ether(src=OWN, dst=GATEWAY)
 udp = UDP(sport=7000, dport=7000) / Raw(MARK)
@@ -180,7 +181,8 @@ def test_forged(mesh: Mesh, packet: Packet, reason: Reason) -> None:
         host.bind((HOST4, 7000))
         host.setblocking(False)
         mouth.send(bytes(packet))
-        assert dropped(mesh, reason) == before + 1
+        announced = ANNOUNCED if reason is Reason.MULTICAST else 0
+        assert before + 1 <= dropped(mesh, reason) <= before + 1 + announced
         # The frame was dropped before send() returned: whatever got through is there by now.
         assert not heard(ear)
         assert not heard(other)
