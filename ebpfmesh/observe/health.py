@@ -2,6 +2,7 @@
 """Whether a mesh is well: its functions, maps, and what others put on its interfaces."""
 
 import ctypes
+import os
 import socket
 from collections import Counter
 from collections.abc import Iterator
@@ -15,7 +16,8 @@ from ebpfmesh.observe import counters, netfilter, objects
 from ebpfmesh.observe.machine import Check, Status
 from ebpfmesh.observe.view import View, opened
 
-FULL = 0.8  # of the entries of a map
+FULL = 0.8  # of the entries of a map that can be in use
+LRU_FREE = 128  # LOCAL_FREE_TARGET of kernel/bpf/bpf_lru_list.c
 RULES_SHOWN = 20
 _FLOWS = (
     (("mesh_flow4", "mesh_flow6"), _abi.Count.FLOW_MADE, _abi.Count.FLOW_GONE),
@@ -79,7 +81,8 @@ def _flows(view: View, topic: str) -> Iterator[Check]:
         for name in names:
             table = view.maps[name]
             entries = bpf.map_info(table.fd).max_entries
-            if table.count() < FULL * entries or (live := _live(view, name)) < FULL * entries:
+            full = _full(entries)
+            if table.count() < full or (live := _live(view, name)) < full:
                 continue
             status = "note"
             what = f"map {name}: {live} of {entries} entries are of flows that live"
@@ -88,6 +91,15 @@ def _flows(view: View, topic: str) -> Iterator[Check]:
         if (pushed := _count(view, made) - _count(view, gone) - present) > 0:
             what = f"{pushed} entries of {' and '.join(names)} were pushed out since up"
             yield Check(topic, status, f"{what}, the longest silent first")
+
+
+def _full(entries: int) -> float:
+    """How many entries in use make a map full that pushes out the oldest.
+
+    Each core may take up to LRU_FREE entries at once, to have them free, and pushes out for them.
+    """
+    taken = LRU_FREE * (os.cpu_count() or 1)
+    return FULL * max(entries - taken, entries / 2)
 
 
 def _live(view: View, name: str) -> int:
@@ -134,7 +146,7 @@ def _is_full(view: View, name: str) -> str:
     """What to say of a map that pushes out its oldest; empty if it has room."""
     table = view.maps[name]
     used, entries = table.count(), bpf.map_info(table.fd).max_entries
-    return f"map {name}: {used} of {entries} entries are used" if used >= FULL * entries else ""
+    return f"map {name}: {used} of {entries} entries are used" if used >= _full(entries) else ""
 
 
 def _count(view: View, count: _abi.Count) -> int:

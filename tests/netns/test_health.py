@@ -2,6 +2,7 @@
 """What doctor says of a mesh whose maps are too small, and of rules that its packets never meet."""
 
 import ctypes
+import socket
 import subprocess
 from collections.abc import Iterator
 from ipaddress import IPv4Address
@@ -11,6 +12,7 @@ from scapy.layers.inet import IP, TCP
 from scapy.layers.l2 import Ether
 
 from ebpfmesh import _abi
+from ebpfmesh.bench.process import one_core
 from ebpfmesh.kernel import clock
 from ebpfmesh.kernel.interface import GATEWAY_MAC, mac_of
 from ebpfmesh.kernel.maps import Maps
@@ -76,11 +78,19 @@ def test_flows_that_live_are_pushed_out(mesh: Mesh) -> None:
 
 
 def test_half_open_connections_are_pushed_out(mesh: Mesh) -> None:
-    with frames(mesh, "client") as raw:
-        for port in range(1024, 2024):
-            ethernet = Ether(src=mac_of("health", "client"), dst=GATEWAY_MAC)
+    """Also where the last of many cores has just taken entries for itself, which are free."""
+    ethernet = Ether(src=mac_of("health", "client"), dst=GATEWAY_MAC)
+
+    def send(raw: socket.socket, ports: range) -> None:
+        for port in ports:
             syn = IP(src=str(CLIENT), dst=str(SERVER)) / TCP(sport=port, dport=9, flags="S")
             raw.send(bytes(ethernet / syn))
+
+    with frames(mesh, "client") as raw:
+        with one_core(min):
+            send(raw, range(1024, 2023))
+        with one_core(max):
+            send(raw, range(2023, 2024))
     wait_until(lambda: counted(_abi.Count.HALF_MADE) >= 2000, what="all were judged")
     hints = {text.partition(":")[0]: hint for text, (_, hint) in said().items()}
     assert hints["map mesh_half"] == "raise limits.half_open under [mesh], then down and up"
