@@ -2,15 +2,15 @@
 """Programs at tc: by TCX link, or by clsact filter, as the mesh's hook setting says.
 
 Works on interfaces of the calling thread's network namespace. A link is pinned, so that it
-outlives the process; a filter is kept by its interface. Only what carries our program names is
-ever replaced or removed.
+outlives the process; a filter is kept by its interface. Only a filter that carries the name of a
+mesh's program, or of the one that is pinned for it, is ever removed.
 """
 
 import contextlib
 import errno
 import functools
 import socket
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -26,7 +26,7 @@ Direction = Literal["ingress", "egress"]
 HOOK: dict[Direction, int] = {"ingress": bpf.TCX_INGRESS, "egress": bpf.TCX_EGRESS}
 CLSACT_PARENT: dict[Direction, int] = {"ingress": 0xFFFFFFF2, "egress": 0xFFFFFFF3}
 PRIORITY, HANDLE, ETH_P_ALL = 1, 1, 0x0003
-OUR_PROGRAMS = ("mesh_from_fn", "mesh_to_fn", "bench_sink", "bench_check_tc")
+MESH_PROGRAMS = {"mesh_from_fn", "mesh_to_fn"}
 
 
 @functools.cache
@@ -69,7 +69,7 @@ def attach(
 def detach(ip: IPRoute, ifindex: int | None, direction: Direction, pin: Path) -> None:
     """Undo attach; ``ifindex`` is None when the interface is gone. Twice is fine."""
     if ifindex is not None and not _detach_link(pin):
-        _delete_filter(ip, ifindex, direction)
+        _delete_filter(ip, ifindex, direction, {*MESH_PROGRAMS, _pinned_program(pin)})
     pin.unlink(missing_ok=True)
 
 
@@ -80,6 +80,16 @@ def _detach_link(pin: Path) -> bool:
             bpf.link_detach(held)  # by itself the kernel would do it some time after
             return True
     return False
+
+
+def _pinned_program(pin: Path) -> str:
+    """Name of a pinned program; empty if there is none, as after a crash just before."""
+    try:
+        held = bpf.obj_get(pin)
+    except FileNotFoundError:
+        return ""
+    with held:
+        return str(bpf.prog_info(held).name.decode())
 
 
 def holds(ip: IPRoute, ifindex: int, direction: Direction, pin: Path) -> bool:
@@ -114,9 +124,9 @@ def _add_filter(ifindex: int, direction: Direction, program: bpf.Fd) -> None:
     ) from failed
 
 
-def _delete_filter(ip: IPRoute, ifindex: int, direction: Direction) -> None:
-    """Delete our filter, and the qdisc if nobody has another filter in it."""
-    if any(one.name in OUR_PROGRAMS for one in _filters(ip, ifindex, direction)):
+def _delete_filter(ip: IPRoute, ifindex: int, direction: Direction, names: Collection[str]) -> None:
+    """Delete our filter, by its name, and the qdisc if nobody has another filter in it."""
+    if any(one.name in names for one in _filters(ip, ifindex, direction)):
         ip.tc(
             "del-filter", "bpf", ifindex, HANDLE,
             parent=CLSACT_PARENT[direction], prio=PRIORITY, protocol=ETH_P_ALL,

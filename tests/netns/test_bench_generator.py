@@ -23,7 +23,7 @@ from ebpfmesh.bench.pps import PacketRate, frames_for
 from ebpfmesh.bench.sink import at_eth0, send_burst
 from ebpfmesh.bench.topology import Member
 from ebpfmesh.bench.workload import Scale
-from ebpfmesh.kernel import netns
+from ebpfmesh.kernel import links, netns
 
 SERVICES = 3
 SENT = 32  # each takes a page of the socket's buffer
@@ -138,7 +138,12 @@ def test_sink_leaves_everything_else_alone(rate: PacketRate, path: DataPath) -> 
             assert topology.poll(lambda: [d for d, _ in receive([listener])] == [b"hello"])
 
 
-def test_connections_are_opened_and_closed_in_order(connector: Connector, path: DataPath) -> None:
+@pytest.mark.parametrize("hook", ["auto", "clsact"])
+def test_connections_are_opened_and_closed_in_order(
+    connector: Connector, path: DataPath, hook: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if hook == "clsact":
+        monkeypatch.setattr(links, "has_tcx", lambda: False)
     for _ in range(2):
         sample = connector.measure(path, 0.1)
         assert sample.value > 0
