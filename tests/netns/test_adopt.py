@@ -18,7 +18,7 @@ from ebpfmesh.kernel import bpf, cgroup, interface, links, netns
 from ebpfmesh.kernel.build import Program, build
 from ebpfmesh.model import Function, Mesh
 from sockets import carries, connection, connects, listener
-from topology import collected, drops, in_fn, leftovers, mesh_of, running
+from topology import collected, drops, in_fn, leftovers, mesh_of, running, wait_until
 
 MESH = """
 [mesh]
@@ -56,9 +56,13 @@ def box() -> Iterator[None]:
     ip("link", "set", "boxhost", "up")
     ip("-n", "box", "address", "add", "198.18.77.1/24", "dev", "eth0")
     ip("-n", "box", "address", "add", "2001:db8:77::1/64", "dev", "eth0", "nodad")
+    ip("netns", "exec", "box", "sysctl", "-qw", "net.ipv6.conf.eth0.accept_dad=0")
     ip("-n", "box", "link", "set", "eth0", "up")
     ip("-n", "box", "route", "add", "default", "via", "198.18.77.254")
     ip("-n", "box", "route", "add", "default", "via", "2001:db8:77::fe")
+    wait_until(
+        lambda: "state UP" in inside()[0] and "fe80::" in inside()[2], what="eth0 has settled"
+    )
     yield
     if "boxhost" in ip("link"):
         ip("link", "del", "boxhost")
