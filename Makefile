@@ -55,7 +55,7 @@ unit: setup-test ## no root, no kernel
 prog: setup-test ## single programs on single packets, by BPF_PROG_TEST_RUN (root)
 	$(PYTEST) tests/prog
 
-# Half of it is waiting for the kernel, most of the rest compiling one text again and again.
+# Two workers, since half of it is waiting for the kernel; and nothing is compiled twice.
 netns: setup-test ## real stacks in namespaces of their own (root)
 	EBPFMESH_COMPILED=$(COMPILED) $(PYTEST) --numprocesses 2 --dist loadfile tests/netns
 
