@@ -52,6 +52,8 @@ LOSSLESS = [
 
 @pytest.fixture(scope="module", params=LOSSLESS)
 def path(request: pytest.FixtureRequest) -> Iterator[DataPath]:
+    if reason := PATHS[request.param].missing():
+        topology.unavailable(f"{request.param}: {reason}")
     with ExitStack() as stack:
         path = PATHS[request.param](workload.load(), Scale(services=SERVICES))
         path.build(stack)
