@@ -2,8 +2,8 @@
 """Programs at tc: by TCX link, or by clsact filter, as the mesh's hook setting says.
 
 Works on interfaces of the calling thread's network namespace. A link is pinned, so that it
-outlives the process; a filter is kept by its interface. Only a filter that carries the name of a
-mesh's program, or of the one that is pinned for it, is ever removed.
+outlives the process; a filter is kept by its interface. Only a filter that carries the name of
+the program pinned for it is ever removed; of a mesh's own, where the pin is lost.
 """
 
 import contextlib
@@ -68,28 +68,19 @@ def attach(
 
 def detach(ip: IPRoute, ifindex: int | None, direction: Direction, pin: Path) -> None:
     """Undo attach; ``ifindex`` is None when the interface is gone. Twice is fine."""
-    if ifindex is not None and not _detach_link(pin):
-        _delete_filter(ip, ifindex, direction, {*MESH_PROGRAMS, _pinned_program(pin)})
+    if ifindex is not None:
+        _detach(ip, ifindex, direction, pin)
     pin.unlink(missing_ok=True)
 
 
-def _detach_link(pin: Path) -> bool:
-    """Detach the link at ``pin``; False if there is none."""
+def _detach(ip: IPRoute, ifindex: int, direction: Direction, pin: Path) -> None:
+    names = MESH_PROGRAMS  # where nothing is pinned, as after a crash just before
     with contextlib.suppress(FileNotFoundError), bpf.obj_get(pin) as held:
         if bpf.is_link(held):
             bpf.link_detach(held)  # by itself the kernel would do it some time after
-            return True
-    return False
-
-
-def _pinned_program(pin: Path) -> str:
-    """Name of a pinned program; empty if there is none, as after a crash just before."""
-    try:
-        held = bpf.obj_get(pin)
-    except FileNotFoundError:
-        return ""
-    with held:
-        return str(bpf.prog_info(held).name.decode())
+            return
+        names = {_name(held)}
+    _delete_filter(ip, ifindex, direction, names)
 
 
 def holds(ip: IPRoute, ifindex: int, direction: Direction, pin: Path) -> bool:
@@ -101,12 +92,12 @@ def holds(ip: IPRoute, ifindex: int, direction: Direction, pin: Path) -> bool:
     with held:
         if bpf.is_link(held):
             return bpf.link_interface(held) == ifindex
-        name = str(bpf.prog_info(held).name.decode())
+        name = _name(held)
     return any(one.name == name for one in _filters(ip, ifindex, direction))
 
 
 def _add_filter(ifindex: int, direction: Direction, program: bpf.Fd) -> None:
-    parent, name = CLSACT_PARENT[direction], bpf.prog_info(program).name.decode()
+    parent, name = CLSACT_PARENT[direction], _name(program)
     info = PRIORITY << 16 | socket.htons(ETH_P_ALL)
     with rtnl.Socket() as ip:
         with contextlib.suppress(NetlinkError):  # there is one already, maybe of others
@@ -170,7 +161,11 @@ def programs(ip: IPRoute, ifindex: int) -> Iterator[Attached]:
 
 def _program_name(number: int) -> str:
     with bpf.prog_by_id(number) as program:
-        return str(bpf.prog_info(program).name.decode())
+        return _name(program)
+
+
+def _name(program: bpf.Fd) -> str:
+    return str(bpf.prog_info(program).name.decode())
 
 
 def _filters(ip: IPRoute, ifindex: int, direction: Direction) -> Iterator[Attached]:
