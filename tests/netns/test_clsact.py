@@ -11,6 +11,7 @@ from ebpfmesh import apply
 from ebpfmesh._abi import Direction, Reason
 from ebpfmesh.errors import ForeignProgram, Unsupported, UsageError
 from ebpfmesh.kernel import bpf, interface, links, netns
+from ebpfmesh.kernel.pins import Pins
 from ebpfmesh.model import Function, Mesh
 from ebpfmesh.observe import view
 from ebpfmesh.observe.mesh import read_mesh
@@ -144,12 +145,16 @@ def qdiscs() -> str:
 
 
 @pytest.mark.usefixtures("box")
-def test_an_adopted_interface_is_given_back_as_it_was(mesh: Mesh) -> None:
-    """The qdisc that the filters need goes with the last of them."""
+@pytest.mark.parametrize("pinned", [True, False])
+def test_an_adopted_interface_is_given_back_as_it_was(mesh: Mesh, pinned: bool) -> None:
+    """The qdisc that the filters need goes with the last of them; also where no pin names them."""
     before = qdiscs()
     guest = Function(name="box", address4=mesh.prefix4.network_address + 9)
     apply.attach("clsact", guest, iface="boxhost")
     assert "mesh_from_fn" in filters("boxhost")
+    if not pinned:  # as after a crash just before it was
+        for hook in ("ingress", "egress"):
+            (Pins("clsact").links / f"box-{hook}").unlink()
     apply.detach("clsact", "box")
     assert (filters("boxhost"), qdiscs()) == ("", before)
 
