@@ -60,6 +60,7 @@ def box() -> Iterator[None]:
     ip("-n", "box", "link", "set", "eth0", "up")
     ip("-n", "box", "route", "add", "default", "via", "198.18.77.254")
     ip("-n", "box", "route", "add", "default", "via", "2001:db8:77::fe")
+    # What it looks like is compared: neither its state nor its own address may come later.
     wait_until(
         lambda: "state UP" in inside()[0] and "fe80::" in inside()[2], what="eth0 has settled"
     )
