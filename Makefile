@@ -7,7 +7,6 @@ BIN    := .venv/bin
 PYTEST := $(BIN)/pytest $(PYTEST_ARGS)
 SHELL_FILES = $(wildcard .ci/run scripts/*.sh vagrant/*.sh)
 KERNELS := PYTHONPATH=tests $(BIN)/python -m kernels.
-COMPILED := $(CURDIR)/.cache/compiled
 C_FILES = $(shell find bpf -path bpf/include/uapi -prune -o -name '*.[ch]' -print)
 SCENARIOS ?= stream rr crr pps services rules functions update load observation http
 SPDX_IN = $(wildcard bpf ebpfmesh tests scripts vagrant)
@@ -55,9 +54,11 @@ unit: setup-test ## no root, no kernel
 prog: setup-test ## single programs on single packets, by BPF_PROG_TEST_RUN (root)
 	$(PYTEST) tests/prog
 
-# Two workers, since half of it is waiting for the kernel; and nothing is compiled twice.
+# Two workers, since half of it is waiting for the kernel; and nothing is compiled twice in a run.
 netns: setup-test ## real stacks in namespaces of their own (root)
-	EBPFMESH_COMPILED=$(COMPILED) $(PYTEST) --numprocesses 2 --dist loadfile tests/netns
+	@rm -rf .cache/compiled
+	EBPFMESH_COMPILED=$(CURDIR)/.cache/compiled \
+		$(PYTEST) --numprocesses 2 --dist loadfile tests/netns
 
 e2e: setup-test ## the command line, with containers (root)
 	$(PYTEST) tests/e2e

@@ -36,7 +36,7 @@ from kernels.report import Report, table
 
 ROOT = Path(__file__).parents[2]
 GUEST = Path(__file__).with_name("guest.sh")
-COMPILED = ROOT / ".cache/compiled"  # of the Makefile
+COMPILED = CACHE / "compiled"
 SLOWER = 10
 MEMORY = "2G"
 TEST_SECONDS = 1800
@@ -172,7 +172,11 @@ def _die_with_us() -> None:
 
 
 def compile_here() -> None:
-    """Have all programs compiled by this machine, which is many times faster than the guests."""
+    """Have all programs compiled by this machine, which is many times faster than the guests.
+
+    Anew, since what was kept is found by its text alone, and headers and flags may have changed.
+    """
+    shutil.rmtree(COMPILED, ignore_errors=True)
     command = [".venv/bin/pytest", "-q", VERIFIER]
     environment = os.environ | {compiled.VARIABLE: str(COMPILED)}
     if subprocess.run(command, cwd=ROOT, env=environment, check=False).returncode != 0:
