@@ -41,6 +41,7 @@ BURSTS, FRAMES = 4, 32
 NOISE = 8
 """Packets beside a program's own at most: ARP, ND."""
 TIMEOUT = 3.0
+BLOCKED_SECONDS = 0.5
 QUIET_SECONDS = 1.5  # stacks announce their IPv6 addresses again after 1 s
 TRIED_PORT, OWN_PORT = 81, 8181
 WITH_SOCKETS = [name for name, path in PATHS.items() if "sockets" in path.carries]
@@ -110,7 +111,9 @@ def exchange_datagrams(path: DataPath) -> int:
     return 2 * DATAGRAMS
 
 
-def connect(path: DataPath, target: Target, servers: list[Member], port: int) -> bool:
+def connect(
+    path: DataPath, target: Target, servers: list[Member], port: int, seconds: float = TIMEOUT
+) -> bool:
     """Open a connection from the client to any of ``servers``; False if there is no answer.
 
     If it opens, a few bytes go there and back.
@@ -125,7 +128,7 @@ def connect(path: DataPath, target: Target, servers: list[Member], port: int) ->
             listener.bind((str(member.address), port))
             listener.listen()
         client = stack.enter_context(closing(make_socket(path.client, socket.SOCK_STREAM)))
-        client.settimeout(0.5 if path.has_services else TIMEOUT)
+        client.settimeout(seconds)
         try:
             client.connect((str(target.address), target.port))
         except OSError:  # no answer, or the host has no way to the address
@@ -275,24 +278,25 @@ def test_what_is_added_works_and_is_taken_out_again(path: DataPath) -> None:
     on_service, on_rule = path.add_service(service), path.add_rule(rule)
     before = contents(path)
 
-    def opens() -> tuple[bool, bool]:
-        """Whether connections do: through the service, and past it."""
-        first, second = (connect(path, to, [backend], OWN_PORT) for to in (target, direct))
-        return first, second
+    def check_opens(through: bool, past: bool) -> None:
+        """Whether connections do, through the service and past it; what may, may be sent again."""
+        for to, opens in ((target, through), (direct, past)):
+            seconds = TIMEOUT if opens else BLOCKED_SECONDS
+            assert connect(path, to, [backend], OWN_PORT, seconds) == opens
 
     for _ in range(2):
         with netns.entered(path.host.netns):
             on_service.do()
-        assert opens() == (False, False)
+        check_opens(False, False)
         with netns.entered(path.host.netns):
             on_rule.do()
-        assert opens() == (True, True)
+        check_opens(True, True)
         with netns.entered(path.host.netns):
             on_service.undo()
-        assert opens() == (False, True)
+        check_opens(False, True)
         with netns.entered(path.host.netns):
             on_rule.undo()
-        assert opens() == (False, False)
+        check_opens(False, False)
         assert contents(path) == before
 
 
