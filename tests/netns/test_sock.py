@@ -3,73 +3,39 @@
 
 A socket belongs to the cgroup of the process that made it. ``own`` makes one as a command in a
 function does, and its packets carry a backend's address; ``made`` makes one in the same namespace
-from outside of the cgroup, and its packets carry the service's.
-
-client, other (tenant one) ──▶ web:80, names:53/udp ──▶ web-0, web-1, web-2 (tenant two)
+from outside of the cgroup, and its packets carry the service's. The mesh is that of serving.py.
 """
 
 import contextlib
 import os
 import socket
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
-from ipaddress import IPv6Address, ip_address
+from collections.abc import Iterator
 
 import pytest
 
 from ebpfmesh import apply
 from ebpfmesh._abi import Direction, FlowFlag, Reason
 from ebpfmesh.kernel import netns, sockets
-from ebpfmesh.kernel.cgroup import directory_above
-from ebpfmesh.kernel.maps import Maps
-from ebpfmesh.kernel.pins import Pins
-from ebpfmesh.model import Address, Mesh, Policy, Service
-from sockets import BLOCKED_SECONDS, SECONDS, datagrams, family_of, listener, made
-from topology import drops, mesh_of, poll, running, unavailable
-
-WEB = ("web-0", "web-1", "web-2")
-MESH = """
-[mesh]
-name = "sock"
-[[function]]
-name = "client"
-tenant = "one"
-[[function]]
-name = "other"
-tenant = "one"
-[[function]]
-name = "web"
-replicas = 3
-tenant = "two"
-[[service]]
-name = "web"
-address = ["198.19.0.1", "2001:db8:1::1"]
-port = 80
-target_port = 8080
-functions = ["web"]
-[[service]]
-name = "names"
-address = ["198.19.0.2", "2001:db8:1::2"]
-port = 53
-target_port = 5353
-protocol = "udp"
-functions = ["web"]
-[[service]]
-name = "pinned"
-address = "198.19.0.3"
-port = 80
-target_port = 8080
-affinity = "source"
-functions = ["web"]
-[[policy]]
-from = "tenant:one"
-to = "any"
-"""
-ADDRESSES = {
-    "web": ("198.19.0.1", "2001:db8:1::1", "::ffff:198.19.0.1"),
-    "names": ("198.19.0.2", "2001:db8:1::2", "::ffff:198.19.0.2"),
-}
-Maker = Callable[[Mesh, str, int, int], socket.socket]
+from ebpfmesh.model import Mesh, Policy, Service
+from serving import (
+    ADDRESSES,
+    MESH,
+    WEB,
+    Maker,
+    accepted,
+    answered_by,
+    at,
+    backends,
+    family,
+    flows,
+    listeners,
+    own,
+    peer,
+    plain,
+    records,
+)
+from sockets import BLOCKED_SECONDS, SECONDS, datagrams, listener, made
+from topology import drops, poll, running, unavailable
 
 
 @pytest.fixture(scope="module")
@@ -87,118 +53,7 @@ def mesh(running_mesh: Mesh) -> Iterator[Mesh]:
     apply.up(running_mesh)
 
 
-def own(mesh: Mesh, function: str, family: int, kind: int) -> socket.socket:
-    """A socket as a process of the function makes it; such a process makes it and hands it over."""
-    with apply.opened(mesh.name) as live:
-        home = live.home(function)
-    here, there = socket.socketpair()
-    with here, there:
-        child = os.fork()
-        if child == 0:
-            with contextlib.suppress(BaseException):
-                home.enter()
-                with socket.socket(family, kind) as mine:
-                    socket.send_fds(there, [b"."], [mine.fileno()])
-            os._exit(0)
-        there.close()
-        _, numbers, _, _ = socket.recv_fds(here, 1, 1)
-        os.waitpid(child, 0)
-    assert numbers, f"no socket of {function}"
-    sock = socket.socket(fileno=numbers[0])
-    sock.settimeout(SECONDS)
-    return sock
-
-
 BOTH = pytest.mark.parametrize("maker", [own, made], ids=["socket", "packets"])
-
-
-def family(address: str) -> int:
-    return family_of(ip_address(address))
-
-
-def plain(address: str) -> Address:
-    """The address that packets have."""
-    found = ip_address(address)
-    return (found.version == 6 and found.ipv4_mapped) or found  # type: ignore[union-attr]
-
-
-def peer(sock: socket.socket) -> tuple[str, int]:
-    return sock.getpeername()[:2]  # type: ignore[no-any-return]
-
-
-@contextlib.contextmanager
-def backends(mesh: Mesh, version: int, port: int = 5353) -> Iterator[dict[str, socket.socket]]:
-    """A UDP socket in each backend."""
-    with ExitStack() as stack:
-        yield {
-            name: stack.enter_context(datagrams(mesh, name, at(mesh, name, version), port))
-            for name in WEB
-        }
-
-
-def at(mesh: Mesh, function: str, version: int) -> Address:
-    return next(a for a in mesh.function(function).addresses if a.version == version)
-
-
-def answered_by(socks: dict[str, socket.socket], question: bytes = b"question") -> str:
-    """Who got the question; it is answered. Empty if nobody did."""
-    found = []
-
-    def look() -> bool:
-        for name, sock in socks.items():
-            sock.setblocking(False)
-            with contextlib.suppress(BlockingIOError):
-                text, asker = sock.recvfrom(64)
-                if text == question:
-                    sock.sendto(b"answer", asker)
-                    found.append(name)
-        return bool(found)
-
-    return found[0] if poll(look, seconds=0.5) else ""
-
-
-def flows(mesh: Mesh, port: int) -> list[FlowFlag]:
-    """Flags of all entries, both ways, of a flow from this port."""
-    found = []
-    for name in ("mesh_flow4", "mesh_flow6", "mesh_half"):
-        for key, flow in Maps(Pins(mesh.name))[name].items():
-            if port in (key.source_port, key.destination_port):
-                found.append(flow.flags)
-    return found
-
-
-def records(mesh: Mesh) -> list[tuple[Address, int]]:
-    """Service and port of all that sockets were told."""
-    return [
-        (IPv6Address(bytes(value.address)), value.port)
-        for key, value in Maps(Pins(mesh.name))["mesh_socket"].items()
-        if not key.sent
-    ]
-
-
-@contextlib.contextmanager
-def listeners(mesh: Mesh, version: int, port: int = 8080) -> Iterator[dict[str, socket.socket]]:
-    with ExitStack() as stack:
-        yield {
-            name: stack.enter_context(listener(mesh, name, at(mesh, name, version), port))
-            for name in WEB
-        }
-
-
-def accepted(servers: dict[str, socket.socket]) -> tuple[str, socket.socket, tuple[str, int]]:
-    """Who was connected to, the connection and the address it came from."""
-    found = []
-
-    def look() -> bool:
-        for name, server in servers.items():
-            server.setblocking(False)
-            with contextlib.suppress(BlockingIOError):
-                connection, address = server.accept()
-                found.append((name, connection, address[:2]))
-        return bool(found)
-
-    assert poll(look)
-    return found[0]
 
 
 # ---- what a process sees
@@ -587,80 +442,3 @@ def test_a_rule_made_later_holds_for_what_is_open(mesh: Mesh, maker: Maker) -> N
             set_rules(mesh, rule("tenant:one", "service:pinned"))
             sock.sendall(b"question")
             assert poll(lambda: drops(mesh).get(key, 0) > before)
-
-
-# ---- where they are attached
-
-
-def linked(name: str) -> list[str]:
-    return sorted(path.name for path in Pins(name).links.glob("mesh_*"))
-
-
-ALL = sorted(program.name for program in sockets.PROGRAMS)
-NAMED = '[mesh]\nname = "cgroup"\n'
-SERVICE = '[[service]]\nname = "s"\naddress = "198.19.0.1"\nport = 80\nfunctions = ["a"]\n'
-
-
-def test_attached_while_there_are_functions() -> None:
-    with running(NAMED):
-        assert linked("cgroup") == []
-        for _ in range(2):
-            apply.up(mesh_of(NAMED + '[[function]]\nname = "a"\n' + SERVICE))
-            assert linked("cgroup") == ALL
-            with apply.opened("cgroup") as live:
-                above = directory_above(live.home("a").cgroup.group)
-            assert above
-            assert above.is_dir()
-            assert sockets.attached(Pins("cgroup"), above)
-            apply.up(mesh_of(NAMED))
-            assert linked("cgroup") == []
-
-
-def first_by_file(_without: Mesh, wanted: Mesh) -> None:
-    apply.up(wanted)
-
-
-def first_by_edit(_without: Mesh, wanted: Mesh) -> None:
-    apply.edit("cgroup", lambda _: wanted)
-
-
-@pytest.mark.parametrize("change", [first_by_file, first_by_edit])
-def test_compiled_with_the_first_service(change: Callable[[Mesh, Mesh], None]) -> None:
-    """Functions that were there before meet it at their sockets, as if it had been there too."""
-    functions = NAMED + '[[function]]\nname = "a"\n[[function]]\nname = "b"\n'
-    without, wanted = mesh_of(functions), mesh_of(functions + SERVICE)
-    with running(without):
-        there = {path.name for path in Pins("cgroup").progs.iterdir()}
-        assert not there.intersection(ALL)
-        assert linked("cgroup") == []
-        change(without, wanted)
-        assert {path.name for path in Pins("cgroup").progs.iterdir()} == there.union(ALL)
-        assert linked("cgroup") == ALL
-        with (
-            listener(wanted, "a", at(wanted, "a", 4), 80) as server,
-            own(wanted, "b", socket.AF_INET, socket.SOCK_STREAM) as sock,
-        ):
-            sock.connect(("198.19.0.1", 80))
-            assert peer(sock) == ("198.19.0.1", 80)
-            there_too, source = server.accept()
-            there_too.close()
-            found = flows(wanted, source[1])
-            assert found
-            assert not any(flags & FlowFlag.NAT_DST for flags in found)
-        apply.up(without)
-        assert apply.plan(without) == ()
-
-
-def test_without_cgroups_packets_do_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sockets, "supported", lambda: False)
-    with running(MESH.replace('"sock"', '"packets"')) as mesh:
-        assert linked("packets") == []
-        with (
-            listeners(mesh, 4) as servers,
-            own(mesh, "client", socket.AF_INET, socket.SOCK_STREAM) as sock,
-        ):
-            sock.connect(("198.19.0.1", 80))
-            _, there, source = accepted(servers)
-            there.close()
-            assert source[0] == str(at(mesh, "client", 4))
-            assert any(flags & FlowFlag.NAT_DST for flags in flows(mesh, source[1]))

@@ -1,0 +1,175 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""A service of three backends, sockets of both kinds that speak to it, and what became of them.
+
+client, other (tenant one) ──▶ web:80, names:53/udp ──▶ web-0, web-1, web-2 (tenant two)
+"""
+
+import contextlib
+import os
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from ipaddress import IPv6Address, ip_address
+
+from ebpfmesh import apply
+from ebpfmesh._abi import FlowFlag
+from ebpfmesh.kernel.maps import Maps
+from ebpfmesh.kernel.pins import Pins
+from ebpfmesh.model import Address, Mesh
+from sockets import SECONDS, datagrams, family_of, listener
+from topology import poll
+
+WEB = ("web-0", "web-1", "web-2")
+MESH = """
+[mesh]
+name = "sock"
+[[function]]
+name = "client"
+tenant = "one"
+[[function]]
+name = "other"
+tenant = "one"
+[[function]]
+name = "web"
+replicas = 3
+tenant = "two"
+[[service]]
+name = "web"
+address = ["198.19.0.1", "2001:db8:1::1"]
+port = 80
+target_port = 8080
+functions = ["web"]
+[[service]]
+name = "names"
+address = ["198.19.0.2", "2001:db8:1::2"]
+port = 53
+target_port = 5353
+protocol = "udp"
+functions = ["web"]
+[[service]]
+name = "pinned"
+address = "198.19.0.3"
+port = 80
+target_port = 8080
+affinity = "source"
+functions = ["web"]
+[[policy]]
+from = "tenant:one"
+to = "any"
+"""
+ADDRESSES = {
+    "web": ("198.19.0.1", "2001:db8:1::1", "::ffff:198.19.0.1"),
+    "names": ("198.19.0.2", "2001:db8:1::2", "::ffff:198.19.0.2"),
+}
+Maker = Callable[[Mesh, str, int, int], socket.socket]
+
+
+def own(mesh: Mesh, function: str, family: int, kind: int) -> socket.socket:
+    """A socket as a process of the function makes it; such a process makes it and hands it over."""
+    with apply.opened(mesh.name) as live:
+        home = live.home(function)
+    here, there = socket.socketpair()
+    with here, there:
+        child = os.fork()
+        if child == 0:
+            with contextlib.suppress(BaseException):
+                home.enter()
+                with socket.socket(family, kind) as mine:
+                    socket.send_fds(there, [b"."], [mine.fileno()])
+            os._exit(0)
+        there.close()
+        _, numbers, _, _ = socket.recv_fds(here, 1, 1)
+        os.waitpid(child, 0)
+    assert numbers, f"no socket of {function}"
+    sock = socket.socket(fileno=numbers[0])
+    sock.settimeout(SECONDS)
+    return sock
+
+
+def family(address: str) -> int:
+    return family_of(ip_address(address))
+
+
+def plain(address: str) -> Address:
+    """The address that packets have."""
+    found = ip_address(address)
+    return (found.version == 6 and found.ipv4_mapped) or found  # type: ignore[union-attr]
+
+
+def peer(sock: socket.socket) -> tuple[str, int]:
+    return sock.getpeername()[:2]  # type: ignore[no-any-return]
+
+
+@contextlib.contextmanager
+def backends(mesh: Mesh, version: int, port: int = 5353) -> Iterator[dict[str, socket.socket]]:
+    """A UDP socket in each backend."""
+    with ExitStack() as stack:
+        yield {
+            name: stack.enter_context(datagrams(mesh, name, at(mesh, name, version), port))
+            for name in WEB
+        }
+
+
+def at(mesh: Mesh, function: str, version: int) -> Address:
+    return next(a for a in mesh.function(function).addresses if a.version == version)
+
+
+def answered_by(socks: dict[str, socket.socket], question: bytes = b"question") -> str:
+    """Who got the question; it is answered. Empty if nobody did."""
+    found = []
+
+    def look() -> bool:
+        for name, sock in socks.items():
+            sock.setblocking(False)
+            with contextlib.suppress(BlockingIOError):
+                text, asker = sock.recvfrom(64)
+                if text == question:
+                    sock.sendto(b"answer", asker)
+                    found.append(name)
+        return bool(found)
+
+    return found[0] if poll(look, seconds=0.5) else ""
+
+
+def flows(mesh: Mesh, port: int) -> list[FlowFlag]:
+    """Flags of all entries, both ways, of a flow from this port."""
+    found = []
+    for name in ("mesh_flow4", "mesh_flow6", "mesh_half"):
+        for key, flow in Maps(Pins(mesh.name))[name].items():
+            if port in (key.source_port, key.destination_port):
+                found.append(flow.flags)
+    return found
+
+
+def records(mesh: Mesh) -> list[tuple[Address, int]]:
+    """Service and port of all that sockets were told."""
+    return [
+        (IPv6Address(bytes(value.address)), value.port)
+        for key, value in Maps(Pins(mesh.name))["mesh_socket"].items()
+        if not key.sent
+    ]
+
+
+@contextlib.contextmanager
+def listeners(mesh: Mesh, version: int, port: int = 8080) -> Iterator[dict[str, socket.socket]]:
+    with ExitStack() as stack:
+        yield {
+            name: stack.enter_context(listener(mesh, name, at(mesh, name, version), port))
+            for name in WEB
+        }
+
+
+def accepted(servers: dict[str, socket.socket]) -> tuple[str, socket.socket, tuple[str, int]]:
+    """Who was connected to, the connection and the address it came from."""
+    found = []
+
+    def look() -> bool:
+        for name, server in servers.items():
+            server.setblocking(False)
+            with contextlib.suppress(BlockingIOError):
+                connection, address = server.accept()
+                found.append((name, connection, address[:2]))
+        return bool(found)
+
+    assert poll(look)
+    return found[0]
