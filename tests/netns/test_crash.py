@@ -7,7 +7,6 @@ from a mesh whose programs are there, since compiling them is what takes time.
 
 import contextlib
 import os
-import re
 import signal
 import subprocess
 from collections.abc import Callable, Iterator
@@ -22,10 +21,10 @@ from ebpfmesh.kernel import compiled, sockets
 from ebpfmesh.kernel.cgroup import directory_above
 from ebpfmesh.kernel.pins import Pins
 from ebpfmesh.model import Function, Mesh
+from killing import Change, interrupted_at, killed_at, shape, steps_of
 from sockets import carries, connect, connects, listener
 from topology import collected, leftovers, mesh_of, poll, wait_until
 
-Change = Callable[[OnStep], object]
 EMPTY = '[mesh]\nname = "crash"\n'
 OLD = (
     EMPTY
@@ -88,59 +87,6 @@ to = "service:web"
 
 
 EMPTY_MESH, OLD_MESH, NEW_MESH = mesh_of(EMPTY), mesh_of(OLD), mesh_of(NEW)
-
-
-def killed_at(step: int, change: Change) -> bool:
-    """Run a change in a child that is killed at a step; False if it ended before."""
-    child = os.fork()
-    if child == 0:
-        seen = 0
-
-        def count(_name: str) -> None:
-            nonlocal seen
-            seen += 1
-            if seen > step:
-                os.kill(os.getpid(), signal.SIGKILL)
-
-        status = 1
-        try:
-            change(count)
-            status = 0
-        finally:
-            os._exit(status)
-    _, status = os.waitpid(child, 0)
-    if os.WIFSIGNALED(status):
-        assert os.WTERMSIG(status) == signal.SIGKILL
-        return True
-    assert os.WEXITSTATUS(status) == 0, "the change failed"
-    return False
-
-
-class Interrupted(KeyboardInterrupt):
-    """What a test raises in the place of Ctrl-C."""
-
-
-def interrupted_at(step: int, change: Change) -> bool:
-    """Run a change that is interrupted at a step; False if it ended before."""
-    seen = 0
-
-    def count(_name: str) -> None:
-        nonlocal seen
-        seen += 1
-        if seen == step + 1:
-            raise Interrupted
-
-    try:
-        change(count)
-    except Interrupted:
-        return True
-    return False
-
-
-def shape(step: str) -> str:
-    """A step without the names in it."""
-    step = re.sub(r"policy .*", "policy", step)
-    return re.sub(r"\b(function|service|start) [a-z]+", r"\1", step)
 
 
 def up(mesh: Mesh) -> Change:
@@ -262,12 +208,6 @@ def test_creation_killed_while_it_compiles(
 
 
 # ---- up, of all there can be in a mesh
-
-
-def steps_of(change: Change) -> list[str]:
-    seen: list[str] = []
-    change(seen.append)
-    return seen
 
 
 def test_filling_killed_at_each_step(empty: set[str]) -> None:
