@@ -79,9 +79,7 @@ def test_unreadable(tmp_path: Path, name: str) -> None:
     assert caught.value.hint
 
 
-def test_whole_file(write) -> None:
-    mesh = load(
-        write("""
+WHOLE = """
 [mesh]
 name = "edge"
 limits = {functions = 8, flows = 4096}
@@ -124,8 +122,11 @@ protocol = "tcp"
 port = 443
 action = "deny"
 priority = 7
-""")
-    )
+"""
+
+
+def test_whole_file(write) -> None:
+    mesh = load(write(WHOLE))
     assert mesh.limits == Limits(functions=8, flows=4096)
     names = ["decode-0", "decode-1", "decode-2", "edge-0", "only4"]
     assert [function.name for function in mesh.functions] == names
