@@ -32,7 +32,7 @@ bench: setup-test ## measure everything there is a scenario for; takes long (roo
 ##@ Test
 .PHONY: test lint types unit prog netns e2e equivalence kernels test-equivalence test-kernels
 .PHONY: verifier-stats test-vm setup-test setup-lint
-test: lint types unit prog netns e2e equivalence ## everything below, in this order (root)
+test: lint types unit prog netns e2e equivalence ## lint, types, unit, prog, netns, e2e, equivalence (root)
 
 lint: setup-lint ## style, formatting, import layers, licence lines, drift of the ABI, Vagrantfile
 	$(BIN)/ruff check .
