@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: BSD-2-Clause
 """The ebpfmesh command: its commands, and what becomes of errors and signals."""
 
+import errno
 import os
 import signal
 import sys
@@ -14,6 +15,12 @@ from ebpfmesh.cli.base import Group, Settings
 from ebpfmesh.errors import MeshError
 
 INTERRUPTED = 130
+HINTS = {
+    errno.EACCES: "as root it may, or choose another place",
+    errno.EROFS: "nothing can be written there: choose another place",
+    errno.ENOSPC: "the disk is full: make room, or choose another place",
+}
+"""What to do where the system says no and nothing of ours knows more."""
 
 
 @click.group(
@@ -97,7 +104,7 @@ def _told(error: BaseException) -> tuple[str, str, int]:
             return "interrupted", "", INTERRUPTED
         case OSError():
             about = f"{error.filename}: " if error.filename else ""
-            return f"{about}{error.strerror or error}", "", 1
+            return f"{about}{error.strerror or error}", HINTS.get(error.errno or 0, ""), 1
     hint = "this should not happen; EBPFMESH_TRACEBACK=1 shows where it did"
     return f"{type(error).__name__}: {error}", hint, 1
 

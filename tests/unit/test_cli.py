@@ -188,3 +188,16 @@ def test_version() -> None:
 def test_completion_knows_the_commands() -> None:
     done = run(_EBPFMESH_COMPLETE="bash_complete", COMP_WORDS="ebpfmesh sh", COMP_CWORD="1")
     assert "show" in done.stdout
+
+
+def test_what_cannot_be_written_is_told_with_a_hint() -> None:
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "ebpfmesh", "bench", "list"],
+            stdout=full, stderr=subprocess.PIPE, text=True, check=False, cwd=ROOT, timeout=60,
+        )  # fmt: skip
+    assert done.returncode == 1
+    assert done.stderr == (
+        "error: No space left on device\n"
+        "hint: the disk is full: make room, or choose another place\n"
+    )
