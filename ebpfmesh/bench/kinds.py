@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from ebpfmesh.bench.workload import MAX_FUNCTIONS, MAX_RULES, MAX_SERVICES
+from ebpfmesh.bench.workload import MAX_FUNCTIONS, MAX_RULES, MAX_SERVICES, MIN_FUNCTIONS
 
 MANY_FLOWS = 100_000
 Source = Literal["frames", "sockets", "connections", "changes", ""]
@@ -104,7 +104,7 @@ class Axis:
 AXES = {
     "services": Axis("services", 1, MAX_SERVICES, built=True, needs_services=True),
     "rules": Axis("rules besides", 0, MAX_RULES, built=True, needs_services=True),
-    "functions": Axis("functions", 2, MAX_FUNCTIONS, built=True),
+    "functions": Axis("functions", MIN_FUNCTIONS, MAX_FUNCTIONS, built=True),
     "flows": Axis("flows", 1, 1_000_000),
     "size": Axis("bytes a frame", 64, 1514),
     "load": Axis("b/s offered", 1000, 100_000_000_000),

@@ -24,6 +24,10 @@ def nft_lines(mesh: Mesh) -> list[str]:
     return "".join(nftables.transactions(mesh)).splitlines()
 
 
+def test_the_fewest_functions_are_the_measured_ones(mesh: Mesh) -> None:
+    assert len(mesh.functions) == workload.MIN_FUNCTIONS
+
+
 def test_nftables_look_a_service_up_in_one_map(filled: Mesh) -> None:
     lines = nft_lines(filled)
     look_up = [line for line in lines if "vmap @service-ips" in line]

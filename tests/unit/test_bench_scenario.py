@@ -89,6 +89,7 @@ def test_only_some_paths(tmp_path: Path) -> None:
         ('"pps", "rr"', '"pps", "rr-p99"', 5, "there is no rr-p99"),
         ('"iptables", "mesh"', '"iptables", "mush"', 7, "there is no mush"),
         ("[1, 100]", "[1, 10001]", 8, "services cannot be 10001"),
+        ("services = [1, 100]", "functions = [3, 10]", 8, "functions cannot be 3"),
         ("[1, 100]", "[1, 100]\nrules = [1]", 9, "services and rules cannot both be varied"),
         ("seconds = 0.5", "seconds = 61", 6, '"seconds" cannot be 61'),
         ("[1, 8]", '["1"]', 14, "must be an integer"),
