@@ -146,8 +146,10 @@ class Guest:
 
     def _machine(self) -> list[str]:
         """The virtual machine, in a process namespace that ends with its first process."""
-        disks = (
-            "-fsdev local,id=host,path=/,security_model=none,readonly=on,multidevs=remap"
+        options = (
+            # Of virtme's five it needs one port each; QEMU polls for all that there could be.
+            "-global virtio-serial-device.max_ports=2"
+            " -fsdev local,id=host,path=/,security_model=none,readonly=on,multidevs=remap"
             " -device virtio-9p-pci,fsdev=host,mount_tag=host"
             f" -fsdev local,id=out,path={self.out},security_model=none"
             " -device virtio-9p-pci,fsdev=out,mount_tag=out"
@@ -157,7 +159,7 @@ class Guest:
             str(ROOT / ".venv/bin/vng"), "--run", str(self.image), "--user", "root", "--verbose",
             "--disable-kvm", "--force-9p", "--cpus", "2", "--memory", MEMORY,
             *(word for option in BOOT for word in ("--append", option)),
-            f"--qemu-opts={disks}", "--exec", f"unshare --mount {GUEST} {ROOT}",
+            f"--qemu-opts={options}", "--exec", f"unshare --mount {GUEST} {ROOT}",
         ]  # fmt: skip
 
     def _environment(self) -> dict[str, str]:
