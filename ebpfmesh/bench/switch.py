@@ -7,6 +7,7 @@ ExitStack it was started with, the daemons with this process too, however that e
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import tempfile
@@ -67,6 +68,8 @@ class Switch:
         kind = [] if datapath == "system" else ["datapath_type=netdev"]
         settings = ["--", "set", "bridge", BRIDGE, "fail_mode=secure", *kind]
         self.configure(["add-br", BRIDGE, *settings])
+        if BRIDGE not in self._control("ofproto/list").split():
+            raise CommandFailed(f"ovs-vswitchd: {self._first_complaint()}")
 
     def _start(self, command: Sequence[str], socket: Path, stack: ExitStack) -> int:
         """Start a daemon on any core; it is ready once ``socket`` is there."""
@@ -128,8 +131,20 @@ class Switch:
         """Apply a bundle of flow and group changes, all or none."""
         self.run(["ovs-ofctl", "-O", OPENFLOW, "bundle", BRIDGE, "-"], bundle)
 
+    def _control(self, *words: str) -> str:
+        """What ovs-vswitchd answers to a command."""
+        return self.run(["ovs-appctl", "-t", str(self._directory / "ovs-vswitchd.ctl"), *words])
+
+    def _first_complaint(self) -> str:
+        """What ovs-vswitchd logged first that is not well: no command tells it.
+
+        A line is time|number|module|level|text; see ovs-appctl(8).
+        """
+        log = (self._directory / "ovs-vswitchd.log").read_text(errors="replace")
+        found = re.search(r"\|(?:WARN|ERR)\|(.+)", log)
+        return found[1] if found else "there is no bridge, and it does not say why"
+
     def _clean_up(self) -> None:
         """Have the switch delete its datapath: one in the kernel would outlive it."""
-        control = self._directory / "ovs-vswitchd.ctl"
         with suppress(CommandFailed, subprocess.TimeoutExpired):
-            self.run(["ovs-appctl", "-t", str(control), "exit", "--cleanup"])
+            self._control("exit", "--cleanup")

@@ -35,6 +35,8 @@ pivot_root . run/old
 umount -l /run/old
 mountpoint -q /sys/fs/bpf && umount /sys/fs/bpf
 
+modprobe tun # udev, which is not here, has a node for it before it is loaded
+
 cd "$checkout"
 status=0
 sh /run/out/command </dev/null >/run/out/log 2>&1 || status=$?

@@ -28,7 +28,7 @@ from ebpfmesh.bench.paths import PATHS, DataPath
 from ebpfmesh.bench.paths.base import try_in_namespace
 from ebpfmesh.bench.pps import PacketRate, entry_of, frames_for
 from ebpfmesh.bench.sink import at_eth0, send_burst
-from ebpfmesh.bench.topology import Member
+from ebpfmesh.bench.topology import Member, make_namespace
 from ebpfmesh.bench.workload import Scale, Target
 from ebpfmesh.errors import CommandFailed, Unsupported
 from ebpfmesh.kernel import netns
@@ -396,6 +396,17 @@ def test_missing_names_the_package(
 def test_missing_open_vswitch_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     assert switch.missing() == "ovsdb-server is missing: apt-get install openvswitch-switch"
+
+
+def test_missing_says_what_open_vswitch_could_not_open() -> None:
+    subprocess.run(["mount", "-t", "tmpfs", "none", "/dev/net"], check=True)
+    try:
+        with ExitStack() as stack:
+            place = make_namespace("test-missing", stack)
+            with pytest.raises(CommandFailed, match=r"/dev/net/tun.* failed: No such file"):
+                switch.Switch(place, "netdev", stack)
+    finally:
+        subprocess.run(["umount", "/dev/net"], check=True)
 
 
 def test_missing_says_what_the_kernel_said() -> None:
