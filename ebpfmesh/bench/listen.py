@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from ebpfmesh.bench import process
-from ebpfmesh.bench.control import PROGRAM
+from ebpfmesh.bench.control import COMMAND_SECONDS, PROGRAM
 from ebpfmesh.bench.paths import DataPath
 from ebpfmesh.errors import CommandFailed
 from ebpfmesh.kernel.maps import Maps
@@ -25,7 +25,6 @@ COMMANDS = {
     "capture": ("capture", "--write", "/dev/null"),
 }
 """What is sent: drops and new flows, as nobody asked otherwise; every packet, whole."""
-READY_SECONDS = 10.0
 ZERO = ctypes.c_uint32(0)
 
 
@@ -37,7 +36,7 @@ def listening(path: DataPath, to: str) -> Iterator[None]:
     with tempfile.TemporaryFile() as output:
         started = process.start(command, path.host.netns, output.fileno(), pick=min)
         try:
-            deadline = time.monotonic() + READY_SECONDS
+            deadline = time.monotonic() + COMMAND_SECONDS
             while not _is_sending(maps):
                 if started.poll() is not None or time.monotonic() > deadline:
                     raise CommandFailed(f"{to}: no events", hint=process.tail(output.fileno()))
@@ -46,7 +45,7 @@ def listening(path: DataPath, to: str) -> Iterator[None]:
         finally:
             started.send_signal(signal.SIGINT)  # it switches the events off
             try:
-                started.wait(READY_SECONDS)
+                started.wait(COMMAND_SECONDS)
             except subprocess.TimeoutExpired:
                 process.stop(started)
     if _is_sending(maps):
