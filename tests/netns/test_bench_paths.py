@@ -24,7 +24,7 @@ import topology
 from ebpfmesh import apply
 from ebpfmesh.bench import changes, pps, switch, workload
 from ebpfmesh.bench.frames import from_member
-from ebpfmesh.bench.paths import PATHS, DataPath
+from ebpfmesh.bench.paths import PATHS, DataPath, base
 from ebpfmesh.bench.paths.base import try_in_namespace
 from ebpfmesh.bench.pps import PacketRate, entry_of, frames_for
 from ebpfmesh.bench.sink import at_eth0, send_burst
@@ -414,3 +414,8 @@ def test_missing_says_what_the_kernel_said() -> None:
     reason = try_in_namespace(["nft", "-f", "-"], "nftables", "add chain ip none one\n")
     assert reason.startswith("nft does not work on this kernel: ")
     assert "No such file" in reason
+
+
+def test_missing_says_what_did_not_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(base, "PROBE_SECONDS", 0.1)
+    assert try_in_namespace(["sleep", "60"], "coreutils") == "sleep does not end within 0.1 s"

@@ -138,14 +138,17 @@ def try_in_namespace(command: list[str], package: str, text: str = "") -> str:
     """Why a program does not do its work in a network namespace that is thrown away; or ""."""
     if shutil.which(command[0]) is None:
         return f"{command[0]} is missing: apt-get install {package}"
-    done = subprocess.run(
-        ["unshare", "--net", *command],
-        input=text,
-        text=True,
-        check=False,
-        capture_output=True,
-        timeout=PROBE_SECONDS,
-    )
+    try:
+        done = subprocess.run(
+            ["unshare", "--net", *command],
+            input=text,
+            text=True,
+            check=False,
+            capture_output=True,
+            timeout=PROBE_SECONDS,
+        )
+    except subprocess.TimeoutExpired:
+        return f"{command[0]} does not end within {PROBE_SECONDS} s"
     if not done.returncode:
         return ""
     said = done.stderr.strip().splitlines() or [f"exit {done.returncode}"]

@@ -5,6 +5,7 @@ from contextlib import ExitStack
 from functools import partial
 from typing import ClassVar
 
+from ebpfmesh import config
 from ebpfmesh.bench import iptables, workload
 from ebpfmesh.bench.paths.base import Change, DataPath, run, try_in_namespace
 from ebpfmesh.bench.topology import build_host
@@ -26,7 +27,8 @@ class Iptables(DataPath):
     @classmethod
     def missing(cls) -> str:
         """See DataPath."""
-        rules = iptables.ruleset(workload.load(), established_first=cls.established_first)
+        mesh = config.load(workload.DEMO_FILE)
+        rules = iptables.ruleset(mesh, established_first=cls.established_first)
         return try_in_namespace([cls.command], "iptables", rules)
 
     def build(self, stack: ExitStack) -> None:

@@ -4,6 +4,7 @@
 from contextlib import ExitStack
 from functools import partial
 
+from ebpfmesh import config
 from ebpfmesh.bench import nftables, workload
 from ebpfmesh.bench.paths.base import Change, DataPath, run, try_in_namespace
 from ebpfmesh.bench.topology import build_host
@@ -23,7 +24,7 @@ class Nftables(DataPath):
     @classmethod
     def missing(cls) -> str:
         """See DataPath."""
-        rules = "".join(nftables.transactions(workload.load()))
+        rules = "".join(nftables.transactions(config.load(workload.DEMO_FILE)))
         return try_in_namespace(COMMAND, "nftables", rules)
 
     def build(self, stack: ExitStack) -> None:
