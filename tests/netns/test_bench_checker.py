@@ -25,6 +25,7 @@ from ebpfmesh.bench.generator import BATCH
 from ebpfmesh.bench.paced import Pace, running
 from ebpfmesh.bench.paths import PATHS, DataPath
 from ebpfmesh.bench.pps import PINS, PacketRate, frames_for
+from ebpfmesh.bench.process import one_core
 from ebpfmesh.bench.sink import WINDOW, Checker, Report, at_eth0, drained
 from ebpfmesh.bench.watch import Watcher
 from ebpfmesh.bench.workload import Scale, Target
@@ -134,6 +135,7 @@ def test_redirected_frames_all_arrive(
     nowhere = Target(NOWHERE[version], PORT)  # the stack would not find the way
     checker.reset()
     with (
+        one_core(),  # or else the veth's queue is filled by one and emptied by another
         redirected(path),
         checker.on(at_eth0(receivers), "xdp"),
         netns.entered(path.host.netns),
