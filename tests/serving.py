@@ -8,7 +8,7 @@ import contextlib
 import os
 import socket
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from ipaddress import IPv6Address, ip_address
 
 from ebpfmesh import apply
@@ -62,6 +62,9 @@ ADDRESSES = {
     "names": ("198.19.0.2", "2001:db8:1::2", "::ffff:198.19.0.2"),
 }
 Maker = Callable[[Mesh, str, int, int], socket.socket]
+Server = Callable[[Mesh, str, Address, int], AbstractContextManager[socket.socket]]
+Sockets = dict[str, socket.socket]
+"""By the function they are in."""
 
 
 def own(mesh: Mesh, function: str, family: int, kind: int) -> socket.socket:
@@ -93,19 +96,30 @@ def family(address: str) -> int:
 def plain(address: str) -> Address:
     """The address that packets have."""
     found = ip_address(address)
-    return (found.version == 6 and found.ipv4_mapped) or found  # type: ignore[union-attr]
+    mapped = found.ipv4_mapped if isinstance(found, IPv6Address) else None
+    return mapped or found
 
 
 def peer(sock: socket.socket) -> tuple[str, int]:
-    return sock.getpeername()[:2]  # type: ignore[no-any-return]
+    address, port, *_ = sock.getpeername()
+    return address, port
+
+
+def backends(mesh: Mesh, version: int, port: int = 5353) -> AbstractContextManager[Sockets]:
+    """A UDP socket in each backend."""
+    return _in_each(datagrams, mesh, version, port)
+
+
+def listeners(mesh: Mesh, version: int, port: int = 8080) -> AbstractContextManager[Sockets]:
+    """A listening TCP socket in each backend."""
+    return _in_each(listener, mesh, version, port)
 
 
 @contextlib.contextmanager
-def backends(mesh: Mesh, version: int, port: int = 5353) -> Iterator[dict[str, socket.socket]]:
-    """A UDP socket in each backend."""
+def _in_each(server: Server, mesh: Mesh, version: int, port: int) -> Iterator[Sockets]:
     with ExitStack() as stack:
         yield {
-            name: stack.enter_context(datagrams(mesh, name, at(mesh, name, version), port))
+            name: stack.enter_context(server(mesh, name, at(mesh, name, version), port))
             for name in WEB
         }
 
@@ -114,7 +128,7 @@ def at(mesh: Mesh, function: str, version: int) -> Address:
     return next(a for a in mesh.function(function).addresses if a.version == version)
 
 
-def answered_by(socks: dict[str, socket.socket], question: bytes = b"question") -> str:
+def answered_by(socks: Sockets, question: bytes = b"question") -> str:
     """Who got the question; it is answered. Empty if nobody did."""
     found = []
 
@@ -150,16 +164,7 @@ def records(mesh: Mesh) -> list[tuple[Address, int]]:
     ]
 
 
-@contextlib.contextmanager
-def listeners(mesh: Mesh, version: int, port: int = 8080) -> Iterator[dict[str, socket.socket]]:
-    with ExitStack() as stack:
-        yield {
-            name: stack.enter_context(listener(mesh, name, at(mesh, name, version), port))
-            for name in WEB
-        }
-
-
-def accepted(servers: dict[str, socket.socket]) -> tuple[str, socket.socket, tuple[str, int]]:
+def accepted(servers: Sockets) -> tuple[str, socket.socket, tuple[str, int]]:
     """Who was connected to, the connection and the address it came from."""
     found = []
 
