@@ -16,7 +16,7 @@ from ebpfmesh.errors import MeshError
 
 INTERRUPTED = 130
 HINTS = {
-    errno.EACCES: "as root it may, or choose another place",
+    errno.EACCES: "root may: use sudo, or choose another place",
     errno.EROFS: "nothing can be written there: choose another place",
     errno.ENOSPC: "the disk is full: make room, or choose another place",
 }
