@@ -11,7 +11,8 @@ changed (``DataPath.add_service``, ``add_rule``), with everything that can be ma
   KUBE-SERVICES since it writes only the chains that changed.
 - ``iptables-append``: the least that can be done. The new chains, and a rule at the end.
 - ``nftables``: as kube-proxy's nftables mode. The new chains, and an element of a map or a set.
-- Open vSwitch: the new group and flows, in one bundle.
+- Open vSwitch: the new group and flows, in one bundle. What its datapath has cached is revalidated
+  some time after, which is not timed.
 """
 
 import statistics

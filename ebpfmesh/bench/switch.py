@@ -128,8 +128,15 @@ class Switch:
         self.configure(words[1:])
 
     def change(self, bundle: str) -> None:
-        """Apply a bundle of flow and group changes, all or none."""
+        """Apply a bundle of flow and group changes, all or none.
+
+        For a moment packets may still meet what the datapath has cached; see ``revalidated``.
+        """
         self.run(["ovs-ofctl", "-O", OPENFLOW, "bundle", BRIDGE, "-"], bundle)
+
+    def revalidated(self) -> None:
+        """Wait until packets meet the flows as they are now: half a second, at rest as well."""
+        self._control("revalidator/wait")
 
     def _control(self, *words: str) -> str:
         """What ovs-vswitchd answers to a command."""

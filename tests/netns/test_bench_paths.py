@@ -26,6 +26,7 @@ from ebpfmesh.bench import changes, pps, switch, workload
 from ebpfmesh.bench.frames import from_member
 from ebpfmesh.bench.paths import PATHS, DataPath, base
 from ebpfmesh.bench.paths.base import try_in_namespace
+from ebpfmesh.bench.paths.ovs import Ovs
 from ebpfmesh.bench.pps import PacketRate, entry_of, frames_for
 from ebpfmesh.bench.sink import at_eth0, send_burst
 from ebpfmesh.bench.topology import Member, make_namespace
@@ -255,8 +256,8 @@ def contents(path: DataPath) -> object:
         if path.name == "mesh":
             with apply.opened(path.mesh.name) as live:
                 return live.record.model()
-        if path.name.startswith("ovs"):
-            return sorted(path.flows().splitlines()[1:])  # type: ignore[attr-defined]
+        if isinstance(path, Ovs):
+            return sorted(path.flows().splitlines()[1:])
         name = path.name if path.name in DUMPS else "iptables"
         saved = subprocess.run(DUMPS[name], capture_output=True, text=True, check=True).stdout
     return [line for line in saved.splitlines() if not line.startswith(("#", ":"))]
@@ -280,6 +281,8 @@ def test_what_is_added_works_and_is_taken_out_again(path: DataPath) -> None:
 
     def check_opens(through: bool, past: bool) -> None:
         """Whether connections do, through the service and past it; what may, may be sent again."""
+        if isinstance(path, Ovs):
+            path.revalidated()
         for to, opens in ((target, through), (direct, past)):
             seconds = TIMEOUT if opens else BLOCKED_SECONDS
             assert connect(path, to, [backend], OWN_PORT, seconds) == opens

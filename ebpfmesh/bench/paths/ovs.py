@@ -82,6 +82,10 @@ class Ovs(DataPath):
         do, undo = (partial(self._switch.change, bundle) for bundle in bundles)
         return Change(do, undo)
 
+    def revalidated(self) -> None:
+        """Wait until packets meet the flows as they are now."""
+        self._switch.revalidated()
+
     def flows(self) -> str:
         """All flows and groups of the switch, without what they have counted."""
         command = ["ovs-ofctl", "-O", switch.OPENFLOW, "--no-stats"]
