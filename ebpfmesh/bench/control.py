@@ -5,6 +5,7 @@ Each figure is a function that gives a ``Sample``; all of them use host namespac
 their own. Must run in a sandbox (``ebpfmesh.kernel.netns.enter_sandbox``).
 """
 
+import os
 import subprocess
 import sys
 import tempfile
@@ -19,7 +20,7 @@ from ebpfmesh import apply
 from ebpfmesh.bench.sample import Sample
 from ebpfmesh.bench.topology import make_namespace
 from ebpfmesh.errors import CommandFailed
-from ebpfmesh.kernel import interface, netns
+from ebpfmesh.kernel import compiled, interface, netns
 from ebpfmesh.kernel.maps import Maps
 from ebpfmesh.kernel.pins import Pins
 from ebpfmesh.model import Function, Hook, Mesh
@@ -41,19 +42,27 @@ name = "two"
 """
 
 
-def command_line(*arguments: str) -> str:
-    """Run ebpfmesh as a user does; its output, or CommandFailed."""
+def command_line(*arguments: str, kept: str = "") -> str:
+    """Run ebpfmesh as a user does; its output, or CommandFailed.
+
+    ``kept`` is the directory where it keeps compiled programs, if it does.
+    """
     done = subprocess.run(
-        [PROGRAM, *arguments], capture_output=True, text=True, timeout=COMMAND_SECONDS, check=False
+        [PROGRAM, *arguments],
+        env=os.environ | {compiled.VARIABLE: kept},
+        capture_output=True,
+        text=True,
+        timeout=COMMAND_SECONDS,
+        check=False,
     )
     if done.returncode:
         raise CommandFailed(f"ebpfmesh {' '.join(arguments)}: {done.stderr.strip()}")
     return done.stdout
 
 
-def _timed(*arguments: str) -> Sample:
+def _timed(*arguments: str, kept: str = "") -> Sample:
     start = time.perf_counter()
-    output = command_line(*arguments)
+    output = command_line(*arguments, kept=kept)
     return Sample(time.perf_counter() - start, output)
 
 
@@ -64,10 +73,17 @@ def help_time(times: int) -> list[Sample]:
 
 def up_cold(times: int) -> list[Sample]:
     """Seconds for ``ebpfmesh up`` of two functions, compiler included, from start to exit."""
-    return [_up_cold("bench-two") for _ in range(times)]
+    return [_up("bench-two") for _ in range(times)]
 
 
-def _up_cold(name: str) -> Sample:
+def up_kept(times: int) -> list[Sample]:
+    """Seconds for the same where the programs are kept from an ``up`` before."""
+    with tempfile.TemporaryDirectory() as kept:
+        _up("bench-two", kept)
+        return [_up("bench-two", kept) for _ in range(times)]
+
+
+def _up(name: str, kept: str = "") -> Sample:
     with ExitStack() as stack:
         host = make_namespace(name, stack)
         file = stack.enter_context(tempfile.NamedTemporaryFile("w", suffix=".toml"))
@@ -75,7 +91,7 @@ def _up_cold(name: str) -> Sample:
         file.flush()
         stack.enter_context(netns.entered(host))
         stack.callback(apply.down, name)
-        return _timed("up", file.name)
+        return _timed("up", file.name, kept=kept)
 
 
 @contextmanager
@@ -171,6 +187,7 @@ def _processes(mesh: Mesh) -> int:
 FIGURES: dict[str, Callable[[int], list[Sample]]] = {
     "help": help_time,
     "up": up_cold,
+    "up-kept": up_kept,
     "attach": attach_many,
     "attach-clsact": partial(attach_many, hook="clsact"),
     "maps": idle_maps,

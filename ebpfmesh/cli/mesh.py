@@ -26,6 +26,9 @@ def up(file: Path) -> None:
 
     Only what differs is done, and told; a second time there is nothing to do. If it fails, the
     mesh is as it was before.
+
+    Most of a first `up` is compiling. If EBPFMESH_COMPILED names a directory, programs are kept
+    there for the next; only root may write there.
     """
     from ebpfmesh import apply, config
 

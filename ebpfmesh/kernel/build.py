@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import IO, Self, cast
 
 from ebpfmesh.errors import MeshError, MissingPrivilege, Unsupported, VerifierRejected
+from ebpfmesh.kernel import compiled
 
 NO_BCC = 5  # exit code of the loader
 COMPILE_SECONDS = 900  # under emulation two minutes are not enough
@@ -37,6 +38,7 @@ class Build:
         defines: Mapping[str, str] | None = None,
         pin_maps: Sequence[str] = (),
     ) -> None:
+        compiled.directory()  # what is wrong with it is told here
         self._source = source
         request = {
             "parent": os.getpid(),
@@ -83,7 +85,8 @@ def build(
 
     ``pin_maps`` are maps the file itself declares, pinned beside the programs. ``pin_to`` must be
     an existing directory of a BPF file system; on failure it holds no more than before.
-    Raises VerifierRejected with the log's path, Unsupported without BCC.
+    Raises VerifierRejected with the log's path, Unsupported without BCC, UsageError as
+    ``compiled.directory`` does.
     """
     with Build(source, programs, pin_to=pin_to, defines=defines, pin_maps=pin_maps) as begun:
         begun.wait()

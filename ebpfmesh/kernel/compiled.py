@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: BSD-2-Clause
 """Programs that were compiled before, kept where EBPFMESH_COMPILED names a directory.
 
-What the compiler makes of one text with one set of definitions is always the same, but for the
-maps it is loaded against: these are found by name, in the directory that the definition MESH_PINS
-names. So a machine on which compiling takes minutes, as an emulated one, loads what another
-compiled; verifier and JIT do their work on it as ever. Without the variable nothing is read or
-written.
+What the compiler makes of one text with one set of options is always the same, but for the maps
+it is loaded against: these are found by name, in the directory that the definition MESH_PINS names.
+So who brings meshes up again and again compiles once, and a machine on which compiling takes
+minutes, as an emulated one, loads what another compiled; verifier and JIT do their work on it as
+ever. Without the variable nothing is read or written.
 """
 
 import contextlib
@@ -19,15 +19,36 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from stat import S_IWGRP, S_IWOTH
 from typing import Self
 
+from ebpfmesh.errors import UsageError
 from ebpfmesh.kernel import bpf
+from ebpfmesh.kernel.headers import CFLAGS, header_links
 
 VARIABLE = "EBPFMESH_COMPILED"
 PINS = "MESH_PINS"
 INSTRUCTION = 8  # bytes
 LD_IMM64, PSEUDO_MAP_FD = 0x18, 1  # of linux/include/uapi/linux/bpf.h
 LOG_BYTES = 16 << 20
+
+
+def directory() -> Path | None:
+    """Where programs are kept; None if they are not.
+
+    They are loaded as they are found, so UsageError if others than root or us could change them.
+    """
+    place = os.environ.get(VARIABLE)
+    if not place:
+        return None
+    with contextlib.suppress(FileNotFoundError):
+        found = Path(place).stat()
+        if found.st_uid not in (0, os.geteuid()) or found.st_mode & (S_IWGRP | S_IWOTH):
+            raise UsageError(
+                f"{VARIABLE}={place}: others may write there",
+                hint=f"chown root {place}; chmod go-w {place}",
+            )
+    return Path(place)
 
 
 @dataclass(frozen=True)
@@ -44,17 +65,18 @@ class Store:
     @classmethod
     def of(cls, text: str, defines: Mapping[str, str]) -> Self | None:
         """Where the programs of a text are; None if nothing is to be kept."""
-        directory, compiler = os.environ.get(VARIABLE), importlib.util.find_spec("bcc")
-        if not directory or PINS not in defines or compiler is None or compiler.origin is None:
+        kept, compiler = directory(), importlib.util.find_spec("bcc")
+        if not kept or PINS not in defines or compiler is None or compiler.origin is None:
             return None
-        version = Path(compiler.origin).stat()
+        inputs = [Path(compiler.origin), *header_links().values()]  # new times with new packages
+        times = [int(place.stat().st_mtime) for place in inputs]
         options = sorted(item for item in defines.items() if item[0] != PINS)
-        key = json.dumps([version.st_size, int(version.st_mtime), options, text]).encode()
-        place = Path(directory) / hashlib.sha256(key).hexdigest()[:32]
+        key = json.dumps([times, CFLAGS, options, text]).encode()
+        place = kept / hashlib.sha256(key).hexdigest()[:32]
         return cls(place, Path(defines[PINS].strip('"')))
 
     def keep(self, name: str, code: bytes) -> None:
-        """Keep a program's instructions, which name maps by open descriptors."""
+        """Keep a program's instructions, which name maps by open descriptors. Raises OSError."""
         used = {}
         for at, number in _descriptors(code).items():
             with bpf.Fd(os.dup(number)) as opened:
@@ -96,8 +118,10 @@ def _descriptors(code: bytes) -> dict[int, int]:
 
 
 def _write(file: Path, content: bytes) -> None:
-    """Whole or not at all, whoever else writes it."""
+    """Whole or not at all; who else writes it writes the same."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=file.parent, delete=False) as new:
+    with tempfile.NamedTemporaryFile(dir=file.parent) as new:
         new.write(content)
-    Path(new.name).rename(file)
+        new.flush()
+        with contextlib.suppress(FileExistsError):
+            os.link(new.name, file)

@@ -7,6 +7,7 @@ a Request as JSON from stdin, compiles, loads and pins, and exits 0; on failure 
 stderr is what went wrong, and what stands before it is the log of clang or the verifier.
 """
 
+import contextlib
 import ctypes
 import json
 import os
@@ -73,7 +74,10 @@ def _kept(store: compiled.Store, request: Request) -> dict[str, bpf.Fd]:
     """The programs, if all of them are kept; loaded without a compiler."""
     loaded = {}
     for program in request["programs"]:
-        held = store.load(program["name"], **KINDS[program["type"]])
+        try:
+            held = store.load(program["name"], **KINDS[program["type"]])
+        except (OSError, ValueError) as error:
+            raise OSError(f"{store.place / program['name']}: {error}") from error
         if held is None:
             return {}
         loaded[program["name"]] = held
@@ -94,8 +98,9 @@ def _compiled(
         for program in request["programs"]
     }
     if store:
-        for name in numbers:
-            store.keep(name, module.dump_func(name))
+        with contextlib.suppress(OSError):  # full, read-only: then it is compiled the next time too
+            for name in numbers:
+                store.keep(name, module.dump_func(name))
     numbers |= {name: module[name].map_fd for name in request["pin_maps"]}
     return {name: bpf.Fd(os.dup(number)) for name, number in numbers.items()}
 

@@ -176,7 +176,7 @@ def _die_with_us() -> None:
 def compile_here() -> None:
     """Have all programs compiled by this machine, which is many times faster than the guests.
 
-    Anew, since what was kept is found by its text alone, and headers and flags may have changed.
+    Anew, or what is kept would grow with every change of a text.
     """
     shutil.rmtree(COMPILED, ignore_errors=True)
     command = [".venv/bin/pytest", "-q", VERIFIER]
