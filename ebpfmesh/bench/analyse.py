@@ -7,7 +7,7 @@ lies on both sides of a goal, or of 1, is unclear: it is neither a success nor a
 """
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Literal
@@ -279,7 +279,7 @@ def round_ratios(results: Results) -> dict[Where, list[float]]:
     made = {
         (kind, base, axis, at): _divided(above, _beside(results, found, (kind, base, axis, at)))
         for (kind, path, axis, at), above in found.items()
-        if path == SUBJECT and kind in KINDS and KINDS[kind].compared
+        if path == SUBJECT and _is_compared(kind)
         for base in results.paths
         if base != SUBJECT
     }
@@ -303,14 +303,11 @@ def _goal(kind: str, base: str, axis: str, at: int) -> Goal | None:
 
 
 def inner_ratios(results: Results) -> tuple[Ratio, ...]:
-    """The mesh beside itself: with the most of something and with the least, and as INSTEAD.
-
-    Without what is taken once in a run of several rounds.
-    """
+    """The mesh beside itself: with the most of something and with the least, and as INSTEAD."""
     found = values(results)
     made: list[Ratio] = []
     for (kind, path, axis, at), above in found.items():
-        if path != SUBJECT or kind not in KINDS or not AXES[axis].built:
+        if path != SUBJECT or not _is_compared(kind) or not AXES[axis].built:
             continue
         least = min(where[3] for where in found if where[:3] == (kind, path, axis))
         if at == max(where[3] for where in found if where[:3] == (kind, path, axis)) > least:
@@ -321,7 +318,11 @@ def inner_ratios(results: Results) -> tuple[Ratio, ...]:
         for where, above in found.items():
             if where[:2] == (kind, SUBJECT) and (below := found.get((other, *where[1:]))):
                 made.append(_ratio((kind, name, *where[2:]), _divided(above, below), goal_))
-    return _repeated(results, made)
+    return tuple(made)
+
+
+def _is_compared(kind: str) -> bool:
+    return kind in KINDS and KINDS[kind].compared
 
 
 def _divided(above: dict[int, float], below: dict[int, float]) -> list[float]:
@@ -376,16 +377,6 @@ def unclear(results: Results) -> tuple[Ratio, ...]:
     """Where the run is too noisy, or too short, to say which is better."""
     return tuple(
         r
-        for r in repeated(results)
+        for r in ratios(results)
         if r.conclusion == "unclear" and (r.is_noisy or r.rounds < LEAST_ROUNDS)
     )
-
-
-def repeated(results: Results) -> tuple[Ratio, ...]:
-    """The ratios but for those of what is taken once in a run of several rounds."""
-    return _repeated(results, ratios(results))
-
-
-def _repeated(results: Results, found: Iterable[Ratio]) -> tuple[Ratio, ...]:
-    once = 1 if results.scenario["rounds"] > 1 else 0
-    return tuple(ratio for ratio in found if ratio.rounds > once)

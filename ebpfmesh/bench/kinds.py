@@ -16,7 +16,8 @@ Source = Literal["frames", "sockets", "connections", "changes", ""]
 class Kind:
     """A kind of figure. ``take`` names what measures it, ``settings`` are passed to that.
 
-    One that is not ``compared`` belongs to another, and says nothing by itself of who is better.
+    One that is not ``compared`` is taken once, or belongs to another: it does not say by itself who
+    is better.
     """
 
     title: str
@@ -69,8 +70,8 @@ KINDS = {
     "add-service-command": _changes("services", "add-service-command", "command line"),
     "add-rule-command": _changes("rules", "add-rule-command", "command line"),
     "attach-one": Kind("one function more", "ms", False, "attach", "sockets"),
-    "build": Kind("all of the path built", "s", False),
-    "build-memory": Kind("memory that building it took, roughly", "MiB", False),
+    "build": Kind("all of the path built", "s", False, compared=False),
+    "build-memory": Kind("memory that building it took, roughly", "MiB", False, compared=False),
     "update-service": Kind(
         "a service added under traffic", "ms", False, "update", "changes", {"kind": "add-service"}
     ),

@@ -60,7 +60,7 @@ def write(results: Results, directory: Path) -> Path:
 
 def pictures_of(results: Results) -> tuple[Picture, ...]:
     """The pictures of a run."""
-    return pictures(analyse.figures(results), analyse.repeated(results))
+    return pictures(analyse.figures(results), analyse.ratios(results))
 
 
 def data(results: Results) -> dict[str, object]:

@@ -107,7 +107,7 @@ def figures(results: Results) -> Section:
 
 def ratios(results: Results) -> Section:
     """The mesh divided by other paths."""
-    return _ratios("The mesh compared, round by round", "mesh ÷", analyse.repeated(results))
+    return _ratios("The mesh compared, round by round", "mesh ÷", analyse.ratios(results))
 
 
 def inner_ratios(results: Results) -> Section:

@@ -59,7 +59,7 @@ def headlines(results: Results) -> list[str]:
     """Whether the mesh is better than what people use instead: a sentence for each of that."""
     if not any(m.path == SUBJECT and m.kind in KINDS for m in results.measurements):
         return [f"The {SUBJECT} was not part of this run."]
-    found = tallies(analyse.repeated(results))
+    found = tallies(analyse.ratios(results))
     missing = [name for name in RIVALS if name not in {tally.base for tally in found}]
     said = [tally_sentence(tally) for tally in found]
     if missing:
@@ -87,7 +87,7 @@ def claims(results: Results) -> list[Claim]:
 
     Beside none of them: what it is beside itself.
     """
-    rivals = [ratio for ratio in analyse.repeated(results) if ratio.base in RIVALS]
+    rivals = [ratio for ratio in analyse.ratios(results) if ratio.base in RIVALS]
     if rivals:
         return _by_kind(rivals)
     return [

@@ -117,10 +117,15 @@ def test_mesh_beside_itself_with_another_kind_of_traffic() -> None:
     assert events.ratio == pytest.approx(0.25)
 
 
-def test_mesh_beside_itself_without_what_is_taken_once() -> None:
+def test_what_is_taken_once_is_not_compared() -> None:
     results = made()
-    once = [Measurement(1, "build", "mesh", "services", at, at, "raw/x") for at in (1, 1000)]
+    once = [
+        Measurement(1, "build", path, "services", at, at, "raw/x")
+        for path in results.paths
+        for at in (1, 1000)
+    ]
     more = dataclasses.replace(results, measurements=(*results.measurements, *once))
+    assert analyse.ratios(more) == analyse.ratios(results)
     assert analyse.inner_ratios(more) == analyse.inner_ratios(results)
 
 
@@ -198,16 +203,6 @@ def test_noise_across_1_is_unclear() -> None:
     unclear = analyse.unclear(dataclasses.replace(results, measurements=noisy))
     assert ("rr", 1, "iptables") in {(r.kind, r.at, r.base) for r in unclear}
     assert all(r.is_noisy for r in unclear)
-
-
-def test_what_is_taken_once_is_not_called_too_short() -> None:
-    results = made()
-    once = [Measurement(1, "build", path, "services", 1, 2.0, "raw/x") for path in results.paths]
-    results = dataclasses.replace(results, measurements=(*results.measurements, *once))
-    assert "build" in {r.kind for r in analyse.ratios(results)}
-    assert "build" not in {r.kind for r in analyse.repeated(results)}
-    assert not analyse.unclear(results)
-    assert len(analyse.repeated(made(rounds=1))) == len(analyse.ratios(made()))
 
 
 def test_losing_nothing_beside_nothing_is_the_same_and_beside_something_infinitely_better() -> None:
