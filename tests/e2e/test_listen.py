@@ -7,7 +7,7 @@ import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pytest
 
@@ -66,12 +66,13 @@ def ping(sender: str, address: str, *, code: int) -> None:
 
 
 @contextlib.contextmanager
-def listening(*words: object) -> "Iterator[subprocess.Popen[str]]":
+def listening(
+    *words: object, stdout: IO[bytes] | int = subprocess.PIPE
+) -> "Iterator[subprocess.Popen[str]]":
     """A command that listens, once it does."""
     process = subprocess.Popen(
-        [*COMMAND, *map(str, words)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        cwd=ROOT,
-    )  # fmt: skip
+        [*COMMAND, *map(str, words)], stdout=stdout, stderr=subprocess.PIPE, text=True, cwd=ROOT
+    )
     try:
         config = Maps(Pins("edge")).config
         wait_until(
@@ -182,13 +183,14 @@ def test_only_drops_are_captured_as_far_as_wanted(tmp_path: Path) -> None:
 
 def test_a_capture_goes_to_stdout(tmp_path: Path) -> None:
     file = tmp_path / "a.pcapng"
-    with file.open("wb") as out:
-        done = subprocess.run(
-            [*COMMAND, "capture", "-w", "-", "--seconds", "0.1", "-q"],
-            stdout=out, stderr=subprocess.PIPE, check=True, cwd=ROOT,
-        )  # fmt: skip
-    assert done.stderr == b""
-    assert tshark(file, "frame.number") == []
+    words = ("capture", "-w", "-", "--function", "camera", "-q")
+    with file.open("wb") as out, listening(*words, stdout=out) as process:
+        ping("phone", "198.18.0.2", code=0)
+        wait_until(lambda: "camera → phone".encode() in file.read_bytes(), what="all are written")
+        _, said = ended(process)
+    assert said == ""
+    sources = [row for row in tshark(file, "ip.src") if row[0]]
+    assert sources == [["198.18.0.1"], ["198.18.0.2"]]
 
 
 @pytest.mark.parametrize(
