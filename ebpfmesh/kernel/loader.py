@@ -77,7 +77,8 @@ def _kept(store: compiled.Store, request: Request) -> dict[str, bpf.Fd]:
         try:
             held = store.load(program["name"], **KINDS[program["type"]])
         except (OSError, ValueError) as error:
-            raise OSError(f"{store.place / program['name']}: {error}") from error
+            kept = store.place / program["name"]
+            raise OSError(f"remove {kept}, it does not load: {error}") from error
         if held is None:
             return {}
         loaded[program["name"]] = held

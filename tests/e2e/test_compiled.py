@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: BSD-2-Clause
 """Programs that are kept between meshes, where EBPFMESH_COMPILED says."""
 
+import os
 import subprocess
 from pathlib import Path
 
@@ -53,7 +54,7 @@ def test_the_next_mesh_takes_what_was_kept(file: Path, kept: Path) -> None:
     (slow,) = kept.rglob("mesh_slow_fn")
     slow.write_bytes(bytes(8))
     error, hint = complaint("up", file, code=1, EBPFMESH_COMPILED=str(kept))
-    assert error.startswith(f"mesh_slow.c was refused: {slow}: ")
+    assert error.startswith(f"mesh_slow.c was refused: remove {slow}, it does not load: ")
     Path(hint.rpartition(" ")[2]).unlink()
     assert leftovers() == before
     slow.unlink()
@@ -61,10 +62,14 @@ def test_the_next_mesh_takes_what_was_kept(file: Path, kept: Path) -> None:
     assert sorted(kept.rglob("mesh_*")) == first
 
 
-def test_nothing_is_kept_where_others_may_write(file: Path, kept: Path) -> None:
+@pytest.mark.parametrize(("mode", "owner"), [(0o757, 0), (0o775, 0), (0o755, 65534)])
+def test_nothing_is_kept_where_others_may_write(
+    file: Path, kept: Path, mode: int, owner: int
+) -> None:
     before = leftovers()
     kept.mkdir()
-    kept.chmod(0o777)
+    kept.chmod(mode)
+    os.chown(kept, owner, 0)
     error, hint = complaint("up", file, code=2, EBPFMESH_COMPILED=str(kept))
     assert error == f"EBPFMESH_COMPILED={kept}: others may write there"
     assert hint == f"chown root {kept}; chmod go-w {kept}"

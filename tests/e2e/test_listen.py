@@ -193,6 +193,18 @@ def test_a_capture_goes_to_stdout(tmp_path: Path) -> None:
     assert sources == [["198.18.0.1"], ["198.18.0.2"]]
 
 
+def test_a_capture_ends_after_some_seconds(tmp_path: Path) -> None:
+    """What the functions' kernels announce by themselves, over IPv6, may come meanwhile."""
+    file = tmp_path / "a.pcapng"
+    with file.open("wb") as out:
+        done = subprocess.run(
+            [*COMMAND, "capture", "-w", "-", "--seconds", "0.1", "-q"],
+            stdout=out, stderr=subprocess.PIPE, check=True, cwd=ROOT,
+        )  # fmt: skip
+    assert done.stderr == b""
+    assert [row for row in tshark(file, "ip.src") if row[0]] == []
+
+
 @pytest.mark.parametrize(
     ("words", "code", "expected"),
     [

@@ -127,6 +127,8 @@ def test_what_is_taken_once_is_not_compared() -> None:
     more = dataclasses.replace(results, measurements=(*results.measurements, *once))
     assert analyse.ratios(more) == analyse.ratios(results)
     assert analyse.inner_ratios(more) == analyse.inner_ratios(results)
+    assert not analyse.unclear(more)
+    assert len(analyse.ratios(made(rounds=1))) == len(analyse.ratios(results))
 
 
 def test_goals() -> None:

@@ -139,4 +139,10 @@ def test_what_is_kept_depends_on_the_text_and_not_on_the_mesh(
     assert compiled.Store.of("other", {"MESH_PINS": '"/a"'}).place != one.place
     assert compiled.Store.of("text", {"MESH_PINS": '"/a"', "X": "1"}).place != one.place
     assert compiled.Store.of("text", {}) is None
+    with monkeypatch.context() as patched:
+        patched.setattr(compiled, "CFLAGS", ("-g0",))
+        assert compiled.Store.of("text", {"MESH_PINS": '"/a"'}) not in (None, one)
+    with monkeypatch.context() as patched:
+        patched.setattr(compiled, "header_links", lambda: {Path("linux"): tmp_path})
+        assert compiled.Store.of("text", {"MESH_PINS": '"/a"'}) not in (None, one)
     assert one.load("nothing", 3) is None
