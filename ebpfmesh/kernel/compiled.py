@@ -19,7 +19,7 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from stat import S_IWGRP, S_IWOTH
+from stat import S_ISDIR, S_IWGRP, S_IWOTH
 from typing import Self
 
 from ebpfmesh.errors import UsageError
@@ -36,13 +36,18 @@ LOG_BYTES = 16 << 20
 def directory() -> Path | None:
     """Where programs are kept; None if they are not.
 
-    They are loaded as they are found, so UsageError if others than root or us could change them.
+    They are loaded as they are found, so UsageError if others than root or us could change them,
+    or if it is no directory.
     """
     place = os.environ.get(VARIABLE)
     if not place:
         return None
     with contextlib.suppress(FileNotFoundError):
         found = Path(place).stat()
+        if not S_ISDIR(found.st_mode):
+            raise UsageError(
+                f"{VARIABLE}={place}: not a directory", hint="one that is not there yet is made"
+            )
         if found.st_uid not in (0, os.geteuid()) or found.st_mode & (S_IWGRP | S_IWOTH):
             raise UsageError(
                 f"{VARIABLE}={place}: others may write there",

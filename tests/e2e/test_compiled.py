@@ -77,6 +77,14 @@ def test_nothing_is_kept_where_others_may_write(
     assert list(kept.iterdir()) == []
 
 
+def test_a_file_is_no_place_to_keep_programs(file: Path) -> None:
+    before = leftovers()
+    error, hint = complaint("up", file, code=2, EBPFMESH_COMPILED=str(file))
+    assert error == f"EBPFMESH_COMPILED={file}: not a directory"
+    assert hint == "one that is not there yet is made"
+    assert leftovers() == before
+
+
 def test_what_cannot_be_kept_is_compiled(file: Path, kept: Path) -> None:
     kept.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", "ro,mode=755", "none", kept], check=True)
