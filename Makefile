@@ -54,11 +54,9 @@ unit: setup-test ## no root, no kernel
 prog: setup-test ## single programs on single packets, by BPF_PROG_TEST_RUN (root)
 	$(PYTEST) tests/prog
 
-# Two workers, since half of it is waiting for the kernel; and nothing is compiled twice in a run.
+# Two workers, since half of it is waiting for the kernel.
 netns: setup-test ## real stacks in namespaces of their own (root)
-	@rm -rf .cache/compiled
-	EBPFMESH_COMPILED=$(CURDIR)/.cache/compiled \
-		$(PYTEST) --numprocesses 2 --dist loadfile tests/netns
+	$(PYTEST) --numprocesses 2 --dist loadfile tests/netns
 
 e2e: setup-test ## the command line, with containers (root)
 	$(PYTEST) tests/e2e

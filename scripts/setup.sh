@@ -2,8 +2,9 @@
 # SPDX-License-Identifier: BSD-2-Clause
 #
 # Install what is missing here, and only that: distribution packages, then the
-# virtual environment .venv. What is there is left alone, so a second run does
-# nothing, needs no root and no network. Nothing installed is started.
+# virtual environment .venv and, as root, the compiled programs in it. What is
+# there is left alone, so a second run does nothing, needs no root and no network.
+# Nothing installed is started.
 #
 # Usage: setup.sh run       what `ebpfmesh demo` and a mesh need
 #        setup.sh test      besides, what the tests and benchmarks need
@@ -109,6 +110,14 @@ setup_venv() {
 	[ "$(id -u)" -ne 0 ] || chown -R --reference=pyproject.toml "$venv"
 }
 
+# Compile the programs of a mesh now, so that no `up` has to; root alone may load them.
+setup_programs() {
+	[ "$(id -u)" -eq 0 ] || return 0
+	$venv/bin/ebpfmesh --quiet compile >/dev/null ||
+		say "no programs are kept: each mesh will compile its own"
+	[ ! -e "$venv/share" ] || chown -R --reference=pyproject.toml "$venv/share"
+}
+
 cd "$(dirname "$0")/.."
 case "${1-}" in
 run) packages=("${run_packages[@]}") extra=run ;;
@@ -125,4 +134,7 @@ fi
 exec 9<pyproject.toml
 flock 9 # one at a time
 setup_packages "${packages[@]}"
-[ -z "$extra" ] || setup_venv "$extra"
+if [ -n "$extra" ]; then
+	setup_venv "$extra"
+	setup_programs
+fi

@@ -92,8 +92,8 @@ class CostKind:
 
 
 COSTS = {
-    "up": CostKind("up of two functions, cold, the whole command", "s", Goal(False, 1.5)),
-    "up-kept": CostKind("the same, programs kept from before", "s", Goal(False, 1.5)),
+    "up": CostKind("up of two functions, as installed, the whole command", "s", Goal(False, 1.5)),
+    "up-compiling": CostKind("the same where no programs are kept", "s", Goal(False, 1.5)),
     "attach": CostKind("attach an existing namespace, 500 functions up", "ms", Goal(False, 20)),
     "attach-clsact": CostKind("the same with hook = clsact", "ms", Goal(False, 20)),
     "help": CostKind("ebpfmesh --help", "s", Goal(False, 0.2)),

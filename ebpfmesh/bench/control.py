@@ -42,14 +42,11 @@ name = "two"
 """
 
 
-def command_line(*arguments: str, kept: str = "") -> str:
-    """Run ebpfmesh as a user does; its output, or CommandFailed.
-
-    ``kept`` is the directory where it keeps compiled programs, if it does.
-    """
+def command_line(*arguments: str, **environment: str) -> str:
+    """Run ebpfmesh as a user does; its output, or CommandFailed."""
     done = subprocess.run(
         [PROGRAM, *arguments],
-        env=os.environ | {compiled.VARIABLE: kept},
+        env=os.environ | environment,
         capture_output=True,
         text=True,
         timeout=COMMAND_SECONDS,
@@ -60,9 +57,9 @@ def command_line(*arguments: str, kept: str = "") -> str:
     return done.stdout
 
 
-def _timed(*arguments: str, kept: str = "") -> Sample:
+def _timed(*arguments: str, **environment: str) -> Sample:
     start = time.perf_counter()
-    output = command_line(*arguments, kept=kept)
+    output = command_line(*arguments, **environment)
     return Sample(time.perf_counter() - start, output)
 
 
@@ -72,18 +69,16 @@ def help_time(times: int) -> list[Sample]:
 
 
 def up_cold(times: int) -> list[Sample]:
-    """Seconds for ``ebpfmesh up`` of two functions, compiler included, from start to exit."""
+    """Seconds for ``ebpfmesh up`` of two functions, as it is installed, from start to exit."""
     return [_up("bench-two") for _ in range(times)]
 
 
-def up_kept(times: int) -> list[Sample]:
-    """Seconds for the same where the programs are kept from an ``up`` before."""
-    with tempfile.TemporaryDirectory() as kept:
-        _up("bench-two", kept)
-        return [_up("bench-two", kept) for _ in range(times)]
+def up_compiling(times: int) -> list[Sample]:
+    """Seconds for the same where no programs are kept from before."""
+    return [_up("bench-two", **{compiled.VARIABLE: ""}) for _ in range(times)]
 
 
-def _up(name: str, kept: str = "") -> Sample:
+def _up(name: str, **environment: str) -> Sample:
     with ExitStack() as stack:
         host = make_namespace(name, stack)
         file = stack.enter_context(tempfile.NamedTemporaryFile("w", suffix=".toml"))
@@ -91,7 +86,7 @@ def _up(name: str, kept: str = "") -> Sample:
         file.flush()
         stack.enter_context(netns.entered(host))
         stack.callback(apply.down, name)
-        return _timed("up", file.name, kept=kept)
+        return _timed("up", file.name, **environment)
 
 
 @contextmanager
@@ -187,7 +182,7 @@ def _processes(mesh: Mesh) -> int:
 FIGURES: dict[str, Callable[[int], list[Sample]]] = {
     "help": help_time,
     "up": up_cold,
-    "up-kept": up_kept,
+    "up-compiling": up_compiling,
     "attach": attach_many,
     "attach-clsact": partial(attach_many, hook="clsact"),
     "maps": idle_maps,

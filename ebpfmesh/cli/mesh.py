@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""Commands for a whole mesh: up, plan, down, gc."""
+"""Commands for a whole mesh: up, plan, down, gc; and compile, for all of them."""
 
 from pathlib import Path
 
@@ -27,8 +27,7 @@ def up(file: Path) -> None:
     Only what differs is done, and told; a second time there is nothing to do. If it fails, the
     mesh is as it was before.
 
-    Most of a first `up` is compiling. If EBPFMESH_COMPILED names a directory, programs are kept
-    there for the next; only root may write there.
+    Programs are compiled if none are kept of before: see `ebpfmesh compile`.
     """
     from ebpfmesh import apply, config
 
@@ -56,6 +55,35 @@ def plan(file: Path) -> None:
     wanted = config.load(file)
     check_file_mesh(file, wanted.name)
     output.operations(wanted.name, apply.plan(wanted))
+
+
+@click.command(
+    "compile",
+    cls=Command,
+    examples=(
+        "ebpfmesh compile",
+        "ebpfmesh -v compile",
+        "ebpfmesh compile --json",
+    ),
+)
+def compile_() -> None:
+    """Compile the programs now, so that no `up` has to.
+
+    `make setup` does it. They are kept beside the installation, for all meshes; a new version is
+    compiled again. If EBPFMESH_COMPILED names a directory they are kept there, by any `up` too;
+    only root may write there. If it is empty, every `up` compiles.
+    """
+    from ebpfmesh import apply
+
+    need_change("compile")
+    with output.steps("compile") as step:
+        place, done = apply.compile_ahead(step)
+    if settings().json:
+        output.data(directory=place, compiled=done)
+        return
+    for name in done:
+        click.secho(f"+ program {name}", fg="green")
+    click.echo(f"{'kept in' if done else 'nothing to do: all are kept in'} {place}")
 
 
 @click.command(
@@ -106,4 +134,4 @@ def gc() -> None:
         click.echo("nothing to do")
 
 
-COMMANDS = (up, plan, down, gc)
+COMMANDS = (up, plan, compile_, down, gc)

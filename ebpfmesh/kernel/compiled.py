@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""Programs that were compiled before, kept where EBPFMESH_COMPILED names a directory.
+"""Programs compiled before: kept beside the installation, or where EBPFMESH_COMPILED says.
 
 What the compiler makes of one text with one set of options is always the same, but for the maps
 it is loaded against: these are found by name, in the directory that the definition MESH_PINS names.
-So who brings meshes up again and again compiles once, and a machine on which compiling takes
-minutes, as an emulated one, loads what another compiled; verifier and JIT do their work on it as
-ever. Without the variable nothing is read or written.
+So a machine compiles once, when ebpfmesh is installed (``apply.compile_ahead``), and one on which
+compiling takes minutes, as an emulated one, loads what another compiled; verifier and JIT do their
+work on it as ever. Where the variable is empty nothing is read or written.
 """
 
 import contextlib
@@ -16,7 +16,7 @@ import json
 import os
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from stat import S_ISDIR, S_IWGRP, S_IWOTH
@@ -25,35 +25,42 @@ from typing import Self
 from ebpfmesh.errors import UsageError
 from ebpfmesh.kernel import bpf
 from ebpfmesh.kernel.headers import CFLAGS, header_links
+from ebpfmesh.kernel.source import flatten
 
 VARIABLE = "EBPFMESH_COMPILED"
+BESIDE = Path(sys.prefix) / "share" / "ebpfmesh" / "compiled"
 PINS = "MESH_PINS"
 INSTRUCTION = 8  # bytes
 LD_IMM64, PSEUDO_MAP_FD = 0x18, 1  # of linux/include/uapi/linux/bpf.h
 LOG_BYTES = 16 << 20
 
 
-def directory() -> Path | None:
-    """Where programs are kept; None if they are not.
-
-    They are loaded as they are found, so UsageError if others than root or us could change them,
-    or if it is no directory.
-    """
+def wanted() -> Path | None:
+    """Where programs are to be kept, be there anything or not; None: nowhere."""
     place = os.environ.get(VARIABLE)
-    if not place:
+    return BESIDE if place is None else Path(place) if place else None
+
+
+def directory() -> Path | None:
+    """Where programs are kept; None if they are not: what nobody asked for is not made.
+
+    They are loaded as they are found, so UsageError if others could change them than who could
+    change ebpfmesh itself, or if it is no directory.
+    """
+    place, asked = wanted(), VARIABLE in os.environ
+    if place is None or not (asked or place.exists()):
         return None
     with contextlib.suppress(FileNotFoundError):
-        found = Path(place).stat()
+        found = place.stat()
+        what = f"{VARIABLE}={place}" if asked else str(place)
         if not S_ISDIR(found.st_mode):
+            raise UsageError(f"{what}: not a directory", hint="one that is not there yet is made")
+        owners = (0, os.geteuid(), Path(__file__).stat().st_uid)
+        if found.st_uid not in owners or found.st_mode & (S_IWGRP | S_IWOTH):
             raise UsageError(
-                f"{VARIABLE}={place}: not a directory", hint="one that is not there yet is made"
+                f"{what}: others may write there", hint=f"chown root {place}; chmod go-w {place}"
             )
-        if found.st_uid not in (0, os.geteuid()) or found.st_mode & (S_IWGRP | S_IWOTH):
-            raise UsageError(
-                f"{VARIABLE}={place}: others may write there",
-                hint=f"chown root {place}; chmod go-w {place}",
-            )
-    return Path(place)
+    return place
 
 
 @dataclass(frozen=True)
@@ -79,6 +86,10 @@ class Store:
         key = json.dumps([times, CFLAGS, options, text]).encode()
         place = kept / hashlib.sha256(key).hexdigest()[:32]
         return cls(place, Path(defines[PINS].strip('"')))
+
+    def has(self, name: str) -> bool:
+        """Whether a program is kept."""
+        return (self.place / name).exists()
 
     def keep(self, name: str, code: bytes) -> None:
         """Keep a program's instructions, which name maps by open descriptors. Raises OSError."""
@@ -113,6 +124,12 @@ class Store:
             raise
 
 
+def kept(source: Path, names: Iterable[str]) -> bool:
+    """Whether programs of a mesh, by the file they are in, are all kept."""
+    store = Store.of(flatten(source), {PINS: ""})
+    return store is not None and all(store.has(name) for name in names)
+
+
 def _descriptors(code: bytes) -> dict[int, int]:
     """Offsets of the instructions that take a map, with the descriptors they have."""
     return {
@@ -124,7 +141,8 @@ def _descriptors(code: bytes) -> dict[int, int]:
 
 def _write(file: Path, content: bytes) -> None:
     """Whole or not at all; who else writes it writes the same."""
-    file.parent.mkdir(parents=True, exist_ok=True)
+    for place in (file.parent.parent, file.parent):  # for nobody else to write, whatever the umask
+        place.mkdir(mode=0o755, parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile(dir=file.parent) as new:
         new.write(content)
         new.flush()

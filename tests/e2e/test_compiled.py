@@ -1,13 +1,16 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""Programs that are kept between meshes, where EBPFMESH_COMPILED says."""
+"""Programs that are kept between meshes: beside the installation, or where a variable says."""
 
+import contextlib
 import os
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from command import complaint, ebpfmesh
+from command import complaint, data, ebpfmesh, lines
+from ebpfmesh.kernel import compiled
 from topology import leftovers
 
 TEXT = """
@@ -33,9 +36,28 @@ def kept(tmp_path: Path) -> Path:
     return tmp_path / "compiled"
 
 
-def carried(file: Path, kept: Path) -> None:
-    """A mesh with such a directory carries, and goes."""
-    ebpfmesh("up", file, EBPFMESH_COMPILED=str(kept))
+@contextlib.contextmanager
+def mounted(place: Path, options: str) -> Iterator[None]:
+    """An empty file system, in the mount namespace of the tests."""
+    place.mkdir(parents=True, exist_ok=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", options, "none", place], check=True)
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", place], check=True)
+
+
+@pytest.fixture
+def beside(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The place beside the installation, with nothing there."""
+    monkeypatch.delenv(compiled.VARIABLE, raising=False)
+    with mounted(compiled.BESIDE.parent, "mode=755"):
+        yield compiled.BESIDE
+
+
+def carried(file: Path, **environment: str) -> None:
+    """A mesh with such an environment carries, and goes."""
+    ebpfmesh("up", file, **environment)
     try:
         ebpfmesh("exec", "one", "--", "ping", "-c", "1", "-W", "2", "two")
     finally:
@@ -45,11 +67,11 @@ def carried(file: Path, kept: Path) -> None:
 def test_the_next_mesh_takes_what_was_kept(file: Path, kept: Path) -> None:
     """What does not load is named; without it the programs are compiled and kept again."""
     before = leftovers()
-    carried(file, kept)
+    carried(file, EBPFMESH_COMPILED=str(kept))
     first = sorted(kept.rglob("mesh_*"))
     assert {"mesh_slow_fn", "mesh_from_fn"} < {one.name for one in first}
     times = [one.stat().st_mtime_ns for one in first]
-    carried(file, kept)
+    carried(file, EBPFMESH_COMPILED=str(kept))
     assert [one.stat().st_mtime_ns for one in sorted(kept.rglob("mesh_*"))] == times
     (slow,) = kept.rglob("mesh_slow_fn")
     slow.write_bytes(bytes(8))
@@ -58,7 +80,7 @@ def test_the_next_mesh_takes_what_was_kept(file: Path, kept: Path) -> None:
     Path(hint.rpartition(" ")[2]).unlink()
     assert leftovers() == before
     slow.unlink()
-    carried(file, kept)
+    carried(file, EBPFMESH_COMPILED=str(kept))
     assert sorted(kept.rglob("mesh_*")) == first
 
 
@@ -86,10 +108,45 @@ def test_a_file_is_no_place_to_keep_programs(file: Path) -> None:
 
 
 def test_what_cannot_be_kept_is_compiled(file: Path, kept: Path) -> None:
-    kept.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "ro,mode=755", "none", kept], check=True)
-    try:
-        carried(file, kept)
+    with mounted(kept, "ro,mode=755"):
+        carried(file, EBPFMESH_COMPILED=str(kept))
         assert list(kept.iterdir()) == []
+
+
+def test_whatever_the_umask_nobody_else_may_write(file: Path, kept: Path) -> None:
+    mask = os.umask(0)
+    try:
+        for _ in range(2):
+            carried(file, EBPFMESH_COMPILED=str(kept))
     finally:
-        subprocess.run(["umount", kept], check=True)
+        os.umask(mask)
+
+
+def test_programs_are_compiled_ahead(file: Path, beside: Path) -> None:
+    """All that a mesh loads, once; every ``up`` takes them, and compiles where there are none."""
+    before = leftovers()
+    carried(file)
+    assert not beside.exists(), "nobody asked for it"
+    *programs, place = lines("compile")
+    assert place == f"kept in {beside}"
+    assert {"+ program mesh_slow_fn", "+ program mesh_from_fn"} < set(programs)
+    assert lines("compile") == [f"nothing to do: all are kept in {beside}"]
+    carried(file)
+    (slow,) = beside.rglob("mesh_slow_fn")
+    slow.write_bytes(bytes(8))
+    error, hint = complaint("up", file, code=1)
+    assert f": remove {slow}, it does not load: " in error
+    Path(hint.rpartition(" ")[2]).unlink()
+    slow.unlink()
+    assert data("compile") == {"directory": str(beside), "compiled": ["mesh_slow_fn"]}
+    assert leftovers() == before
+
+
+def test_programs_can_be_compiled_for_nowhere(kept: Path) -> None:
+    error, hint = complaint("compile", code=2, EBPFMESH_COMPILED="")
+    assert error == "EBPFMESH_COMPILED is empty: programs are kept nowhere"
+    assert hint == "unset it, or have it name a directory"
+    with mounted(kept, "size=8k,mode=755"):
+        error, hint = complaint("compile", code=1, EBPFMESH_COMPILED=str(kept))
+        assert error.startswith(f"{kept}: what was made of mesh_slow.c, ")
+        assert hint == "is it full, or read-only?"

@@ -128,8 +128,9 @@ def test_what_cannot_be_meant(words: tuple[str, ...]) -> None:
 
 @pytest.mark.parametrize(
     "words",
-    [("up", "{file}"), ("down",), ("gc",), ("detach", "one"), ("exec", "one", "--", "true"),
-     ("attach", "x", "--pid", "1"), ("show", "functions"), ("show", "drops")],
+    [("up", "{file}"), ("down",), ("gc",), ("compile",), ("detach", "one"),
+     ("exec", "one", "--", "true"), ("attach", "x", "--pid", "1"), ("show", "functions"),
+     ("show", "drops")],
 )  # fmt: skip
 def test_without_root(up: Path, words: tuple[str, ...]) -> None:
     """The capability is named before anything is touched."""

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from command import COMMAND, ROOT, data, ebpfmesh, lines
-from ebpfmesh.kernel import bpf, cgroup, netns
+from ebpfmesh.kernel import bpf, cgroup, compiled, netns
 from ebpfmesh.kernel.pins import Pins
 from topology import leftovers, poll, wait_until
 
@@ -204,7 +204,8 @@ def started(file: Path, until: str) -> subprocess.Popen[str]:
 
 @pytest.mark.parametrize("step", ["programs", "function server-0: interface", "start server-0"])
 @pytest.mark.parametrize("way", ["gc", "down", "up"])
-def test_killed(file: Path, step: str, way: str) -> None:
+def test_killed(file: Path, step: str, way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(compiled.VARIABLE, "")
     before = leftovers()
     up = started(file, step)
     with up:
@@ -234,8 +235,9 @@ def test_interrupted(file: Path, number: int, code: int) -> None:
     assert poll(lambda: leftovers() == before), leftovers() - before
 
 
-def test_interrupted_while_it_compiles(file: Path) -> None:
+def test_interrupted_while_it_compiles(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Ctrl-C reaches the compiler too, as a terminal sends it to the whole group."""
+    monkeypatch.setenv(compiled.VARIABLE, "")
     before = leftovers()
     up = subprocess.Popen(
         [*COMMAND, "-v", "up", str(file)], stderr=subprocess.PIPE, stdout=subprocess.DEVNULL,

@@ -1,0 +1,59 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""Compiling before there is a mesh, so that no ``up`` has to."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from ebpfmesh.apply.live import OnStep, quiet
+from ebpfmesh.apply.programs import load_sources, tc_sources
+from ebpfmesh.errors import MeshError, UsageError
+from ebpfmesh.kernel import compiled, netns, sockets
+from ebpfmesh.kernel.build import Program
+from ebpfmesh.kernel.maps import create_maps
+from ebpfmesh.kernel.pins import Pins
+from ebpfmesh.kernel.source import bpf_dir
+from ebpfmesh.model import Limits
+
+
+def compile_ahead(on_step: OnStep = quiet) -> tuple[Path, list[str]]:
+    """Keep every program that a mesh loads on this kernel; where, and which were not there yet.
+
+    If there is something to do the process moves to a mount namespace of its own: programs are
+    compiled against maps, which then go with it. Raises UsageError as ``compiled.directory`` does
+    and where EBPFMESH_COMPILED says that nothing is kept.
+    """
+    place = compiled.wanted()
+    if place is None:
+        raise UsageError(
+            f"{compiled.VARIABLE} is empty: programs are kept nowhere",
+            hint="unset it, or have it name a directory",
+        )
+    place.mkdir(mode=0o755, parents=True, exist_ok=True)
+    lacking = _lacking()
+    if lacking:
+        on_step(", ".join(lacking))
+        _compile(lacking)
+        if left := _lacking():
+            what = f"{place}: what was made of {', '.join(left)} is not there"
+            raise MeshError(what, hint="is it full, or read-only?")
+    return place, [program.name for programs in lacking.values() for program in programs]
+
+
+def _lacking() -> dict[str, Sequence[Program]]:
+    """The files of bpf/ whose programs are not all kept."""
+    sources = tc_sources()
+    if sockets.supported():
+        sources["mesh_sock.c"] = sockets.PROGRAMS
+    return {
+        file: programs
+        for file, programs in sources.items()
+        if not compiled.kept(bpf_dir() / file, [program.name for program in programs])
+    }
+
+
+def _compile(sources: dict[str, Sequence[Program]]) -> None:
+    netns.own_pins()
+    own = Pins("ahead")
+    own.create()
+    create_maps(own, Limits())
+    load_sources(own, sources)
