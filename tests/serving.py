@@ -69,6 +69,11 @@ Sockets = dict[str, socket.socket]
 
 def own(mesh: Mesh, function: str, family: int, kind: int) -> socket.socket:
     """A socket as a process of the function makes it; such a process makes it and hands it over."""
+    return own_many(mesh, function, family, kind, 1)[0]
+
+
+def own_many(mesh: Mesh, function: str, family: int, kind: int, count: int) -> list[socket.socket]:
+    """So many such sockets, 253 at most (SCM_MAX_FD)."""
     with apply.opened(mesh.name) as live:
         home = live.home(function)
     here, there = socket.socketpair()
@@ -77,16 +82,17 @@ def own(mesh: Mesh, function: str, family: int, kind: int) -> socket.socket:
         if child == 0:
             with contextlib.suppress(BaseException):
                 home.enter()
-                with socket.socket(family, kind) as mine:
-                    socket.send_fds(there, [b"."], [mine.fileno()])
+                mine = [socket.socket(family, kind).detach() for _ in range(count)]
+                socket.send_fds(there, [b"."], mine)
             os._exit(0)
         there.close()
-        _, numbers, _, _ = socket.recv_fds(here, 1, 1)
+        _, numbers, _, _ = socket.recv_fds(here, 1, count)
         os.waitpid(child, 0)
-    assert numbers, f"no socket of {function}"
-    sock = socket.socket(fileno=numbers[0])
-    sock.settimeout(SECONDS)
-    return sock
+    assert len(numbers) == count, f"no socket of {function}"
+    made = [socket.socket(fileno=number) for number in numbers]
+    for sock in made:
+        sock.settimeout(SECONDS)
+    return made
 
 
 def family(address: str) -> int:

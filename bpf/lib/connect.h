@@ -87,6 +87,12 @@ HOT __u32 connect_select(const struct mesh_service *service, struct mesh_socket_
 	return id;
 }
 
+/* 1 if it is there. As flow_store_whole() does: what nobody looks up goes first. */
+HOT int connect_store(struct mesh_socket_key *key, struct mesh_socket *record)
+{
+	return !mesh_socket.update(key, record) && mesh_socket.lookup(key);
+}
+
 HOT int connect_record(const struct mesh_socket_key *service, const struct mesh_socket_key *peer,
 		       __u32 id, __u32 backend)
 {
@@ -101,14 +107,14 @@ HOT int connect_record(const struct mesh_socket_key *service, const struct mesh_
 	};
 	struct mesh_socket_key key = *peer;
 
-	if (mesh_socket.update(&key, &record))
+	if (!connect_store(&key, &record))
 		return 0;
 	if (peer->protocol != IPPROTO_UDP)
 		return 1;
 	key = connect_sent(service);
 	record.address = peer->address;
 	record.port = peer->port;
-	return !mesh_socket.update(&key, &record);
+	return connect_store(&key, &record);
 }
 
 /*

@@ -91,7 +91,11 @@ HOT struct mesh_flow *flow_find_whole(const struct mesh_tuple *t, __u32 ifindex)
 	return mesh_flow6.lookup(&key6);
 }
 
-/* 0, or negative where the map takes no more. */
+/*
+ * 0, or something else where the map takes no more. A stored entry is looked up at once: to make
+ * room the kernel takes first what nobody has looked up, and where all else is in use that is the
+ * entry just made (kernel/bpf/bpf_lru_list.c).
+ */
 HOT int flow_store_whole(const struct mesh_tuple *t, __u32 ifindex, struct mesh_flow *flow)
 {
 	struct mesh_flow4_key key4;
@@ -99,10 +103,10 @@ HOT int flow_store_whole(const struct mesh_tuple *t, __u32 ifindex, struct mesh_
 
 	if (address_is4(&t->source)) {
 		flow_key4(&key4, t, ifindex);
-		return mesh_flow4.update(&key4, flow);
+		return mesh_flow4.update(&key4, flow) || !mesh_flow4.lookup(&key4);
 	}
 	flow_key6(&key6, t, ifindex);
-	return mesh_flow6.update(&key6, flow);
+	return mesh_flow6.update(&key6, flow) || !mesh_flow6.lookup(&key6);
 }
 
 HOT int flow_store_half(const struct mesh_tuple *t, __u32 ifindex, struct mesh_flow *flow)
@@ -110,7 +114,7 @@ HOT int flow_store_half(const struct mesh_tuple *t, __u32 ifindex, struct mesh_f
 	struct mesh_flow6_key key;
 
 	flow_key6(&key, t, ifindex);
-	return mesh_half.update(&key, flow);
+	return mesh_half.update(&key, flow) || !mesh_half.lookup(&key);
 }
 
 HOT void flow_forget_half(const struct mesh_tuple *t, __u32 ifindex)

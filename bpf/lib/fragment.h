@@ -28,7 +28,10 @@ HOT int fragment_ports(const struct pkt *p, struct mesh_judgement *j, int rememb
 		if (j->judged || !remember)
 			return MESH_OK;
 		count_one(MESH_COUNT_FRAGMENT_MADE);
-		return mesh_fragment.update(&key, &first) ? MESH_FRAGMENT : MESH_OK;
+		/* As flow_store_whole() does: what nobody looks up goes first. */
+		if (mesh_fragment.update(&key, &first) || !mesh_fragment.lookup(&key))
+			return MESH_FRAGMENT;
+		return MESH_OK;
 	}
 	known = mesh_fragment.lookup(&key);
 	if (!known)

@@ -98,6 +98,7 @@ HOT void track_close(struct track *t, const struct pkt *p)
 HOT void track_promote(struct track *t, const struct mesh_tuple *packet, __u32 ifindex)
 {
 	struct mesh_flow flow = *t->flow, peer;
+	struct mesh_flow *whole;
 
 	if (!t->peer)
 		return;
@@ -107,12 +108,15 @@ HOT void track_promote(struct track *t, const struct mesh_tuple *packet, __u32 i
 		return;
 	count_one(MESH_COUNT_FLOW_MADE);
 	count_one(MESH_COUNT_FLOW_MADE);
+	whole = flow_find_whole(packet, ifindex);
+	if (!whole) /* the second one pushed the first one out: the next packet tries again */
+		return;
+	t->flow = whole; /* what is deleted may be another's at once */
 	flow_forget_half(packet, ifindex);
 	flow_forget_half(&t->answer, flow.ifindex);
-	t->flow = flow_find_whole(packet, ifindex); /* what was deleted may be another's by now */
 }
 
-/* Learn from a packet that passes; t->flow is NULL afterwards if there is no room any more. */
+/* Learn from a packet that passes. */
 HOT void track_packet(struct track *t, const struct pkt *p, const struct mesh_tuple *packet,
 		      __u32 ifindex, __u32 now)
 {
