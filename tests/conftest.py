@@ -7,9 +7,12 @@ run they are skipped with a reason; with EBPFMESH_REQUIRE_KERNEL=1 that is a fai
 """
 
 import os
+import socket
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,6 +22,16 @@ from ebpfmesh.model import Mesh
 
 TIERS = ("unit", "prog", "netns", "e2e", "equivalence")
 HERE = Path(__file__).parent
+
+
+def _stay_inside(event: str, details: tuple[Any, ...]) -> None:
+    """No packet of ours on the machine's own interfaces: scapy asks by ARP for a MAC left out."""
+    packets = event == "socket.__new__" and details[1] == socket.AF_PACKET
+    if packets and topology.SESSION not in os.environ:
+        sys.exit("a packet socket outside of the sandbox")  # scapy would catch an Exception
+
+
+sys.addaudithook(_stay_inside)
 
 
 def tier(item: pytest.Item) -> str:

@@ -22,7 +22,11 @@ from ebpfmesh.kernel.control import packed
 from ebpfmesh.observe.capture import Capture, comment
 from ebpfmesh.observe.events import Event, Stream
 
-FRAME = bytes(Ether(src="02:00:00:00:00:01") / IP(src="198.18.0.1", dst="198.18.0.2") / UDP())
+FRAME = bytes(
+    Ether(src="02:00:00:00:00:01", dst="02:00:00:00:00:02")
+    / IP(src="198.18.0.1", dst="198.18.0.2")
+    / UDP()
+)
 RULE = "function:phone → service:portal deny"
 
 
