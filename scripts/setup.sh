@@ -113,7 +113,7 @@ setup_venv() {
 # Compile the programs of a mesh now, so that no `up` has to; root alone may load them.
 setup_programs() {
 	[ "$(id -u)" -eq 0 ] || return 0
-	$venv/bin/ebpfmesh --quiet compile >/dev/null ||
+	$venv/bin/ebpfmesh compile >/dev/null ||
 		say "no programs are kept: each mesh will compile its own"
 	[ ! -e "$venv/share" ] || chown -R --reference=pyproject.toml "$venv/share"
 }

@@ -27,7 +27,7 @@ def up(file: Path) -> None:
     Only what differs is done, and told; a second time there is nothing to do. If it fails, the
     mesh is as it was before.
 
-    Programs are compiled if none are kept of before: see `ebpfmesh compile`.
+    Programs are compiled unless they are kept from before: see `ebpfmesh compile`.
     """
     from ebpfmesh import apply, config
 
