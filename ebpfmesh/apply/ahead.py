@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: BSD-2-Clause
 """Compiling before there is a mesh, so that no ``up`` has to."""
 
+import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -29,13 +30,18 @@ def compile_ahead(on_step: OnStep = quiet) -> tuple[Path, list[str]]:
             hint="unset it, or have it name a directory",
         )
     place.mkdir(mode=0o755, parents=True, exist_ok=True)
-    lacking = _lacking()
-    if lacking:
-        on_step(", ".join(lacking))
-        _compile(lacking)
+    try:
+        lacking = _lacking()
+        if lacking:
+            on_step(", ".join(lacking))
+            _compile(lacking)
         if left := _lacking():
-            what = f"{place}: what was made of {', '.join(left)} is not there"
+            what = f"{place}: the programs of {', '.join(left)} could not be kept"
             raise MeshError(what, hint="is it full, or read-only?")
+    except BaseException:
+        with contextlib.suppress(OSError):  # what was kept before stays
+            place.rmdir()
+        raise
     return place, [program.name for programs in lacking.values() for program in programs]
 
 

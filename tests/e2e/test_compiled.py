@@ -148,5 +148,15 @@ def test_programs_can_be_compiled_for_nowhere(kept: Path) -> None:
     assert hint == "unset it, or have it name a directory"
     with mounted(kept, "size=8k,mode=755"):
         error, hint = complaint("compile", code=1, EBPFMESH_COMPILED=str(kept))
-        assert error.startswith(f"{kept}: what was made of mesh_slow.c, ")
+        assert error.startswith(f"{kept}: the programs of mesh_slow.c, ")
+        assert error.endswith(" could not be kept")
         assert hint == "is it full, or read-only?"
+
+
+def test_without_a_compiler_no_place_is_made(kept: Path, tmp_path: Path) -> None:
+    (tmp_path / "bcc.py").write_text('raise ImportError("not on this machine")')
+    words = {"EBPFMESH_COMPILED": str(kept), "PYTHONPATH": str(tmp_path)}
+    error, hint = complaint("compile", code=5, **words)
+    assert error == "BCC is not installed: not on this machine"
+    assert "python3-bpfcc" in hint
+    assert not kept.exists()
