@@ -29,6 +29,7 @@ def compile_ahead(on_step: OnStep = quiet) -> tuple[Path, list[str]]:
             f"{compiled.VARIABLE} is empty: programs are kept nowhere",
             hint="unset it, or have it name a directory",
         )
+    new = not (compiled.directory() and place.exists())
     place.mkdir(mode=0o755, parents=True, exist_ok=True)
     try:
         lacking = _lacking()
@@ -39,8 +40,9 @@ def compile_ahead(on_step: OnStep = quiet) -> tuple[Path, list[str]]:
             what = f"{place}: the programs of {', '.join(left)} could not be kept"
             raise MeshError(what, hint="is it full, or read-only?")
     except BaseException:
-        with contextlib.suppress(OSError):  # what was kept before stays
-            place.rmdir()
+        if new:
+            with contextlib.suppress(OSError):  # programs that were kept stay
+                place.rmdir()
         raise
     return place, [program.name for programs in lacking.values() for program in programs]
 

@@ -101,9 +101,10 @@ def test_nothing_is_kept_where_others_may_write(
 
 def test_a_file_is_no_place_to_keep_programs(file: Path) -> None:
     before = leftovers()
-    error, hint = complaint("up", file, code=2, EBPFMESH_COMPILED=str(file))
-    assert error == f"EBPFMESH_COMPILED={file}: not a directory"
-    assert hint == "one that is not there yet is made"
+    for words in (("up", file), ("compile",)):
+        error, hint = complaint(*words, code=2, EBPFMESH_COMPILED=str(file))
+        assert error == f"EBPFMESH_COMPILED={file}: not a directory"
+        assert hint == "one that is not there yet is made"
     assert leftovers() == before
 
 
@@ -160,3 +161,6 @@ def test_without_a_compiler_no_place_is_made(kept: Path, tmp_path: Path) -> None
     assert error == "BCC is not installed: not on this machine"
     assert "python3-bpfcc" in hint
     assert not kept.exists()
+    kept.mkdir()
+    complaint("compile", code=5, **words)
+    assert kept.exists(), "it was there before"
