@@ -16,9 +16,9 @@ from typing import Any
 
 import pytest
 
-import topology
 from ebpfmesh.kernel import netns, sockets
 from ebpfmesh.model import Mesh
+from support import topology
 
 TIERS = ("unit", "prog", "netns", "e2e", "equivalence")
 HERE = Path(__file__).parent

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from command import complaint, data, ebpfmesh, lines
 from ebpfmesh.kernel import compiled
-from topology import leftovers
+from support.command import complaint, data, ebpfmesh, lines
+from support.topology import leftovers
 
 TEXT = """
 [mesh]

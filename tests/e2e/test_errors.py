@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from command import ROOT, complaint, data, ebpfmesh, lines
 from ebpfmesh._abi import ABI
 from ebpfmesh.kernel import bpf, netns
 from ebpfmesh.kernel.build import Program, build
 from ebpfmesh.kernel.pins import Pins
-from topology import leftovers, unavailable
+from support.command import ROOT, complaint, data, ebpfmesh, lines
+from support.topology import leftovers, unavailable
 
 MESH = """[mesh]
 name = "edge"

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-import containers
-from command import COMMAND, ROOT, complaint, data, ebpfmesh, lines
 from ebpfmesh.kernel import netns
-from topology import leftovers, poll, wait_until
+from support import containers
+from support.command import COMMAND, ROOT, complaint, data, ebpfmesh, lines
+from support.topology import leftovers, poll, wait_until
 
 MESH = """
 [mesh]

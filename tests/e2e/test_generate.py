@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from command import COMMAND, ROOT, complaint, data, ebpfmesh, lines
 from ebpfmesh.bench import workload
 from ebpfmesh.bench.topology import Host, build_host
 from ebpfmesh.kernel import bpf, netns
-from topology import in_fn, leftovers, poll, running
+from support.command import COMMAND, ROOT, complaint, data, ebpfmesh, lines
+from support.topology import in_fn, leftovers, poll, running
 
 MESH = """[mesh]
 name = "generate"

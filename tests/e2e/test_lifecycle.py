@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from command import COMMAND, ROOT, data, ebpfmesh, lines
 from ebpfmesh.kernel import bpf, cgroup, compiled, netns
 from ebpfmesh.kernel.pins import Pins
-from topology import leftovers, poll, wait_until
+from support.command import COMMAND, ROOT, data, ebpfmesh, lines
+from support.topology import leftovers, poll, wait_until
 
 MESH = """
 [mesh]

@@ -11,10 +11,10 @@ from typing import IO, Any
 
 import pytest
 
-from command import COMMAND, ROOT, complaint, data, ebpfmesh, lines
 from ebpfmesh.kernel.maps import Maps
 from ebpfmesh.kernel.pins import Pins
-from topology import needs, wait_until
+from support.command import COMMAND, ROOT, complaint, data, ebpfmesh, lines
+from support.topology import needs, wait_until
 
 MESH = """
 [mesh]

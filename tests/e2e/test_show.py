@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from command import data, ebpfmesh
-from topology import wait_until
+from support.command import data, ebpfmesh
+from support.topology import wait_until
 
 NOUNS = ["functions", "services", "policies", "flows", "programs", "maps", "meters", "drops"]
 MESH = """

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
-import topology
 from equivalence.world import RESTORE, World
 from equivalence.world import world as both_networks
+from support import topology
 
 HERE = Path(__file__).parent
 NUMBER = os.environ.get("EBPFMESH_EQUIVALENCE", "")

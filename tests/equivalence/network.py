@@ -11,7 +11,7 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
 from ebpfmesh.kernel.interface import mac_of
 from ebpfmesh.model import Function, Identity, Limits, Mesh, Network, Policy
-from packets import Peer
+from support.packets import Peer
 
 NAME = "eqv"
 OUTSIDE_MAC = "02:eb:9f:00:0f:01"

@@ -40,7 +40,7 @@ from equivalence.network import (
 from equivalence.ruleset import MARK_INVALID, Judged, filter_table, raw_table
 from equivalence.shots import Shot, frames, tag_of
 from equivalence.wrapping import ETHERNET
-from topology import wait_until
+from support.topology import wait_until
 
 RESTORE = {4: "iptables-nft-restore", 6: "ip6tables-nft-restore"}
 SILENCE = "*raw\n:PREROUTING DROP [0:0]\n:OUTPUT DROP [0:0]\nCOMMIT\n"

@@ -10,15 +10,15 @@ from pathlib import Path
 
 import pytest
 
-import topology
 from ebpfmesh import apply
 from ebpfmesh._abi import Direction, Reason
 from ebpfmesh.errors import ForeignProgram, MeshError, NotFound, UsageError
 from ebpfmesh.kernel import bpf, cgroup, interface, links, netns
 from ebpfmesh.kernel.build import Program, build
 from ebpfmesh.model import Function, Mesh
-from sockets import carries, connection, connects, listener
-from topology import collected, drops, in_fn, leftovers, mesh_of, running, wait_until
+from support import topology
+from support.sockets import carries, connection, connects, listener
+from support.topology import collected, drops, in_fn, leftovers, mesh_of, running, wait_until
 
 MESH = """
 [mesh]

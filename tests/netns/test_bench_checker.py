@@ -18,7 +18,6 @@ from scapy.layers.inet import UDP
 from scapy.layers.l2 import Ether
 from scapy.packet import Raw
 
-import topology
 from ebpfmesh.bench import workload
 from ebpfmesh.bench.frames import FLOW_BITS, MAGIC, PORTS, TAG, least_size
 from ebpfmesh.bench.generator import BATCH
@@ -31,6 +30,7 @@ from ebpfmesh.bench.watch import Watcher
 from ebpfmesh.bench.workload import Scale, Target
 from ebpfmesh.errors import CommandFailed, ForeignProgram, NotFound
 from ebpfmesh.kernel import bpf, netns
+from support import topology
 
 PORT = 2152
 FLOWS = 1_000_000

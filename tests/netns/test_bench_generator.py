@@ -13,7 +13,6 @@ from typing import Any
 
 import pytest
 
-import topology
 from ebpfmesh.bench import workload
 from ebpfmesh.bench.connect import IN_FLIGHT, Connector
 from ebpfmesh.bench.frames import PORTS, least_size
@@ -24,6 +23,7 @@ from ebpfmesh.bench.sink import at_eth0, send_burst
 from ebpfmesh.bench.topology import Member
 from ebpfmesh.bench.workload import Scale
 from ebpfmesh.kernel import links, netns
+from support import topology
 
 SERVICES = 3
 SENT = 32  # each takes a page of the socket's buffer

@@ -15,12 +15,12 @@ from pathlib import Path
 
 import pytest
 
-import topology
 from ebpfmesh.bench import cputime, load, workload
 from ebpfmesh.bench.paths import PATHS, DataPath
 from ebpfmesh.bench.workload import Scale
 from ebpfmesh.errors import CommandFailed
 from ebpfmesh.kernel import netns
+from support import topology
 
 PERIODS, PERIOD = 50, 0.01
 BURN = f"""

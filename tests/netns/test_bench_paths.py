@@ -20,7 +20,6 @@ from pathlib import Path
 
 import pytest
 
-import topology
 from ebpfmesh import apply
 from ebpfmesh.bench import changes, pps, switch, workload
 from ebpfmesh.bench.frames import from_member
@@ -34,6 +33,7 @@ from ebpfmesh.bench.workload import Scale, Target
 from ebpfmesh.errors import CommandFailed, Unsupported
 from ebpfmesh.kernel import netns
 from ebpfmesh.model import Identity, Policy, Service
+from support import topology
 
 SCALE = Scale(services=3, rules=2)
 MAY_BE_MISSING = {"ovs-kernel": "this kernel has no openvswitch module"}

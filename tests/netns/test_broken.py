@@ -16,8 +16,8 @@ from ebpfmesh.kernel import interface, netns
 from ebpfmesh.kernel.pins import Pins
 from ebpfmesh.kernel.record import RUN
 from ebpfmesh.model import Mesh
-from sockets import connects, listener
-from topology import background, collected, in_fn, leftovers, mesh_of, poll, running
+from support.sockets import connects, listener
+from support.topology import background, collected, in_fn, leftovers, mesh_of, poll, running
 
 MESH = """
 [mesh]

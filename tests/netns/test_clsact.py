@@ -6,7 +6,6 @@ from collections.abc import Iterator
 
 import pytest
 
-import topology
 from ebpfmesh import apply
 from ebpfmesh._abi import Direction, Reason
 from ebpfmesh.errors import ForeignProgram, Unsupported, UsageError
@@ -15,8 +14,9 @@ from ebpfmesh.kernel.pins import Pins
 from ebpfmesh.model import Function, Mesh
 from ebpfmesh.observe import view
 from ebpfmesh.observe.mesh import read_mesh
-from sockets import carries, connect, connects, listener
-from topology import drops, in_fn, leftovers, mesh_of, running
+from support import topology
+from support.sockets import carries, connect, connects, listener
+from support.topology import drops, in_fn, leftovers, mesh_of, running
 
 MESH = """
 [mesh]

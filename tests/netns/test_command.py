@@ -15,7 +15,7 @@ from ebpfmesh.kernel import netns
 from ebpfmesh.kernel.cgroup import Cgroup, Hierarchies
 from ebpfmesh.kernel.process import keepers
 from ebpfmesh.model import Mesh
-from topology import in_fn, mesh_of, running, wait_until
+from support.topology import in_fn, mesh_of, running, wait_until
 
 Up = Callable[[str], Mesh]
 SLEEPER = """

@@ -14,8 +14,8 @@ from ebpfmesh import apply
 from ebpfmesh.errors import UsageError
 from ebpfmesh.kernel.record import RUN, locked
 from ebpfmesh.model import Function, Mesh
-from sockets import connects, listener
-from topology import leftovers, mesh_of, poll, running
+from support.sockets import connects, listener
+from support.topology import leftovers, mesh_of, poll, running
 
 ONE = """
 [mesh]

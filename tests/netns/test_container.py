@@ -5,13 +5,13 @@ from collections.abc import Iterator
 
 import pytest
 
-import containers
 from ebpfmesh import apply
 from ebpfmesh.errors import NotFound
 from ebpfmesh.kernel import netns, process
 from ebpfmesh.model import Function, Mesh
-from sockets import carries, connect, connects, listener
-from topology import background, in_fn, listening, poll, running
+from support import containers
+from support.sockets import carries, connect, connects, listener
+from support.topology import background, in_fn, listening, poll, running
 
 MESH = """
 [mesh]

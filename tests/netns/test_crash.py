@@ -21,9 +21,9 @@ from ebpfmesh.kernel import compiled, sockets
 from ebpfmesh.kernel.cgroup import directory_above
 from ebpfmesh.kernel.pins import Pins
 from ebpfmesh.model import Function, Mesh
-from killing import Change, interrupted_at, killed_at, shape, steps_of
-from sockets import carries, connect, connects, listener
-from topology import collected, leftovers, mesh_of, poll, wait_until
+from support.killing import Change, interrupted_at, killed_at, shape, steps_of
+from support.sockets import carries, connect, connects, listener
+from support.topology import collected, leftovers, mesh_of, poll, wait_until
 
 EMPTY = '[mesh]\nname = "crash"\n'
 OLD = (

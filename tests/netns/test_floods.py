@@ -15,8 +15,8 @@ from ebpfmesh._abi import Count
 from ebpfmesh.kernel.maps import Maps
 from ebpfmesh.kernel.pins import Pins
 from ebpfmesh.model import Mesh
-from mute import MARK, frame, layer4, mute
-from sockets import carries, connection, frames, hears
+from support.mute import MARK, frame, layer4, mute
+from support.sockets import carries, connection, frames, hears
 
 MESH = """
 [mesh]

@@ -18,8 +18,8 @@ from ebpfmesh._abi import FlowFlag, Reason
 from ebpfmesh.kernel.maps import Maps
 from ebpfmesh.kernel.pins import Pins
 from ebpfmesh.model import Mesh
-from mute import DESTINATION_PORT, ECHO_ID, SOURCE_PORT, frame, mute, renumbered
-from sockets import (
+from support.mute import DESTINATION_PORT, ECHO_ID, SOURCE_PORT, frame, mute, renumbered
+from support.sockets import (
     accepted,
     carries,
     connection,
@@ -28,7 +28,7 @@ from sockets import (
     listener,
     made,
 )
-from topology import drops, running, wait_until
+from support.topology import drops, running, wait_until
 
 NAME = "flows"
 MESH = """

@@ -19,8 +19,8 @@ from ebpfmesh.kernel.maps import Maps
 from ebpfmesh.kernel.pins import Pins
 from ebpfmesh.model import Mesh
 from ebpfmesh.observe import health
-from sockets import datagrams, frames
-from topology import needs, running, wait_until
+from support.sockets import datagrams, frames
+from support.topology import needs, running, wait_until
 
 MESH = """
 [mesh]

@@ -32,8 +32,8 @@ from scapy.packet import Packet, Raw
 from ebpfmesh._abi import Direction, Reason
 from ebpfmesh.kernel import interface
 from ebpfmesh.model import Mesh
-from sockets import accepted, carries, connect, datagrams, frames, hears, listener
-from topology import drops, in_fn, running
+from support.sockets import accepted, carries, connect, datagrams, frames, hears, listener
+from support.topology import drops, in_fn, running
 
 MESH = """
 [mesh]

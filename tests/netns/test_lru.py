@@ -20,11 +20,11 @@ from ebpfmesh.kernel import interface, sockets
 from ebpfmesh.kernel.maps import Maps
 from ebpfmesh.kernel.pins import Pins
 from ebpfmesh.model import Mesh
-from mute import MARK, frame, layer4, mute
-from packets import Peer, fragments, sent, udp
-from serving import at, own_many, peer
-from sockets import accepted, frames, hears, listener
-from topology import unavailable
+from support.mute import MARK, frame, layer4, mute
+from support.packets import Peer, fragments, sent, udp
+from support.serving import at, own_many, peer
+from support.sockets import accepted, frames, hears, listener
+from support.topology import unavailable
 
 ROOM = 1024
 """Flows that have room, and connections begun, and fragmented datagrams."""

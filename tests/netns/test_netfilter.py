@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from ebpfmesh.observe.netfilter import Ours, rules
-from topology import needs, unavailable
+from support.topology import needs, unavailable
 
 OURS = Ours(
     addresses=frozenset(map(ip_address, ("198.18.0.1", "198.18.0.2", "2001:db8::1"))),

@@ -15,7 +15,7 @@ from ebpfmesh import apply
 from ebpfmesh._abi import Direction, Reason
 from ebpfmesh.kernel import interface, netns, rtnl
 from ebpfmesh.model import Mesh, Policy
-from sockets import (
+from support.sockets import (
     BLOCKED_SECONDS,
     SECONDS,
     carries,
@@ -26,7 +26,17 @@ from sockets import (
     listener,
     moved_whole,
 )
-from topology import background, drops, in_fn, listening, mesh_of, meters, needs, poll, running
+from support.topology import (
+    background,
+    drops,
+    in_fn,
+    listening,
+    mesh_of,
+    meters,
+    needs,
+    poll,
+    running,
+)
 
 MESH = """
 [mesh]

@@ -15,8 +15,8 @@ import pytest
 from ebpfmesh import apply
 from ebpfmesh._abi import Direction, Reason
 from ebpfmesh.model import Mesh
-from sockets import BLOCKED_SECONDS, SECONDS, connect, connects, datagrams, listener
-from topology import background, drops, in_fn, listening, needs, running
+from support.sockets import BLOCKED_SECONDS, SECONDS, connect, connects, datagrams, listener
+from support.topology import background, drops, in_fn, listening, needs, running
 
 BACKENDS = ("web-0", "web-1", "web-2")
 MESH = """

@@ -3,7 +3,8 @@
 
 A socket belongs to the cgroup of the process that made it. ``own`` makes one as a command in a
 function does, and its packets carry a backend's address; ``made`` makes one in the same namespace
-from outside of the cgroup, and its packets carry the service's. The mesh is that of serving.py.
+from outside of the cgroup, and its packets carry the service's. The mesh is that of
+support/serving.py.
 """
 
 import contextlib
@@ -17,7 +18,7 @@ from ebpfmesh import apply
 from ebpfmesh._abi import Direction, FlowFlag, Reason
 from ebpfmesh.kernel import netns, sockets
 from ebpfmesh.model import Mesh, Policy, Service
-from serving import (
+from support.serving import (
     ADDRESSES,
     MESH,
     WEB,
@@ -34,8 +35,8 @@ from serving import (
     plain,
     records,
 )
-from sockets import BLOCKED_SECONDS, SECONDS, datagrams, listener, made
-from topology import drops, poll, running, unavailable
+from support.sockets import BLOCKED_SECONDS, SECONDS, datagrams, listener, made
+from support.topology import drops, poll, running, unavailable
 
 
 @pytest.fixture(scope="module")

@@ -12,9 +12,9 @@ from ebpfmesh.kernel import sockets
 from ebpfmesh.kernel.cgroup import directory_above
 from ebpfmesh.kernel.pins import Pins
 from ebpfmesh.model import Mesh
-from serving import MESH, accepted, at, flows, listeners, own, peer
-from sockets import listener
-from topology import mesh_of, running
+from support.serving import MESH, accepted, at, flows, listeners, own, peer
+from support.sockets import listener
+from support.topology import mesh_of, running
 
 ALL = sorted(program.name for program in sockets.PROGRAMS)
 NAMED = '[mesh]\nname = "cgroup"\n'

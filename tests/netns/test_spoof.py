@@ -26,8 +26,8 @@ from scapy.packet import Packet, Raw
 from ebpfmesh._abi import Direction, Reason
 from ebpfmesh.kernel import interface, netns
 from ebpfmesh.model import Mesh
-from sockets import carries, connection, datagrams, frames, hears
-from topology import drops, in_fn, running
+from support.sockets import carries, connection, datagrams, frames, hears
+from support.topology import drops, in_fn, running
 
 MESH = """
 [mesh]

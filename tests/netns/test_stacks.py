@@ -16,9 +16,9 @@ from contextlib import ExitStack
 import pytest
 
 from ebpfmesh.model import Mesh
-from servers import nginx
-from sockets import accepted, carries, connect, listener
-from topology import background, in_fn, in_network, listening, needs, running
+from support.servers import nginx
+from support.sockets import accepted, carries, connect, listener
+from support.topology import background, in_fn, in_network, listening, needs, running
 
 BACKENDS = ("web-0", "web-1", "web-2")
 MESH = """

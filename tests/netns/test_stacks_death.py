@@ -12,8 +12,8 @@ import pytest
 
 from ebpfmesh import apply
 from ebpfmesh.model import Mesh
-from servers import nginx
-from topology import background, in_network, needs, running, wait_until
+from support.servers import nginx
+from support.topology import background, in_network, needs, running, wait_until
 
 BACKENDS = ("web-0", "web-1", "web-2")
 OTHERS = {"web-1", "web-2"}

@@ -18,9 +18,17 @@ import pytest
 from ebpfmesh._abi import Reason
 from ebpfmesh.kernel.interface import GATEWAY4, GATEWAY6
 from ebpfmesh.model import Address, Mesh
-from outside import HOST4, HOST6, MTU, ROUTER4, ROUTER6, Outside, outside
-from sockets import BLOCKED_SECONDS, accepted, connect, datagrams, listener, made, moved_whole
-from topology import drops, in_fn, needs, poll, running, wait_until
+from support.outside import HOST4, HOST6, MTU, ROUTER4, ROUTER6, Outside, outside
+from support.sockets import (
+    BLOCKED_SECONDS,
+    accepted,
+    connect,
+    datagrams,
+    listener,
+    made,
+    moved_whole,
+)
+from support.topology import drops, in_fn, needs, poll, running, wait_until
 
 MESH = """
 [mesh]

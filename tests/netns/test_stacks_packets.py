@@ -13,8 +13,8 @@ import pytest
 
 from ebpfmesh._abi import Direction, Reason
 from ebpfmesh.model import Address, Mesh
-from sockets import accepted, carries, connect, datagrams, frames, listener, moved_whole
-from topology import drops, in_fn, needs, running
+from support.sockets import accepted, carries, connect, datagrams, frames, listener, moved_whole
+from support.topology import drops, in_fn, needs, running
 
 MESH = """
 [mesh]

@@ -18,8 +18,8 @@ from ebpfmesh import apply
 from ebpfmesh._abi import Direction, Reason
 from ebpfmesh.kernel import interface
 from ebpfmesh.model import Address, Mesh
-from outside import Outside, outside
-from sockets import (
+from support.outside import Outside, outside
+from support.sockets import (
     BLOCKED_SECONDS,
     accepted,
     carries,
@@ -32,7 +32,7 @@ from sockets import (
     listener,
     made,
 )
-from topology import drops, in_fn, mesh_of, needs, running
+from support.topology import drops, in_fn, mesh_of, needs, running
 
 MESH = """
 [mesh]

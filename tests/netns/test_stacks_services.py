@@ -15,8 +15,8 @@ from ebpfmesh import apply
 from ebpfmesh._abi import Direction, Reason
 from ebpfmesh.kernel import netns
 from ebpfmesh.model import Address, Mesh
-from sockets import carries, connect, connects, datagrams, family_of, home, listener, made
-from topology import drops, mesh_of, poll, running
+from support.sockets import carries, connect, connects, datagrams, family_of, home, listener, made
+from support.topology import drops, mesh_of, poll, running
 
 BACKENDS = ("web-0", "web-1", "web-2")
 SOURCES = tuple(f"source-{number}" for number in range(8))

@@ -22,8 +22,8 @@ from ebpfmesh.kernel.ring import Ring
 from ebpfmesh.model import Mesh
 from ebpfmesh.observe import health, view
 from ebpfmesh.observe.events import KINDS, Event, Stream
-from sockets import connection, connects, datagrams
-from topology import collected, running, wait_until
+from support.sockets import connection, connects, datagrams
+from support.topology import collected, running, wait_until
 
 MESH = """
 [mesh]

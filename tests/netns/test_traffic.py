@@ -17,8 +17,8 @@ import pytest
 
 from ebpfmesh._abi import Reason
 from ebpfmesh.model import Mesh
-from sockets import connect, listener, moved_whole
-from topology import (
+from support.sockets import connect, listener, moved_whole
+from support.topology import (
     Meter,
     background,
     drops,

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-import topology
+from support import topology
 
 pytest.register_assert_rewrite("prog.rows")  # before anything imports it: its asserts speak
 

@@ -28,7 +28,7 @@ from ebpfmesh.kernel.maps import Maps
 from ebpfmesh.kernel.pins import Pins
 from ebpfmesh.kernel.record import Record
 from ebpfmesh.model import Function, Identity, Limits, Mesh, Policy, Service
-from packets import Peer
+from support.packets import Peer
 
 NAME = "lab"
 LIMITS = Limits(

@@ -12,8 +12,8 @@ from scapy.layers.l2 import Ether
 from scapy.packet import Packet
 
 from ebpfmesh._abi import Direction, Reason
-from packets import Peer, dissect, received, sent
 from prog.lab import MESH, NOBODY, TC, TO_FN, Counters, Drop, Hook, Lab, peer
+from support.packets import Peer, dissect, received, sent
 
 
 @dataclass(frozen=True)

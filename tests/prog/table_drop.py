@@ -18,7 +18,9 @@ from scapy.layers.l2 import ARP, LLC, SNAP, Dot1AD, Dot1Q, Dot3, Ether
 from scapy.packet import Packet, Raw
 
 from ebpfmesh._abi import Reason
-from packets import (
+from prog.lab import NOBODY, peer, service
+from prog.rows import Row, drop, expired, ignored, step
+from support.packets import (
     GATEWAY4,
     GATEWAY6,
     MULTICAST4,
@@ -35,8 +37,6 @@ from packets import (
     time_exceeded,
     udp,
 )
-from prog.lab import NOBODY, peer, service
-from prog.rows import Row, drop, expired, ignored, step
 
 A, B, C, E = (peer(name) for name in "abce")
 WEB, DNS, EMPTY, CLOSED = (service(n) for n in ("web", "dns", "empty", "closed"))

@@ -13,9 +13,9 @@ from scapy.layers.inet6 import ICMPv6ND_Redirect
 from scapy.packet import Packet, Raw
 
 from ebpfmesh._abi import Reason
-from packets import ERRORS, Peer, built, error, fragments, ip, ping, pong, tcp, udp
 from prog.lab import HAIRPIN, NOBODY, peer, service
 from prog.rows import Row, Step, drop, forward, step, to_host
+from support.packets import ERRORS, Peer, built, error, fragments, ip, ping, pong, tcp, udp
 
 A, B, C = (peer(name) for name in "abc")
 WEB, DNS, SELF, MIRROR = (service(name) for name in ("web", "dns", "self", "mirror"))

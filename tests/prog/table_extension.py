@@ -12,9 +12,9 @@ from scapy.layers.inet6 import (
 from scapy.packet import Packet, Raw
 
 from ebpfmesh._abi import EXTENSIONS_MAX, Reason
-from packets import Peer, behind, built, error, ip, ping, pong, sent, tcp, udp
 from prog.lab import HAIRPIN, NOBODY, peer, service
 from prog.rows import Row, drop, forward, step, to_host
+from support.packets import Peer, behind, built, error, ip, ping, pong, sent, tcp, udp
 
 A, B, C = (peer(name) for name in "abc")
 WEB, DNS, SELF = (service(name) for name in ("web", "dns", "self"))

@@ -15,9 +15,9 @@ from scapy.layers.l2 import Ether
 from scapy.packet import Packet, Raw
 
 from ebpfmesh._abi import Direction, Reason
-from packets import Peer, built, ping, pong, received, sent, tcp, udp
 from prog.lab import HAIRPIN, NOBODY, Drop, peer, service
 from prog.rows import Row, forward, step, to_host
+from support.packets import Peer, built, ping, pong, received, sent, tcp, udp
 
 A, B, C, D, E = (peer(name) for name in "abcde")
 WEB, SAME, DNS, TIME, SHOP = (service(n) for n in ("web", "same", "dns", "time", "shop"))

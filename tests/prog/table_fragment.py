@@ -9,9 +9,9 @@ from scapy.layers.inet6 import IPv6, IPv6ExtHdrDestOpt, IPv6ExtHdrFragment
 from scapy.packet import Packet, Raw
 
 from ebpfmesh._abi import Direction, Reason
-from packets import Peer, behind, built, fragments, ip, ping, pong, tcp, udp
 from prog.lab import HAIRPIN, NOBODY, Drop, peer, service
 from prog.rows import Row, Step, drop, forward, step, to_host
+from support.packets import Peer, behind, built, fragments, ip, ping, pong, tcp, udp
 
 A, B, C, D = (peer(name) for name in "abcd")
 WEB, DNS, SELF, MIRROR = (service(name) for name in ("web", "dns", "self", "mirror"))

@@ -14,7 +14,9 @@ from scapy.layers.l2 import ARP, Dot1Q, Ether
 from scapy.packet import Packet
 
 from ebpfmesh._abi import Direction, Reason
-from packets import (
+from prog.lab import NOBODY, Drop, peer, service
+from prog.rows import Row, Step, carried, step
+from support.packets import (
     ERRORS,
     MULTICAST4,
     MULTICAST6,
@@ -28,8 +30,6 @@ from packets import (
     tcp,
     udp,
 )
-from prog.lab import NOBODY, Drop, peer, service
-from prog.rows import Row, Step, carried, step
 
 A, B, C, D = (peer(name) for name in "abcd")
 WEB = service("web")

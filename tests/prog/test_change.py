@@ -8,9 +8,9 @@ from scapy.packet import Packet
 
 from ebpfmesh._abi import Direction, Reason
 from ebpfmesh.model import Function
-from packets import Peer, ping, pong, received, sent, tcp, udp
 from prog import changes
 from prog.lab import MESH, NOBODY, TC, TO_FN, XDP_FN, Drop, Hook, Lab, Seen, peer, policy, service
+from support.packets import Peer, ping, pong, received, sent, tcp, udp
 
 A, B, C, D = (peer(name) for name in "abcd")
 WEB = service("web")

@@ -5,12 +5,12 @@ import pytest
 
 from ebpfmesh._abi import Direction, Reason
 from ebpfmesh.kernel.record import Record
-from packets import ping, pong, received, sent, tcp, udp
 from prog import changes, table_drop, table_error, table_forward, table_fragment, table_to_function
 from prog.lab import NAME, NOBODY, STATE, TC, TO_FN, Answer, Drop, Hook, Lab, peer, policy, service
 from prog.rows import Row, prepare
 from prog.test_policy import QUESTIONS, Question
 from prog.test_track import set_back, tick
+from support.packets import ping, pong, received, sent, tcp, udp
 
 A, B, C, D = (peer(name) for name in "abcd")
 WEB, SELF, EMPTY = service("web"), service("self"), service("empty")

@@ -12,7 +12,6 @@ from ebpfmesh import _abi
 from ebpfmesh._abi import Count, Direction, Event, EventKind, Reason
 from ebpfmesh.kernel import bpf
 from ebpfmesh.kernel.ring import Ring
-from packets import Peer, error, received, sent, tcp, udp
 from prog import (
     table_drop,
     table_error,
@@ -24,6 +23,7 @@ from prog import (
 from prog.lab import NOBODY, TC, TO_FN, XDP_FN, Drop, Hook, Lab, peer, service
 from prog.rows import Row, compare, prepare
 from prog.test_missing import without
+from support.packets import Peer, error, received, sent, tcp, udp
 
 A, B, C, D = (peer(name) for name in "abcd")
 WEB = service("web")

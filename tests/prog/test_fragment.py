@@ -4,10 +4,10 @@
 import pytest
 
 from ebpfmesh._abi import Count
-from packets import fragments, sent, udp
 from prog import table_fragment
 from prog.lab import LIMITS, TC, XDP_FN, Hook, Lab, peer
 from prog.rows import check
+from support.packets import fragments, sent, udp
 
 A, B = peer("a"), peer("b")
 HOOKS = pytest.mark.parametrize("hook", [TC, XDP_FN], ids=["tc", "xdp"])

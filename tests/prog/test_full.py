@@ -15,8 +15,8 @@ from ebpfmesh._abi import Direction, Reason
 from ebpfmesh.apply.programs import TC_CALLS, load_sources, set_calls, tc_sources
 from ebpfmesh.kernel import bpf
 from ebpfmesh.kernel.pins import Pins
-from packets import sent, tcp, udp
 from prog.lab import TC, Drop, Lab, peer
+from support.packets import sent, tcp, udp
 
 A, B = peer("a"), peer("b")
 SMALL, CALLS = "mesh_flow4", "mesh_tc_calls"

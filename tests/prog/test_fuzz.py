@@ -12,7 +12,6 @@ from scapy.layers.l2 import Ether
 from scapy.packet import Packet, Raw
 
 from ebpfmesh._abi import Direction, Reason
-from packets import GATEWAY4, GATEWAY6, Peer
 from prog import (
     table_drop,
     table_error,
@@ -23,6 +22,7 @@ from prog import (
 )
 from prog.lab import TC, TO_FN, XDP_FN, Drop, Hook, Lab, Seen
 from prog.rows import Row, prepare
+from support.packets import GATEWAY4, GATEWAY6, Peer
 
 FROM_FN = [
     *table_forward.ROWS,

@@ -8,9 +8,9 @@ import pytest
 from scapy.packet import Packet
 
 from ebpfmesh._abi import Direction, Reason
-from packets import Peer, ping, pong, received, sent, tcp, udp
 from prog.lab import NOBODY, TC, TO_FN, XDP_FN, Counters, Drop, Hook, Lab, peer, service
 from prog.rows import tenant_of
+from support.packets import Peer, ping, pong, received, sent, tcp, udp
 
 A, B, C, D = (peer(name) for name in "abcd")
 WEB, DNS, SHOP = service("web"), service("dns"), service("shop")

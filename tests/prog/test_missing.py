@@ -11,8 +11,8 @@ from ebpfmesh import _abi
 from ebpfmesh._abi import Reason
 from ebpfmesh.apply.programs import TC_CALLS, set_calls
 from ebpfmesh.kernel.pins import Pins
-from packets import received, sent, tcp, udp
 from prog.lab import NAME, NOBODY, TC, TO_FN, XDP_CALLS, XDP_FN, Drop, Hook, Lab, peer
+from support.packets import received, sent, tcp, udp
 
 A, B = peer("a"), peer("b")
 CALLS = {

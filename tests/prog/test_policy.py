@@ -12,9 +12,9 @@ import pytest
 
 from ebpfmesh._abi import Direction, Reason
 from ebpfmesh.model import Mesh, Party, Policy
-from packets import Peer, ping, received, sent, tcp, udp
 from prog.lab import MESH, NOBODY, TC, TO_FN, XDP_FN, Drop, Hook, Lab, peer, policy
 from prog.lab import service as service_peer
+from support.packets import Peer, ping, received, sent, tcp, udp
 
 SENDERS = ("function:a", "tenant:red", "any", "outside", "outside:203.0.113.0/24")
 RECEIVERS = ("function:c", "function:b", "tenant:blue", "service:shop", "any", "outside",

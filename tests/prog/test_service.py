@@ -13,9 +13,9 @@ from ebpfmesh.kernel import maglev
 from ebpfmesh.kernel.control import service_keys
 from ebpfmesh.kernel.maps import maglev_rows
 from ebpfmesh.model import Service
-from packets import received, sent, tcp
 from prog import changes
 from prog.lab import MESH, TC, XDP_FN, Drop, Hook, Lab, peer, policy, service
+from support.packets import received, sent, tcp
 
 A, B, WEB = peer("a"), peer("b"), service("web")
 MACS = {peer(name).mac: name for name in "abcde"}

@@ -10,7 +10,6 @@ import pytest
 from scapy.packet import Packet
 
 from ebpfmesh._abi import Count, Direction, Flow, Flow4Key, Flow6Key, FlowFlag, Reason, Timeout
-from packets import Peer, error, ping, pong, received, sent, tcp, udp
 from prog import changes
 from prog.lab import (
     FLOWS,
@@ -28,6 +27,7 @@ from prog.lab import (
     policy,
     service,
 )
+from support.packets import Peer, error, ping, pong, received, sent, tcp, udp
 
 A, B, C = (peer(name) for name in "abc")
 WEB, SELF = service("web"), service("self")

@@ -19,8 +19,8 @@ from scapy.layers.l2 import ARP, Ether
 from scapy.packet import Packet, Raw
 
 from ebpfmesh._abi import Reason
-from packets import behind, built, error, ip, ping, sent, tcp, udp
 from prog.lab import TC, TO_FN, XDP_FN, Drop, Hook, Lab, peer
+from support.packets import behind, built, error, ip, ping, sent, tcp, udp
 
 A, B = peer("a"), peer("b")
 ETHERNET = 14

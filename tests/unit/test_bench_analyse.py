@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import bench_data
 from ebpfmesh.bench import analyse, control, scenario, words
 from ebpfmesh.bench.analyse import Goal
 from ebpfmesh.bench.kinds import KINDS
 from ebpfmesh.bench.results import Measurement, Results
 from ebpfmesh.errors import NotFound
+from support import bench_data
 
 Values = Mapping[tuple[str, str, str, int], float]
 VALUES: Values = {

@@ -11,12 +11,12 @@ import pytest
 from click.testing import CliRunner
 from rich.console import Console
 
-import bench_data
 from ebpfmesh.bench import compare_report
 from ebpfmesh.bench.compare import Change, compare, say, unpaired_ratio
 from ebpfmesh.bench.results import Measurement, Results
 from ebpfmesh.cli.main import cli
 from ebpfmesh.errors import UsageError
+from support import bench_data
 
 SCENARIO: dict[str, Any] = {
     "name": "test", "title": "a <test>", "about": "", "rounds": 9, "control": 5,

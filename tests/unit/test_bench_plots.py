@@ -12,11 +12,11 @@ import matplotlib.image
 import pytest
 from matplotlib.figure import Figure as Canvas
 
-import bench_data
 from ebpfmesh.bench import dots, drawing, lines, plots, report
 from ebpfmesh.bench.drawing import LOOKS
 from ebpfmesh.bench.pictures import FIGURE_COLUMNS, Picture, Point, Row, places
 from ebpfmesh.bench.results import Measurement, Results
+from support import bench_data
 
 LIGHT, DARK = "#ffffff", "#1b2125"
 """What is behind a picture on a page."""

@@ -13,11 +13,11 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-import bench_data
 from ebpfmesh.bench import analyse, method, report, sections, summary
 from ebpfmesh.bench.kinds import KINDS
 from ebpfmesh.bench.results import Measurement, Results
 from ebpfmesh.bench.sections import Cell, Section
+from support import bench_data
 
 SCENARIO: dict[str, Any] = {
     "name": "test", "title": "a test & its <title>", "about": "What `x` is: <b>", "rounds": 5,

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from ebpfmesh.config import load, toml
 from ebpfmesh.errors import ConfigError
 from ebpfmesh.model import Function, Limits, Mesh, Service, Timeouts
-from malformed import HEAD, MALFORMED, function, policy
+from support.malformed import HEAD, MALFORMED, function, policy
 
 pytestmark = pytest.mark.unit
 

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-import topology
 from ebpfmesh.kernel import compiled
 from kernels import fetch, matrix, verifier
 from kernels.report import Report
+from support import topology
 
 KERNEL = matrix.Kernel(
     "6.1", "none", {"no TCX": ["tests/netns/a.py::test_x[tcx *", "tests/netns/a.py::test_y"]}

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-2-Clause
 """Invented results for tests of the analysis and the report: of any scenario, noise included.
 
-    python -m tests.bench_data DIRECTORY
+    PYTHONPATH=tests python -m support.bench_data DIRECTORY
 
 writes those of every scenario that comes along, to look at their reports. No figure of it was ever
 measured.
@@ -20,7 +20,7 @@ from typing import Any
 from ebpfmesh.bench.kinds import AXES, KINDS
 from ebpfmesh.bench.results import Measurement, Results
 
-SCENARIOS = Path(__file__).parents[1] / "vagrant" / "scenarios"
+SCENARIOS = Path(__file__).parents[2] / "vagrant" / "scenarios"
 SPEED = {
     "loopback": 2.2, "xdp_redirect": 2.0, "redirect_peer": 1.25, "mesh": 1.0, "routed": 0.62,
     "bridge": 0.66, "ovs": 0.16, "ovs-kernel": 0.6, "nftables": 0.36, "iptables": 0.4,

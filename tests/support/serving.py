@@ -16,8 +16,8 @@ from ebpfmesh._abi import FlowFlag
 from ebpfmesh.kernel.maps import Maps
 from ebpfmesh.kernel.pins import Pins
 from ebpfmesh.model import Address, Mesh
-from sockets import SECONDS, datagrams, family_of, listener
-from topology import poll
+from support.sockets import SECONDS, datagrams, family_of, listener
+from support.topology import poll
 
 WEB = ("web-0", "web-1", "web-2")
 MESH = """

@@ -14,7 +14,7 @@ from pathlib import Path
 from ebpfmesh import apply
 from ebpfmesh.kernel import netns
 from ebpfmesh.model import Address, Mesh
-from topology import SLOWER, poll
+from support.topology import SLOWER, poll
 
 SECONDS = 5.0 * SLOWER
 """For what must arrive: the deadline of connect, accept and recv."""

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ebpfmesh.model import Mesh
-from topology import background, listening
+from support.topology import background, listening
 
 NGINX = """
 user root; daemon off; master_process off; pid {prefix}/pid; error_log stderr crit;

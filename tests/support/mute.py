@@ -13,7 +13,7 @@ from scapy.packet import Packet
 
 from ebpfmesh.kernel import interface
 from ebpfmesh.model import Mesh
-from topology import in_fn
+from support.topology import in_fn
 
 SOURCE_PORT, DESTINATION_PORT, ECHO_ID = 0, 2, 4
 """Where ``renumbered`` puts a number, in bytes from the start of the header of layer 4."""

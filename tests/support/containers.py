@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from topology import needs
+from support.topology import needs
 
 IMAGE = "localhost/ebpfmesh-test:latest"
 APPLETS = ("sh", "sleep", "ping", "wget", "nc", "httpd", "cat", "ip")

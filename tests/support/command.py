@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from topology import SLOWER
+from support.topology import SLOWER
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 COMMAND = (sys.executable, "-m", "ebpfmesh")
 
 
