@@ -77,10 +77,7 @@ HOT __u32 connect_select(const struct mesh_service *service, struct mesh_socket_
 	}
 	id = service_select(service, &t);
 	backend = id && id != own ? endpoint_get(id) : NULL;
-	if (!backend)
-		return 0;
-	endpoint_address(backend, &peer->address, &address);
-	if (!address.word[3])
+	if (!backend || !endpoint_address(backend, &peer->address, &address))
 		return 0;
 	peer->address = address;
 	peer->port = service_target_port(service, peer->port);

@@ -30,22 +30,23 @@ HOT struct mesh_function *endpoint_get(__u32 id)
 	return fn && (!id || fn->ifindex) ? fn : NULL;
 }
 
-/* The function's address of the family that `like` has; zero words where it has none. */
-HOT void endpoint_address(const struct mesh_function *fn, const struct mesh_address *like,
-			  struct mesh_address *address)
+/* 1 with the function's address of the family that `like` has; 0 where it has none of that. */
+HOT int endpoint_address(const struct mesh_function *fn, const struct mesh_address *like,
+			 struct mesh_address *address)
 {
-	if (address_is4(like))
+	if (address_is4(like)) {
 		address_set4(address, fn->address4);
-	else
-		address_set6(address, fn->address6);
+		return fn->address4 != 0;
+	}
+	address_set6(address, fn->address6);
+	return (address->word[0] | address->word[1] | address->word[2] | address->word[3]) != 0;
 }
 
 HOT int endpoint_has_address(const struct mesh_function *fn, const struct mesh_address *address)
 {
 	struct mesh_address own;
 
-	endpoint_address(fn, address, &own);
-	return own.word[3] && address_equal(&own, address);
+	return endpoint_address(fn, address, &own) && address_equal(&own, address);
 }
 
 HOT int mac_equal(const void *a, const void *b)

@@ -79,8 +79,9 @@ HOT int judge_service(struct mesh_judgement *j, const struct mesh_service *servi
 	who->receiver = j->receiver ? endpoint_get(j->receiver) : NULL;
 	if (!who->receiver)
 		return MESH_NO_BACKEND;
-	endpoint_address(who->receiver, &j->tuple.destination, &j->target);
-	return j->target.word[3] ? MESH_OK : MESH_NO_BACKEND;
+	if (!endpoint_address(who->receiver, &j->tuple.destination, &j->target))
+		return MESH_NO_BACKEND;
+	return MESH_OK;
 }
 
 /*

@@ -191,6 +191,23 @@ def change_service(mesh: Mesh, name: str, **update: object) -> None:
     apply.edit(mesh.name, change)
 
 
+@pytest.mark.parametrize("way", ["service", "itself"])
+@BOTH
+def test_an_address_that_ends_in_zeros(mesh: Mesh, maker: Maker, way: str) -> None:
+    """As a backend's, a receiver's and, in the answer, a sender's."""
+    only(mesh, "web", "other")
+    address = at(mesh, "other", 6)
+    to = ("2001:db8:1::1", 80) if way == "service" else (str(address), 8080)
+    with (
+        listener(mesh, "other", address, 8080) as server,
+        maker(mesh, "client", socket.AF_INET6, socket.SOCK_STREAM) as sock,
+    ):
+        sock.connect(to)
+        with accepted({"other": server})[1] as there:
+            there.sendall(b"answer")
+            assert sock.recv(64) == b"answer"
+
+
 @BOTH
 def test_datagrams_keep_their_backend_while_the_list_changes(mesh: Mesh, maker: Maker) -> None:
     only(mesh, "names", "web-0")

@@ -2,7 +2,7 @@
 """The mesh that single packets are sent into, and what is seen of each.
 
                             ┌─ a   red    198.18.0.1  2001:db8::1
-    the host's stack ─ mesh ┼─ b   red    198.18.0.2  2001:db8::2
+    the host's stack ─ mesh ┼─ b   red    198.18.0.2  2001:db8::2:0:0
                             ├─ c   blue   198.18.0.3  2001:db8::3
                             ├─ d   blue   198.18.0.4  2001:db8::4   in audit
                             └─ e   blue   198.18.0.5  (IPv4 alone)
@@ -48,13 +48,13 @@ STATE = (*FLOWS, "mesh_fragment", "mesh_socket")
 
 
 def _function(
-    name: str, tenant: str, number: int, *, both: bool = True, audit: bool = False
+    name: str, tenant: str, number: int, *, tail: str = "", both: bool = True, audit: bool = False
 ) -> Function:
     return Function(
         name=name,
         tenant=tenant,
         address4=IPv4Address(f"198.18.0.{number}"),
-        address6=IPv6Address(f"2001:db8::{number}") if both else None,
+        address6=IPv6Address(f"2001:db8::{number}{tail}") if both else None,
         audit=audit,
     )
 
@@ -94,7 +94,7 @@ def policy(
 
 FUNCTIONS = (
     _function("a", "red", 1),
-    _function("b", "red", 2),
+    _function("b", "red", 2, tail=":0:0"),
     _function("c", "blue", 3),
     _function("d", "blue", 4, audit=True),
     _function("e", "blue", 5, both=False),

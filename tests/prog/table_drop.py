@@ -41,6 +41,7 @@ from support.packets import (
 A, B, C, E = (peer(name) for name in "abce")
 WEB, DNS, EMPTY, CLOSED = (service(n) for n in ("web", "dns", "empty", "closed"))
 BOTH = (4, 6)
+ZERO = Peer("", "0.0.0.0", "::")
 ALIEN = "02:00:00:00:00:99"
 
 
@@ -67,9 +68,7 @@ def _spoofed(v: int) -> list[Row]:
         drop(f"v{v} another's flow", B, tcp(v, A, B, 1000, 80), Reason.SPOOF_IP, given=known),
         drop(f"v{v} address of the outside", A, tcp(v, NOBODY, B, 1000, 80), Reason.SPOOF_IP),
         drop(f"v{v} address of a service", B, tcp(v, WEB, A, 80, 1000), Reason.SPOOF_IP),
-        drop(
-            f"v{v} zero address", A, udp(v, Peer("", "0.0.0.0", "::"), B, 68, 67), Reason.SPOOF_IP
-        ),
+        drop(f"v{v} zero address", A, udp(v, ZERO, B, 68, 67), Reason.SPOOF_IP),
     ]  # fmt: skip
 
 
@@ -82,6 +81,7 @@ def _mapped() -> list[Row]:
         drop("IPv6 from another's mapped address", A, tcp(6, other, B, 1, 2), Reason.SPOOF_IP),
         drop("IPv6 to a mapped address", A, tcp(6, A, other, 1, 2), Reason.MALFORMED),
         drop("IPv6 from a function that has none", E, tcp(6, E, C, 1, 2), Reason.SPOOF_IP),
+        drop("IPv6 from :: of a function that has none", E, tcp(6, ZERO, C, 1, 2), Reason.SPOOF_IP),
     ]
 
 

@@ -29,6 +29,7 @@ tenant = "one"
 [[function]]
 name = "other"
 tenant = "one"
+address = ["198.18.0.99", "2001:db8::99:0:0"]
 [[function]]
 name = "web"
 replicas = 3
