@@ -80,7 +80,7 @@ def diff(current: Mesh | None, wanted: Mesh) -> tuple[Operation, ...]:
     """The operations that make ``wanted`` of ``current``; none if they mean the same.
 
     Raises ``UsageError`` if they differ in what is fixed while a mesh is up: its name, limits,
-    hook and prefixes.
+    hook, grace periods and prefixes.
     """
     create: list[Operation] = []
     if current is None:
@@ -112,7 +112,7 @@ def diff(current: Mesh | None, wanted: Mesh) -> tuple[Operation, ...]:
 
 
 def _check_fixed(current: Mesh, wanted: Mesh) -> None:
-    for key in ("name", "limits", "hook", "prefix4", "prefix6"):
+    for key in ("name", "limits", "hook", "expedited", "prefix4", "prefix6"):
         if getattr(current, key) != getattr(wanted, key):
             what = "the prefixes" if key.startswith("prefix") else f"the {key}"
             message = f'mesh "{current.name}" is up: {what} cannot change while it is'

@@ -18,6 +18,12 @@ HOT void rewrite_ethernet(const struct pkt *p, const struct mesh_flow *flow)
 	ethernet[2] = flow->ethernet[2];
 }
 
+/* What the host's stack sends has another destination: only this gives it the function's own. */
+HOT void rewrite_destination(const struct pkt *p, const struct mesh_flow *flow)
+{
+	__builtin_memcpy(p->eth->h_dest, flow->ethernet, sizeof(p->eth->h_dest));
+}
+
 /* MESH_OK, or MESH_TTL where it would run out. */
 HOT int rewrite_check_ttl(const struct pkt *p)
 {

@@ -190,7 +190,11 @@ HOT int slow_deliver(CTX *ctx, struct slow *s)
 		return verdict_pass(ctx);
 	ifindex = flow->ifindex;
 	meter_count(ctx, flow);
-	if (!ifindex || s->j->direction == MESH_TO_FN)
+	if (s->j->direction == MESH_TO_FN) {
+		rewrite_destination(&s->p, flow);
+		return verdict_pass(ctx);
+	}
+	if (!ifindex)
 		return verdict_pass(ctx);
 	slow_rewrite(ctx, s, flow);
 	return verdict_redirect(ctx, ifindex);

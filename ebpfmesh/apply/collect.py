@@ -13,13 +13,13 @@ from pyroute2 import IPRoute
 
 from ebpfmesh.apply.lifecycle import take_down
 from ebpfmesh.apply.live import Live, OnStep, quiet
-from ebpfmesh.kernel import cgroup, interface, listener, netns, pins
+from ebpfmesh.kernel import cgroup, interface, listener, netns, pins, rcu
 from ebpfmesh.kernel.record import Record, all_records, locked
 
 
 def gc(on_step: OnStep = quiet) -> list[str]:
     """Remove all leftovers; what was removed, a line each."""
-    removed: list[str] = []
+    removed = ["expedited grace periods"] if rcu.put_back() else []
     for mesh in sorted({*all_records(), *pins.all_meshes()}):
         with locked(mesh):
             removed += _collect_mesh(mesh, on_step)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from ebpfmesh.apply import programs
 from ebpfmesh.apply.live import Live, OnStep, opened, quiet
 from ebpfmesh.errors import MeshError, NotFound, UsageError
-from ebpfmesh.kernel import links, netns, pins, sockets
+from ebpfmesh.kernel import links, netns, pins, rcu, sockets
 from ebpfmesh.kernel.maps import create_maps
 from ebpfmesh.kernel.pins import Pins
 from ebpfmesh.kernel.place import check_place, fault
@@ -41,6 +41,7 @@ def up(wanted: Mesh, on_step: OnStep = quiet) -> tuple[Operation, ...]:
     """
     links.uses_tcx(wanted.hook)
     with locked(wanted.name):
+        rcu.put_back()
         Pins(wanted.name).check()
         new = not Record.exists(wanted.name)
         try:
@@ -89,6 +90,7 @@ def _created(wanted: Mesh, on_step: OnStep) -> Iterator[Live]:
 def down(mesh: str, on_step: OnStep = quiet) -> bool:
     """Remove a mesh and all that was made for it; False if there was nothing of it."""
     with locked(mesh):
+        rcu.put_back()
         if not Record.exists(mesh) and mesh not in pins.all_meshes():
             return False
         if Record.exists(mesh):
@@ -108,7 +110,10 @@ def take_down(mesh: str, on_step: OnStep) -> None:
         record = Record(mesh, create=True)
         mounted = record.get("mounted_bpffs", False)
         if record.get("mesh") is not None:
-            with contextlib.closing(Live(record, on_step)) as live:
+            with (
+                rcu.expedited(record.base().expedited),
+                contextlib.closing(Live(record, on_step)) as live,
+            ):
                 live.remove_functions([row.function.name for row in record.functions()])
         on_step("pins")
         sockets.detach(Pins(mesh))

@@ -16,7 +16,7 @@ from pyroute2 import IPRoute
 
 from ebpfmesh.apply import programs
 from ebpfmesh.errors import AbiMismatch, MeshError, NotFound, UsageError
-from ebpfmesh.kernel import bpf, cgroup, interface, links, listener, netns, process, sockets
+from ebpfmesh.kernel import bpf, cgroup, interface, links, listener, netns, process, rcu, sockets
 from ebpfmesh.kernel.cgroup import Cgroup, directory_above
 from ebpfmesh.kernel.control import Control
 from ebpfmesh.kernel.maps import Maps
@@ -71,15 +71,16 @@ class Live:
         self.control.maps.check()  # a map that fails later would fail the undo too
         self._load_sockets(operations)
         self.record.set("dirty", True)
-        try:
-            for operation in operations:
-                done.append(operation)
-                self._do(operation, adopt, force)
-            self._finish(done)
-        except BaseException:
-            self.step("undo")
-            self._finish([back for item in reversed(done) for back in self._undo(item)])
-            raise
+        with rcu.expedited(self._fixed.expedited):
+            try:
+                for operation in operations:
+                    done.append(operation)
+                    self._do(operation, adopt, force)
+                self._finish(done)
+            except BaseException:
+                self.step("undo")
+                self._finish([back for item in reversed(done) for back in self._undo(item)])
+                raise
 
     def _undo(self, operation: Operation) -> list[Operation]:
         """Do the inverse of an operation that may have been cut short; what was done."""
@@ -200,7 +201,7 @@ class Live:
         self.record.put_function(function, place, ready=False)
         try:
             plugged, place = self._plug(function, place, force=force)
-            self._attach(function, place.ifindex)
+            self._attach(function, place)
             self.step(f"function {function.name}: maps")
             self.control.set_function(number, function, plugged)
             sockets.add_function(self.control.maps, number, plugged.netns)
@@ -238,14 +239,21 @@ class Live:
         self.record.put_function(function, place, ready=False)
         return plugged, place
 
-    def _attach(self, function: Function, ifindex: int) -> None:
+    def _attach(self, function: Function, place: Place) -> None:
         """Attach the programs; the interface comes up after: no packet gets past them."""
         for direction, name in HOOKS:
             self.step(f"function {function.name}: {direction}")
             with self.program(name) as program:
                 pin = self.pins.links / f"{function.name}-{direction}"
                 pin.unlink(missing_ok=True)
-                links.attach(ifindex, direction, program, pin, self._fixed.hook)
+                links.attach(
+                    place.ifindex,
+                    direction,
+                    program,
+                    pin,
+                    self._fixed.hook,
+                    own=place.made_interface,
+                )
 
     def _bring_up(self, function: Function, plugged: interface.Plugged) -> None:
         """Both ends up, the host's first: the inner one then has a carrier from its first moment.
@@ -253,7 +261,8 @@ class Live:
         Where the carrier comes later, the kernel drops what is sent until it has noticed.
         """
         self.step(f"function {function.name}: addresses")
-        interface.configure_host(plugged.ifindex, plugged.mac, function.addresses)
+        # Not the function's own MAC: that is what mesh_to_fn gives a packet it lets in.
+        interface.configure_host(plugged.ifindex, plugged.gateway, function.addresses)
         interface.configure_inside(plugged, function, self._fixed)
 
     def _change_function(self, function: Function) -> None:

@@ -114,6 +114,7 @@ class _MeshTable(Model):
     timeouts: Timeouts = Field(default=Timeouts(), description="a table, such as {udp = 30}")
     prefix: _Prefixes = ()
     hook: Hook = Field(default="auto", description='"auto", "tcx" or "clsact"')
+    expedited: bool = Field(default=False, description="true or false")
 
 
 class _FunctionTable(FunctionSettings):
@@ -192,6 +193,7 @@ def _build(values: dict[str, Any]) -> Mesh | list[Invalid]:
             "limits": file.mesh.limits,
             "timeouts": file.mesh.timeouts,
             "hook": file.mesh.hook,
+            "expedited": file.mesh.expedited,
             **_by_family("prefix", file.mesh.prefix),
             "functions": _functions(file, origin),
             "services": _services(file, names, origin),

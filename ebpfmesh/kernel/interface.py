@@ -2,10 +2,12 @@
 """A function's interface: a veth pair between its namespace and the host's, without a bridge.
 
 The host side has the same MAC for every function and answers to nothing; inside, the gateway is a
-link-local address with a permanent neighbour, so that neither side ever asks by ARP or ND. Each
-address stands alone (/32, /128). No link-local IPv6 address is made, and so no router solicitation
-is sent; the MLD reports of an IPv6 address are dropped as MULTICAST. Works from the host's
-namespace, which is the calling thread's.
+link-local address with a permanent neighbour, so that neither side ever asks by ARP or ND. What the
+host sends carries the host side's own MAC until mesh_to_fn has let it in: without that program the
+function's stack takes it for another's. Each address stands alone (/32,
+/128). No link-local IPv6 address is made, and so no router solicitation is sent; the MLD reports of
+an IPv6 address are dropped as MULTICAST. Works from the host's namespace, which is the calling
+thread's.
 """
 
 import contextlib

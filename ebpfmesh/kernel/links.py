@@ -52,13 +52,22 @@ def uses_tcx(hook: Hook) -> bool:
 
 
 def attach(
-    ifindex: int, direction: Direction, program: bpf.Fd, pin: Path, hook: Hook = "auto"
+    ifindex: int,
+    direction: Direction,
+    program: bpf.Fd,
+    pin: Path,
+    hook: Hook = "auto",
+    *,
+    own: bool = False,
 ) -> None:
     """Attach a program; ``pin`` is where its link goes, and is there after either way.
 
-    It runs before what others have attached by TCX: their verdict would keep packets from it.
+    It runs before what others have attached by TCX: their verdict would keep packets from it. On an
+    interface of our ``own`` "auto" saves the grace period that a second link would wait for
+    (tcx_entry_sync(), under rtnl): a filter is as good where only the host's packets come by.
     """
-    if uses_tcx(hook):
+    by_filter = own and hook == "auto" and direction == "egress"
+    if uses_tcx(hook) and not by_filter:
         with bpf.link_create(program, ifindex, HOOK[direction], bpf.BEFORE) as link:
             bpf.obj_pin(link, pin)
         return

@@ -35,14 +35,16 @@ class Mesh(Model):
     """A whole mesh: every name is unique and known, no address is used twice.
 
     ``prefix4`` and ``prefix6`` are where functions without a given address get theirs from.
-    ``hook`` is how programs are attached: by TCX link or clsact filter; auto means the first of
-    the two that the kernel has.
+    ``hook`` is how programs are attached: by TCX link or clsact filter; auto means a link where
+    packets of functions come by, if the kernel has it. While an ``expedited`` mesh is changed, the
+    kernel's grace periods are shorter, for everybody.
     """
 
     name: MeshName
     limits: Limits = Limits()
     timeouts: Timeouts = Timeouts()
     hook: Hook = "auto"
+    expedited: bool = False
     prefix4: Annotated[IPv4Network, AfterValidator(check_prefix)] = IPv4Network("198.18.0.0/16")
     prefix6: Annotated[IPv6Network, AfterValidator(check_prefix)] = IPv6Network("2001:db8::/64")
     functions: tuple[Function, ...] = ()

@@ -1,0 +1,129 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""What the host sends meets mesh_to_fn or nothing; and grace periods, expedited for a change."""
+
+import os
+import signal
+import subprocess
+from collections.abc import Iterator
+
+import pytest
+from topology import in_fn, mesh_of, running
+
+from ebpfmesh import apply
+from ebpfmesh.kernel import links, rcu
+from ebpfmesh.model import Mesh
+
+MESH = """
+[mesh]
+name = "side"
+[[function]]
+name = "a"
+[[policy]]
+from = "outside"
+to = "function:a"
+"""
+EXPEDITED = MESH.replace('name = "side"', 'name = "side"\nexpedited = true')
+
+
+@pytest.fixture
+def mesh() -> Iterator[Mesh]:
+    """With addresses of the host's own, which it sends from."""
+    own = ("198.19.0.9/32", "2001:db8:9::9/128")
+    for address in own:
+        subprocess.run(["ip", "addr", "add", address, "dev", "lo"], check=True)
+    with running(MESH) as mesh:
+        yield mesh
+    for address in own:
+        subprocess.run(["ip", "addr", "del", address, "dev", "lo"], check=True)
+
+
+def host_link() -> str:
+    with apply.opened("side") as live:
+        row = live.record.function("a")
+        assert row is not None
+        return row.place.interface
+
+
+def reaches(mesh: Mesh) -> list[bool]:
+    return [
+        subprocess.run(
+            ["ping", "-c", "1", "-W", "0.5", str(address)], capture_output=True, check=False
+        ).returncode == 0
+        for address in mesh.function("a").addresses
+    ]  # fmt: skip
+
+
+def test_without_its_program_the_hosts_packets_are_another_ones(mesh: Mesh) -> None:
+    """Whoever deletes the qdisc of the filter opens nothing; `up` brings it back."""
+    assert reaches(mesh) == [True, True]
+    subprocess.run(["tc", "qdisc", "del", "dev", host_link(), "clsact"], check=True)
+    assert reaches(mesh) == [False, False]
+    with apply.opened("side") as live:
+        assert live.broken() == ["a"]
+    apply.up(mesh)
+    assert reaches(mesh) == [True, True]
+
+
+def test_packets_of_functions_are_on_a_link(mesh: Mesh) -> None:
+    if not links.has_tcx():
+        pytest.skip("no TCX")
+    with apply.opened("side") as live:
+        row = live.record.function("a")
+        assert row is not None
+        there = list(links.programs(live.ip, row.place.ifindex))
+    assert [(one.name, one.how) for one in there] == [
+        ("mesh_from_fn", "TCX link"),
+        ("mesh_to_fn", "clsact filter"),
+    ]
+    in_fn(mesh, "a", ["ping", "-c", 1, "-W", 2, "a"])
+
+
+def expedited() -> bool:
+    return rcu.SETTING.read_text().strip() == "1"
+
+
+def test_expedited_for_the_length_of_a_change() -> None:
+    seen: list[bool] = []
+    mesh = mesh_of(EXPEDITED)
+    assert not expedited()
+    apply.up(mesh, lambda _step: seen.append(expedited()))
+    assert any(seen)
+    assert not expedited()
+    seen.clear()
+    apply.down(mesh.name, lambda _step: seen.append(expedited()))
+    assert any(seen)
+    assert not expedited()
+    assert not rcu.KEPT.exists()
+
+
+@pytest.mark.parametrize("mend", ["gc", "up"])
+def test_a_kill_leaves_nothing_expedited(mend: str) -> None:
+    mesh = mesh_of(EXPEDITED)
+
+    def die(_step: str) -> None:
+        if expedited():
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    child = os.fork()
+    if child == 0:
+        apply.up(mesh, die)
+        os._exit(1)
+    assert os.WIFSIGNALED(os.waitpid(child, 0)[1])
+    assert expedited()
+    if mend == "gc":
+        assert "expedited grace periods" in apply.gc()
+    else:
+        apply.up(mesh)
+    assert not expedited()
+    apply.down(mesh.name)
+
+
+def test_another_that_still_wants_it_keeps_it() -> None:
+    with rcu.expedited(True):
+        with rcu.expedited(True):
+            assert expedited()
+        assert expedited()
+        assert not rcu.put_back()
+    assert not expedited()
+    with rcu.expedited(False):
+        assert not expedited()
