@@ -18,7 +18,7 @@ from typing import Annotated, NamedTuple, Self
 from pydantic import Field, ValidationError, model_validator
 
 from ebpfmesh.bench.kinds import AXES, KINDS
-from ebpfmesh.bench.paths import PATHS
+from ebpfmesh.bench.paths import PATHS, MeshPath, add_build
 from ebpfmesh.bench.workload import Scale
 from ebpfmesh.config import explain, toml
 from ebpfmesh.errors import UsageError
@@ -28,6 +28,8 @@ DIRECTORY = Path(__file__).parents[2] / "vagrant" / "scenarios"
 QUICK_ROUNDS = 3
 QUICK_SECONDS = 0.5
 MAX_ROUNDS = 1000
+BY_PACKETS = ("pps", "connect", "stream", "rr", "http", "load")
+"""What measures kinds that need nothing of a path but that it carries packets."""
 MAX_PLACES = 64
 
 _Names = Annotated[
@@ -39,6 +41,10 @@ _Places = Annotated[
     tuple[int, ...],
     Field(strict=False, max_length=MAX_PLACES, description=f"up to {MAX_PLACES} integers"),
 ]
+
+
+def _listens(kind: str) -> bool:
+    return "listener" in KINDS[kind].settings
 
 
 class Step(NamedTuple):
@@ -112,6 +118,13 @@ class Part(Model):
                 for at in self.values:
                     yield Step(kind, path, self.axis, at)
 
+    def again(self, path: str, other: str) -> "Part | None":
+        """What of it is measured over ``path`` by packets, over another path; None if nothing."""
+        kinds = tuple(k for k in self.kinds if KINDS[k].take in BY_PACKETS and not _listens(k))
+        if path not in self.paths or not kinds:
+            return None
+        return self.model_copy(update={"kinds": kinds, "paths": (other,)})
+
     def quick(self) -> "Part":
         """Less of it: the ends of its axis, and half the time."""
         ends = tuple(dict.fromkeys((self.values[0], self.values[-1])))
@@ -172,6 +185,18 @@ class Scenario(Model):
             for part in self.measure
         )
         return self.model_copy(update={"measure": tuple(part for part in parts if part.paths)})
+
+    def beside(self, directory: Path) -> "Scenario":
+        """The same, and the mesh of another build wherever this one's carries packets.
+
+        Raises UsageError if there is no build in ``directory``, or nothing to compare it with.
+        """
+        name = add_build(directory)
+        parts = tuple(found for part in self.measure if (found := part.again(MeshPath.name, name)))
+        if not parts:
+            what = f"scenario {self.name} has no packets over {MeshPath.name}"
+            raise UsageError(f"{what} to compare another build by", hint="bench run builds")
+        return self.model_copy(update={"measure": self.measure + parts})
 
 
 def names() -> list[str]:

@@ -67,8 +67,8 @@ def bench_list() -> None:
     "run",
     examples=(
         "ebpfmesh bench run quick",
-        "ebpfmesh bench run services rules --quick --paths nftables,mesh",
-        "ebpfmesh bench run my-own.toml --repeat 20 -o build/bench/mine --seed 7",
+        "ebpfmesh bench run services my-own.toml --paths nftables,mesh --repeat 20",
+        "ebpfmesh bench run builds --beside ../before",
     ),
 )
 @click.argument("scenarios", metavar="SCENARIO...", nargs=-1, required=True)
@@ -78,6 +78,12 @@ def bench_list() -> None:
     "--repeat", "rounds", metavar="ROUNDS", type=click.IntRange(1, 1000),
     help="How many rounds, instead of the scenario's.",
 )  # fmt: skip
+@click.option(
+    "--beside",
+    metavar="DIR",
+    type=DIRECTORY,
+    help="Another checkout, whose mesh is measured in the same rounds.",
+)
 @OUTPUT
 @SEED
 def bench_run(
@@ -85,6 +91,7 @@ def bench_run(
     *,
     quick: bool,
     paths: str | None,
+    beside: Path | None,
     rounds: int | None,
     directory: Path | None,
     seed: int,
@@ -92,7 +99,8 @@ def bench_run(
     """Run scenarios, keep the raw results and write a report.
 
     A SCENARIO is a name of `bench list` or a file of your own that ends in .toml. All traffic
-    stays in namespaces made for it, which are gone afterwards.
+    stays in namespaces made for it, which are gone afterwards. A mesh of another checkout, with
+    packages of its own in DIR/.venv or else this one's, is brought up and down by its own command.
     """
     from ebpfmesh.bench.scenario import find
 
@@ -103,6 +111,7 @@ def bench_run(
     for scenario in map(find, scenarios):
         chosen = scenario.quick() if quick else scenario
         chosen = chosen.over(paths.split(",")) if paths else chosen
+        chosen = chosen.beside(beside) if beside else chosen
         wanted.append(chosen.model_copy(update={"rounds": rounds}) if rounds else chosen)
     _tell([_run(scenario, directory, seed) for scenario in wanted])
 

@@ -25,16 +25,21 @@ from ebpfmesh.bench import changes, pps, switch, workload
 from ebpfmesh.bench.frames import from_member
 from ebpfmesh.bench.paths import PATHS, DataPath, base
 from ebpfmesh.bench.paths.base import try_in_namespace
+from ebpfmesh.bench.paths.other_build import OtherBuild, beside
 from ebpfmesh.bench.paths.ovs import Ovs
 from ebpfmesh.bench.pps import PacketRate, entry_of, frames_for
 from ebpfmesh.bench.sink import at_eth0, send_burst
 from ebpfmesh.bench.topology import Member, make_namespace
 from ebpfmesh.bench.workload import Scale, Target
-from ebpfmesh.errors import CommandFailed, Unsupported
+from ebpfmesh.errors import CommandFailed, Unsupported, UsageError
 from ebpfmesh.kernel import netns
 from ebpfmesh.model import Identity, Policy, Service
 from support import topology
 
+CHECKOUT = Path(__file__).parents[2]
+OTHER = beside(CHECKOUT)
+"""This very build once more, as another one is measured."""
+ALL = {**PATHS, OTHER.name: OTHER}
 SCALE = Scale(services=3, rules=2)
 MAY_BE_MISSING = {"ovs-kernel": "this kernel has no openvswitch module"}
 DATAGRAMS = 20
@@ -45,9 +50,9 @@ TIMEOUT = 3.0
 BLOCKED_SECONDS = 0.5
 QUIET_SECONDS = 1.5  # stacks announce their IPv6 addresses again after 1 s
 TRIED_PORT, OWN_PORT = 81, 8181
-WITH_SOCKETS = [name for name, path in PATHS.items() if "sockets" in path.carries]
-WITH_FRAMES = [name for name, path in PATHS.items() if "frames" in path.carries]
-WITH_CHANGES = [name for name, path in PATHS.items() if "changes" in path.carries]
+WITH_SOCKETS = [name for name, path in ALL.items() if "sockets" in path.carries]
+WITH_FRAMES = [name for name, path in ALL.items() if "frames" in path.carries]
+WITH_CHANGES = [name for name, path in ALL.items() if "changes" in path.carries]
 DUMPS = {
     "iptables-legacy": ["iptables-legacy-save"],
     "iptables": ["iptables-nft-save"],
@@ -57,11 +62,11 @@ DUMPS = {
 
 def built(name: str, stack: ExitStack, scale: Scale = SCALE) -> DataPath:
     """A path, until ``stack`` is unwound; or the test is skipped, or fails."""
-    if reason := PATHS[name].missing():
+    if reason := ALL[name].missing():
         if MAY_BE_MISSING.get(name, "\0") in reason:
             pytest.skip(reason)
         topology.unavailable(f"{name}: {reason}")
-    path = PATHS[name](workload.load(), scale)
+    path = ALL[name](workload.load(), scale)
     path.build(stack)
     return path
 
@@ -200,7 +205,7 @@ def test_warming_up_does_not_fail_where_nothing_arrives(
     rate.warm_up(path)
 
 
-@over(*PATHS)
+@over(*ALL)
 def test_nothing_is_counted_of_what_passes_elsewhere(path: DataPath) -> None:
     with ExitStack() as stack:
         other = built("bridge" if path.name == "routed" else "routed", stack)
@@ -311,7 +316,7 @@ def test_changes_that_are_measured_leave_nothing(path: DataPath) -> None:
         assert contents(path) == before
 
 
-@over(*(name for name, path in PATHS.items() if not path.has_services))
+@over(*(name for name, path in ALL.items() if not path.has_services))
 def test_without_services_nothing_can_be_added(path: DataPath) -> None:
     for add in (
         lambda: path.add_service(changes.new_service(path.mesh)),
@@ -327,7 +332,7 @@ def remains() -> set[str]:
     return topology.leftovers() | {f"file {path}" for path in files}
 
 
-@pytest.mark.parametrize("name", PATHS)
+@pytest.mark.parametrize("name", ALL)
 def test_nothing_remains(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     before = remains()
@@ -422,3 +427,24 @@ def test_missing_says_what_the_kernel_said() -> None:
 def test_missing_says_what_did_not_end(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(base, "PROBE_SECONDS", 0.1)
     assert try_in_namespace(["sleep", "60"], "coreutils") == "sleep does not end within 0.1 s"
+
+
+def test_another_build_that_does_not_work_is_told(tmp_path: Path) -> None:
+    """Its command is tried, with this build's packages where it has none of its own."""
+    with pytest.raises(UsageError, match="there is no other build in"):
+        beside(tmp_path)
+    (tmp_path / "ebpfmesh").symlink_to(CHECKOUT / "ebpfmesh")
+    assert beside(tmp_path).missing() == ""
+    broken = tmp_path / "broken"
+    (broken / "ebpfmesh").mkdir(parents=True)
+    (broken / "ebpfmesh" / "__init__.py").touch()
+    (broken / "ebpfmesh" / "__main__.py").write_text("raise SystemExit(3)")
+    assert beside(broken).missing().endswith(f"exit 3: make setup in {broken}")
+
+
+def test_another_build_fails_with_what_it_said() -> None:
+    path = OTHER(workload.load())
+    assert isinstance(path, OtherBuild)
+    with pytest.raises(CommandFailed, match=r"show meters .* exit 3") as caught:
+        path._shown("meters")
+    assert "error: " in caught.value.hint

@@ -7,8 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from ebpfmesh.bench import scenario
+from ebpfmesh import config
+from ebpfmesh.bench import scenario, workload
 from ebpfmesh.bench.kinds import AXES, KINDS
+from ebpfmesh.bench.paths import PATHS
+from ebpfmesh.bench.paths.other_build import mesh_file
 from ebpfmesh.bench.run import round_steps
 from ebpfmesh.bench.scenario import Step
 from ebpfmesh.bench.workload import Scale
@@ -77,6 +80,30 @@ def test_only_some_paths(tmp_path: Path) -> None:
     assert len(some.measure) == 1
     with pytest.raises(UsageError, match="no path redirect_peer"):
         found.over(["redirect_peer"])
+
+
+def test_another_build_is_measured_where_the_mesh_carries_packets(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkout = Path(__file__).parents[2]
+    other = f"mesh@{checkout.name}"
+    monkeypatch.setitem(PATHS, other, PATHS["mesh"])  # taken out after the test
+    more = '[[measure]]\nkinds = ["pps-events", "add-rule"]\nseconds = 1\npaths = ["mesh"]\n'
+    found = scenario.load(written(tmp_path, TEXT + more)).beside(checkout)
+    assert PATHS[other].name == other
+    of_mesh = [step for step in found.steps if step.path == "mesh"]
+    of_other = [step._replace(path="mesh") for step in found.steps if step.path == other]
+    assert of_other == [s for s in of_mesh if s.kind not in ("pps-events", "add-rule")]
+    assert found.seconds_of(Step("stream", other, "flows", 8)) == 1
+    with pytest.raises(UsageError, match="no packets over mesh"):
+        scenario.load(written(tmp_path, TEXT)).over(["iptables"]).beside(checkout)
+
+
+def test_a_mesh_file_for_another_build_means_the_same_mesh(tmp_path: Path) -> None:
+    mesh = workload.fill(workload.load(), Scale(services=3, rules=2, functions=6))
+    file = tmp_path / "mesh.toml"
+    file.write_text("".join(mesh_file(mesh)))
+    assert config.load(file) == mesh
 
 
 @pytest.mark.parametrize(

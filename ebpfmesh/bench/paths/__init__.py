@@ -7,6 +7,8 @@ where the path has services, a backend's own where not. ``missing`` says why a p
 on this machine, ``packets`` what went through it.
 """
 
+from pathlib import Path
+
 from ebpfmesh.bench.paths.bare import Bridge, Loopback, RedirectPeer, Routed, XdpRedirect
 from ebpfmesh.bench.paths.base import Change, DataPath, Source
 from ebpfmesh.bench.paths.iptables import (
@@ -17,6 +19,7 @@ from ebpfmesh.bench.paths.iptables import (
 )
 from ebpfmesh.bench.paths.mesh import MeshPath, MeshUnmetered
 from ebpfmesh.bench.paths.nftables import Nftables
+from ebpfmesh.bench.paths.other_build import beside
 from ebpfmesh.bench.paths.ovs import Ovs, OvsKernel
 
 PATHS: dict[str, type[DataPath]] = {
@@ -40,4 +43,12 @@ PATHS: dict[str, type[DataPath]] = {
 }
 """By name, from what does least to what does most."""
 
-__all__ = ["PATHS", "Change", "DataPath", "MeshPath", "Source"]
+
+def add_build(directory: Path) -> str:
+    """Have the mesh of another build as a path too, and give its name; UsageError if it is none."""
+    path = beside(directory)
+    PATHS[path.name] = path
+    return path.name
+
+
+__all__ = ["PATHS", "Change", "DataPath", "MeshPath", "Source", "add_build"]
