@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ebpfmesh.errors import MeshError, Unsupported
+from ebpfmesh.kernel import private
 from ebpfmesh.model import Function
 
 PERIOD_US = 100_000
@@ -106,7 +107,8 @@ class Cgroup:
 
     def _make(self, hierarchy: Path, delegate: Iterable[str]) -> None:
         directory = self._directory(hierarchy)
-        directory.mkdir(parents=True, exist_ok=True)
+        for path in (directory.parents[1], directory.parent, directory):
+            private.directory(path)
         for controller in delegate:
             for parent in (hierarchy, directory.parents[1], directory.parent):
                 (parent / "cgroup.subtree_control").write_text(f"+{controller}")

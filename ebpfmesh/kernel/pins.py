@@ -10,6 +10,7 @@ from pathlib import Path
 
 from ebpfmesh._abi import ABI
 from ebpfmesh.errors import AbiMismatch, MeshError, MissingPrivilege
+from ebpfmesh.kernel import private
 
 BPFFS = Path("/sys/fs/bpf")
 FSOPEN, FSCONFIG, FSMOUNT = 430, 431, 432  # system calls, by the same number on all machines
@@ -54,8 +55,9 @@ class Pins:
 
     def create(self) -> None:
         """Make the directories; the ones that are there stay."""
-        for directory in (self.maps, self.progs, self.links):
-            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        above = (self.top.parent, self.top, self.root)
+        for directory in (*above, self.maps, self.progs, self.links):
+            private.directory(directory)
 
     def clear_programs(self) -> None:
         """Unpin programs and links; that detaches what is attached by a link."""
@@ -81,8 +83,7 @@ class Pins:
 
 def all_meshes() -> list[str]:
     """Names of the meshes that have pins here."""
-    top = BPFFS / "ebpfmesh"
-    return sorted(path.name for path in top.iterdir()) if top.is_dir() else []
+    return private.names(BPFFS / "ebpfmesh")
 
 
 def is_bpffs(path: Path = BPFFS) -> bool:

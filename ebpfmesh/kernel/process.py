@@ -18,14 +18,16 @@ from pathlib import Path
 from typing import NoReturn
 
 from ebpfmesh.errors import MeshError, NotFound
-from ebpfmesh.kernel import netns
+from ebpfmesh.kernel import netns, private
 from ebpfmesh.kernel.cgroup import Cgroup
 from ebpfmesh.kernel.pins import mount
 
 CLONE_NEWNS = 0x00020000
 MS_BIND, MS_SLAVE = 0x1000, 0x4000 | (1 << 19)
-KEEP = r"""{ "$@"; printf %s $? >"$EBPFMESH_EXIT.new"; mv "$EBPFMESH_EXIT.new" "$EBPFMESH_EXIT"; } \
-2>&1 </dev/null | { (ulimit -f 2048; exec cat -u >"$EBPFMESH_LOG"); exec cat -u >/dev/null; }"""
+KEEP = r"""{ "$@"; ended=$?; umask 077
+printf %s $ended >"$EBPFMESH_EXIT.new"; mv "$EBPFMESH_EXIT.new" "$EBPFMESH_EXIT"
+} 2>&1 </dev/null |
+{ (ulimit -f 2048; umask 077; exec cat -u >"$EBPFMESH_LOG"); exec cat -u >/dev/null; }"""
 KEEP_LOG = ["cat", "-u"]  # writes what it reads at once, where head would collect it
 
 
@@ -123,6 +125,7 @@ def write_hosts(path: Path, lines: Sequence[tuple[str, str]]) -> None:
     """Write (address, name) as /etc/hosts, in place: running functions have this file bound."""
     own = ["127.0.0.1 localhost", "::1 localhost", f"127.0.1.1 {socket.gethostname()}"]
     text = "\n".join(own + [f"{address} {name}" for address, name in lines]) + "\n"
+    private.file(path, 0o644)  # all users of a function read it
     with path.open("w") as file:
         file.write(text)
 

@@ -15,10 +15,12 @@ import time
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from stat import S_IMODE
 
 from pydantic import TypeAdapter
 
 from ebpfmesh.errors import MeshError, MissingPrivilege, NotFound
+from ebpfmesh.kernel import private
 from ebpfmesh.kernel.prefixes import Block, block_of, packed
 from ebpfmesh.kernel.tables import LOCK_SECONDS, Entry, Kind, Tables
 from ebpfmesh.model import (
@@ -74,8 +76,10 @@ class Record(Tables):
         self.directory = RUN / mesh
         path = self.directory / "record.db"
         if create:
-            self.directory.mkdir(mode=0o755, parents=True, exist_ok=True)
-        elif not path.exists():
+            private.directory(RUN)
+            private.directory(self.directory)
+            private.file(path)
+        elif not _is_there(path):
             raise NotFound(f"there is no mesh {mesh}", hint="start it: ebpfmesh up FILE")
         super().__init__(path, create=create)
         self._path, self._inode = path, path.stat().st_ino
@@ -84,7 +88,7 @@ class Record(Tables):
     @staticmethod
     def exists(mesh: str) -> bool:
         """Whether there is a record, be it an unfinished one."""
-        return (RUN / mesh).is_dir()
+        return _is_there(RUN / mesh)
 
     @property
     def is_current(self) -> bool:
@@ -370,7 +374,22 @@ def _match(policy: Policy) -> str:
 
 def all_records() -> list[str]:
     """Names of the meshes that have a record here, be it an unfinished one."""
-    return sorted(path.name for path in RUN.glob("*") if path.is_dir())
+    return [name for name in private.names(RUN) if (RUN / name).is_dir()]
+
+
+def _is_there(path: Path) -> bool:
+    try:
+        return path.exists()
+    except PermissionError as error:
+        raise private.closed(RUN) from error
+
+
+def _close_off(directory: Path) -> None:
+    """Close a mesh's directory that an earlier version left open, with all that is in it."""
+    if directory.is_dir() and S_IMODE(directory.stat().st_mode) != 0o700:
+        private.directory(directory)
+        for path in directory.iterdir():
+            private.file(path, 0o644 if path.name == "hosts" else 0o600)
 
 
 @contextlib.contextmanager
@@ -388,6 +407,7 @@ def locked(mesh: str) -> Iterator[None]:
             )
         time.sleep(0.02)
     try:
+        _close_off(RUN / mesh)
         yield
     finally:
         if not (RUN / mesh).exists():
@@ -401,7 +421,7 @@ def _try_lock(mesh: str) -> int | None:
     """A descriptor that holds the lock, or None while somebody else does."""
     path = RUN / f"{mesh}.lock"
     try:
-        RUN.mkdir(mode=0o755, exist_ok=True)
+        private.directory(RUN)
         lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except PermissionError as error:
         what = f"cannot write {RUN}: CAP_DAC_OVERRIDE is needed"
