@@ -4,24 +4,24 @@
 # Runs as root in a virtual machine, in a mount namespace of its own: makes this
 # machine's files its root, runs /run/out/command there, and leaves its exit code.
 #
-# Usage: guest.sh CHECKOUT
+# Usage: guest.sh CHECKOUT HOST
 #
-# The host's files come over 9p, read-only and cached ("host"), under an overlay
-# in memory; what is to stay goes to /run/out ("out"). virtme-ng's own root is
-# not cached: Python takes minutes to start from it under emulation.
+# The host's files are at HOST, over 9p, read-only and cached, and get an overlay
+# in memory; what is to stay goes to /run/out ("out"). virtme-ng's own root is not
+# cached: Python takes minutes to start from it under emulation.
 set -eu
 
 checkout=$1
-nine="trans=virtio,version=9p2000.L,msize=512000"
+host=$2
 base=/run/guest
 
-mkdir -p $base/host $base/over
-mount -t 9p -o ro,cache=loose,$nine host $base/host
+mkdir -p $base/over $base/checkout
 mount -t tmpfs -o mode=0755 over $base/over
 mkdir $base/over/upper $base/over/work $base/over/root
-mount -t overlay -o lowerdir=$base/host,upperdir=$base/over/upper,workdir=$base/over/work \
+mount -t overlay -o lowerdir="$host",upperdir=$base/over/upper,workdir=$base/over/work \
 	root $base/over/root
 cd $base/over/root
+mount --bind ".$checkout" $base/checkout # it may be below what is covered now
 
 mkdir -p lib/modules
 for tree in dev proc sys lib/modules; do
@@ -29,8 +29,9 @@ for tree in dev proc sys lib/modules; do
 done
 mount -t tmpfs -o mode=0755 run run
 mount -t tmpfs -o mode=1777 tmp tmp
-mkdir run/old run/out
-mount -t 9p -o $nine out run/out
+mkdir -p run/old run/out ".$checkout"
+mount --bind $base/checkout ".$checkout"
+mount -t 9p -o trans=virtio,version=9p2000.L,msize=512000 out run/out
 pivot_root . run/old
 umount -l /run/old
 mountpoint -q /sys/fs/bpf && umount /sys/fs/bpf

@@ -67,6 +67,12 @@ BOOT = [
     "cryptomgr.notests",  # they can take minutes
     "no5lvl", "init_on_alloc=0", "transparent_hugepage=always", "apparmor=0", "audit=0",
 ]  # fmt: skip
+HOST = "/run/host"
+START = " && ".join((  # not by its own path: virtme-ng covers /tmp, where the checkout may be
+    f"mkdir {HOST}",
+    f"mount -t 9p -o ro,cache=loose,trans=virtio,version=9p2000.L,msize=512000 host {HOST}",
+    f"unshare --mount {HOST}{GUEST} {ROOT} {HOST}",
+))  # fmt: skip
 PR_SET_PDEATHSIG = 1
 
 
@@ -159,7 +165,7 @@ class Guest:
             str(ROOT / ".venv/bin/vng"), "--run", str(self.image), "--user", "root", "--verbose",
             "--disable-kvm", "--force-9p", "--cpus", "2", "--memory", MEMORY,
             *(word for option in BOOT for word in ("--append", option)),
-            f"--qemu-opts={options}", "--exec", f"unshare --mount {GUEST} {ROOT}",
+            f"--qemu-opts={options}", "--exec", START,
         ]  # fmt: skip
 
     def _environment(self) -> dict[str, str]:
