@@ -30,7 +30,7 @@ from ebpfmesh.kernel.place import (
     group_of,
     log_file,
 )
-from ebpfmesh.kernel.record import FunctionRow, Place, Record, locked
+from ebpfmesh.kernel.record import RUN, FunctionRow, Place, Record, locked
 from ebpfmesh.model import Function, Mesh, Policy, Service, Timeouts
 from ebpfmesh.plan import Operation
 
@@ -297,8 +297,7 @@ class Live:
             name = row.function.name
             if row.place.made_netns:
                 netns.remove(Path(row.place.netns).name)
-            ended = self.exit_file(name)  # the shell that writes it may end before it is in place
-            for path in (self.log_file(name), ended, ended.with_name(f"{ended.name}.new")):
+            for path in (self.log_file(name), self.exit_file(name)):
                 path.unlink(missing_ok=True)
             self.record.delete_function(name)
 
@@ -352,7 +351,7 @@ class Live:
         if row.place.netns_inode not in (0, netns.NetnsId.of(path).inode):
             what = f"function {name}: the namespace at {path} is another one now"
             raise NotFound(what, hint="ebpfmesh gc, then up or attach again")
-        return process.Home(path, self._cgroup(name), self.hosts_file)
+        return process.Home(path, self._cgroup(name), self.hosts_file, RUN)
 
     @property
     def hosts_file(self) -> Path:
@@ -364,7 +363,7 @@ class Live:
         return log_file(self.record, name)
 
     def exit_file(self, name: str) -> Path:
-        """Exit status of a function's command, once it ended."""
+        """Exit status of a function's command; empty until it ended."""
         return exit_file(self.record, name)
 
     def program(self, name: str) -> bpf.Fd:

@@ -102,6 +102,9 @@ def exec_(name: str, command: tuple[str, ...]) -> None:
 
     In its network namespace and its cgroup, with its limits; names of functions and services
     resolve. The exit code is the command's own.
+
+    It is root as in a container: without CAP_NET_ADMIN, which would reach the host's interfaces.
+    To change what is inside: ip netns exec ebpfmesh.MESH.NAME COMMAND.
     """
     from ebpfmesh import apply
     from ebpfmesh.kernel import process

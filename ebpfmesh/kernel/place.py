@@ -76,5 +76,5 @@ def log_file(record: Record, function: str) -> Path:
 
 
 def exit_file(record: Record, function: str) -> Path:
-    """Exit status of a function's command, once it ended."""
+    """Exit status of a function's command; empty until it ended."""
     return record.directory / f"{function}.exit"

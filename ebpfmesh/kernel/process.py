@@ -19,25 +19,27 @@ from typing import NoReturn
 
 from ebpfmesh.errors import MeshError, NotFound
 from ebpfmesh.kernel import netns, private
+from ebpfmesh.kernel.capability import confine
 from ebpfmesh.kernel.cgroup import Cgroup
 from ebpfmesh.kernel.pins import mount
 
 CLONE_NEWNS = 0x00020000
-MS_BIND, MS_SLAVE = 0x1000, 0x4000 | (1 << 19)
-KEEP = r"""{ "$@"; ended=$?; umask 077
-printf %s $ended >"$EBPFMESH_EXIT.new"; mv "$EBPFMESH_EXIT.new" "$EBPFMESH_EXIT"
-} 2>&1 </dev/null |
-{ (ulimit -f 2048; umask 077; exec cat -u >"$EBPFMESH_LOG"); exec cat -u >/dev/null; }"""
+MS_RDONLY, MS_BIND, MS_SLAVE = 1, 0x1000, 0x4000 | (1 << 19)
+KEEP = r"""exec 3>&2 2>/dev/null
+{ "$@" 3>&-; printf %s $? >&3; } 2>&1 </dev/null \
+| { (ulimit -f 2048; exec cat -u); exec cat -u >/dev/null; } 3>&-"""
+"""Writes to stdout what a command says, and to stderr its exit status."""
 KEEP_LOG = ["cat", "-u"]  # writes what it reads at once, where head would collect it
 
 
 @dataclass(frozen=True)
 class Home:
-    """Where a function's processes run; ``hosts`` is bound over /etc/hosts."""
+    """Where a function's processes run; ``hosts`` is bound over /etc/hosts, ``hidden`` is empty."""
 
     netns: Path
     cgroup: Cgroup
     hosts: Path
+    hidden: Path
 
     def enter(self) -> None:
         """Move the calling process there, for good: cgroup, network and mount namespace."""
@@ -52,6 +54,7 @@ class Home:
             b"sysfs", Path("/sys"), b"sysfs"
         )  # /sys/class/net shows the namespace it was mounted in
         mount(os.fsencode(self.hosts), Path("/etc/hosts").resolve(), None, flags=MS_BIND)
+        mount(b"none", self.hidden, b"tmpfs", b"mode=0755", flags=MS_RDONLY)
 
 
 def _check(result: int, what: str) -> None:
@@ -65,12 +68,16 @@ def execute(home: Home, command: Sequence[str]) -> NoReturn:
     if shutil.which(command[0]) is None:
         raise NotFound(f"there is no program {command[0]}", hint="give a name in PATH, or a path")
     home.enter()
+    confine()
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # Python ignores it, and the command would too
     os.execvp(command[0], list(command))  # noqa: S606
 
 
 def start(home: Home, command: Sequence[str], *, log: Path, exit_file: Path) -> None:
-    """Start ``command`` and leave it running; MeshError if the program is not there."""
+    """Start ``command`` and leave it running; MeshError if the program is not there.
+
+    ``exit_file`` is empty until it ended.
+    """
     if shutil.which(command[0]) is None:
         raise MeshError(
             f"there is no program {command[0]}", hint="install it, or change command in the file"
@@ -78,21 +85,22 @@ def start(home: Home, command: Sequence[str], *, log: Path, exit_file: Path) -> 
 
     def begin() -> None:
         home.enter()
+        confine()
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # ignored during an undo
             signal.signal(number, signal.SIG_DFL)
 
-    exit_file.unlink(missing_ok=True)
-    environment = os.environ | {"EBPFMESH_EXIT": str(exit_file), "EBPFMESH_LOG": str(log)}
-    subprocess.Popen(
-        ["/bin/sh", "-c", KEEP, "ebpfmesh", *command],
-        env=environment,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-        preexec_fn=begin,  # noqa: PLW1509  (this process has one thread)
-        cwd="/",
-    )
+    for file in (log, exit_file):
+        private.file(file)
+    with log.open("wb") as said, exit_file.open("wb") as status:
+        subprocess.Popen(
+            ["/bin/sh", "-c", KEEP, "ebpfmesh", *command],
+            stdin=subprocess.DEVNULL,
+            stdout=said,
+            stderr=status,
+            start_new_session=True,
+            preexec_fn=begin,  # noqa: PLW1509  (this process has one thread)
+            cwd="/",
+        )
 
 
 def keepers(processes: Iterable[int]) -> set[int]:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 from ebpfmesh import _abi
 from ebpfmesh.errors import MeshError, NotFound
-from ebpfmesh.kernel import bpf, clock, links, listener
+from ebpfmesh.kernel import bpf, capability, clock, links, listener
 from ebpfmesh.kernel.place import HOOKS, fault
 from ebpfmesh.model import Limits
 from ebpfmesh.observe import counters, netfilter, objects
@@ -45,6 +45,7 @@ def _check(view: View, topic: str) -> Iterator[Check]:
     if not broken:
         yield Check(topic, "ok", f"{len(view.functions)} functions work")
     yield from _foreign(view, topic)
+    yield from _administrators(view, topic)
     yield from _fill(view, topic)
     yield from _flows(view, topic)
     yield from _counted(view, topic)
@@ -61,6 +62,18 @@ def _foreign(view: View, topic: str) -> Iterator[Check]:
             if program.name not in ours:
                 what = f"function {row.function.name}: {row.place.interface} has {program} too"
                 yield Check(topic, "note", what, "it sees packets before or after the mesh does")
+
+
+def _administrators(view: View, topic: str) -> Iterator[Check]:
+    """Containers that could set down or delete the host's interfaces."""
+    names = {row.place.netns_inode: row.function.name for row in view.functions}
+    found: dict[str, list[int]] = {}
+    for inode, process in capability.administrators(names.keys()):
+        found.setdefault(names[inode], []).append(process)
+    for name, processes in sorted(found.items()):
+        what = f"function {name}: CAP_NET_ADMIN reaches the host's interfaces from process"
+        hint = "start the container without it, or with a user namespace of its own"
+        yield Check(topic, "note", f"{what} {' '.join(map(str, processes[:4]))}", hint)
 
 
 def _fill(view: View, topic: str) -> Iterator[Check]:

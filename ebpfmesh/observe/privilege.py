@@ -4,9 +4,9 @@
 from pathlib import Path
 
 from ebpfmesh.errors import MissingPrivilege
+from ebpfmesh.kernel.capability import BPF, NET_ADMIN, SYS_ADMIN
 
-# linux/include/uapi/linux/capability.h
-_BITS = {"CAP_NET_ADMIN": 12, "CAP_SYS_ADMIN": 21, "CAP_BPF": 39}
+_BITS = {"CAP_NET_ADMIN": NET_ADMIN, "CAP_SYS_ADMIN": SYS_ADMIN, "CAP_BPF": BPF}
 READ = ("CAP_BPF", "CAP_NET_ADMIN")
 CHANGE = ("CAP_BPF", "CAP_NET_ADMIN", "CAP_SYS_ADMIN")
 

@@ -84,7 +84,7 @@ def ended(function: str = "one") -> str:
     """How a command ended, once it has."""
     with apply.opened("command") as live:
         file = live.exit_file(function)
-    wait_until(file.exists, what="the command ends")
+    wait_until(file.read_text, what="the command ends")
     return file.read_text()
 
 
@@ -285,7 +285,7 @@ def test_a_running_command_sees_new_names(mesh_up: Up) -> None:
     mesh_up(one("until getent -s files hosts later; do sleep 0.05; done"))
     with apply.opened("command") as live:
         file = live.exit_file("one")
-    assert not file.exists()
+    assert file.read_text() == ""
     both = (
         one("until getent -s files hosts later; do sleep 0.05; done")
         + '[[function]]\nname = "later"\n'

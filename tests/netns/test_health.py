@@ -6,6 +6,7 @@ import socket
 import subprocess
 from collections.abc import Iterator
 from ipaddress import IPv4Address
+from pathlib import Path
 
 import pytest
 from scapy.layers.inet import IP, TCP
@@ -20,7 +21,7 @@ from ebpfmesh.kernel.pins import Pins
 from ebpfmesh.model import Mesh
 from ebpfmesh.observe import health
 from support.sockets import datagrams, frames
-from support.topology import needs, running, wait_until
+from support.topology import background, needs, running, wait_until
 
 MESH = """
 [mesh]
@@ -115,6 +116,21 @@ def test_sockets_are_pushed_out() -> None:
             "raise limits.sockets under [mesh], then down and up",
         )
     }
+
+
+def test_a_container_that_administers_the_hosts_network(mesh: Mesh) -> None:
+    """One with a user namespace of its own does not, nor does one that gave it up."""
+    for prefix in (["unshare", "-Ur"], ["setpriv", "--bounding-set=-net_admin"]):
+        with background(mesh, "server", [*prefix, "sleep", "100"], ready=is_sleep):
+            assert said() == {}
+    with background(mesh, "server", ["sleep", "100"], ready=is_sleep) as sleep:
+        what = f"CAP_NET_ADMIN reaches the host's interfaces from process {sleep.pid}"
+        hint = "start the container without it, or with a user namespace of its own"
+        assert said() == {f"function server: {what}": ("note", hint)}
+
+
+def is_sleep(pid: int) -> bool:
+    return Path(f"/proc/{pid}/comm").read_text() == "sleep\n"
 
 
 def test_rules_of_the_host_that_would_have_matched() -> None:

@@ -20,13 +20,12 @@ class Kept:
 
     def __init__(self, directory: Path, *command: str) -> None:
         exit_file, log = directory / "exit", directory / "log"
-        self.done = subprocess.run(
-            ["/bin/sh", "-c", process.KEEP, "ebpfmesh", *command],
-            env=os.environ | {"EBPFMESH_EXIT": str(exit_file), "EBPFMESH_LOG": str(log)},
-            capture_output=True, check=False, timeout=30, stdin=subprocess.DEVNULL,
-        )  # fmt: skip
+        with log.open("wb") as said, exit_file.open("wb") as status:
+            subprocess.run(
+                ["/bin/sh", "-c", process.KEEP, "ebpfmesh", *command],
+                stdin=subprocess.DEVNULL, stdout=said, stderr=status, check=False, timeout=30,
+            )  # fmt: skip
         self.status, self.log = exit_file.read_text(), log.read_bytes()
-        self.files = sorted(path.name for path in directory.iterdir())
 
 
 @pytest.mark.parametrize(
@@ -34,8 +33,7 @@ class Kept:
     [("true", "0"), ("exit 3", "3"), ("kill -TERM $$", "143"), ("nosuchprogram", "127")],
 )
 def test_the_exit_status_is_kept(tmp_path: Path, script: str, status: str) -> None:
-    kept = Kept(tmp_path, "sh", "-c", script)
-    assert (kept.status, kept.files) == (status, ["exit", "log"])
+    assert Kept(tmp_path, "sh", "-c", script).status == status
 
 
 def test_words_are_passed_as_they_are(tmp_path: Path) -> None:
@@ -43,10 +41,14 @@ def test_words_are_passed_as_they_are(tmp_path: Path) -> None:
     assert Kept(tmp_path, "printf", "%s|", *words).log.decode() == "|".join(words) + "|"
 
 
-def test_both_outputs_are_kept_and_nothing_is_passed_on(tmp_path: Path) -> None:
-    kept = Kept(tmp_path, "sh", "-c", "echo out; echo err >&2")
-    assert kept.log == b"out\nerr\n"
-    assert kept.done.stdout == b""
+def test_both_outputs_are_kept(tmp_path: Path) -> None:
+    assert Kept(tmp_path, "sh", "-c", "echo out; echo err >&2").log == b"out\nerr\n"
+
+
+def test_a_command_has_no_way_to_its_exit_status(tmp_path: Path) -> None:
+    """It inherits its input and its outputs, and no more."""
+    kept = Kept(tmp_path, "sh", "-c", "ls -l /proc/self/fd | grep -c -e exit -e log; exit 7")
+    assert (kept.log, kept.status) == (b"0\n", "7")
 
 
 def test_stdin_is_empty(tmp_path: Path) -> None:
@@ -65,32 +67,25 @@ def test_the_log_is_bounded(tmp_path: Path, size: int) -> None:
 def test_the_log_is_written_at_once(tmp_path: Path) -> None:
     """Not when the command ends, nor when a buffer is full."""
     log = tmp_path / "log"
-    environment = os.environ | {"EBPFMESH_EXIT": str(tmp_path / "exit"), "EBPFMESH_LOG": str(log)}
-    script = f"echo now; until [ -s {log} ]; do sleep 0.01; done"
-    subprocess.run(
-        ["/bin/sh", "-c", process.KEEP, "ebpfmesh", "sh", "-c", script],
-        env=environment, check=True, timeout=10, stdin=subprocess.DEVNULL,
-    )  # fmt: skip
-    assert log.read_text() == "now\n"
+    kept = Kept(tmp_path, "sh", "-c", f"echo now; until [ -s {log} ]; do sleep 0.01; done")
+    assert kept.log == b"now\n"
 
 
 def test_keepers_are_told_from_the_command(tmp_path: Path) -> None:
     """Of all processes of a command that is cat itself, cat alone is the command's own."""
-    environment = os.environ | {
-        "EBPFMESH_EXIT": str(tmp_path / "exit"),
-        "EBPFMESH_LOG": str(tmp_path / "log"),
-    }
-    pipe = tmp_path / "pipe"
+    pipe, log = tmp_path / "pipe", tmp_path / "log"
     os.mkfifo(pipe)
-    shell = subprocess.Popen(
-        ["/bin/sh", "-c", process.KEEP, "ebpfmesh", "cat", str(pipe)],
-        env=environment, stdin=subprocess.DEVNULL, start_new_session=True,
-    )  # fmt: skip
+    with log.open("wb") as said:
+        shell = subprocess.Popen(
+            ["/bin/sh", "-c", process.KEEP, "ebpfmesh", "cat", str(pipe)],
+            stdin=subprocess.DEVNULL, stdout=said, stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )  # fmt: skip
     try:
         with pipe.open("w") as writer:  # the command reads by now
             writer.write("something")
             writer.flush()
-            while not (tmp_path / "log").exists() or not (tmp_path / "log").stat().st_size:
+            while not log.stat().st_size:
                 pass
             group = {
                 int(path.parent.name)
@@ -156,7 +151,7 @@ def test_hosts_that_come_and_go(tmp_path: Path) -> None:
 
 
 def home(tmp_path: Path) -> process.Home:
-    return process.Home(tmp_path, Cgroup("mesh.1", "f"), tmp_path)
+    return process.Home(tmp_path, Cgroup("mesh.1", "f"), tmp_path, tmp_path)
 
 
 def test_no_such_program(tmp_path: Path) -> None:

@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""Capabilities: what a process of a function keeps, and what others have.
+
+A function's own network namespace belongs to the host's user namespace, and there CAP_NET_ADMIN
+is worth as much as at the host: through the number that its namespace has for the host's
+(IFLA_TARGET_NETNSID) it reaches every interface. So no process of ours in a function has it.
+"""
+
+import contextlib
+import ctypes
+import os
+from collections.abc import Collection, Iterator
+from pathlib import Path
+
+# linux/include/uapi/linux/capability.h
+CHOWN, DAC_OVERRIDE, FOWNER, FSETID, KILL, SETGID, SETUID, SETPCAP = 0, 1, 3, 4, 5, 6, 7, 8
+NET_BIND_SERVICE, NET_ADMIN, NET_RAW, SYS_CHROOT, SYS_ADMIN = 10, 12, 13, 18, 21
+AUDIT_WRITE, BPF = 29, 39
+KEPT = (
+    CHOWN, DAC_OVERRIDE, FOWNER, FSETID, KILL, SETGID, SETUID, SETPCAP, NET_BIND_SERVICE, NET_RAW,
+    SYS_CHROOT, AUDIT_WRITE,
+)  # fmt: skip
+"""What container engines leave to root in a container, but for MKNOD and SETFCAP: low ports, ping
+and tcpdump work, servers may give up being root."""
+
+LAST = Path("/proc/sys/kernel/cap_last_cap")
+PR_CAPBSET_DROP = 24
+VERSION = 0x20080522  # _LINUX_CAPABILITY_VERSION_3: two words of 32 bits each
+
+
+def confine() -> None:
+    """Give up all but KEPT, for good: this process, and whatever it becomes or starts."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    for number in range(int(LAST.read_text()) + 1):
+        if number not in KEPT and libc.prctl(PR_CAPBSET_DROP, number, 0, 0, 0) != 0:
+            raise _error("prctl")
+    kept = sum(1 << number for number in KEPT)
+    header = (ctypes.c_uint32 * 2)(VERSION, 0)
+    sets = (ctypes.c_uint32 * 6)(kept, kept, 0)  # effective, permitted, inheritable
+    if libc.capset(header, sets) != 0:
+        raise _error("capset")
+
+
+def _error(what: str) -> OSError:
+    code = ctypes.get_errno()
+    return OSError(code, f"{what}: {os.strerror(code)}")
+
+
+def administrators(netns_inodes: Collection[int]) -> Iterator[tuple[int, int]]:
+    """(Namespace, process) for those in one of these network namespaces that have CAP_NET_ADMIN.
+
+    In the calling process's user namespace, that is: in one of its own a process has it there only.
+    """
+    own = Path("/proc/self/ns/user").stat().st_ino
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):  # it ended meanwhile
+            inode = (process / "ns/net").stat().st_ino
+            if inode not in netns_inodes or (process / "ns/user").stat().st_ino != own:
+                continue
+            if permitted((process / "status").read_text(errors="replace")) >> NET_ADMIN & 1:
+                yield inode, int(process.name)
+
+
+def permitted(status: str) -> int:
+    """The permitted set, as bits, in the text of a process's /proc status."""
+    return next(int(line.split()[1], 16) for line in status.splitlines() if "CapPrm:" in line)
