@@ -9,7 +9,7 @@
 
 #include "lib/context.h"
 
-/* What counting costs is measured without it: ebpfmesh/bench/paths/mesh.py. */
+/* What counting costs is measured without it: ebpfmesh/bench/paths/this_build.py. */
 #ifndef MESH_UNMETERED
 #define MESH_UNMETERED 0
 #endif

@@ -12,14 +12,15 @@ from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
-from ebpfmesh.bench import changes, functions, load, process, traffic, workload
-from ebpfmesh.bench.connect import Connector
+from ebpfmesh.bench import tools, workload
 from ebpfmesh.bench.kinds import AXES, KINDS
+from ebpfmesh.bench.measure import attach, changes, load, traffic
+from ebpfmesh.bench.measure.connect import Connector
+from ebpfmesh.bench.measure.pps import PacketRate, measure_pps
+from ebpfmesh.bench.measure.update import Updates
 from ebpfmesh.bench.paths import PATHS, DataPath
-from ebpfmesh.bench.pps import PacketRate, measure_pps
 from ebpfmesh.bench.sample import Sample
 from ebpfmesh.bench.scenario import Step
-from ebpfmesh.bench.update import Updates
 from ebpfmesh.bench.workload import Scale
 from ebpfmesh.errors import CommandFailed, Unsupported
 
@@ -54,7 +55,7 @@ class Lab:
             "rr": traffic.rr,
             "http": traffic.http,
             "connect": self._connector.measure,
-            "attach": functions.measure,
+            "attach": attach.measure,
             "load": load.measure,
             "change": changes.measure,
             "update": Updates(mesh, self._rate, stack).measure,
@@ -106,7 +107,7 @@ class Lab:
 
     def environment(self) -> dict[str, str]:
         """What the measuring itself takes of each figure, by what measures; and where it runs."""
-        found = {"cores": f"{process.cores()}: one core, {process.core(max)}, unless two are named"}
+        found = {"cores": f"{tools.cores()}: one core, {tools.core(max)}, unless two are named"}
         if (path := self._first("frames")) is not None:
             limit = f"{self._rate.limit(path)} ns for a frame that is thrown away at once"
             found["generator"] = limit
@@ -124,7 +125,7 @@ class Lab:
         """The offloads of each path's client at its veth, as ethtool prints them."""
         first = {path.name: path for path in reversed(self.paths.values())}
         return {
-            name: process.run(["ethtool", "-k", "eth0"], path.client.netns, seconds=OFFLOAD_SECONDS)
+            name: tools.run(["ethtool", "-k", "eth0"], path.client.netns, seconds=OFFLOAD_SECONDS)
             for name, path in first.items()
             if "frames" in path.carries
         }

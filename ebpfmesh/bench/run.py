@@ -12,10 +12,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TextIO
 
-from ebpfmesh.bench import control
-from ebpfmesh.bench.environment import describe_machine
 from ebpfmesh.bench.kinds import KINDS
 from ebpfmesh.bench.lab import Lab
+from ebpfmesh.bench.measure import costs
+from ebpfmesh.bench.measure.environment import describe_machine
 from ebpfmesh.bench.results import Measurement, Results
 from ebpfmesh.bench.sample import Sample
 from ebpfmesh.bench.scenario import Scenario, Step
@@ -27,7 +27,7 @@ Progress = Callable[[int, int, str], None]
 
 def total(scenario: Scenario) -> int:
     """Number of measurements of all rounds, and of the figures of control."""
-    return scenario.rounds * len(scenario.steps) + (len(control.FIGURES) if scenario.control else 0)
+    return scenario.rounds * len(scenario.steps) + (len(costs.FIGURES) if scenario.control else 0)
 
 
 def run(scenario: Scenario, directory: Path, *, seed: int, progress: Progress) -> Results:
@@ -78,7 +78,7 @@ class _Rounds:
             for step in round_steps(scenario.steps, order):
                 self._tell(f"round {number}: {say(step)}")
                 self._step(number, step)
-        for name in control.FIGURES if scenario.control else ():
+        for name in costs.FIGURES if scenario.control else ():
             self._tell(f"what a mesh costs: {name}")
             self._control(name)
         self._progress(self._total, self._total, "done")
@@ -119,7 +119,7 @@ class _Rounds:
         self._done += 1
         samples: list[Sample] = []
         try:
-            samples = control.FIGURES[name](self._scenario.control)
+            samples = costs.FIGURES[name](self._scenario.control)
         except CommandFailed as error:
             (self._directory / raw).write_text(f"{error.message}\n{error.hint}\n")
             self._write(Measurement(1, name, "mesh", "", 0, None, raw, error.message))

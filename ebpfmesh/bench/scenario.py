@@ -24,7 +24,7 @@ from ebpfmesh.config import explain, toml
 from ebpfmesh.errors import UsageError
 from ebpfmesh.model import Invalid, Model, suggest
 
-DIRECTORY = Path(__file__).parents[2] / "vagrant" / "scenarios"
+DIRECTORY = Path(__file__).with_name("scenarios")
 QUICK_ROUNDS = 3
 QUICK_SECONDS = 0.5
 MAX_ROUNDS = 1000
@@ -134,7 +134,7 @@ class Part(Model):
 class Scenario(Model):
     """What is measured, and how often.
 
-    ``control`` is how often the figures of ``ebpfmesh.bench.control`` are taken.
+    ``control`` is how often the figures of ``ebpfmesh.bench.measure.costs`` are taken.
     """
 
     name: str = ""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""What is measured: the mesh of examples/demo.toml, between as many other services as wanted.
+"""What is measured: the mesh of demo.toml, between as many other services as wanted.
 
 Every path is built from the same ``Mesh``: the same functions, services and policies. The services
 that fill the table stand before the measured ones, so a path that reads a list from its top finds
@@ -15,7 +15,7 @@ from ebpfmesh import config
 from ebpfmesh.bench.topology import address4, address6
 from ebpfmesh.model import Address, Endpoint, Function, Identity, Limits, Mesh, Policy, Service
 
-DEMO_FILE = Path(__file__).parents[2] / "examples" / "demo.toml"
+DEMO_FILE = Path(__file__).with_name("demo.toml")
 CLIENT = "radio"
 BLOCKED = "guest"
 Version = Literal[4, 6]

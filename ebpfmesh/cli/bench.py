@@ -202,19 +202,19 @@ def _progress(title: str, total: int) -> Iterator["Progress"]:
 
 def _tell(runs: "list[tuple[Results, Path]]") -> None:
     """Write the reports beside the results and print the tables."""
-    from ebpfmesh.bench import report
+    from ebpfmesh.bench.report import run_page
 
     told = []
     for results, where in runs:
-        page = report.write(results, where)
+        page = run_page.write(results, where)
         if settings().json:
             found = {"scenario": results.scenario["name"], "directory": where, "report": page}
-            told.append({**found, **report.data(results)})
+            told.append({**found, **run_page.data(results)})
             continue
-        for table in report.terminal(results):
+        for table in run_page.terminal(results):
             output.show(table)
             click.echo()
-        for sentence in report.told(results):
+        for sentence in run_page.told(results):
             click.echo(sentence)
         click.echo(f"report: {page.resolve()}")
     if settings().json:
@@ -223,20 +223,20 @@ def _tell(runs: "list[tuple[Results, Path]]") -> None:
 
 def _tell_changes(before: "Results", runs: "list[tuple[Results, Path]]") -> None:
     """Write the pages of comparisons with ``before`` and print their tables."""
-    from ebpfmesh.bench import compare_report
-    from ebpfmesh.bench.compare import compare
+    from ebpfmesh.bench.report import compare_page
+    from ebpfmesh.bench.stats.compare import compare
 
     told = []
     found = [(after, compare(before, after), page) for after, page in runs]
     for after, comparison, page in found:
-        compare_report.write(before, after, comparison, page)
+        compare_page.write(before, after, comparison, page)
         if settings().json:
-            told.append({"report": page, **compare_report.data(comparison)})
+            told.append({"report": page, **compare_page.data(comparison)})
             continue
-        for table in compare_report.terminal(comparison):
+        for table in compare_page.terminal(comparison):
             output.show(table)
             click.echo()
-        for sentence in compare_report.headlines(comparison):
+        for sentence in compare_page.headlines(comparison):
             click.echo(sentence)
         click.echo(f"report: {page.resolve()}")
     if settings().json:

@@ -16,8 +16,8 @@ from ebpfmesh.cli.base import Command, settings
 from ebpfmesh.cli.choose import need_change
 
 if TYPE_CHECKING:
-    from ebpfmesh.bench.programs import Place
-    from ebpfmesh.bench.send import Outcome
+    from ebpfmesh.bench.packets.hooks import Place
+    from ebpfmesh.bench.packets.send import Outcome
     from ebpfmesh.bench.workload import Target
     from ebpfmesh.model import Address
 
@@ -85,7 +85,7 @@ def bench_generate(
     for at its receivers, by flow and number, and goes no further there. The first frames over a
     way that nobody has used yet may be lost while the kernel asks for the neighbour (ARP, ND).
     """
-    from ebpfmesh.bench.send import Request, generate
+    from ebpfmesh.bench.packets.send import Request, generate
     from ebpfmesh.kernel import netns
 
     address = _address("--from", source)

@@ -19,14 +19,14 @@ from scapy.layers.l2 import Ether
 from scapy.packet import Raw
 
 from ebpfmesh.bench import workload
-from ebpfmesh.bench.frames import FLOW_BITS, MAGIC, PORTS, TAG, least_size
-from ebpfmesh.bench.generator import BATCH
-from ebpfmesh.bench.paced import Pace, running
+from ebpfmesh.bench.measure.pps import PINS, PacketRate, frames_for
+from ebpfmesh.bench.measure.watch import Watcher
+from ebpfmesh.bench.packets.frames import FLOW_BITS, MAGIC, PORTS, TAG, least_size
+from ebpfmesh.bench.packets.generator import BATCH
+from ebpfmesh.bench.packets.paced import Pace, running
+from ebpfmesh.bench.packets.sink import WINDOW, Checker, Report, at_eth0, drained
 from ebpfmesh.bench.paths import PATHS, DataPath
-from ebpfmesh.bench.pps import PINS, PacketRate, frames_for
-from ebpfmesh.bench.process import one_core
-from ebpfmesh.bench.sink import WINDOW, Checker, Report, at_eth0, drained
-from ebpfmesh.bench.watch import Watcher
+from ebpfmesh.bench.tools import one_core
 from ebpfmesh.bench.workload import Scale, Target
 from ebpfmesh.errors import CommandFailed, ForeignProgram, NotFound
 from ebpfmesh.kernel import bpf, netns

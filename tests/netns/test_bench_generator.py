@@ -14,12 +14,12 @@ from typing import Any
 import pytest
 
 from ebpfmesh.bench import workload
-from ebpfmesh.bench.connect import IN_FLIGHT, Connector
-from ebpfmesh.bench.frames import PORTS, least_size
-from ebpfmesh.bench.generator import BATCH
+from ebpfmesh.bench.measure.connect import IN_FLIGHT, Connector
+from ebpfmesh.bench.measure.pps import PacketRate, frames_for
+from ebpfmesh.bench.packets.frames import PORTS, least_size
+from ebpfmesh.bench.packets.generator import BATCH
+from ebpfmesh.bench.packets.sink import at_eth0, send_burst
 from ebpfmesh.bench.paths import PATHS, DataPath
-from ebpfmesh.bench.pps import PacketRate, frames_for
-from ebpfmesh.bench.sink import at_eth0, send_burst
 from ebpfmesh.bench.topology import Member
 from ebpfmesh.bench.workload import Scale
 from ebpfmesh.kernel import links, netns

@@ -21,14 +21,15 @@ from pathlib import Path
 import pytest
 
 from ebpfmesh import apply
-from ebpfmesh.bench import changes, pps, switch, workload
-from ebpfmesh.bench.frames import from_member
-from ebpfmesh.bench.paths import PATHS, DataPath, base
+from ebpfmesh.bench import workload
+from ebpfmesh.bench.measure import changes, pps
+from ebpfmesh.bench.measure.pps import PacketRate, entry_of, frames_for
+from ebpfmesh.bench.packets.frames import from_member
+from ebpfmesh.bench.packets.sink import at_eth0, send_burst
+from ebpfmesh.bench.paths import PATHS, DataPath, base, ovs_switch
 from ebpfmesh.bench.paths.base import try_in_namespace
 from ebpfmesh.bench.paths.other_build import OtherBuild, beside
 from ebpfmesh.bench.paths.ovs import Ovs
-from ebpfmesh.bench.pps import PacketRate, entry_of, frames_for
-from ebpfmesh.bench.sink import at_eth0, send_burst
 from ebpfmesh.bench.topology import Member, make_namespace
 from ebpfmesh.bench.workload import Scale, Target
 from ebpfmesh.errors import CommandFailed, Unsupported, UsageError
@@ -403,7 +404,7 @@ def test_missing_names_the_package(
 
 def test_missing_open_vswitch_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert switch.missing() == "ovsdb-server is missing: apt-get install openvswitch-switch"
+    assert ovs_switch.missing() == "ovsdb-server is missing: apt-get install openvswitch-switch"
 
 
 def test_missing_says_what_open_vswitch_could_not_open() -> None:
@@ -412,7 +413,7 @@ def test_missing_says_what_open_vswitch_could_not_open() -> None:
         with ExitStack() as stack:
             place = make_namespace("test-missing", stack)
             with pytest.raises(CommandFailed, match=r"/dev/net/tun.* failed: No such file"):
-                switch.Switch(place, "netdev", stack)
+                ovs_switch.Switch(place, "netdev", stack)
     finally:
         subprocess.run(["umount", "/dev/net"], check=True)
 

@@ -5,13 +5,15 @@ from pathlib import Path
 
 import pytest
 
-from ebpfmesh.bench import analyse, report, scenario
+from ebpfmesh.bench import scenario
 from ebpfmesh.bench.kinds import KINDS
 from ebpfmesh.bench.paths import PATHS
 from ebpfmesh.bench.paths.bare import Routed
+from ebpfmesh.bench.report import run_page
 from ebpfmesh.bench.results import Results
 from ebpfmesh.bench.run import run, total
 from ebpfmesh.bench.scenario import Step
+from ebpfmesh.bench.stats import analyse
 from ebpfmesh.errors import UsageError
 
 TEXT = """
@@ -105,7 +107,7 @@ def test_scenario_from_end_to_end(tmp_path: Path, small: scenario.Scenario) -> N
     for tried in results.connections.values():
         assert tried["radio"] == "open"
         assert tried["guest"] != "open"
-    assert report.write(results, directory).is_file()
+    assert run_page.write(results, directory).is_file()
 
 
 def test_traffic_that_went_another_way_does_not_count(

@@ -13,7 +13,7 @@ from scapy.layers.inet import IP, TCP
 from scapy.layers.l2 import Ether
 
 from ebpfmesh import _abi
-from ebpfmesh.bench.process import one_core
+from ebpfmesh.bench.tools import one_core
 from ebpfmesh.kernel import clock
 from ebpfmesh.kernel.interface import GATEWAY_MAC, mac_of
 from ebpfmesh.kernel.maps import Maps

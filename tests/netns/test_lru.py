@@ -15,7 +15,7 @@ import pytest
 from scapy.layers.inet import TCP, UDP
 from scapy.packet import Packet
 
-from ebpfmesh.bench.process import one_core
+from ebpfmesh.bench.tools import one_core
 from ebpfmesh.kernel import interface, sockets
 from ebpfmesh.kernel.maps import Maps
 from ebpfmesh.kernel.pins import Pins

@@ -11,8 +11,8 @@ from scapy.layers.inet import IP, TCP, UDP
 from scapy.layers.inet6 import IPv6
 from scapy.layers.l2 import Ether
 
-from ebpfmesh.bench.frames import FLOW_BITS, MAGIC, PORTS, TAG, TEMPLATE, Frames
-from ebpfmesh.bench.generator import Generator
+from ebpfmesh.bench.packets.frames import FLOW_BITS, MAGIC, PORTS, TAG, TEMPLATE, Frames
+from ebpfmesh.bench.packets.generator import Generator
 from ebpfmesh.bench.workload import Target
 from ebpfmesh.kernel import bpf
 from ebpfmesh.kernel.pins import BPFFS

@@ -19,8 +19,8 @@ from typing import Any
 
 from ebpfmesh.bench.kinds import AXES, KINDS
 from ebpfmesh.bench.results import Measurement, Results
+from ebpfmesh.bench.scenario import DIRECTORY as SCENARIOS
 
-SCENARIOS = Path(__file__).parents[2] / "vagrant" / "scenarios"
 SPEED = {
     "loopback": 2.2, "xdp_redirect": 2.0, "redirect_peer": 1.25, "mesh": 1.0, "routed": 0.62,
     "bridge": 0.66, "ovs": 0.16, "ovs-kernel": 0.6, "nftables": 0.36, "iptables": 0.4,

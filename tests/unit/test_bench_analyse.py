@@ -9,10 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ebpfmesh.bench import analyse, control, scenario, words
-from ebpfmesh.bench.analyse import Goal
+from ebpfmesh.bench import scenario, words
 from ebpfmesh.bench.kinds import KINDS
+from ebpfmesh.bench.measure import costs
 from ebpfmesh.bench.results import Measurement, Results
+from ebpfmesh.bench.stats import analyse
+from ebpfmesh.bench.stats.analyse import Goal
 from ebpfmesh.errors import NotFound
 from support import bench_data
 
@@ -302,7 +304,7 @@ def test_every_goal_of_a_scenario_that_has_its_kind_is_measured(name: str) -> No
 
 
 def test_every_figure_of_control_has_a_goal() -> None:
-    assert set(control.FIGURES) == set(analyse.COSTS)
+    assert set(costs.FIGURES) == set(analyse.COSTS)
 
 
 @pytest.mark.parametrize(

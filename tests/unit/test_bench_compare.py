@@ -11,9 +11,9 @@ import pytest
 from click.testing import CliRunner
 from rich.console import Console
 
-from ebpfmesh.bench import compare_report
-from ebpfmesh.bench.compare import Change, compare, say, unpaired_ratio
+from ebpfmesh.bench.report import compare_page
 from ebpfmesh.bench.results import Measurement, Results
+from ebpfmesh.bench.stats.compare import Change, compare, say, unpaired_ratio
 from ebpfmesh.cli.main import cli
 from ebpfmesh.errors import UsageError
 from support import bench_data
@@ -75,7 +75,7 @@ def test_a_slower_machine_cancels_out_of_the_ratios() -> None:
     assert {c.verdict for c in found.changes if c.rounds_after > 1 and c.axis} == {"worse"}
     assert {c.verdict for c in found.relative} == {"unclear"}
     assert [c.ratio for c in found.relative] == pytest.approx([1] * len(found.relative))
-    assert "the machine, or its kernel, changed as well" in compare_report.headlines(found)[1]
+    assert "the machine, or its kernel, changed as well" in compare_page.headlines(found)[1]
 
 
 def test_the_mesh_beside_others_is_compared_too() -> None:
@@ -108,7 +108,7 @@ def test_what_was_nothing_and_no_longer_is_is_told() -> None:
              for m in after.measurements]  # fmt: skip
     found = compare(before, dataclasses.replace(after, measurements=tuple(lines)))
     assert found.undivided == (("idle over mesh", 0, 4),)
-    assert "idle over mesh: 0 before, 4.00 after." in compare_report.headlines(found)
+    assert "idle over mesh: 0 before, 4.00 after." in compare_page.headlines(found)
     assert compare(before, before).undivided == ()
 
 
@@ -165,8 +165,8 @@ def test_figures_in_words() -> None:
 def test_page_says_all_and_escapes_it() -> None:
     before, after = run(1), run(2, mesh=0.6, kernel="<6.19>")
     found = compare(before, after)
-    page = compare_report.render(before, after, found)
-    assert page == compare_report.render(before, after, found)
+    page = compare_page.render(before, after, found)
+    assert page == compare_page.render(before, after, found)
     assert "a &lt;test&gt;" in page
     assert "&lt;6.19&gt;" in page
     assert "<6.19>" not in page
@@ -179,8 +179,8 @@ def test_page_says_all_and_escapes_it() -> None:
 def test_pictures_have_the_greatest_changes_and_stay_finite() -> None:
     found = compare(run(1), run(2, mesh=0.5))
     many = dataclasses.replace(found, changes=found.changes * 9)
-    pictures = {picture.name: picture for picture in compare_report.pictures(many)}
-    assert len(pictures["changes"].rows) == compare_report.MOST_ROWS
+    pictures = {picture.name: picture for picture in compare_page.pictures(many)}
+    assert len(pictures["changes"].rows) == compare_page.MOST_ROWS
     assert "40 greatest" in pictures["changes"].title
     points = [p for row in pictures["relative"].rows for p in row.points]
     assert all(0 < p.low <= p.high < math.inf for p in points)
@@ -189,7 +189,7 @@ def test_pictures_have_the_greatest_changes_and_stay_finite() -> None:
 
 def test_data_is_for_programs() -> None:
     found = compare(run(1), run(2, mesh=0.5))
-    data = json.loads(json.dumps(compare_report.data(found), allow_nan=False))
+    data = json.loads(json.dumps(compare_page.data(found), allow_nan=False))
     assert len(data["changes"]) == len(found.changes)
     assert data["changes"][0]["verdict"] == found.changes[0].verdict
     assert data["drift"] == found.drift
@@ -199,7 +199,7 @@ def test_terminal_has_every_change() -> None:
     found = compare(run(1), run(2, kernel="7.0"))
     console = Console(width=110)
     with console.capture() as captured:
-        for table in compare_report.terminal(found):
+        for table in compare_page.terminal(found):
             console.print(table)
     text = captured.get()
     assert "What else differs" in text

@@ -8,11 +8,11 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from ebpfmesh.bench import fit
 from ebpfmesh.bench.kinds import KINDS
-from ebpfmesh.bench.load import LENGTH, MOST_BURST, pace
+from ebpfmesh.bench.measure.load import LENGTH, MOST_BURST, pace
 from ebpfmesh.bench.results import Measurement, Results
 from ebpfmesh.bench.scenario import DIRECTORY
+from ebpfmesh.bench.stats import fit
 
 LOADS: list[int] = tomllib.loads((DIRECTORY / "load.toml").read_text())["measure"][0]["load"]
 ROUNDS = 5

@@ -12,8 +12,8 @@ from scapy.layers.inet6 import IPv6
 from scapy.layers.l2 import Ether
 
 from ebpfmesh.bench import workload
-from ebpfmesh.bench.connect import syn
-from ebpfmesh.bench.frames import (
+from ebpfmesh.bench.measure.connect import syn
+from ebpfmesh.bench.packets.frames import (
     FLOW_BITS,
     LARGEST,
     MAGIC,
@@ -25,9 +25,9 @@ from ebpfmesh.bench.frames import (
     least_size,
     words,
 )
-from ebpfmesh.bench.generator import Generator
-from ebpfmesh.bench.paced import MAX_FRAMES, Pace
-from ebpfmesh.bench.send import refuse_outside
+from ebpfmesh.bench.packets.generator import Generator
+from ebpfmesh.bench.packets.paced import MAX_FRAMES, Pace
+from ebpfmesh.bench.packets.send import refuse_outside
 from ebpfmesh.bench.topology import Member
 from ebpfmesh.bench.workload import Target
 from ebpfmesh.errors import UsageError

@@ -3,7 +3,9 @@
 
 import pytest
 
-from ebpfmesh.bench import changes, iptables, workload
+from ebpfmesh.bench import workload
+from ebpfmesh.bench.measure import changes
+from ebpfmesh.bench.paths import iptables_rules
 from ebpfmesh.bench.workload import Scale
 from ebpfmesh.model import Mesh
 
@@ -52,14 +54,14 @@ def test_rules_and_functions_stand_beside_what_is_measured(mesh: Mesh) -> None:
     assert Mesh.model_validate_json(filled.model_dump_json()) == filled
     assert len(filled.functions) == 50
     assert filled.functions[: len(mesh.functions)] == mesh.functions
-    rules = forward(iptables.ruleset(filled, established_first=True))
+    rules = forward(iptables_rules.ruleset(filled, established_first=True))
     assert len(rules) == 1 + 100 + len(mesh.policies)
     assert len(set(rules)) == len(rules)
 
 
 def test_each_service_costs_one_rule_in_each_list(mesh: Mesh) -> None:
-    few = iptables.ruleset(workload.fill(mesh, Scale()), established_first=True).splitlines()
-    many = iptables.ruleset(
+    few = iptables_rules.ruleset(workload.fill(mesh, Scale()), established_first=True).splitlines()
+    many = iptables_rules.ruleset(
         workload.fill(mesh, Scale(services=101)), established_first=True
     ).splitlines()
     for start in ("-A KUBE-SERVICES ", "-A FORWARD -s"):
@@ -67,7 +69,7 @@ def test_each_service_costs_one_rule_in_each_list(mesh: Mesh) -> None:
 
 
 def test_measured_service_is_rule_number_n(mesh: Mesh) -> None:
-    rules = iptables.ruleset(
+    rules = iptables_rules.ruleset(
         workload.fill(mesh, Scale(services=10)), established_first=False
     ).splitlines()
     services = [rule for rule in rules if rule.startswith("-A KUBE-SERVICES ")]
@@ -77,16 +79,16 @@ def test_measured_service_is_rule_number_n(mesh: Mesh) -> None:
 
 
 def test_established_connections_are_accepted_first_or_last(mesh: Mesh) -> None:
-    first = forward(iptables.ruleset(mesh, established_first=True))
-    last = forward(iptables.ruleset(mesh, established_first=False))
-    assert first[0] == last[-1] == iptables.ESTABLISHED
+    first = forward(iptables_rules.ruleset(mesh, established_first=True))
+    last = forward(iptables_rules.ruleset(mesh, established_first=False))
+    assert first[0] == last[-1] == iptables_rules.ESTABLISHED
     assert first[1:] == last[:-1]
 
 
 def test_backends_are_chosen_with_equal_chances(mesh: Mesh) -> None:
     api = mesh.service(workload.SERVICES["crr"])
-    chain = iptables.chain_name("SVC", api.name)
-    rules = iptables.ruleset(mesh, established_first=True).splitlines()
+    chain = iptables_rules.chain_name("SVC", api.name)
+    rules = iptables_rules.ruleset(mesh, established_first=True).splitlines()
     choices = [rule for rule in rules if rule.startswith(f"-A {chain} ")]
     assert len(choices) == len(api.functions) == 2
     assert "--probability 0.5000000000" in choices[0]
@@ -94,7 +96,7 @@ def test_backends_are_chosen_with_equal_chances(mesh: Mesh) -> None:
 
 
 def test_only_who_is_allowed_is_accepted(mesh: Mesh) -> None:
-    rules = forward(iptables.ruleset(mesh, established_first=True))
+    rules = forward(iptables_rules.ruleset(mesh, established_first=True))
     client, blocked = mesh.function(workload.CLIENT), mesh.function(workload.BLOCKED)
     assert any(f"-s {client.address4}/32" in rule for rule in rules)
     assert not any(f"-s {blocked.address4}/32" in rule for rule in rules)
@@ -108,8 +110,8 @@ def lines(text: str) -> list[str]:
 def test_added_service_is_what_a_whole_ruleset_has_more(mesh: Mesh, append: bool) -> None:
     service = changes.new_service(mesh)
     more = mesh.model_copy(update={"services": (*mesh.services, service)})
-    old, new = (iptables.ruleset(m, established_first=True) for m in (mesh, more))
-    do, undo = iptables.add_service(mesh, service, append=append)
+    old, new = (iptables_rules.ruleset(m, established_first=True) for m in (mesh, more))
+    do, undo = iptables_rules.add_service(mesh, service, append=append)
     services = {line for line in lines(new) if line.startswith("-A KUBE-SERVICES ")}
     own = set(lines(new)) - set(lines(old))
     assert set(lines(do)) == (own if append else own | services)
@@ -121,8 +123,8 @@ def test_added_service_is_what_a_whole_ruleset_has_more(mesh: Mesh, append: bool
 
 @pytest.mark.parametrize("append", [False, True])
 def test_added_rule_is_the_last_of_its_list(mesh: Mesh, append: bool) -> None:
-    do, undo = iptables.add_rule(mesh, changes.new_rule(), append=append)
-    old = forward(iptables.ruleset(mesh, established_first=True))
+    do, undo = iptables_rules.add_rule(mesh, changes.new_rule(), append=append)
+    old = forward(iptables_rules.ruleset(mesh, established_first=True))
     new = forward(do)
     assert new[:-1] == ([] if append else old)
     assert new[-1] not in old

@@ -12,9 +12,9 @@ import matplotlib.image
 import pytest
 from matplotlib.figure import Figure as Canvas
 
-from ebpfmesh.bench import dots, drawing, lines, plots, report
-from ebpfmesh.bench.drawing import LOOKS
-from ebpfmesh.bench.pictures import FIGURE_COLUMNS, Picture, Point, Row, places
+from ebpfmesh.bench.report import dots, drawing, lines, plots, run_page
+from ebpfmesh.bench.report.drawing import LOOKS
+from ebpfmesh.bench.report.pictures import FIGURE_COLUMNS, Picture, Point, Row, places
 from ebpfmesh.bench.results import Measurement, Results
 from support import bench_data
 
@@ -23,7 +23,7 @@ LIGHT, DARK = "#ffffff", "#1b2125"
 
 
 def drawn(results: Results) -> dict[str, Picture]:
-    return {picture.name: picture for picture in report.pictures_of(results)}
+    return {picture.name: picture for picture in run_page.pictures_of(results)}
 
 
 def of(measure: list[dict[str, Any]]) -> dict[str, Picture]:

@@ -13,10 +13,11 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from ebpfmesh.bench import analyse, method, report, sections, summary
 from ebpfmesh.bench.kinds import KINDS
+from ebpfmesh.bench.report import method, run_page, sections, summary
+from ebpfmesh.bench.report.sections import Cell, Section
 from ebpfmesh.bench.results import Measurement, Results
-from ebpfmesh.bench.sections import Cell, Section
+from ebpfmesh.bench.stats import analyse
 from support import bench_data
 
 SCENARIO: dict[str, Any] = {
@@ -44,7 +45,7 @@ def results() -> Results:
 
 @pytest.fixture(scope="module")
 def page(results: Results) -> str:
-    return report.render(results)
+    return run_page.render(results)
 
 
 class Checked(HTMLParser):
@@ -98,7 +99,7 @@ class Checked(HTMLParser):
 
 def test_page_is_well_formed_and_needs_nothing_else(page: str, results: Results) -> None:
     read = Checked(page)
-    own = {f"plots/{picture.name}" for picture in report.pictures_of(results)}
+    own = {f"plots/{picture.name}" for picture in run_page.pictures_of(results)}
     beside = {"figures.csv", "ratios.csv", "figures.json", "results.jsonl", "run.json", "raw/"}
     for link in read.links:
         if link.startswith("#"):
@@ -124,7 +125,7 @@ def test_names_and_texts_are_escaped(page: str) -> None:
 
 
 def test_two_renderings_are_the_same_to_the_byte(results: Results, page: str) -> None:
-    assert report.render(results) == page
+    assert run_page.render(results) == page
 
 
 def test_tables_sort_by_script_and_stand_without(page: str) -> None:
@@ -152,13 +153,13 @@ def test_page_says_all_there_is_to_say(page: str, results: Results) -> None:
 def test_page_says_what_is_too_noisy() -> None:
     noisy = bench_data.made(SCENARIO, noise=0.6)
     assert analyse.unclear(noisy)
-    page = report.render(noisy)
+    page = run_page.render(noisy)
     assert "Too noisy to conclude" in page
     assert summary.unclear(noisy)[0].parts[0].text in page
 
 
 def test_page_leaves_out_what_there_is_not() -> None:
-    page = report.render(bench_data.made({**SCENARIO, "control": 0}, noise=0.001))
+    page = run_page.render(bench_data.made({**SCENARIO, "control": 0}, noise=0.001))
     for title in ("Too noisy", "Missing here", "that failed", "own cost"):
         assert title not in page
 
@@ -167,7 +168,7 @@ def test_a_run_without_the_mesh_says_so() -> None:
     part = {"kinds": ["pps"], "seconds": 1, "paths": ["iptables", "nftables"], "services": [1]}
     found = bench_data.made({**SCENARIO, "control": 0, "measure": [part]})
     assert summary.headlines(found) == ["The mesh was not part of this run."]
-    assert "does not compare the mesh with another path" in report.render(found)
+    assert "does not compare the mesh with another path" in run_page.render(found)
 
 
 def test_a_run_of_the_mesh_alone_is_about_itself() -> None:
@@ -177,7 +178,7 @@ def test_a_run_of_the_mesh_alone_is_about_itself() -> None:
     assert sentence == "This run does not compare the mesh with iptables or nftables."
     assert str(summary.claims(found)[0]).startswith("Packets per second, `events` on: 0.6")
     assert "the mesh with events off" in str(summary.claims(found)[0])
-    assert [picture.form for picture in report.pictures_of(found)] == ["rows"]
+    assert [picture.form for picture in run_page.pictures_of(found)] == ["rows"]
 
 
 @pytest.mark.parametrize(
@@ -238,9 +239,9 @@ def test_the_same_failure_is_told_once() -> None:
 
 
 def test_files_beside_the_page(results: Results, tmp_path: Path) -> None:
-    page = report.write(results, tmp_path)
+    page = run_page.write(results, tmp_path)
     assert page == tmp_path / "report.html"
-    drawn = report.pictures_of(results)
+    drawn = run_page.pictures_of(results)
     for link in Checked(page.read_text()).links:
         if link.startswith(("plots/", "figures", "ratios")):
             assert (tmp_path / link).is_file()
@@ -252,7 +253,7 @@ def test_files_beside_the_page(results: Results, tmp_path: Path) -> None:
     ratios = list(csv.DictReader((tmp_path / "ratios.csv").open()))
     assert len(ratios) == len(analyse.ratios(results)) + len(analyse.inner_ratios(results))
     data = json.loads((tmp_path / "figures.json").read_text())
-    assert data == json.loads(json.dumps(report.data(results)))
+    assert data == json.loads(json.dumps(run_page.data(results)))
     assert data["missing"] == MISSING
     assert data["failures"][0]["error"] == "broken <pipe>"
     assert len(data["ratios"]) == len(analyse.ratios(results))
@@ -266,9 +267,9 @@ def test_a_ratio_to_nothing_is_null_in_json() -> None:
         for path, lost in (("iptables", 0.0), ("mesh", 3.0))
     )
     found = dataclasses.replace(bench_data.made(SCENARIO), measurements=lines)
-    (ratio,) = json.loads(json.dumps(report.data(found), allow_nan=False))["ratios"]
+    (ratio,) = json.loads(json.dumps(run_page.data(found), allow_nan=False))["ratios"]
     assert (ratio["ratio"], ratio["conclusion"]) == (None, "worse")
-    page = report.render(found)
+    page = run_page.render(found)
     assert "∞× iptables" in page
     assert 'data-sort="Infinity">∞</td>' in page
     assert 'data-sort="nan"' not in page
@@ -278,8 +279,8 @@ def test_a_further_table_needs_a_function_only(
     results: Results, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fits = Section("Fits", ("path", ">slope"), (("mesh", 0.0123),), "By least squares.")
-    monkeypatch.setattr(report, "SECTIONS", (*report.SECTIONS, lambda _: fits))
-    page = report.render(results)
+    monkeypatch.setattr(run_page, "SECTIONS", (*run_page.SECTIONS, lambda _: fits))
+    page = run_page.render(results)
     assert "<h2>Fits</h2>" in page
     assert '<td class="n " data-sort="0.0123">0.012</td>' in page
     assert "By least squares." in page
@@ -292,7 +293,7 @@ def test_cells_of_a_section() -> None:
 
 def test_fits_are_told_where_a_load_was_measured(results: Results) -> None:
     found = bench_data.made("load")
-    assert "CPU in proportion to the load" in report.render(found)
+    assert "CPU in proportion to the load" in run_page.render(found)
     assert sections.fits(found).rows[0][0] in found.paths
     assert not sections.fits(results).rows
 
@@ -308,7 +309,7 @@ def test_a_wide_table_is_turned_on_a_terminal() -> None:
 def shown(results: Results, width: int = 100) -> str:
     console = Console(width=width)
     with console.capture() as captured:
-        for table in report.terminal(results):
+        for table in run_page.terminal(results):
             console.print(table)
     return captured.get()
 
@@ -338,7 +339,7 @@ def test_more_places_than_fit_are_split() -> None:
 
 
 def test_terminal_tells_what_the_page_does(results: Results) -> None:
-    told = list(report.told(results))
+    told = list(run_page.told(results))
     assert told[: len(summary.headlines(results))] == summary.headlines(results)
     assert "missing here: ovs: no <module>" in told
     assert any(line.startswith("loses in ") for line in told)
@@ -375,4 +376,4 @@ def test_everything_that_measures_has_its_method() -> None:
     ],
 )
 def test_what_is_typed_is_marked_and_escaped(text: str, html: str) -> None:
-    assert report.typed(text) == html
+    assert run_page.typed(text) == html

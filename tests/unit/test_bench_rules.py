@@ -5,7 +5,9 @@ import re
 
 import pytest
 
-from ebpfmesh.bench import changes, nftables, openflow, workload
+from ebpfmesh.bench import workload
+from ebpfmesh.bench.measure import changes
+from ebpfmesh.bench.paths import nftables_rules, ovs_flows
 from ebpfmesh.bench.workload import Scale
 from ebpfmesh.model import Mesh
 
@@ -21,7 +23,7 @@ def filled(mesh: Mesh) -> Mesh:
 
 
 def nft_lines(mesh: Mesh) -> list[str]:
-    return "".join(nftables.transactions(mesh)).splitlines()
+    return "".join(nftables_rules.transactions(mesh)).splitlines()
 
 
 def test_the_fewest_functions_are_the_measured_ones(mesh: Mesh) -> None:
@@ -78,8 +80,8 @@ def test_many_services_take_several_transactions(
     filled: Mesh, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = nft_lines(filled)
-    monkeypatch.setattr(nftables, "CHUNK", 4)
-    parts = list(nftables.transactions(filled))
+    monkeypatch.setattr(nftables_rules, "CHUNK", 4)
+    parts = list(nftables_rules.transactions(filled))
     assert len(parts) == 1 + -(-len(filled.services) // 4)
     assert "".join(parts).splitlines() == whole
 
@@ -87,12 +89,12 @@ def test_many_services_take_several_transactions(
 def test_added_to_nftables_is_what_the_whole_has_more(mesh: Mesh) -> None:
     service, rule = changes.new_service(mesh), changes.new_rule()
     more = mesh.model_copy(update={"services": (*mesh.services, service)})
-    do, undo = nftables.add_service(mesh, service)
+    do, undo = nftables_rules.add_service(mesh, service)
     assert set(do.splitlines()) == set(nft_lines(more)) - set(nft_lines(mesh))
     chains = re.findall(r"^add chain \S+ \S+ (\S+)", do, re.MULTILINE)
     assert sorted(re.findall(r"^delete chain \S+ \S+ (\S+)", undo, re.MULTILINE)) == sorted(chains)
     more = mesh.model_copy(update={"policies": (*mesh.policies, rule)})
-    do, undo = nftables.add_rule(mesh, rule)
+    do, undo = nftables_rules.add_rule(mesh, rule)
     assert set(do.splitlines()) == set(nft_lines(more)) - set(nft_lines(mesh))
     assert undo == do.replace("add", "delete")
 
@@ -100,13 +102,13 @@ def test_added_to_nftables_is_what_the_whole_has_more(mesh: Mesh) -> None:
 @pytest.mark.parametrize("what", ["nftables", "openflow"])
 def test_only_who_is_allowed_is_accepted(mesh: Mesh, what: str) -> None:
     client, blocked = mesh.function(workload.CLIENT), mesh.function(workload.BLOCKED)
-    text = "".join(nftables.transactions(mesh)) if what == "nftables" else flows(mesh)
+    text = "".join(nftables_rules.transactions(mesh)) if what == "nftables" else flows(mesh)
     assert f"{client.address4}" in text
     assert not re.search(rf"(nw_src=|\{{ ){blocked.address4}\b", text)
 
 
 def flows(mesh: Mesh) -> str:
-    return openflow.bundle(mesh, {}, {}, "02:00:00:00:00:01")
+    return ovs_flows.bundle(mesh, {}, {}, "02:00:00:00:00:01")
 
 
 def test_each_service_is_a_group_of_its_backends(filled: Mesh) -> None:
@@ -128,11 +130,11 @@ def test_a_connection_is_committed_only_once_it_is_allowed(mesh: Mesh) -> None:
     for line in lines:
         table = int(re.search(r"table=(\d)", line)[1])  # type: ignore[index]
         match, _, actions = line.partition(",actions=")
-        assert ("commit" in actions) == (table == openflow.ENDPOINT)
-        if f"resubmit(,{openflow.ROUTE})" in actions:
+        assert ("commit" in actions) == (table == ovs_flows.ENDPOINT)
+        if f"resubmit(,{ovs_flows.ROUTE})" in actions:
             assert "+est" in match or "+rel" in match
-        if f"resubmit(,{openflow.ENDPOINT})" in actions:
-            assert table == openflow.POLICY
+        if f"resubmit(,{ovs_flows.ENDPOINT})" in actions:
+            assert table == ovs_flows.POLICY
             assert "nw_src=" in match
 
 
@@ -145,8 +147,8 @@ def test_added_to_the_switch_is_what_the_whole_has_more(mesh: Mesh) -> None:
     service, rule = changes.new_service(mesh), changes.new_rule()
     old = set(flows(mesh).splitlines())
     for kind, new, (do, undo) in (
-        ("services", service, openflow.add_service(mesh, service)),
-        ("policies", rule, openflow.add_rule(mesh, rule)),
+        ("services", service, ovs_flows.add_service(mesh, service)),
+        ("policies", rule, ovs_flows.add_rule(mesh, rule)),
     ):
         more = mesh.model_copy(update={kind: (*getattr(mesh, kind), new)})
         assert set(do.splitlines()) == set(flows(more).splitlines()) - old
@@ -159,6 +161,6 @@ def test_added_to_the_switch_is_what_the_whole_has_more(mesh: Mesh) -> None:
 def test_an_endpoint_that_two_services_share_stays_with_one(mesh: Mesh) -> None:
     """Taking a service out must not take the translation from another with the same backends."""
     twin = mesh.service(workload.SERVICES["crr"]).model_copy(update={"name": "twin", "port": 99})
-    do, undo = openflow.add_service(mesh, twin)
+    do, undo = ovs_flows.add_service(mesh, twin)
     assert len(do.splitlines()) == 2  # a group, and the flow to it
-    assert f"table={openflow.ENDPOINT}" not in undo
+    assert f"table={ovs_flows.ENDPOINT}" not in undo

@@ -3,7 +3,7 @@
 
 import pytest
 
-from ebpfmesh.bench.traffic import parse_iperf3, parse_sockperf, parse_wrk
+from ebpfmesh.bench.measure.traffic import parse_iperf3, parse_sockperf, parse_wrk
 from ebpfmesh.errors import CommandFailed
 
 RECEIVED = '{"end": {"sum_received": {"bits_per_second": 2e9, "bytes": 5000}}'

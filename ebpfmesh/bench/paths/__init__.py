@@ -17,10 +17,10 @@ from ebpfmesh.bench.paths.iptables import (
     IptablesEachPacket,
     IptablesLegacy,
 )
-from ebpfmesh.bench.paths.mesh import MeshPath, MeshUnmetered
 from ebpfmesh.bench.paths.nftables import Nftables
 from ebpfmesh.bench.paths.other_build import beside
 from ebpfmesh.bench.paths.ovs import Ovs, OvsKernel
+from ebpfmesh.bench.paths.this_build import MeshPath, MeshUnmetered
 
 PATHS: dict[str, type[DataPath]] = {
     path.name: path

@@ -6,7 +6,8 @@ from functools import partial
 from typing import ClassVar
 
 from ebpfmesh import config
-from ebpfmesh.bench import iptables, workload
+from ebpfmesh.bench import workload
+from ebpfmesh.bench.paths import iptables_rules
 from ebpfmesh.bench.paths.base import Change, DataPath, run, try_in_namespace
 from ebpfmesh.bench.topology import build_host
 from ebpfmesh.kernel import netns
@@ -14,7 +15,7 @@ from ebpfmesh.model import Policy, Service
 
 
 class Iptables(DataPath):
-    """kube-proxy's chains through iptables-nft; see ``ebpfmesh.bench.iptables`` for the choices."""
+    """kube-proxy's chains through iptables-nft; see ``iptables_rules`` for the choices."""
 
     name = "iptables"
     has_services = True
@@ -28,13 +29,13 @@ class Iptables(DataPath):
     def missing(cls) -> str:
         """See DataPath."""
         mesh = config.load(workload.DEMO_FILE)
-        rules = iptables.ruleset(mesh, established_first=cls.established_first)
+        rules = iptables_rules.ruleset(mesh, established_first=cls.established_first)
         return try_in_namespace([cls.command], "iptables", rules)
 
     def build(self, stack: ExitStack) -> None:
         """See DataPath."""
         self.host = build_host(self.label, self.filled(), stack)
-        rules = iptables.ruleset(self.filled(), established_first=self.established_first)
+        rules = iptables_rules.ruleset(self.filled(), established_first=self.established_first)
         with netns.entered(self.host.netns):
             run([self.command], rules)
 
@@ -48,13 +49,13 @@ class Iptables(DataPath):
 
     def add_service(self, service: Service) -> Change:
         """See DataPath."""
-        return self._change(iptables.add_service(self.filled(), service, append=self.append))
+        return self._change(iptables_rules.add_service(self.filled(), service, append=self.append))
 
     def add_rule(self, rule: Policy) -> Change:
         """See DataPath."""
         full, first = self.filled(), self.established_first
         return self._change(
-            iptables.add_rule(full, rule, established_first=first, append=self.append)
+            iptables_rules.add_rule(full, rule, established_first=first, append=self.append)
         )
 
     def _change(self, texts: tuple[str, str]) -> Change:

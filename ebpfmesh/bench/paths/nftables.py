@@ -5,7 +5,8 @@ from contextlib import ExitStack
 from functools import partial
 
 from ebpfmesh import config
-from ebpfmesh.bench import nftables, workload
+from ebpfmesh.bench import workload
+from ebpfmesh.bench.paths import nftables_rules
 from ebpfmesh.bench.paths.base import Change, DataPath, run, try_in_namespace
 from ebpfmesh.bench.topology import build_host
 from ebpfmesh.kernel import netns
@@ -15,7 +16,7 @@ COMMAND = ["nft", "-f", "-"]
 
 
 class Nftables(DataPath):
-    """A map of services and a set of policies; see ``ebpfmesh.bench.nftables`` for the choices."""
+    """A map of services and a set of policies; see ``nftables_rules`` for the choices."""
 
     name = "nftables"
     has_services = True
@@ -24,14 +25,14 @@ class Nftables(DataPath):
     @classmethod
     def missing(cls) -> str:
         """See DataPath."""
-        rules = "".join(nftables.transactions(config.load(workload.DEMO_FILE)))
+        rules = "".join(nftables_rules.transactions(config.load(workload.DEMO_FILE)))
         return try_in_namespace(COMMAND, "nftables", rules)
 
     def build(self, stack: ExitStack) -> None:
         """See DataPath."""
         self.host = build_host(self.label, self.filled(), stack)
         with netns.entered(self.host.netns):
-            for part in nftables.transactions(self.filled()):
+            for part in nftables_rules.transactions(self.filled()):
                 run(COMMAND, part)
 
     def describe(self) -> str:
@@ -43,11 +44,11 @@ class Nftables(DataPath):
 
     def add_service(self, service: Service) -> Change:
         """See DataPath; chains, and an element of the map of services."""
-        return _change(nftables.add_service(self.filled(), service))
+        return _change(nftables_rules.add_service(self.filled(), service))
 
     def add_rule(self, rule: Policy) -> Change:
         """See DataPath; elements of the set of what is allowed."""
-        return _change(nftables.add_rule(self.filled(), rule))
+        return _change(nftables_rules.add_rule(self.filled(), rule))
 
 
 def _change(texts: tuple[str, str]) -> Change:

@@ -19,7 +19,7 @@ from typing import Any, ClassVar
 from pyroute2.netlink.rtnl import ndmsg
 
 from ebpfmesh.bench.paths.base import DataPath
-from ebpfmesh.bench.paths.mesh import MeshPath
+from ebpfmesh.bench.paths.this_build import MeshPath
 from ebpfmesh.bench.topology import INSIDE, Host, Member, address4, make_namespace
 from ebpfmesh.bench.workload import SMALLEST, Scale
 from ebpfmesh.errors import CommandFailed, UsageError

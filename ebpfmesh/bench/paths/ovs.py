@@ -9,7 +9,7 @@ from typing import ClassVar
 from pyroute2.netlink.exceptions import NetlinkError
 from pyroute2.netlink.generic import GenericNetlinkSocket
 
-from ebpfmesh.bench import openflow, switch
+from ebpfmesh.bench.paths import ovs_flows, ovs_switch
 from ebpfmesh.bench.paths.base import Change, DataPath
 from ebpfmesh.bench.topology import INSIDE, build_host, make_namespace, set_offload
 from ebpfmesh.errors import MeshError
@@ -22,23 +22,23 @@ CHECKSUMS = ("tx-checksum-ip-generic", "tx-checksum-sctp")
 
 
 class Ovs(DataPath):
-    """Open vSwitch's userspace datapath; see ``ebpfmesh.bench.openflow`` for the flows."""
+    """Open vSwitch's userspace datapath; see ``ovs_flows`` for the flows."""
 
     name = "ovs"
     has_services = True
     carries = frozenset({"sockets", "frames", "changes"})
-    datapath: ClassVar[switch.Datapath] = "netdev"
+    datapath: ClassVar[ovs_switch.Datapath] = "netdev"
 
     @classmethod
     @functools.cache
     def missing(cls) -> str:
         """See DataPath."""
-        if reason := switch.missing():
+        if reason := ovs_switch.missing():
             return reason
         with ExitStack() as stack:
             place = make_namespace(f"probe-{cls.name}", stack)
             try:
-                switch.Switch(place, cls.datapath, stack)
+                ovs_switch.Switch(place, cls.datapath, stack)
             except MeshError as error:
                 return f"Open vSwitch does not work here: {error.message}"
         return ""
@@ -52,11 +52,11 @@ class Ovs(DataPath):
         if self.datapath == "netdev":
             for member in self.host.members.values():
                 set_offload(member.netns, INSIDE, *CHECKSUMS, on=False)
-        self._switch = switch.Switch(self.host.netns, self.datapath, stack)
+        self._switch = ovs_switch.Switch(self.host.netns, self.datapath, stack)
         ports = {name: number for number, name in enumerate(self.host.members, 1)}
         self._switch.connect(dict(zip(self.host.interfaces(), ports.values(), strict=True)))
         gateway = self.client.gateway_mac
-        self._switch.change(openflow.bundle(self.filled(), self.host.members, ports, gateway))
+        self._switch.change(ovs_flows.bundle(self.filled(), self.host.members, ports, gateway))
 
     def describe(self) -> str:
         """See DataPath."""
@@ -72,11 +72,11 @@ class Ovs(DataPath):
 
     def add_service(self, service: Service) -> Change:
         """See DataPath."""
-        return self._change(openflow.add_service(self.filled(), service))
+        return self._change(ovs_flows.add_service(self.filled(), service))
 
     def add_rule(self, rule: Policy) -> Change:
         """See DataPath."""
-        return self._change(openflow.add_rule(self.filled(), rule))
+        return self._change(ovs_flows.add_rule(self.filled(), rule))
 
     def _change(self, bundles: tuple[str, str]) -> Change:
         do, undo = (partial(self._switch.change, bundle) for bundle in bundles)
@@ -88,9 +88,9 @@ class Ovs(DataPath):
 
     def flows(self) -> str:
         """All flows and groups of the switch, without what they have counted."""
-        command = ["ovs-ofctl", "-O", switch.OPENFLOW, "--no-stats"]
+        command = ["ovs-ofctl", "-O", ovs_switch.OPENFLOW, "--no-stats"]
         return "".join(
-            self._switch.run([*command, what, switch.BRIDGE])
+            self._switch.run([*command, what, ovs_switch.BRIDGE])
             for what in ("dump-flows", "dump-groups")
         )
 

@@ -1,0 +1,212 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""Where the generator's packets end: a sink that counts, and one that checks.
+
+Both are put on the receivers' interfaces, at tc ingress or as XDP programs, and take UDP and SYNs
+to the ports they were made for. ``Sink`` costs least and is for rates (bpf/bench/sink.c);
+``Checker`` knows each flow and tells what was lost, came twice or out of order (bpf/bench/check.c).
+"""
+
+import math
+import struct
+import sys
+import time
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+from ebpfmesh.bench.packets.frames import MAX_FLOWS
+from ebpfmesh.bench.packets.generator import ZERO, Entry, Generator
+from ebpfmesh.bench.packets.hooks import Hook, Place, build_pinned, put_on
+from ebpfmesh.bench.topology import Member
+from ebpfmesh.kernel import bpf
+
+COUNT = struct.Struct("=QQQQ")
+"""struct bench_count of sink.c."""
+STRIDE = 64
+"""SINK_STRIDE of sink.c."""
+CHECK = struct.Struct("=11Q")
+"""struct bench_check of check.c."""
+FLOW = struct.Struct("=IIIIQ")
+"""struct bench_flow of check.c."""
+WINDOW = 64
+"""Numbers behind a flow's highest one in which a duplicate is told from a late frame."""
+DRAIN_SECONDS = 0.2
+
+
+@dataclass(frozen=True)
+class Burst:
+    """What one run of the generator sent and what the sink saw of it.
+
+    ``nanoseconds`` is the time per packet delivered, from the first arrival to the last one the
+    sink took the time of; nan if too few arrived to tell.
+    """
+
+    offered: int
+    delivered: int
+    nanoseconds: float
+
+
+@dataclass(frozen=True)
+class Report:
+    """What became of ``sent`` frames.
+
+    ``reordered`` came after one of a higher number in its flow; ``old`` so late that it may as
+    well have been a duplicate (WINDOW) and is not taken for one; ``foreign`` came to the sink's
+    ports without a number of ours, and is not among the others. ``longest_gap_ns`` is the longest
+    time between two arrivals, of whatever flows, and ``first_ns`` and ``last_ns`` those of the
+    first and the last, by CLOCK_MONOTONIC; 0 if there was none.
+    """
+
+    sent: int
+    arrived: int
+    bytes: int
+    lost: int
+    duplicated: int
+    reordered: int
+    old: int
+    foreign: int
+    flows: int
+    longest_gap_ns: int
+    first_ns: int
+    last_ns: int
+
+    @property
+    def in_order(self) -> bool:
+        """Whether every frame came once, and none before its turn."""
+        return not (self.lost or self.duplicated or self.reordered or self.old)
+
+
+def at_eth0(receivers: Iterable[Member]) -> list[Place]:
+    """Where a sink goes on functions of a topology."""
+    return [(receiver.netns, "eth0") for receiver in receivers]
+
+
+class Sink:
+    """Counts and drops frames to ``port`` and the ``ports`` - 1 after it where it is put on."""
+
+    def __init__(self, port: int, ports: int, pins: Path, stack: ExitStack) -> None:
+        tables, defines = ("bench_count",), _defines(port, ports)
+        self._fds = _build("sink.c", "bench_sink", tables, defines, pins, stack)
+        self._pin = pins / "bench_sink_link"
+
+    def on(self, places: Iterable[Place], hook: Hook = "tc") -> AbstractContextManager[None]:
+        """Put the sink on interfaces while the block runs."""
+        program = self._fds["bench_sink" if hook == "tc" else "bench_sink_xdp"]
+        return put_on(places, program, hook, self._pin)
+
+    def reset(self) -> None:
+        """Start counting from zero."""
+        bpf.map_update(self._fds["bench_count"], ZERO, bytes(COUNT.size * bpf.possible_cpus()))
+
+    def packets(self) -> int:
+        """Packets since the last reset."""
+        return sum(slot[0] for slot in self._slots())
+
+    def nanoseconds(self) -> float:
+        """Time per packet since the last reset; everything must have arrived on one core."""
+        packets, _, first, last = max(self._slots())
+        strides = (packets - 1) // STRIDE
+        return (last - first) / (strides * STRIDE) if strides > 0 else math.nan
+
+    def _slots(self) -> list[tuple[int, int, int, int]]:
+        size = COUNT.size * bpf.possible_cpus()
+        raw = bpf.map_lookup(self._fds["bench_count"], ZERO, size) or b""
+        return list(COUNT.iter_unpack(raw))
+
+
+class Checker:
+    """Follows up to ``flows`` flows by their sequence numbers, wherever it is put on.
+
+    Takes frames to ``port`` and the ``ports`` - 1 after it. Of all receivers together: a flow that
+    is sent to another backend goes on where it was. 24 bytes of the kernel's memory for each flow.
+    """
+
+    def __init__(self, port: int, ports: int, flows: int, pins: Path, stack: ExitStack) -> None:
+        if not 1 <= flows <= MAX_FLOWS:
+            raise ValueError(f"flows: {flows} is not in 1..{MAX_FLOWS}")
+        tables = ("bench_check", "bench_flow")
+        defines = {**_defines(port, ports), "BENCH_FLOWS": str(flows)}
+        self._fds = _build("check.c", "bench_check_tc", tables, defines, pins, stack)
+        self._pin = pins / "bench_check_link"
+        self._run = 0
+        self.reset()
+
+    def on(self, places: Iterable[Place], hook: Hook = "tc") -> AbstractContextManager[None]:
+        """Put the sink on interfaces while the block runs."""
+        program = self._fds["bench_check_tc" if hook == "tc" else "bench_check_xdp"]
+        return put_on(places, program, hook, self._pin)
+
+    def reset(self) -> None:
+        """Forget all flows and counts; the generator's numbers begin anew with ``load``."""
+        self._run += 1
+        bpf.map_update(self._fds["bench_check"], ZERO, CHECK.pack(self._run, *[0] * 10))
+
+    def packets(self) -> int:
+        """Frames of ours since the last reset."""
+        return self._counts()[1]
+
+    def _counts(self) -> tuple[int, ...]:
+        return CHECK.unpack(bpf.map_lookup(self._fds["bench_check"], ZERO, CHECK.size) or b"")
+
+    def report(self, sent: int) -> Report:
+        """What became of ``sent`` frames since the last reset; see ``drained``."""
+        _, packets, size, flows, duplicated, reordered, old, foreign, *times = self._counts()
+        first, last, gap = times
+        return Report(
+            sent=sent,
+            arrived=packets,
+            bytes=size,
+            lost=sent - (packets - duplicated),
+            duplicated=duplicated,
+            reordered=reordered,
+            old=old,
+            foreign=foreign,
+            flows=flows,
+            longest_gap_ns=gap,
+            first_ns=first,
+            last_ns=last,
+        )
+
+    def by_flow(self, flows: int) -> list[int]:
+        """Frames that came of each of the first ``flows`` flows, duplicates too."""
+        keys = (flow.to_bytes(4, sys.byteorder) for flow in range(flows))
+        fd = self._fds["bench_flow"]
+        rows = (FLOW.unpack(bpf.map_lookup(fd, key, FLOW.size) or b"") for key in keys)
+        return [packets if run == self._run else 0 for run, packets, *_ in rows]
+
+
+def _defines(port: int, ports: int) -> dict[str, str]:
+    return {"BENCH_SINK_PORT": str(port), "BENCH_SINK_PORTS": str(ports)}
+
+
+def _build(
+    source: str,
+    program: str,
+    tables: tuple[str, ...],
+    defines: dict[str, str],
+    pins: Path,
+    stack: ExitStack,
+) -> dict[str, bpf.Fd]:
+    """Both programs of a sink; the one for XDP is called so."""
+    programs: dict[str, Hook] = {program: "tc", f"{program.removesuffix('_tc')}_xdp": "xdp"}
+    return build_pinned(source, programs, tables, pins, stack, defines)
+
+
+def drained(packets: Callable[[], int], wanted: int) -> int:
+    """What a sink has once ``wanted`` are there, or nothing has come for DRAIN_SECONDS."""
+    delivered, deadline = packets(), time.monotonic() + DRAIN_SECONDS
+    while delivered < wanted and time.monotonic() < deadline:
+        time.sleep(0.001)
+        if (now := packets()) != delivered:
+            delivered, deadline = now, time.monotonic() + DRAIN_SECONDS
+    return delivered
+
+
+def send_burst(
+    generator: Generator, sink: Sink, ifindex: int, packets: int, entry: Entry = "stack"
+) -> Burst:
+    """Send ``packets`` into ``ifindex`` of the current namespace and wait until all are through."""
+    sink.reset()
+    generator.send(ifindex, packets, entry)
+    return Burst(packets, drained(sink.packets, packets), sink.nanoseconds())

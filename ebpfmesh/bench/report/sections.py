@@ -1,0 +1,238 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""The tables of a report, as data: the page and the terminal show the same ones.
+
+A further table is a function in ``report.SECTIONS``.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import groupby
+from typing import Literal
+
+from rich.table import Table
+from rich.text import Text
+
+from ebpfmesh.bench.kinds import AXES, KINDS
+from ebpfmesh.bench.report.pictures import places
+from ebpfmesh.bench.results import Results
+from ebpfmesh.bench.stats import analyse, fit
+from ebpfmesh.bench.stats.analyse import COSTS, Figure, Ratio
+from ebpfmesh.bench.words import between, capital, compact, count, number, place, short
+
+Tone = Literal["", "good", "bad", "unclear"]
+COLOURS = {"good": "green", "bad": "red", "unclear": "yellow"}
+"""Of tones, on a terminal."""
+TONES: dict[str, Tone] = {
+    "better": "good", "worse": "bad", "unclear": "", "holds": "good", "fails": "bad",
+}  # fmt: skip
+SIGNS = {"holds": "✓", "fails": "✗", "unclear": "?"}
+"""Of verdicts on a goal, on a terminal."""
+DASH = "–"
+MOST_COLUMNS = 9
+"""Of a table on a terminal."""
+WIDE = 6
+"""Places that a table on a terminal of 100 columns has room for."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What stands in a table: ``brief`` instead on a terminal, sorted by ``sort`` if given."""
+
+    text: str
+    sort: float | None = None
+    tone: Tone = ""
+    brief: str = ""
+
+
+@dataclass(frozen=True)
+class Section:
+    """A table with its title: ``>`` before a column's name sets it flush right.
+
+    A cell may be a text or a number as well.
+    """
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[Cell | str | float, ...], ...]
+    note: str = ""
+
+    @property
+    def cells(self) -> tuple[tuple[Cell, ...], ...]:
+        """The rows, with every cell a Cell."""
+        return tuple(tuple(_cell(value) for value in row) for row in self.rows)
+
+
+def _cell(value: Cell | str | float) -> Cell:
+    if isinstance(value, Cell):
+        return value
+    return Cell(value) if isinstance(value, str) else Cell(number(value), float(value))
+
+
+def title_of(kind: str) -> Cell:
+    """A kind by its title, or by its name on a terminal; sorted in the order of kinds."""
+    known = list(KINDS) + list(COSTS)
+    found = KINDS.get(kind) or COSTS[kind]
+    return Cell(capital(found.title), known.index(kind), brief=kind)
+
+
+def at_of(axis: str, at: int, *, everywhere: bool = False) -> Cell:
+    """A place on an axis, in short on a terminal; a dash where it means nothing."""
+    if everywhere or not axis:
+        return Cell(DASH, -1)
+    text = place(axis, at)
+    return Cell(text, at, brief=" ".join(text.split(" ")[:2]))
+
+
+def interval(low: float, high: float) -> Cell:
+    """Both ends of an interval, sorted by its width."""
+    return Cell(between(low, high), high - low if math.isfinite(high) else math.inf)
+
+
+def figures(results: Results) -> Section:
+    """All figures."""
+    rows = tuple(
+        (
+            title_of(f.kind), f.path, at_of(f.axis, f.at, everywhere=f.everywhere), f.median,
+            interval(f.low, f.high), f.least, f.greatest, f.unit, Cell(count(f.rounds), f.rounds),
+        )
+        for f in analyse.figures(results)
+    )  # fmt: skip
+    columns = (
+        "figure", "path", ">at", ">median", ">95 % interval", ">least", ">greatest", "unit",
+        ">rounds",
+    )  # fmt: skip
+    return Section("All figures", columns, rows, "Medians over the rounds.")
+
+
+def ratios(results: Results) -> Section:
+    """The mesh divided by other paths."""
+    return _ratios("The mesh compared, round by round", "mesh ÷", analyse.ratios(results))
+
+
+def inner_ratios(results: Results) -> Section:
+    """The mesh divided by itself."""
+    found = analyse.inner_ratios(results)
+    return _ratios("The mesh beside itself", "mesh ÷ mesh with", found)
+
+
+def _ratios(title: str, over: str, found: Sequence[Ratio]) -> Section:
+    with_goals = any(ratio.goal for ratio in found)
+    rows = []
+    for r in found:
+        noisy: Tone = "unclear" if r.is_noisy else ""
+        row = (
+            title_of(r.kind), at_of(r.axis, r.at), r.base,
+            Cell(number(r.ratio), r.ratio, TONES[r.conclusion]),
+            replace(interval(r.low, r.high), tone=noisy),
+            Cell(r.conclusion, None, TONES[r.conclusion]),
+            _goal(r),
+        )  # fmt: skip
+        rows.append(row if with_goals else row[:-1])
+    columns = ("figure", ">at", over, ">ratio", ">95 % interval", "mesh is", "goal")
+    note = "Medians of the ratios within rounds. An interval on both sides of 1 is unclear."
+    return Section(title, columns if with_goals else columns[:-1], tuple(rows), note)
+
+
+def _goal(ratio: Ratio) -> Cell:
+    """The goal and whether it is met."""
+    if not ratio.goal:
+        return Cell("")
+    text, verdict = f"{ratio.goal} {ratio.verdict}", ratio.verdict
+    return Cell(text, None, TONES[verdict], f"{ratio.goal} {SIGNS[verdict]}")
+
+
+def costs(results: Results) -> Section:
+    """What changes to a mesh cost, and what it costs while nobody uses it."""
+    rows = tuple(
+        (
+            c.title, c.figure.median, c.figure.unit, str(c.goal),
+            Cell(c.verdict, None, TONES.get(c.verdict, "")),
+        )
+        for c in analyse.costs(results)
+    )  # fmt: skip
+    return Section("The mesh's own cost", ("figure", ">median", "unit", "goal", "goal is"), rows)
+
+
+def fits(results: Results) -> Section:
+    """How the CPU of each path follows the load."""
+    found = fit.table(results)
+    return Section(*found) if found else Section("", (), ())
+
+
+def policy(results: Results) -> Section:
+    """What became of a connection from each client, over each path."""
+    clients = dict.fromkeys(c for tried in results.connections.values() for c in tried)
+    rows = tuple(
+        (path, *(tried.get(client, DASH) for client in clients))
+        for path, tried in results.connections.items()
+    )
+    columns = ("path", *(f"connection from {client}" for client in clients))
+    return Section("The policy at work", columns, rows, "A connection to the same service.")
+
+
+def table(section: Section) -> Table:
+    """A section as the terminal shows it: a wide one with its columns as rows."""
+    if len(section.columns) > MOST_COLUMNS:
+        section = _turned(section)
+    printed = Table(
+        title=section.title, title_justify="left", box=None, pad_edge=False, padding=(0, 2, 0, 0),
+        title_style="bold", header_style="dim",
+    )  # fmt: skip
+    for name in section.columns:
+        right = name.startswith(">")
+        printed.add_column(
+            name.removeprefix(">"), justify="right" if right else "left", overflow="fold"
+        )
+    kinds = [row[0].brief for row in section.cells]
+    grouped = len(set(kinds)) == sum(1 for _ in groupby(kinds))
+    for index, row in enumerate(section.cells):
+        texts = [Text(c.brief or c.text, style=COLOURS.get(c.tone, "")) for c in row]
+        if grouped and index and kinds[index] and kinds[index] == kinds[index - 1]:
+            texts[0] = Text("")
+        printed.add_row(*texts)
+    return printed
+
+
+def _turned(section: Section) -> Section:
+    first, *names = section.columns
+    columns = (first, *(f">{row[0].text}" for row in section.cells))
+    rows = tuple(
+        (Cell(name.removeprefix(">")), *(row[number] for row in section.cells))
+        for number, name in enumerate(names, 1)
+    )
+    return Section(section.title, columns, rows, section.note)
+
+
+def figures_tables(results: Results) -> Iterator[Section]:
+    """The medians for a terminal: per axis, a row per kind and path, a column per place."""
+    found = analyse.figures(results)
+    for axis in dict.fromkeys(figure.axis for figure in found):
+        mine = [figure for figure in found if figure.axis == axis]
+        ticks = places(mine)
+        for first in range(0, max(len(ticks), 1), WIDE):
+            yield _medians(axis, mine, ticks[first : first + WIDE])
+
+
+def _medians(axis: str, figures: Sequence[Figure], ticks: Sequence[int]) -> Section:
+    by_row: dict[tuple[str, str], dict[int, Figure]] = {}
+    for figure in figures:
+        at = [figure.at]
+        if figure.everywhere:
+            at = places(f for f in figures if f.kind == figure.kind) or list(ticks[:1])
+        by_row.setdefault((figure.kind, figure.path), {}).update(dict.fromkeys(at, figure))
+    rows = tuple(
+        (
+            title_of(kind), Cell(KINDS[kind].unit), Cell(path),
+            *(_median(found.get(at)) for at in ticks),
+        )
+        for (kind, path), found in by_row.items()
+    )  # fmt: skip
+    columns = ("figure", "unit", "path", *(f">{short(at)}" for at in ticks))
+    return Section(f"Medians, by {AXES[axis].title}", columns, rows)
+
+
+def _median(figure: Figure | None) -> Cell:
+    if figure is None:
+        return Cell(DASH)
+    return Cell(number(figure.median), figure.median, brief=compact(figure.median))
