@@ -533,11 +533,15 @@ class Fragment(Structure):
     """struct mesh_fragment, 8 bytes."""
 
     ports: int
+    headers: int
     protocol: int
+    pad: int
 
     _fields_ = (
         ("ports", c_uint32),
-        ("protocol", c_uint32),
+        ("headers", c_uint16),
+        ("protocol", c_uint8),
+        ("pad", c_uint8),
     )
 
 

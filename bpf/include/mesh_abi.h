@@ -362,8 +362,10 @@ struct mesh_fragment_key {
 };
 
 struct mesh_fragment {
-	__u32 ports; /* struct pkt's */
-	__u32 protocol;
+	__u32 ports;   /* struct pkt's */
+	__u16 headers; /* bytes of the datagram up to the end of its transport's header */
+	__u8 protocol;
+	__u8 pad;
 };
 
 /* A socket of a function that was connected, or sends, to a backend instead of a service. */

@@ -10,14 +10,26 @@
 #include "lib/flow.h"
 #include "lib/meter.h"
 
+/* As far as what is gone by here is in it: TCP's options are not. */
+HOT __u16 fragment_headers(const struct pkt *p)
+{
+	return p->l4_offset - p->fragment_data +
+	       (p->protocol == IPPROTO_TCP ? sizeof(struct tcphdr) : sizeof(struct udphdr));
+}
+
 /*
  * MESH_OK with the ports in j->packet, or a reason. The key is what the receiver will put the
- * datagram together by (RFC 791, RFC 8200), and the interface.
+ * datagram together by (RFC 791, RFC 8200), and the interface. No later fragment may reach back
+ * into the headers of the first one (RFC 1858, 3128, 5722).
  */
 HOT int fragment_ports(const struct pkt *p, struct mesh_judgement *j, int remember)
 {
 	struct mesh_fragment_key key = {};
-	struct mesh_fragment first = { .ports = p->ports, .protocol = p->protocol };
+	struct mesh_fragment first = {
+		.ports = p->ports,
+		.headers = fragment_headers(p),
+		.protocol = p->protocol,
+	};
 	struct mesh_fragment *known;
 
 	key.source = j->packet.source;
@@ -36,6 +48,8 @@ HOT int fragment_ports(const struct pkt *p, struct mesh_judgement *j, int rememb
 	known = mesh_fragment.lookup(&key);
 	if (!known)
 		return MESH_FRAGMENT;
+	if (p->fragment_offset < known->headers)
+		return MESH_MALFORMED;
 	tuple_set_ports(&j->packet, known->ports);
 	j->packet.protocol = known->protocol;
 	return MESH_OK;

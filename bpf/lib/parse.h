@@ -54,10 +54,12 @@ struct pkt {
 	__u64 version; /* of IP, 0: not IP */
 	__u64 kind;
 	__u64 fragment;
-	__u64 tcp;	    /* PKT_FLOW: flags; 0: no TCP, or a later fragment of it */
-	__u16 l4_offset;    /* from the start of the frame */
-	__u16 l4_length;    /* header and payload */
-	__u16 quote_offset; /* of quote_l4, from l4 */
+	__u64 tcp;	       /* PKT_FLOW: flags; 0: no TCP, or a later fragment of it */
+	__u16 l4_offset;       /* from the start of the frame */
+	__u16 l4_length;       /* header and payload */
+	__u16 quote_offset;    /* of quote_l4, from l4 */
+	__u16 fragment_offset; /* of its data, in the datagram */
+	__u16 fragment_data;   /* its data, as l4_offset; it may begin with extension headers */
 	__u8 protocol;
 	__u32 fragment_id;
 	/*
@@ -186,10 +188,78 @@ struct extension {
 	__be32 identifier; /* of a fragment's datagram */
 };
 
+/* Whose data is the part of a datagram from `offset`, in bytes. */
+HOT void parse_fragment(struct pkt *p, __u32 id, __u32 offset, __u16 data)
+{
+	p->fragment = offset ? PKT_LATER_FRAGMENT : PKT_FIRST_FRAGMENT;
+	p->fragment_id = id;
+	p->fragment_offset = offset;
+	p->fragment_data = data;
+}
+
+/*
+ * One extension header, at `offset`; its length in bytes, or a reason, negative. A source route
+ * that is not at its end names another receiver than policy was asked about.
+ */
+HOT int parse_extension(struct pkt *p, const struct extension *e, __u32 offset)
+{
+	__u16 fragment;
+
+	switch (p->protocol) {
+	case IPPROTO_ROUTING:
+		if (bpf_ntohs(e->offset) & 0xff) /* segments left */
+			return -MESH_PROTOCOL;
+	case IPPROTO_HOPOPTS:
+	case IPPROTO_DSTOPTS:
+		p->protocol = e->next;
+		return e->length * 8 + 8;
+	case IPPROTO_FRAGMENT:
+		fragment = bpf_ntohs(e->offset);
+		p->protocol = e->next;
+		if (fragment & 0xfff9) /* else it is the only one (RFC 6946) */
+			parse_fragment(p, e->identifier, fragment & 0xfff8,
+				       sizeof(*p->eth) + sizeof(*p->ip6) + offset + sizeof(*e));
+		return sizeof(*e);
+	}
+	return -MESH_PROTOCOL;
+}
+
+HOT int parse_is_extension(__u8 protocol)
+{
+	return protocol == IPPROTO_HOPOPTS || protocol == IPPROTO_ROUTING ||
+	       protocol == IPPROTO_FRAGMENT || protocol == IPPROTO_DSTOPTS;
+}
+
+/* Walk to the header of `ip`'s transport; the bytes that were walked, or a reason, negative. */
+HOT int parse_extensions(struct pkt *p, const struct ipv6hdr *ip, __u32 payload)
+{
+	struct extension *e;
+	__u32 offset = 0;
+	int length;
+
+#pragma clang loop unroll(disable)
+	for (int i = 0; i < MESH_EXTENSIONS_MAX; i++) {
+		if (!parse_is_extension(p->protocol) || p->fragment == PKT_LATER_FRAGMENT)
+			break;
+		e = (void *)(ip + 1) + offset;
+		if ((void *)(e + 1) > p->end || offset + sizeof(*e) > payload)
+			return -MESH_MALFORMED;
+		length = parse_extension(p, e, offset);
+		if (length < 0)
+			return length;
+		offset += length;
+		if (offset > MESH_HEADERS_MAX / 2)
+			return -MESH_PROTOCOL;
+	}
+	offset &= 0xff; /* or the verifier follows what comes for each way out of the loop */
+	return offset > payload ? -MESH_MALFORMED : offset;
+}
+
+/* About a packet with extension headers they are quoted as well, and are what may be complained of. */
 HOT int parse_quote6(struct pkt *p)
 {
 	struct ipv6hdr *ip = p->l4 + sizeof(struct icmp6hdr);
-	struct extension *fragment = (void *)(ip + 1);
+	int extensions;
 
 	p->kind = PKT_ERROR;
 	if (p->fragment)
@@ -200,17 +270,18 @@ HOT int parse_quote6(struct pkt *p)
 	if (p->quote_offset + 8 > p->l4_length)
 		return MESH_MALFORMED;
 	p->quote = ip;
-	p->quote_l4 = ip + 1;
-	if (ip->nexthdr != IPPROTO_FRAGMENT)
-		return parse_quoted_ports(p, ip->nexthdr, ICMPV6_ECHO_REQUEST, ICMPV6_ECHO_REPLY);
-	/* So the sender of a large datagram learns what its fragments may have. */
-	p->quote_offset += sizeof(*fragment);
-	if ((void *)(fragment + 1) > p->end || p->quote_offset + 8 > p->l4_length)
-		return MESH_MALFORMED;
-	if (fragment->offset & bpf_htons(0xfff8))
+	p->protocol = ip->nexthdr;
+	extensions = parse_extensions(p, ip, p->l4_length - p->quote_offset);
+	if (extensions < 0)
+		return -extensions;
+	if (p->fragment == PKT_LATER_FRAGMENT)
 		return MESH_NO_FLOW;
-	p->quote_l4 = fragment + 1;
-	return parse_quoted_ports(p, fragment->next, ICMPV6_ECHO_REQUEST, ICMPV6_ECHO_REPLY);
+	p->fragment = PKT_WHOLE; /* the error itself is */
+	p->quote_offset += extensions;
+	if (p->quote_offset + 8 > p->l4_length)
+		return MESH_MALFORMED;
+	p->quote_l4 = (void *)(ip + 1) + extensions;
+	return parse_quoted_ports(p, p->protocol, ICMPV6_ECHO_REQUEST, ICMPV6_ECHO_REPLY);
 }
 
 HOT int parse_icmp(struct pkt *p)
@@ -271,19 +342,6 @@ HOT int parse_transport(struct pkt *p, __u8 icmp)
 	if (p->protocol == IPPROTO_UDP)
 		return parse_udp(p);
 	return pkt_is4(p) ? parse_icmp(p) : parse_icmpv6(p);
-}
-
-/*
- * `offset` in bytes. A later fragment must not reach back into TCP's header (RFC 1858, 3128); in
- * IPv6 its own next header says nothing about that.
- */
-HOT int parse_fragment(struct pkt *p, __u32 id, __u32 offset)
-{
-	p->fragment = offset ? PKT_LATER_FRAGMENT : PKT_FIRST_FRAGMENT;
-	p->fragment_id = id;
-	if (pkt_is4(p) && p->protocol != IPPROTO_TCP)
-		return MESH_OK;
-	return offset && offset < sizeof(struct tcphdr) ? MESH_MALFORMED : MESH_OK;
 }
 
 #define OPTION_END 0
@@ -348,67 +406,9 @@ HOT int parse_ipv4(struct pkt *p, __u32 length, int options)
 	p->l4_length = total - header;
 	p->kind = PKT_FLOW;
 	fragment = bpf_ntohs(ip->frag_off) & 0x3fff; /* more fragments, and the offset in 8 bytes */
-	if (fragment && parse_fragment(p, ip->id, (fragment & 0x1fff) * 8))
-		return MESH_MALFORMED;
+	if (fragment)
+		parse_fragment(p, ip->id, (fragment & 0x1fff) * 8, p->l4_offset);
 	return parse_transport(p, IPPROTO_ICMP);
-}
-
-/*
- * One extension header; its length in bytes, or a reason, negative. A source route that is not at
- * its end names another receiver than policy was asked about.
- */
-HOT int parse_extension(struct pkt *p, const struct extension *e)
-{
-	__u16 fragment;
-
-	switch (p->protocol) {
-	case IPPROTO_ROUTING:
-		if (bpf_ntohs(e->offset) & 0xff) /* segments left */
-			return -MESH_PROTOCOL;
-	case IPPROTO_HOPOPTS:
-	case IPPROTO_DSTOPTS:
-		p->protocol = e->next;
-		return e->length * 8 + 8;
-	case IPPROTO_FRAGMENT:
-		fragment = bpf_ntohs(e->offset);
-		p->protocol = e->next;
-		if (fragment & 0xfff9) /* else it is the only one (RFC 6946) */
-			return parse_fragment(p, e->identifier, fragment & 0xfff8) ?
-				       -MESH_MALFORMED :
-				       8;
-		return 8;
-	}
-	return -MESH_PROTOCOL;
-}
-
-HOT int parse_is_extension(__u8 protocol)
-{
-	return protocol == IPPROTO_HOPOPTS || protocol == IPPROTO_ROUTING ||
-	       protocol == IPPROTO_FRAGMENT || protocol == IPPROTO_DSTOPTS;
-}
-
-/* Walk to the transport's header; the bytes that were walked, or a reason, negative. */
-HOT int parse_extensions(struct pkt *p, __u32 payload)
-{
-	struct extension *e;
-	__u32 offset = 0;
-	int length;
-
-#pragma clang loop unroll(disable)
-	for (int i = 0; i < MESH_EXTENSIONS_MAX; i++) {
-		if (!parse_is_extension(p->protocol) || p->fragment == PKT_LATER_FRAGMENT)
-			break;
-		e = (void *)(p->ip6 + 1) + offset;
-		if ((void *)(e + 1) > p->end || offset + sizeof(*e) > payload)
-			return -MESH_MALFORMED;
-		length = parse_extension(p, e);
-		if (length < 0)
-			return length;
-		offset += length;
-		if (offset > MESH_HEADERS_MAX / 2)
-			return -MESH_PROTOCOL;
-	}
-	return offset > payload ? -MESH_MALFORMED : offset;
 }
 
 HOT int parse_ipv6(struct pkt *p, __u32 length)
@@ -426,12 +426,11 @@ HOT int parse_ipv6(struct pkt *p, __u32 length)
 	p->version = 6;
 	p->protocol = ip->nexthdr;
 	p->kind = PKT_FLOW;
-	extensions = parse_extensions(p, payload);
+	extensions = parse_extensions(p, ip, payload);
 	if (extensions < 0)
 		return ip->daddr.s6_addr[0] == 0xff ? MESH_MULTICAST : -extensions;
 	if (ip->daddr.s6_addr[0] == 0xff && (p->protocol != IPPROTO_ICMPV6 || p->fragment))
 		return MESH_MULTICAST;
-	extensions &= 0xff;
 	p->l4 = (void *)(ip + 1) + extensions;
 	p->l4_offset = sizeof(*p->eth) + sizeof(*ip) + extensions;
 	p->l4_length = payload - extensions;

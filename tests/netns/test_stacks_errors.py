@@ -55,6 +55,7 @@ functions = ["server"]
 IP_MTU_DISCOVER, IP_RECVERR, IP_MTU, PMTUDISC_DO = 10, 11, 14, 2
 IPV6_MTU_DISCOVER, IPV6_MTU, IPV6_RECVERR = 23, 24, 25
 TIME_EXCEEDED = {4: (11, 0), 6: (3, 0)}  # type and code
+UNKNOWN_OPTION = 4, 2
 GATEWAY = {4: str(GATEWAY4), 6: str(GATEWAY6)}
 
 
@@ -133,6 +134,26 @@ def test_a_closed_udp_port_refuses(mesh: Mesh, through: str, version: int) -> No
 def test_a_closed_tcp_port_of_a_service_refuses(mesh: Mesh, version: int) -> None:
     with pytest.raises(ConnectionRefusedError):
         connect(mesh, "client", mesh.service("web").addresses[0 if version == 4 else 1], 80)
+
+
+# ---- a header nobody knows
+
+
+@pytest.mark.parametrize("through", ["direct", "service"])
+def test_an_option_that_the_receiver_does_not_know(mesh: Mesh, through: str) -> None:
+    """It asks to be told so (RFC 8200, 4.2): a parameter problem, which quotes the option."""
+    to = target(mesh, through, 6)
+    with (
+        datagrams(mesh, "server", own(mesh, "server", 6), 7000),
+        datagrams(mesh, "client", own(mesh, "client", 6)) as client,
+    ):
+        set_ip(client, IP_RECVERR, IPV6_RECVERR, 1)
+        client.connect(to)
+        client.setsockopt(
+            socket.IPPROTO_IPV6, socket.IPV6_DSTOPTS, bytes([0, 0, 0x9E, 4, *b"what"])
+        )
+        client.send(b"anybody?")
+        assert error_on(client) == (UNKNOWN_OPTION, to[0])
 
 
 # ---- hops

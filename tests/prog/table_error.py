@@ -9,13 +9,20 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from scapy.layers.inet import ICMP, IP, TCP, UDP, IPOption
-from scapy.layers.inet6 import ICMPv6ND_Redirect
+from scapy.layers.inet6 import (
+    HBHOptUnknown,
+    ICMPv6ND_Redirect,
+    IPv6ExtHdrDestOpt,
+    IPv6ExtHdrFragment,
+    IPv6ExtHdrHopByHop,
+    IPv6ExtHdrRouting,
+)
 from scapy.packet import Packet, Raw
 
 from ebpfmesh._abi import Reason
 from prog.lab import HAIRPIN, NOBODY, peer, service
 from prog.rows import Row, Step, drop, forward, step, to_host
-from support.packets import ERRORS, Peer, built, error, fragments, ip, ping, pong, tcp, udp
+from support.packets import ERRORS, Peer, behind, built, error, fragments, ip, ping, pong, tcp, udp
 
 A, B, C = (peer(name) for name in "abc")
 WEB, DNS, SELF, MIRROR = (service(name) for name in ("web", "dns", "self", "mirror"))
@@ -224,6 +231,32 @@ def _fragments(v: int) -> list[Row]:
     return rows
 
 
+def _extensions() -> list[Row]:
+    """About a packet with extension headers: what a receiver that does not know one says."""
+    unknown = IPv6ExtHdrDestOpt(options=[HBHOptUnknown(otype=0x9E, optdata=bytes(20))])
+    chains = {
+        "options": (unknown,),
+        "headers": (IPv6ExtHdrHopByHop(), unknown, IPv6ExtHdrRouting(type=2), unknown),
+        "a fragment's options": (IPv6ExtHdrFragment(id=7, m=1), unknown),
+    }
+    rows = []
+    for text, chain in chains.items():
+        for about in (*_direct(6), *_translated(6)):
+            on, out = (built(behind(p, *chain)) for p in (about.as_sent, about.as_received))
+            name = f"{about.text} behind {text}"
+            dressed = replace(about, text=name, as_sent=on, as_received=out)
+            rows += [_passes(6, dressed, kind, None) for kind in ERRORS[6]]
+            if about.text == "TCP":
+                size = len(on) - len(about.as_sent) + 7
+                short = error(6, B, A, out, size=40 + size)
+                lost = f"error about too little of {name}"
+                rows.append(drop(lost, B, short, Reason.MALFORMED, given=about.given))
+    route = behind(tcp(6, A, B, 1000, 80), IPv6ExtHdrRouting(segleft=1, addresses=[C.address6]))
+    given = (step(A, tcp(6, A, B, 1000, 80)),)
+    text = "error about a source route on its way"
+    return [*rows, drop(text, B, error(6, B, A, route), Reason.PROTOCOL, given=given)]
+
+
 def _padding(v: int) -> list[Row]:
     """Bytes behind the packet are no part of what it quotes, whatever they look like."""
     rows = []
@@ -290,4 +323,4 @@ ROWS = [
     for v in BOTH
     for make in (_all, _forged, _fragments, _padding, _outside, _zero)
     for row in make(v)
-] + [row for make in (_kinds, _options) for row in make()]
+] + [row for make in (_kinds, _options, _extensions) for row in make()]

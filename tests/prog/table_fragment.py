@@ -5,7 +5,7 @@ What must come out is the translated datagram, cut at the same bytes.
 """
 
 from scapy.layers.inet import IP, TCP, UDP
-from scapy.layers.inet6 import IPv6, IPv6ExtHdrDestOpt, IPv6ExtHdrFragment
+from scapy.layers.inet6 import HBHOptUnknown, IPv6, IPv6ExtHdrDestOpt, IPv6ExtHdrFragment
 from scapy.packet import Packet, Raw
 
 from ebpfmesh._abi import Direction, Reason
@@ -164,22 +164,42 @@ def _unfinished(v: int) -> list[Row]:
     return rows
 
 
-def _small() -> list[Row]:
-    """UDP needs no more than 8 bytes; IPv6 has no reason to cut so, and does not say what it is."""
+def _small(v: int) -> list[Row]:
+    """UDP needs no more than 8 bytes."""
     rows = []
-    for at in (8, 16):
-        first, later, *_ = fragments(udp(4, A, B, 1000, 53, DATA), at, at + 8)
-        out = fragments(udp(4, A, B, 1000, 53, DATA, ttl=63), at, at + 8)[1]
-        rows.append(
-            forward(f"fragment at byte {at} of UDP", A, later, B, out, given=(step(A, first),))
-        )
-        first, later, *_ = fragments(udp(6, A, B, 1000, 53, DATA), at, at + 8)
-        text = f"IPv6 fragment at byte {at} of UDP"
-        rows.append(drop(text, A, later, Reason.MALFORMED, given=(step(A, first),)))
-    first, later, *_ = fragments(udp(6, A, B, 1000, 53, DATA), 24, 32)
-    out = fragments(udp(6, A, B, 1000, 53, DATA, ttl=63), 24, 32)[1]
-    text = "IPv6 fragment at byte 24 of UDP"
-    return [*rows, forward(text, A, later, B, out, given=(step(A, first),))]
+    for at in (8, 16, 24):
+        first, later, *_ = fragments(udp(v, A, B, 1000, 53, DATA), at, at + 8)
+        out = fragments(udp(v, A, B, 1000, 53, DATA, ttl=63), at, at + 8)[1]
+        text = f"v{v} fragment at byte {at} of UDP"
+        rows.append(forward(text, A, later, B, out, given=(step(A, first),)))
+    return rows
+
+
+def _behind_options() -> list[Row]:
+    """The first fragment has all headers (RFC 7112), and no other one reaches back into them."""
+    rows = []
+    for length, make, need, ports, data in (
+        (8, udp, 8, (1000, 53), (DATA,)),
+        (16, udp, 8, (1000, 53), (DATA,)),
+        (40, udp, 8, (1000, 53), (DATA,)),
+        (16, tcp, 24, (1000, 80), ("S", DATA)),
+        (40, tcp, 24, (1000, 80), ("S", DATA)),
+    ):
+        options = IPv6ExtHdrDestOpt(options=[HBHOptUnknown(otype=0x1E, optdata=bytes(length - 4))])
+        on, out = make(6, A, B, *ports, *data), make(6, A, B, *ports, *data, ttl=63)
+        at = length + need
+        text = f"behind {length} bytes of options {make.__name__}"
+        first, later = fragments(behind(on, options), at)
+        after = fragments(behind(out, options), at)
+        given = (step(A, first),)
+        short, reaching = fragments(behind(on, options), at - 8)
+        rows += [
+            forward(f"{text} first fragment", A, first, B, after[0]),
+            forward(f"{text} later fragment", A, later, B, after[1], given=given),
+            drop(f"{text} too short a first fragment", A, short, Reason.MALFORMED),
+            drop(f"{text} later fragment into it", A, reaching, Reason.MALFORMED, given=given),
+        ]
+    return rows
 
 
 def _sized(packet: Packet, doff: int) -> Packet:
@@ -247,6 +267,6 @@ def _forged() -> list[Row]:
 ROWS = [
     row
     for v in BOTH
-    for make in (_direct, _service, _order, _outside, _audit, _unfinished)
+    for make in (_direct, _service, _order, _outside, _audit, _unfinished, _small)
     for row in make(v)
-] + [row for make in (_atomic, _small, _forged) for row in make()]
+] + [row for make in (_atomic, _behind_options, _forged) for row in make()]
