@@ -10,7 +10,7 @@ from typing import NoReturn
 
 import click
 
-from ebpfmesh.cli import bench, doctor, edit, events, functions, mesh, show
+from ebpfmesh.cli import bench, doctor, edit, events, example, functions, mesh, show
 from ebpfmesh.cli.base import Group, Settings
 from ebpfmesh.errors import MeshError
 
@@ -41,7 +41,7 @@ def cli() -> None:
     """
 
 
-for _module in (mesh, functions, show, edit, events, doctor, bench):
+for _module in (mesh, example, functions, show, edit, events, doctor, bench):
     for _command in _module.COMMANDS:
         cli.add_command(_command)
 

@@ -48,8 +48,8 @@ class Build:
             "defines": dict(defines or {}),
             "pin_maps": list(pin_maps),
         }
-        self._loader = subprocess.Popen(
-            [sys.executable, "-m", "ebpfmesh.kernel.loader"],
+        self._loader = subprocess.Popen(  # -P: no module of the working directory
+            [sys.executable, "-P", "-m", "ebpfmesh.kernel.loader"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

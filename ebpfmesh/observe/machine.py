@@ -116,7 +116,7 @@ def _xdp(topic: str) -> Check:
 
 
 def _bcc(topic: str) -> Check:
-    command = [sys.executable, "-c", "import bcc; bcc.BPF; print(bcc.__version__)"]
+    command = [sys.executable, "-P", "-c", "import bcc; bcc.BPF; print(bcc.__version__)"]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
     if done.returncode == 0:
         return Check(topic, "ok", f"BCC {done.stdout.strip()}")

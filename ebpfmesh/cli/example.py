@@ -1,0 +1,45 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""The command that gives a mesh file to begin with."""
+
+from pathlib import Path
+
+import click
+
+from ebpfmesh.cli import output
+from ebpfmesh.cli.base import Command, settings
+from ebpfmesh.errors import MeshError
+
+NAME = "edge.toml"
+
+
+@click.command(
+    cls=Command,
+    examples=(
+        "ebpfmesh example >edge.toml",
+        "ebpfmesh example | grep -A 9 service",
+        "ebpfmesh example --json",
+    ),
+)
+def example() -> None:
+    """Print a mesh file to begin with.
+
+    Two functions of an operator, a vendor's portal in two replicas behind one service, and the
+    rule that lets one of the functions use it.
+    """
+    text = _file().read_text()
+    if settings().json:
+        output.data(name=NAME, text=text)
+    else:
+        click.echo(text, nl=False)
+
+
+def _file() -> Path:
+    """In ``examples/`` of a checkout, ``ebpfmesh/_examples`` once installed."""
+    package = Path(__file__).resolve().parents[1]
+    for place in (package / "_examples", package.parent / "examples"):
+        if (place / NAME).is_file():
+            return place / NAME
+    raise MeshError("the example is missing", hint="install ebpfmesh again: pip install .")
+
+
+COMMANDS = (example,)

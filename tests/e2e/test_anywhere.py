@@ -1,0 +1,41 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""The command from any directory, whoever may write there."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ebpfmesh.kernel import compiled
+from support.topology import SLOWER
+
+COMMAND = Path(sys.executable).with_name("ebpfmesh")
+MESH = '[mesh]\nname = "here"\n[[function]]\nname = "one"\n'
+MODULES = ("json", "ctypes", "bcc", "ebpfmesh")
+
+
+def run(directory: Path, *words: str) -> str:
+    """What the installed command prints, from a directory; the test fails if it fails."""
+    done = subprocess.run(
+        [COMMAND, *words], cwd=directory, capture_output=True, text=True, check=False,
+        timeout=60 * SLOWER,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_no_module_of_the_directory_is_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Python would look there first, and it is root who runs this."""
+    monkeypatch.setenv(compiled.VARIABLE, "")
+    (tmp_path / "here.toml").write_text(MESH)
+    for name in MODULES:
+        (tmp_path / f"{name}.py").write_text(f"raise SystemExit('{name}.py of the directory')\n")
+    assert "of the directory" not in run(tmp_path, "doctor")
+    run(tmp_path, "up", "here.toml")
+    run(tmp_path, "down")
+
+
+def test_the_example_is_a_mesh(tmp_path: Path) -> None:
+    (tmp_path / "edge.toml").write_text(run(tmp_path, "example"))
+    assert "+ function phone" in run(tmp_path, "plan", "edge.toml")
