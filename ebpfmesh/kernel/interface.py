@@ -192,6 +192,12 @@ def ours(ip: IPRoute) -> dict[str, str]:
     }
 
 
+def without_carrier(ip: IPRoute) -> frozenset[int]:
+    """Indices of interfaces that are down, or whose other end is."""
+    links: Any = ip.get_links()
+    return frozenset(link["index"] for link in links if link.get_attr("IFLA_CARRIER") == 0)
+
+
 def adopt(ip: IPRoute, name: str) -> Plugged:
     """What is to know of an existing host-side veth: read from it and from its peer."""
     index = find(name)

@@ -9,13 +9,14 @@ from ebpfmesh.kernel.place import Fault, cgroup_of, exit_file, fault
 from ebpfmesh.kernel.record import FunctionRow
 from ebpfmesh.observe.view import View
 
-State = Fault | Literal["up"]
+State = Fault | Literal["up", "down"]
 
 
 @dataclass(frozen=True)
 class Function:
     """A function. ``cpu_limit`` is in CPUs, ``memory_limit`` in bytes, None without a limit.
 
+    ``state``: ``up``, ``down`` (its interface is, at one end), or what is broken.
     ``processes`` are all that run in its cgroup. ``command_state``: ``running``, ``exited``
     (with ``exit_status``, as the shell has it), ``lost`` (ended, and nobody knows how), or empty
     for a function that has no command.
@@ -60,7 +61,7 @@ def _function(view: View, row: FunctionRow) -> Function:
         interface=row.place.interface,
         ifindex=row.place.ifindex,
         netns=row.place.netns,
-        state=fault(view.ip, row) or "up",
+        state=fault(view.ip, row) or ("down" if row.place.ifindex in view.down else "up"),
         audit=function.audit,
         cpu_limit=function.cpu,
         memory_limit=function.memory,

@@ -42,7 +42,12 @@ def _check(view: View, topic: str) -> Iterator[Check]:
     broken = [(row.function.name, what) for row in view.functions if (what := fault(view.ip, row))]
     for name, state in broken:
         yield Check(topic, "missing", f"function {name}: {state}", "ebpfmesh gc removes it")
-    if not broken:
+    down = [row for row in view.functions if row.ready and row.place.ifindex in view.down]
+    for row in down:
+        text = f"function {row.function.name}: {row.place.interface} or its other end is down"
+        hint = "set it up; what is sent to it meanwhile is lost, and metered as received"
+        yield Check(topic, "note", text, hint)
+    if not broken and not down:
         yield Check(topic, "ok", f"{len(view.functions)} functions work")
     yield from _foreign(view, topic)
     yield from _administrators(view, topic)

@@ -10,6 +10,7 @@ from pyroute2 import IPRoute
 
 from ebpfmesh import _abi
 from ebpfmesh.errors import NotFound, UsageError
+from ebpfmesh.kernel import interface
 from ebpfmesh.kernel.maps import Maps
 from ebpfmesh.kernel.pins import Pins
 from ebpfmesh.kernel.place import check_place
@@ -34,6 +35,11 @@ class View:
     def functions(self) -> tuple[FunctionRow, ...]:
         """Functions of the record, by name; those that are cut short too."""
         return tuple(self.record.functions())
+
+    @functools.cached_property
+    def down(self) -> frozenset[int]:
+        """Host-side interfaces that are down, or whose other end is: what is sent there is lost."""
+        return interface.without_carrier(self.ip)
 
     def check_function(self, name: str) -> None:
         """Raise NotFound if there is no function of this name."""

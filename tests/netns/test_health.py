@@ -19,9 +19,10 @@ from ebpfmesh.kernel.interface import GATEWAY_MAC, mac_of
 from ebpfmesh.kernel.maps import Maps
 from ebpfmesh.kernel.pins import Pins
 from ebpfmesh.model import Mesh
-from ebpfmesh.observe import health
+from ebpfmesh.observe import functions, health
+from ebpfmesh.observe.view import opened
 from support.sockets import datagrams, frames
-from support.topology import background, needs, running, wait_until
+from support.topology import background, in_fn, needs, running, wait_until
 
 MESH = """
 [mesh]
@@ -48,6 +49,20 @@ def said() -> dict[str, tuple[str, str]]:
     found = {check.text: (check.status, check.hint) for check in health.check("health")}
     assert found.pop("2 functions work") == ("ok", "")
     return found
+
+
+@pytest.mark.parametrize("end", ["eth0", "host"])
+def test_an_interface_that_is_down(mesh: Mesh, end: str) -> None:
+    with opened("health") as view:
+        server = next(row for row in functions.read(view) if row.name == "server")
+    inside, device = ("server", "eth0") if end == "eth0" else (None, server.interface)
+    in_fn(mesh, inside, ["ip", "link", "set", device, "down"])
+    with opened("health") as view:
+        states = {row.name: row.state for row in functions.read(view)}
+        found = [check for check in health.check("health") if check.status == "note"]
+    assert states == {"client": "up", "server": "down"}
+    text = f"function server: {server.interface} or its other end is down"
+    assert text in [check.text for check in found]
 
 
 def counted(count: _abi.Count) -> int:
