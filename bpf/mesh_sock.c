@@ -1,134 +1,128 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
- * The mesh at sockets, attached to the cgroup above those of its functions: connect and sendmsg of
- * a service meet a backend, recvmsg and getpeername tell the service. The packets in between have
+ * The mesh at sockets, attached to the cgroup above those of its functions: a stream that asks for a
+ * service meets a backend, and its getpeername() tells the service. The packets in between have
  * nothing to translate. A connection is never refused here; every program returns 1.
  */
 #include "lib/mesh.h"
 #include "lib/connect.h"
 
-/* An IPv6 socket with a mapped address makes IPv4 packets; the maps have them just so. */
-HOT int sock_key(struct bpf_sock_addr *ctx, struct mesh_socket_key *key)
+/* MPTCP has another 8 bits up. */
+HOT int sock_is_stream(struct bpf_sock_addr *ctx)
 {
 	__u32 protocol = ctx->protocol;
 
-	key->protocol = protocol;
-	key->port = ctx->user_port;
-	key->cookie = bpf_get_socket_cookie(ctx);
-	return protocol == IPPROTO_TCP || protocol == IPPROTO_UDP; /* MPTCP has another 8 bits up */
+	return protocol == IPPROTO_TCP;
 }
 
-HOT int sock_key4(struct bpf_sock_addr *ctx, struct mesh_socket_key *key)
+/* An IPv6 socket with a mapped address makes IPv4 packets; the maps have them just so. */
+HOT void sock_get6(struct bpf_sock_addr *ctx, struct mesh_address *address)
 {
-	address_set4(&key->address, ctx->user_ip4);
-	return sock_key(ctx, key);
+	address->word[0] = ctx->user_ip6[0];
+	address->word[1] = ctx->user_ip6[1];
+	address->word[2] = ctx->user_ip6[2];
+	address->word[3] = ctx->user_ip6[3];
 }
 
-HOT int sock_key6(struct bpf_sock_addr *ctx, struct mesh_socket_key *key)
+HOT void sock_set6(struct bpf_sock_addr *ctx, const struct mesh_address *address)
 {
-	key->address.word[0] = ctx->user_ip6[0];
-	key->address.word[1] = ctx->user_ip6[1];
-	key->address.word[2] = ctx->user_ip6[2];
-	key->address.word[3] = ctx->user_ip6[3];
-	return sock_key(ctx, key);
+	ctx->user_ip6[0] = address->word[0];
+	ctx->user_ip6[1] = address->word[1];
+	ctx->user_ip6[2] = address->word[2];
+	ctx->user_ip6[3] = address->word[3];
 }
 
-HOT void sock_set4(struct bpf_sock_addr *ctx, const struct mesh_socket_key *key)
+/* 1 if the socket goes to the backend that `to` has, and remembers the service. */
+HOT int sock_connect(struct bpf_sock_addr *ctx, struct connect *from, struct mesh_socket *to)
 {
-	ctx->user_ip4 = key->address.word[3];
-	ctx->user_port = key->port;
-}
+	struct bpf_sock *sk = ctx->sk;
+	struct mesh_socket *kept;
 
-HOT void sock_set6(struct bpf_sock_addr *ctx, const struct mesh_socket_key *key)
-{
-	ctx->user_ip6[0] = key->address.word[0];
-	ctx->user_ip6[1] = key->address.word[1];
-	ctx->user_ip6[2] = key->address.word[2];
-	ctx->user_ip6[3] = key->address.word[3];
-	ctx->user_port = key->port;
-}
-
-/* A datagram on its way to the address its socket is connected to may come by here as well. */
-HOT int sock_resolve4(struct bpf_sock_addr *ctx, int connect)
-{
-	struct mesh_socket_key key = {};
-
-	if (!sock_key4(ctx, &key))
-		return 1;
-	if (connect_resolve(&key, bpf_get_netns_cookie(ctx)))
-		sock_set4(ctx, &key);
-	else if (connect)
-		connect_forget(&key);
+	if (!sk)
+		return 0;
+	from->port = ctx->user_port;
+	from->cookie = bpf_get_socket_cookie(ctx);
+	if (!connect_resolve(from, to, bpf_get_netns_cookie(ctx))) {
+		/* Connected anew it means whom it names, though that was a service's backend. */
+		mesh_socket.sk_storage_delete(sk);
+		return 0;
+	}
+	kept = mesh_socket.sk_storage_get(sk, 0, BPF_SK_STORAGE_GET_F_CREATE);
+	if (!kept)
+		return 0;
+	*kept = *to;
 	return 1;
 }
 
-HOT int sock_resolve6(struct bpf_sock_addr *ctx, int connect)
+/* What a socket that names this address as its peer was told; or NULL. */
+HOT struct mesh_socket *sock_find(struct bpf_sock_addr *ctx, const struct mesh_address *address)
 {
-	struct mesh_socket_key key = {};
+	struct bpf_sock *sk = ctx->sk;
+	struct mesh_socket *kept = sk ? mesh_socket.sk_storage_get(sk, 0, 0) : NULL;
 
-	if (!sock_key6(ctx, &key))
-		return 1;
-	if (connect_resolve(&key, bpf_get_netns_cookie(ctx)))
-		sock_set6(ctx, &key);
-	else if (connect)
-		connect_forget(&key);
-	return 1;
-}
-
-HOT int sock_restore4(struct bpf_sock_addr *ctx)
-{
-	struct mesh_socket_key key = {};
-
-	if (sock_key4(ctx, &key) && connect_restore(&key))
-		sock_set4(ctx, &key);
-	return 1;
-}
-
-HOT int sock_restore6(struct bpf_sock_addr *ctx)
-{
-	struct mesh_socket_key key = {};
-
-	if (sock_key6(ctx, &key) && connect_restore(&key))
-		sock_set6(ctx, &key);
-	return 1;
+	if (!kept || kept->backend_port != (__be16)ctx->user_port)
+		return NULL;
+	return address_equal(&kept->backend, address) ? kept : NULL;
 }
 
 int mesh_connect4(struct bpf_sock_addr *ctx)
 {
-	return sock_resolve4(ctx, 1);
+	struct mesh_socket to = {};
+	struct connect from = {};
+
+	if (!sock_is_stream(ctx))
+		return 1;
+	address_set4(&from.address, ctx->user_ip4);
+	if (sock_connect(ctx, &from, &to)) {
+		ctx->user_ip4 = to.backend.word[3];
+		ctx->user_port = to.backend_port;
+	}
+	return 1;
 }
 
 int mesh_connect6(struct bpf_sock_addr *ctx)
 {
-	return sock_resolve6(ctx, 1);
-}
+	struct mesh_socket to = {};
+	struct connect from = {};
 
-int mesh_sendmsg4(struct bpf_sock_addr *ctx)
-{
-	return sock_resolve4(ctx, 0);
-}
-
-int mesh_sendmsg6(struct bpf_sock_addr *ctx)
-{
-	return sock_resolve6(ctx, 0);
-}
-
-int mesh_recvmsg4(struct bpf_sock_addr *ctx)
-{
-	return sock_restore4(ctx);
-}
-
-int mesh_recvmsg6(struct bpf_sock_addr *ctx)
-{
-	return sock_restore6(ctx);
+	if (!sock_is_stream(ctx))
+		return 1;
+	sock_get6(ctx, &from.address);
+	if (sock_connect(ctx, &from, &to)) {
+		sock_set6(ctx, &to.backend);
+		ctx->user_port = to.backend_port;
+	}
+	return 1;
 }
 
 int mesh_peername4(struct bpf_sock_addr *ctx)
 {
-	return sock_restore4(ctx);
+	struct mesh_socket *kept;
+	struct mesh_address peer;
+
+	if (!sock_is_stream(ctx))
+		return 1;
+	address_set4(&peer, ctx->user_ip4);
+	kept = sock_find(ctx, &peer);
+	if (kept) {
+		ctx->user_ip4 = kept->service.word[3];
+		ctx->user_port = kept->service_port;
+	}
+	return 1;
 }
 
 int mesh_peername6(struct bpf_sock_addr *ctx)
 {
-	return sock_restore6(ctx);
+	struct mesh_socket *kept;
+	struct mesh_address peer;
+
+	if (!sock_is_stream(ctx))
+		return 1;
+	sock_get6(ctx, &peer);
+	kept = sock_find(ctx, &peer);
+	if (kept) {
+		sock_set6(ctx, &kept->service);
+		ctx->user_port = kept->service_port;
+	}
+	return 1;
 }

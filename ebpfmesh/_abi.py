@@ -8,7 +8,7 @@ from typing import Final, NamedTuple
 be16 = c_uint16.__ctype_be__
 be32 = c_uint32.__ctype_be__
 
-ABI: Final = 2
+ABI: Final = 3
 HEADERS_MAX: Final = 256
 EXTENSIONS_MAX: Final = 6
 IFINDEX_BITS: Final = 24
@@ -545,45 +545,37 @@ class Fragment(Structure):
     )
 
 
-class SocketKey(Structure):
-    """struct mesh_socket_key, 32 bytes."""
+class Socket(Structure):
+    """struct mesh_socket, 44 bytes."""
 
-    cookie: int
-    address: Address
-    port: int
-    protocol: int
-    sent: int
+    service: Address
+    backend: Address
+    service_port: int
+    backend_port: int
+    id: int
     pad: int
+    ifindex: int
 
     _fields_ = (
-        ("cookie", c_uint64),
-        ("address", Address),
-        ("port", be16),
-        ("protocol", c_uint8),
-        ("sent", c_uint8),
-        ("pad", c_uint32),
+        ("service", Address),
+        ("backend", Address),
+        ("service_port", be16),
+        ("backend_port", be16),
+        ("id", c_uint16),
+        ("pad", c_uint16),
+        ("ifindex", c_uint32),
     )
 
 
-class Socket(Structure):
-    """struct mesh_socket, 32 bytes."""
+class Asked(Structure):
+    """struct mesh_asked, 888 bytes."""
 
-    address: Address
-    port: int
-    service: int
-    backend: int
-    pad: int
-    ifindex: int
-    seen: int
+    users: int
+    judgement: Judgement
 
     _fields_ = (
-        ("address", Address),
-        ("port", be16),
-        ("service", c_uint16),
-        ("backend", c_uint16),
-        ("pad", c_uint16),
-        ("ifindex", c_uint32),
-        ("seen", c_uint32),
+        ("users", c_uint32),
+        ("judgement", Judgement),
     )
 
 
@@ -738,7 +730,8 @@ MAPS: Final = (
     MapSpec("lru_hash", "mesh_half", Flow6Key, Flow, "half_open"),
     MapSpec("lru_hash", "mesh_fragment", FragmentKey, Fragment, "fragments"),
     MapSpec("hash", "mesh_netns", c_uint64, c_uint32, "functions"),
-    MapSpec("lru_hash", "mesh_socket", SocketKey, Socket, "sockets"),
+    MapSpec("sk_storage", "mesh_socket", c_uint32, Socket, "0"),
+    MapSpec("percpu_array", "mesh_asked", c_uint32, Asked, "1"),
     MapSpec("percpu_array", "mesh_scratch", c_uint32, Judgement, "1"),
     MapSpec("percpu_array", "mesh_meter", c_uint32, Meter, "meters"),
     MapSpec("percpu_hash", "mesh_drops", DropKey, Drop, "drops"),

@@ -13,7 +13,7 @@
 #include <linux/types.h>
 
 /* Part of the path of every pin. Raise it when a layout or a meaning below changes. */
-#define MESH_ABI 2
+#define MESH_ABI 3
 
 /* As much of a packet as a program looks at: Ethernet, IP with options, an ICMP error, its quote. */
 #define MESH_HEADERS_MAX 256
@@ -368,24 +368,21 @@ struct mesh_fragment {
 	__u8 pad;
 };
 
-/* A socket of a function that was connected, or sends, to a backend instead of a service. */
-struct mesh_socket_key {
-	__u64 cookie;
-	struct mesh_address address; /* of the backend */
-	__be16 port;
-	__u8 protocol;
-	__u8 sent; /* 1: UDP, and the other way round: the key has the service, the value the backend */
-	__u32 pad;
-};
-
+/* A stream socket of a function that asked for a service and was connected to a backend of it. */
 struct mesh_socket {
-	struct mesh_address address; /* of the service */
-	__be16 port;
-	__u16 service;
-	__u16 backend;
+	struct mesh_address service;
+	struct mesh_address backend;
+	__be16 service_port;
+	__be16 backend_port;
+	__u16 id; /* of the backend */
 	__u16 pad;
 	__u32 ifindex; /* of the backend: its id may be another's one day */
-	__u32 seen;    /* UDP: tick of the last datagram */
+};
+
+/* The question of a connect(), which may be interrupted by one on the same CPU. */
+struct mesh_asked {
+	__u32 users; /* only the first may write */
+	struct mesh_judgement judgement;
 };
 
 /* What is sent to mesh_events; so many bytes of the packet as `captured` says come after it. */

@@ -31,6 +31,21 @@
 			       "/" #name))) struct name##_table_t name = { .max_entries = 1 }
 #endif
 
+/* Memory of a socket, which goes with it. It has a key for BCC alone. */
+#ifndef MESH_STORAGE
+#define MESH_STORAGE(name, value)                               \
+	struct name##_table_t {                                 \
+		int key;                                        \
+		value leaf;                                     \
+		void *(*sk_storage_get)(void *, void *, __u64); \
+		int (*sk_storage_delete)(void *);               \
+		__u32 max_entries;                              \
+		int flags;                                      \
+	};                                                      \
+	__attribute__((section("maps/sk_storage:" MESH_PINS     \
+			       "/" #name))) struct name##_table_t name = { .max_entries = 0 }
+#endif
+
 /* What changes for all packets at once. Written last by every change; read by every packet. */
 MESH_MAP("array", mesh_config, __u32, struct mesh_config, 1);
 
@@ -74,8 +89,11 @@ MESH_MAP("lru_hash", mesh_fragment, struct mesh_fragment_key, struct mesh_fragme
 /* Cookie of a network namespace → function. Written by attach and detach; read by mesh_sock.c. */
 MESH_MAP("hash", mesh_netns, __u64, __u32, functions);
 
-/* Services that sockets were connected to. Written by mesh_sock.c; read there and when judging. */
-MESH_MAP("lru_hash", mesh_socket, struct mesh_socket_key, struct mesh_socket, sockets);
+/* The service a socket was connected to. Written by mesh_sock.c; read there and when judging. */
+MESH_STORAGE(mesh_socket, struct mesh_socket);
+
+/* What a connect() may do is asked here: mesh_scratch belongs to packets, which interrupt it. */
+MESH_MAP("percpu_array", mesh_asked, __u32, struct mesh_asked, 1);
 
 /*
  * The flow being judged, from the first line of judge_flow() to its last. On the stack the verifier

@@ -85,6 +85,36 @@ HOT int judge_service(struct mesh_judgement *j, const struct mesh_service *servi
 }
 
 /*
+ * A new flow of a socket that was connected to a service's backend: it has that backend as long as
+ * the service's table would give it once more. Otherwise it gets another one, as any new flow does.
+ */
+HOT struct mesh_service *judge_socket(CTX *ctx, const struct mesh_config *config,
+				      struct mesh_judgement *j)
+{
+	struct mesh_socket *socket = socket_find(ctx, j);
+	struct mesh_service *service;
+	struct mesh_tuple t = {};
+
+	if (!socket)
+		return NULL;
+	j->service_address = socket->service;
+	j->service_port = socket->service_port;
+	service = service_find(config, &j->service_address, j->service_port, IPPROTO_TCP);
+	if (j->backend)
+		return service;
+	j->flags |= MESH_FLOW_SOCKET;
+	j->backend = socket->id;
+	j->backend_ifindex = socket->ifindex;
+	t.source = j->tuple.source;
+	t.destination = j->service_address;
+	t.destination_port = j->service_port;
+	t.protocol = IPPROTO_TCP;
+	if (service && service_select_socket(service, &t, socket_cookie(ctx)) != j->backend)
+		j->backend = 0;
+	return service;
+}
+
+/*
  * Is it a service that the flow goes to? By its destination, or by what the socket knows: that is
  * kept in the entry, unless the backend died and the flow is translated to another one. Of such a
  * flow only the opener's packets can be judged.
@@ -100,12 +130,10 @@ HOT struct mesh_service *judge_meant(CTX *ctx, const struct mesh_config *config,
 		j->service_port = j->tuple.destination_port;
 		return service;
 	}
-	if (!stale || (j->backend && !(j->flags & MESH_FLOW_SOCKET))) {
-		if (!socket_find(ctx, j))
-			return NULL;
-	} else if (!(j->flags & MESH_FLOW_SOCKET)) {
+	if (!stale || (j->backend && !(j->flags & MESH_FLOW_SOCKET)))
+		return judge_socket(ctx, config, j);
+	if (!(j->flags & MESH_FLOW_SOCKET))
 		return NULL;
-	}
 	return service_find(config, &j->service_address, j->service_port, j->tuple.protocol);
 }
 

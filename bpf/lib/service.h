@@ -81,4 +81,19 @@ HOT __u32 service_select(const struct mesh_service *service, const struct mesh_t
 	row = mesh_maglev.lookup(&index);
 	return row ? row->function[slot % MESH_MAGLEV_ROW] : 0;
 }
+
+/*
+ * The same for a socket, whose port is not known when it is connected: its cookie decides, or with
+ * affinity the source's address, as in a packet.
+ */
+HOT __u32 service_select_socket(const struct mesh_service *service, struct mesh_tuple *t,
+				__u64 cookie)
+{
+	t->source_port = 0;
+	if (!(service->flags & MESH_SVC_AFFINITY)) {
+		t->source.word[0] = cookie;
+		t->source.word[1] = cookie >> 32;
+	}
+	return service_select(service, t);
+}
 #endif

@@ -8,34 +8,28 @@
 
 #include "lib/address.h"
 
-/*
- * 1 with the service's address and port in `j` if there is one, and for a new flow with the
- * backend it has.
- */
-HOT int socket_find(CTX *ctx, struct mesh_judgement *j)
+/* What the packet's socket was told when it was connected to j->tuple's destination, or NULL. */
+HOT struct mesh_socket *socket_find(CTX *ctx, const struct mesh_judgement *j)
 {
 #ifndef MESH_XDP
-	struct mesh_socket_key key = {
-		.address = j->tuple.destination,
-		.port = j->tuple.destination_port,
-		.protocol = j->tuple.protocol,
-	};
+	struct bpf_sock *sk = ctx->sk;
 	struct mesh_socket *socket;
 
-	key.cookie = bpf_get_socket_cookie(ctx);
-	socket = key.cookie ? mesh_socket.lookup(&key) : NULL;
-	if (!socket)
-		return 0;
-	j->service_address = socket->address;
-	j->service_port = socket->port;
-	if (j->backend)
-		return 1;
-	j->flags |= MESH_FLOW_SOCKET;
-	j->backend = socket->backend;
-	j->backend_ifindex = socket->ifindex;
-	return 1;
-#else
+	sk = sk ? bpf_sk_fullsock(sk) : NULL;
+	socket = sk ? mesh_socket.sk_storage_get(sk, 0, 0) : NULL;
+	if (socket && socket->backend_port == j->tuple.destination_port &&
+	    address_equal(&socket->backend, &j->tuple.destination))
+		return socket;
+#endif
+	return NULL;
+}
+
+HOT __u64 socket_cookie(CTX *ctx)
+{
+#ifdef MESH_XDP
 	return 0;
+#else
+	return bpf_get_socket_cookie(ctx);
 #endif
 }
 #endif

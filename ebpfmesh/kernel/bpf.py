@@ -10,6 +10,7 @@ import ctypes as c
 import errno
 import functools
 import os
+import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +22,7 @@ from ebpfmesh.errors import MissingPrivilege, Unsupported
 # enum bpf_map_type, bpf_prog_type, bpf_attach_type and flags, as far as we use them.
 MAP_TYPE = {
     "hash": 1, "array": 2, "prog": 3, "percpu_hash": 5, "percpu_array": 6, "lru_hash": 9,
-    "lpm_trie": 11, "ringbuf": 27,
+    "lpm_trie": 11, "sk_storage": 24, "ringbuf": 27,
 }  # fmt: skip
 PROG_TYPE_SCHED_CLS = 3
 PROG_TYPE_XDP = 6
@@ -30,9 +31,11 @@ TCX_INGRESS = 46
 TCX_EGRESS = 47
 BEFORE = 1 << 3  # of a link: before all that are there
 CGROUP_HOOK = {
-    "recvmsg4": 19, "recvmsg6": 20, "peername4": 29, "peername6": 30,
-    "sendmsg4": 14, "sendmsg6": 15, "connect4": 10, "connect6": 11,
-}  # fmt: skip
+    "peername4": 29,
+    "peername6": 30,
+    "connect4": 10,
+    "connect6": 11,
+}
 """Attach types of programs of cgroups; an answer can be named before anything is asked."""
 NOEXIST = 1
 TEST_XDP_LIVE_FRAMES = 1 << 1
@@ -265,11 +268,26 @@ def possible_cpus() -> int:
     return _call("libbpf_num_possible_cpus")
 
 
+def btf_load(value_size: int) -> Fd:
+    """Types of a map's key and value, where the kernel asks for them: 1 is int, 2 the value."""
+    strings = b"\0int\0value\0"
+    # struct btf_type and what comes after it (linux/btf.h): a signed INT, a STRUCT of no members.
+    types = struct.pack("=4I", 1, 1 << 24, 4, 1 << 24 | 32) + struct.pack(
+        "=3I", 5, 4 << 24, value_size
+    )
+    header = struct.pack("=HBBIIIII", 0xEB9F, 1, 0, 24, 0, len(types), len(types), len(strings))
+    raw = header + types + strings
+    return Fd(_call("bpf_btf_load", raw, c.c_size_t(len(raw)), None))
+
+
 def map_create(
     kind: int, name: str, key_size: int, value_size: int, entries: int, flags: int = 0
 ) -> Fd:
     """Create a map; the kernel keeps the first 15 characters of the name."""
     opts = _MapCreateOpts(sz=c.sizeof(_MapCreateOpts), map_flags=flags)
+    if kind == MAP_TYPE["sk_storage"]:
+        types = btf_load(value_size)
+        opts.btf_fd, opts.btf_key_type_id, opts.btf_value_type_id = types.fileno(), 1, 2
     sizes = (c.c_uint32(key_size), c.c_uint32(value_size), c.c_uint32(entries))
     return Fd(_call("bpf_map_create", kind, name[:15].encode(), *sizes, c.byref(opts), about=name))
 

@@ -128,6 +128,7 @@ def create_maps(pins: Pins, limits: Limits) -> bool:
 
 LAZY = frozenset(
     {"mesh_policy", "mesh_service", "mesh_address", "mesh_iface", "mesh_drops", "mesh_prefix"}
+    | {"mesh_socket"}
 )
 
 
@@ -140,6 +141,7 @@ def _entries(limits: Limits) -> dict[str, int]:
     """Entries of each map, by the word that stands for them in mesh_maps.h. Id 0 is the outside."""
     functions = limits.functions + 1
     return {
+        "0": 0,
         "1": 1,
         "functions": functions,
         "addresses": 2 * (functions + limits.services),
@@ -150,7 +152,6 @@ def _entries(limits: Limits) -> dict[str, int]:
         "half_open": 2 * limits.half_open,
         "fragments": limits.fragments,
         "prefixes": 2 * limits.prefixes,  # as rules
-        "sockets": limits.sockets,
         "events": EVENT_BYTES,
         "counts": len(_abi.Count),
         "calls": CALL_SLOTS,

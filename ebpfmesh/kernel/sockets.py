@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""Programs at the sockets of functions (mesh_sock.c): a service costs its packets nothing.
+"""Programs at the sockets of functions (mesh_sock.c): a service costs a stream's packets nothing.
 
 They are attached to the cgroup v2 above those of a mesh's functions, so to all processes that
 ``up`` and ``exec`` start. Other processes of a container, and all where the kernel cannot do it,

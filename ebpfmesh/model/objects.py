@@ -47,7 +47,8 @@ def _command(words: tuple[str, ...]) -> tuple[str, ...]:
 class Limits(Model):
     """How many entries the maps of a mesh have room for; fixed while the mesh is up.
 
-    A range of ports takes several of ``rules`` or ``services``: one for each prefix of it.
+    A range of ports takes several of ``rules`` or ``services``: one for each prefix of it. What
+    ``sockets`` limited is kept with each socket now, so it is taken and has no effect.
     """
 
     functions: int = integer(1024, 1, 65535)

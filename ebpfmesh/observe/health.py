@@ -155,9 +155,6 @@ def _counted(view: View, topic: str) -> Iterator[Check]:
     if drops["FRAGMENT"] and (what := _is_full(view, "mesh_fragment")):
         what += f", and {drops['FRAGMENT']} later fragments were dropped"
         yield Check(topic, "note", what, _raise("mesh_fragment"))
-    if what := _is_full(view, "mesh_socket"):
-        what += ": rules about services may not hold for the oldest sockets"
-        yield Check(topic, "note", what, _raise("mesh_socket"))
 
 
 def _is_full(view: View, name: str) -> str:

@@ -57,7 +57,7 @@ class Map:
     @property
     def is_full(self) -> bool:
         """Whether there is little room left; an LRU map makes its own room."""
-        return self.type != "lru_hash" and (self.used or 0) >= 0.8 * self.entries
+        return self.type != "lru_hash" and self.used is not None and self.used >= 0.8 * self.entries
 
 
 def read_programs(view: View) -> list[Program]:

@@ -27,7 +27,7 @@ from support.topology import background, in_fn, needs, running, wait_until
 MESH = """
 [mesh]
 name = "health"
-limits = {flows = 512, half_open = 256, sockets = 256}
+limits = {flows = 512, half_open = 256}
 [[function]]
 name = "client"
 address = "198.18.0.1"
@@ -110,27 +110,6 @@ def test_half_open_connections_are_pushed_out(mesh: Mesh) -> None:
     wait_until(lambda: counted(_abi.Count.HALF_MADE) >= 2000, what="all were judged")
     hints = {text.partition(":")[0]: hint for text, (_, hint) in said().items()}
     assert hints["map mesh_half"] == "raise limits.half_open under [mesh], then down and up"
-
-
-def test_sockets_are_pushed_out() -> None:
-    """Here, too, the last core has just taken entries for itself."""
-    table = Maps(Pins("health"))["mesh_socket"]
-
-    def fill(cookies: range) -> None:
-        for cookie in cookies:
-            table.set(_abi.SocketKey(cookie=cookie), _abi.Socket())
-
-    with one_core(min):
-        fill(range(1, 257))
-    with one_core(max):
-        fill(range(257, 258))
-    assert said() == {
-        f"map mesh_socket: {table.count()} of 256 entries are used: "
-        "rules about services may not hold for the oldest sockets": (
-            "note",
-            "raise limits.sockets under [mesh], then down and up",
-        )
-    }
 
 
 def test_a_container_that_administers_the_hosts_network(mesh: Mesh) -> None:

@@ -6,7 +6,6 @@ To make room the kernel takes what nobody has looked up since it was made before
 a list for each core, so all of a test happens on one. Both functions are mute.
 """
 
-import socket
 import struct
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
@@ -16,40 +15,24 @@ from scapy.layers.inet import TCP, UDP
 from scapy.packet import Packet
 
 from ebpfmesh.bench.tools import one_core
-from ebpfmesh.kernel import interface, sockets
+from ebpfmesh.kernel import interface
 from ebpfmesh.kernel.maps import Maps
 from ebpfmesh.kernel.pins import Pins
 from ebpfmesh.model import Mesh
 from support.mute import MARK, frame, layer4, mute
 from support.packets import Peer, fragments, sent, udp
-from support.serving import at, own_many, peer
-from support.sockets import accepted, frames, hears, listener
-from support.topology import unavailable
+from support.sockets import frames, hears
 
 ROOM = 1024
 """Flows that have room, and connections begun, and fragmented datagrams."""
-SOCKETS = 768
 MESH = f"""
 [mesh]
 name = "lru"
-limits = {{ flows = {ROOM}, half_open = {ROOM}, fragments = {ROOM}, sockets = {SOCKETS} }}
+limits = {{ flows = {ROOM}, half_open = {ROOM}, fragments = {ROOM} }}
 [[function]]
 name = "here"
 [[function]]
 name = "there"
-"""
-SERVICES = """
-[[service]]
-name = "web"
-address = "198.19.0.1"
-port = 80
-functions = ["there"]
-[[service]]
-name = "names"
-address = "198.19.0.1"
-port = 53
-protocol = "udp"
-functions = ["there"]
 """
 NEW = range(ROOM, ROOM + 100)
 BOTH = pytest.mark.parametrize("v", [4, 6])
@@ -139,24 +122,3 @@ def test_fragmented_datagrams(mesh_up: Callable[[str], Mesh], v: int) -> None:
             say(number, 0)
             say(number + 1, 0, 1)
             say(number, 1)
-
-
-def test_sockets_that_mean_a_service(mesh_up: Callable[[str], Mesh]) -> None:
-    """A socket of UDP has two entries, which tell it the service's address and the backend's."""
-    if not sockets.supported():
-        unavailable("no cgroup v2, or a kernel without programs for it")
-    mesh = mesh_up(MESH + SERVICES)
-    with ExitStack() as stack:
-        stack.enter_context(one_core())
-        server = stack.enter_context(listener(mesh, "there", at(mesh, "there", 4), 80))
-        streams = list[socket.socket]()
-        for _ in range(SOCKETS // 128):
-            for sock in own_many(mesh, "here", socket.AF_INET, socket.SOCK_STREAM, 128):
-                streams.append(stack.enter_context(sock))
-                sock.connect(("198.19.0.1", 80))
-                accepted(server).close()
-        for _ in range(2):
-            assert {peer(sock) for sock in streams} == {("198.19.0.1", 80)}
-        for sock in own_many(mesh, "here", socket.AF_INET, socket.SOCK_DGRAM, 100):
-            stack.enter_context(sock).connect(("198.19.0.1", 53))
-            assert peer(sock) == ("198.19.0.1", 53)

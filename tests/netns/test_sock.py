@@ -2,13 +2,12 @@
 """Services at the socket: what a process of a function sees, and that verdicts are the same.
 
 A socket belongs to the cgroup of the process that made it. ``own`` makes one as a command in a
-function does, and its packets carry a backend's address; ``made`` makes one in the same namespace
-from outside of the cgroup, and its packets carry the service's. The mesh is that of
-support/serving.py.
+function does, and a stream's packets carry a backend's address; ``made`` makes one in the same
+namespace from outside of the cgroup, and its packets carry the service's, as all datagrams do. The
+mesh is that of support/serving.py.
 """
 
 import contextlib
-import os
 import socket
 from collections.abc import Iterator
 
@@ -16,7 +15,7 @@ import pytest
 
 from ebpfmesh import apply
 from ebpfmesh._abi import Direction, FlowFlag, Reason
-from ebpfmesh.kernel import netns, sockets
+from ebpfmesh.kernel import sockets
 from ebpfmesh.model import Mesh, Policy, Service
 from support.serving import (
     ADDRESSES,
@@ -24,6 +23,7 @@ from support.serving import (
     WEB,
     Maker,
     accepted,
+    age,
     answered_by,
     at,
     backends,
@@ -33,7 +33,7 @@ from support.serving import (
     own,
     peer,
     plain,
-    records,
+    told,
 )
 from support.sockets import BLOCKED_SECONDS, SECONDS, datagrams, listener, made
 from support.topology import drops, poll, running, unavailable
@@ -90,12 +90,11 @@ def test_a_connected_datagram_socket(mesh: Mesh, address: str) -> None:
     ):
         sock.connect((address, 53))
         assert peer(sock) == (address, 53)
-        for _ in range(2):  # a mapped one meets sendmsg as well
+        for _ in range(2):
             sock.send(b"question")
             assert answered_by(socks)
             text, source = sock.recvfrom(64)
             assert (text, source[:2]) == (b"answer", (address, 53))
-        assert all(flags & FlowFlag.SOCKET for flags in flows(mesh, sock.getsockname()[1]))
 
 
 @pytest.mark.parametrize("address", ADDRESSES["names"])
@@ -109,7 +108,6 @@ def test_an_unconnected_datagram_socket(mesh: Mesh, address: str) -> None:
             assert answered_by(socks)
             text, source = sock.recvfrom(64)
             assert (text, source[:2]) == (b"answer", (address, 53))
-        assert all(flags & FlowFlag.SOCKET for flags in flows(mesh, sock.getsockname()[1]))
 
 
 def test_a_backend_itself_is_itself(mesh: Mesh) -> None:
@@ -346,22 +344,16 @@ def test_a_function_that_is_its_own_backend(mesh: Mesh, maker: Maker) -> None:
 
 def test_a_socket_of_another_namespace(mesh: Mesh) -> None:
     """A process of the function's cgroup that is somewhere else is none of the function."""
-    before = records(mesh)
-    with apply.opened(mesh.name) as live:
-        home = live.home("client")
-    child = os.fork()
-    if child == 0:
-        with contextlib.suppress(BaseException):
-            outside = os.open("/proc/thread-self/ns/net", os.O_RDONLY)
-            home.enter()
-            netns._call("setns", outside, netns.CLONE_NEWNET)
-            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-                sock.connect(("198.19.0.2", 53))
-                os._exit(7 if sock.getpeername() == ("198.19.0.2", 53) else 1)
-        os._exit(2)
-    _, status = os.waitpid(child, 0)
-    assert os.waitstatus_to_exitcode(status) in (2, 7)  # or the host has no way there
-    assert records(mesh) == before
+    with (
+        own(mesh, "client", socket.AF_INET, socket.SOCK_STREAM) as inside,
+        own(mesh, "client", socket.AF_INET, socket.SOCK_STREAM, stays=False) as elsewhere,
+    ):
+        for sock in (inside, elsewhere):
+            sock.setblocking(False)
+            with contextlib.suppress(OSError):  # it takes a while, or there is no way
+                sock.connect(("198.19.0.1", 80))
+        assert told(mesh, inside)
+        assert not told(mesh, elsewhere)
 
 
 # ---- the same verdicts
@@ -441,6 +433,88 @@ def test_rules_hold_for_both(mesh: Mesh, case: str, version: int, maker: Maker) 
                 except TimeoutError:
                     found.append(False)
     assert tuple(found) == expected
+
+
+DATAGRAMS = {
+    "a service, and its backend itself": ("service ok", "itself no", "service ok"),
+    "the same, connected": ("connect service", "send ok", "itself no", "send ok"),
+    "connected to the one, then to the other": (
+        *("connect service", "send ok", "connect itself", "send no"),
+        *("connect service", "send ok"),
+    ),
+    "its backend leaves the service": ("service ok", "leave", "service ok"),
+    "and long after": ("service ok", "leave", "service ok", "later", "service moved"),
+    "connected": ("connect service", "send ok", "leave", "send ok", "later", "send moved"),
+    "the backend is not in the way of the service": ("itself no", "service ok", "itself no"),
+}
+"""What a socket does, and what becomes of the datagram: "ok" to web-0, "moved" to web-1."""
+
+
+@BOTH
+@pytest.mark.parametrize("version", [4, 6])
+@pytest.mark.parametrize("case", DATAGRAMS)
+def test_datagrams_meet_the_same(mesh: Mesh, case: str, version: int, maker: Maker) -> None:
+    """Whoever may use the service alone may not, by a socket that did, do anything else."""
+    only(mesh, "names", "web-0")
+    set_rules(mesh, rule("tenant:one", "service:names"))
+    targets = {
+        "service": (ADDRESSES["names"][version == 6], 53),
+        "itself": (str(at(mesh, "web-0", version)), 5353),
+    }
+    with (
+        backends(mesh, version) as socks,
+        maker(mesh, "client", family(targets["service"][0]), socket.SOCK_DGRAM) as sock,
+    ):
+        for number, step in enumerate(DATAGRAMS[case]):
+            match step.split():
+                case ["connect", to]:
+                    sock.connect(targets[to])
+                case ["leave"]:
+                    only(mesh, "names", "web-1")
+                case ["later"]:
+                    age(mesh, sock.getsockname()[1])
+                case [to, what]:
+                    question = b"question %d" % number
+                    if to == "send":
+                        sock.send(question)
+                    else:
+                        sock.sendto(question, targets[to])
+                    expected = {"ok": "web-0", "moved": "web-1", "no": ""}[what]
+                    assert answered_by(socks, question) == expected, step
+
+
+@BOTH
+def test_a_stream_long_after_its_backend_left(mesh: Mesh, maker: Maker) -> None:
+    """Its flow is forgotten: another backend gets what comes then, and does not know it."""
+    only(mesh, "web", "web-0")
+    with (
+        listeners(mesh, 4) as servers,
+        maker(mesh, "client", socket.AF_INET, socket.SOCK_STREAM) as sock,
+    ):
+        sock.connect(("198.19.0.1", 80))
+        name, there, _ = accepted(servers)
+        with there:
+            only(mesh, "web", "web-1")
+            sock.sendall(b"question")
+            assert (name, there.recv(64)) == ("web-0", b"question")
+            age(mesh, sock.getsockname()[1])
+            sock.sendall(b"question")
+            with pytest.raises(ConnectionResetError):
+                sock.recv(64)
+
+
+@BOTH
+def test_a_stream_that_may_not(mesh: Mesh, maker: Maker) -> None:
+    """Asked before the socket is told anything: it names the service, as its packets do."""
+    set_rules(mesh, rule("tenant:one", "service:pinned"))
+    key = ("client", Direction.FROM_FN, Reason.POLICY)
+    before = drops(mesh).get(key, 0)
+    with maker(mesh, "client", socket.AF_INET, socket.SOCK_STREAM) as sock:
+        sock.settimeout(BLOCKED_SECONDS)
+        with pytest.raises(TimeoutError):
+            sock.connect(("198.19.0.1", 80))
+        assert not told(mesh, sock)
+    assert drops(mesh)[key] > before
 
 
 @BOTH

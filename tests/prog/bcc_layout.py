@@ -18,6 +18,7 @@ from ebpfmesh.kernel.source import bpf_dir, flatten
 
 MAPS = """
 #define MESH_MAP(type, name, key, value, n) BPF_TABLE("hash", key, value, name, 1)
+#define MESH_STORAGE(name, value) BPF_TABLE("hash", __u32, value, name, 1)
 #define MESH_RING(name, n)
 """
 

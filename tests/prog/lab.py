@@ -44,7 +44,7 @@ XDP_CALLS = {
 SLOW = "mesh_slow_fn"
 XDP = tuple(Program(name, "xdp") for name in ("mesh_xdp_fn", *XDP_CALLS.values()))
 FLOWS = ("mesh_flow4", "mesh_flow6", "mesh_half")
-STATE = (*FLOWS, "mesh_fragment", "mesh_socket")
+STATE = (*FLOWS, "mesh_fragment")
 
 
 def _function(

@@ -5,6 +5,7 @@ client, other (tenant one) ──▶ web:80, names:53/udp ──▶ web-0, web-1
 """
 
 import contextlib
+import ctypes
 import os
 import socket
 from collections.abc import Callable, Iterator
@@ -13,6 +14,7 @@ from ipaddress import IPv6Address, ip_address
 
 from ebpfmesh import apply
 from ebpfmesh._abi import FlowFlag
+from ebpfmesh.kernel import netns
 from ebpfmesh.kernel.maps import Maps
 from ebpfmesh.kernel.pins import Pins
 from ebpfmesh.model import Address, Mesh
@@ -68,12 +70,17 @@ Sockets = dict[str, socket.socket]
 """By the function they are in."""
 
 
-def own(mesh: Mesh, function: str, family: int, kind: int) -> socket.socket:
-    """A socket as a process of the function makes it; such a process makes it and hands it over."""
-    return own_many(mesh, function, family, kind, 1)[0]
+def own(mesh: Mesh, function: str, family: int, kind: int, *, stays: bool = True) -> socket.socket:
+    """A socket as a process of the function makes it; such a process makes it and hands it over.
+
+    One that does not stay has gone back to the network it came from.
+    """
+    return own_many(mesh, function, family, kind, 1, stays=stays)[0]
 
 
-def own_many(mesh: Mesh, function: str, family: int, kind: int, count: int) -> list[socket.socket]:
+def own_many(
+    mesh: Mesh, function: str, family: int, kind: int, count: int, *, stays: bool = True
+) -> list[socket.socket]:
     """So many such sockets, 253 at most (SCM_MAX_FD)."""
     with apply.opened(mesh.name) as live:
         home = live.home(function)
@@ -82,7 +89,10 @@ def own_many(mesh: Mesh, function: str, family: int, kind: int, count: int) -> l
         child = os.fork()
         if child == 0:
             with contextlib.suppress(BaseException):
+                outside = os.open("/proc/thread-self/ns/net", os.O_RDONLY)
                 home.enter()
+                if not stays:
+                    netns._call("setns", outside, netns.CLONE_NEWNET)
                 mine = [socket.socket(family, kind).detach() for _ in range(count)]
                 socket.send_fds(there, [b"."], mine)
             os._exit(0)
@@ -162,13 +172,19 @@ def flows(mesh: Mesh, port: int) -> list[FlowFlag]:
     return found
 
 
-def records(mesh: Mesh) -> list[tuple[Address, int]]:
-    """Service and port of all that sockets were told."""
-    return [
-        (IPv6Address(bytes(value.address)), value.port)
-        for key, value in Maps(Pins(mesh.name))["mesh_socket"].items()
-        if not key.sent
-    ]
+def age(mesh: Mesh, port: int) -> None:
+    """Have the flows from a port be so old that their time is over."""
+    maps = Maps(Pins(mesh.name))
+    for table in (maps[name] for name in ("mesh_flow4", "mesh_flow6", "mesh_half")):
+        for key, flow in list(table.items()):
+            if port in (key.source_port, key.destination_port):
+                flow.seen = (flow.seen - 1_000_000) & 0xFFFFFFFF
+                table.set(key, flow)
+
+
+def told(mesh: Mesh, sock: socket.socket) -> bool:
+    """Whether a socket knows that it was connected to a backend instead of a service."""
+    return Maps(Pins(mesh.name))["mesh_socket"].get(ctypes.c_uint32(sock.fileno())) is not None
 
 
 def accepted(servers: Sockets) -> tuple[str, socket.socket, tuple[str, int]]:

@@ -180,6 +180,7 @@ def test_the_table_of_maps_in_the_readme_has_every_map() -> None:
         "per-CPU hash": "percpu_hash",
         "programs": "prog",
         "ring buffer": "ringbuf",
+        "socket storage": "sk_storage",
     }
     told = [(name, kinds.get(kind, kind)) for name, kind in rows]
     assert told == [(spec.name, spec.kind) for spec in _abi.MAPS]
