@@ -179,11 +179,40 @@ def enter_sandbox() -> None:
     """
     _call("unshare", CLONE_NEWNET)
     own_pins()
-    for directory in (RUN, Path("/run/ebpfmesh")):
-        directory.mkdir(exist_ok=True)
-        mount(b"tmpfs", directory, b"tmpfs", b"mode=0755")
+    _own_run()
     with rtnetlink() as ip:
         ip.link("set", index=socket.if_nametoindex("lo"), state="up")
+
+
+def _own_run() -> None:
+    """Cover /run with a directory that shows what is in it, but for what a mesh leaves there.
+
+    Two more mounts would do, but the machine's /run would need directories for them, and one that
+    others have mounted on cannot be told from one to remove.
+    """
+    run, ours = RUN.parent, (RUN, Path("/run/ebpfmesh"))
+    covered = os.open(run, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        mount(b"tmpfs", run, b"tmpfs", b"mode=0755")
+        for place in (run / name for name in os.listdir(covered)):  # noqa: PTH208  (a descriptor)
+            if place not in ours:
+                _show(Path(f"/proc/self/fd/{covered}/{place.name}"), place)
+    finally:
+        os.close(covered)
+    for place in ours:
+        place.mkdir()
+        mount(b"tmpfs", place, b"tmpfs", b"mode=0755")
+
+
+def _show(source: Path, place: Path) -> None:
+    if source.is_symlink():
+        place.symlink_to(source.readlink())
+        return
+    if source.is_dir():
+        place.mkdir()
+    else:
+        place.touch()
+    mount(os.fsencode(source), place, None, flags=MS_BIND | MS_REC)
 
 
 def own_pins() -> None:
