@@ -67,8 +67,8 @@ def _tell(answer: "Answer", source: str, destination: str) -> None:
     port = f" port {answer.target_port}" if answer.target_port else ""
     rule = f"{answer.rule}: {answer.rule_text}" if answer.rule else "none; the default holds"
     asked = answer.rule or answer.reason in ("", "POLICY")
-    rows = [
-        ("verdict", click.style(f"{verdict} {why}".rstrip(), fg=colour)),
+    rows: list[tuple[str, output.Part]] = [
+        ("verdict", (f"{verdict} {why}".rstrip(), colour)),
         ("from", source),
         ("to", destination),
         ("packet", f"{answer.protocol} {ends[0]} → {ends[1]}"),
@@ -78,4 +78,4 @@ def _tell(answer: "Answer", source: str, destination: str) -> None:
     ]
     for name, text in rows:
         if text:
-            click.echo(f"{click.style(f'{name:<10}', bold=True)}{text}")
+            output.echo((f"{name:<10}", "bold"), text)

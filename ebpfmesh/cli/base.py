@@ -25,6 +25,10 @@ def settings() -> Settings:
 
 
 def _remember(context: click.Context, option: click.Parameter, value: object) -> None:
+    if isinstance(value, str):
+        from ebpfmesh.model import check_mesh_name  # costs time, and is seldom given
+
+        check_mesh_name(value)
     if value and option.name:
         setattr(context.ensure_object(Settings), option.name, value)
     if option.name == "no_color" and value:

@@ -213,10 +213,10 @@ def _tell(runs: "list[tuple[Results, Path]]") -> None:
             continue
         for table in run_page.terminal(results):
             output.show(table)
-            click.echo()
+            output.echo()
         for sentence in run_page.told(results):
-            click.echo(sentence)
-        click.echo(f"report: {page.resolve()}")
+            output.echo(sentence)
+        output.echo(f"report: {page.resolve()}")
     if settings().json:
         output.data(runs=told)
 
@@ -235,10 +235,10 @@ def _tell_changes(before: "Results", runs: "list[tuple[Results, Path]]") -> None
             continue
         for table in compare_page.terminal(comparison):
             output.show(table)
-            click.echo()
+            output.echo()
         for sentence in compare_page.headlines(comparison):
-            click.echo(sentence)
-        click.echo(f"report: {page.resolve()}")
+            output.echo(sentence)
+        output.echo(f"report: {page.resolve()}")
     if settings().json:
         output.data(comparisons=told)
 

@@ -51,8 +51,8 @@ def events(kinds: tuple[str, ...], reason: str | None, **limits: Any) -> None:
     verdicts are wanted every packet goes the slow way.
     """
     need_change("events")
-    wanted = kinds or (("drop",) if reason else ("drop", "flow"))
-    number = _reason(reason, wanted) if reason else 0
+    wanted = kinds or (("drop", "flow") if reason is None else ("drop",))
+    number = 0 if reason is None else _reason(reason, wanted)
 
     def take(event: "Event", _frame: bytes) -> bool:
         if number not in (0, event.number):
@@ -60,7 +60,7 @@ def events(kinds: tuple[str, ...], reason: str | None, **limits: Any) -> None:
         if settings().json:
             output.line(event)
         else:
-            click.echo(_line(event))
+            output.echo(*_line(event))
         return True
 
     with _listening(wanted) as stream:
@@ -76,7 +76,7 @@ def _reason(name: str, kinds: tuple[str, ...]) -> int:
     names = [reason.name for reason in _abi.REASON_TEXT]
     if name.upper() not in names:
         hint = model.suggest(name.upper(), names)
-        raise UsageError(f"there is no reason {name}", hint=hint)
+        raise UsageError(f"there is no reason {model.show(name)}", hint=hint)
     return _abi.Reason[name.upper()]
 
 
@@ -127,7 +127,7 @@ def _listening(kinds: tuple[str, ...], *, snap: int = 0) -> "Iterator[Stream]":
         output.say(f"{stream.taken} events{lost}")
 
 
-def _line(event: "Event") -> str:
+def _line(event: "Event") -> tuple[output.Part, ...]:
     """An event in columns that are not much too wide for most."""
     from ebpfmesh.observe.flows import endpoint
 
@@ -138,8 +138,6 @@ def _line(event: "Event") -> str:
         source = endpoint(event.source, event.source_port)
         ends = f"{source} → {endpoint(event.destination, event.destination_port)}"
     parts = [
-        event.time[11:26],
-        click.style(f"{kind:<10}", fg=_COLOURS[event.kind] or None),
         f"{reason:<16}",
         f"{event.sender} → {event.receiver or '?'}".ljust(24),
         f"{event.protocol or '':<4}",
@@ -147,7 +145,8 @@ def _line(event: "Event") -> str:
         f"service {event.service}" if event.service else "",
         f"rule {event.rule}: {event.rule_text}" if event.rule is not None else "",
     ]
-    return "  ".join(part for part in parts if part).rstrip()
+    text = "  ".join(part for part in parts if part).rstrip()
+    return f"{event.time[11:26]}  ", (f"{kind:<10}", _COLOURS[event.kind]), f"  {text}"
 
 
 COMMANDS = (events, capture)

@@ -30,7 +30,8 @@ def example() -> None:
     if settings().json:
         output.data(name=NAME, text=text)
     else:
-        click.echo(text, nl=False)
+        for line in text.splitlines():
+            output.echo(line)
 
 
 def _file() -> Path:

@@ -56,7 +56,7 @@ def attach(
         output.data(mesh=mesh, name=name, tenant=tenant, addresses=addresses, interface=interface)
     else:
         text = "  ".join([f"tenant {tenant}", *addresses, f"interface {interface}"])
-        click.secho(f"+ function {name}  {text}", fg="green")
+        output.change(f"+ function {name}  {text}")
 
 
 @click.command(
@@ -82,7 +82,7 @@ def detach(name: str) -> None:
     if settings().json:
         output.data(mesh=mesh, name=name)
     else:
-        click.secho(f"- function {name}", fg="red")
+        output.change(f"- function {name}")
 
 
 @click.command(

@@ -10,7 +10,7 @@ from typing import NoReturn
 
 import click
 
-from ebpfmesh.cli import bench, doctor, edit, events, example, functions, mesh, show
+from ebpfmesh.cli import bench, doctor, edit, events, example, functions, mesh, output, show
 from ebpfmesh.cli.base import Group, Settings
 from ebpfmesh.errors import MeshError
 
@@ -84,9 +84,9 @@ def _run(chosen: Settings) -> int:
         if os.environ.get("EBPFMESH_TRACEBACK"):
             raise
         message, hint, code = _told(error)
-        _report("error:", "red", message, chosen)
+        output.complain("error:", "red", message, color=color)
         if hint:
-            _report("hint:", "yellow", hint, chosen)
+            output.complain("hint:", "yellow", hint, color=color)
         return code
 
 
@@ -107,8 +107,3 @@ def _told(error: BaseException) -> tuple[str, str, int]:
             return f"{about}{error.strerror or error}", HINTS.get(error.errno or 0, ""), 1
     hint = "this should not happen; EBPFMESH_TRACEBACK=1 shows where it did"
     return f"{type(error).__name__}: {error}", hint, 1
-
-
-def _report(word: str, colour: str, text: str, chosen: Settings) -> None:
-    color = False if chosen.no_color else None
-    click.echo(f"{click.style(word, fg=colour, bold=True)} {text}", err=True, color=color)

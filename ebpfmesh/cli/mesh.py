@@ -82,8 +82,8 @@ def compile_() -> None:
         output.data(directory=place, compiled=done)
         return
     for name in done:
-        click.secho(f"+ program {name}", fg="green")
-    click.echo(f"{'kept in' if done else 'nothing to do: all are kept in'} {place}")
+        output.change(f"+ program {name}")
+    output.echo(f"{'kept in' if done else 'nothing to do: all are kept in'} {place}")
 
 
 @click.command(
@@ -108,7 +108,7 @@ def down() -> None:
     if settings().json:
         output.data(mesh=name, removed=removed)
     elif removed:
-        click.secho(f"- mesh {name}", fg="red")
+        output.change(f"- mesh {name}")
     else:
         output.say(f"there is no mesh {name}")
 
@@ -129,9 +129,9 @@ def gc() -> None:
         output.data(removed=removed)
         return
     for line in removed:
-        click.secho(f"- {line}", fg="red")
+        output.change(f"- {line}")
     if not removed:
-        click.echo("nothing to do")
+        output.echo("nothing to do")
 
 
 COMMANDS = (up, plan, compile_, down, gc)

@@ -1,35 +1,48 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""What a command says: data on stdout, as text, table or JSON; talk on stderr."""
+"""What a command says: data on stdout, as text, table or JSON; talk on stderr.
+
+Nothing else prints. What others named (functions, commands, interfaces, files) may hold control
+characters, which a terminal would obey: they are shown as escapes.
+"""
 
 import contextlib
 import json
+import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, is_dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import click
 
 from ebpfmesh.cli.base import settings
 
 if TYPE_CHECKING:
-    from rich.console import Console, RenderableType
+    from rich.console import Console, ConsoleOptions, RenderableType
+    from rich.segment import Segment
+
+Part: TypeAlias = str | tuple[str, str]
+"""A piece of a line: a text, or one and its style, which is a colour or ``bold``."""
 
 SCHEMA = 1
 WIDE = 4096  # columns where there is no terminal: a line stays a line
 _SIGNS = {"+": "green", "-": "red", "~": "yellow"}
+_CONTROL = re.compile("[\x7f-\x9f]")  # those that json leaves as they are
 
 
 def data(**parts: Any) -> None:
     """Print JSON: schema 1, with these keys."""
-    whole = {"schema": SCHEMA, **parts}
-    click.echo(json.dumps(whole, indent=2, ensure_ascii=False, default=_plain))
+    _echo_json({"schema": SCHEMA, **parts}, indent=2)
 
 
 def line(row: Any) -> None:
     """Print a row as one line of JSON, schema 1; for what comes one at a time."""
-    whole = {"schema": SCHEMA, **asdict(row)}
-    click.echo(json.dumps(whole, ensure_ascii=False, default=_plain))
+    _echo_json({"schema": SCHEMA, **asdict(row)}, indent=None)
+
+
+def _echo_json(whole: dict[str, Any], indent: int | None) -> None:
+    text = json.dumps(whole, indent=indent, ensure_ascii=False, default=_plain)
+    click.echo(_CONTROL.sub(lambda found: f"\\u{ord(found[0]):04x}", text))
 
 
 def _plain(value: Any) -> Any:
@@ -37,10 +50,40 @@ def _plain(value: Any) -> Any:
     return asdict(value) if is_dataclass(value) and not isinstance(value, type) else str(value)
 
 
+def printable(text: str) -> str:
+    """A text with control characters as escapes, such as ``\\x1b``: one line, and harmless."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def echo(*parts: Part) -> None:
+    """Print a line."""
+    click.echo("".join(_styled(part) for part in parts))
+
+
+def _styled(part: Part) -> str:
+    if isinstance(part, str):
+        return printable(part)
+    text, style = part
+    return click.style(printable(text), **({"bold": True} if style == "bold" else {"fg": style}))
+
+
+def change(line: str) -> None:
+    """Print a line that begins with what happened to something: ``+``, ``-`` or ``~``."""
+    echo((line, _SIGNS.get(line[0], "")))
+
+
 def say(text: str) -> None:
     """Tell something on stderr, unless told to be quiet."""
     if not settings().quiet:
-        click.echo(text, err=True)
+        click.echo(printable(text), err=True)
+
+
+def complain(word: str, colour: str, text: str, *, color: bool | None) -> None:
+    """Tell on stderr what went wrong, or what to do about it."""
+    line = f"{click.style(word, fg=colour, bold=True)} {printable(text)}"
+    click.echo(line, err=True, color=color)
 
 
 def operations(mesh: str, done: Sequence[Any]) -> None:
@@ -53,10 +96,9 @@ def operations(mesh: str, done: Sequence[Any]) -> None:
         data(mesh=mesh, operations=rows)
         return
     for operation in done:
-        line = operation.describe()
-        click.secho(line, fg=_SIGNS.get(line[0]))
+        change(operation.describe())
     if not done:
-        click.echo("nothing to do")
+        echo("nothing to do")
 
 
 @contextlib.contextmanager
@@ -64,12 +106,14 @@ def steps(title: str) -> Iterator[Callable[[str], None]]:
     """An ``on_step``: each step as a line with -v; else, on a terminal, one line that changes."""
     chosen = settings()
     if chosen.verbose:
-        yield lambda step: click.echo(f"… {step}", err=True)
+        yield lambda step: say(f"… {step}")
     elif chosen.quiet or not sys.stderr.isatty():
         yield lambda _step: None
     else:
+        from rich.text import Text
+
         with console(stderr=True).status(title) as status:
-            yield lambda step: status.update(f"{title}: {step}")
+            yield lambda step: status.update(Text(printable(f"{title}: {step}")))
 
 
 def console(*, stderr: bool = False) -> "Console":
@@ -111,19 +155,34 @@ def table(columns: Iterable[str], rows: Iterable[Sequence[object]], *, empty: st
 def _cell(value: object) -> str:
     from rich.markup import escape
 
-    return "–" if value is None else escape(str(value))
+    return "–" if value is None else escape(printable(str(value)))
 
 
 def mark(text: str, colour: str) -> Any:
     """A cell in a colour."""
     from rich.text import Text
 
-    return Text(text, style=colour)
+    return Text(printable(text), style=colour)
 
 
 def show(thing: "RenderableType") -> None:
     """Print something of rich."""
-    console().print(thing)
+    console().print(_Printable(thing))
+
+
+class _Printable:
+    """Something of rich without control characters in its texts."""
+
+    def __init__(self, thing: "RenderableType") -> None:
+        self._thing = thing
+
+    def __rich_console__(
+        self, console: "Console", options: "ConsoleOptions"
+    ) -> "Iterator[Segment]":
+        for segment in console.render(self._thing, options):
+            ended = segment.text.endswith("\n")
+            text = printable(segment.text.removesuffix("\n")) + "\n" * ended
+            yield segment._replace(text=text)
 
 
 def number(value: int) -> str:

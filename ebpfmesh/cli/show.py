@@ -75,7 +75,7 @@ def show_mesh() -> None:
         ("pins", row.pins),
         ("namespace", f"inode {row.netns_inode}"),
     ):
-        click.echo(f"{click.style(f'{name:<11}', bold=True)}{text}")
+        output.echo((f"{name:<11}", "bold"), str(text))
 
 
 def _without_name(row: "Mesh") -> dict[str, Any]:

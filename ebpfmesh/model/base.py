@@ -13,7 +13,7 @@ from ipaddress import (
 )
 from typing import Annotated, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from ebpfmesh.errors import UsageError
 
@@ -115,6 +115,15 @@ def repeated(values: Iterable[_Item]) -> Iterator[tuple[int, _Item]]:
 Name = Annotated[str, Field(pattern=LABEL, max_length=63, description=f"{LABEL_TEXT} 63")]
 MeshName = Annotated[str, Field(pattern=LABEL, max_length=32, description=f"{LABEL_TEXT} 32")]
 Port = Annotated[int, Field(ge=1, le=65535, description="an integer from 1 to 65535")]
+
+
+def check_mesh_name(text: str) -> str:
+    """``text`` if a mesh can be called so, and have files of that name; raises ``Invalid``."""
+    try:
+        return TypeAdapter(MeshName).validate_python(text)
+    except ValidationError:
+        hint = f"allowed: {LABEL_TEXT} 32"
+        raise Invalid(f"{show(text)} is not the name of a mesh", hint=hint) from None
 
 
 class Model(BaseModel):

@@ -127,7 +127,10 @@ def test_events_end_after_some_seconds() -> None:
 
 def test_what_there_is_not_is_refused() -> None:
     error, hint = complaint("events", "--reason", "POLICE", code=2)
-    assert (error, hint) == ("there is no reason POLICE", 'did you mean "POLICY"?')
+    assert (error, hint) == ('there is no reason "POLICE"', 'did you mean "POLICY"?')
+    error, _ = complaint("events", "--reason", "", code=2)
+    assert error == 'there is no reason ""'
+    complaint("events", "--function", "", code=3)
     error, hint = complaint("events", "--function", "phne", code=3)
     assert hint == 'did you mean "phone"?'
     complaint("--mesh", "other", "events", code=3)

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: BSD-2-Clause
 """What show shows of a mesh: tables for people, and the same as JSON."""
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -79,3 +80,19 @@ def test_show_drops_after_a_blocked_packet() -> None:
     lines = [line.split() for line in ebpfmesh("show", "drops").stdout.splitlines()]
     (line,) = (line for line in lines if line[0] == "server-0" and "POLICY" in line)
     assert "the policy forbids it" in " ".join(line)
+
+
+def test_a_terminal_has_nothing_to_obey(tmp_path: Path) -> None:
+    """A name that would set the colour and the title of the window."""
+    program = tmp_path / "\x1b[31m\x1b]0;mine\x07"
+    program.symlink_to("/bin/sleep")
+    command = json.dumps([str(program), "1000"])
+    file = tmp_path / "noisy.toml"
+    file.write_text(f'[mesh]\nname = "noisy"\n[[function]]\nname = "f"\ncommand = {command}\n')
+    ebpfmesh("up", file)
+    try:
+        done = ebpfmesh("--mesh", "noisy", "show", "functions")
+    finally:
+        ebpfmesh("--mesh", "noisy", "down")
+    assert "\\x1b[31m\\x1b]0;mine\\x07" in done.stdout
+    assert all(line.isprintable() for line in done.stdout.splitlines())

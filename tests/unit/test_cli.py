@@ -12,6 +12,8 @@ from pathlib import Path
 import click
 import pytest
 
+from ebpfmesh import model
+from ebpfmesh.cli import output
 from ebpfmesh.cli.base import Group, Settings
 from ebpfmesh.cli.main import cli
 
@@ -201,3 +203,57 @@ def test_what_cannot_be_written_is_told_with_a_hint() -> None:
         "error: No space left on device\n"
         "hint: the disk is full: make room, or choose another place\n"
     )
+
+
+@pytest.mark.parametrize("name", ["/etc/passwd", "", "../x", "a\x1b[31m", "Edge", "x" * 33, "a\n"])
+def test_a_mesh_is_named_before_anything_is_looked_for(name: str) -> None:
+    """In the environment too, where an empty name is none, as with all variables."""
+    for words, environment in (
+        (("--mesh", name, "down"), {}),
+        (("show", "maps", "--mesh", name), {}),
+        *([(("down",), {"EBPFMESH_MESH": name})] if name else []),
+    ):
+        done = run(*words, **environment)
+        assert done.returncode == 2
+        error, hint = done.stderr.splitlines()
+        assert error == f"error: {model.show(name)} is not the name of a mesh"
+        assert hint == ("hint: allowed: lower-case letters, digits and inner hyphens, at most 32")
+    assert not Path("/etc/passwd.lock").exists()
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("plan", "\x1b]0;title\x07.toml"),
+        ("show", "\x1b[31mred"),
+        ("events", "--reason", "\x9b31m"),
+        ("--mesh", "\x7f", "down"),
+        ("bench", "run", "\x1b[2J"),
+    ],
+)
+def test_errors_hold_no_control_characters(words: tuple[str, ...]) -> None:
+    done = run(*words)
+    assert done.returncode != 0
+    assert all(line.isprintable() for line in done.stderr.splitlines())
+
+
+def test_what_is_printed_holds_no_control_characters(capsys: pytest.CaptureFixture[str]) -> None:
+    text = "\x1b[31m a\tb\nc\x9b\x7f\u202e\udc80 é"
+    shown = "\\x1b[31m a\\tb\\nc\\x9b\\x7f\\u202e\\udc80 é"
+    with click.Context(cli, obj=Settings()):
+        output.echo(text, (text, "red"))
+        output.change(f"+ {text}")
+        output.say(text)
+        output.complain("error:", "red", text, color=None)
+        output.table(("a", "b"), [(text, output.mark(text, "red"))], empty="")
+        output.show("\x1b[2J")
+        with output.steps("title") as step:
+            step(text)
+        output.data(text=text[:-3])
+    told = capsys.readouterr()
+    assert told.out.count(shown) == 5
+    assert told.err.count(shown) == 2
+    lines, brace, found = told.out.partition("{")
+    assert all(line.isprintable() for line in (lines + told.err).splitlines())
+    assert not set(found) & set("\x1b\x7f\x9b")
+    assert json.loads(brace + found)["text"] == text[:-3]
