@@ -70,6 +70,11 @@ def between(low: float, high: float) -> str:
     return first if first == last else f"{first}–{last}"
 
 
+def percent(part: float) -> str:
+    """A part of a whole: 97 %."""
+    return f"{part:.0%}".replace("%", f"{THIN}%")
+
+
 def plain(text: str) -> str:
     """A text without the marks of what is typed."""
     return text.replace("`", "")

@@ -6,7 +6,6 @@ import math
 from collections.abc import Mapping
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from ebpfmesh.bench import scenario, words
@@ -33,8 +32,8 @@ VALUES: Values = {
 }
 
 
-def made(values: Values = VALUES, rounds: int = 5) -> Results:
-    """Results whose machine gets slower by a half from the first round to the fifth."""
+def made(values: Values = VALUES, rounds: int = 6) -> Results:
+    """Results whose machine gets slower by more than a half from the first round to the sixth."""
     measurements = tuple(
         Measurement(number, *where, value * _speed(where[0], number), "raw/x.txt")
         for number in range(1, rounds + 1)
@@ -68,9 +67,9 @@ def test_ratios_are_taken_within_rounds() -> None:
     assert (found.low, found.ratio, found.high) == pytest.approx((3, 3, 3))
     assert not found.is_noisy
     spread = next(f for f in analyse.figures(made()) if (f.kind, f.path) == ("pps", "routed"))
-    assert (spread.least, spread.median, spread.greatest) == pytest.approx((0.5, 0.7, 0.9))
+    assert (spread.least, spread.median, spread.greatest) == pytest.approx((0.4, 0.65, 0.9))
     assert spread.is_noisy
-    assert analyse.round_ratios(made())["pps", "iptables", "services", 1] == pytest.approx([3] * 5)
+    assert analyse.round_ratios(made())["pps", "iptables", "services", 1] == pytest.approx([3] * 6)
 
 
 def test_path_without_services_is_the_base_at_every_number() -> None:
@@ -190,9 +189,12 @@ def test_advantage_is_above_1_where_the_mesh_is_better() -> None:
     assert slower.advantage == pytest.approx((1 / 1.2,) * 3)
 
 
-def test_nothing_is_concluded_from_two_rounds() -> None:
-    assert not analyse.losses(made(rounds=2))
-    assert len(analyse.unclear(made(rounds=2))) == len(analyse.ratios(made()))
+def test_nothing_is_concluded_from_five_rounds_and_no_goal_holds_or_fails() -> None:
+    few = made(rounds=5)
+    assert not analyse.losses(few)
+    assert len(analyse.unclear(few)) == len(analyse.ratios(made()))
+    assert {r.verdict for r in analyse.ratios(few)} == {"unclear", ""}
+    assert {r.verdict for r in analyse.ratios(made())} == {"holds", "fails", ""}
     assert not analyse.unclear(made())
 
 
@@ -223,30 +225,12 @@ def test_losing_nothing_beside_nothing_is_the_same_and_beside_something_infinite
     assert analyse.losses(results) == (worse,)
 
 
-def test_interval_is_the_same_on_every_call_and_holds_the_median() -> None:
-    values = [1.0, 1.1, 0.9, 1.05, 3.0]
-    first, second = analyse.median_interval(values), analyse.median_interval(tuple(values))
-    assert first == second
-    middle, low, high = first
-    assert low <= middle <= high
-    assert middle == pytest.approx(1.05)
-    assert (low, high) == (0.9, 3.0)
-
-
-def test_resampled_medians_are_of_the_values_and_as_the_seed_says() -> None:
-    drawn = analyse.resampled_medians([1.0, 2.0, 3.0], 5)
-    assert len(drawn) == analyse.RESAMPLES
-    assert set(drawn) == {1.0, 2.0, 3.0}
-    assert np.array_equal(drawn, analyse.resampled_medians([1.0, 2.0, 3.0], 5))
-    assert not np.array_equal(drawn, analyse.resampled_medians([1.0, 2.0, 3.0], 6))
-
-
 def test_failed_measurements_are_left_out_and_told() -> None:
     results = made()
     bad = dataclasses.replace(results.measurements[0], value=None, error="broken pipe")
     results = dataclasses.replace(results, measurements=(bad, *results.measurements[1:]))
     figure = next(f for f in analyse.figures(results) if f.path == bad.path)
-    assert figure.rounds == 4
+    assert figure.rounds == 5
     assert analyse.failures(results) == (bad,)
 
 

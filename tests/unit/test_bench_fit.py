@@ -63,10 +63,12 @@ def test_scenario_covers_four_decades() -> None:
 
 def test_path_in_proportion() -> None:
     found = only(made(proportional))
-    assert found.slope == pytest.approx((1, 1, 1))
+    assert found.slope is not None
+    assert found.slope[:3] == pytest.approx((1, 1, 1))
     assert found.r_squared == pytest.approx(1)
     assert (found.fixed, found.cost) == pytest.approx((0, 80), abs=1e-9)
-    assert found.tenth == pytest.approx((0.1, 0.1, 0.1))
+    assert found.tenth is not None
+    assert found.tenth[:3] == pytest.approx((0.1, 0.1, 0.1))
     assert (found.dynamic_range, found.proportionality) == pytest.approx((1, 1))
     assert (found.full, found.saturated, found.peak) == (10**9, None, pytest.approx(80))
     assert found.machine == pytest.approx(81)
@@ -74,7 +76,8 @@ def test_path_in_proportion() -> None:
 
 def test_path_that_polls() -> None:
     found = only(made(polling, idle=100))
-    assert found.idle == pytest.approx((100, 100, 100))
+    assert found.idle is not None
+    assert found.idle[:3] == pytest.approx((100, 100, 100))
     assert found.slope is not None
     assert found.slope[0] == pytest.approx(0, abs=0.01)
     assert (found.fixed, found.cost) == pytest.approx((100, 3))
@@ -91,13 +94,14 @@ def test_daemon_that_wakes_up_now_and_then_is_not_idle() -> None:
         for m in results.measurements
     )
     idle = only(dataclasses.replace(results, measurements=seldom)).idle
-    assert idle == pytest.approx((0.1, 0.1, 0.1))
+    assert idle[:3] == pytest.approx((0.1, 0.1, 0.1))
 
 
 def test_path_that_jumps_to_a_core() -> None:
     found = only(made(lambda load, _: min(100.0, 100 * load / 1e8)))
     assert found.dynamic_range == pytest.approx(1)
-    assert found.tenth == pytest.approx((1, 1, 1))
+    assert found.tenth is not None
+    assert found.tenth[:3] == pytest.approx((1, 1, 1))
     assert found.proportionality == pytest.approx(0.1, abs=0.01)
 
 
@@ -107,7 +111,7 @@ def test_noise_makes_the_intervals_wide_and_hides_nothing() -> None:
     rough = np.random.default_rng(4)
     other = only(made(lambda load, _: proportional(load, 0) * rough.lognormal(0, 0.3)))
     assert other.slope is not None
-    value, low, high = other.slope
+    value, low, high, _ = other.slope
     assert low < value < high
     assert 0.005 < high - low < 0.5
     assert value == pytest.approx(1, abs=0.1)
@@ -117,8 +121,10 @@ def test_nothing_is_fitted_from_saturation_on() -> None:
     found = only(made(lambda load, _: min(proportional(load, 0), 16.0), limit=2.05e8))
     assert (found.full, found.saturated) == (2 * 10**8, 5 * 10**8)
     assert found.peak == pytest.approx(16)
-    assert found.slope == pytest.approx((1, 1, 1))
-    assert found.tenth == pytest.approx((0.1, 0.1, 0.1))
+    assert found.slope is not None
+    assert found.slope[:3] == pytest.approx((1, 1, 1))
+    assert found.tenth is not None
+    assert found.tenth[:3] == pytest.approx((0.1, 0.1, 0.1))
 
 
 def test_load_that_the_machine_disturbed_is_not_saturation() -> None:
@@ -133,12 +139,14 @@ def test_load_that_the_machine_disturbed_is_not_saturation() -> None:
     )
     found = only(dataclasses.replace(results, measurements=late))
     assert (found.full, found.saturated) == (10**9, None)
-    assert found.slope == pytest.approx((1, 1, 1))
+    assert found.slope is not None
+    assert found.slope[:3] == pytest.approx((1, 1, 1))
 
 
 def test_cpu_in_the_noise_does_not_bend_the_slope() -> None:
     found = only(made(lambda load, _: max(8 * load / 1e9, 0.009)))
-    assert found.slope == pytest.approx((1, 1, 1), abs=1e-6)
+    assert found.slope is not None
+    assert found.slope[:3] == pytest.approx((1, 1, 1), abs=1e-6)
 
 
 def test_path_that_carries_nothing_has_no_fit() -> None:

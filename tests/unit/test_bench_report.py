@@ -21,7 +21,7 @@ from ebpfmesh.bench.stats import analyse
 from support import bench_data
 
 SCENARIO: dict[str, Any] = {
-    "name": "test", "title": "a test & its <title>", "about": "What `x` is: <b>", "rounds": 5,
+    "name": "test", "title": "a test & its <title>", "about": "What `x` is: <b>", "rounds": 6,
     "control": 2,
     "measure": [
         {
@@ -198,7 +198,7 @@ def test_tallies_in_words(tally: tuple[int, int, int], sentence: str) -> None:
 
 def of(at: int, value: float, spread: float = 0.01, kind: str = "pps") -> analyse.Ratio:
     ends = value * (1 - spread), value * (1 + spread)
-    return analyse.Ratio(kind, "services", at, "iptables", value, *ends, 5, None)
+    return analyse.Ratio(kind, "services", at, "iptables", value, *ends, 0.97, 6, None)
 
 
 def test_tallies_count_the_conclusions_by_rival() -> None:
@@ -263,7 +263,7 @@ def test_files_beside_the_page(results: Results, tmp_path: Path) -> None:
 def test_a_ratio_to_nothing_is_null_in_json() -> None:
     lines = tuple(
         Measurement(n, "update-lost", path, "services", 1, lost, "raw/x")
-        for n in range(1, 6)
+        for n in range(1, 7)
         for path, lost in (("iptables", 0.0), ("mesh", 3.0))
     )
     found = dataclasses.replace(bench_data.made(SCENARIO), measurements=lines)

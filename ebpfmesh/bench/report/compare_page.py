@@ -15,7 +15,7 @@ from ebpfmesh.bench.report.run_page import template
 from ebpfmesh.bench.report.sections import TONES, Cell, Section
 from ebpfmesh.bench.results import Results
 from ebpfmesh.bench.stats.analyse import COSTS
-from ebpfmesh.bench.stats.compare import CHANCE, Change, Comparison
+from ebpfmesh.bench.stats.compare import Change, Comparison
 from ebpfmesh.bench.words import count, number
 
 KIND_ORDER = [*KINDS, *COSTS]
@@ -46,10 +46,11 @@ def headlines(comparison: Comparison) -> list[str]:
     """What changed, in sentences."""
     found = Counter(change.verdict for change in comparison.changes)
     total = len(comparison.changes)
-    by_chance = max(round(total * CHANCE), 1)
+    by_chance = round(sum(1 - change.coverage for change in comparison.changes if change.coverage))
     verdicts = (
         f"Of {total} figures {found['better']} are better than before, {found['worse']} worse, "
-        f"{found['unclear']} neither clearly. About {by_chance} would seem to differ by chance."
+        f"{found['unclear']} neither clearly. By chance alone {max(by_chance, 1)} at most would "
+        "seem to differ."
     )
     said = [verdicts]
     if comparison.drift is not None:
@@ -70,7 +71,7 @@ def tables(comparison: Comparison) -> Iterator[Section]:
     """What differs around the figures, then the changes; those that have rows."""
     around = tuple(comparison.environment)
     yield from _if_rows(Section("What else differs", ("what", "before", "after"), around))
-    note = "After ÷ before, by medians; each run's rounds resampled on their own. Greatest first."
+    note = "After ÷ before, by medians; the ends of both intervals divided. Greatest first."
     yield from _if_rows(_changes("Figures, after beside before", comparison.changes, note))
     note = "The mesh ÷ another path within rounds, after ÷ before: a slower machine cancels out."
     title = "The mesh beside other paths, after beside before"
@@ -88,12 +89,13 @@ def _changes(title: str, changes: Sequence[Change], note: str) -> Section:
             sections.title_of(c.kind), f"{c.path} ÷ {c.base}" if c.base else c.path,
             sections.at_of(c.axis, c.at, everywhere=c.everywhere), c.before, c.after,
             Cell(number(c.ratio), c.size, TONES[c.verdict]),
-            sections.interval(c.low, c.high), Cell(c.verdict, None, TONES[c.verdict]),
+            sections.interval(c), Cell(c.verdict, None, TONES[c.verdict]),
         )
         for c in changes
     )  # fmt: skip
     columns = (
-        "figure", "path", ">at", ">before", ">after", ">ratio", ">95 % interval", "it is",
+        "figure", "path", ">at", ">before", ">after", ">ratio",
+        f">{sections.sure(changes)} interval", "it is",
     )  # fmt: skip
     return Section(title, columns, rows, note)
 

@@ -5,8 +5,9 @@ from collections.abc import Iterator
 
 from ebpfmesh.bench.kinds import KINDS
 from ebpfmesh.bench.results import Results
-from ebpfmesh.bench.stats.analyse import COSTS, LEAST_ROUNDS, RESAMPLES
-from ebpfmesh.bench.words import count
+from ebpfmesh.bench.stats.analyse import COSTS
+from ebpfmesh.bench.stats.intervals import LEAST_ROUNDS, rank
+from ebpfmesh.bench.words import count, percent
 
 TAKES = {
     "pps": (
@@ -82,9 +83,20 @@ def sentences(results: Results) -> Iterator[str]:
         yield "What building a path takes is measured once, its memory roughly."
     if any(m.kind in COSTS for m in results.measurements):
         yield "The mesh's own cost: on meshes made for it, after the rounds; judged by medians."
+    yield "Figures are medians over the rounds, ratios medians of the ratios within rounds."
+    yield from _intervals(results.scenario["rounds"])
+
+
+def _intervals(rounds: int) -> Iterator[str]:
+    k, coverage = rank(rounds)
+    if coverage:
+        ends = f"from number {k} to number {rounds + 1 - k} of the {rounds} rounds, sorted"
+        yield (
+            f"Intervals are exact, whatever the distribution: {ends}, which hold the true median "
+            f"with a probability of {percent(coverage)} (binomial)."
+        )
     yield (
-        f"Figures are medians over the rounds, ratios medians of the ratios within rounds. "
-        f"Intervals: 95 % of {count(RESAMPLES)} bootstrap resamples of that median. Better and "
-        f"worse are said only if all of the interval is on one side of 1, and never of fewer than "
-        f"{LEAST_ROUNDS} rounds. An interval wider than a fifth of its value is called noisy."
+        "Better and worse, and whether a goal holds or fails, are said only if all of the interval "
+        f"is on one side, and never of fewer than {LEAST_ROUNDS} rounds, whose intervals cannot "
+        "reach 95 %. An interval wider than a fifth of its value is called noisy."
     )

@@ -24,6 +24,7 @@ Data = tuple[tuple[str, ...], list[tuple[object, ...]]]
 """Names of columns, and rows."""
 FIGURE_COLUMNS = (
     "kind", "path", "axis", "at", "unit", "median", "low", "high", "least", "greatest", "rounds",
+    "coverage",
 )  # fmt: skip
 
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: BSD-2-Clause
 """Draws pictures: as SVG for a page, whose ink they take, and as PNG for a paper.
 
-Every path has a colour, a marker and a dash of its own, the same everywhere; whiskers are 95 %
-bootstrap intervals of the median.
+Every path has a colour, a marker and a dash of its own, the same everywhere; whiskers are
+intervals of the median.
 """
 
 import re

@@ -31,6 +31,7 @@ SECTIONS: tuple[Callable[[Results], Section], ...] = (
 """The tables of a report, in its order; one without rows is left out."""
 RATIO_COLUMNS = (
     "kind", "axis", "at", "base", "ratio", "low", "high", "rounds", "conclusion", "goal", "verdict",
+    "coverage",
 )  # fmt: skip
 
 
@@ -113,6 +114,7 @@ def render(results: Results) -> str:
         all_figures=sections.figures(results),
         method=list(method.sentences(results)),
         subject=SUBJECT,
+        sure=sections.sure(analyse.figures(results)),
     )
 
 

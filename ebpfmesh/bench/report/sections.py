@@ -5,10 +5,10 @@ A further table is a function in ``report.SECTIONS``.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
-from typing import Literal
+from typing import Literal, Protocol
 
 from rich.table import Table
 from rich.text import Text
@@ -18,7 +18,7 @@ from ebpfmesh.bench.report.pictures import places
 from ebpfmesh.bench.results import Results
 from ebpfmesh.bench.stats import analyse, fit
 from ebpfmesh.bench.stats.analyse import COSTS, Figure, Ratio
-from ebpfmesh.bench.words import between, capital, compact, count, number, place, short
+from ebpfmesh.bench.words import between, capital, compact, count, number, percent, place, short
 
 Tone = Literal["", "good", "bad", "unclear"]
 COLOURS = {"good": "green", "bad": "red", "unclear": "yellow"}
@@ -84,23 +84,43 @@ def at_of(axis: str, at: int, *, everywhere: bool = False) -> Cell:
     return Cell(text, at, brief=" ".join(text.split(" ")[:2]))
 
 
-def interval(low: float, high: float) -> Cell:
-    """Both ends of an interval, sorted by its width."""
-    return Cell(between(low, high), high - low if math.isfinite(high) else math.inf)
+class Measured(Protocol):
+    """What has an interval."""
+
+    @property
+    def low(self) -> float: ...  # noqa: D102
+    @property
+    def high(self) -> float: ...  # noqa: D102
+    @property
+    def coverage(self) -> float: ...  # noqa: D102
+
+
+def interval(of: Measured) -> Cell:
+    """Both ends of an interval, sorted by its width; a dash where there is one value only."""
+    if not of.coverage:
+        return Cell(DASH)
+    return Cell(between(of.low, of.high), of.high - of.low if math.isfinite(of.high) else math.inf)
+
+
+def sure(items: Iterable[Measured]) -> str:
+    """How probably the intervals hold what is true: 97 %, or from what to what."""
+    found = sorted({item.coverage for item in items if item.coverage})
+    return " to ".join(dict.fromkeys(map(percent, found[:1] + found[-1:]))) or DASH
 
 
 def figures(results: Results) -> Section:
     """All figures."""
+    found = analyse.figures(results)
     rows = tuple(
         (
             title_of(f.kind), f.path, at_of(f.axis, f.at, everywhere=f.everywhere), f.median,
-            interval(f.low, f.high), f.least, f.greatest, f.unit, Cell(count(f.rounds), f.rounds),
+            interval(f), f.least, f.greatest, f.unit, Cell(count(f.rounds), f.rounds),
         )
-        for f in analyse.figures(results)
+        for f in found
     )  # fmt: skip
     columns = (
-        "figure", "path", ">at", ">median", ">95 % interval", ">least", ">greatest", "unit",
-        ">rounds",
+        "figure", "path", ">at", ">median", f">{sure(found)} interval", ">least", ">greatest",
+        "unit", ">rounds",
     )  # fmt: skip
     return Section("All figures", columns, rows, "Medians over the rounds.")
 
@@ -124,12 +144,12 @@ def _ratios(title: str, over: str, found: Sequence[Ratio]) -> Section:
         row = (
             title_of(r.kind), at_of(r.axis, r.at), r.base,
             Cell(number(r.ratio), r.ratio, TONES[r.conclusion]),
-            replace(interval(r.low, r.high), tone=noisy),
+            replace(interval(r), tone=noisy),
             Cell(r.conclusion, None, TONES[r.conclusion]),
             _goal(r),
         )  # fmt: skip
         rows.append(row if with_goals else row[:-1])
-    columns = ("figure", ">at", over, ">ratio", ">95 % interval", "mesh is", "goal")
+    columns = ("figure", ">at", over, ">ratio", f">{sure(found)} interval", "mesh is", "goal")
     note = "Medians of the ratios within rounds. An interval on both sides of 1 is unclear."
     return Section(title, columns if with_goals else columns[:-1], tuple(rows), note)
 

@@ -145,7 +145,8 @@ def _said(extent: Extent) -> Cell:
 
 
 def _times(ratio: Ratio) -> str:
-    return f"{number(ratio.ratio)}× {ratio.base} ({between(ratio.low, ratio.high)})"
+    within = f" ({between(ratio.low, ratio.high)})" if ratio.coverage else ""
+    return f"{number(ratio.ratio)}× {ratio.base}{within}"
 
 
 def failure_sentence(measurement: Measurement) -> str:

@@ -1,21 +1,20 @@
 # SPDX-License-Identifier: BSD-2-Clause
 """What the raw results say: a pure function of them, the same on every call.
 
-A figure is the median over the rounds, with a 95 % bootstrap interval. A ratio is taken within each
-round, where both sides met the same machine, and its median is given with such an interval. What
-lies on both sides of a goal, or of 1, is unclear: it is neither a success nor a loss.
+A figure is the median over the rounds, with an exact interval (``intervals``). A ratio is taken
+within each round, where both sides met the same machine, and its median is given with such an
+interval. What lies on both sides of a goal, or of 1, is unclear: it is neither a success nor a
+loss; and so is what was measured in fewer than LEAST_ROUNDS rounds.
 """
 
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import Any, Literal
-
-import numpy as np
+from typing import Literal
 
 from ebpfmesh.bench.kinds import AXES, KINDS
 from ebpfmesh.bench.results import Measurement, Results
+from ebpfmesh.bench.stats.intervals import LEAST_ROUNDS, of_median
 from ebpfmesh.bench.words import place
 from ebpfmesh.bench.workload import MAX_SERVICES
 from ebpfmesh.errors import NotFound
@@ -23,9 +22,6 @@ from ebpfmesh.errors import NotFound
 SUBJECT = "mesh"
 RIVALS = ("iptables", "nftables")
 """What people use instead: the paths that the summary is about."""
-RESAMPLES = 4000
-LEAST_ROUNDS = 3
-"""Fewer say nothing about how much they differ, so nothing is concluded from them."""
 NOISY = 0.2
 """Width of an interval, relative to the ratio, from which it is called noisy."""
 
@@ -118,6 +114,7 @@ class Figure:
     median: float
     low: float
     high: float
+    coverage: float
     least: float
     greatest: float
     rounds: int
@@ -160,13 +157,21 @@ class Ratio:
     ratio: float
     low: float
     high: float
+    coverage: float
     rounds: int
     goal: Goal | None
 
     @property
+    def is_enough(self) -> bool:
+        """Whether there are enough rounds to conclude something."""
+        return self.rounds >= LEAST_ROUNDS
+
+    @property
     def verdict(self) -> Verdict:
         """Whether the goal holds; empty without one."""
-        return self.goal.judge(self.low, self.high) if self.goal else ""
+        if not self.goal:
+            return ""
+        return self.goal.judge(self.low, self.high) if self.is_enough else "unclear"
 
     @property
     def is_noisy(self) -> bool:
@@ -180,7 +185,7 @@ class Ratio:
             self.low,
             self.high,
             more_is_better=KINDS[self.kind].more_is_better,
-            enough=self.rounds >= LEAST_ROUNDS,
+            enough=self.is_enough,
         )
 
     @property
@@ -252,7 +257,7 @@ def _figures(results: Results, *, costs: bool) -> Iterator[Figure]:
             found = list(by_round.values())
             ends = min(found), max(found)
             same = is_everywhere(results, where)
-            yield Figure(*where, *median_interval(found), *ends, len(found), same)
+            yield Figure(*where, *of_median(found), *ends, len(found), same)
 
 
 def is_everywhere(results: Results, where: Where) -> bool:
@@ -336,31 +341,7 @@ def _divided(above: dict[int, float], below: dict[int, float]) -> list[float]:
 def _ratio(where: Where, divided: Sequence[float], goal: Goal | None) -> Ratio:
     """Of what is at ``where``, whose path is the base."""
     kind, base, axis, at = where
-    return Ratio(kind, axis, at, base, *median_interval(divided), len(divided), goal)
-
-
-def median_interval(values: Sequence[float]) -> tuple[float, float, float]:
-    """The median and its 95 % interval: percentiles of resampled medians, always the same."""
-    return _median_interval(tuple(values)) if values else (math.nan,) * 3
-
-
-@lru_cache(maxsize=4096)
-def _median_interval(values: tuple[float, ...]) -> tuple[float, float, float]:
-    low, high = middle_95(resampled_medians(values))
-    return float(np.median(values)), float(low), float(high)
-
-
-def middle_95(values: "np.ndarray[Any, Any]") -> tuple[float, float]:
-    """Where 95 % of them lie; of infinite ones, to the nearest value."""
-    method: Literal["linear", "nearest"] = "linear" if np.isfinite(values).all() else "nearest"
-    low, high = np.percentile(values, [2.5, 97.5], method=method)
-    return float(low), float(high)
-
-
-def resampled_medians(values: Sequence[float], seed: int = 0) -> "np.ndarray[Any, Any]":
-    """RESAMPLES medians, each of as many values drawn from these with replacement."""
-    draws = np.random.default_rng(seed).choice(values, size=(RESAMPLES, len(values)))
-    return np.asarray(np.median(draws, axis=1))
+    return Ratio(kind, axis, at, base, *of_median(divided), len(divided), goal)
 
 
 def failures(results: Results) -> tuple[Measurement, ...]:
@@ -376,7 +357,5 @@ def losses(results: Results) -> tuple[Ratio, ...]:
 def unclear(results: Results) -> tuple[Ratio, ...]:
     """Where the run is too noisy, or too short, to say which is better."""
     return tuple(
-        r
-        for r in ratios(results)
-        if r.conclusion == "unclear" and (r.is_noisy or r.rounds < LEAST_ROUNDS)
+        r for r in ratios(results) if r.conclusion == "unclear" and (r.is_noisy or not r.is_enough)
     )

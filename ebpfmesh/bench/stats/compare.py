@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: BSD-2-Clause
 """Two runs on the same machine, before and after a change: a pure function of their results.
 
-A change is the ratio of the medians, after ÷ before; its interval comes from resampling the rounds
-of each run on their own, since rounds of different runs have nothing in common. The machine itself
-may have become slower or faster between the runs: ``drift`` says what the paths without the mesh
-tell of that, and ``relative`` compares what does not depend on it, the ratios within rounds.
+A change is the ratio of the medians, after ÷ before, with the far ends of both intervals as its
+own, since rounds of different runs have nothing in common (``intervals.of_quotient``). The machine
+itself may have become slower or faster between the runs: ``drift`` says what the paths without the
+mesh tell of that, and ``relative`` compares what does not depend on it, the ratios within rounds.
 """
 
 import math
@@ -15,7 +15,8 @@ from statistics import median
 from ebpfmesh.bench.kinds import KINDS
 from ebpfmesh.bench.results import Results
 from ebpfmesh.bench.stats import analyse
-from ebpfmesh.bench.stats.analyse import COSTS, LEAST_ROUNDS, SUBJECT, Conclusion, conclude
+from ebpfmesh.bench.stats.analyse import COSTS, SUBJECT, Conclusion, conclude
+from ebpfmesh.bench.stats.intervals import LEAST_ROUNDS, of_quotient
 from ebpfmesh.bench.words import place
 from ebpfmesh.errors import UsageError
 
@@ -25,8 +26,6 @@ MEMORY_SPREAD = 0.03
 """How much of the memory may differ: kernels keep different amounts of it for themselves."""
 OF_A_RUN = ("time", "load before", "generator", "connecting client")
 """What is different in every run."""
-CHANCE = 0.05
-"""How many of the intervals lie on one side of 1 by chance alone."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +43,7 @@ class Change:
     ratio: float
     low: float
     high: float
+    coverage: float
     rounds_before: int
     rounds_after: int
 
@@ -177,13 +177,7 @@ def _change(
 ) -> Change:
     rounds = len(before), len(after)
     ends = median(before), median(after)
-    return Change(*where, base, everywhere, *ends, *unpaired_ratio(before, after), *rounds)
-
-
-def unpaired_ratio(before: Sequence[float], after: Sequence[float]) -> tuple[float, float, float]:
-    """Median after ÷ median before, and its 95 % interval by resampling each on its own."""
-    drawn = analyse.resampled_medians(after, seed=1) / analyse.resampled_medians(before, seed=2)
-    return median(after) / median(before), *analyse.middle_95(drawn)
+    return Change(*where, base, everywhere, *ends, *of_quotient(after, before), *rounds)
 
 
 def _greatest_first(changes: Iterable[Change]) -> tuple[Change, ...]:

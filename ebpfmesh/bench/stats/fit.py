@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: BSD-2-Clause
 """How a path's CPU follows the load: a pure function of the results, the same on every call.
 
-Read from the kinds of ``measure.load``, at the median over the rounds; intervals are of
-95 %, by drawing whole rounds anew. A load is carried if CARRIED of it arrived; the full load is the
-greatest that was. One below it that was not is left out: the machine was at something else.
+Read from the kinds of ``measure.load``, at the median over the rounds; what has an interval is made
+of each round on its own, and is the median of those (``intervals``). A load is carried if CARRIED
+of it arrived; the full load is the greatest that was. One below it that was not is left out: the
+machine was at something else.
 
 - idle: CPU while nothing is sent, in % of one core: of the receiver that waits and of the path's
-  own processes. A path in the kernel has none; what its timers cost is not seen. The mean over all
-  loads and rounds, since a daemon that wakes up once a second is missed by most of the windows.
+  own processes. A path in the kernel has none; what its timers cost is not seen. Of a round it is
+  the mean over all loads, since a daemon that wakes up once a second is missed by most windows.
 - whole machine: what the machine took more at the full load than before it, of whatever. Where it
   is far from the CPU of the processes, the machine was not quiet, or the figure lacks something.
 - saturated: the least load above the full one. From there on the CPU is that of a path at its
@@ -35,20 +36,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ebpfmesh.bench.results import Results
+from ebpfmesh.bench.stats.intervals import Interval, of_median
 
 CARRIED = 0.95
 """Part of a load that must arrive for it to be carried."""
 NOISE = 0.01
 """CPU in % of one core below which a figure says nothing: 100 µs in a second."""
-RESAMPLES = 1000
 LEAST_POINTS = 3
 KINDS_READ = ("load", "load-idle", "load-received", "load-machine")
 TENTH = 0.1
 THOUSAND = 1000
 
 Floats = NDArray[np.float64]
-Interval = tuple[float, float, float]
-"""A value, and the bounds that it lies within."""
 
 
 @dataclass(frozen=True)
@@ -129,38 +128,30 @@ def _rounds(results: Results, path: str) -> _Rounds | None:
 def _fit(path: str, rounds: _Rounds) -> Fit:
     carried = rounds.carried
     loads, cpus = rounds.loads[carried], rounds.cpu[:, carried]
-    cpu, idle, size = np.median(cpus, axis=0), float(rounds.idle.mean()), len(cpus)
-    draws = np.random.default_rng(0).integers(size, size=(RESAMPLES, size))
-    again = [np.median(cpus[rows], axis=0) for rows in draws]
+    cpu, idle = np.median(cpus, axis=0), of_median(rounds.idle.mean(axis=1).tolist())
     full, peak = (float(loads[-1]), float(cpu[-1])) if len(loads) else (0.0, 0.0)
     fixed, cost = line(loads, cpu)
-    slope, r_squared = log_slope(loads, cpu)
     return Fit(
         path=path,
-        idle=(idle, *_bounds(float(rounds.idle[rows].mean()) for rows in draws)),
+        idle=idle,
         full=int(full) or None,
         saturated=next((int(load) for load in rounds.loads if load > full), None),
         peak=peak or None,
         machine=float(np.median(rounds.machine[:, carried][:, -1])) if len(loads) else None,
         fixed=fixed,
         cost=cost,
-        slope=_around(slope, (log_slope(loads, other)[0] for other in again)),
-        r_squared=r_squared,
-        tenth=_around(at_a_tenth(loads, cpu), (at_a_tenth(loads, other) for other in again)),
-        dynamic_range=1 - idle / peak if peak else None,
-        proportionality=proportionality(loads, cpu, idle) if peak else None,
+        slope=_over_rounds(log_slope(loads, of_round)[0] for of_round in cpus),
+        r_squared=log_slope(loads, cpu)[1],
+        tenth=_over_rounds(at_a_tenth(loads, of_round) for of_round in cpus),
+        dynamic_range=1 - idle.value / peak if peak else None,
+        proportionality=proportionality(loads, cpu, idle.value) if peak else None,
     )
 
 
-def _bounds(values: Iterable[float]) -> tuple[float, float]:
-    low, high = np.percentile(list(values), [2.5, 97.5])
-    return float(low), float(high)
-
-
-def _around(value: float | None, others: Iterable[float | None]) -> Interval | None:
-    """A value with its bounds, if it is there."""
-    found = [other for other in others if other is not None]
-    return None if value is None or not found else (value, *_bounds(found))
+def _over_rounds(values: Iterable[float | None]) -> Interval | None:
+    """The median of the rounds that have a value."""
+    found = [value for value in values if value is not None]
+    return of_median(found) if found else None
 
 
 def line(loads: Floats, cpu: Floats) -> tuple[float | None, float | None]:
@@ -213,7 +204,7 @@ NOTE = (
     "proportion, 0 the same at any load. CPU at a tenth of the full load by that at the full load: "
     "0.1 in proportion. Dynamic range: 1 - idle ÷ CPU at the full load (Barroso and Hölzle 2007). "
     "Proportionality: 1 in proportion, 0 the same at any load (Ryckbosch et al. 2011). Sender and "
-    "receiver are part of the CPU, the same over all paths. Intervals: 95 %, by resampled rounds."
+    "receiver are part of the CPU, the same over all paths."
 )
 
 
@@ -240,7 +231,7 @@ def _say(value: float | None) -> str:
 
 
 def _say_interval(value: Interval | None) -> str:
-    return "–" if value is None else "{} ({}–{})".format(*map(_say, value))
+    return "–" if value is None else "{} ({}–{})".format(*map(_say, value[:3]))
 
 
 def _say_load(load: int | None) -> str:
