@@ -1,13 +1,15 @@
 # SPDX-License-Identifier: BSD-2-Clause
 """What can be measured, and along what it can be varied: names, units, and which way is better."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
 from ebpfmesh.bench.workload import MAX_FUNCTIONS, MAX_RULES, MAX_SERVICES, MIN_FUNCTIONS
 
 MANY_FLOWS = 100_000
+BY_CPU = "-cpu"
+"""End of a kind's name that tells another once more, by CPU time."""
 Source = Literal["frames", "sockets", "connections", "changes", ""]
 """What a path must carry (``paths.DataPath.carries``); empty for what comes along with another."""
 
@@ -17,7 +19,7 @@ class Kind:
     """A kind of figure. ``take`` names what measures it, ``settings`` are passed to that.
 
     One that is not ``compared`` is taken once, or belongs to another: it does not say by itself who
-    is better.
+    is better. One that is ``by_cpu`` tells another once more, by the CPU time that it took.
     """
 
     title: str
@@ -27,6 +29,7 @@ class Kind:
     source: Source = ""
     settings: Mapping[str, object] = field(default_factory=dict)
     compared: bool = True
+    by_cpu: bool = False
 
 
 def _pps(title: str, **settings: object) -> Kind:
@@ -38,7 +41,15 @@ def _changes(what: str, do: str, how: str = "") -> Kind:
     return Kind(title, "1/s", True, "change", "changes", {"kind": do})
 
 
-KINDS = {
+def _by_cpu(kinds: Mapping[str, Kind]) -> Iterator[tuple[str, Kind]]:
+    """Each kind, and what it is by CPU time."""
+    for name, kind in kinds.items():
+        yield name, kind
+        title = kind.title.replace("per second", "per CPU second")
+        yield name + BY_CPU, Kind(title, "M/CPU s", kind.more_is_better, by_cpu=True)
+
+
+_FRAMES = {
     "pps": _pps(", UDP"),
     "pps-answered": _pps(", answered flow", answered=True),
     "pps-syn": _pps(", TCP SYN", protocol="syn"),
@@ -46,6 +57,9 @@ KINDS = {
     "pps-ipv6": _pps(", IPv6", version=6),
     "pps-events": _pps(", `events` on", listener="events"),
     "pps-capture": _pps(", `capture` on", listener="capture"),
+}
+KINDS = {
+    **dict(_by_cpu(_FRAMES)),
     "stream": Kind("TCP bulk", "Gb/s", True, "stream", "sockets"),
     "stream-two-cores": Kind(
         "TCP bulk, two cores", "Gb/s", True, "stream", "sockets", {"two_cores": True}

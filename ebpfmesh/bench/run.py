@@ -12,7 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TextIO
 
-from ebpfmesh.bench.kinds import KINDS
+from ebpfmesh.bench.kinds import BY_CPU, KINDS
 from ebpfmesh.bench.lab import Lab
 from ebpfmesh.bench.measure import costs
 from ebpfmesh.bench.measure.environment import describe_machine
@@ -110,7 +110,10 @@ class _Rounds:
             return
         (self._directory / raw).write_text(sample.raw)
         self._write(Measurement(*place, sample.value, raw))
-        for kind, value in sample.more.items():
+        more = dict(sample.more)
+        if sample.by_cpu is not None:
+            more[step.kind + BY_CPU] = sample.by_cpu
+        for kind, value in more.items():
             self._write(Measurement(number, kind, *place[2:], value, raw))
 
     def _control(self, name: str) -> None:

@@ -6,7 +6,10 @@ generator ─▶ host-side veth of radio ─▶ path under test ─▶ eth0 of a
 
 import contextlib
 import json
+import math
+import os
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
 from typing import Any
@@ -20,6 +23,7 @@ from ebpfmesh.bench.packets.frames import PORTS, least_size
 from ebpfmesh.bench.packets.generator import BATCH
 from ebpfmesh.bench.packets.sink import at_eth0, send_burst
 from ebpfmesh.bench.paths import PATHS, DataPath
+from ebpfmesh.bench.tools import one_core
 from ebpfmesh.bench.topology import Member
 from ebpfmesh.bench.workload import Scale
 from ebpfmesh.kernel import links, netns
@@ -86,6 +90,21 @@ def test_every_packet_arrives(rate: PacketRate, path: DataPath, flows: int) -> N
         burst = send_burst(rate.generator, rate.sink, path.client.ifindex, packets)
     assert (burst.offered, burst.delivered) == (packets, packets)
     assert burst.nanoseconds > 0
+
+
+def test_cpu_time_of_a_burst_is_of_one_core(rate: PacketRate, path: DataPath) -> None:
+    """No more than went by; on several cores it is not known."""
+    packets = 1000 * BATCH
+    rate.generator.load(frames_for(path))
+    with rate.sink.on(at_eth0(path.receivers("pps"))), netns.entered(path.host.netns):
+        with one_core():
+            begun = time.perf_counter_ns()
+            burst = send_burst(rate.generator, rate.sink, path.client.ifindex, packets)
+            passed = time.perf_counter_ns() - begun
+        assert 0 < burst.cpu_nanoseconds * packets <= passed
+        if len(os.sched_getaffinity(0)) > 1:
+            burst = send_burst(rate.generator, rate.sink, path.client.ifindex, BATCH)
+            assert math.isnan(burst.cpu_nanoseconds)
 
 
 WITH_IPV6 = ("redirect_peer", "routed", "mesh")

@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from ebpfmesh.bench import workload
-from ebpfmesh.bench.measure import cputime, load
+from ebpfmesh.bench import cputime, workload
+from ebpfmesh.bench.measure import load
 from ebpfmesh.bench.paths import PATHS, DataPath
 from ebpfmesh.bench.workload import Scale
 from ebpfmesh.errors import CommandFailed

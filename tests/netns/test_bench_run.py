@@ -65,6 +65,8 @@ flows = [2]
 
 
 CAME_ALONG = {
+    "pps": ("pps-cpu",),
+    "pps-answered": ("pps-answered-cpu",),
     "rr": ("rr-p99", "rr-p999"),
     "update-rule": ("update-lost", "update-reordered", "update-gap", "update-gap-without"),
 }

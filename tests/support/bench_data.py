@@ -17,7 +17,7 @@ from math import log10
 from pathlib import Path
 from typing import Any
 
-from ebpfmesh.bench.kinds import AXES, KINDS
+from ebpfmesh.bench.kinds import AXES, BY_CPU, KINDS
 from ebpfmesh.bench.results import Measurement, Results
 from ebpfmesh.bench.scenario import DIRECTORY as SCENARIOS
 
@@ -70,6 +70,7 @@ def names() -> list[str]:
 
 def value(kind: str, path: str, axis: str, at: int) -> float:
     """An invented figure."""
+    kind = kind.removesuffix(BY_CPU)
     if kind.startswith("load"):
         cpu = (0.02 + 35 * at / 1e9) / SPEED[path]
         idle = 1.2 if path == "ovs" else 0.01
@@ -98,7 +99,8 @@ def steps(scenario: Mapping[str, Any]) -> Iterator[tuple[str, str, str, int]]:
             for path in part["paths"]:
                 means = path in WITH_SERVICES or not AXES[axis].needs_services
                 for at in part.get(axis) or (1,) if means else (0,):
-                    for each in (kind, *MORE.get(kind.partition("-")[0], ())):
+                    by_cpu = [kind + BY_CPU] if kind + BY_CPU in KINDS else []
+                    for each in (kind, *by_cpu, *MORE.get(kind.partition("-")[0], ())):
                         yield each, path, axis, at
 
 
@@ -114,7 +116,9 @@ def measurements(
                 found = value(kind, path, axis, at)
                 if path == "mesh":
                     found *= mesh if KINDS[kind].more_is_better else 1 / mesh
-                found *= drift * chance.gauss(1, noise * (4 if kind == "rr-p999" else 1))
+                if not KINDS[kind].by_cpu:
+                    found *= drift
+                found *= chance.gauss(1, noise * (4 if kind == "rr-p999" else 1))
                 yield Measurement(number, kind, path, axis, at, abs(found), "raw/x.txt")
     for _, path, axis, at in {step[1:]: step for step in steps(scenario)}.values():
         if path not in missing:

@@ -281,10 +281,10 @@ def test_results_of_an_older_version_are_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", scenario.names())
 def test_every_goal_of_a_scenario_that_has_its_kind_is_measured(name: str) -> None:
-    steps = {(step.kind, step.at, step.path) for step in scenario.find(name).steps}
-    for kind, at, base in analyse.GOALS:
-        if (kind, at, base) in steps:
-            assert (kind, at, analyse.SUBJECT) in steps
+    steps = {(step.kind, step.axis, step.at, step.path) for step in scenario.find(name).steps}
+    for kind, axis, at, base in analyse.GOALS:
+        if (kind, axis, at, base) in steps:
+            assert (kind, axis, at, analyse.SUBJECT) in steps
 
 
 def test_every_figure_of_control_has_a_goal() -> None:

@@ -48,7 +48,7 @@ def scaled(results: Results, factor: float) -> Results:
 def test_what_became_worse_is_found_whichever_way_is_better() -> None:
     found = compare(run(1), run(1, mesh=0.5))
     worse = {(c.kind, c.path) for c in found.changes if c.verdict == "worse"}
-    assert worse == {(kind, "mesh") for kind in ("pps", "rr", "rr-p99", "rr-p999")}
+    assert worse == {(kind, "mesh") for kind in ("pps", "pps-cpu", "rr", "rr-p99", "rr-p999")}
     pps = next(c for c in found.changes if (c.kind, c.path) == ("pps", "mesh"))
     assert pps.ratio == pytest.approx(0.5)
     assert pps.low <= pps.ratio <= pps.high < 1
@@ -138,7 +138,8 @@ def test_what_is_different_in_every_run_is_not_told() -> None:
 def test_only_what_both_have_is_compared() -> None:
     both = {**SCENARIO, "measure": [*SCENARIO["measure"], *OTHER["measure"]]}
     found = compare(run(1, of=both), run(2))
-    assert {c.kind for c in found.changes if c.axis} == {"pps", "rr", "rr-p99", "rr-p999", "build"}
+    kinds = {"pps", "pps-cpu", "rr", "rr-p99", "rr-p999", "build"}
+    assert {c.kind for c in found.changes if c.axis} == kinds
     assert ("http over mesh, 1 service", "before") in found.alone
     assert ("http over mesh, 1 service", "after") in compare(run(2), run(1, of=both)).alone
 

@@ -202,8 +202,16 @@ def of(at: int, value: float, spread: float = 0.01, kind: str = "pps") -> analys
 
 
 def test_tallies_count_the_conclusions_by_rival() -> None:
-    ratios = (of(1, 2), of(10, 0.5), of(100, 1), dataclasses.replace(of(1, 2), base="routed"))
-    assert summary.tallies(ratios) == (summary.Tally("iptables", 1, 1, 1),)
+    others = [dataclasses.replace(of(1, 2), base=base) for base in ("mesh@x", "routed")]
+    ratios = analyse.beside_rivals([*others, of(1, 2), of(10, 0.5), of(100, 1)])
+    assert summary.tallies(ratios) == (
+        summary.Tally("iptables", 1, 1, 1), summary.Tally("mesh@x", 1, 0, 0),
+    )  # fmt: skip
+
+
+def test_by_cpu_time_only_another_build_is_told() -> None:
+    by_cpu = [dataclasses.replace(of(1, 2), kind="pps-cpu", base=b) for b in ("iptables", "mesh@x")]
+    assert [ratio.base for ratio in analyse.beside_rivals(by_cpu)] == ["mesh@x"]
 
 
 def test_extents_know_the_worst_and_the_best() -> None:

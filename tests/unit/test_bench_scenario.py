@@ -14,6 +14,7 @@ from ebpfmesh.bench.paths import PATHS
 from ebpfmesh.bench.paths.other_build import mesh_file
 from ebpfmesh.bench.run import round_steps
 from ebpfmesh.bench.scenario import Step
+from ebpfmesh.bench.stats.intervals import LEAST_ROUNDS
 from ebpfmesh.bench.workload import Scale
 from ebpfmesh.errors import ConfigError, UsageError
 
@@ -165,3 +166,7 @@ def test_every_kind_and_axis_can_be_spoken_of() -> None:
     for axis in AXES.values():
         assert axis.title
         assert axis.least < axis.most
+
+
+def test_whole_scenarios_have_enough_rounds_to_conclude_something() -> None:
+    assert all(scenario.find(name).rounds >= LEAST_ROUNDS for name in scenario.names())

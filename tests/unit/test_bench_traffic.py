@@ -3,7 +3,12 @@
 
 import pytest
 
-from ebpfmesh.bench.measure.traffic import parse_iperf3, parse_sockperf, parse_wrk
+from ebpfmesh.bench.measure.traffic import (
+    parse_iperf3,
+    parse_sockperf,
+    parse_wrk,
+    read_sockperf_log,
+)
 from ebpfmesh.errors import CommandFailed
 
 RECEIVED = '{"end": {"sum_received": {"bits_per_second": 2e9, "bytes": 5000}}'
@@ -33,3 +38,13 @@ def test_wrk_report() -> None:
     assert parse_wrk(text) == (12344.5, 12345)
     with pytest.raises(CommandFailed):
         parse_wrk("  Socket errors: connect 0, read 3\n" + text)
+
+
+def test_sockperf_log_has_every_message() -> None:
+    lines = ["sockperf: 3 messages\n", "1,0.5,0.6,7.004\n", "2,0.7,0.8,7.004\n", "3,1,2,20\n"]
+    times = read_sockperf_log(lines)
+    assert times.get_total_count() == 3
+    assert times.get_value_at_percentile(50) == 7007  # three digits are kept
+    assert times.get_max_value() == pytest.approx(20_000, rel=1e-3)
+    with pytest.raises(CommandFailed, match="no message"):
+        read_sockperf_log(lines[:1])

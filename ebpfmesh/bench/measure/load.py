@@ -9,7 +9,7 @@ here down to LEAST_TIMER_US. Beyond that a tick sends several, without asking th
 
 The figure is the CPU time of all that the load keeps at work: the sender, the receiver, the path's
 own processes, with the softirqs they raise, and of ksoftirqd what comes on top of a window in which
-nothing is sent. ``measure.cputime`` says why processes' clocks are read. Everything is the same for
+nothing is sent. ``cputime`` says why processes' clocks are read. Everything is the same for
 all paths but the path. In the windows nobody starts or ends, and they begin and end when
 a datagram has arrived, so that few of them are counted exactly.
 """
@@ -24,8 +24,8 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from ebpfmesh.bench import tools, workload
-from ebpfmesh.bench.measure import cputime, traffic
+from ebpfmesh.bench import cputime, tools, workload
+from ebpfmesh.bench.measure import traffic
 from ebpfmesh.bench.paths import DataPath
 from ebpfmesh.bench.sample import Sample
 from ebpfmesh.errors import CommandFailed
@@ -96,7 +96,7 @@ def measure(path: DataPath, seconds: float, *, load: int) -> Sample:
         groups = {
             "receiver": (listening.pid,),
             "path": path.processes(),
-            SHARED: cputime.ksoftirqd(),
+            SHARED: tuple(cputime.ksoftirqd().values()),
         }
         idle = _Watch(groups, listening.pid).window(seconds * IDLE_PART, 0)
         loaded, said = _offer(path, seconds, load, groups, listening.pid)

@@ -149,11 +149,14 @@ class PacketRate:
 
 
 def summary(bursts: Sequence[Burst]) -> dict[str, float]:
-    """Median nanoseconds per packet, millions of packets per second, and the share delivered."""
+    """Medians of ns per packet and millions of packets per second, and the share delivered."""
     nanoseconds = statistics.median(burst.nanoseconds for burst in bursts)
+    of_cpu = statistics.median(burst.cpu_nanoseconds for burst in bursts)
     return {
         "ns": nanoseconds,
         "mpps": 1e3 / nanoseconds,
+        "cpu_ns": of_cpu,
+        "mpps_by_cpu": 1e3 / of_cpu,
         "delivered": sum(b.delivered for b in bursts) / sum(b.offered for b in bursts),
     }
 
@@ -168,7 +171,8 @@ def measure_pps(rate: PacketRate, path: DataPath, seconds: float, **settings: An
     if figures["delivered"] < LEAST_DELIVERED:
         raise CommandFailed(f"only {figures['delivered']:.1%} of the packets arrived")
     raw = json.dumps([asdict(burst) for burst in bursts]) + "\n"
-    return Sample(figures["mpps"], raw, packets=sum(burst.delivered for burst in bursts))
+    packets = sum(burst.delivered for burst in bursts)
+    return Sample(figures["mpps"], raw, packets, by_cpu=figures["mpps_by_cpu"])
 
 
 def main() -> None:

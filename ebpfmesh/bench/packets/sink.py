@@ -7,6 +7,7 @@ to the ports they were made for. ``Sink`` costs least and is for rates (bpf/benc
 """
 
 import math
+import os
 import struct
 import sys
 import time
@@ -15,6 +16,7 @@ from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
+from ebpfmesh.bench import cputime
 from ebpfmesh.bench.packets.frames import MAX_FLOWS
 from ebpfmesh.bench.packets.generator import ZERO, Entry, Generator
 from ebpfmesh.bench.packets.hooks import Hook, Place, build_pinned, put_on
@@ -32,6 +34,7 @@ FLOW = struct.Struct("=IIIIQ")
 WINDOW = 64
 """Numbers behind a flow's highest one in which a duplicate is told from a late frame."""
 DRAIN_SECONDS = 0.2
+KSOFTIRQD = cputime.ksoftirqd()
 
 
 @dataclass(frozen=True)
@@ -39,12 +42,15 @@ class Burst:
     """What one run of the generator sent and what the sink saw of it.
 
     ``nanoseconds`` is the time per packet delivered, from the first arrival to the last one the
-    sink took the time of; nan if too few arrived to tell.
+    sink took the time of; nan if too few arrived to tell. ``cpu_nanoseconds`` is the CPU time per
+    packet sent, of the thread in which it goes all its way, and of what its core's ksoftirqd had
+    to do: another's work on that core makes the first longer, and this not.
     """
 
     offered: int
     delivered: int
     nanoseconds: float
+    cpu_nanoseconds: float
 
 
 @dataclass(frozen=True)
@@ -206,7 +212,17 @@ def drained(packets: Callable[[], int], wanted: int) -> int:
 def send_burst(
     generator: Generator, sink: Sink, ifindex: int, packets: int, entry: Entry = "stack"
 ) -> Burst:
-    """Send ``packets`` into ``ifindex`` of the current namespace and wait until all are through."""
+    """Send ``packets`` into ``ifindex`` of the current namespace and wait until all are through.
+
+    On one core (``tools.one_core``), or the CPU time is not known.
+    """
     sink.reset()
+    cores = os.sched_getaffinity(0)
+    helpers = [pid for core, pid in KSOFTIRQD.items() if core in cores]
+    helped, begun = cputime.of_processes(helpers), time.thread_time_ns()
     generator.send(ifindex, packets, entry)
-    return Burst(packets, drained(sink.packets, packets), sink.nanoseconds())
+    used = time.thread_time_ns() - begun
+    delivered = drained(sink.packets, packets)
+    used += cputime.of_processes(helpers) - helped
+    by_cpu = used / packets if len(cores) == 1 else math.nan
+    return Burst(packets, delivered, sink.nanoseconds(), by_cpu)

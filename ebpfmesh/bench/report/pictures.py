@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ebpfmesh.bench.kinds import AXES, KINDS
-from ebpfmesh.bench.stats.analyse import COSTS, INSTEAD, RIVALS, SUBJECT, Figure, Ratio
+from ebpfmesh.bench.stats.analyse import COSTS, INSTEAD, SUBJECT, Figure, Ratio, beside_rivals
 from ebpfmesh.bench.words import capital, place, plain
 
 PERCENTILES = {"rr": "50 %", "rr-p99": "99 %", "rr-p999": "99.9 %"}
@@ -105,7 +105,7 @@ def pictures(figures: Sequence[Figure], ratios: Sequence[Ratio]) -> tuple[Pictur
     several = [
         _over_axis(kind, axis, group, say_axis=kinds[kind] > 1)
         for (kind, axis), group in groups.items()
-        if len({figure.path for figure in group}) > 1
+        if len({figure.path for figure in group}) > 1 and not KINDS[kind].by_cpu
     ]
     return (*_beside_rivals(ratios), *several, *_of_the_mesh(figures))
 
@@ -144,7 +144,7 @@ def _better(kind: str) -> str:
 
 def _beside_rivals(ratios: Sequence[Ratio]) -> Iterable[Picture]:
     """How many times better the mesh is than its rivals, at the ends of each axis."""
-    wanted = [r for r in ratios if r.base in RIVALS and _can_be_drawn(r.advantage)]
+    wanted = [r for r in beside_rivals(ratios) if _can_be_drawn(r.advantage)]
     ends: dict[tuple[str, str], list[int]] = {}
     for ratio in wanted:
         ends.setdefault((ratio.kind, ratio.axis), []).append(ratio.at)
@@ -155,7 +155,7 @@ def _beside_rivals(ratios: Sequence[Ratio]) -> Iterable[Picture]:
             point = Point(ratio.base, *ratio.advantage)
             rows.setdefault((ratio.kind, ratio.axis, ratio.at), []).append(point)
     if rows:
-        names = " and ".join(name for name in RIVALS if any(r.base == name for r in wanted))
+        names = " and ".join(dict.fromkeys(ratio.base for ratio in wanted))
         yield Picture(
             "summary", f"The mesh beside {names}", "to the right of 1 the mesh is better",
             "rows", "times better", even=1.0,

@@ -59,7 +59,7 @@ def headlines(results: Results) -> list[str]:
     """Whether the mesh is better than what people use instead: a sentence for each of that."""
     if not any(m.path == SUBJECT and m.kind in KINDS for m in results.measurements):
         return [f"The {SUBJECT} was not part of this run."]
-    found = tallies(analyse.ratios(results))
+    found = tallies(analyse.beside_rivals(analyse.ratios(results)))
     missing = [name for name in RIVALS if name not in {tally.base for tally in found}]
     said = [tally_sentence(tally) for tally in found]
     if missing:
@@ -83,11 +83,11 @@ def tally_sentence(tally: Tally) -> str:
 
 
 def claims(results: Results) -> list[Claim]:
-    """By kind and axis, by how much the mesh is better or worse than each of RIVALS.
+    """By kind and axis, by how much the mesh is better or worse than each of its rivals.
 
     Beside none of them: what it is beside itself.
     """
-    rivals = [ratio for ratio in analyse.ratios(results) if ratio.base in RIVALS]
+    rivals = analyse.beside_rivals(analyse.ratios(results))
     if rivals:
         return _by_kind(rivals)
     return [
@@ -168,12 +168,12 @@ def grouped_failures(failures: Sequence[Measurement]) -> Iterator[str]:
 
 
 def tallies(ratios: Iterable[Ratio]) -> tuple[Tally, ...]:
-    """How often the mesh is better, by each of RIVALS that it was measured beside."""
+    """How often the mesh is better, by each path that it is compared with; RIVALS come first."""
     found = [(r.base, r.conclusion) for r in ratios]
+    bases = dict.fromkeys(base for base, _ in found)
     return tuple(
         Tally(base, *(found.count((base, word)) for word in ("better", "worse", "unclear")))
-        for base in RIVALS
-        if any(name == base for name, _ in found)
+        for base in (*(b for b in RIVALS if b in bases), *(b for b in bases if b not in RIVALS))
     )
 
 

@@ -8,7 +8,7 @@ loss; and so is what was measured in fewer than LEAST_ROUNDS rounds.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -50,22 +50,27 @@ class Goal:
 
 
 GOALS = {
-    ("pps", 1, "redirect_peer"): Goal(True, 0.85),
-    ("pps-100000-flows", 1, "redirect_peer"): Goal(True, 0.55),
-    ("pps", 1, "iptables"): Goal(True, 2.5),
-    ("pps", 1000, "iptables"): Goal(True, 30),
-    ("stream", 1, "routed"): Goal(True, 0.97),
-    ("stream", 1000, "iptables"): Goal(True, 2),
-    ("stream-two-cores", 1, "routed"): Goal(True, 0.97),
-    ("stream-two-cores", 1000, "iptables"): Goal(True, 2),
-    ("rr", 1, "iptables"): Goal(False, 0.95),
-    ("rr", 1000, "iptables"): Goal(False, 0.5),
-    ("connect", 1, "iptables"): Goal(True, 1.15),
-    ("connect", 1000, "iptables"): Goal(True, 2.2),
-    ("add-service", MAX_SERVICES, "iptables"): Goal(True, 100),
-    ("add-rule", MAX_SERVICES, "iptables"): Goal(True, 100),
+    ("pps", "services", 1, "redirect_peer"): Goal(True, 0.85),
+    ("pps-100000-flows", "services", 1, "redirect_peer"): Goal(True, 0.55),
+    ("pps", "services", 1, "iptables"): Goal(True, 2.5),
+    ("pps", "services", 1000, "iptables"): Goal(True, 30),
+    ("stream", "services", 1, "routed"): Goal(True, 0.97),
+    ("stream", "services", 1000, "iptables"): Goal(True, 2),
+    ("stream-two-cores", "services", 1, "routed"): Goal(True, 0.97),
+    ("stream-two-cores", "services", 1000, "iptables"): Goal(True, 2),
+    ("rr", "services", 1, "iptables"): Goal(False, 0.95),
+    ("rr", "services", 1000, "iptables"): Goal(False, 0.5),
+    ("pps", "flows", 60_000, "routed"): Goal(True, 1.05),
+    ("pps", "flows", 100_000, "routed"): Goal(True, 1.05),
+    ("connect", "services", 1, "routed"): Goal(True, 1),
+    ("connect", "services", 1, "iptables"): Goal(True, 1.15),
+    ("connect", "services", 1000, "iptables"): Goal(True, 2.2),
+    ("add-service", "services", MAX_SERVICES, "iptables"): Goal(True, 100),
+    ("add-rule", "services", MAX_SERVICES, "iptables"): Goal(True, 100),
 }
-"""By kind, number of services, and the path compared with; both ways of iptables are meant."""
+"""By kind, axis, place, and the path compared with; both ways of iptables are meant."""
+OTHER_BUILD = {True: Goal(True, 0.98), False: Goal(False, 1.02)}
+"""What another build may be ahead in any figure, by whether more of it is better."""
 
 SAME = {True: Goal(True, 0.95), False: Goal(False, 1.05)}
 """What the most services may do to a figure, by whether more of it is better."""
@@ -302,9 +307,26 @@ def _beside(
 
 
 def _goal(kind: str, base: str, axis: str, at: int) -> Goal | None:
-    if axis != "services":
-        return None
-    return GOALS.get((kind, at, base.removesuffix("-each-packet")))
+    if is_other_build(base):
+        return OTHER_BUILD[KINDS[kind].more_is_better]
+    return GOALS.get((kind, axis, at, base.removesuffix("-each-packet")))
+
+
+def is_other_build(path: str) -> bool:
+    """Whether a path is the mesh of another build: mesh@ and the name of its directory."""
+    return path.startswith(f"{SUBJECT}@")
+
+
+def beside_rivals(found: Iterable[Ratio]) -> list[Ratio]:
+    """The ratios that a run is about: to what people use instead, and to another build.
+
+    By CPU time only to another build: that is the finer figure, and else the same one again.
+    """
+    return [
+        ratio
+        for ratio in found
+        if is_other_build(ratio.base) or (ratio.base in RIVALS and not KINDS[ratio.kind].by_cpu)
+    ]
 
 
 def inner_ratios(results: Results) -> tuple[Ratio, ...]:

@@ -50,16 +50,17 @@ def of_processes(pids: Iterable[int]) -> int:
     return used
 
 
-def ksoftirqd() -> tuple[int, ...]:
-    """The kernel's threads that softirqs are left to when there are many; one per core."""
-    found = []
+def ksoftirqd() -> dict[int, int]:
+    """The kernel's threads that softirqs are left to when there are many, by their core."""
+    found = {}
     for file in Path("/proc").glob("[0-9]*/comm"):
         try:
-            if file.read_text().startswith("ksoftirqd/"):
-                found.append(int(file.parent.name))
+            name, _, core = file.read_text().partition("/")
+            if name == "ksoftirqd":
+                found[int(core)] = int(file.parent.name)
         except (FileNotFoundError, ProcessLookupError):
             continue  # ended meanwhile
-    return tuple(found)
+    return found
 
 
 @dataclass(frozen=True)
