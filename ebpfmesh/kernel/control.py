@@ -163,7 +163,7 @@ class Control:
         rows = max(maglev.rows_for(weights), old[1])
         size = maglev.size_of(rows) if any(weights) else 0
         row = self._take_rows(rows)
-        self._write_table(service, row, size)
+        self._write_table(row, self._new_table(service, size, *old))
         value = _abi.Service(
             id=self.record.id_of("service", service.name),
             row=row,
@@ -186,12 +186,21 @@ class Control:
         for address in service.addresses:
             self.maps["mesh_address"].set(packed(address), ctypes.c_uint32(_abi.SERVICE_ADDRESS))
 
-    def _write_table(self, service: Service, row: int, size: int) -> None:
+    def _new_table(self, service: Service, size: int, row: int, rows: int) -> list[int]:
+        """Ids of functions for so many slots, as near as can be to those in the rows in use."""
         ids = [self.record.id_of("function", name) for name in service.functions]
         weights = tuple(service.weight(name) for name in service.functions)
-        slots: list[ctypes.c_uint16 | int] = [
-            ids[backend] for backend in maglev.table(service.functions, weights, size)
-        ]
+        table = maglev.table(service.functions, weights, size)
+        if table and rows and maglev.size_of(rows) == size:
+            backends = {number: backend for backend, number in enumerate(ids)}
+            values = [self.maps["mesh_maglev"].get(ctypes.c_uint32(row + n)) for n in range(rows)]
+            used = [number for value in values if value for number in value.function]
+            old = [backends.get(number, -1) for number in used[:size]]
+            table = maglev.nearest(old, table, weights)
+        return [ids[backend] for backend in table]
+
+    def _write_table(self, row: int, table: list[int]) -> None:
+        slots: list[ctypes.c_uint16 | int] = [*table]
         for start in range(0, len(slots), _abi.MAGLEV_ROW):
             value = _abi.MaglevRow()
             part = slots[start : start + _abi.MAGLEV_ROW]

@@ -4,6 +4,7 @@
 client ──▶ web:80 ──▶ web-0:8080 | web-1:8080 | web-2:8080
 """
 
+import ctypes
 import hashlib
 import random
 from collections.abc import Iterator
@@ -14,9 +15,11 @@ import pytest
 
 from ebpfmesh import apply
 from ebpfmesh._abi import Direction, Reason
+from ebpfmesh.config import edit
+from ebpfmesh.kernel import maglev
 from ebpfmesh.model import Mesh
 from support.sockets import BLOCKED_SECONDS, SECONDS, connect, connects, datagrams, listener
-from support.topology import background, drops, in_fn, listening, needs, running
+from support.topology import background, drops, in_fn, listening, mesh_of, needs, running
 
 BACKENDS = ("web-0", "web-1", "web-2")
 MESH = """
@@ -256,3 +259,45 @@ def test_listener_only_sees_the_target_port(mesh: Mesh) -> None:
         assert get(mesh, url(4), url(4)).count("8080") == 2
         with pytest.raises(TimeoutError):
             server.accept()
+
+
+SLOTS = """
+[mesh]
+name = "slots"
+[[function]]
+name = "web"
+replicas = {replicas}
+[[service]]
+name = "web"
+address = "198.19.0.1"
+port = 80
+functions = ["web"]
+"""
+
+
+def test_a_backend_that_goes_takes_no_slot_of_the_others() -> None:
+    """Nor does one that comes take more than its part; and nothing moves without a reason."""
+    with running(SLOTS.format(replicas=7)):
+        before = owners()
+        apply.up(mesh_of(SLOTS.format(replicas=6)))
+        after = owners()
+        pairs = zip(before, after, strict=True)
+        assert [pair for pair in pairs if pair[0] not in (pair[1], "web-6")] == []
+        apply.edit(
+            "slots", lambda mesh: edit.set_service(mesh, "web", addresses=[], affinity="source")
+        )
+        assert owners() == after
+        apply.up(mesh_of(SLOTS.format(replicas=7)))
+        pairs = zip(after, owners(), strict=True)
+        assert {new for old, new in pairs if old != new} == {"web-6"}
+
+
+def owners() -> list[str]:
+    """Who has each slot of the service's table."""
+    with apply.opened("slots") as live:
+        row, rows = live.record.table("web")
+        names = live.record.names("function")
+        table = live.control.maps["mesh_maglev"]
+        values = [table.get(ctypes.c_uint32(row + number)) for number in range(rows)]
+    numbers = [number for value in values if value for number in value.function]
+    return [names[number] for number in numbers[: maglev.size_of(rows)]]
