@@ -5,9 +5,10 @@ SHELL := /bin/bash
 
 BIN    := .venv/bin
 PYTEST := $(BIN)/pytest $(PYTEST_ARGS)
-SHELL_FILES = $(wildcard .ci/run scripts/*.sh vagrant/*.sh)
+SHELL_FILES = $(wildcard .ci/run scripts/*.sh tests/*/*.sh vagrant/*.sh)
 KERNELS := PYTHONPATH=tests $(BIN)/python -m kernels.
 C_FILES = $(shell find bpf -path bpf/include/uapi -prune -o -name '*.[ch]' -print)
+BUILD := $(BIN)/python -m build --no-isolation --outdir
 SCENARIOS ?= stream rr crr pps services rules functions update load observation http
 SPDX_IN = $(wildcard bpf ebpfmesh tests scripts vagrant)
 
@@ -31,7 +32,7 @@ bench: setup-test ## measure everything there is a scenario for; takes long (roo
 
 ##@ Test
 .PHONY: test lint types unit prog netns e2e equivalence kernels test-equivalence test-kernels
-.PHONY: verifier-stats test-vm setup-test setup-lint
+.PHONY: verifier-stats test-wheel test-vm setup-test setup-lint
 test: lint types unit prog netns e2e equivalence ## lint, types, unit, prog, netns, e2e, equivalence (root)
 
 lint: setup-lint ## style, formatting, import layers, licence lines, drift of the ABI, Vagrantfile
@@ -77,6 +78,11 @@ verifier-stats: setup-test ## what the running kernel makes of the programs (roo
 test-equivalence: setup-test ## equivalence with many more, and others each time (root)
 	EBPFMESH_EQUIVALENCE=2000 $(PYTEST) tests/equivalence
 
+test-wheel: wheel ## the wheel, built twice to the same bytes, in an empty directory (root)
+	umask 077; $(BUILD) build/again >/dev/null
+	cmp dist/*.whl build/again/*.whl && cmp dist/*.tar.gz build/again/*.tar.gz
+	scripts/test-wheel.sh dist/*.whl
+
 # Not a part of `test`: emulation takes long.
 EMULATED = $(MAKE) -C vagrant MACHINE=emulated
 test-vm: ## vagrant/ on a bare Debian 12, emulated: provision, some tests, a measurement (root)
@@ -93,9 +99,13 @@ setup-lint: ## install what lint needs, besides
 	@scripts/setup.sh lint
 
 ##@ Work on it
-.PHONY: abi format clean
+.PHONY: abi wheel format clean
 abi: setup-test ## generate ebpfmesh/_abi.py from bpf/include/mesh_abi.h
 	$(BIN)/python -m ebpfmesh.abi
+
+wheel: setup-test ## build dist/: the sdist, and from it the wheel
+	rm -rf dist build/again
+	$(BUILD) dist
 
 format: setup-lint ## format Python and C in place
 	$(BIN)/ruff check --fix .
