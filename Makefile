@@ -35,7 +35,7 @@ bench: setup-test ## measure everything there is a scenario for; takes long (roo
 .PHONY: verifier-stats test-wheel test-vm setup-test setup-lint
 test: lint types unit prog netns e2e equivalence ## lint, types, unit, prog, netns, e2e, equivalence (root)
 
-lint: setup-lint ## style, formatting, import layers, licence lines, drift of the ABI, Vagrantfile
+lint: setup-lint ## style, import layers, licence lines, names in comments, drift of the ABI, Vagrantfile
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	@clang-format --dry-run -Werror $(C_FILES)
@@ -43,6 +43,7 @@ lint: setup-lint ## style, formatting, import layers, licence lines, drift of th
 	$(BIN)/lint-imports --no-logo --cache-dir .cache/import-linter
 	@! find $(SPDX_IN) -regex '.*\.\(py\|c\|h\|sh\)' -size +0 -exec grep -L SPDX-License-Identifier {} + \
 		| sed 's/$$/: no SPDX line/' | grep .
+	scripts/names.py
 	$(BIN)/python -m ebpfmesh.abi --check
 	@$(MAKE) -s -C vagrant validate
 

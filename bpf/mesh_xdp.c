@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
  * The mesh at XDP: the same way of a packet, before there is an skb. For packet functions, whose
- * peers send no offloaded TCP (design.md: XDP on a veth turns TSO off and cannot complete a
+ * peers send no offloaded TCP (XDP on a veth turns TSO off and cannot complete a
  * partial checksum).
  */
 #define MESH_XDP

@@ -18,7 +18,7 @@
 #define WINDOW 64	    /* the bits of bench_flow.window */
 #define FARTHEST (1u << 28) /* no flow skips so many: the number is damaged */
 
-/* Python reads the same bytes: ebpfmesh/bench/sink.py, FLOW. */
+/* Python reads the same bytes: ebpfmesh/bench/packets/sink.py, FLOW. */
 struct bench_flow {
 	__u32 run; /* another than bench_check's: nothing has come yet */
 	__u32 packets;
@@ -28,7 +28,7 @@ struct bench_flow {
 };
 _Static_assert(sizeof(struct bench_flow) == 24, "layout known to sink.py");
 
-/* Python reads the same bytes: ebpfmesh/bench/sink.py, CHECK. */
+/* Python reads the same bytes: ebpfmesh/bench/packets/sink.py, CHECK. */
 struct bench_check {
 	__u64 run; /* written by Python, with the rest zero, for each new beginning */
 	__u64 packets;

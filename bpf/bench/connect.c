@@ -25,7 +25,7 @@
 #define WINDOW 65535
 #define OPTIONS_NOP 0x01010101 /* where the SYN,ACK has the maximum segment size */
 
-/* Python packs the same bytes: ebpfmesh/bench/connect.py, STATE. */
+/* Python packs the same bytes: ebpfmesh/bench/measure/connect.py, STATE. */
 struct bench_client {
 	__u32 port; /* the first one; host order */
 	__u32 ports;

@@ -18,7 +18,7 @@
 
 #define FRAME_WORDS 8 /* all that paths rewrite, but for the checksum, which is written anyway */
 
-/* Python packs the same bytes: ebpfmesh/bench/frames.py, TEMPLATE. */
+/* Python packs the same bytes: ebpfmesh/bench/packets/frames.py, TEMPLATE. */
 struct bench_template {
 	__u64 frame[FRAME_WORDS]; /* Ethernet, IP without options, transport; the first flow's */
 	__u32 sum;		  /* ones' complement sum of what the checksum covers and stays */

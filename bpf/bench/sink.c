@@ -11,7 +11,7 @@
 
 #define SINK_STRIDE 64 /* a power of two; a clock for each frame would cost too much */
 
-/* Python unpacks the same bytes: ebpfmesh/bench/sink.py, COUNT. */
+/* Python unpacks the same bytes: ebpfmesh/bench/packets/sink.py, COUNT. */
 struct bench_count {
 	__u64 packets;
 	__u64 bytes;	/* whole frames */

@@ -36,7 +36,7 @@
 /* How finely a rule can match: any protocol, a protocol, and 1 to 16 leading bits of the port. */
 #define MESH_POLICY_DEPTHS 18
 
-/* In a packet's mark, in BPF_PROG_TEST_RUN only: judge, and change nothing (see lib/dry.h). */
+/* In a packet's mark, in BPF_PROG_TEST_RUN only: judge, and change nothing (see context_is_dry()). */
 #define MESH_DRY_RUN 0xeb9fd27
 
 /* The clock of flows is the kernel's jiffies without its last bits: about a second at HZ=250. */
@@ -253,7 +253,7 @@ struct mesh_prefix {
  * The interface and the addresses of a packet as it arrives. origin is
  * ifindex << 8 | protocol, with ifindex 0 for what comes from the host's stack.
  * With the kernel's 48 bytes before it, a key and its hash fill one cache line and the value
- * the next (struct htab_elem, kernel/bpf/hashtab.c).
+ * the next (struct htab_elem, linux/kernel/bpf/hashtab.c).
  */
 struct mesh_flow4_key {
 	__be32 source;

@@ -96,8 +96,8 @@ MESH_STORAGE(mesh_socket, struct mesh_socket);
 MESH_MAP("percpu_array", mesh_asked, __u32, struct mesh_asked, 1);
 
 /*
- * The flow being judged, from the first line of judge_flow() to its last. On the stack the verifier
- * would follow every value it can have: 550 000 instructions instead of 66 000.
+ * The flow being judged, from one tail call to the next (lib/slow.h). On the stack the verifier would
+ * follow every value it can have: 550 000 instructions instead of 66 000.
  */
 MESH_MAP("percpu_array", mesh_scratch, __u32, struct mesh_judgement, 1);
 

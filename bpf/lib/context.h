@@ -12,7 +12,7 @@
 /*
  * The first statement of a loop that stays one: nothing is moved from here to the end of the turn
  * before. Linux 6.1 takes a loop only if its last instruction is a jump, also where it is laid out
- * before the head and falls through into it (check_cfg() in kernel/bpf/verifier.c).
+ * before the head and falls through into it (check_cfg() in linux/kernel/bpf/verifier.c).
  */
 #define loop_head(count) asm volatile("" : "+r"(count)::"memory")
 
@@ -166,7 +166,7 @@ HOT __u32 context_copy(CTX *ctx, void *to, __u64 length)
 
 /*
  * A question of `policy test`. A container cannot ask it: a packet that changes its network
- * namespace loses its mark (skb_scrub_packet()).
+ * namespace loses its mark (skb_scrub_packet() in linux/net/core/skbuff.c).
  */
 HOT int context_is_dry(CTX *ctx)
 {

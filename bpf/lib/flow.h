@@ -94,7 +94,7 @@ HOT struct mesh_flow *flow_find_whole(const struct mesh_tuple *t, __u32 ifindex)
 /*
  * 0, or something else where the map takes no more. A stored entry is looked up at once: to make
  * room the kernel takes first what nobody has looked up, and where all else is in use that is the
- * entry just made (kernel/bpf/bpf_lru_list.c).
+ * entry just made (linux/kernel/bpf/bpf_lru_list.c).
  */
 HOT int flow_store_whole(const struct mesh_tuple *t, __u32 ifindex, struct mesh_flow *flow)
 {

@@ -40,7 +40,10 @@ HOT int verdict_redirect(CTX *ctx, __u32 ifindex)
 #ifdef MESH_XDP
 	return bpf_redirect(ifindex, 0);
 #else
-	/* The type stays what eth_type_trans() made of the old MAC, and the receiver trusts it. */
+	/*
+	 * The type stays what eth_type_trans() (linux/net/ethernet/eth.c) made of the old MAC,
+	 * and the receiver trusts it.
+	 */
 	if (unlikely(CONTEXT_FIELD(ctx, pkt_type) != 0))
 		bpf_skb_change_type(ctx, 0);
 	return bpf_redirect_peer(ifindex, 0);

@@ -28,7 +28,7 @@ from pathlib import Path
 from ebpfmesh.errors import CommandFailed
 
 CPUCLOCK_SCHED = 2
-"""Of a clock id made from a pid: the time the scheduler counted (include/linux/posix-timers.h)."""
+"""Of a clock id made from a pid: the time the scheduler counted (linux/posix-timers.h)."""
 TICK_NS = 1_000_000_000 // os.sysconf("SC_CLK_TCK")
 STEAL = 8
 """Field of a core's line in /proc/stat (proc(5))."""

@@ -64,7 +64,8 @@ def attach(
 
     It runs before what others have attached by TCX: their verdict would keep packets from it. On an
     interface of our ``own`` "auto" saves the grace period that a second link would wait for
-    (tcx_entry_sync(), under rtnl): a filter is as good where only the host's packets come by.
+    (tcx_entry_sync() in linux/include/net/tcx.h, under rtnl): a filter is as good where only the
+    host's packets come by.
     """
     by_filter = own and hook == "auto" and direction == "egress"
     if uses_tcx(hook) and not by_filter:

@@ -3,7 +3,7 @@
 
 Through pyroute2 a request takes a third of a millisecond, nearly all of it outside the kernel, and
 a function needs twenty; here many go in one system call. What is only read, or done seldom, goes
-through pyroute2. Layouts: linux/include/uapi/linux/rtnetlink.h, if_link.h, pkt_sched.h, pkt_cls.h.
+through pyroute2. Layouts: linux/rtnetlink.h, linux/if_link.h, linux/pkt_sched.h, linux/pkt_cls.h.
 """
 
 import os

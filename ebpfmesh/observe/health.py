@@ -17,7 +17,7 @@ from ebpfmesh.observe.machine import Check, Status
 from ebpfmesh.observe.view import View, opened
 
 FULL = 0.8  # of the entries of a map that can be in use
-LRU_FREE = 128  # LOCAL_FREE_TARGET of kernel/bpf/bpf_lru_list.c
+LRU_FREE = 128  # LOCAL_FREE_TARGET of linux/kernel/bpf/bpf_lru_list.c
 RULES_SHOWN = 20
 _FLOWS = (
     (("mesh_flow4", "mesh_flow6"), _abi.Count.FLOW_MADE, _abi.Count.FLOW_GONE),

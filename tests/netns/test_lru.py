@@ -2,8 +2,8 @@
 """Maps that make room by themselves: where all entries are in use, the new one does not go first.
 
 To make room the kernel takes what nobody has looked up since it was made before what somebody has
-(kernel/bpf/bpf_lru_list.c): the first entry of a flow for the second one, if nobody looks. It keeps
-a list for each core, so all of a test happens on one. Both functions are mute.
+(linux/kernel/bpf/bpf_lru_list.c): the first entry of a flow for the second one, if nobody looks. It
+keeps a list for each core, so all of a test happens on one. Both functions are mute.
 """
 
 import struct

@@ -41,6 +41,6 @@ def test_layout(compiled: dict[str, dict[str, Any]], spec: _abi.MapSpec, part: s
 
 
 def test_no_padding(compiled: dict[str, dict[str, Any]]) -> None:
-    """BCC names what the compiler put between two fields ``__pad_N``."""
+    """BCC names what the compiler put between two fields ``__pad_`` and a number."""
     assert "__pad_" not in json.dumps(compiled)
     assert set(compiled) == {spec.name for spec in LAID_OUT}

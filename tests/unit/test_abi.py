@@ -92,7 +92,7 @@ def test_map_names_fit_the_kernel() -> None:
 
 
 def test_sizes_in_the_comments_are_right() -> None:
-    """Each class says how large it is; the two flow keys and the entry are as facts.md has them."""
+    """Each class says how large it is; the two flow keys and the entry fill their cache lines."""
     for kind in vars(_abi).values():
         match = re.search(r"^struct .*, (\d+) bytes", getattr(kind, "__doc__", None) or "")
         assert not match or ctypes.sizeof(kind) == int(match[1])

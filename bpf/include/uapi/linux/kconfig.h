@@ -12,7 +12,7 @@
 #define EBPFMESH_UAPI_KCONFIG_H
 
 /*
- * BCC brings a bpf.h of its own, newer than the machine's; this is the guard of
+ * BCC brings a linux/bpf.h of its own, newer than the machine's; this is the guard of
  * the machine's.
  */
 #define __LINUX_BPF_H__
