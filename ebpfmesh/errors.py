@@ -38,7 +38,10 @@ class UsageError(MeshError):
 
 
 class ConfigError(MeshError):
-    """A mesh file is wrong; ``file`` and ``line`` (1-based) say where."""
+    """A mesh file is wrong; ``file`` and ``line`` (1-based) say where.
+
+    ``others`` are wrong in it too, and so are ``more`` that are not told one by one.
+    """
 
     exit_code = 2
 
@@ -47,6 +50,8 @@ class ConfigError(MeshError):
         super().__init__(f"{where}: {message}", hint=hint)
         self.file = file
         self.line = line
+        self.others: tuple[ConfigError, ...] = ()
+        self.more = 0
 
 
 class NotFound(MeshError):

@@ -222,4 +222,5 @@ def load(file: Path) -> Scenario:
     try:
         return Scenario.model_validate(values)
     except ValidationError as error:
-        raise toml.fault(file, text, explain(error, Scenario, values)) from None
+        details = error.errors(include_url=False)
+        raise toml.fault(file, text, explain(details, Scenario, values)) from None

@@ -83,11 +83,14 @@ def _run(chosen: Settings) -> int:
     except (Exception, KeyboardInterrupt) as error:
         if os.environ.get("EBPFMESH_TRACEBACK"):
             raise
-        message, hint, code = _told(error)
-        output.complain("error:", "red", message, color=color)
-        if hint:
-            output.complain("hint:", "yellow", hint, color=color)
-        return code
+        told = [_told(one) for one in (error, *getattr(error, "others", ()))]
+        for message, hint, _ in told:
+            output.complain("error:", "red", message, color=color)
+            if hint:
+                output.complain("hint:", "yellow", hint, color=color)
+        if more := getattr(error, "more", 0):
+            output.complain("error:", "red", f"and {more} more", color=color)
+        return told[0][2]
 
 
 def _told(error: BaseException) -> tuple[str, str, int]:

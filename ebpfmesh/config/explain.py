@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-2-Clause
 """What pydantic found wrong, in words for people: one line naming the object, and a hint."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ValidationError
@@ -40,14 +40,20 @@ def make(model: type[_Made], **values: object) -> _Made:
     try:
         return model.model_validate(values)
     except ValidationError as error:
-        raise explain(error, model, values)[0] from None
+        raise explain(error.errors(include_url=False), model, values)[0] from None
 
 
 def explain(
-    error: ValidationError, model: type[BaseModel], values: Mapping[str, Any]
+    details: Sequence[ErrorDetails],
+    model: type[BaseModel],
+    values: Mapping[str, Any],
+    at: Location = (),
 ) -> list[Invalid]:
-    """Each fault of ``values``, which were to be a ``model``, with the path that leads to it."""
-    details = error.errors(include_url=False)
+    """Each fault of ``values``, which were to be a ``model``, with the path that leads to it.
+
+    ``at`` leads to the part of them that the ``details`` are about.
+    """
+    details = [{**detail, "loc": (*at, *detail["loc"])} for detail in details]
     # An array whose elements are all wrong is too short for pydantic as well.
     inside = {detail["loc"][:-1] for detail in details if detail["loc"]}
     return [
@@ -61,17 +67,17 @@ def _explain(detail: ErrorDetails, model: type[BaseModel], values: Mapping[str, 
     at: Location = detail["loc"]
     if at[-1:] == ("[key]",):  # of a table whose keys are names
         at = at[:-1]
-    subject = _subject(model, values, at)
+    about = subject(model, values, at)
     cause = detail.get("ctx", {}).get("error")
     if isinstance(cause, Invalid):
-        return Invalid(subject + cause.message, path=at + cause.path, hint=cause.hint)
+        return Invalid(about + cause.message, path=at + cause.path, hint=cause.hint)
     holder, field = _find(model, at)
     key = next((str(part) for part in reversed(at) if isinstance(part, str)), "it")
     what = show(key) if isinstance(at[-1], str) else f"element {at[-1] + 1} of {show(key)}"
     match detail["type"]:
         case "extra_forbidden":
-            message = f"{subject}unknown key {show(key)}"
-            return Invalid(message, path=at, hint=suggest(key, _keys(holder)))
+            message = f"{about}unknown key {show(key)}"
+            return Invalid(message, path=at, hint=suggest(key, keys_of(holder)))
         case "missing":
             problem = "is missing"
         case "too_short":
@@ -82,10 +88,10 @@ def _explain(detail: ErrorDetails, model: type[BaseModel], values: Mapping[str, 
         case _:
             problem = f"cannot be {_shown(detail['input'])}"
     hint = f"allowed: {field.description}" if field and field.description else ""
-    return Invalid(f"{subject}{what} {problem}", path=at, hint=hint)
+    return Invalid(f"{about}{what} {problem}", path=at, hint=hint)
 
 
-def _subject(model: type[BaseModel], values: Mapping[str, Any], at: Location) -> str:
+def subject(model: type[BaseModel], values: Mapping[str, Any], at: Location) -> str:
     """What a message about the part ``at`` begins with: the object by the name people know."""
     noun, item = model.__name__.lower(), values
     match at:
@@ -109,11 +115,12 @@ def _find(model: type[BaseModel], at: Location) -> tuple[type[BaseModel], FieldI
             inner = next(_models(field.annotation), None) if field else model
             if inner is None:  # a table whose keys are names: what is said of it holds for all
                 return holder, field
-            holder, field = inner, _keys(inner).get(part)
+            holder, field = inner, keys_of(inner).get(part)
     return holder, field
 
 
-def _keys(model: type[BaseModel]) -> dict[str, FieldInfo]:
+def keys_of(model: type[BaseModel]) -> dict[str, FieldInfo]:
+    """The fields of a table, by the keys they have in a file."""
     return {field.alias or name: field for name, field in model.model_fields.items()}
 
 

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: BSD-2-Clause
 """What a mesh file may hold, and the mesh that it means."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
@@ -11,18 +12,20 @@ from pydantic import (
     BeforeValidator,
     Field,
     PlainValidator,
-    ValidationError,
     model_validator,
 )
 
 from ebpfmesh.config import toml
 from ebpfmesh.config.addresses import assign_addresses, parse_address
-from ebpfmesh.config.explain import explain, make
+from ebpfmesh.config.check import Check
+from ebpfmesh.config.explain import make
 from ebpfmesh.config.ports import policy_ports, service_ports
 from ebpfmesh.model import (
     Address,
     Destination,
+    Function,
     FunctionSettings,
+    Hints,
     Hook,
     Identity,
     Invalid,
@@ -35,17 +38,20 @@ from ebpfmesh.model import (
     Network,
     Policy,
     PolicySettings,
+    Service,
     Source,
     Timeouts,
     Weight,
+    few,
     parse_ports,
     parse_prefix,
+    problems,
     show,
-    suggest,
     too_many,
 )
 
 _Either = TypeVar("_Either", Address, Network)
+_Table = TypeVar("_Table", bound=Model)
 _Names = Mapping[str, tuple[str, ...]]
 _Origin = dict[Location, Location]
 
@@ -53,14 +59,14 @@ _Origin = dict[Location, Location]
 def load(path: Path) -> Mesh:
     """The mesh described by the file at ``path``; raises ``ConfigError`` for whatever is wrong."""
     text = toml.read(path)
-    made = _build(toml.parse(path, text))
-    if isinstance(made, Mesh):
-        return made
-    raise toml.fault(path, text, made)
+    mesh, check = _build(toml.parse(path, text))
+    if check.told:
+        raise toml.fault(path, text, check.told, check.more)
+    return mesh
 
 
 def _listed(value: object) -> object:
-    return [value] if isinstance(value, str) else value
+    return [value] if isinstance(value, str) else few(value)
 
 
 def _one_per_family(items: tuple[_Either, ...]) -> tuple[_Either, ...]:
@@ -146,11 +152,11 @@ class _ServiceTable(Model):
     port: _Ports
     target_port: _Ports | None = None
     protocol: Literal["tcp", "udp"] = Field(default="tcp", description='"tcp" or "udp"')
-    functions: tuple[Name, ...] = Field(
+    functions: Annotated[tuple[Name, ...], BeforeValidator(few)] = Field(
         min_length=1, strict=False, description="an array of the names of functions"
     )
     affinity: Literal["none", "source"] = Field(default="none", description='"none" or "source"')
-    weights: dict[Name, Weight] = Field(
+    weights: Annotated[dict[Name, Weight], BeforeValidator(few)] = Field(
         default={}, description="a table of integers from 0 to 100, such as {web-1 = 0}"
     )
 
@@ -179,36 +185,80 @@ class _MeshFile(Model):
     )
 
 
-def _build(values: dict[str, Any]) -> Mesh | list[Invalid]:
-    """The mesh of the ``values`` of a file, or what is wrong with them, ``path`` by the file."""
-    try:
-        file = _MeshFile.model_validate(values)
-    except ValidationError as error:
-        return explain(error, _MeshFile, values)
+@dataclass(frozen=True)
+class _File:
+    """The tables of a file that can be understood, by their indices, and what is wrong with it."""
+
+    check: Check
+    mesh: _MeshTable
+    functions: dict[int, _FunctionTable]
+    services: dict[int, _ServiceTable]
+    policies: dict[int, _PolicyTable]
+    besides: frozenset[str]
+    """Names that stand in the other tables."""
+
+
+def _build(values: dict[str, Any]) -> tuple[Mesh, Check]:
+    """The mesh of the ``values`` of a file, and what is wrong with them, ``path`` by the file."""
+    file = _read(values)
     origin: _Origin = {}
+    parts: dict[str, Any] = {
+        **{key: value for key, value in file.mesh if key != "prefix"},
+        **_by_family("prefix", file.mesh.prefix),
+    }
+    mesh = Mesh.model_construct(**parts)
     try:
         names = _function_names(file)
-        parts = {
-            "name": file.mesh.name,
-            "limits": file.mesh.limits,
-            "timeouts": file.mesh.timeouts,
-            "hook": file.mesh.hook,
-            "expedited": file.mesh.expedited,
-            **_by_family("prefix", file.mesh.prefix),
-            "functions": _functions(file, origin),
-            "services": _services(file, names, origin),
-            "policies": _policies(file, names, origin),
-        }
-    except Invalid as fault:
-        return [fault]
-    try:
-        return Mesh.model_validate(parts)
-    except ValidationError as error:
-        faults = explain(error, Mesh, parts)
-    return [
-        Invalid(fault.message, path=_in_file(origin, fault.path), hint=fault.hint)
-        for fault in faults
-    ]
+        parts["functions"] = _functions(file, mesh, names, origin)
+        parts["services"] = _services(file, names, origin)
+        parts["policies"] = _policies(file, names, origin)
+    except Invalid as fault:  # so many that no more can be said
+        file.check.add(fault)
+        return mesh, file.check
+    mesh = Mesh.model_construct(**parts)
+    for found in problems(mesh, file.besides):
+        if file.check.enough:
+            break
+        path = _in_file(origin, found.path)
+        file.check.add(Invalid(found.message, path=path, hint=found.hint))
+    return mesh, file.check
+
+
+def _read(values: dict[str, Any]) -> _File:
+    """The tables of a file, each looked at by itself."""
+    check = Check(_MeshFile, values)
+    frame = dict(values)
+    mesh = _MeshTable(name="mesh")
+    if isinstance(values.get("mesh"), dict):
+        frame["mesh"] = mesh
+        mesh = check.table(_MeshTable, values["mesh"], ("mesh",)) or mesh
+    functions = _tables(check, "function", _FunctionTable, frame)
+    services = _tables(check, "service", _ServiceTable, frame)
+    policies = _tables(check, "policy", _PolicyTable, frame)
+    check.table(_MeshFile, frame, ())  # what is left there is the shape of the file
+    besides = frozenset(
+        table[name]
+        for key, made in (("function", functions), ("service", services))
+        for index, table in enumerate(values[key] if isinstance(values.get(key), list) else ())
+        for name in ("name", "tenant")
+        if index not in made and isinstance(table, dict) and isinstance(table.get(name), str)
+    )
+    return _File(check, mesh, functions, services, policies, besides)
+
+
+def _tables(
+    check: Check, key: str, model: type[_Table], frame: dict[str, Any]
+) -> dict[int, _Table]:
+    """The tables of an array of a file, by their indices; they are taken out of its ``frame``."""
+    found = {}
+    if isinstance(frame.get(key), list):
+        for index, table in enumerate(frame[key]):
+            if check.enough:
+                break
+            if (made := check.table(model, table, (key, index))) is not None:
+                found[index] = made
+        frame[key] = ()
+    return found
 
 
 def _in_file(origin: _Origin, at: Location) -> Location:
@@ -220,91 +270,99 @@ def _in_file(origin: _Origin, at: Location) -> Location:
     return at
 
 
-def _function_names(file: _MeshFile) -> dict[str, tuple[str, ...]]:
+def _function_names(file: _File) -> dict[str, tuple[str, ...]]:
     """What each name stands for: a function for itself, and with replicas for all of them."""
     known: dict[str, tuple[str, ...]] = {}
     total = 0
-    for index, table in enumerate(file.function):
+    for index, table in file.functions.items():
         total += table.replicas or 1
         if total > file.mesh.limits.functions:
             path = ("function", index, "replicas")
             raise too_many("functions", file.mesh.limits.functions, path)
-        for name in (table.name, *table.names):
-            if name in known:
-                what = f'there are two functions called "{name}"'
-                raise Invalid(what, path=("function", index, "name"), hint="rename one of them")
-        known[table.name] = table.names
-        known.update((name, (name,)) for name in table.names)
+        names = {table.name: table.names} | {name: (name,) for name in table.names}
+        if twice := next((name for name in names if name in known), ""):
+            what = f'there are two functions called "{twice}"'
+            path = ("function", index, "name")
+            file.check.add(Invalid(what, path=path, hint="rename one of them"))
+        else:
+            known |= names
     return known
 
 
-def _functions(file: _MeshFile, origin: _Origin) -> tuple[dict[str, Any], ...]:
+def _functions(file: _File, mesh: Mesh, names: _Names, origin: _Origin) -> tuple[Function, ...]:
     """Its functions, replicas and assigned addresses included."""
-    tables: tuple[_FunctionTable | _ServiceTable, ...] = (*file.function, *file.service)
+    tables: tuple[_FunctionTable | _ServiceTable, ...]
+    tables = (*file.functions.values(), *file.services.values())
     used = {address for table in tables for address in table.address}
     owners = {
         name: index
-        for index, table in enumerate(file.function)
+        for index, table in file.functions.items()
         if not table.address
-        for name in table.names
+        for name in names.get(table.name, ())
     }
-    pools = Mesh(name=file.mesh.name).model_copy(update=_by_family("prefix", file.mesh.prefix))
     try:
-        assigned4 = assign_addresses(owners, pools.prefix4, used)
-        assigned6 = assign_addresses(owners, pools.prefix6, used)
+        assigned4 = assign_addresses(owners, mesh.prefix4, used)
+        assigned6 = assign_addresses(owners, mesh.prefix6, used)
     except Invalid as fault:
         fault.path = ("function", owners[str(fault.path[0])])
         raise
-    functions: list[dict[str, Any]] = []
-    for index, table in enumerate(file.function):
+    functions: list[Function] = []
+    for index, table in file.functions.items():
         settings = table.model_dump(exclude={"name", "replicas", "address"})
-        for name in table.names:
+        for name in names.get(table.name, ()):
             addresses = table.address or (assigned4[name], assigned6[name])
             _note(origin, ("functions", len(functions)), ("function", index), table.address)
-            functions.append({**settings, "name": name, **_by_family("address", addresses)})
+            try:
+                function = make(Function, name=name, **settings, **_by_family("address", addresses))
+            except Invalid as fault:
+                path = ("function", index, *fault.path)
+                file.check.add(Invalid(fault.message, path=path, hint=fault.hint))
+                break
+            functions.append(function)
     return tuple(functions)
 
 
-def _services(file: _MeshFile, names: _Names, origin: _Origin) -> tuple[dict[str, Any], ...]:
+def _services(file: _File, names: _Names, origin: _Origin) -> tuple[Service, ...]:
     """Its services, with the replicas in place of the names that stand for them."""
-    services = []
-    for number, table in enumerate(file.service):
+    services: list[Service] = []
+    for number, table in file.services.items():
         functions: list[str] = []
-        _note(origin, ("services", number), ("service", number), table.address)
+        made: Location = ("services", len(services))
         for index, name in enumerate(table.functions):
             path: Location = ("service", number, "functions", index)
-            if name not in names:
-                what = f'service "{table.name}" names an unknown function "{name}"'
-                raise Invalid(what, path=path, hint=suggest(name, names))
-            for replica in names[name]:
-                origin["services", number, "functions", len(functions)] = path
+            for replica in names.get(name, (name,)):
+                origin[*made, "functions", len(functions)] = path
                 functions.append(replica)
-        weights = _weights(table, number, names, functions)
         values = table.model_dump(exclude={"address", "functions", "port", "target_port"})
+        weights = _weights(file, number, names, functions)
         values |= {"functions": tuple(functions), "weights": weights}
         values |= service_ports(table.port, table.target_port)
-        services.append(values | _by_family("address", table.address))
+        try:
+            services.append(make(Service, **values, **_by_family("address", table.address)))
+        except Invalid as fault:
+            path = ("service", number, *fault.path)
+            file.check.add(Invalid(fault.message, path=path, hint=fault.hint))
+        _note(origin, made, ("service", number), table.address)
     return tuple(services)
 
 
-def _weights(
-    table: _ServiceTable, number: int, names: _Names, functions: list[str]
-) -> dict[str, int]:
+def _weights(file: _File, number: int, names: _Names, functions: Collection[str]) -> dict[str, int]:
     """The weight of each function that ``weights`` speaks of; its own name says more."""
-    weights: dict[str, int] = {}
+    table = file.services[number]
+    own, weights = set(functions), dict[str, int]()
+    hint_for = Hints([*table.functions, *functions])
     for name in sorted(table.weights, key=lambda name: names.get(name) == (name,)):
-        replicas = set(names.get(name, ())) & set(functions)
-        if not replicas:
-            what = (
-                f'service "{table.name}": "weights" names "{name}", which is not of its functions'
-            )
+        replicas = [replica for replica in names.get(name, ()) if replica in own]
+        weights |= dict.fromkeys(replicas, table.weights[name])
+        if not replicas and name not in own:
+            what = f'"weights" names "{name}", which is not of its functions'
             path = ("service", number, "weights", name)
-            raise Invalid(what, path=path, hint=suggest(name, [*table.functions, *functions]))
-        weights |= dict.fromkeys(sorted(replicas), table.weights[name])
+            hint = hint_for(name)
+            file.check.add(Invalid(f'service "{table.name}": {what}', path=path, hint=hint))
     return weights
 
 
-def _policies(file: _MeshFile, names: _Names, origin: _Origin) -> tuple[Policy, ...]:
+def _policies(file: _File, names: _Names, origin: _Origin) -> tuple[Policy, ...]:
     """Its policies, one for each pair of replicas.
 
     Where two are about the same flows, because one names replicas by their common name and the
@@ -312,15 +370,17 @@ def _policies(file: _MeshFile, names: _Names, origin: _Origin) -> tuple[Policy, 
     """
     given: dict[object, int] = {}
     kept: dict[object, tuple[Policy, int]] = {}
-    for index, table in enumerate(file.policy):
-        common = _common(table, index)
+    for index, table in file.policies.items():
+        common = _common(file.check, table, index)
+        if common is None:
+            continue
         if (other := given.setdefault(common.match, index)) != index:
             what = f"policy {common}: policy number {other + 1} is about the same flows"
             hint = "keep one, or make them differ in from, to, protocol or port"
-            raise Invalid(what, path=("policy", index), hint=hint)
-        sources = _replicas(common, "from", names, index)
-        destinations = _replicas(common, "to", names, index)
-        for source, destination in product(sources, destinations):
+            file.check.add(Invalid(what, path=("policy", index), hint=hint))
+            continue
+        ends = (_replicas(end, names) for end in (common.source, common.destination))
+        for source, destination in product(*ends):
             policy = common.model_copy(update={"source": source, "destination": destination})
             rival, _ = kept.get(policy.match, (policy, index))
             if policy.precedence <= rival.precedence:
@@ -332,7 +392,7 @@ def _policies(file: _MeshFile, names: _Names, origin: _Origin) -> tuple[Policy, 
     return tuple(policy for policy, _ in kept.values())
 
 
-def _common(table: _PolicyTable, index: int) -> Policy:
+def _common(check: Check, table: _PolicyTable, index: int) -> Policy | None:
     """The rule of a table, its replicas still by their common name."""
     values = table.model_dump(exclude={"source", "destination", "port"})
     values |= policy_ports(table.port)
@@ -340,19 +400,14 @@ def _common(table: _PolicyTable, index: int) -> Policy:
         return make(Policy, source=table.source, destination=table.destination, **values)
     except Invalid as fault:
         what = f"policy number {index + 1}: {fault.message}"
-        raise Invalid(what, path=("policy", index, *fault.path), hint=fault.hint) from None
+        check.add(Invalid(what, path=("policy", index, *fault.path), hint=fault.hint))
+        return None
 
 
-def _replicas(
-    policy: Policy, key: Literal["from", "to"], names: _Names, index: int
-) -> tuple[Identity, ...]:
-    """Whom ``from`` or ``to`` of ``policy`` stands for: itself, or the replicas of that name."""
-    identity = policy.source if key == "from" else policy.destination
-    if identity.kind != "function":
+def _replicas(identity: Identity, names: _Names) -> tuple[Identity, ...]:
+    """Whom an identity stands for: itself, or the replicas of that name."""
+    if identity.kind != "function" or names.get(identity.name) in (None, (identity.name,)):
         return (identity,)
-    if identity.name not in names:
-        what = f'policy {policy}: there is no function "{identity.name}"'
-        raise Invalid(what, path=("policy", index, key), hint=suggest(identity.name, names))
     return tuple(Identity("function", name) for name in names[identity.name])
 
 

@@ -10,7 +10,9 @@ Memory is in bytes, CPU in CPUs, time in seconds; ports are numbers as people wr
 """
 
 from ebpfmesh.model.base import (
+    TOLD,
     Address,
+    Hints,
     Invalid,
     Location,
     MeshName,
@@ -20,6 +22,7 @@ from ebpfmesh.model.base import (
     Port,
     check_address,
     check_mesh_name,
+    few,
     parse_prefix,
     show,
     suggest,
@@ -47,14 +50,17 @@ from ebpfmesh.model.policy import (
 )
 from ebpfmesh.model.ports import parse_ports, port_prefixes, ports_text
 from ebpfmesh.model.scope import Scope
+from ebpfmesh.model.whole import problems
 
 __all__ = [
+    "TOLD",
     "Action",
     "Address",
     "Destination",
     "Endpoint",
     "Function",
     "FunctionSettings",
+    "Hints",
     "Hook",
     "Identity",
     "Invalid",
@@ -79,10 +85,12 @@ __all__ = [
     "Weight",
     "check_address",
     "check_mesh_name",
+    "few",
     "parse_ports",
     "parse_prefix",
     "port_prefixes",
     "ports_text",
+    "problems",
     "show",
     "suggest",
     "too_many",

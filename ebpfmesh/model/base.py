@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: BSD-2-Clause
 """What all models are made of: errors that name a part, names, addresses and prefixes."""
 
-from collections.abc import Hashable, Iterable, Iterator
+from collections.abc import Collection, Hashable, Iterable, Iterator
 from difflib import get_close_matches
+from heapq import nsmallest
 from ipaddress import (
     IPv4Address,
     IPv4Network,
@@ -26,6 +27,7 @@ _Address = TypeVar("_Address", bound=Address)
 _Network = TypeVar("_Network", bound=Network)
 _Item = TypeVar("_Item", bound=Hashable)
 
+_COMPARED = 256  # names that one is compared with
 LABEL = "^[a-z0-9]([a-z0-9-]*[a-z0-9])?$"
 LABEL_TEXT = "lower-case letters, digits and inner hyphens, at most"
 _UNUSABLE: dict[Network, str] = {
@@ -40,6 +42,12 @@ _UNUSABLE: dict[Network, str] = {
     IPv6Network("fe80::/10"): "a link-local",
     IPv6Network("ff00::/8"): "a multicast",
 }
+
+
+MANY = 65535
+"""The most functions that a mesh can have, and so elements that an array needs."""
+TOLD = 50
+"""The most faults that are told one by one."""
 
 
 class Invalid(UsageError, ValueError):
@@ -61,12 +69,29 @@ def too_many(limit: str, size: int, path: Location) -> Invalid:
 
 
 def suggest(name: str, known: Iterable[str]) -> str:
-    """A hint for a ``name`` that is not among ``known``: the nearest of them, or the first few."""
-    names = sorted(set(known))
-    if near := get_close_matches(name, names, n=1):
-        return f'did you mean "{near[0]}"?'
+    """A hint for a ``name`` that is not among ``known``: the nearest of them, or the first few.
+
+    Of many only those are compared that begin alike.
+    """
+    names = set(known)
+    near = names if len(names) <= _COMPARED else {n for n in names if n[:2] == name[:2]}
+    if found := get_close_matches(name[:64], nsmallest(_COMPARED, near), n=1):
+        return f'did you mean "{found[0]}"?'
     more = ", …" if len(names) > 8 else ""
-    return f"known: {', '.join(names[:8])}{more}" if names else "there is none"
+    return f"known: {', '.join(nsmallest(8, names))}{more}" if names else "there is none"
+
+
+class Hints:
+    """``suggest`` for names that are not among ``known``, as often as somebody reads it."""
+
+    def __init__(self, known: Collection[str]) -> None:
+        self._known = known
+        self._left = TOLD
+
+    def __call__(self, name: str) -> str:
+        """The hint; empty once there were more than are told."""
+        self._left -= 1
+        return suggest(name, self._known) if self._left >= 0 else ""
 
 
 def check_address(address: _Address) -> _Address:
@@ -110,6 +135,13 @@ def repeated(values: Iterable[_Item]) -> Iterator[tuple[int, _Item]]:
         if value in seen:
             yield index, value
         seen.add(value)
+
+
+def few(value: object) -> object:
+    """An array or a table, unless it is so large that looking at each part would take long."""
+    if isinstance(value, (list, tuple, dict)) and len(value) > MANY:
+        raise Invalid(f"it has {len(value)} elements", hint=f"at most {MANY}")
+    return value
 
 
 Name = Annotated[str, Field(pattern=LABEL, max_length=63, description=f"{LABEL_TEXT} 63")]

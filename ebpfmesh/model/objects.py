@@ -15,6 +15,7 @@ from ebpfmesh.model.base import (
     Name,
     Port,
     check_address,
+    few,
     integer,
     repeated,
     show,
@@ -109,9 +110,9 @@ class FunctionSettings(Model):
         max_length=4095,
         description="a name under /run/netns, or an absolute path",
     )
-    command: Annotated[tuple[str, ...], Field(strict=False), AfterValidator(_command)] = Field(
-        default=(), description='an array of strings, such as ["iperf3", "-s"]'
-    )
+    command: Annotated[
+        tuple[str, ...], Field(strict=False), BeforeValidator(few), AfterValidator(_command)
+    ] = Field(default=(), description='an array of strings, such as ["iperf3", "-s"]')
 
 
 class Function(FunctionSettings, Endpoint):
@@ -174,8 +175,9 @@ class Service(Endpoint):
             if first + self.ports - 1 > 65535:
                 what = f'"{key}" cannot be {self.ports} ports from {first} on'
                 raise Invalid(what, path=(key,), hint="ports end at 65535")
+        known = set(self.functions)
         for name in self.weights:
-            if name not in self.functions:
+            if name not in known:
                 what = f'"weights" names "{name}", which is not among its functions'
                 raise Invalid(what, path=("weights", name), hint=suggest(name, self.functions))
         return self

@@ -1,35 +1,40 @@
 # SPDX-License-Identifier: BSD-2-Clause
 """What must hold between the parts of a mesh.
 
-Each check yields what is wrong; the caller raises the first.
+Each check yields what is wrong; the caller raises the first, or tells all.
 """
 
 from bisect import bisect_left
 from collections import defaultdict
-from collections.abc import Iterator
-from itertools import accumulate, chain, pairwise
+from collections.abc import Collection, Iterator
+from itertools import accumulate, chain
 from typing import TYPE_CHECKING
 
 from ebpfmesh._abi import PREFIXES
-from ebpfmesh.model.base import Address, Invalid, Location, Network, repeated, suggest, too_many
+from ebpfmesh.model.base import Address, Hints, Invalid, Location, Network, repeated, too_many
 from ebpfmesh.model.ports import port_prefixes, ports_text
 
 if TYPE_CHECKING:
     from ebpfmesh.model.mesh import Mesh
 
 
-def problems(mesh: "Mesh") -> Iterator[Invalid]:
-    """What is wrong with a mesh as a whole, its parts being right."""
+def problems(mesh: "Mesh", besides: Collection[str] = ()) -> Iterator[Invalid]:
+    """What is wrong with a mesh as a whole, its parts being right.
+
+    ``besides`` are names that it has too, of things too wrong to be parts of it.
+    """
     checks = (
         _over_limits,
         _same_names,
         _same_addresses,
         _same_ports,
-        _bad_backends,
-        _bad_policies,
         _bad_prefixes,
     )
-    return chain.from_iterable(check(mesh) for check in checks)
+    named = (_bad_backends, _bad_policies)
+    return chain(
+        chain.from_iterable(check(mesh) for check in checks),
+        chain.from_iterable(check(mesh, besides) for check in named),
+    )
 
 
 def _over_limits(mesh: "Mesh") -> Iterator[Invalid]:
@@ -41,7 +46,7 @@ def _over_limits(mesh: "Mesh") -> Iterator[Invalid]:
         yield too_many("services", limits.services, ("services", index))
     if (index := _beyond([len(p.prefixes) for p in mesh.policies], limits.rules)) is not None:
         yield too_many("rules", limits.rules, ("policies", index))
-    for tenant in mesh.tenants[limits.tenants :]:
+    for tenant in mesh.tenants[limits.tenants : limits.tenants + 1]:
         index = [function.tenant for function in mesh.functions].index(tenant)
         yield too_many("tenants", limits.tenants, ("functions", index, "tenant"))
 
@@ -92,11 +97,13 @@ def _same_ports(mesh: "Mesh") -> Iterator[Invalid]:
     found = []
     for where, given in ranges.items():
         given.sort()
-        for one, other in pairwise(given):
-            if one[1] >= other[0]:
-                ports = ports_text(other[0], min(one[1], other[1]))
-                older, newer = sorted((one[2], other[2]))
+        widest = given[0]  # of those before, the one that reaches furthest
+        for other in given[1:]:
+            if widest[1] >= other[0]:
+                ports = ports_text(other[0], min(widest[1], other[1]))
+                older, newer = sorted((widest[2], other[2]))
                 found.append((newer, older, f"{where} port {ports}"))
+            widest = max(widest, other, key=lambda one: one[1])
     for newer, older, where in sorted(found):
         name, owner = mesh.services[newer].name, mesh.services[older].name
         what = f'service "{name}": {where} is taken by "{owner}"'
@@ -104,15 +111,17 @@ def _same_ports(mesh: "Mesh") -> Iterator[Invalid]:
         yield Invalid(what, path=("services", newer, "port"), hint=hint)
 
 
-def _bad_backends(mesh: "Mesh") -> Iterator[Invalid]:
+def _bad_backends(mesh: "Mesh", besides: Collection[str]) -> Iterator[Invalid]:
     functions = {function.name: function for function in mesh.functions}
+    hint_for = Hints(functions)
     for number, service in enumerate(mesh.services):
         for index, name in enumerate(service.functions):
             path = ("services", number, "functions", index)
             function = functions.get(name)
             if function is None:
-                what = f'service "{service.name}" names an unknown function "{name}"'
-                yield Invalid(what, path=path, hint=suggest(name, functions))
+                if name not in besides:
+                    what = f'service "{service.name}" names an unknown function "{name}"'
+                    yield Invalid(what, path=path, hint=hint_for(name))
                 continue
             families = {address.version for address in function.addresses}
             for address in service.addresses:
@@ -123,18 +132,19 @@ def _bad_backends(mesh: "Mesh") -> Iterator[Invalid]:
                     yield Invalid(what, path=path, hint=hint)
 
 
-def _bad_policies(mesh: "Mesh") -> Iterator[Invalid]:
+def _bad_policies(mesh: "Mesh", besides: Collection[str]) -> Iterator[Invalid]:
     known = {
         "function": {function.name for function in mesh.functions},
         "tenant": {function.tenant for function in mesh.functions},
         "service": {service.name for service in mesh.services},
     }
+    hints = {kind: Hints(names) for kind, names in known.items()}
     for index, policy in enumerate(mesh.policies):
         for key, identity in (("source", policy.source), ("destination", policy.destination)):
-            if identity.name and identity.name not in known.get(identity.kind, {identity.name}):
-                what = f'policy {policy}: there is no {identity.kind} "{identity.name}"'
-                hint = suggest(identity.name, known[identity.kind])
-                yield Invalid(what, path=("policies", index, key), hint=hint)
+            name, names = identity.name, known.get(identity.kind)
+            if name and names is not None and name not in names and name not in besides:
+                what = f'policy {policy}: there is no {identity.kind} "{name}"'
+                yield Invalid(what, path=("policies", index, key), hint=hints[identity.kind](name))
     for index, _ in repeated(policy.match for policy in mesh.policies):
         what = f"policy {mesh.policies[index]}: another policy is about the same flows"
         hint = "keep one, or make them differ in from, to, protocol or port"

@@ -369,3 +369,67 @@ def test_every_value_has_a_line(values: dict[str, object]) -> None:
         children = value.items() if isinstance(value, dict) else ()
         children = enumerate(value) if isinstance(value, list) else children
         stack += [((*at, key), child) for key, child in children]
+
+
+# All that is wrong
+
+ALL = """
+[mesh]
+name = "edge"
+limts = {}  # 1
+[mesh.limits]
+flows = 3  # 2
+[[function]]
+name = "web"
+cpu = 0  # 3
+tennant = "x"  # 4
+[[function]]
+name = "a_b"  # 5
+[[function]]
+name = "db"
+address = "198.18.0.9"
+[[function]]
+name = "cache"
+address = "198.18.0.9"  # 6
+[[service]]
+name = "s"
+address = "198.18.128.1"
+port = "80-90"
+functions = ["web",
+"wob"]  # 7
+[[service]]
+name = "t"
+address = "198.18.128.1"
+port = 85  # 8
+functions = ["db"]
+weights = {dc = 2}  # 9
+[[policy]]
+from = "function:web"
+to = "service:u"  # 10
+action = "allow"
+[[policy]]
+from = "function:wob"  # 11
+to = "service:s"
+action = "alow"  # 12
+"""
+
+
+def test_all_that_is_wrong_is_told(write) -> None:
+    """Each fault once, on its line; a table with a fault is there for others to name."""
+    rows = ALL.split("\n")
+    with pytest.raises(ConfigError) as caught:
+        load(write(ALL))
+    faults = (caught.value, *caught.value.others)
+    for fault in faults:
+        assert_for_people(fault)
+    marked = [number for number, row in enumerate(rows, 1) if "#" in row]
+    assert [fault.line for fault in faults] == marked
+    assert caught.value.more == 0
+
+
+def test_so_many_faults_that_not_all_are_told(write) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load(write(HEAD + "[[function]]\nx = 1\n" * 90))
+    faults = (caught.value, *caught.value.others)
+    assert len(faults) == 50
+    assert caught.value.more == 2 * 90 - 50  # of each an unknown key and no name
