@@ -18,8 +18,8 @@ Source = Literal["frames", "sockets", "connections", "changes", ""]
 class Kind:
     """A kind of figure. ``take`` names what measures it, ``settings`` are passed to that.
 
-    One that is not ``compared`` is taken once, or belongs to another: it does not say by itself who
-    is better. One that is ``by_cpu`` tells another once more, by the CPU time that it took.
+    One that is not ``compared`` belongs to another, or is taken ``once``: it does not say by itself
+    who is better. One that is ``by_cpu`` tells another once more, by the CPU time that it took.
     """
 
     title: str
@@ -30,6 +30,7 @@ class Kind:
     settings: Mapping[str, object] = field(default_factory=dict)
     compared: bool = True
     by_cpu: bool = False
+    once: bool = False
 
 
 def _pps(title: str, **settings: object) -> Kind:
@@ -53,7 +54,7 @@ _FRAMES = {
     "pps": _pps(", UDP"),
     "pps-answered": _pps(", answered flow", answered=True),
     "pps-syn": _pps(", TCP SYN", protocol="syn"),
-    "pps-100000-flows": _pps(", 100 000 flows", flows=MANY_FLOWS),
+    "pps-100000-flows": _pps(", 100\N{NARROW NO-BREAK SPACE}000 flows", flows=MANY_FLOWS),
     "pps-ipv6": _pps(", IPv6", version=6),
     "pps-events": _pps(", `events` on", listener="events"),
     "pps-capture": _pps(", `capture` on", listener="capture"),
@@ -65,8 +66,8 @@ KINDS = {
         "TCP bulk, two cores", "Gb/s", True, "stream", "sockets", {"two_cores": True}
     ),
     "rr": Kind("half round trip", "µs", False, "rr", "sockets"),
-    "rr-p99": Kind("half round trip, 99 %", "µs", False),
-    "rr-p999": Kind("half round trip, 99.9 %", "µs", False),
+    "rr-p99": Kind("half round trip, 99\N{NARROW NO-BREAK SPACE}%", "µs", False),
+    "rr-p999": Kind("half round trip, 99.9\N{NARROW NO-BREAK SPACE}%", "µs", False),
     "connect": Kind("new connections per second", "1/s", True, "connect", "connections"),
     "http": Kind("HTTP requests per second, kept alive", "1/s", True, "http", "sockets"),
     "http-short": Kind(
@@ -84,8 +85,10 @@ KINDS = {
     "add-service-command": _changes("services", "add-service-command", "command line"),
     "add-rule-command": _changes("rules", "add-rule-command", "command line"),
     "attach-one": Kind("one function more", "ms", False, "attach", "sockets"),
-    "build": Kind("all of the path built", "s", False, compared=False),
-    "build-memory": Kind("memory that building it took, roughly", "MiB", False, compared=False),
+    "build": Kind("all of the path built", "s", False, compared=False, once=True),
+    "build-memory": Kind(
+        "memory that building it took, roughly", "MiB", False, compared=False, once=True
+    ),
     "update-service": Kind(
         "a service added under traffic", "ms", False, "update", "changes", {"kind": "add-service"}
     ),

@@ -248,12 +248,41 @@ def test_key_has_the_colour_of_its_path() -> None:
     assert plots.key("mesh") != plots.key("iptables")
 
 
-def test_png_is_white_and_200_dpi(tmp_path: Path) -> None:
+def test_files_are_for_a_paper_and_the_same_each_time(tmp_path: Path) -> None:
     picture = of([part("http", ["routed", "mesh"])])["http-services"]
-    plots.save(picture, tmp_path / "x.png")
-    image = mpl.image.imread(tmp_path / "x.png")  # type: ignore[attr-defined]
+    plots.save(picture, tmp_path)
+    first = {file.suffix: file.read_bytes() for file in tmp_path.iterdir()}
+    assert set(first) == {".svg", ".pdf", ".png"}
+    assert first[".pdf"].startswith(b"%PDF")
+    assert b"HTTP requests per second, kept alive" in first[".svg"]
+    image = mpl.image.imread(tmp_path / "http-services.png")  # type: ignore[attr-defined]
     assert image.shape[1] == round(drawing.WIDTH * plots.DPI)
     assert image[-1, -1, :3].tolist() == [1, 1, 1]
-    first = (tmp_path / "x.png").read_bytes()
-    plots.save(picture, tmp_path / "x.png")
-    assert (tmp_path / "x.png").read_bytes() == first
+    plots.save(picture, tmp_path)
+    assert {file.suffix: file.read_bytes() for file in tmp_path.iterdir()} == first
+
+
+@pytest.mark.parametrize(
+    "group",
+    ["TCP bulk", "New connections per second", "Packets per second, 100 000 flows, by services"],
+)
+def test_title_of_a_group_ends_before_the_axis(group: str) -> None:
+    rows = (Row(group, "1 service", (Point("mesh", 2, 1, 3), Point("iptables", 2, 1, 3))),)
+    canvas = canvas_of(Picture("x", "x", "x", "rows", "times better", rows=rows, even=1.0))
+    (axes,) = canvas.axes
+    assert " ".join(text.get_text() for text in axes.texts) == group
+    ends = [text.get_window_extent().x1 for text in axes.texts]
+    assert max(ends) < axes.get_window_extent().x0
+
+
+def test_pictures_stand_in_two_columns_of_nearly_the_same_height() -> None:
+    for name in bench_data.names():
+        pictures = run_page.pictures_of(bench_data.made(name))
+        columns = run_page.in_columns([(picture, plots.svg(picture)) for picture in pictures])
+        assert sorted(p.name for c in columns for p, _ in c) == sorted(p.name for p in pictures)
+        assert columns[0][0][0] == pictures[0]
+        heights = [sum(plots.height(svg) for _, svg in column) for column in columns]
+        if len(pictures) > 1:
+            lowest = min(plots.height(svg) for column in columns for _, svg in column)
+            assert abs(heights[0] - heights[1]) <= max(lowest, 0.1 * sum(heights)), name
+    assert run_page.in_columns([]) == []

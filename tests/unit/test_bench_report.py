@@ -150,6 +150,38 @@ def test_page_says_all_there_is_to_say(page: str, results: Results) -> None:
         assert page.count(f'id="key-{path}-') > 0
 
 
+def test_what_was_measured_once_is_said_where_the_mesh_loses() -> None:
+    """At its worst beside each path, in figures, and never as a conclusion."""
+    found = bench_data.made({**SCENARIO, "control": 0, "rounds": 1}, noise=0.001)
+    took = {("mesh", 1): 2.0, ("mesh", 1000): 9.0, ("iptables", 1): 4.0, ("iptables", 1000): 1.5}
+    lines = [m for m in found.measurements if m.kind != "build"]
+    lines += [Measurement(1, "build", path, "services", at, value, "raw/built.json")
+              for (path, at), value in took.items()]  # fmt: skip
+    found = dataclasses.replace(found, measurements=tuple(lines))
+    (claim,) = summary.once(found)
+    assert str(claim) == (
+        "All of the path built (less is better): 9.00 s, iptables 1.50, at 1\u202f000 services"
+    )
+    page = run_page.render(found)
+    assert page.index("Where the mesh loses") < page.index("Measured once") < page.index("Pictures")
+    assert claim.parts[0].text in page
+    assert not summary.losses(found)
+    assert f"measured once: {claim}" in run_page.told(found)
+    assert run_page.data(found)["once"] == [str(claim)]
+
+
+def test_names_and_goals_are_explained_before_they_are_used() -> None:
+    part = {"kinds": ["pps"], "seconds": 1, "services": [1000],
+            "paths": ["iptables", "iptables-each-packet", "mesh"]}  # fmt: skip
+    found = bench_data.made({**SCENARIO, "measure": [part]})
+    page = run_page.render(found)
+    what = summary.GLOSSES["iptables-each-packet"]
+    first = page.index("iptables-each-packet")
+    assert page[first:].startswith(f"iptables-each-packet</b>: {what}")
+    assert sections.GOAL_NOTE in page
+    assert f"iptables-each-packet: {what}" in run_page.told(found)
+
+
 def test_page_says_what_is_too_noisy() -> None:
     noisy = bench_data.made(SCENARIO, noise=0.6)
     assert analyse.unclear(noisy)
@@ -254,7 +286,8 @@ def test_files_beside_the_page(results: Results, tmp_path: Path) -> None:
         if link.startswith(("plots/", "figures", "ratios")):
             assert (tmp_path / link).is_file()
     for picture in drawn:
-        assert (tmp_path / f"plots/{picture.name}.png").read_bytes().startswith(b"\x89PNG")
+        for suffix in ("csv", "svg", "pdf", "png"):
+            assert (tmp_path / f"plots/{picture.name}.{suffix}").stat().st_size
     rows = list(csv.DictReader((tmp_path / "figures.csv").open()))
     assert len(rows) == len(analyse.figures(results)) + len(analyse.costs(results))
     assert float(rows[0]["median"]) == analyse.figures(results)[0].median

@@ -11,7 +11,7 @@ from rich.table import Table
 from ebpfmesh.bench.kinds import AXES, KINDS
 from ebpfmesh.bench.report import plots, sections
 from ebpfmesh.bench.report.pictures import Picture, Point, Row, title_of
-from ebpfmesh.bench.report.run_page import template
+from ebpfmesh.bench.report.run_page import in_columns, template
 from ebpfmesh.bench.report.sections import TONES, Cell, Section
 from ebpfmesh.bench.results import Results
 from ebpfmesh.bench.stats.analyse import COSTS
@@ -33,7 +33,7 @@ def render(before: Results, after: Results, comparison: Comparison) -> str:
         after=after,
         headlines=headlines(comparison),
         tables=list(tables(comparison)),
-        pictures=[(picture, plots.svg(picture)) for picture in drawn],
+        columns=in_columns([(picture, plots.svg(picture)) for picture in drawn]),
         keys=[
             (path, plots.key(path))
             for path in dict.fromkeys(path for picture in drawn for path in picture.paths)

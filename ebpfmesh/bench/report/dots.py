@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: BSD-2-Clause
 """Draws figures as dots: a row for each path, or for whatever a picture names."""
 
+import textwrap
 from collections.abc import Sequence
 from typing import Any
 
@@ -28,6 +29,8 @@ from ebpfmesh.bench.words import place
 
 ROW_HEIGHT, TOP, BARE_TOP, GAP, BOTTOM = 0.215, 0.3, 0.06, 0.32, 0.5
 """Inches."""
+HEAD, BOLD = 26, 5 * " "
+"""Characters of a line of a group's title, which must not reach the axis, and what it is wider."""
 SHIFT = 0.16
 """Of a row, by which points in it stand apart."""
 LEGEND: dict[str, Any] = {
@@ -58,14 +61,9 @@ def draw_dots(picture: Picture) -> Canvas:
     return canvas
 
 
-def _sheet(
-    rows: Sequence[Sequence[str]], *, lines: int = 0, top: float = TOP
-) -> tuple[Canvas, Sequence[Axes]]:
-    """Panels above each other, as high as their rows need, with room at the left for names.
-
-    ``lines`` is how many rows there are if that is not the number of names.
-    """
-    heights = [((lines or len(names)) + 0.2) * ROW_HEIGHT for names in rows]
+def _sheet(rows: Sequence[Sequence[str]], *, top: float = TOP) -> tuple[Canvas, Sequence[Axes]]:
+    """Panels above each other, as high as their rows need, with room at the left for names."""
+    heights = [(len(names) + 0.2) * ROW_HEIGHT for names in rows]
     gaps = GAP * (len(rows) - 1)
     whole = top + sum(heights) + gaps + BOTTOM
     canvas = Canvas(figsize=(WIDTH, whole))
@@ -164,27 +162,20 @@ def draw_rows(picture: Picture) -> Canvas:
     """A row for whatever the picture names, with a point for each path; titles above groups."""
     several = any(len(row.points) > 1 for row in picture.rows)
     groups = dict.fromkeys(row.group for row in picture.rows)
-    rows = [(g, [row for row in picture.rows if row.group == g]) for g in groups]
-    names = [name for g, found in rows for name in ([g] if g else []) + [r.label for r in found]]
-    canvas, (axes,) = _sheet(
-        [[row.label for row in picture.rows]],
-        lines=len(names),
-        top=TOP if several else BARE_TOP,
-    )
+    rows = [(textwrap.wrap(g, HEAD), [r for r in picture.rows if r.group == g]) for g in groups]
+    names = [text + BOLD for head, _ in rows for text in head]
+    names += [row.label for row in picture.rows]
+    canvas, (axes,) = _sheet([names], top=TOP if several else BARE_TOP)
     beside = blended_transform_factory(canvas.transFigure, axes.transData)
-    number = -1
-    for group, found in rows:
-        if group:
-            number += 1
-            axes.text(
-                0.012, number, group, fontweight="bold", va="center",
-                transform=beside, zorder=5,
-                bbox={"facecolor": PAGE, "edgecolor": "none", "pad": 1},
-            )  # fmt: skip
+    labels: list[str] = []
+    for head, found in rows:
+        for text in head:
+            axes.text(0.012, len(labels), text, fontweight="bold", va="center", transform=beside)
+            labels.append("")
         for row in found:
-            number += 1
-            _draw_row(axes, number, row)
-    _name_rows(axes, ["" if name in groups else name for name in names])
+            _draw_row(axes, len(labels), row)
+            labels.append(row.label)
+    _name_rows(axes, labels)
     _scale_rows(axes, [point for row in picture.rows for point in row.points], picture)
     axes.set_xlabel(picture.unit)
     if several:

@@ -8,7 +8,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
-from ebpfmesh.bench.stats.analyse import SUBJECT, Figure
+from ebpfmesh.bench.stats.analyse import SUBJECT, Figure, is_other_build
 from ebpfmesh.bench.words import short
 
 INK = "#010203"
@@ -32,6 +32,7 @@ class Look:
 
 LOOKS = {
     "mesh": Look("#009e73", "o"),
+    "mesh@": Look("#3d8fb5", "H", (0, (5, 1))),
     "mesh-unmetered": Look("#2b98a8", "8", (0, (8, 1.5))),
     "iptables": Look("#d55e00", "s"),
     "iptables-legacy": Look("#b98200", "D", (0, (5, 1.5))),
@@ -77,7 +78,7 @@ GRID: dict[str, Any] = {"color": "#808080", "alpha": 0.28, "lw": 0.6}
 
 def look(path: str) -> Look:
     """How a path is drawn, the same in every picture."""
-    return LOOKS.get(path, OTHER)
+    return LOOKS.get("mesh@" if is_other_build(path) else path, OTHER)
 
 
 def line(path: str) -> dict[str, Any]:

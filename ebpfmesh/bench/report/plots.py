@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""Draws pictures: as SVG for a page, whose ink they take, and as PNG for a paper.
+"""Draws pictures: as SVG for a page, whose ink they take, and as SVG, PDF and PNG for a paper.
 
 Every path has a colour, a marker and a dash of its own, the same everywhere; whiskers are
 intervals of the median.
@@ -23,6 +23,12 @@ from ebpfmesh.bench.report.pictures import Picture
 DPI = 200
 TITLE_HEIGHT = 0.42
 """Inches."""
+CAPTION = 75
+"""What stands above and below a picture on a page, in its points."""
+FILES: dict[str, dict[str, None]] = {
+    "svg": {"Date": None}, "pdf": {"CreationDate": None}, "png": {"Software": None},
+}  # fmt: skip
+"""Formats of files, with what would make each of them another one in each run."""
 
 
 def svg(picture: Picture) -> str:
@@ -34,16 +40,24 @@ def svg(picture: Picture) -> str:
     return _for_page(out.getvalue(), picture.name)
 
 
-def save(picture: Picture, file: Path) -> None:
-    """Write a picture as PNG, for a paper: 200 dpi, on white, with its title."""
-    with mpl.rc_context({**STYLE}):
+def height(svg: str) -> int:
+    """How high a picture is on a page, with its caption, in points of its own width."""
+    found = re.search(r'viewBox="0 0 [\d.]+ ([\d.]+)"', svg)
+    return CAPTION + round(float(found[1])) if found else CAPTION
+
+
+def save(picture: Picture, folder: Path) -> None:
+    """Write a picture as files named after it, for a paper: on white, with its title."""
+    with mpl.rc_context({**STYLE, "svg.hashsalt": picture.name}):
         canvas = _canvas(picture)
         width, height = canvas.get_size_inches()
         title = f"{picture.title}\n{picture.better}"
         canvas.text(0.1 / width, 1, title, ha="left", va="bottom", fontsize=9)
         whole = Bbox([[0, 0], [width, height + TITLE_HEIGHT]])
         settings: dict[str, Any] = {"facecolor": "white", "bbox_inches": whole}
-        canvas.savefig(file, dpi=DPI, metadata={"Software": None}, **settings)
+        for suffix, metadata in FILES.items():
+            file = folder / f"{picture.name}.{suffix}"
+            canvas.savefig(file, dpi=DPI, metadata=metadata, **settings)
 
 
 def key(path: str) -> str:

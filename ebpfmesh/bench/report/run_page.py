@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: BSD-2-Clause
 """The report of a run: one page of HTML that needs nothing else, its pictures and tables as files.
 
-Beside report.html stand figures.csv, ratios.csv, figures.json, and in plots/ every picture as PNG,
-and what is drawn in it as CSV.
+Beside report.html stand figures.csv, ratios.csv, figures.json, and in plots/ every picture as SVG,
+PDF and PNG, and what is drawn in it as CSV.
 """
 
 import csv
@@ -44,7 +44,7 @@ def write(results: Results, directory: Path) -> Path:
     folder = directory / "plots"
     folder.mkdir(exist_ok=True)
     for picture in drawn:
-        plots.save(picture, folder / f"{picture.name}.png")
+        plots.save(picture, folder)
         write_csv(folder / f"{picture.name}.csv", picture.data())
     figures = [*analyse.figures(results), *(cost.figure for cost in analyse.costs(results))]
     write_csv(directory / "figures.csv", (FIGURE_COLUMNS, [figure_row(f) for f in figures]))
@@ -70,6 +70,7 @@ def data(results: Results) -> dict[str, object]:
     return {
         "summary": [*summary.headlines(results), *map(str, summary.claims(results))],
         "losses": [*map(str, summary.losses(results))],
+        "once": [*map(str, summary.once(results))],
         "unclear": [*map(str, summary.unclear(results))],
         "figures": [asdict(figure) for figure in analyse.figures(results)],
         "ratios": [_ratio_data(ratio) for ratio in analyse.ratios(results)],
@@ -105,10 +106,12 @@ def render(results: Results) -> str:
         headlines=summary.headlines(results),
         claims=summary.claims(results),
         losses=summary.losses(results),
+        once=summary.once(results),
+        glosses=list(summary.glosses(results)),
         unclear=summary.unclear(results),
         failures=list(summary.grouped_failures(analyse.failures(results))),
         compared=bool(analyse.ratios(results)),
-        pictures=[(picture, plots.svg(picture)) for picture in drawn],
+        columns=in_columns([(picture, plots.svg(picture)) for picture in drawn]),
         keys=[(path, plots.key(path), results.paths[path]) for path in order],
         tables=list(tables(results)),
         all_figures=sections.figures(results),
@@ -116,6 +119,17 @@ def render(results: Results) -> str:
         subject=SUBJECT,
         sure=sections.sure(analyse.figures(results)),
     )
+
+
+def in_columns(drawn: Sequence[tuple[Picture, str]]) -> list[list[tuple[Picture, str]]]:
+    """Pictures in two columns of nearly the same height, the first of them in the first."""
+    heights = [plots.height(svg) for _, svg in drawn]
+    columns: dict[int, tuple[int, ...]] = {heights[0]: (0,)} if drawn else {0: ()}
+    for number, height in enumerate(heights[1:], 1):
+        columns = {h + height: (*chosen, number) for h, chosen in columns.items()} | columns
+    first = min(columns.items(), key=lambda it: abs(2 * it[0] - sum(heights)))[1]
+    split = [[d for n, d in enumerate(drawn) if (n in first) == left] for left in (True, False)]
+    return [column for column in split if column]
 
 
 def template(name: str) -> jinja2.Template:
@@ -150,10 +164,12 @@ def told(results: Results) -> Iterator[str]:
     """What a terminal says below the tables: the answer, what is missing, what failed."""
     yield from summary.headlines(results)
     yield from (f"loses in {claim}" for claim in summary.losses(results))
+    yield from (f"measured once: {claim}" for claim in summary.once(results))
     yield from (f"unclear: {claim}" for claim in summary.unclear(results))
     yield from (f"missing here: {name}: {why}" for name, why in results.missing.items())
     failures = analyse.failures(results)
     yield from (f"failed: {text}" for text in summary.grouped_failures(failures))
+    yield from (f"{path}: {what}" for path, what in summary.glosses(results))
 
 
 def _cost_data(cost: Cost) -> dict[str, object]:

@@ -28,6 +28,12 @@ TONES: dict[str, Tone] = {
 }  # fmt: skip
 SIGNS = {"holds": "✓", "fails": "✗", "unclear": "?"}
 """Of verdicts on a goal, on a terminal."""
+GOAL_NOTE = (
+    "A goal is a bound that the mesh sets itself, beside the path and apart from who is better: it "
+    "holds where all of the interval is within it, fails where all of it is beyond, and is unclear "
+    "between. Those beside iptables at 1 000 services are for rules that every packet walks "
+    "through, as iptables-each-packet has them."
+)
 DASH = "–"
 MOST_COLUMNS = 9
 """Of a table on a terminal."""
@@ -151,6 +157,8 @@ def _ratios(title: str, over: str, found: Sequence[Ratio]) -> Section:
         rows.append(row if with_goals else row[:-1])
     columns = ("figure", ">at", over, ">ratio", f">{sure(found)} interval", "mesh is", "goal")
     note = "Medians of the ratios within rounds. An interval on both sides of 1 is unclear."
+    if with_goals:
+        note += f" {GOAL_NOTE}"
     return Section(title, columns if with_goals else columns[:-1], tuple(rows), note)
 
 

@@ -11,6 +11,15 @@ from ebpfmesh.bench.stats import analyse
 from ebpfmesh.bench.stats.analyse import COSTS, RIVALS, SUBJECT, Ratio
 from ebpfmesh.bench.words import between, capital, count, number, place
 
+GLOSSES = {
+    "iptables-each-packet": (
+        "the rules of iptables without the one that accepts established connections first, so that "
+        "every packet walks through the list"
+    ),
+    "iptables-append": "the rules of iptables, to whose end a new one is appended, and no more",
+    "mesh-unmetered": "the mesh with a fast path that counts nothing",
+}
+
 
 @dataclass(frozen=True)
 class Tally:
@@ -102,6 +111,25 @@ def claims(results: Results) -> list[Claim]:
 def losses(results: Results) -> list[Claim]:
     """By kind and axis, the paths that the mesh is clearly worse than, and by how much."""
     return _by_kind(analyse.losses(results))
+
+
+def once(results: Results) -> list[Claim]:
+    """By kind, what was measured once and took more of the mesh than of other paths."""
+    found: dict[str, list[Cell]] = {}
+    for o in analyse.once(results):
+        unit = KINDS[o.kind].unit
+        said = f"{number(o.mesh)} {unit}, {o.base} {number(o.other)}, at {place(o.axis, o.at)}"
+        found.setdefault(o.kind, []).append(Cell(said, tone="bad"))
+    return [Claim(_about(kind), tuple(parts)) for kind, parts in found.items()]
+
+
+def glosses(results: Results) -> Iterator[tuple[str, str]]:
+    """The paths of a run whose name does not tell what they are, and what that is."""
+    for path, text in results.paths.items():
+        if analyse.is_other_build(path):
+            yield path, text
+        elif path in GLOSSES:
+            yield path, GLOSSES[path]
 
 
 def unclear(results: Results) -> list[Claim]:

@@ -376,6 +376,33 @@ def losses(results: Results) -> tuple[Ratio, ...]:
     return tuple(ratio for ratio in ratios(results) if ratio.is_loss)
 
 
+@dataclass(frozen=True)
+class Once:
+    """Something measured once that took more of the mesh than of another path: at its worst."""
+
+    kind: str
+    base: str
+    axis: str
+    at: int
+    mesh: float
+    other: float
+
+
+def once(results: Results) -> tuple[Once, ...]:
+    """What was measured once and is worse of the mesh, by kind and path; without an interval."""
+    found, worst = values(results), dict[tuple[str, str], Once]()
+    for (kind, path, axis, at), own in found.items():
+        if path != SUBJECT or kind not in KINDS or not KINDS[kind].once:
+            continue
+        for base in results.paths:
+            for number, other in _beside(results, found, (kind, base, axis, at)).items():
+                one = Once(kind, base, axis, at, own[number], other)
+                before = worst.get((kind, base), one)
+                if base != SUBJECT and one.mesh > one.other:
+                    worst[kind, base] = max(before, one, key=lambda it: it.mesh - it.other)
+    return tuple(worst.values())
+
+
 def unclear(results: Results) -> tuple[Ratio, ...]:
     """Where the run is too noisy, or too short, to say which is better."""
     return tuple(
