@@ -32,3 +32,8 @@ int mesh_to_fn(struct __sk_buff *ctx)
 {
 	return mesh_to_function(ctx);
 }
+
+int mesh_answer_fn(struct __sk_buff *ctx)
+{
+	return mesh_answer(ctx);
+}

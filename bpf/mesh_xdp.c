@@ -32,3 +32,8 @@ int mesh_xdp_event(struct xdp_md *ctx)
 {
 	return mesh_tell(ctx);
 }
+
+int mesh_xdp_answer(struct xdp_md *ctx)
+{
+	return mesh_answer(ctx);
+}

@@ -17,11 +17,14 @@ MAGLEV_ROW: Final = 256
 PREFIXES: Final = 5
 POLICY_DEPTHS: Final = 18
 DRY_RUN: Final = 0xeb9fd27
+ANSWER: Final = 0xeb9fa25
+ANSWERS: Final = 64
 TICK_SHIFT: Final = 8
 CALL_SLOW: Final = 0
 CALL_JUDGE: Final = 1
 CALL_POLICY: Final = 2
 CALL_EVENT: Final = 3
+CALL_ANSWER: Final = 4
 SNAP_MAX: Final = 2048
 
 class Reason(IntEnum):
@@ -93,7 +96,8 @@ class Action(IntEnum):
     """enum mesh_action."""
 
     DENY = 0
-    ALLOW = 1
+    REJECT = 1
+    ALLOW = 2
 
 
 class FunctionFlag(IntEnum):
@@ -164,7 +168,7 @@ class Address(Structure):
 
 
 class Config(Structure):
-    """struct mesh_config, 192 bytes."""
+    """struct mesh_config, 196 bytes."""
 
     epoch: int
     judged: int
@@ -174,6 +178,7 @@ class Config(Structure):
     service_depths: int
     timeouts: Array[c_uint32]
     depths: Array[c_uint32]
+    reject: int
     hairpin4: int
     hairpin6: Array[c_uint32]
 
@@ -186,6 +191,7 @@ class Config(Structure):
         ("service_depths", c_uint32),
         ("timeouts", c_uint32 * 5),
         ("depths", c_uint32 * 32),
+        ("reject", c_uint32),
         ("hairpin4", be32),
         ("hairpin6", be32 * 4),
     )
@@ -454,7 +460,7 @@ class Question(Structure):
 
 
 class Judgement(Structure):
-    """struct mesh_judgement, 884 bytes."""
+    """struct mesh_judgement, 888 bytes."""
 
     packet: Tuple
     tuple: Tuple
@@ -480,7 +486,10 @@ class Judgement(Structure):
     reason: int
     event: int
     verdict: int
+    rejected: int
+    answerable: int
     pad: int
+    l4_offset: int
     question: Question
 
     _fields_ = (
@@ -508,7 +517,10 @@ class Judgement(Structure):
         ("reason", c_uint8),
         ("event", c_uint8),
         ("verdict", c_uint8),
+        ("rejected", c_uint8),
+        ("answerable", c_uint8),
         ("pad", c_uint8),
+        ("l4_offset", c_uint16),
         ("question", Question),
     )
 
@@ -568,7 +580,7 @@ class Socket(Structure):
 
 
 class Asked(Structure):
-    """struct mesh_asked, 888 bytes."""
+    """struct mesh_asked, 892 bytes."""
 
     users: int
     judgement: Judgement
@@ -594,7 +606,8 @@ class Event(Structure):
     direction: int
     audited: int
     service: int
-    pad: int
+    rejected: int
+    pad: Array[c_uint8]
     tuple: Tuple
 
     _fields_ = (
@@ -610,7 +623,8 @@ class Event(Structure):
         ("direction", c_uint8),
         ("audited", c_uint8),
         ("service", c_uint16),
-        ("pad", c_uint32),
+        ("rejected", c_uint8),
+        ("pad", c_uint8 * 3),
         ("tuple", Tuple),
     )
 
@@ -624,6 +638,18 @@ class EventBuffer(Structure):
     _fields_ = (
         ("event", Event),
         ("data", c_uint8 * 2048),
+    )
+
+
+class Answers(Structure):
+    """struct mesh_answers, 16 bytes."""
+
+    tick: Array[c_uint32]
+    sent: Array[c_uint32]
+
+    _fields_ = (
+        ("tick", c_uint32 * 2),
+        ("sent", c_uint32 * 2),
     )
 
 
@@ -736,6 +762,7 @@ MAPS: Final = (
     MapSpec("percpu_array", "mesh_meter", c_uint32, Meter, "meters"),
     MapSpec("percpu_hash", "mesh_drops", DropKey, Drop, "drops"),
     MapSpec("percpu_array", "mesh_counts", c_uint32, CountValue, "counts"),
+    MapSpec("array", "mesh_answers", c_uint32, Answers, "functions"),
     MapSpec("ringbuf", "mesh_events", type(None), type(None), "events"),
     MapSpec("percpu_array", "mesh_event_buf", c_uint32, EventBuffer, "1"),
     MapSpec("prog", "mesh_tc_calls", c_uint32, c_uint32, "calls"),

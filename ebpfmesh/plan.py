@@ -3,17 +3,17 @@
 
 Pure: nothing is read or changed here. The order, and why:
 
-1. rules become stricter: new denies, then allows that go. Until step 8 every rule is the
-   stricter one of before and after, so that nothing passes that either of the two forbids;
+1. rules become stricter: new denies and rejects, then allows that go. Until step 8 every rule is
+   the stricter one of before and after, so that nothing passes that either of the two forbids;
 2. services lose the functions that go; services that go, or move to other addresses, are removed;
 3. functions that go are removed, and those that are replaced;
 4. functions change tenant or audit where they are;
 5. services are set as they shall be, if the functions they need have been there all along;
 6. functions are added;
 7. the other services are set: all their functions are there;
-8. rules become looser: denies that go, then new allows.
+8. rules become looser: denies and rejects that go, then new allows.
 
-Timeouts come first: they say nothing about who may talk to whom.
+Timeouts and ``reject`` come first: they say nothing about who may talk to whom.
 
 At no time is a flow allowed that was not before and will not be after, and no service names a
 function that is not there. Rules go by name: a deny comes before the function or service it
@@ -33,6 +33,7 @@ from ebpfmesh.model import Function, Identity, Match, Mesh, Policy, Service, Tim
 Kind = Literal[
     "create-mesh",
     "set-timeouts",
+    "set-reject",
     "add-function",
     "change-function",
     "remove-function",
@@ -53,7 +54,8 @@ _SIGNS = {"create": "+", "add": "+", "change": "~", "set": "~", "remove": "-"}
 class Operation:
     """One step. ``old`` is what ``object`` takes the place of: in place, in one update.
 
-    ``create-mesh`` has a mesh without functions, services and policies. What is removed is
+    ``create-mesh`` has a mesh without functions, services and policies; so has ``set-reject``,
+    of which the one setting counts. What is removed is
     ``object`` itself. A policy takes the place of the one with the same ``match``.
     """
 
@@ -71,6 +73,8 @@ class Operation:
             text = _changed(self.old, self.object)
         elif isinstance(self.object, Timeouts) and isinstance(self.old, Timeouts):
             text = _changed_timeouts(self.old, self.object)
+        elif self.kind == "set-reject" and isinstance(self.object, Mesh):
+            text = "on" if self.object.reject else "off"
         else:
             text = _text(self.object)
         return f"{sign} {noun} {text}"
@@ -84,8 +88,7 @@ def diff(current: Mesh | None, wanted: Mesh) -> tuple[Operation, ...]:
     """
     create: list[Operation] = []
     if current is None:
-        nothing: dict[str, object] = {"functions": (), "services": (), "policies": ()}
-        current = wanted.model_copy(update=nothing)
+        current = _bare(wanted)
         create = [Operation("create-mesh", current)]
     _check_fixed(current, wanted)
     before, after = _by_name(current.functions), _by_name(wanted.functions)
@@ -99,7 +102,7 @@ def diff(current: Mesh | None, wanted: Mesh) -> tuple[Operation, ...]:
     strict = _stricter(old_rules, new_rules) | _quarantine(moving)
     return (
         *create,
-        *_timeout_steps(current, wanted),
+        *_setting_steps(current, wanted),
         *sorted(_rule_steps(old_rules, strict), key=lambda step: step.kind != "add-policy"),
         *leave,
         *(Operation("remove-function", f) for n, f in before.items() if n not in staying),
@@ -119,10 +122,16 @@ def _check_fixed(current: Mesh, wanted: Mesh) -> None:
             raise UsageError(message, hint="take it down first, then bring it up again")
 
 
-def _timeout_steps(current: Mesh, wanted: Mesh) -> tuple[Operation, ...]:
-    if current.timeouts == wanted.timeouts:
-        return ()
-    return (Operation("set-timeouts", wanted.timeouts, current.timeouts),)
+def _bare(mesh: Mesh) -> Mesh:
+    nothing: dict[str, object] = {"functions": (), "services": (), "policies": ()}
+    return mesh.model_copy(update=nothing)
+
+
+def _setting_steps(current: Mesh, wanted: Mesh) -> Iterator[Operation]:
+    if current.timeouts != wanted.timeouts:
+        yield Operation("set-timeouts", wanted.timeouts, current.timeouts)
+    if current.reject != wanted.reject:
+        yield Operation("set-reject", _bare(wanted), _bare(current))
 
 
 def _backends(step: Operation) -> tuple[str, ...]:
@@ -176,10 +185,13 @@ def _stricter(old: _Rules, new: _Rules) -> dict[Match, Policy]:
 
 
 def _permissiveness(rule: Policy | None) -> tuple[int, int]:
-    """Orders what there can be for a match: urgent deny, deny, nothing, allow, urgent allow."""
+    """Orders what there can be for a match: urgent deny, deny, nothing, allow, urgent allow.
+
+    A reject is as strict as a deny.
+    """
     if rule is None:
         return 0, 0
-    return (-1, rule.priority) if rule.action == "deny" else (1, -rule.priority)
+    return (1, -rule.priority) if rule.action == "allow" else (-1, rule.priority)
 
 
 def _quarantine(moving: list[str]) -> dict[Match, Policy]:

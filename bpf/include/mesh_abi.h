@@ -39,6 +39,12 @@
 /* In a packet's mark, in BPF_PROG_TEST_RUN only: judge, and change nothing (see context_is_dry()). */
 #define MESH_DRY_RUN 0xeb9fd27
 
+/* In the mark of an answer to the host, on its way to where the function's packets come in. */
+#define MESH_ANSWER 0xeb9fa25
+
+/* ICMP messages about dropped packets that a function, or the host for it, gets in a tick. */
+#define MESH_ANSWERS 64
+
 /* The clock of flows is the kernel's jiffies without its last bits: about a second at HZ=250. */
 #define MESH_TICK_SHIFT 8
 
@@ -47,6 +53,7 @@
 #define MESH_CALL_JUDGE 1
 #define MESH_CALL_POLICY 2
 #define MESH_CALL_EVENT 3
+#define MESH_CALL_ANSWER 4
 
 /* Most bytes of a packet that an event carries. */
 #define MESH_SNAP_MAX 2048
@@ -116,9 +123,11 @@ enum mesh_shape_destination {
 	MESH_SHAPE_DESTINATIONS
 };
 
+/* Of two rules of one priority the lower one decides. */
 enum mesh_action {
 	MESH_DENY = 0,
-	MESH_ALLOW = 1,
+	MESH_REJECT = 1, /* deny, and the sender is told */
+	MESH_ALLOW = 2,
 };
 
 enum mesh_function_flag {
@@ -188,6 +197,7 @@ struct mesh_config {
 	__u32 service_depths; /* bit n: some service has a range of ports that share n bits */
 	__u32 timeouts[5];    /* ticks, by enum mesh_timeout */
 	__u32 depths[32];     /* by shape: bit n: some rule has depth n */
+	__u32 reject;	      /* 1: what fails without a rule is answered, too */
 	__be32 hairpin4;      /* stands for a function that reaches itself through a service */
 	__be32 hairpin6[4];
 };
@@ -233,7 +243,7 @@ struct mesh_policy_key {
 
 struct mesh_policy {
 	__u32 rule;	/* for people: which rule said so */
-	__u16 priority; /* the lowest decides; equal: deny before allow */
+	__u16 priority; /* the lowest decides; equal: the lower action */
 	__u8 action;	/* enum mesh_action */
 	__u8 pad;
 };
@@ -349,7 +359,10 @@ struct mesh_judgement {
 	__u8 reason;	/* what the judgement was, enum mesh_reason */
 	__u8 event;	/* enum mesh_event_kind: sent already, 0: none */
 	__u8 verdict;	/* enum mesh_reason, that it tells */
+	__u8 rejected;	/* the reason is one whose packet is answered */
+	__u8 answerable;
 	__u8 pad;
+	__u16 l4_offset; /* of the packet */
 	struct mesh_question question;
 };
 
@@ -399,13 +412,20 @@ struct mesh_event {
 	__u8 direction; /* enum mesh_direction */
 	__u8 audited;	/* 1: it passed, because the receiver is in audit */
 	__u16 service;	/* id, 0: none */
-	__u32 pad;
+	__u8 rejected;	/* 1: it was dropped, and its sender is told if it may be */
+	__u8 pad[3];
 	struct mesh_tuple tuple; /* as the packet has it; zero where it was not parsed */
 };
 
 struct mesh_event_buffer {
 	struct mesh_event event;
 	__u8 data[MESH_SNAP_MAX];
+};
+
+/* ICMP messages about packets of a function, and about those that the host sent it. */
+struct mesh_answers {
+	__u32 tick[2]; /* by enum mesh_direction: when the last one was sent */
+	__u32 sent[2]; /* in that tick */
 };
 
 /* What a function sent to and received from one tenant; slot = function * tenants + tenant. */

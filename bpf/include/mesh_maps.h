@@ -110,6 +110,9 @@ MESH_MAP("percpu_hash", mesh_drops, struct mesh_drop_key, struct mesh_drop, drop
 /* By enum mesh_count. Written on the slow path; read by `doctor`. */
 MESH_MAP("percpu_array", mesh_counts, __u32, struct mesh_count_value, counts);
 
+/* How many ICMP messages a function got lately, by its id. Written when one is made. */
+MESH_MAP("array", mesh_answers, __u32, struct mesh_answers, functions);
+
 /* Events, while somebody listens: struct mesh_event. Its place while it is put together. */
 MESH_RING(mesh_events, events);
 MESH_MAP("percpu_array", mesh_event_buf, __u32, struct mesh_event_buffer, 1);

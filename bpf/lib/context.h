@@ -111,6 +111,12 @@ HOT __u32 context_question(CTX *ctx)
 	return MESH_FROM_FN;
 }
 
+/* None is made for the host. */
+HOT int context_is_answer(CTX *ctx)
+{
+	return 0;
+}
+
 #else
 
 HOT __u32 context_ifindex(CTX *ctx)
@@ -177,6 +183,15 @@ HOT int context_is_dry(CTX *ctx)
 HOT __u32 context_question(CTX *ctx)
 {
 	return CONTEXT_FIELD(ctx, cb[0]);
+}
+
+/* What verdict_answer() sent to the host comes by once more, as if from the function. */
+HOT int context_is_answer(CTX *ctx)
+{
+	if (CONTEXT_FIELD(ctx, mark) != MESH_ANSWER)
+		return 0;
+	ctx->mark = 0;
+	return 1;
 }
 
 #endif

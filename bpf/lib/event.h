@@ -21,6 +21,7 @@ HOT void event_describe(CTX *ctx, struct mesh_event *e, const struct mesh_judgem
 	e->direction = j->direction;
 	e->audited = j->audited;
 	e->service = j->service;
+	e->rejected = j->rejected;
 	e->tuple = j->packet;
 }
 

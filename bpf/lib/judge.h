@@ -176,18 +176,22 @@ HOT void judge_question(struct mesh_judgement *j, const struct parties *who)
 				 MESH_SHAPE_TO_SERVICE, j->service_port);
 }
 
-/* MESH_OK or MESH_POLICY. */
+/* MESH_OK, or MESH_POLICY with j->rejected where the sender is to be told. */
 HOT int judge_policy(const struct mesh_config *config, struct mesh_judgement *j,
 		     const struct parties *who)
 {
-	int allowed;
+	__u32 action;
 
 	policy_pairs(config, &j->question);
 	policy_rules(j);
-	allowed = j->strength & 1;
-	if (j->strength == POLICY_NONE)
-		allowed = policy_default(j->opener, who->opener, j->receiver, who->receiver);
-	return allowed ? MESH_OK : MESH_POLICY;
+	action = j->strength & ((1 << POLICY_ACTION_BITS) - 1);
+	if (j->strength == POLICY_NONE) {
+		action = config->reject ? MESH_REJECT : MESH_DENY;
+		if (policy_default(j->opener, who->opener, j->receiver, who->receiver))
+			action = MESH_ALLOW;
+	}
+	j->rejected = action == MESH_REJECT;
+	return action == MESH_ALLOW ? MESH_OK : MESH_POLICY;
 }
 
 HOT void judge_ethernet(struct mesh_flow *flow, const struct mesh_function *receiver,
@@ -337,6 +341,7 @@ HOT int judge_decide(CTX *ctx, const struct mesh_config *config, struct mesh_jud
 		if (!(who.receiver->flags & MESH_FN_AUDIT))
 			return reason;
 		j->audited = 1;
+		j->rejected = 0;
 	}
 	if (context_is_dry(ctx))
 		return MESH_OK;
@@ -366,6 +371,7 @@ HOT int mesh_judge(CTX *ctx)
 		return mesh_drop(ctx, MESH_FROM_FN, MESH_NO_PROGRAM);
 	track_find_known(&track, j);
 	reason = judge_parties(ctx, config, j, track.flow);
+	j->rejected = config->reject && (reason == MESH_NO_BACKEND || reason == MESH_NO_SERVICE);
 	if (!reason) {
 		verdict_call(ctx, MESH_CALL_POLICY);
 		reason = MESH_NO_PROGRAM;

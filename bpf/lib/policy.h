@@ -2,7 +2,7 @@
 /*
  * Policy: may this identity talk to that one? Rules sit in one hash, mesh_policy, whatever their
  * number; a rule's shape and depth say which of its parts are wildcards, and only what some rule
- * has is looked up. Of the rules that match, the lowest priority decides, deny before allow.
+ * has is looked up. Of the rules that match, the lowest priority decides, deny before reject before allow.
  * Reads mesh_policy, mesh_prefix.
  */
 #ifndef MESH_POLICY_H
@@ -83,8 +83,9 @@ HOT int policy_default(__u32 source, const struct mesh_function *from, __u32 des
 	return source && (!destination || from->tenant == to->tenant);
 }
 
-/* Lower is stronger; 2^17 and up: no rule. */
-#define POLICY_NONE (1 << 17)
+/* Lower is stronger: a rule's priority, and enum mesh_action below it. 2^18: no rule. */
+#define POLICY_ACTION_BITS 2
+#define POLICY_NONE (1 << (16 + POLICY_ACTION_BITS))
 
 /* Number of the lowest bit that is set; by counting those below it (Warren, Hacker's Delight, 5). */
 HOT __u32 policy_lowest_bit(__u32 bits)
@@ -100,7 +101,8 @@ HOT __u32 policy_lowest_bit(__u32 bits)
 /* Keep the stronger one in `j`. */
 HOT void policy_keep(struct mesh_judgement *j, const struct mesh_policy *rule)
 {
-	__s64 stronger = (__s64)(rule->priority << 1 | rule->action) - j->strength;
+	__s64 strength = rule->priority << POLICY_ACTION_BITS | rule->action;
+	__s64 stronger = strength - j->strength;
 	__s64 mask = stronger >> 63;
 
 	j->strength += stronger & mask;

@@ -18,6 +18,7 @@
 #include "lib/track.h"
 #include "lib/event.h"
 #include "lib/icmp.h"
+#include "lib/answer.h"
 
 /* A packet on the slow path, beside what mesh_judgement says of it. */
 struct slow {
@@ -40,6 +41,7 @@ HOT void slow_start(CTX *ctx, struct mesh_judgement *j)
 	j->service = 0;
 	j->target_port = 0;
 	j->audited = 0;
+	j->rejected = 0;
 	__builtin_memset(&j->packet, 0, sizeof(j->packet));
 }
 
@@ -82,6 +84,7 @@ HOT int slow_tuple(CTX *ctx, struct slow *s)
 {
 	struct mesh_tuple *t = &s->j->packet;
 
+	answer_prepare(s->j, &s->p);
 	tuple_of(t, &s->p);
 	if (s->p.kind == PKT_ERROR) {
 		s->j->tuple.destination = t->destination;
@@ -225,20 +228,20 @@ HOT int slow_untold(CTX *ctx, struct slow *s)
 }
 
 /*
- * Dropped; of a packet whose TTL ran out its sender is told. The reason is read from memory, or the
- * verifier would follow this once for each that there is.
+ * Dropped; where its sender is to be told, on to mesh_answer(). The reason is read from memory, or
+ * the verifier would follow this once for each that there is.
  */
 HOT int slow_drop(CTX *ctx, struct slow *s)
 {
-	int reason = *(volatile __u8 *)&s->j->verdict, verdict;
+	int reason = *(volatile __u8 *)&s->j->verdict;
 
 	if (slow_tell(ctx, s, reason))
 		return slow_untold(ctx, s);
 	mesh_slow_clear(s->j);
-	verdict = verdict_drop(ctx, s->j->function, s->j->direction, reason);
-	if (reason != MESH_TTL || icmp_time_exceeded(ctx, &s->p))
-		return verdict;
-	return verdict_redirect(ctx, context_ifindex(ctx));
+	drop_count(ctx, s->j->function, s->j->direction, reason, 0);
+	if ((reason == MESH_TTL || s->j->rejected) && s->j->answerable)
+		verdict_call(ctx, MESH_CALL_ANSWER);
+	return verdict_dropped(ctx);
 }
 
 HOT int mesh_slow(CTX *ctx)
@@ -248,6 +251,8 @@ HOT int mesh_slow(CTX *ctx)
 
 	if (!s.config || !s.j)
 		return mesh_drop(ctx, MESH_FROM_FN, MESH_NO_PROGRAM);
+	if (s.j->direction == MESH_FROM_FN && context_is_answer(ctx))
+		return verdict_pass(ctx);
 	reason = slow_classify(ctx, &s);
 	if (!reason && s.track.flow)
 		reason = slow_check_delivery(&s);

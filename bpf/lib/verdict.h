@@ -50,6 +50,23 @@ HOT int verdict_redirect(CTX *ctx, __u32 ifindex)
 #endif
 }
 
+/*
+ * Back to where the packet came from: into the function, or to the host's stack as if the function
+ * had sent it. There it meets mesh_from_fn, and is known by a mark that no function can set.
+ */
+HOT int verdict_answer(CTX *ctx, __u32 direction)
+{
+	__u32 ifindex = context_ifindex(ctx);
+
+#ifndef MESH_XDP
+	if (direction == MESH_TO_FN) {
+		ctx->mark = MESH_ANSWER;
+		return bpf_redirect(ifindex, BPF_F_INGRESS);
+	}
+#endif
+	return verdict_redirect(ctx, ifindex);
+}
+
 /* On to another program, MESH_CALL_*; returns only if that is not there. */
 HOT void verdict_call(CTX *ctx, __u32 slot)
 {
@@ -69,7 +86,7 @@ HOT int verdict_dry(CTX *ctx, const struct mesh_judgement *j, __u32 reason)
 	ctx->cb[0] = reason;
 	ctx->cb[1] = j->rule;
 	ctx->cb[2] = j->receiver;
-	ctx->cb[3] = j->service | (__u32)j->audited << 31;
+	ctx->cb[3] = j->service | (__u32)j->audited << 31 | (__u32)j->rejected << 30;
 	ctx->cb[4] = bpf_ntohs(j->target_port);
 	return reason ? TC_ACT_SHOT : TC_ACT_OK;
 #endif

@@ -172,6 +172,9 @@ class Live:
             case "set-timeouts", Timeouts() as timeouts:
                 self.step("timeouts")
                 self.control.set_timeouts(timeouts)
+            case "set-reject", Mesh() as mesh:
+                self.step("reject")
+                self.control.set_reject(mesh.reject)
             case "add-policy", Policy() as policy:
                 self.step(f"policy {policy}")
                 self.control.set_policy(policy)

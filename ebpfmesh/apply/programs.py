@@ -20,10 +20,18 @@ TC_CALLS = {
     _abi.CALL_JUDGE: "mesh_judge_fn",
     _abi.CALL_POLICY: "mesh_policy_fn",
     _abi.CALL_EVENT: "mesh_event_fn",
+    _abi.CALL_ANSWER: "mesh_answer_fn",
 }
 TC_SOURCES = {
     "mesh_slow.c": ("mesh_slow_fn",),  # first: it takes longest
-    "mesh_tc.c": ("mesh_from_fn", "mesh_to_fn", "mesh_judge_fn", "mesh_policy_fn", "mesh_event_fn"),
+    "mesh_tc.c": (
+        "mesh_from_fn",
+        "mesh_to_fn",
+        "mesh_judge_fn",
+        "mesh_policy_fn",
+        "mesh_event_fn",
+        "mesh_answer_fn",
+    ),
 }
 
 

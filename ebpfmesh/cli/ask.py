@@ -60,6 +60,7 @@ def _tell(answer: "Answer", source: str, destination: str) -> None:
     colour = "red" if answer.verdict == "drop" else "yellow" if answer.audited else "green"
     why = f"{answer.reason} ({answer.number}): {answer.text}" if answer.reason else ""
     verdict = f"{answer.verdict}, would drop" if answer.audited else answer.verdict
+    verdict += ", rejected" if answer.rejected else ""
     ends = (
         endpoint(answer.source, answer.source_port),
         endpoint(answer.destination, answer.destination_port),

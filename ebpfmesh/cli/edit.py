@@ -174,7 +174,8 @@ def policy() -> None:
     """Policies: who may open a flow to whom; answers need no rule.
 
     FROM and TO are any, outside, outside:PREFIX, function:NAME, tenant:NAME and, for TO,
-    service:NAME. Of the rules that match the lowest priority decides, deny before allow.
+    service:NAME. Of the rules that match the lowest priority decides, deny before reject
+    before allow.
     """
 
 
@@ -206,13 +207,13 @@ def _policy(values: dict[str, Any]) -> "Policy":
     "add",
     examples=(
         "ebpfmesh policy add function:phone service:portal --protocol tcp --port 80",
-        "ebpfmesh policy add tenant:guest any --action deny --priority 10",
+        "ebpfmesh policy add tenant:guest any --action reject --priority 10",
         "ebpfmesh policy add outside:192.0.2.0/24 function:web --protocol tcp --port 8000-8099",
     ),
 )
 @_matching
-@click.option("--action", type=click.Choice(["allow", "deny"]), default="allow",
-              show_default=True, help="What it says.")  # fmt: skip
+@click.option("--action", type=click.Choice(["allow", "deny", "reject"]), default="allow",
+              show_default=True, help="What it says; who is rejected is told.")  # fmt: skip
 @click.option("--priority", metavar="N", type=click.IntRange(0, 65535), default=100,
               show_default=True, help="The lowest decides.")  # fmt: skip
 def policy_add(**values: Any) -> None:

@@ -133,6 +133,7 @@ def _line(event: "Event") -> tuple[output.Part, ...]:
 
     reason = f"{event.reason} ({event.number})" if event.reason else ""
     kind = "would drop" if event.audited and event.reason else event.kind
+    kind = "rejected" if event.rejected else kind
     ends = ""
     if event.source and event.destination:
         source = endpoint(event.source, event.source_port)

@@ -121,6 +121,7 @@ class _MeshTable(Model):
     prefix: _Prefixes = ()
     hook: Hook = Field(default="auto", description='"auto", "tcx" or "clsact"')
     expedited: bool = Field(default=False, description="true or false")
+    reject: bool = Field(default=False, description="true or false")
 
 
 class _FunctionTable(FunctionSettings):

@@ -19,7 +19,16 @@ from ebpfmesh.kernel.interface import Plugged
 from ebpfmesh.kernel.maps import Maps, maglev_rows
 from ebpfmesh.kernel.prefixes import block_of
 from ebpfmesh.kernel.record import Entry, Kind, Record
-from ebpfmesh.model import Address, Function, Identity, Policy, Service, Timeouts, port_prefixes
+from ebpfmesh.model import (
+    Action,
+    Address,
+    Function,
+    Identity,
+    Policy,
+    Service,
+    Timeouts,
+    port_prefixes,
+)
 
 PROTOCOL = {
     "any": 0,
@@ -34,6 +43,11 @@ _IDENTITY = {
     "service": _abi.Identity.SERVICE,
     "outside": _abi.Identity.OUTSIDE,
     "prefix": _abi.Identity.PREFIX,
+}
+_ACTION: dict[Action, int] = {
+    "deny": _abi.Action.DENY,
+    "reject": _abi.Action.REJECT,
+    "allow": _abi.Action.ALLOW,
 }
 _SOURCE = {
     "function": _abi.ShapeSource.SELF,
@@ -75,6 +89,7 @@ class Control:
         config.depths[:] = [0] * len(config.depths)
         for number in self.record.shapes():
             config.depths[number // _DEPTHS] |= 1 << number % _DEPTHS
+        config.reject = base.reject
         config.hairpin4 = int(base.prefix4.network_address)
         config.hairpin6[:] = list(packed(base.prefix6.network_address).word)
         self.maps.config.set(_ONLY, config)
@@ -95,7 +110,14 @@ class Control:
 
     def set_timeouts(self, timeouts: Timeouts) -> None:
         """Have flows live as long as ``timeouts`` says, from the next commit on."""
-        base = self.record.base().model_copy(update={"timeouts": timeouts})
+        self._change_base(timeouts=timeouts)
+
+    def set_reject(self, reject: bool) -> None:
+        """Have senders told that no rule allows what they send, or not, from the next commit on."""
+        self._change_base(reject=reject)
+
+    def _change_base(self, **settings: object) -> None:
+        base = self.record.base().model_copy(update=settings)
         self.record.set("mesh", base.model_dump(mode="json"))
 
     def set_function(self, number: int, function: Function, plugged: Plugged) -> None:
@@ -262,8 +284,8 @@ class Control:
             self.maps["mesh_policy"].delete(key)
             return
         strength, number = found
-        action = _abi.Action.ALLOW if strength & 1 else _abi.Action.DENY
-        value = _abi.Policy(rule=number, priority=strength >> 1, action=action)
+        priority, action = divmod(strength, len(_abi.Action))
+        value = _abi.Policy(rule=number, priority=priority, action=action)
         self.maps["mesh_policy"].set(key, value)
 
     def _entries(self, policy: Policy) -> list[Entry]:
@@ -279,7 +301,7 @@ class Control:
             depth = bits + 1 if policy.protocol != "any" else 0
             protocol = PROTOCOL[policy.protocol]
             key = _abi.PolicyKey(**ends, port=port, protocol=protocol, depth=depth)
-            strength = policy.priority << 1 | (policy.action == "allow")
+            strength = policy.priority * len(_abi.Action) + _ACTION[policy.action]
             entries.append(Entry(bytes(key), strength, shape * _DEPTHS + depth))
         return entries
 

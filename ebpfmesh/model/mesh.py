@@ -37,7 +37,8 @@ class Mesh(Model):
     ``prefix4`` and ``prefix6`` are where functions without a given address get theirs from.
     ``hook`` is how programs are attached: by TCX link or clsact filter; auto means a link where
     packets of functions come by, if the kernel has it. While an ``expedited`` mesh is changed, the
-    kernel's grace periods are shorter, for everybody.
+    kernel's grace periods are shorter, for everybody. With ``reject`` the sender of what no rule
+    allows is told, and of what no service or no function of it takes.
     """
 
     name: MeshName
@@ -45,6 +46,7 @@ class Mesh(Model):
     timeouts: Timeouts = Timeouts()
     hook: Hook = "auto"
     expedited: bool = False
+    reject: bool = False
     prefix4: Annotated[IPv4Network, AfterValidator(check_prefix)] = IPv4Network("198.18.0.0/16")
     prefix6: Annotated[IPv6Network, AfterValidator(check_prefix)] = IPv6Network("2001:db8::/64")
     functions: tuple[Function, ...] = ()
@@ -85,8 +87,9 @@ class Mesh(Model):
 
         ``port`` is what the sender connects to, the service's own if there is one; the
         receiver's is then that of the service shifted. ICMP has none: what opens a flow is an echo
-        request. Of the rules that apply the lowest priority decides, deny before allow. Without
-        a rule, functions reach their own tenant and the outside, and nothing else passes.
+        request. Of the rules that apply the lowest priority decides, deny before reject before
+        allow. Without a rule, functions reach their own tenant and the outside, and nothing else
+        passes.
         ``audit`` does not change the verdict, only what is done about it.
         """
         if protocol == "icmp":
@@ -105,7 +108,7 @@ class Mesh(Model):
         allowed = isinstance(source, Function) and (
             not isinstance(destination, Function) or source.tenant == destination.tenant
         )
-        return Verdict("allow" if allowed else "deny", None)
+        return Verdict("allow" if allowed else "reject" if self.reject else "deny", None)
 
     @model_validator(mode="after")
     def _is_whole(self) -> Self:

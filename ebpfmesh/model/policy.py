@@ -27,7 +27,8 @@ from ebpfmesh.model.base import (
 )
 from ebpfmesh.model.ports import port_prefixes, ports_text
 
-Action = Literal["allow", "deny"]
+Action = Literal["deny", "reject", "allow"]
+"""What a rule says. Of two with the same priority the first of these decides."""
 Kind = Literal["any", "function", "tenant", "service", "outside"]
 Protocol = Literal["any", "tcp", "udp", "icmp"]
 
@@ -102,7 +103,7 @@ class PolicySettings(Model):
     icmp_type: int | None = Field(
         default=None, ge=0, le=255, description="0 to 255; echo requests are 8, of IPv6 too"
     )
-    action: Action = Field(default="allow", description='"allow" or "deny"')
+    action: Action = Field(default="allow", description='"allow", "deny" or "reject"')
     priority: int = integer(100, 0, 65535)
 
 
@@ -112,6 +113,7 @@ class Policy(PolicySettings):
     ``port`` is the receiver's own, also for what comes through a service, so that a rule about a
     function cannot be passed by way of another port; of a rule to a service it is the service's.
     0 means any. With ``port_end`` it is the first of a range. The lowest ``priority`` decides.
+    What is rejected is denied, and its sender is told.
     """
 
     port: int = Field(default=0, ge=0, le=65535, description="1 to 65535, or 0 for any port")
@@ -129,9 +131,9 @@ class Policy(PolicySettings):
         return self.source, self.destination, self.protocol, *ports
 
     @property
-    def precedence(self) -> tuple[int, bool]:
-        """The lowest of those that match decides: by priority, deny before allow."""
-        return self.priority, self.action == "allow"
+    def precedence(self) -> tuple[int, int]:
+        """The lowest of those that match decides: by priority, deny before reject before allow."""
+        return self.priority, get_args(Action).index(self.action)
 
     @property
     def prefixes(self) -> tuple[tuple[int, int], ...]:

@@ -59,7 +59,8 @@ class Capture:
 def comment(event: Event) -> str:
     """What became of a packet, and who is who; a line each."""
     why = f"{event.reason} ({event.number}): {event.text}"
-    verdict = f"would drop {why}" if event.audited else f"drop {why}" if event.reason else "pass"
+    drop = "reject" if event.rejected else "drop"
+    verdict = f"would drop {why}" if event.audited else f"{drop} {why}" if event.reason else "pass"
     lines = [verdict, f"{event.sender} → {event.receiver or 'unknown'}"]
     if event.service:
         lines.append(f"service {event.service}")

@@ -66,6 +66,7 @@ class Party:
 class Answer:
     """What the programs decided of a packet; ``audited``: it passes, but would be dropped.
 
+    ``rejected``: it is dropped, and its sender is told (by a TCP reset, or ICMP unreachable).
     ``rule`` is the number of the rule that decided, None: none matched, or none was asked.
     ``receiver`` is the function (a service's backend), or the outside. ``target_port`` is the
     receiver's own. The ports of ICMP are None.
@@ -76,6 +77,7 @@ class Answer:
     number: int
     text: str
     audited: bool
+    rejected: bool
     rule: int | None
     rule_text: str
     protocol: str
@@ -235,8 +237,8 @@ def _answer(
 ) -> Answer:  # fmt: skip
     """What verdict.h wrote into the control block."""
     number, rule, receiver, service, target = struct.unpack_from("=5I", context, SKB_CB)
-    audited = bool(service >> 31)
-    service &= 0x7FFFFFFF
+    audited, rejected = bool(service >> 31), bool(service >> 30 & 1)
+    service &= 0xFFFF
     reason = _abi.Reason(number)
     passes = audited or reason == _abi.Reason.OK
     if audited:
@@ -248,6 +250,7 @@ def _answer(
         number=int(reason),
         text=_abi.REASON_TEXT.get(reason, ""),
         audited=audited,
+        rejected=rejected,
         rule=rule or None,
         rule_text=str(rules.get(rule, "")),
         protocol=protocol,

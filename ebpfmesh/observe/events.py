@@ -34,8 +34,8 @@ class Event:
     are asked for). ``function`` is the one at whose
     interface it was seen. Addresses are those of the packet, None where it has none; of an ICMP
     error they are those of an answer to what it quotes. Ports of ICMP are None, ``echo_id`` is
-    theirs. ``rule`` is the number of the rule that decided, None: no rule was asked, or none
-    matched.
+    theirs. ``rejected``: the sender is told that it was dropped. ``rule`` is the number of the rule
+    that decided, None: no rule was asked, or none matched.
     """
 
     time: str
@@ -44,6 +44,7 @@ class Event:
     number: int
     text: str
     audited: bool
+    rejected: bool
     function: str
     direction: str
     sender: str
@@ -169,6 +170,7 @@ class Stream:
             number=int(reason),
             text=_abi.REASON_TEXT.get(reason, ""),
             audited=bool(raw.audited),
+            rejected=bool(raw.rejected),
             function=names.interfaces.get(raw.ifindex, f"ifindex {raw.ifindex}"),
             direction=DIRECTIONS[_abi.Direction(raw.direction)],
             sender=names.name("function", raw.sender),

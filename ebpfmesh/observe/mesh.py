@@ -110,12 +110,13 @@ def _default(source: str, destination: str, action: str) -> Policy:
     return Policy(None, None, source, destination, "any", None, None, None, action)
 
 
-DEFAULTS = (
-    _default("any", "same tenant", "allow"),
-    _default("any function", "outside", "allow"),
-    _default("any", "any", "deny"),
-)
-"""What holds where no rule does, in order (policy_default of bpf/lib/policy.h)."""
+def _defaults(reject: bool) -> list[Policy]:
+    """What holds where no rule does, in order (judge_policy of bpf/lib/judge.h)."""
+    return [
+        _default("any", "same tenant", "allow"),
+        _default("any function", "outside", "allow"),
+        _default("any", "any", "reject" if reject else "deny"),
+    ]
 
 
 def read_mesh(view: View) -> Mesh:
@@ -194,4 +195,4 @@ def read_policies(view: View) -> list[Policy]:
             action=rule.action,
         )
         for number, rule in rules
-    ] + list(DEFAULTS)
+    ] + _defaults(bool(view.config.reject))

@@ -40,6 +40,7 @@ XDP_CALLS = {
     _abi.CALL_JUDGE: "mesh_xdp_judge",
     _abi.CALL_POLICY: "mesh_xdp_policy",
     _abi.CALL_EVENT: "mesh_xdp_event",
+    _abi.CALL_ANSWER: "mesh_xdp_answer",
 }
 SLOW = "mesh_slow_fn"
 XDP = tuple(Program(name, "xdp") for name in ("mesh_xdp_fn", *XDP_CALLS.values()))
@@ -122,6 +123,18 @@ POLICIES = (
     policy("tenant:red", "function:c", "udp/3", "allow"),
     policy("tenant:red", "outside", "tcp/25", "deny"),
     policy("outside", "function:a", "tcp/22"),
+    policy("function:a", "function:c", "tcp/9", "reject"),
+    policy("function:a", "function:c", "udp/9", "reject"),
+    policy("function:a", "function:c", "udp/10", "deny"),
+    policy("tenant:red", "function:c", "udp/10", "reject"),
+    policy("function:a", "function:c", "udp/11", "reject"),
+    policy("tenant:red", "function:c", "udp/11", "allow"),
+    policy("function:a", "function:d", "udp/9", "reject"),
+    policy("function:b", "function:c", "icmp/8", "reject"),
+    policy("function:b", "service:closed", "tcp/80", "reject"),
+    policy("tenant:red", "outside", "tcp/26", "reject"),
+    policy("outside", "function:a", "tcp/9", "reject"),
+    policy("outside", "function:a", "udp/9", "reject"),
 )
 MESH = Mesh(name=NAME, limits=LIMITS, functions=FUNCTIONS, services=SERVICES, policies=POLICIES)
 
@@ -195,11 +208,12 @@ Counters = dict[Drop | tuple[str, str], tuple[int, ...]]
 
 @dataclass(frozen=True)
 class Seen:
-    """What became of a packet: the verdict in a word, the frame after it, what was counted."""
+    """What became of a packet: the verdict in a word, frame and mark after it, what was counted."""
 
     verdict: str
     frame: bytes
     counted: Counters = field(default_factory=dict)
+    mark: int = 0
 
 
 MARK, CB = 8, 48
@@ -216,6 +230,7 @@ class Answer:
     service: int
     audited: bool
     port: int
+    rejected: bool = False
 
 
 class Lab:
@@ -290,16 +305,28 @@ class Lab:
 
     def forget_flows(self) -> None:
         """Empty the maps that packets write, but for the counters."""
+        self.forget_answers()
         for flows in (self.maps[name] for name in STATE):
             for key, _ in list(flows.items()):
                 flows.delete(key)
 
-    def run(self, hook: Hook, function: str, frame: bytes, *, segments: int = 0) -> Seen:
+    def forget_answers(self) -> None:
+        """Nobody got an ICMP message in this tick."""
+        for key, answers in self.maps["mesh_answers"].items():
+            if any(answers.sent):
+                self.maps["mesh_answers"].set(key, _abi.Answers())
+
+    def run(
+        self, hook: Hook, function: str, frame: bytes, *, segments: int = 0, mark: int = 0
+    ) -> Seen:
         """Run a hook of a function's interface on a frame."""
-        context = hook.context(self.ifindex[function], len(frame), segments)
+        context = bytearray(hook.context(self.ifindex[function], len(frame), segments))
+        if mark:
+            struct.pack_into("=I", context, MARK, mark)
         before = self.snapshot()
-        run = bpf.prog_test_run(self._programs[hook.program], frame, context=context)
-        return Seen(hook.word(run.verdict), run.packet, self.moved(before))
+        run = bpf.prog_test_run(self._programs[hook.program], frame, context=bytes(context))
+        (marked,) = struct.unpack_from("=I", run.context, MARK) if hook != XDP_FN else (0,)
+        return Seen(hook.word(run.verdict), run.packet, self.moved(before), marked)
 
     def ask(self, direction: Direction, function: str, frame: bytes) -> "Answer":
         """What would become of a packet (DRY_RUN)."""
@@ -311,7 +338,8 @@ class Lab:
         reason, rule, receiver, service, port = struct.unpack_from("=5I", run.context, CB)
         assert TC.word(run.verdict) == ("drop" if reason else "pass")
         who = self._functions[receiver]
-        return Answer(Reason(reason), rule, who, service & 0xFFFF, bool(service >> 31), port)
+        audited, rejected = bool(service >> 31), bool(service >> 30 & 1)
+        return Answer(Reason(reason), rule, who, service & 0xFFFF, audited, port, rejected)
 
     def snapshot(self) -> Snapshot:
         """Everything that is counted, as the kernel gives it; see ``moved``."""

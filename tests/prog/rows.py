@@ -93,8 +93,16 @@ def drop(
 def expired(
     text: str, sender: Peer, packet: Packet, answer: Packet, *, given: Iterable[Step] = ()
 ) -> Row:
-    """Its TTL has run out: it is counted as dropped, and its sender gets ``answer``."""
-    row = drop(text, sender, packet, Reason.TTL, given=given)
+    """Its TTL has run out."""
+    return rejected(text, sender, packet, answer, reason=Reason.TTL, given=given)
+
+
+def rejected(
+    text: str, sender: Peer, packet: Packet, answer: Packet, *,
+    reason: Reason = Reason.POLICY, given: Iterable[Step] = (),
+) -> Row:  # fmt: skip
+    """It is counted as dropped, and its sender gets ``answer``."""
+    row = drop(text, sender, packet, reason, given=given)
     return replace(row, verdict="forward", out=bytes(received(sender, answer)))
 
 
@@ -140,5 +148,5 @@ def check_outputs(lab: Lab) -> None:
 
 def opens(row: Row) -> bool:
     """Whether the packet may leave flow entries; a TTL runs out when the flow is found already."""
-    reasons = {where.reason for where in row.counted if isinstance(where, Drop)}
-    return row.verdict != "drop" or Reason.TTL in reasons
+    dropped = {w.reason for w in row.counted if isinstance(w, Drop) and not w.audited}
+    return not dropped or Reason.TTL in dropped

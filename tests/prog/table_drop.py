@@ -34,7 +34,7 @@ from support.packets import (
     pong,
     sent,
     tcp,
-    time_exceeded,
+    told,
     udp,
 )
 
@@ -291,7 +291,7 @@ def _ttl(v: int) -> list[Row]:
         known = (step(A, make(*arguments)),)
         for ttl, when, given in ((0, "new", ()), (1, "new", ()), (1, "known", known)):
             packet = make(*arguments, ttl=ttl)
-            answer = time_exceeded(v, A, packet)
+            answer = told(v, A, packet)
             rows.append(expired(f"v{v} TTL {ttl} {text} {when}", A, packet, answer, given=given))
     established = tuple(
         step(here, tcp(v, here, there, *ports, flags))
@@ -302,7 +302,7 @@ def _ttl(v: int) -> list[Row]:
         )
     )
     packet = tcp(v, A, WEB, 1000, 80, "A", bytes(1000), ttl=1)
-    answer = time_exceeded(v, A, packet)
+    answer = told(v, A, packet)
     rows.append(expired(f"v{v} TTL 1 established", A, packet, answer, given=established))
     about = error(v, B, A, tcp(v, A, B, 1000, 8080, ttl=63), ttl=1)
     return [*rows, drop(f"v{v} TTL 1 error", B, about, Reason.TTL, given=established)]

@@ -132,7 +132,8 @@ def _dry(lab: Lab, question: Question) -> str:
     at, direction = (question.source, FROM) if question.source else (question.destination, TO)
     answer = lab.ask(direction, at or "", question.frame)
     assert answer.reason in (Reason.OK, Reason.POLICY)
-    return "deny" if answer.reason or answer.audited else "allow"
+    assert not answer.rejected or answer.reason
+    return "reject" if answer.rejected else "deny" if answer.reason or answer.audited else "allow"
 
 
 def test_a_dry_run_and_the_model_agree(lab: Lab) -> None:
@@ -141,6 +142,7 @@ def test_a_dry_run_and_the_model_agree(lab: Lab) -> None:
         policy("any", "function:c", "icmp/8", priority=7),
         policy("outside:203.0.113.0/24", "any", "udp"),
         policy("function:b", "outside", "tcp", "deny"),
+        policy("function:b", "tenant:blue", "udp", "reject"),
     )
     for question in QUESTIONS:
         assert _dry(lab, question) == question.decided(mesh), question

@@ -18,6 +18,7 @@ from prog import (
     table_extension,
     table_forward,
     table_fragment,
+    table_reject,
     table_to_function,
 )
 from prog.lab import NOBODY, TC, TO_FN, XDP_FN, Drop, Hook, Lab, peer, service
@@ -37,6 +38,8 @@ TABLES = {
     "extension": (TC, table_extension.ROWS),
     "error": (TC, table_error.ROWS),
     "to-function": (TO_FN, table_to_function.ROWS),
+    "reject": (TC, table_reject.ROWS),
+    "reject-in": (TO_FN, table_reject.TO_FUNCTION),
 }
 
 
@@ -80,6 +83,8 @@ def traced(lab: Lab, hook: Hook, row: Row, ring: Ring) -> None:
     [(event, data)] = events(ring)
     wanted = expected(row, is_new=set(lab.flows()) != flows)
     assert (event.kind, event.reason, event.audited) == wanted
+    answered = row.verdict == "forward" and wanted == (EventKind.DROP, Reason.POLICY, 0)
+    assert event.rejected >= answered
     length = len(row.step.frame)
     assert (event.length, event.captured) == (length, min(96, length))
     assert data == row.step.frame[:96]
@@ -128,6 +133,9 @@ def test_what_is_told(lab: Lab, hook: Hook, v: int) -> None:
         [(about, _)] = events(ring)
         send(lab, hook, A, udp(v, A, B, 1, 666))
         [(denied, _)] = events(ring)
+        send(lab, hook, A, udp(v, A, C, 1, 9))
+        [(rejected, _)] = events(ring)
+    assert (denied.rejected, rejected.rejected) == (0, 1)
     a, b, dns = (one.at(v) for one in (A, B, service("dns")))
     assert tuple_of(asked) == (a, 1000, dns, 53, 17)
     assert tuple_of(answered) == tuple_of(about) == (b, 5353, a, 1000, 17)

@@ -11,7 +11,7 @@ from ipaddress import ip_address
 import pytest
 
 from ebpfmesh._abi import Direction, Reason
-from ebpfmesh.model import Mesh, Party, Policy
+from ebpfmesh.model import Function, Mesh, Party, Policy
 from prog.lab import MESH, NOBODY, TC, TO_FN, XDP_FN, Drop, Hook, Lab, peer, policy
 from prog.lab import service as service_peer
 from support.packets import Peer, ping, received, sent, tcp, udp
@@ -58,14 +58,17 @@ class Question:
     outsider: Peer = NOBODY
 
     def decided(self, mesh: Mesh) -> str:
-        """What the model says."""
-        return mesh.decide(
+        """What the model says; of whom a function in audit gets a packet, nobody is rejected."""
+        receiver = self._party(mesh, self.destination)
+        action = mesh.decide(
             self._party(mesh, self.source),
-            self._party(mesh, self.destination),
+            receiver,
             mesh.service(self.service) if self.service else None,
             self.protocol,
             self.port,
         ).action
+        audited = isinstance(receiver, Function) and receiver.audit
+        return "deny" if audited and action == "reject" else action
 
     def _party(self, mesh: Mesh, name: str | None) -> Party:
         return mesh.function(name) if name else ip_address(self.outsider.at(self.v))
@@ -88,10 +91,11 @@ class Question:
     def answered(self, lab: Lab, hook: Hook) -> str:
         """What the program says; nothing but the policy may stop the flow."""
         at, hook = (self.source, hook) if self.source else (self.destination, TO_FN)
+        lab.forget_answers()
         seen = lab.run(hook, at, self.frame)
-        if seen.verdict == "drop":
-            assert seen.counted == {Drop(at, hook.direction, Reason.POLICY): (1, len(self.frame))}
-            return "deny"
+        if (dropped := Drop(at, hook.direction, Reason.POLICY)) in seen.counted:
+            assert seen.counted == {dropped: (1, len(self.frame))}
+            return "deny" if seen.verdict == "drop" else "reject"
         audited = Drop(self.destination or "", Direction.TO_FN, Reason.POLICY, audited=True)
         return "deny" if audited in seen.counted else "allow"
 
@@ -126,8 +130,11 @@ def agrees(lab: Lab, hook: Hook, mesh: Mesh, questions: tuple[Question, ...]) ->
 
 
 @HOOKS
-def test_no_rule(lab: Lab, hook: Hook) -> None:
-    agrees(lab, hook, lab.set_policies(), QUESTIONS)
+@pytest.mark.parametrize("reject", [False, True], ids=["deny", "reject"])
+def test_no_rule(lab: Lab, hook: Hook, reject: bool) -> None:
+    mesh = MESH.model_copy(update={"policies": (), "reject": reject})
+    lab.change(lambda _: mesh)
+    agrees(lab, hook, mesh, QUESTIONS)
 
 
 @HOOKS
@@ -141,7 +148,7 @@ def test_every_shape_of_rule(lab: Lab, source: str, destination: str) -> None:
     """One rule alone, of each shape; the program is now this one, now that."""
     hooks = itertools.cycle((TC, XDP_FN))
     chosen = random.Random(f"{source} {destination}")
-    for match, action in itertools.product(DEPTHS, ("allow", "deny")):
+    for match, action in itertools.product(DEPTHS, ("allow", "deny", "reject")):
         mesh = lab.set_policies(policy(source, destination, match, action))
         agrees(lab, next(hooks), mesh, tuple(chosen.sample(QUESTIONS, 25)))
 
@@ -167,7 +174,7 @@ def _random_rules(chosen: random.Random) -> tuple[Policy, ...]:
             chosen.choice(identities),
             chosen.choice(receivers),
             chosen.choice((*DEPTHS, _range(chosen))),
-            chosen.choice(("allow", "deny")),
+            chosen.choice(("allow", "deny", "reject")),
             priority=chosen.choice((1, 100, 65535)),
         )
         for _ in range(chosen.randint(2, 20))
@@ -187,11 +194,11 @@ RANGES = ((1, 65535), (2, 65534), (80, 81), (81, 82), (1000, 2000), (1024, 2047)
           (65534, 65535), (1, 2), (4095, 4097))  # fmt: skip
 
 
-@pytest.mark.parametrize("action", ["allow", "deny"])
+@pytest.mark.parametrize("action", ["allow", "deny", "reject"])
 @pytest.mark.parametrize("ports", RANGES, ids=str)
 def test_a_range_ends_where_it_ends(lab: Lab, ports: tuple[int, int], action: str) -> None:
     """At every boundary of its parts, at tc and XDP in turn."""
-    default = policy("function:a", "function:c", "tcp", "deny" if action == "allow" else "allow")
+    default = policy("function:a", "function:c", "tcp", "allow" if action == "deny" else "deny")
     first, last = ports
     rule = policy("function:a", "function:c", f"tcp/{first}-{last}", action, priority=1)
     mesh = lab.set_policies(default.model_copy(update={"priority": 2}), rule)

@@ -13,6 +13,7 @@ from prog import (
     table_extension,
     table_forward,
     table_fragment,
+    table_reject,
     table_to_function,
 )
 from prog.lab import TC, TO_FN, XDP_FN, Drop, Lab
@@ -24,7 +25,9 @@ FROM_FN = [
     *table_fragment.ROWS,
     *table_extension.ROWS,
     *table_error.ROWS,
+    *table_reject.ROWS,
 ]
+TO_FUNCTION = [*table_to_function.ROWS, *table_reject.TO_FUNCTION]
 ELSEWHERE = {
     Reason.NO_PROGRAM: "test_missing.py: a slot of calls is empty",
     Reason.FLOW_FULL: "test_full.py: the kernel makes room in an LRU map, so it takes another map",
@@ -42,19 +45,19 @@ def test_from_function(lab: Lab, row: Row) -> None:
         lab.forget_flows()
 
 
-@pytest.mark.parametrize("row", table_to_function.ROWS, ids=name)
+@pytest.mark.parametrize("row", TO_FUNCTION, ids=name)
 def test_to_function(lab: Lab, row: Row) -> None:
     check(lab, TO_FN, row)
 
 
 def test_every_reason_has_a_row() -> None:
-    counted = [where for row in [*FROM_FN, *table_to_function.ROWS] for where in row.counted]
+    counted = [where for row in [*FROM_FN, *TO_FUNCTION] for where in row.counted]
     shown = {where.reason for where in counted if isinstance(where, Drop)}
     assert shown | set(ELSEWHERE) == set(Reason) - {Reason.OK, Reason.REASONS}
     assert not shown & set(ELSEWHERE)
 
 
 def test_every_row_has_a_name_of_its_own() -> None:
-    for table in (FROM_FN, table_to_function.ROWS):
+    for table in (FROM_FN, TO_FUNCTION):
         names = [row.text for row in table]
         assert sorted(set(names)) == sorted(names)

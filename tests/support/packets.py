@@ -104,6 +104,7 @@ ERRORS: dict[int, dict[str, Packet]] = {
     4: {
         "unreachable": ICMP(type=3, code=1),
         "port unreachable": ICMP(type=3, code=3),
+        "prohibited": ICMP(type=3, code=13),
         "fragmentation needed": ICMP(type=3, code=4, nexthopmtu=1280),
         "time exceeded": ICMP(type=11, code=0),
         "parameter problem": ICMP(type=12, code=0, ptr=1),
@@ -111,6 +112,7 @@ ERRORS: dict[int, dict[str, Packet]] = {
     6: {
         "unreachable": ICMPv6DestUnreach(code=0),
         "port unreachable": ICMPv6DestUnreach(code=4),
+        "prohibited": ICMPv6DestUnreach(code=1),
         "packet too big": ICMPv6PacketTooBig(mtu=1280),
         "time exceeded": ICMPv6TimeExceeded(code=0),
         "parameter problem": ICMPv6ParamProblem(code=1, ptr=6),
@@ -159,15 +161,34 @@ def behind(packet: Packet, *headers: Packet) -> Packet:
     return whole / rest
 
 
-def time_exceeded(version: int, function: Peer, packet: Packet) -> Packet:
-    """What the mesh answers a function whose packet's TTL ran out."""
+GATEWAY = Peer("gateway", GATEWAY4, GATEWAY6)
+
+
+def told(
+    version: int, to: Peer, packet: Packet, kind: str = "time exceeded", source: Peer = GATEWAY
+) -> Packet:
+    """The ICMP error that the mesh answers a packet with."""
     whole = built(packet)
     size = (20 if version == 4 else 40) + (20 if TCP in whole else 8)
-    gateway = Peer("gateway", GATEWAY4, GATEWAY6)
-    answer = error(version, gateway, function, whole, "time exceeded", size=size)
+    made = error(version, source, to, whole, kind, size=size)
     if version == 4:
-        answer.id = 0
-    return answer
+        made.id = 0
+    return made
+
+
+def reset(packet: Packet) -> Packet:
+    """What a closed port answers a segment with (RFC 9293, 3.10.7.1), as the mesh does."""
+    whole = built(packet)
+    head, segment = whole.copy(), whole[TCP]
+    back = TCP(sport=segment.dport, dport=segment.sport, window=0)
+    if segment.flags.A:
+        back.flags, back.seq = "R", segment.ack
+    else:
+        taken = len(segment.payload) + bool(segment.flags.S) + bool(segment.flags.F)
+        back.flags, back.seq, back.ack = "RA", 0, (segment.seq + taken) % 2**32
+    if isinstance(head, IP):
+        return IP(src=head.dst, dst=head.src, id=0, flags="DF") / back
+    return IPv6(src=head.dst, dst=head.src) / back
 
 
 def sent(function: Peer, packet: Packet) -> Packet:
