@@ -137,9 +137,9 @@ def gone(comment: str, ends: set[str], words: set[str]) -> Iterator[tuple[str, i
 def main() -> int:
     """The command line."""
     root = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).parents[1]
-    gone = list(missing(root))
-    sys.stdout.writelines(f"{line}\n" for line in gone)
-    return 1 if gone else 0
+    found = list(missing(root))
+    sys.stdout.writelines(f"{line}\n" for line in found)
+    return 1 if found else 0
 
 
 if __name__ == "__main__":

@@ -14,32 +14,11 @@ import pytest
 from ebpfmesh.kernel import bpf, cgroup, compiled, netns
 from ebpfmesh.kernel.pins import Pins
 from support.command import COMMAND, ROOT, data, ebpfmesh, lines
+from support.meshes import TENANTS
 from support.topology import leftovers, poll, wait_until
 
-MESH = """
-[mesh]
-name = "edge"
-[[function]]
-name = "client"
-tenant = "one"
-[[function]]
-name = "server"
-tenant = "two"
-replicas = 2
-command = ["sleep", "1000"]
-memory = "64M"
-[[service]]
-name = "web"
-address = ["198.19.0.1", "2001:db8:1::1"]
-port = 80
-target_port = 8080
-functions = ["server"]
-[[policy]]
-from = "function:client"
-to = "service:web"
-"""
 CHANGED = (
-    MESH.replace('tenant = "one"', 'tenant = "three"').replace("replicas = 2", "replicas = 3")
+    TENANTS.replace('tenant = "one"', 'tenant = "three"').replace("replicas = 2", "replicas = 3")
     + '[[policy]]\nfrom = "tenant:three"\nto = "outside"\naction = "deny"\n'
 )
 NOUNS = ["functions", "services", "policies", "flows", "programs", "maps", "meters", "drops"]
@@ -48,7 +27,7 @@ NOUNS = ["functions", "services", "policies", "flows", "programs", "maps", "mete
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
     file = tmp_path / "edge.toml"
-    file.write_text(MESH)
+    file.write_text(TENANTS)
     return file
 
 
@@ -142,14 +121,14 @@ def test_a_changed_file_changes_the_difference_alone(up: Path) -> None:
     assert {key for key in after if key not in before and key.startswith("namespace")} == {
         "namespace ebpfmesh.edge.server-2"
     }
-    up.write_text(MESH)
+    up.write_text(TENANTS)
     assert len(lines("up", up)) == 4
     again = fingerprint()
     assert {key for key in before if before[key] != again[key]} == {"epoch"}
 
 
 def test_a_comment_changes_nothing(up: Path) -> None:
-    up.write_text("# a comment\n" + MESH.replace("80", "0x50", 1))
+    up.write_text("# a comment\n" + TENANTS.replace("80", "0x50", 1))
     assert lines("up", up) == ["nothing to do"]
 
 

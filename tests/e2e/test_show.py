@@ -8,31 +8,10 @@ from pathlib import Path
 import pytest
 
 from support.command import data, ebpfmesh
+from support.meshes import TENANTS
 from support.topology import wait_until
 
 NOUNS = ["functions", "services", "policies", "flows", "programs", "maps", "meters", "drops"]
-MESH = """
-[mesh]
-name = "edge"
-[[function]]
-name = "client"
-tenant = "one"
-[[function]]
-name = "server"
-tenant = "two"
-replicas = 2
-command = ["sleep", "1000"]
-memory = "64M"
-[[service]]
-name = "web"
-address = ["198.19.0.1", "2001:db8:1::1"]
-port = 80
-target_port = 8080
-functions = ["server"]
-[[policy]]
-from = "function:client"
-to = "service:web"
-"""
 
 
 def runs() -> bool:
@@ -43,7 +22,7 @@ def runs() -> bool:
 @pytest.fixture(scope="module", autouse=True)
 def edge(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     file = tmp_path_factory.mktemp("edge") / "edge.toml"
-    file.write_text(MESH)
+    file.write_text(TENANTS)
     ebpfmesh("up", file)
     wait_until(runs, what="the commands run")
     yield file

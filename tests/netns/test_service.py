@@ -18,24 +18,14 @@ from ebpfmesh._abi import Direction, Reason
 from ebpfmesh.config import edit
 from ebpfmesh.kernel import maglev
 from ebpfmesh.model import Mesh
+from support.meshes import BALANCED
 from support.sockets import BLOCKED_SECONDS, SECONDS, connect, connects, datagrams, listener
 from support.topology import background, drops, in_fn, listening, mesh_of, needs, running
 
 BACKENDS = ("web-0", "web-1", "web-2")
-MESH = """
-[mesh]
-name = "service"
-[[function]]
-name = "client"
-[[function]]
-name = "web"
-replicas = 3
-[[service]]
-name = "web"
-address = ["198.19.0.1", "2001:db8:1::1"]
-port = 80
-target_port = 8080
-functions = ["web"]
+MESH = (
+    BALANCED
+    + """
 [[service]]
 name = "mirror"
 address = "198.19.0.3"
@@ -44,6 +34,7 @@ target_port = 5353
 protocol = "udp"
 functions = ["web"]
 """
+)
 NGINX = """
 user root; daemon off; worker_processes 1; pid {prefix}/nginx.pid; error_log stderr;
 events {{ }}

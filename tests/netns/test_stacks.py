@@ -16,25 +16,15 @@ from contextlib import ExitStack
 import pytest
 
 from ebpfmesh.model import Mesh
+from support.meshes import BALANCED
 from support.servers import nginx
 from support.sockets import accepted, carries, connect, listener
 from support.topology import background, in_fn, in_network, listening, needs, running
 
 BACKENDS = ("web-0", "web-1", "web-2")
-MESH = """
-[mesh]
-name = "stacks"
-[[function]]
-name = "client"
-[[function]]
-name = "web"
-replicas = 3
-[[service]]
-name = "web"
-address = ["198.19.0.1", "2001:db8:1::1"]
-port = 80
-target_port = 8080
-functions = ["web"]
+MESH = (
+    BALANCED
+    + """
 [[service]]
 name = "bulk"
 address = ["198.19.0.1", "2001:db8:1::1"]
@@ -53,6 +43,7 @@ port = 53
 protocol = "udp"
 functions = ["web-0"]
 """
+)
 FRONT = {4: "198.19.0.1", 6: "2001:db8:1::1"}
 Run = Callable[..., str]
 

@@ -12,26 +12,12 @@ import pytest
 
 from ebpfmesh import apply
 from ebpfmesh.model import Mesh
+from support.meshes import BALANCED
 from support.servers import nginx
 from support.topology import background, in_network, needs, running, wait_until
 
 BACKENDS = ("web-0", "web-1", "web-2")
 OTHERS = {"web-1", "web-2"}
-MESH = """
-[mesh]
-name = "death"
-[[function]]
-name = "client"
-[[function]]
-name = "web"
-replicas = 3
-[[service]]
-name = "web"
-address = ["198.19.0.1", "2001:db8:1::1"]
-port = 80
-target_port = 8080
-functions = ["web"]
-"""
 URL = {4: "http://198.19.0.1/", 6: "http://[2001:db8:1::1]/"}
 # Exit codes of curl for a server that dies: no connection, no answer, a reset.
 DYING = {"failed 7", "failed 52", "failed 56"}
@@ -59,7 +45,7 @@ def test_a_backend_dies_under_load(tmp_path: Path, how: str, version: int) -> No
     By packets a service is found at each of them, by sockets once, when they connect.
     """
     needs("nginx", "curl", "nsenter")
-    with running(MESH) as mesh, ExitStack() as stack:
+    with running(BALANCED) as mesh, ExitStack() as stack:
         first = stack.enter_context(ExitStack())
         first.enter_context(nginx(mesh, "web-0", tmp_path / "web-0"))
         for name in BACKENDS[1:]:
