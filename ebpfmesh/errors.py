@@ -79,6 +79,10 @@ class ForeignProgram(MeshError):
 
 
 class AbiMismatch(MeshError):
-    """A pinned map or program is not laid out as this version expects."""
+    """A pinned map, a program or a record is not laid out as this version expects."""
 
     exit_code = 7
+
+
+class UnreadableRecord(AbiMismatch):
+    """A record is damaged, or something else stands in its place."""

@@ -23,6 +23,7 @@ If two or more functions change tenant, a flow between them would meanwhile be j
 tenant of one and the new of the other; rules that keep them from sending cover step 4.
 """
 
+import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal, TypeVar
@@ -41,10 +42,19 @@ Kind = Literal[
     "remove-service",
     "add-policy",
     "remove-policy",
+    "repair",
 ]
 
 _Named = TypeVar("_Named", Function, Service)
-Object = Mesh | Timeouts | Function | Service | Policy
+Object = Mesh | Timeouts | Function | Service | Policy | str
+_MODELS: dict[str, type[Mesh | Timeouts | Function | Service | Policy]] = {
+    "mesh": Mesh,
+    "reject": Mesh,
+    "timeouts": Timeouts,
+    "function": Function,
+    "service": Service,
+    "policy": Policy,
+}
 _Rules = dict[Match, Policy]
 
 _SIGNS = {"create": "+", "add": "+", "change": "~", "set": "~", "remove": "-"}
@@ -54,17 +64,37 @@ _SIGNS = {"create": "+", "add": "+", "change": "~", "set": "~", "remove": "-"}
 class Operation:
     """One step. ``old`` is what ``object`` takes the place of: in place, in one update.
 
-    ``create-mesh`` has a mesh without functions, services and policies; so has ``set-reject``,
-    of which the one setting counts. What is removed is
-    ``object`` itself. A policy takes the place of the one with the same ``match``.
+    ``create-mesh`` has a mesh without functions, services and policies; so has ``set-reject``, of
+    which the one setting counts. What is removed is ``object`` itself. A policy takes the place of
+    the one with the same ``match``. ``repair`` is what was found wrong, and done about it before
+    the others; ``object`` says what.
     """
 
     kind: Kind
     object: Object
     old: Object | None = None
 
+    @property
+    def name(self) -> str:
+        """What it is about."""
+        return str(getattr(self.object, "name", self.object))
+
+    def dump(self) -> str:
+        """As text that ``load`` reads."""
+        parts = (part for part in (self.object, self.old) if part and not isinstance(part, str))
+        return json.dumps([self.kind, *(part.model_dump_json() for part in parts)])
+
+    @staticmethod
+    def load(text: str) -> "Operation":
+        """What ``dump`` wrote down."""
+        kind, *parts = json.loads(text)
+        model = _MODELS[kind.partition("-")[2]]
+        return Operation(kind, *(model.model_validate_json(part) for part in parts))
+
     def describe(self) -> str:
         """One line for people, such as ``+ function decode-0  tenant op-a  198.18.0.2``."""
+        if self.kind == "repair":
+            return f"~ repaired {self.object}"
         verb, _, noun = self.kind.partition("-")
         sign = _SIGNS[verb]
         if verb in ("add", "set"):

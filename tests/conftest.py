@@ -100,6 +100,8 @@ def mesh_up() -> Iterator[Callable[[Mesh | str], Mesh]]:
 
 def _of_sockets(item: str, before: set[str]) -> bool:
     """Whether it is a pin that a mesh got with its first service, of one that was there before."""
+    if not item.startswith("pin "):
+        return False
     pin = Path(item.removeprefix("pin "))
     mesh = f"pin {pin.parents[1]}/"
     return pin.name in {program.name for program in sockets.PROGRAMS} and any(

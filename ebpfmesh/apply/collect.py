@@ -7,73 +7,95 @@ somewhere else is left alone.
 """
 
 import contextlib
-from pathlib import Path
+from collections.abc import Iterator
 
 from pyroute2 import IPRoute
 
-from ebpfmesh.apply.lifecycle import take_down
-from ebpfmesh.apply.live import Live, OnStep, quiet
-from ebpfmesh.kernel import cgroup, interface, listener, netns, pins, rcu
-from ebpfmesh.kernel.record import Record, all_records, locked
+from ebpfmesh.apply.live import Live, OnStep, changing, quiet
+from ebpfmesh.apply.remove import take_down
+from ebpfmesh.errors import AbiMismatch, MeshError, NotFound
+from ebpfmesh.kernel import cgroup, interface, listener, netns, rcu, record, remains
+from ebpfmesh.kernel.record import Record
 
 
 def gc(on_step: OnStep = quiet) -> list[str]:
-    """Remove all leftovers; what was removed, a line each."""
+    """Remove all leftovers; what was removed, a line each.
+
+    What is wrong with one mesh keeps nothing of others from being removed; it is raised after.
+    """
     removed = ["expedited grace periods"] if rcu.put_back() else []
-    for mesh in sorted({*all_records(), *pins.all_meshes()}):
-        with locked(mesh):
-            removed += _collect_mesh(mesh, on_step)
+    failed: list[MeshError] = []
     with netns.rtnetlink() as ip:
-        removed += _collect_strays(ip)
+        for mesh in sorted(remains.meshes(ip)):
+            try:
+                with changing(mesh):
+                    removed += _collect_mesh(ip, mesh, on_step)
+            except MeshError as error:
+                failed.append(error)
+    removed += _collect_dead_cgroups()
+    for mesh in record.stale_locks():
+        with record.locked(mesh):
+            pass  # whoever leaves last removes it
+    if failed:
+        for line in removed:
+            on_step(line)
+        raise failed[0]
     return removed
 
 
-def _collect_mesh(mesh: str, on_step: OnStep) -> list[str]:
-    if not Record.exists(mesh):
-        take_down(mesh, on_step)
-        return [f"pins of mesh {mesh}"]
-    record = Record(mesh, create=True)
+def _collect_mesh(ip: IPRoute, mesh: str, on_step: OnStep) -> list[str]:
     try:
-        home = record.get("netns")
-        whole = record.get("mesh") is not None and pins.Pins(mesh).maps.is_dir()
-        if whole and netns.lives(home):
-            if home != netns.current().inode:
-                return []
-            with contextlib.closing(Live(record, on_step)) as live:
-                dead = listener.stop_dead(record, live.control.maps)
-                broken = live.recover()
-            events = [f"events of mesh {mesh} for process {dead.pid}"] if dead else []
-            return events + [f"function {name} of mesh {mesh}" for name in broken]
-    finally:
-        record.close()
-    take_down(mesh, on_step)
-    return [f"mesh {mesh}"]
+        remains.check_home(mesh)
+    except NotFound:
+        return []
+    if _is_lost(mesh):
+        return [f"mesh {mesh}", *take_down(mesh, on_step)]
+    with (
+        contextlib.closing(Record(mesh)) as found,
+        contextlib.closing(Live(found, on_step)) as live,
+    ):
+        dead = listener.stop_dead(found, live.control.maps)
+        removed = [f"events of mesh {mesh} for process {dead.pid}"] if dead else []
+        removed += [f"half a change of mesh {mesh}"] if found.cut_short else []
+        removed += [f"function {name} of mesh {mesh}" for name in live.recover()]
+        known = {row.function.name for row in found.functions()}
+    return [*removed, *_collect_strays(ip, mesh, known)]
 
 
-def _collect_strays(ip: IPRoute) -> list[str]:
-    """Interfaces, namespaces and cgroups whose mesh or function has no record."""
-    known = set()
-    for mesh in all_records():
-        record = Record(mesh, create=True)
-        known |= {f"{mesh}/{row.function.name}" for row in record.functions()}
-        record.close()
-    removed = []
-    strays = {name: owner for name, owner in interface.ours(ip).items() if owner not in known}
+def _is_lost(mesh: str) -> bool:
+    """Whether a mesh cannot be repaired: not by this version, or not any more."""
+    try:
+        return remains.home(mesh) not in (None, netns.current().inode) or bool(remains.damage(mesh))
+    except AbiMismatch:
+        return True
+
+
+def _collect_strays(ip: IPRoute, mesh: str, known: set[str]) -> Iterator[str]:
+    """Interfaces, namespaces and cgroups of functions that a mesh does not know."""
+    found = remains.of(ip, mesh)
+    strays = {
+        name: owner
+        for name, owner in found.interfaces.items()
+        if owner.partition("/")[2] not in known
+    }
     interface.remove(ip, strays)
-    removed += [f"interface {name} of {owner}" for name, owner in strays.items()]
-    for path in netns.RUN.glob(f"{netns.PREFIX}*"):
-        if _owner(path) not in known:
-            netns.remove(path.name)
-            removed.append(f"namespace {path.name}")
-    here = netns.current().inode
-    for group in cgroup.groups():
-        stray = group.netns == here and f"{group.mesh}/{group.function}" not in known
-        if stray or (group.netns and not netns.lives(group.netns)):
-            cgroup.stop([group])
-            group.remove()
-            removed.append(f"cgroup {group.group}/{group.function}")
-    return removed
+    yield from (f"interface {name} of {owner}" for name, owner in strays.items())
+    for name in found.namespaces:
+        if netns.owner_of(name).partition("/")[2] not in known:
+            netns.remove(name)
+            yield f"namespace {name}"
+    for group in found.cgroups:
+        if group.function not in known:
+            yield _collect_cgroup(group)
 
 
-def _owner(path: Path) -> str:
-    return path.name.removeprefix(netns.PREFIX).replace(".", "/", 1)
+def _collect_dead_cgroups() -> list[str]:
+    """Of functions whose host namespace is gone."""
+    groups = [one for one in cgroup.groups() if one.netns and not netns.lives(one.netns)]
+    return [_collect_cgroup(group) for group in groups]
+
+
+def _collect_cgroup(group: cgroup.Cgroup) -> str:
+    cgroup.stop([group])
+    group.remove()
+    return f"cgroup {group.group}/{group.function}"

@@ -5,44 +5,43 @@ import contextlib
 from collections.abc import Callable, Iterator
 
 from ebpfmesh.apply import programs
-from ebpfmesh.apply.live import Live, OnStep, opened, quiet
-from ebpfmesh.errors import MeshError, NotFound, UsageError
-from ebpfmesh.kernel import links, netns, pins, rcu, sockets
+from ebpfmesh.apply.live import Live, OnStep, changing, opened, quiet
+from ebpfmesh.apply.remove import take_down
+from ebpfmesh.errors import MeshError, UsageError
+from ebpfmesh.kernel import links, netns, pins, remains
 from ebpfmesh.kernel.maps import create_maps
 from ebpfmesh.kernel.pins import Pins
 from ebpfmesh.kernel.place import check_place, fault
-from ebpfmesh.kernel.record import Record, locked
+from ebpfmesh.kernel.record import Record
+from ebpfmesh.kernel.remains import check_home
 from ebpfmesh.model import Function, Mesh, Scope
 from ebpfmesh.plan import Operation, diff
 
 
 def plan(wanted: Mesh) -> tuple[Operation, ...]:
     """What ``up`` would do; changes nothing."""
-    try:
-        record = Record(wanted.name)
-    except NotFound:
+    if not Record.exists(wanted.name):
         return diff(None, wanted)
-    try:
+    check_home(wanted.name)
+    if remains.damage(wanted.name):
+        return diff(None, wanted)
+    with contextlib.closing(Record(wanted.name)) as record, netns.rtnetlink() as ip:
         check_place(record)
-        if record.get("mesh") is None:
-            return diff(None, wanted)
-        with netns.rtnetlink() as ip:
-            gone = [row.function.name for row in record.functions() if fault(ip, row)]
+        gone = [row.function.name for row in record.functions() if fault(ip, row)]
         return diff(record.model(without=gone), wanted)
-    finally:
-        record.close()
 
 
 def up(wanted: Mesh, on_step: OnStep = quiet) -> tuple[Operation, ...]:
     """Make the mesh as ``wanted``, whatever is there of it; returns what was done.
 
-    Repairs what a crash left and functions whose interface went. If it fails, the mesh is as it
-    was before; a mesh that was not there is taken down again.
+    Repairs what a crash left and functions whose interface went; where there is too little left of
+    a mesh for that it is made anew. If it fails, the mesh is as it was before; a mesh that was not
+    there is taken down again.
     """
     links.uses_tcx(wanted.hook)
-    with locked(wanted.name):
-        rcu.put_back()
+    with changing(wanted.name):
         Pins(wanted.name).check()
+        repaired = _make_room(wanted.name, on_step)
         new = not Record.exists(wanted.name)
         try:
             with _created(wanted, on_step) as live:
@@ -50,11 +49,24 @@ def up(wanted: Mesh, on_step: OnStep = quiet) -> tuple[Operation, ...]:
                 operations = diff(None if new else live.record.model(), wanted)
                 if new or operations:
                     live.apply(operations)
-                return operations
+                live.record.set("making", False)
+                return repaired + operations
         except BaseException:
             if new:
                 take_down(wanted.name, on_step)
             raise
+
+
+def _make_room(mesh: str, on_step: OnStep) -> tuple[Operation, ...]:
+    """Remove what is there of a mesh that can only be made anew; what there is to say of it."""
+    check_home(mesh)
+    with netns.rtnetlink() as ip:
+        why = remains.damage(mesh) if mesh in remains.meshes(ip) else ""
+    if not why:
+        return ()
+    on_step("recover")
+    told = take_down(mesh, on_step)
+    return tuple(Operation("repair", text) for text in (f"mesh {mesh}: {why}", *told))
 
 
 @contextlib.contextmanager
@@ -62,68 +74,31 @@ def _created(wanted: Mesh, on_step: OnStep) -> Iterator[Live]:
     """The mesh open, its record, maps and programs made as far as they are missing."""
     own = Pins(wanted.name)
     on_step("record")
-    record = Record(wanted.name, create=True)
-    try:
-        check_place(record)
-        if record.get("mesh") is None:
-            record.set("netns", netns.current().inode)
-            record.set("limits", wanted.limits.model_dump())
-            empty = wanted.model_copy(update={"functions": (), "services": (), "policies": ()})
-            record.set("mesh", empty.model_dump(mode="json"))
+    if Record.exists(wanted.name):
+        record = Record(wanted.name)
+    else:
+        record = Record.create(wanted, netns.current().inode)
+    with contextlib.closing(record):
         on_step("bpffs")
-        if pins.mount_bpffs():
-            record.set("mounted_bpffs", True)
+        pins.mount_bpffs()
         on_step("maps")
-        own.create()
-        if create_maps(own, record.limits()):
-            own.clear_programs()
-            record.set("dirty", True)
+        own.create(netns.current().inode)
+        create_maps(own, record.limits())
         on_step("programs")
         programs.load_missing(own, services=bool(wanted.services))
         programs.set_calls(own, "mesh_tc_calls", programs.TC_CALLS)
         with contextlib.closing(Live(record, on_step)) as live:
             yield live
-    finally:
-        record.close()
 
 
-def down(mesh: str, on_step: OnStep = quiet) -> bool:
-    """Remove a mesh and all that was made for it; False if there was nothing of it."""
-    with locked(mesh):
-        rcu.put_back()
-        if not Record.exists(mesh) and mesh not in pins.all_meshes():
-            return False
-        if Record.exists(mesh):
-            record = Record(mesh)
-            try:
-                check_place(record)
-            finally:
-                record.close()
-        take_down(mesh, on_step)
-        return True
-
-
-def take_down(mesh: str, on_step: OnStep) -> None:
-    """Remove a mesh, as far as it is there; the caller holds its lock."""
-    mounted = False
-    if Record.exists(mesh):
-        record = Record(mesh, create=True)
-        mounted = record.get("mounted_bpffs", False)
-        if record.get("mesh") is not None:
-            with (
-                rcu.expedited(record.base().expedited),
-                contextlib.closing(Live(record, on_step)) as live,
-            ):
-                live.remove_functions([row.function.name for row in record.functions()])
-        on_step("pins")
-        sockets.detach(Pins(mesh))
-        Pins(mesh).remove()
-        on_step("record")
-        record.remove()
-    else:
-        Pins(mesh).remove()
-    if mounted:
-        pins.unmount_bpffs()
+def down(mesh: str, on_step: OnStep = quiet) -> list[str]:
+    """Remove a mesh and all that was made for it; what there is to say, nothing if it was not."""
+    with changing(mesh):
+        check_home(mesh)
+        with netns.rtnetlink() as ip:
+            if mesh not in remains.meshes(ip):
+                return []
+        return [f"mesh {mesh}", *take_down(mesh, on_step, asked=True)]
 
 
 def attach(

@@ -8,6 +8,7 @@ something is about to change.
 
 import contextlib
 import functools
+import resource
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -34,6 +35,7 @@ from ebpfmesh.kernel.record import RUN, FunctionRow, Place, Record, locked
 from ebpfmesh.model import Function, Mesh, Policy, Service, Timeouts
 from ebpfmesh.plan import Operation
 
+FILES = 128  # more than a change ever has open: all maps, a compiler's pipes, some sockets
 OnStep = Callable[[str], None]
 
 
@@ -52,7 +54,6 @@ class Live:
         self._doubted = False  # the file of hosts, until it was written anew
         self.step = on_step
         self.control = Control(Maps(self.pins), record)
-        self._adopted: dict[str, str] = {}  # interfaces of functions removed here, by name
 
     @functools.cached_property
     def ip(self) -> IPRoute:
@@ -67,22 +68,46 @@ class Live:
         self, operations: Iterable[Operation], *, adopt: str = "", force: bool = False
     ) -> None:
         """Do all operations, or none. ``adopt`` and ``force``: see add_function."""
-        operations, done = tuple(operations), list[Operation]()
+        operations = tuple(operations)
         self.control.maps.check()  # a map that fails later would fail the undo too
         self._load_sockets(operations)
-        self.record.set("dirty", True)
         with rcu.expedited(self._fixed.expedited):
             try:
                 for operation in operations:
-                    done.append(operation)
+                    self.record.begin_step(operation.dump(), self._adopted(operation))
                     self._do(operation, adopt, force)
-                self._finish(done)
-            except BaseException:
+                self._finish(operations)
+            except BaseException as error:
                 self.step("undo")
-                self._finish([back for item in reversed(done) for back in self._undo(item)])
+                self._undo_all(error)
                 raise
 
-    def _undo(self, operation: Operation) -> list[Operation]:
+    def _adopted(self, operation: Operation) -> str:
+        """The interface of others that an operation gives back, and its undo takes again."""
+        if operation.kind == "remove-function" and isinstance(operation.object, Function):
+            row = self.record.function(operation.object.name)
+            if row and not row.place.made_interface:
+                return row.place.interface
+        return ""
+
+    def _undo_all(self, error: BaseException) -> None:
+        try:
+            self._finish(self._undo_steps())
+        except MeshError as second:
+            raise MeshError(
+                f"{error}; and it could not be undone: {second.message}",
+                hint=f"mend this, then ebpfmesh gc: {second.hint}",
+            ) from error
+
+    def _undo_steps(self) -> list[Operation]:
+        """Undo what a change has begun to do, from the last to the first; what was done."""
+        done = []
+        for number, text, iface in self.record.steps():
+            done += self._undo(Operation.load(text), iface)
+            self.record.end_step(number)
+        return done
+
+    def _undo(self, operation: Operation, iface: str) -> list[Operation]:
         """Do the inverse of an operation that may have been cut short; what was done."""
         if operation.kind == "create-mesh":
             return []
@@ -93,7 +118,7 @@ class Live:
             if row and row.ready:
                 return []  # its removal had not begun
             self.remove_function(name)
-            self._do(back, self._adopted.get(name, ""), force=True)
+            self._do(back, iface, force=True)
         else:
             self._do(back)
         return [back]
@@ -101,18 +126,22 @@ class Live:
     def settle(self) -> None:
         """Repair what a crash left, if the last change was cut short; else costs nothing."""
         listener.stop_dead(self.record, self.control.maps)
-        if self.record.get("dirty"):
+        if self.record.cut_short:
             self.recover()
 
     def recover(self) -> list[str]:
-        """Repair what a crash left; names of the functions that could not be kept."""
+        """Undo a change that was cut short; names of the functions that could not be kept."""
         listener.stop_dead(self.record, self.control.maps)
         broken = self.broken()
-        if broken or self.record.get("dirty"):
+        if broken or self.record.cut_short:
             self.step("recover")
             self.record.set("dirty", True)
             self._doubted = True
+            lost = self._try_undo()
+            broken = self.broken()
+            self._close(broken)
             self.remove_functions(broken)
+            broken += lost
             self.record.drop_dangling()
             self.control.resync()
             rows = self.record.functions()
@@ -120,6 +149,25 @@ class Live:
                 [Operation("add-function", row.function) for row in rows if self._new(row)]
             )
         return broken
+
+    def _try_undo(self) -> list[str]:
+        """Undo what can be; names of the functions that cannot be brought back."""
+        lost = []
+        for number, text, iface in self.record.steps():
+            operation = Operation.load(text)
+            try:
+                self._undo(operation, iface)
+            except MeshError:
+                lost.append(str(operation.name))
+            self.record.end_step(number)
+        return lost
+
+    def _close(self, names: Iterable[str]) -> None:
+        """Set interfaces of others down whose programs are about to go unasked."""
+        for name in names:
+            row = self.record.function(name)
+            if row and not row.place.made_interface and interface.exists(row.place.ifindex):
+                self.step(f"function {name}: {interface.set_down(row.place.ifindex)} is set down")
 
     def _finish(self, done: Iterable[Operation]) -> None:
         """Raise the epoch, once for all changes; start commands when everything is in place."""
@@ -133,7 +181,7 @@ class Live:
         for operation in done:
             if operation.kind == "add-function" and isinstance(operation.object, Function):
                 self._start(operation.object)
-        self.record.set("dirty", False)
+        self.record.end_change()
 
     def _load_sockets(self, operations: Iterable[Operation]) -> None:
         """The first service brings the programs at sockets, before anything of it is there."""
@@ -287,8 +335,6 @@ class Live:
         for row in rows:
             self.step(f"remove function {row.function.name}")
             self.record.put_function(row.function, row.place, ready=False)
-            if not row.place.made_interface:
-                self._adopted[row.function.name] = row.place.interface
         cgroup.stop([self._cgroup(row.function.name) for row in rows])
         for row in rows:
             self._cgroup(row.function.name).remove()
@@ -392,9 +438,20 @@ def inverse(operation: Operation) -> Operation:
 
 
 @contextlib.contextmanager
+def changing(mesh: str) -> Iterator[None]:
+    """Hold a mesh's lock, with what a change needs at hand; a dead change's grace periods end."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if 0 <= soft < FILES:
+        raise MeshError(f"only {soft} open files are allowed", hint=f"ulimit -n {FILES}")
+    with locked(mesh):
+        rcu.put_back()
+        yield
+
+
+@contextlib.contextmanager
 def opened(mesh: str, on_step: OnStep = quiet) -> Iterator[Live]:
     """The mesh, locked, in the host namespace it was made in; NotFound if it is not up."""
-    with locked(mesh):
+    with changing(mesh):
         record = Record(mesh)
         try:
             check_place(record)

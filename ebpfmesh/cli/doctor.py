@@ -21,8 +21,8 @@ def doctor() -> None:
     from ebpfmesh.observe import health, machine, privilege, view
 
     found = list(machine.check())
-    meshes = [settings().mesh] if settings().mesh else view.meshes()
     if not privilege.missing(privilege.READ):
+        meshes = [settings().mesh] if settings().mesh else view.left()
         found += [check for name in meshes for check in health.check(name)]
     if settings().json:
         output.data(checks=found)

@@ -99,17 +99,18 @@ def down() -> None:
     from ebpfmesh.observe import view
 
     need_change("down")
-    if not settings().mesh and not view.meshes():
+    if not settings().mesh and not view.left():
         output.say("no mesh is up")
         return
-    name = settings().mesh or view.only_mesh()
+    name = settings().mesh or view.only_mesh(view.left())
     with output.steps(f"mesh {name}") as step:
         removed = apply.down(name, step)
     if settings().json:
-        output.data(mesh=name, removed=removed)
-    elif removed:
-        output.change(f"- mesh {name}")
-    else:
+        output.data(mesh=name, removed=bool(removed), notes=removed[1:])
+        return
+    for line in removed:
+        output.change(f"- {line}")
+    if not removed:
         output.say(f"there is no mesh {name}")
 
 

@@ -182,14 +182,35 @@ def _free_group(ip: IPRoute) -> int:
     return next(group for group in itertools.count(GROUPS) if group not in taken)
 
 
-def ours(ip: IPRoute) -> dict[str, str]:
-    """Interfaces that carry our alias: name → MESH/FUNCTION."""
+def ours(ip: IPRoute, unnamed: str = "") -> dict[str, str]:
+    """Interfaces that carry our alias: name → MESH/FUNCTION.
+
+    And those of the mesh ``unnamed`` that did not get theirs yet, known by their names alone.
+    """
     links: Any = ip.get_links()
-    return {
-        link.get_attr("IFLA_IFNAME"): text.removeprefix(ALIAS)
-        for link in links
-        if (text := link.get_attr("IFLA_IFALIAS") or "").startswith(ALIAS)
-    }
+    found, prefix = {}, host_name(unnamed, 0).removesuffix("0")
+    for link in links:
+        name, text = link.get_attr("IFLA_IFNAME"), link.get_attr("IFLA_IFALIAS")
+        if text and text.startswith(ALIAS):
+            found[name] = text.removeprefix(ALIAS)
+        elif unnamed and not text and name.startswith(prefix):
+            found[name] = f"{unnamed}/"
+    return found
+
+
+def exists(ifindex: int) -> bool:
+    """Whether there is an interface of this index here."""
+    try:
+        return bool(socket.if_indextoname(ifindex))
+    except OSError:
+        return False
+
+
+def set_down(ifindex: int) -> str:
+    """Have an interface carry nothing any more; its name."""
+    with rtnl.Socket() as ip:
+        ip.do(rtnl.set_link(ifindex, down=True))
+    return socket.if_indextoname(ifindex)
 
 
 def without_carrier(ip: IPRoute) -> frozenset[int]:

@@ -93,6 +93,24 @@ def _detach(ip: IPRoute, ifindex: int, direction: Direction, pin: Path) -> None:
     _delete_filter(ip, ifindex, direction, names)
 
 
+def pinned(top: Path) -> Iterator[tuple[Path, int]]:
+    """Links pinned at functions' interfaces, of whatever version, with the interface of each."""
+    for pin in top.glob("v*/links/*-*gress"):
+        with contextlib.suppress(FileNotFoundError), bpf.obj_get(pin) as held:
+            if bpf.is_link(held) and (index := bpf.link_interface(held)):
+                yield pin, index
+
+
+def detach_all(ip: IPRoute, ifindex: int, top: Path) -> None:
+    """Undo attach at one interface without knowing how it was done. Twice is fine."""
+    for pin, index in pinned(top):
+        if index == ifindex:
+            with bpf.obj_get(pin) as link:
+                bpf.link_detach(link)
+    for direction in HOOK:
+        _delete_filter(ip, ifindex, direction, MESH_PROGRAMS)
+
+
 def holds(ip: IPRoute, ifindex: int, direction: Direction, pin: Path) -> bool:
     """Whether what is pinned is attached: to this interface, as far as can be told."""
     try:

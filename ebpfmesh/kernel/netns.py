@@ -60,6 +60,16 @@ def name_of(mesh: str, function: str) -> str:
     return f"{PREFIX}{mesh}.{function}"
 
 
+def ours() -> list[str]:
+    """Names of the namespaces that were made for functions."""
+    return sorted(path.name for path in RUN.glob(f"{PREFIX}*"))
+
+
+def owner_of(name: str) -> str:
+    """MESH/FUNCTION of a namespace that was made for a function."""
+    return name.removeprefix(PREFIX).replace(".", "/", 1)
+
+
 def create(name: str) -> Path:
     """Make a named namespace, as ``ip netns add`` does."""
     path = RUN / name

@@ -13,6 +13,8 @@ from ebpfmesh.errors import AbiMismatch, MeshError, MissingPrivilege
 from ebpfmesh.kernel import private
 
 BPFFS = Path("/sys/fs/bpf")
+HOME = "netns-"  # a name here has no dots
+MOUNTED = b"ebpfmesh"  # the source that /proc/mounts shows where we mounted it
 FSOPEN, FSCONFIG, FSMOUNT = 430, 431, 432  # system calls, by the same number on all machines
 FSOPEN_CLOEXEC, FSCONFIG_CREATE, FSMOUNT_CLOEXEC = 1, 6, 1  # linux/include/uapi/linux/mount.h
 PRELOADED = {"maps.debug", "progs.debug"}  # the kernel puts them there (CONFIG_BPF_PRELOAD)
@@ -21,7 +23,10 @@ BPF_FS_MAGIC = 0xCAFE4A11  # linux/include/uapi/linux/magic.h
 
 @dataclass(frozen=True)
 class Pins:
-    """The pins of one mesh: ``BPFFS/ebpfmesh/MESH/v<ABI>/{maps,progs,links}``."""
+    """The pins of one mesh: ``BPFFS/ebpfmesh/MESH/v<ABI>/{maps,progs,links}``.
+
+    Beside them an empty directory says by its name whose they are, should the record be lost.
+    """
 
     mesh: str
 
@@ -53,17 +58,23 @@ class Pins:
         """
         return self.root / "links"
 
-    def create(self) -> None:
+    @property
+    def home(self) -> int | None:
+        """Inode of the host namespace of the mesh, by the name of a directory; None: unknown."""
+        found = (path.name.removeprefix(HOME) for path in self.top.glob(f"{HOME}*"))
+        return next(map(int, found), None)
+
+    def exist(self) -> bool:
+        """Whether there are any that the caller may see."""
+        with contextlib.suppress(PermissionError):
+            return self.top.is_dir()
+        return False
+
+    def create(self, home: int = 0) -> None:
         """Make the directories; the ones that are there stay."""
-        above = (self.top.parent, self.top, self.root)
+        above = (self.top.parent, self.top, self.top / f"{HOME}{home}", self.root)
         for directory in (*above, self.maps, self.progs, self.links):
             private.directory(directory)
-
-    def clear_programs(self) -> None:
-        """Unpin programs and links; that detaches what is attached by a link."""
-        for directory in (self.progs, self.links):
-            for path in directory.iterdir():
-                path.unlink()
 
     def remove(self) -> None:
         """Remove every pin of the mesh, and the common directory if it was the last."""
@@ -74,7 +85,7 @@ class Pins:
     def check(self) -> None:
         """Raise AbiMismatch if the mesh's pins are of another version."""
         if self.top.is_dir() and not self.root.is_dir():
-            found = ", ".join(sorted(path.name for path in self.top.iterdir())) or "nothing"
+            found = ", ".join(sorted(path.name for path in self.top.glob("v*"))) or "nothing"
             raise AbiMismatch(
                 f"mesh {self.mesh} is pinned as {found}, this version uses v{ABI}",
                 hint="take it down with the version that made it, or remove it: ebpfmesh gc",
@@ -93,17 +104,18 @@ def is_bpffs(path: Path = BPFFS) -> bool:
     return libc.statfs(os.fsencode(path), buffer) == 0 and buffer[0] == BPF_FS_MAGIC
 
 
-def mount_bpffs() -> bool:
-    """Mount the BPF file system if it is not; True if this call did."""
+def mount_bpffs() -> None:
+    """Mount the BPF file system if it is not; ``unmount_bpffs`` knows it by its source."""
     if is_bpffs():
-        return False
-    mount(b"bpf", BPFFS, b"bpf", b"mode=0700")
-    return True
+        return
+    mount(MOUNTED, BPFFS, b"bpf", b"mode=0700")
 
 
 def unmount_bpffs() -> None:
-    """Unmount it, unless somebody has pins in it."""
-    if is_bpffs() and {path.name for path in BPFFS.iterdir()} <= PRELOADED:
+    """Undo ``mount_bpffs``, unless somebody has pins in it; what others mounted stays."""
+    wanted = [MOUNTED.decode(), str(BPFFS), "bpf"]
+    mounts = [line.split()[:3] for line in Path("/proc/self/mounts").read_text().splitlines()]
+    if wanted in mounts and {path.name for path in BPFFS.iterdir()} <= PRELOADED:
         ctypes.CDLL(None).umount(os.fsencode(BPFFS))
 
 

@@ -22,12 +22,17 @@ HOOKS: tuple[tuple[links.Direction, str], ...] = (
 
 
 def check_place(record: Record) -> None:
-    """Raise NotFound if the mesh belongs to another network namespace than the caller's."""
+    """Raise NotFound if the mesh belongs to another network namespace, or is not all made."""
     inode = record.get("netns")
     if inode not in (None, netns.current().inode):
         raise NotFound(
             f"mesh {record.mesh} is in another network namespace (inode {inode})",
             hint="enter it first: nsenter --net=…, or run gc if it is gone",
+        )
+    if record.get("making"):
+        raise NotFound(
+            f"mesh {record.mesh} is not up: its first up goes on, or was cut short",
+            hint="ebpfmesh up FILE makes it anew, ebpfmesh gc removes what is left",
         )
 
 

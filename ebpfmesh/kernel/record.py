@@ -16,11 +16,13 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from stat import S_IMODE
+from typing import Self
 
 from pydantic import TypeAdapter
 
 from ebpfmesh.errors import MeshError, MissingPrivilege, NotFound
-from ebpfmesh.kernel import private
+from ebpfmesh.kernel import private, tables
+from ebpfmesh.kernel.pins import Pins
 from ebpfmesh.kernel.prefixes import Block, block_of, packed
 from ebpfmesh.kernel.tables import LOCK_SECONDS, Entry, Kind, Tables
 from ebpfmesh.model import (
@@ -69,26 +71,53 @@ class FunctionRow:
 
 
 class Record(Tables):
-    """One mesh's record, open. Reading needs no lock."""
+    """One mesh's record, open. Reading needs no lock.
 
-    def __init__(self, mesh: str, *, create: bool = False) -> None:
+    Raises NotFound if there is none, MissingPrivilege to who may not look, and what ``Tables``
+    does.
+    """
+
+    def __init__(self, mesh: str) -> None:
         self.mesh = mesh
         self.directory = RUN / mesh
-        path = self.directory / "record.db"
-        if create:
-            private.directory(RUN)
-            private.directory(self.directory)
-            private.file(path)
-        elif not _is_there(path):
+        path = _file(mesh)
+        if not _is_there(path):
+            if Pins(mesh).exist():
+                hint = "ebpfmesh up FILE makes it anew, down removes what is left"
+                raise NotFound(f"the record of mesh {mesh} is lost", hint=hint)
             raise NotFound(f"there is no mesh {mesh}", hint="start it: ebpfmesh up FILE")
-        super().__init__(path, create=create)
-        self._path, self._inode = path, path.stat().st_ino
+        super().__init__(path)
+        self._inode = path.stat().st_ino
         self._hosts: dict[tuple[str, str], bool] = {}  # lines that came or went
+
+    @classmethod
+    def create(cls, wanted: Mesh, home: int) -> Self:
+        """The record of a mesh that there is nothing of yet, in the host namespace ``home``.
+
+        Until ``made`` it is one that nobody but ``up`` finishes.
+        """
+        private.directory(RUN)
+        private.directory(RUN / wanted.name)
+        base = wanted.model_copy(update={"functions": (), "services": (), "policies": ()})
+        settings = {
+            "netns": home,
+            "limits": wanted.limits.model_dump(),
+            "mesh": base.model_dump(mode="json"),
+            "making": True,
+        }
+        tables.write(_file(wanted.name), settings)
+        return cls(wanted.name)
 
     @staticmethod
     def exists(mesh: str) -> bool:
-        """Whether there is a record, be it an unfinished one."""
-        return _is_there(RUN / mesh)
+        """Whether there is a record, be it one that cannot be read."""
+        return _is_there(_file(mesh))
+
+    def check(self) -> None:
+        """Raise UnreadableRecord unless all of it can be read."""
+        self.check_pages()
+        self.model()
+        self._read(int, self.get("netns"))
 
     @property
     def is_current(self) -> bool:
@@ -102,21 +131,21 @@ class Record(Tables):
         """Another number once another process has written."""
         return int(self._all("PRAGMA data_version")[0][0])
 
-    def remove(self) -> None:
-        """Delete the record and all that stands beside it."""
-        self.close()
-        shutil.rmtree(self.directory, ignore_errors=True)
-
     def functions(self) -> list[FunctionRow]:
         """All functions, by name."""
         rows = self._all("SELECT name, ready, model, place FROM function ORDER BY name")
         ids = {name: number for number, name in self.names("function").items()}
-        return [_function_row(self.mesh, ids[name], *rest) for name, *rest in rows]
+        return [self._function_row(ids.get(name, 0), *rest) for name, *rest in rows]
 
     def function(self, name: str) -> FunctionRow | None:
         """One function, or None."""
         rows = self._all("SELECT ready, model, place FROM function WHERE name = ?", name)
-        return _function_row(self.mesh, self.id_of("function", name), *rows[0]) if rows else None
+        return self._function_row(self.id_of("function", name), *rows[0]) if rows else None
+
+    def _function_row(self, number: int, ready: int, model: str, place: str) -> FunctionRow:
+        where = self._read(lambda text: Place(**json.loads(text)), place)
+        function = self._read(_FUNCTION.validate_json, model)
+        return FunctionRow(self.mesh, number, function, where, bool(ready))
 
     def put_function(self, function: Function, place: Place, *, ready: bool) -> None:
         """Write a function's row."""
@@ -180,7 +209,7 @@ class Record(Tables):
     def services(self) -> list[Service]:
         """All services, by name."""
         rows = self._all("SELECT model FROM service ORDER BY name")
-        return [_SERVICE.validate_json(text) for (text,) in rows]
+        return [self._read(_SERVICE.validate_json, text) for (text,) in rows]
 
     def table(self, service: str) -> tuple[int, int]:
         """First row and number of rows a service has in mesh_maglev; (0, 0): none."""
@@ -208,7 +237,7 @@ class Record(Tables):
     def policies(self) -> list[tuple[int, Policy]]:
         """(id, policy) of all policies, in the order they were added."""
         rows = self._all("SELECT id, model FROM policy ORDER BY id")
-        return [(number, _POLICY.validate_json(text)) for number, text in rows]
+        return [(number, self._read(_POLICY.validate_json, text)) for number, text in rows]
 
     def policy_id(self, policy: Policy) -> int | None:
         """Id of the policy with this match."""
@@ -249,11 +278,11 @@ class Record(Tables):
 
     def limits(self) -> Limits:
         """The sizes of the maps."""
-        return Limits.model_validate(self.get("limits"))
+        return self._read(Limits.model_validate, self.get("limits"))
 
     def base(self) -> Mesh:
         """The mesh without its functions, services and policies."""
-        return Mesh.model_validate_json(json.dumps(self.get("mesh")))
+        return self._read(Mesh.model_validate_json, json.dumps(self.get("mesh")))
 
     def model(self, without: Collection[str] = ()) -> Mesh:
         """The mesh as it is: the functions that are ready and not among ``without``.
@@ -326,7 +355,7 @@ class Record(Tables):
         parts = {
             "functions": (function, *functions),
             "services": services,
-            "policies": tuple(_POLICY.validate_json(texts[number]) for number in sorted(texts)),
+            "policies": tuple(self._policies(texts)),
         }
         return self.base().model_copy(update=parts), self._mesh(functions, services, ())
 
@@ -344,7 +373,10 @@ class Record(Tables):
         near |= {name for block in blocks for name in self.prefixes_around(block)}
         for name in near:
             texts |= self._naming(f"outside:{name}", limit=1)
-        return [_POLICY.validate_json(texts[number]) for number in sorted(texts)]
+        return self._policies(texts)
+
+    def _policies(self, texts: dict[int, str]) -> list[Policy]:
+        return [self._read(_POLICY.validate_json, texts[number]) for number in sorted(texts)]
 
     def _naming(self, identity: str, limit: int = -1) -> dict[int, str]:
         """Id and text of policies that name an identity."""
@@ -355,7 +387,7 @@ class Record(Tables):
     def _services(self, names: Sequence[str]) -> list[Service]:
         query = "SELECT model FROM service WHERE name = ?"
         texts = (row for name in names for row in self._all(query, name))
-        return [_SERVICE.validate_json(text) for (text,) in texts]
+        return [self._read(_SERVICE.validate_json, text) for (text,) in texts]
 
     def _of_tenants(self, tenants: Collection[str]) -> list[str]:
         """A function of each tenant that has one."""
@@ -363,17 +395,37 @@ class Record(Tables):
         return [row[0] for tenant in tenants for row in self._all(query, tenant)]
 
 
-def _function_row(mesh: str, number: int, ready: int, model: str, place: str) -> FunctionRow:
-    where = Place(**json.loads(place))
-    return FunctionRow(mesh, number, _FUNCTION.validate_json(model), where, bool(ready))
-
-
 def _match(policy: Policy) -> str:
     return json.dumps([str(part) for part in policy.match])
 
 
+def retire(mesh: str, *, asked: bool) -> bool:
+    """Have no record any more, and what stands beside it stay; needs no room. Twice is fine.
+
+    Whether it was ``asked`` for, now or the first time.
+    """
+    gone = RUN / mesh / "down.db"
+    with contextlib.suppress(FileNotFoundError):
+        _file(mesh).rename(gone if asked else gone.with_name("lost.db"))
+    return asked or gone.exists()
+
+
+def set_aside(mesh: str) -> Path:
+    """Keep a record that cannot be read, in the place of an older one; where."""
+    return _file(mesh).rename(RUN / f"{mesh}.unreadable")
+
+
+def remove(mesh: str) -> None:
+    """Delete the record and all that stands beside it."""
+    shutil.rmtree(RUN / mesh, ignore_errors=True)
+
+
+def _file(mesh: str) -> Path:
+    return RUN / mesh / "record.db"
+
+
 def all_records() -> list[str]:
-    """Names of the meshes that have a record here, be it an unfinished one."""
+    """Names of the meshes that have a record here, or only what stands beside one."""
     return [name for name in private.names(RUN) if (RUN / name).is_dir()]
 
 
@@ -390,6 +442,12 @@ def _close_off(directory: Path) -> None:
         private.directory(directory)
         for path in directory.iterdir():
             private.file(path, 0o644 if path.name == "hosts" else 0o600)
+
+
+def stale_locks() -> list[str]:
+    """Names of the meshes that nothing is left of here but a lock's file."""
+    locks = [Path(name) for name in private.names(RUN) if name.endswith(".lock")]
+    return [lock.stem for lock in locks if not (RUN / lock.stem).exists()]
 
 
 @contextlib.contextmanager

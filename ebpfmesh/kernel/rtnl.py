@@ -138,8 +138,8 @@ def _family(address: Address | Network) -> int:
     return socket.AF_INET if address.version == 4 else socket.AF_INET6
 
 
-def _link(index: int = 0, flags: int = 0) -> bytes:
-    return struct.pack("=BxHiII", socket.AF_UNSPEC, 0, index, flags, flags)
+def _link(index: int = 0, flags: int = 0, change: int = 0) -> bytes:
+    return struct.pack("=BxHiII", socket.AF_UNSPEC, 0, index, flags, change)
 
 
 def add_veth(name: str, mac: str, peer: str, peer_mac: str, namespace: int) -> Request:
@@ -154,13 +154,20 @@ def add_veth(name: str, mac: str, peer: str, peer_mac: str, namespace: int) -> R
 
 
 def set_link(
-    index: int, *, up: bool = False, alias: str = "", group: int = 0, link_local: bool = True
+    index: int,
+    *,
+    up: bool = False,
+    down: bool = False,
+    alias: str = "",
+    group: int = 0,
+    link_local: bool = True,
 ) -> Request:
     """Change an interface; what is not given stays."""
     attributes: list[Attribute] = [(20, alias)] if alias else []
     attributes += [(27, group)] if group else []
     attributes += [] if link_local else [NO_LINK_LOCAL]
-    return Request(NEW_LINK, 0, _link(index, UP if up else 0) + _packed(attributes))
+    body = _link(index, UP if up else 0, UP if up or down else 0)
+    return Request(NEW_LINK, 0, body + _packed(attributes))
 
 
 def delete_link(index: int) -> Request:

@@ -6,18 +6,25 @@ Every question is answered from an index, so that a change costs the same whatev
 
 import contextlib
 import json
+import re
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
+from urllib.parse import quote
 
-from ebpfmesh.errors import MeshError
+from ebpfmesh.errors import AbiMismatch, MeshError, UnreadableRecord
+from ebpfmesh.kernel import private
 from ebpfmesh.kernel.prefixes import Block, block_of
 
 LOCK_SECONDS = 60.0
 Kind = Literal["function", "tenant", "service", "prefix"]
+T = TypeVar("T")
 
+VERSION = 2
+"""Of the tables and of what the settings mean: another one is not read."""
+_APPLICATION = int.from_bytes(b"mesh")  # what file(1) would tell the file by
 _SCHEMA = """
 CREATE TABLE setting (key TEXT PRIMARY KEY, value TEXT NOT NULL);
 CREATE TABLE id (kind TEXT, name TEXT, id INTEGER, PRIMARY KEY (kind, name), UNIQUE (kind, id));
@@ -46,7 +53,9 @@ CREATE TABLE used (key TEXT PRIMARY KEY, number INTEGER) WITHOUT ROWID;
 INSERT INTO used VALUES ('services', 0), ('rules', 0), ('prefixes', 0);
 CREATE TABLE free_rows (row INTEGER PRIMARY KEY, rows INTEGER);
 CREATE INDEX free_rows_rows ON free_rows (rows, row);
+CREATE TABLE step (number INTEGER PRIMARY KEY, operation TEXT, iface TEXT);
 """
+_TABLES = frozenset(re.findall(r"CREATE TABLE (\w+)", _SCHEMA))
 _USED = {
     "function": "SELECT 1 FROM function WHERE name = ?1",
     "tenant": "SELECT 1 FROM function WHERE tenant = ?1",
@@ -68,50 +77,177 @@ class Entry:
     shape: int
 
 
-class Tables:
-    """An SQLite file with the tables of one mesh."""
+@contextlib.contextmanager
+def _translated(path: Path) -> Iterator[None]:
+    """Errors of SQLite as the user meets them."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+        what = f"{path}: {error}"
+        if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+            hint = f"another process has it open: fuser {path}"
+        elif code in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN):
+            hint = f"is there room? df {path.parent}; ulimit -f -n"
+        else:
+            raise unreadable(path, error) from error
+        raise MeshError(what, hint=hint) from error
 
-    def __init__(self, path: Path, *, create: bool = False) -> None:
+
+def unreadable(path: Path, why: object) -> UnreadableRecord:
+    """What to raise if a record is damaged."""
+    return UnreadableRecord(
+        f"{path} cannot be read: {why}",
+        hint="ebpfmesh up FILE makes the mesh anew, down removes it; this file is kept",
+    )
+
+
+class _Connection(sqlite3.Connection):
+    """One whose errors are translated."""
+
+    path = Path()
+
+    def execute(self, *arguments: Any) -> sqlite3.Cursor:
+        with _translated(self.path):
+            return super().execute(*arguments)
+
+    def executemany(self, *arguments: Any) -> sqlite3.Cursor:
+        with _translated(self.path):
+            return super().executemany(*arguments)
+
+
+def _connect(path: Path) -> _Connection:
+    with _translated(path):
+        made = sqlite3.connect(
+            f"file:{quote(str(path))}?mode=rw", uri=True, isolation_level=None,
+            timeout=LOCK_SECONDS, factory=_Connection,
+        )  # fmt: skip
+    made.path = path
+    made.execute("PRAGMA synchronous = OFF")  # a tmpfs: there is no disk to wait for
+    return made
+
+
+def write(path: Path, settings: Mapping[str, Any]) -> None:
+    """Write a file without rows but for settings; it appears whole or not at all."""
+    new = path.with_name(f"{path.name}.new")
+    for old in (new, *map(_journal, (new, path))):
+        old.unlink(missing_ok=True)  # a journal would be played back into the new file
+    private.file(new)
+    with contextlib.closing(_connect(new)) as db:
+        db.execute("PRAGMA journal_mode = OFF")
+        db.execute(f"PRAGMA application_id = {_APPLICATION}")
+        db.execute(f"PRAGMA user_version = {VERSION}")
+        for statement in _SCHEMA.strip().split(";\n"):
+            db.execute(statement)
+        rows = [(key, json.dumps(value)) for key, value in settings.items()]
+        db.executemany("INSERT INTO setting VALUES (?, ?)", rows)
+    new.replace(path)
+
+
+def _journal(path: Path) -> Path:
+    return path.with_name(f"{path.name}-journal")
+
+
+class Tables:
+    """An SQLite file with the tables of one mesh.
+
+    Raises AbiMismatch if another version wrote it, UnreadableRecord if it is no such file; a row
+    that is damaged is found by who reads it.
+    """
+
+    def __init__(self, path: Path) -> None:
         self._unsure: set[tuple[Kind, str]] = set()  # names that something may no longer use
+        self._path = path
+        self._db = _connect(path)
         try:
-            self._db = sqlite3.connect(path, isolation_level=None, timeout=LOCK_SECONDS)
-            self._db.execute("PRAGMA synchronous = OFF")  # a tmpfs: there is no disk to wait for
-            if create and not self._all("SELECT name FROM sqlite_master"):
-                with self.transaction():
-                    for statement in _SCHEMA.strip().split(";\n"):
-                        self._db.execute(statement)
-        except sqlite3.Error as error:
-            raise MeshError(f"{path}: {error}", hint="remove what is left: ebpfmesh gc") from error
+            self._check_version()
+        except BaseException:
+            self._db.close()
+            raise
+
+    def _check_version(self) -> None:
+        pragmas = ("application_id", "user_version")
+        application, version = (self._all(f"PRAGMA {name}")[0][0] for name in pragmas)
+        tables = {name for (name,) in self._all("SELECT name FROM sqlite_master")}
+        if application != _APPLICATION or (version == VERSION and not tables >= _TABLES):
+            raise unreadable(self._path, "it is no record of a mesh, or not all of one")
+        if version != VERSION:
+            raise AbiMismatch(
+                f"{self._path} is of version {version}, this ebpfmesh uses version {VERSION}",
+                hint="take the mesh down, then bring it up: ebpfmesh down",
+            )
+
+    def check_pages(self) -> None:
+        """Raise UnreadableRecord if the file is damaged anywhere."""
+        for (line,) in self._all("PRAGMA quick_check(1)"):
+            if line != "ok":
+                raise unreadable(self._path, line)
 
     def close(self) -> None:
         """Close the file."""
         self._db.close()
 
+    def _in_transaction(self) -> bool:
+        return self._db.in_transaction
+
     @contextlib.contextmanager
     def transaction(self) -> Iterator[None]:
         """All writes of the block, or none; within another one, a part of it."""
-        if self._db.in_transaction:
+        if self._in_transaction():
             yield
             return
         self._db.execute("BEGIN IMMEDIATE")
         try:
             yield
         except BaseException:
-            self._db.execute("ROLLBACK")
+            if self._in_transaction():  # not where SQLite found no room and did it itself
+                self._db.execute("ROLLBACK")
             raise
         self._db.execute("COMMIT")
 
     def _all(self, query: str, *values: object) -> list[Any]:
-        return self._db.execute(query, values).fetchall()
+        with _translated(self._path):
+            return self._db.execute(query, values).fetchall()
 
     def get(self, key: str, default: Any = None) -> Any:
         """A setting: any JSON value."""
         rows = self._all("SELECT value FROM setting WHERE key = ?", key)
-        return json.loads(rows[0][0]) if rows else default
+        return self._read(json.loads, rows[0][0]) if rows else default
+
+    def _read(self, read: Callable[[Any], T], value: Any) -> T:
+        """What ``read`` makes of a value of a row."""
+        try:
+            return read(value)
+        except (ValueError, TypeError) as error:  # pydantic's are ValueErrors
+            raise unreadable(self._path, f"{type(error).__name__} in a row") from error
 
     def set(self, key: str, value: Any) -> None:
         """Write a setting."""
         self._db.execute("REPLACE INTO setting VALUES (?, ?)", (key, json.dumps(value)))
+
+    def begin_step(self, operation: str, iface: str) -> None:
+        """Write down what is about to be done, and the interface of others it is about."""
+        values = (operation, iface)
+        self._db.execute("INSERT INTO step (operation, iface) VALUES (?, ?)", values)
+
+    def steps(self) -> list[tuple[int, str, str]]:
+        """(Number, operation, interface) of what a change has begun to do, the last one first."""
+        return self._all("SELECT number, operation, iface FROM step ORDER BY number DESC")
+
+    def end_step(self, number: int) -> None:
+        """Forget a step that was undone."""
+        self._db.execute("DELETE FROM step WHERE number = ?", (number,))
+
+    @property
+    def cut_short(self) -> bool:
+        """Whether a change was begun and not ended."""
+        return bool(self.get("dirty") or self._all("SELECT 1 FROM step LIMIT 1"))
+
+    def end_change(self) -> None:
+        """Forget all steps: they are done, or undone."""
+        with self.transaction():
+            self._db.execute("DELETE FROM step")
+            self.set("dirty", False)
 
     def find_id(self, kind: Kind, name: str) -> int | None:
         """The id of a name, or None."""

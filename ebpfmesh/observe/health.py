@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 from ebpfmesh import _abi
 from ebpfmesh.errors import MeshError, NotFound
-from ebpfmesh.kernel import bpf, capability, clock, links, listener
+from ebpfmesh.kernel import bpf, capability, clock, links, listener, remains
 from ebpfmesh.kernel.place import HOOKS, fault
 from ebpfmesh.model import Limits
 from ebpfmesh.observe import counters, netfilter, objects
@@ -29,6 +29,11 @@ _FLOWS = (
 def check(mesh: str) -> Iterator[Check]:
     """All checks of a mesh; one that cannot be looked at from here is only noted."""
     try:
+        remains.check_home(mesh)
+        if why := remains.damage(mesh):
+            hint = "ebpfmesh up FILE makes it anew, ebpfmesh gc removes what is left"
+            yield Check(f"mesh {mesh}", "missing", f"not up: {why}", hint)
+            return
         with opened(mesh) as view:
             yield from _check(view, f"mesh {mesh}")
     except MeshError as error:
@@ -37,8 +42,9 @@ def check(mesh: str) -> Iterator[Check]:
 
 
 def _check(view: View, topic: str) -> Iterator[Check]:
-    if view.record.get("dirty"):
-        yield Check(topic, "missing", "a change was cut short", "run ebpfmesh up FILE, or gc")
+    if view.record.cut_short:
+        hint = "the next change undoes it first, and so does ebpfmesh gc"
+        yield Check(topic, "missing", "a change was cut short", hint)
     broken = [(row.function.name, what) for row in view.functions if (what := fault(view.ip, row))]
     for name, state in broken:
         yield Check(topic, "missing", f"function {name}: {state}", "ebpfmesh gc removes it")

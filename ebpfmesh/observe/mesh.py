@@ -20,7 +20,7 @@ class Mesh:
 
     ``timeouts`` are seconds that a flow without packets lives.
 
-    ``interrupted``: a change was cut short; the next ``up`` or ``gc`` finishes or undoes it.
+    ``interrupted``: a change was cut short; the next one undoes it first, and so does ``gc``.
     """
 
     name: str
@@ -138,7 +138,7 @@ def read_mesh(view: View) -> Mesh:
         timeouts=model.timeouts.model_dump(),
         memory=sum(view.maps.memory().values()),
         pins=str(view.pins.root),
-        interrupted=bool(view.record.get("dirty")),
+        interrupted=bool(view.record.cut_short),
     )
 
 

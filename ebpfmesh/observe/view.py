@@ -4,17 +4,17 @@
 import contextlib
 import ctypes
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from pyroute2 import IPRoute
 
 from ebpfmesh import _abi
 from ebpfmesh.errors import NotFound, UsageError
-from ebpfmesh.kernel import interface
+from ebpfmesh.kernel import interface, remains
 from ebpfmesh.kernel.maps import Maps
 from ebpfmesh.kernel.pins import Pins
 from ebpfmesh.kernel.place import check_place
-from ebpfmesh.kernel.record import FunctionRow, Kind, Record, all_records
+from ebpfmesh.kernel.record import FunctionRow, Kind, Record
 from ebpfmesh.model import suggest
 
 OUTSIDE = "outside"
@@ -91,13 +91,19 @@ def opened(mesh: str) -> Iterator[View]:
 
 
 def meshes() -> list[str]:
-    """Names of all meshes there are, be it in other network namespaces."""
-    return all_records()
+    """Names of all meshes with a record or pins, be it in other network namespaces."""
+    return sorted(remains.named())
 
 
-def only_mesh() -> str:
+def left() -> list[str]:
+    """Names of the meshes that there is anything of here, be it what a crash left of one."""
+    with contextlib.closing(IPRoute()) as ip:
+        return sorted(remains.meshes(ip))
+
+
+def only_mesh(names: Sequence[str] | None = None) -> str:
     """Name of the one mesh there is; NotFound if there is none, UsageError if there are more."""
-    names = meshes()
+    names = meshes() if names is None else names
     if not names:
         raise NotFound("no mesh is up", hint="start one: ebpfmesh up FILE")
     if len(names) > 1:

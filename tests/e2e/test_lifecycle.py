@@ -139,7 +139,7 @@ def test_down_twice(file: Path) -> None:
     assert leftovers() == before
     again = ebpfmesh("down", "--mesh", "edge")
     assert (again.stdout, again.stderr) == ("", "there is no mesh edge\n")
-    assert data("--mesh", "edge", "down") == {"mesh": "edge", "removed": False}
+    assert data("--mesh", "edge", "down") == {"mesh": "edge", "removed": False, "notes": []}
     assert ebpfmesh("down").stderr == "no mesh is up\n"
     assert not [line for line in lines("gc") if "edge" in line]
 

@@ -206,18 +206,6 @@ def test_gc_removes_a_mesh_without_pins(running_mesh: Mesh, damage: Callable[[],
     apply.up(running_mesh)
 
 
-def test_a_lost_record_is_said_and_collected(running_mesh: Mesh) -> None:
-    """Namespaces and interfaces are found by their names where nothing else knows of them."""
-    shutil.rmtree(RUN / running_mesh.name)
-    with pytest.raises(MeshError) as caught:
-        apply.up(running_mesh)
-    assert "gc" in caught.value.hint
-    assert collected("broken")
-    assert not {word for word in leftovers() if "broken" in word}
-    apply.up(running_mesh)
-    assert works(running_mesh)
-
-
 def test_a_namespace_that_lost_its_name_lives_while_a_process_does(mesh: Mesh) -> None:
     """The interface is still there, but nobody can enter: it counts as broken."""
     with background(mesh, "b", ["sleep", "100"]):

@@ -34,20 +34,17 @@ def open_record(
 
     def make(mesh: Mesh) -> Record:
         if made:
-            made.pop().remove()
+            made.pop().close()
         made.append(filled(mesh))
         return made[-1]
 
     yield make
     for record in made:
-        record.remove()
+        record.close()
 
 
 def filled(mesh: Mesh) -> Record:
-    record = Record(mesh.name, create=True)
-    base = mesh.model_copy(update={"functions": (), "services": (), "policies": ()})
-    record.set("mesh", base.model_dump(mode="json"))
-    record.set("limits", mesh.limits.model_dump())
+    record = Record.create(mesh, 1)
     for function in mesh.functions:
         record.id_of("function", function.name)
         record.id_of("tenant", function.tenant)

@@ -33,9 +33,7 @@ MESH = Mesh.model_validate_json("""{"name": "edge",
 def kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Record]:
     """The record of MESH."""
     monkeypatch.setattr(record, "RUN", tmp_path)
-    made = Record(MESH.name, create=True)
-    base = MESH.model_copy(update={"functions": (), "services": (), "policies": ()})
-    made.set("mesh", base.model_dump(mode="json"))
+    made = Record.create(MESH, 1)
     for function in MESH.functions:
         made.id_of("function", function.name)
         made.put_function(function, Place("", made_netns=False, interface="", made_interface=False),

@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""Removing all there is of a mesh, by what is found of it: no record is needed, no room either.
+
+Programs go last. An interface of ours goes before them, so that nothing passes where they were;
+one that is somebody else's is given back to who asks for that, and else set down.
+"""
+
+import contextlib
+
+from ebpfmesh.apply.live import OnStep
+from ebpfmesh.errors import AbiMismatch, MeshError, NotFound, UnreadableRecord
+from ebpfmesh.kernel import cgroup, interface, links, netns, pins, rcu, record, remains, sockets
+from ebpfmesh.kernel.pins import Pins
+from ebpfmesh.kernel.record import Record
+from ebpfmesh.kernel.remains import Remains
+
+
+def take_down(mesh: str, on_step: OnStep, *, asked: bool = False) -> list[str]:
+    """Remove a mesh, as far as it is there; what else there is to say. The caller has its lock.
+
+    A record that cannot be read is kept beside. Twice is fine, and so is after a kill anywhere.
+    """
+    told, expedited = [], False
+    on_step("record")
+    try:
+        with contextlib.closing(Record(mesh)) as found:
+            expedited = found.base().expedited
+            found.check()
+    except UnreadableRecord:
+        told.append(f"record of mesh {mesh} cannot be read: {record.set_aside(mesh)} keeps it")
+    except (NotFound, AbiMismatch):
+        pass
+    asked = record.retire(mesh, asked=asked)
+    with netns.rtnetlink() as ip, rcu.expedited(expedited):
+        found_here = remains.of(ip, mesh)
+        on_step("processes")
+        cgroup.stop(found_here.cgroups)
+        on_step("interfaces")
+        for index in remains.adopted(ip, mesh):
+            if not asked:
+                name = interface.set_down(index)
+                told.append(f"interface {name} is set down: nobody asked mesh {mesh} to give it up")
+            links.detach_all(ip, index, Pins(mesh).top)
+        _remove_interfaces(found_here)
+    on_step("pins")
+    sockets.detach(Pins(mesh))
+    Pins(mesh).remove()
+    pins.unmount_bpffs()
+    on_step("namespaces")
+    for name in found_here.namespaces:
+        netns.remove(name)
+    for group in found_here.cgroups:
+        group.remove()
+    record.remove(mesh)
+    return told
+
+
+def _remove_interfaces(found: Remains) -> None:
+    with netns.rtnetlink() as ip:
+        interface.remove(ip, found.interfaces)
+        left = remains.of(ip, found.mesh).interfaces
+    if left:
+        raise MeshError(
+            f"interface {next(iter(left))} of mesh {found.mesh} cannot be removed",
+            hint="its programs stay while it is there: ip link delete says why",
+        )

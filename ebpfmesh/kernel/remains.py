@@ -1,0 +1,119 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""What there is of a mesh, whatever its record says: the kernel and /run tell it by themselves.
+
+By alias or name of an interface, name of a namespace, directory of a cgroup, pin, and file. It is
+enough to remove all of a mesh whose record is lost, cannot be read, or was never finished.
+"""
+
+import contextlib
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from pyroute2 import IPRoute
+
+from ebpfmesh import _abi
+from ebpfmesh.errors import AbiMismatch, NotFound, UnreadableRecord
+from ebpfmesh.kernel import bpf, cgroup, interface, links, netns, pins, record
+from ebpfmesh.kernel.cgroup import Cgroup
+from ebpfmesh.kernel.pins import Pins
+from ebpfmesh.kernel.record import Record
+
+
+@dataclass(frozen=True)
+class Remains:
+    """All of one mesh in this host namespace but for its pins and files.
+
+    ``interfaces`` are ours, by name with MESH/FUNCTION; ``namespaces`` are names under /run/netns.
+    """
+
+    mesh: str
+    interfaces: Mapping[str, str]
+    namespaces: tuple[str, ...]
+    cgroups: tuple[Cgroup, ...]
+
+
+def of(ip: IPRoute, mesh: str) -> Remains:
+    """What there is of a mesh here."""
+    here = netns.current().inode
+    return Remains(
+        mesh,
+        {
+            name: owner
+            for name, owner in interface.ours(ip, unnamed=mesh).items()
+            if mesh_of(owner) == mesh
+        },
+        tuple(name for name in netns.ours() if mesh_of(netns.owner_of(name)) == mesh),
+        tuple(group for group in cgroup.groups(here) if group.mesh == mesh),
+    )
+
+
+def meshes(ip: IPRoute) -> set[str]:
+    """Names of the meshes that there is anything of; some may be in other host namespaces."""
+    owners = {*interface.ours(ip).values(), *map(netns.owner_of, netns.ours())}
+    found = {*named(), *map(mesh_of, owners)}
+    here = netns.current().inode
+    for group in cgroup.groups():
+        if group.netns == here or (group.netns and not netns.lives(group.netns)):
+            found.add(group.mesh)
+    return found
+
+
+def named() -> set[str]:
+    """Names of the meshes that have a record, or pins."""
+    return {*record.all_records(), *pins.all_meshes()}
+
+
+def mesh_of(owner: str) -> str:
+    """The mesh of MESH/FUNCTION."""
+    return owner.partition("/")[0]
+
+
+def home(mesh: str) -> int | None:
+    """Inode of the host namespace of a mesh, by its record or else its pins; None: unknown."""
+    with contextlib.suppress(NotFound, AbiMismatch), contextlib.closing(Record(mesh)) as found:
+        return int(found.get("netns"))
+    return Pins(mesh).home
+
+
+def check_home(mesh: str) -> None:
+    """Raise NotFound if a mesh belongs to another network namespace that is still there."""
+    inode = home(mesh)
+    if inode not in (None, netns.current().inode) and netns.lives(inode or 0):
+        raise NotFound(
+            f"mesh {mesh} is in another network namespace (inode {inode})",
+            hint="enter it first: nsenter --net=…",
+        )
+
+
+def damage(mesh: str) -> str:
+    """Why a mesh cannot be repaired, only made anew or removed; empty if it can.
+
+    Raises AbiMismatch if another version made it.
+    """
+    try:
+        with contextlib.closing(Record(mesh)) as found:
+            found.check()
+            if found.get("making"):
+                return "its first up was cut short"
+    except NotFound:
+        return "its record is lost"
+    except UnreadableRecord:
+        return "its record cannot be read"
+    own = Pins(mesh)
+    own.check()
+    lost = [spec.name for spec in _abi.MAPS if not (own.maps / spec.name).exists()]
+    return f"map {lost[0]} is lost" if lost else ""
+
+
+def adopted(ip: IPRoute, mesh: str) -> set[int]:
+    """Indices of interfaces of others that programs of a mesh are attached to."""
+    found = set()
+    for pin in Pins(mesh).top.glob("v*/maps/mesh_iface"):
+        with bpf.obj_get(pin) as fd:
+            info = bpf.map_info(fd)
+            keys = (key for key, _ in bpf.map_items(fd, info.key_size, info.value_size))
+            found |= {int.from_bytes(key, sys.byteorder) for key in keys}
+    found |= {index for _, index in links.pinned(Pins(mesh).top)}
+    ours = {interface.find(name) for name in interface.ours(ip)}
+    return {index for index in found - ours if interface.exists(index)}
