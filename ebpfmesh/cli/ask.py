@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ebpfmesh.cli import output
+from ebpfmesh.cli import complete, output
 from ebpfmesh.cli.base import Command, settings
 from ebpfmesh.cli.choose import need_read, the_mesh
 
@@ -24,8 +24,8 @@ PORT = click.IntRange(1, 65535)
         "ebpfmesh policy test outside:192.0.2.1 phone -6 --json",
     ),
 )
-@click.argument("source", metavar="FROM")
-@click.argument("destination", metavar="TO")
+@click.argument("source", metavar="FROM", shell_complete=complete.parties)
+@click.argument("destination", metavar="TO", shell_complete=complete.ends)
 @click.option("--protocol", type=click.Choice(["tcp", "udp", "icmp"]),
               help="Default: the service's; else tcp with --port, icmp without.")  # fmt: skip
 @click.option("--port", metavar="P", type=PORT, help="Of TO. Default: the service's.")

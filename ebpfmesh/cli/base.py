@@ -7,6 +7,9 @@ from typing import Any
 
 import click
 
+from ebpfmesh.cli import complete
+from ebpfmesh.cli.complete import Completer
+
 
 @dataclass
 class Settings:
@@ -35,17 +38,24 @@ def _remember(context: click.Context, option: click.Parameter, value: object) ->
         context.color = False
 
 
-def _shared(*names: str, metavar: str | None = None, text: str) -> click.Option:
+def _shared(
+    *names: str, text: str, metavar: str | None = None, offer: Completer | None = None
+) -> click.Option:
     """An option of every command; only the first command of the line asks the environment."""
     return click.Option(
         names, metavar=metavar, help=text, is_flag=metavar is None, callback=_remember,
-        expose_value=False, is_eager=True, allow_from_autoenv=False,
+        expose_value=False, is_eager=True, allow_from_autoenv=False, shell_complete=offer,
         envvar=f"EBPFMESH_{names[-1].removeprefix('--').replace('-', '_').upper()}",
     )  # fmt: skip
 
 
 SHARED = (
-    _shared("--mesh", metavar="NAME", text="The mesh; needed if there are several."),
+    _shared(
+        "--mesh",
+        metavar="NAME",
+        text="The mesh; needed if there are several.",
+        offer=complete.meshes,
+    ),
     _shared("-j", "--json", text="Print JSON."),
     _shared("-v", "--verbose", text="Tell every step on stderr."),
     _shared("-q", "--quiet", text="Tell nothing on stderr but errors."),

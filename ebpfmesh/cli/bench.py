@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ebpfmesh.cli import output
+from ebpfmesh.cli import complete, output
 from ebpfmesh.cli.base import Command, Group, settings
 from ebpfmesh.cli.choose import need_change
 from ebpfmesh.cli.generate import bench_generate
+from ebpfmesh.cli.output import Column
 
 if TYPE_CHECKING:
     from ebpfmesh.bench.results import Results
@@ -53,14 +54,15 @@ def bench_list() -> None:
     if settings().json:
         output.data(scenarios=[s.model_dump(mode="json") for s in found])
         return
-    output.table(
-        ("name", "what", "paths", ">rounds", ">measurements", ">minutes at least"),
-        (
-            (s.name, s.title, len(s.paths), s.rounds, total(s), f"{s.seconds / 60:.1f}")
-            for s in found
-        ),
-        empty="no scenarios",
+    columns = (
+        Column("name", lambda s: s.name),
+        Column("what", lambda s: s.title),
+        Column("paths", lambda s: len(s.paths), right=True, drop=2),
+        Column("rounds", lambda s: s.rounds, right=True, drop=1),
+        Column("measurements", total, right=True, drop=3),
+        Column("minutes at least", lambda s: f"{s.seconds / 60:.1f}", right=True),
     )
+    output.table(columns, found, empty="no scenarios")
 
 
 @bench.command(
@@ -71,7 +73,13 @@ def bench_list() -> None:
         "ebpfmesh bench run builds --beside ../before",
     ),
 )
-@click.argument("scenarios", metavar="SCENARIO...", nargs=-1, required=True)
+@click.argument(
+    "scenarios",
+    metavar="SCENARIO...",
+    nargs=-1,
+    required=True,
+    shell_complete=complete.scenarios,
+)
 @click.option("--quick", is_flag=True, help="Fewer places, rounds and seconds: rough figures.")
 @click.option("--paths", metavar="NAME,...", help="Only over these paths.")
 @click.option(

@@ -5,8 +5,15 @@ import click
 
 from ebpfmesh.cli import output
 from ebpfmesh.cli.base import Command, settings
+from ebpfmesh.cli.output import Column, mark
 
 _COLOURS = {"ok": "green", "note": "yellow", "missing": "red", "unknown": "yellow"}
+_COLUMNS = (
+    Column("what", lambda check: check.topic),
+    Column("", lambda check: mark(check.status, _COLOURS[check.status])),
+    Column("", lambda check: check.text),
+    Column("hint", lambda check: check.hint),
+)
 
 
 @click.command(
@@ -27,11 +34,7 @@ def doctor() -> None:
     if settings().json:
         output.data(checks=found)
     else:
-        output.table(
-            ("what", "", "", "hint"),
-            ((c.topic, output.mark(c.status, _COLOURS[c.status]), c.text, c.hint) for c in found),
-            empty="",
-        )
+        output.table(_COLUMNS, found, empty="")
     if any(check.status == "missing" for check in found):
         click.get_current_context().exit(1)
 

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ebpfmesh.cli import ask, output
+from ebpfmesh.cli import ask, complete, output
 from ebpfmesh.cli.base import Group
 from ebpfmesh.cli.choose import need_change, the_mesh
 
@@ -27,7 +27,12 @@ def _ports(_context: click.Context, _option: click.Parameter, text: str | None) 
 
 
 FUNCTIONS = click.option(
-    "--function", "functions", metavar="F", multiple=True, help="A backend; may be repeated."
+    "--function",
+    "functions",
+    metavar="F",
+    multiple=True,
+    shell_complete=complete.functions,
+    help="A backend; may be repeated.",
 )
 TARGET = click.option(
     "--target-port",
@@ -117,7 +122,7 @@ def service_add(name: str, **values: Any) -> None:
         "ebpfmesh service set dns --address 198.19.1.53 --protocol tcp",
     ),
 )
-@click.argument("name")
+@click.argument("name", shell_complete=complete.services)
 @click.option("--address", "addresses", metavar="A", multiple=True, help="Instead of those it has.")
 @click.option(
     "--port", metavar="P", callback=_ports, help="The port clients use, or a range: 8000-8099."
@@ -152,7 +157,7 @@ def service_set(name: str, no_functions: bool, **values: Any) -> None:
         "ebpfmesh --json service del dns",
     ),
 )
-@click.argument("name")
+@click.argument("name", shell_complete=complete.services)
 def service_del(name: str) -> None:
     """Remove service NAME, and the rules about it."""
     from ebpfmesh.config import edit
@@ -180,8 +185,8 @@ def policy() -> None:
 
 
 MATCH = (
-    click.argument("source", metavar="FROM"),
-    click.argument("destination", metavar="TO"),
+    click.argument("source", metavar="FROM", shell_complete=complete.parties),
+    click.argument("destination", metavar="TO", shell_complete=complete.ends),
     click.option("--protocol", type=click.Choice(["any", "tcp", "udp", "icmp"]), default="any",
                  show_default=True, help="What it is about."),
     click.option("--port", metavar="P", callback=_ports, default=None,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ebpfmesh.cli import output
+from ebpfmesh.cli import complete, output
 from ebpfmesh.cli.base import Command, settings
 from ebpfmesh.cli.choose import need_change, the_mesh
 
@@ -25,7 +25,8 @@ def _limits(command: "Callable[..., None]") -> "Callable[..., None]":
         click.option("--seconds", metavar="S", type=click.FloatRange(0, min_open=True),
                      help="End after so long; else with Ctrl-C."),
         click.option("--count", metavar="N", type=click.IntRange(1), help="End after so many."),
-        click.option("--function", metavar="F", help="Only what F sends or gets."),
+        click.option("--function", metavar="F", shell_complete=complete.functions,
+                     help="Only what F sends or gets."),
     ):  # fmt: skip
         command = option(command)
     return command
@@ -41,7 +42,8 @@ def _limits(command: "Callable[..., None]") -> "Callable[..., None]":
 )
 @click.option("--kind", "kinds", multiple=True, type=KINDS,
               help="May be repeated. Default: drop and flow.")  # fmt: skip
-@click.option("--reason", metavar="R", help="Only drops for this reason, such as POLICY.")
+@click.option("--reason", metavar="R", shell_complete=complete.reasons,
+              help="Only drops for this reason, such as POLICY.")  # fmt: skip
 @_limits
 def events(kinds: tuple[str, ...], reason: str | None, **limits: Any) -> None:
     """Tell of packets as they come: a line each, or a line of JSON.

@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from ebpfmesh.cli import output
+from ebpfmesh.cli import complete, output
 from ebpfmesh.cli.base import Command, settings
 from ebpfmesh.cli.choose import need_change, the_mesh
 
@@ -67,7 +67,7 @@ def attach(
         "ebpfmesh --json detach probe",
     ),
 )
-@click.argument("name")
+@click.argument("name", shell_complete=complete.functions)
 def detach(name: str) -> None:
     """Take function NAME out of the mesh; undoes attach.
 
@@ -95,7 +95,7 @@ def detach(name: str) -> None:
         "ebpfmesh exec phone -- bash",
     ),
 )
-@click.argument("name")
+@click.argument("name", shell_complete=complete.functions)
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
 def exec_(name: str, command: tuple[str, ...]) -> None:
     """Run COMMAND inside function NAME.

@@ -14,6 +14,7 @@ import click
 from ebpfmesh.cli import output
 from ebpfmesh.cli.base import Command, settings
 from ebpfmesh.cli.choose import need_change
+from ebpfmesh.cli.output import Column
 
 if TYPE_CHECKING:
     from ebpfmesh.bench.packets.hooks import Place
@@ -175,6 +176,10 @@ def _show(outcome: "Outcome") -> None:
             ("flows seen", output.number(found.flows)),
             ("longest gap, ms", f"{found.longest_gap_ns / 1e6:.3f}"),
         ]
-    output.table(("what", ">figure"), rows, empty="")
+    columns = (
+        Column("what", lambda row: row[0]),
+        Column("figure", lambda row: row[1], right=True),
+    )
+    output.table(columns, rows, empty="")
     if found and not found.arrived:
         output.say("nothing arrived: is the way there open, and are the addresses and MACs right?")

@@ -10,8 +10,9 @@ import json
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, is_dataclass
-from typing import TYPE_CHECKING, Any, TypeAlias
+from dataclasses import asdict, dataclass, is_dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import click
 
@@ -20,12 +21,14 @@ from ebpfmesh.cli.base import settings
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderableType
     from rich.segment import Segment
+    from rich.text import Text
 
 Part: TypeAlias = str | tuple[str, str]
 """A piece of a line: a text, or one and its style, which is a colour or ``bold``."""
 
 SCHEMA = 1
 WIDE = 4096  # columns where there is no terminal: a line stays a line
+GAP = 2  # blanks between columns
 _SIGNS = {"+": "green", "-": "red", "~": "yellow"}
 _CONTROL = re.compile("[\x7f-\x9f]")  # those that json leaves as they are
 
@@ -130,35 +133,84 @@ def console(*, stderr: bool = False) -> "Console":
     )
 
 
-def table(columns: Iterable[str], rows: Iterable[Sequence[object]], *, empty: str) -> None:
-    """Print a table; a column whose name begins with ``>`` is flush right.
+@dataclass(frozen=True)
+class Column:
+    """A column of a table: its title, and its cell of a row.
 
-    A cell of None is a dash. Without rows, ``empty`` is told on stderr.
+    Where there is no room for all, the columns with the highest ``drop`` are left out first.
+    """
+
+    title: str
+    cell: Callable[[Any], object]
+    right: bool = False
+    drop: int = 0
+
+
+def table(columns: Sequence[Column], rows: Iterable[Any], *, empty: str) -> None:
+    """Print a table; a cell of None is a dash. Without rows, ``empty`` is told on stderr.
+
+    Lines break between words only, so that an address stays whole: what does not fit is left out,
+    and told on stderr.
     """
     from rich.table import Table
+
+    cells = [[_cell(column.cell(row)) for column in columns] for row in rows]
+    if not cells:
+        say(empty)
+        return
+    printer = console()
+    chosen, widths = fit(columns, cells, printer.width)
+    printed = Table(box=None, pad_edge=False, header_style="bold")
+    for index in chosen:
+        justify: Literal["left", "right"] = "right" if columns[index].right else "left"
+        printed.add_column(columns[index].title, justify=justify, width=widths[index])
+    for row in cells:
+        printed.add_row(*(row[index] for index in chosen))
+    printer.width = max(printer.width, _total(chosen, widths))  # else rich cuts it
+    printer.print(printed)
+    if left := [column.title for index, column in enumerate(columns) if index not in chosen]:
+        say(f"no room for {', '.join(left)}: use a wider terminal, or --json")
+
+
+def fit(
+    columns: Sequence[Column], cells: Sequence[Sequence["Text"]], room: int
+) -> tuple[list[int], list[int]]:
+    """Indices of the columns there is room for, and the width of each column.
+
+    A column is as wide as its longest cell, or less where there is no room for that: down to its
+    longest word.
+    """
+    from rich.cells import cell_len
+
+    texts = [[column.title] + [row[index].plain for row in cells]
+             for index, column in enumerate(columns)]  # fmt: skip
+    widths = [max(map(cell_len, column)) for column in texts]
+    least = [max(map(cell_len, " ".join(column).split()), default=0) for column in texts]
+    chosen = list(range(len(columns)))
+    while _total(chosen, least) > room and any(columns[index].drop for index in chosen):
+        chosen.remove(max(chosen, key=lambda index: (columns[index].drop, index)))
+    while _total(chosen, widths) > room:
+        spare = [index for index in chosen if widths[index] > least[index]]
+        if not spare:
+            break
+        widths[max(spare, key=lambda index: widths[index])] -= 1
+    return chosen, widths
+
+
+def _total(chosen: Sequence[int], widths: Sequence[int]) -> int:
+    """How wide a table of these columns is."""
+    return sum(widths[index] for index in chosen) + GAP * (len(chosen) - 1)
+
+
+def _cell(value: object) -> "Text":
     from rich.text import Text
 
-    printed = Table(box=None, pad_edge=False, header_style="bold")
-    for name in columns:
-        right = name.startswith(">")
-        printed.add_column(
-            name.removeprefix(">"), justify="right" if right else "left", overflow="fold"
-        )
-    for row in rows:
-        printed.add_row(*(cell if isinstance(cell, Text) else _cell(cell) for cell in row))
-    if printed.row_count:
-        show(printed)
-    else:
-        say(empty)
+    if isinstance(value, Text):
+        return value
+    return Text("–" if value is None else printable(str(value)))
 
 
-def _cell(value: object) -> str:
-    from rich.markup import escape
-
-    return "–" if value is None else escape(printable(str(value)))
-
-
-def mark(text: str, colour: str) -> Any:
+def mark(text: str, colour: str) -> "Text":
     """A cell in a colour."""
     from rich.text import Text
 
@@ -183,6 +235,11 @@ class _Printable:
             ended = segment.text.endswith("\n")
             text = printable(segment.text.removesuffix("\n")) + "\n" * ended
             yield segment._replace(text=text)
+
+
+def now() -> str:
+    """The time it is, for what is counted or reckoned from now: UTC."""
+    return datetime.now(UTC).isoformat()
 
 
 def number(value: int) -> str:

@@ -1,20 +1,287 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""The show command: rows of observe, as tables or JSON."""
+"""The show command: rows of observe, as tables or JSON.
+
+A table is data: what it is of, who reads its rows, and its columns.
+"""
 
 import contextlib
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from ebpfmesh.cli import output
+from ebpfmesh.cli import complete, output
 from ebpfmesh.cli.base import Group, settings
 from ebpfmesh.cli.choose import need_read, the_mesh
+from ebpfmesh.cli.output import Column, mark, number, size
 
 if TYPE_CHECKING:
+    from ebpfmesh.observe.flows import Flow
     from ebpfmesh.observe.functions import Function
-    from ebpfmesh.observe.mesh import Backend, Mesh, Service
+    from ebpfmesh.observe.mesh import Backend, Mesh, Policy, Service
+    from ebpfmesh.observe.objects import Map, Program
     from ebpfmesh.observe.view import View
+
+
+@dataclass(frozen=True)
+class Table:
+    """What `show NOUN` shows; ``reader`` is a function of ebpfmesh.observe, MODULE.NAME."""
+
+    noun: str
+    help: str
+    reader: str
+    columns: Sequence[Column]
+    empty: str
+
+    def rows(self, view: "View", **wanted: Any) -> Iterable[Any]:
+        """All rows there are, or those that are wanted."""
+        module, _, name = self.reader.partition(".")
+        read: Callable[..., Iterable[Any]] = getattr(
+            import_module(f"ebpfmesh.observe.{module}"), name
+        )
+        return read(view, **wanted)
+
+    def tell(self, view: "View", **wanted: Any) -> None:
+        """Print it, as a table or as JSON."""
+        rows = self.rows(view, **wanted)
+        if settings().json:
+            output.data(mesh=view.name, time=output.now(), **{self.noun: list(rows)})
+        else:
+            output.table(self.columns, rows, empty=self.empty)
+
+
+# ---- cells
+
+
+def _state(row: "Function") -> object:
+    text = f"{row.state}, audit" if row.audit else row.state
+    return mark(text, "red" if row.state != "up" else "yellow" if row.audit else "green")
+
+
+def _command(row: "Function") -> object:
+    pids = " ".join(map(str, row.processes[:4])) + (" …" if len(row.processes) > 4 else "")
+    if row.command_state == "exited":
+        colour = "red" if row.exit_status else ""
+        return mark(f"{row.command[0]} exited {row.exit_status}", colour)
+    if row.command_state == "lost":
+        return mark(f"{row.command[0]} ended", "red")
+    return (f"{row.command[0]} {pids}" if row.command else pids) or None
+
+
+def _limits(row: "Function") -> object:
+    cpu = [f"{row.cpu_limit:g} CPU"] if row.cpu_limit else []
+    return " ".join(cpu + ([size(row.memory_limit)] if row.memory_limit else [])) or None
+
+
+def _ports(row: "Service") -> str:
+    from ebpfmesh.model import ports_text
+
+    text = f"{row.protocol}/{ports_text(row.port, row.port + row.ports - 1)}"
+    if row.target_port != row.port:
+        text += f" → {ports_text(row.target_port, row.target_port + row.ports - 1)}"
+    return f"{text} by source" if row.affinity == "source" else text
+
+
+def _backends(row: "Service") -> str:
+    shown = [f"{backend.function} {_share(backend)}" for backend in row.backends[:6]]
+    more = len(row.backends) - len(shown)
+    return ", ".join(shown) + (f", … {more} more" if more else "")
+
+
+def _share(backend: "Backend") -> str:
+    if not backend.alive:
+        return f"{backend.share:.1%} gone"
+    return f"{backend.share:.1%}" if backend.weight else "drained"
+
+
+def _alive(row: "Service") -> object:
+    return mark(f"{row.alive}/{len(row.backends)}", "" if row.alive else "red")
+
+
+def _action(row: "Policy") -> object:
+    return mark(row.action, "green" if row.action == "allow" else "red")
+
+
+def _source(row: "Flow") -> str:
+    from ebpfmesh.observe.flows import endpoint
+
+    return endpoint(row.source, row.source_port)
+
+
+def _destination(row: "Flow") -> str:
+    from ebpfmesh.observe.flows import endpoint
+
+    echo = f" id {row.echo_id}" if row.echo_id is not None else ""
+    return endpoint(row.destination, row.destination_port) + echo
+
+
+def _place(row: "Program") -> str | None:
+    """Where a program is attached, or which others go on in it."""
+    places = Counter((place.hook, place.how, bool(place.interface)) for place in row.attached)
+    texts = []
+    for (hook, how, at_interface), count in places.items():
+        where = "interface" if count == 1 else "interfaces"
+        texts.append(f"{count} {where}, {hook} by {how}" if at_interface else f"{hook} by {how}")
+    return ", ".join([*texts, *(f"tail call {slot}" for slot in row.calls)]) or None
+
+
+def _used(row: "Map") -> object:
+    return None if row.used is None else mark(number(row.used), "red" if row.is_full else "")
+
+
+def _mesh_state(row: "Mesh") -> object:
+    if row.interrupted:
+        return mark("a change was cut short: run up or gc", "red")
+    if row.functions_broken:
+        return mark(f"{row.functions_broken} functions broken", "red")
+    return mark("whole", "green")
+
+
+TABLES = (
+    Table(
+        "functions",
+        "Functions: addresses, whether they work, what runs in them.",
+        "functions.read",
+        (
+            Column("id", lambda row: row.id, right=True, drop=3),
+            Column("name", lambda row: row.name),
+            Column("tenant", lambda row: row.tenant),
+            Column("state", _state),
+            Column("addresses", lambda row: " ".join(row.addresses)),
+            Column("interface", lambda row: row.interface, drop=2),
+            Column("command", _command, drop=1),
+            Column("limits", _limits, drop=4),
+        ),
+        "no functions",
+    ),
+    Table(
+        "services",
+        "Services: addresses, backends and what part of all flows each gets.",
+        "mesh.read_services",
+        (
+            Column("id", lambda row: row.id or None, right=True, drop=2),
+            Column("name", lambda row: row.name),
+            Column("addresses", lambda row: " ".join(row.addresses)),
+            Column("port", _ports),
+            Column("alive", _alive, right=True),
+            Column("backends", _backends, drop=1),
+        ),
+        "no services",
+    ),
+    Table(
+        "policies",
+        "Rules, those that decide first before the others, and what holds without one.",
+        "mesh.read_policies",
+        (
+            Column("id", lambda row: row.id or "default", right=True),
+            Column("priority", lambda row: row.priority, right=True, drop=1),
+            Column("from", lambda row: row.source),
+            Column("to", lambda row: row.destination),
+            Column("protocol", lambda row: row.what),
+            Column("action", _action),
+        ),
+        "no policies",
+    ),
+    Table(
+        "programs",
+        """Programs: size, tag, and where they are.
+
+        "verified" is the number of instructions the verifier followed, of the million it may. A
+        tail call is a slot of a table of calls, by which another program goes on in this one.
+        """,
+        "objects.read_programs",
+        (
+            Column("id", lambda row: row.id, right=True, drop=1),
+            Column("name", lambda row: row.name),
+            Column("type", lambda row: row.type),
+            Column("JITed", lambda row: f"{number(row.jited)} B", right=True, drop=2),
+            Column(
+                "verified",
+                lambda row: None if row.verified is None else number(row.verified),
+                right=True,
+                drop=3,
+            ),
+            Column("tag", lambda row: row.tag, drop=4),
+            Column("place", _place),
+        ),
+        "no programs",
+    ),
+    Table(
+        "maps",
+        "Maps: entries and memory.",
+        "objects.read_maps",
+        (
+            Column("id", lambda row: row.id, right=True, drop=1),
+            Column("name", lambda row: row.name),
+            Column("type", lambda row: row.type),
+            Column("used", _used, right=True),
+            Column("entries", lambda row: number(row.entries), right=True),
+            Column("memory", lambda row: size(row.memory) if row.memory else None, right=True),
+        ),
+        "no maps",
+    ),
+    Table(
+        "meters",
+        "What functions sent to and received from each tenant.",
+        "counters.read_meters",
+        (
+            Column("function", lambda row: row.function),
+            Column("peer tenant", lambda row: row.peer_tenant),
+            Column("sent", lambda row: number(row.tx_packets), right=True),
+            Column("bytes", lambda row: size(row.tx_bytes), right=True),
+            Column("received", lambda row: number(row.rx_packets), right=True),
+            Column("bytes", lambda row: size(row.rx_bytes), right=True),
+        ),
+        "no packets yet",
+    ),
+    Table(
+        "drops",
+        "What was dropped, and why; the numbers are those of bpf/README.md.",
+        "counters.read_drops",
+        (
+            Column("function", lambda row: row.function),
+            Column("way", lambda row: row.direction, drop=1),
+            Column("reason", lambda row: f"{row.reason} ({row.number})"),
+            Column("", lambda row: f"would drop: {row.text}" if row.audited else row.text),
+            Column("packets", lambda row: number(row.packets), right=True),
+            Column("bytes", lambda row: size(row.bytes), right=True, drop=2),
+        ),
+        "no drops",
+    ),
+)
+FLOWS = Table(
+    "flows",
+    "",
+    "flows.read",
+    (
+        Column("proto", lambda row: row.protocol),
+        Column("source", _source),
+        Column("destination", _destination),
+        Column("from", lambda row: row.sender, drop=1),
+        Column("to", lambda row: row.receiver, drop=1),
+        Column("way", lambda row: row.direction, drop=5),
+        Column("state", lambda row: row.state or None, drop=3),
+        Column("idle", lambda row: f"{row.idle} s", right=True, drop=4),
+        Column("service", lambda row: row.service or None, drop=6),
+        Column("nat", lambda row: row.nat or None, drop=2),
+        Column("epoch", lambda row: "current" if row.current else mark("stale", "yellow"), drop=7),
+    ),
+    "no flows",
+)
+MESHES = (
+    Column("mesh", lambda row: row.name),
+    Column("state", _mesh_state),
+    Column("functions", lambda row: row.functions, right=True),
+    Column("services", lambda row: row.services, right=True),
+    Column("policies", lambda row: row.policies, right=True),
+    Column("maps", lambda row: size(row.memory), right=True),
+)
+
+
+# ---- commands
 
 
 @click.group(
@@ -30,11 +297,11 @@ def show() -> None:
 
 
 @contextlib.contextmanager
-def _view() -> "Iterator[View]":
+def _view(mesh: str = "") -> "Iterator[View]":
     from ebpfmesh.observe import view
 
     need_read("show")
-    with view.opened(the_mesh()) as seen:
+    with view.opened(mesh or the_mesh()) as seen:
         yield seen
 
 
@@ -46,19 +313,77 @@ def _examples(noun: str, third: str = "") -> tuple[str, str, str]:
     )
 
 
-@show.command("mesh", examples=_examples("mesh", "ebpfmesh show mesh --json | grep memory"))
-def show_mesh() -> None:
-    """The mesh as a whole."""
-    from ebpfmesh.observe import mesh
+def _add(table: Table) -> None:
+    @show.command(table.noun, help=table.help, examples=_examples(table.noun))
+    def _show() -> None:
+        with _view() as view:
+            table.tell(view)
+
+
+for _table in TABLES:
+    _add(_table)
+
+
+@show.command(
+    "flows",
+    examples=(
+        "ebpfmesh show flows",
+        "ebpfmesh show flows --function phone --protocol tcp --port 80",
+        "ebpfmesh show flows --service portal --json",
+    ),
+)
+@click.option("--function", metavar="F", shell_complete=complete.parties,
+              help="Only what F sends or gets.")  # fmt: skip
+@click.option("--peer", metavar="P", shell_complete=complete.parties,
+              help="Only where P is at the other end.")  # fmt: skip
+@click.option("--service", metavar="S", shell_complete=complete.services,
+              help="Only what goes through S.")  # fmt: skip
+@click.option("--protocol", type=click.Choice(["tcp", "udp", "icmp"]), help="Only of this one.")
+@click.option("--port", metavar="N", type=click.IntRange(1, 65535),
+              help="Only with this port at either end, translated or not.")  # fmt: skip
+def show_flows(**wanted: Any) -> None:
+    """Flows the programs remember: one entry for each direction.
+
+    "state" is TCP's of this direction, "idle" how long ago its last packet was. One that is stale
+    was judged before the last change, and is judged again with its next packet. F and P may be
+    "outside". Packets and bytes are counted by function: `show meters`.
+    """
+    from ebpfmesh.observe.flows import Wanted
 
     with _view() as view:
-        row = mesh.read_mesh(view)
-    if settings().json:
-        output.data(mesh=row.name, **_without_name(row))
+        FLOWS.tell(view, wanted=Wanted(**wanted))
+
+
+@show.command("mesh", examples=_examples("mesh", "ebpfmesh show mesh --json | grep memory"))
+def show_mesh() -> None:
+    """The mesh as a whole; without --mesh, and if there are several, a line for each."""
+    from ebpfmesh.observe import mesh, view
+
+    need_read("show")
+    names = [settings().mesh] if settings().mesh else view.meshes()
+    if len(names) > 1:
+        rows = list(mesh.read_meshes(names))
+        if settings().json:
+            output.data(time=output.now(), meshes=[_without_name(row) for row in rows])
+        else:
+            output.table(MESHES, rows, empty="")
         return
+    with _view() as seen:
+        row = mesh.read_mesh(seen)
+    if settings().json:
+        output.data(time=output.now(), **_without_name(row))
+    else:
+        _tell_mesh(row)
+
+
+def _without_name(row: "Mesh") -> dict[str, Any]:
+    return {"mesh": row.name} | {key: value for key, value in asdict(row).items() if key != "name"}
+
+
+def _tell_mesh(row: "Mesh") -> None:
     broken = f", {row.functions_broken} broken" if row.functions_broken else ""
-    limits = ", ".join(f"{output.number(size)} {name}" for name, size in row.limits.items())
-    timeouts = ", ".join(f"{name} {output.number(s)} s" for name, s in row.timeouts.items())
+    limits = ", ".join(f"{number(size)} {name}" for name, size in row.limits.items())
+    timeouts = ", ".join(f"{name} {number(s)} s" for name, s in row.timeouts.items())
     state = "a change was cut short: run up or gc" if row.interrupted else "whole"
     for name, text in (
         ("mesh", row.name),
@@ -71,293 +396,11 @@ def show_mesh() -> None:
         ("timeouts", timeouts),
         ("hook", row.hook),
         ("epoch", row.epoch),
-        ("maps", output.size(row.memory)),
+        ("maps", size(row.memory)),
         ("pins", row.pins),
         ("namespace", f"inode {row.netns_inode}"),
     ):
         output.echo((f"{name:<11}", "bold"), str(text))
-
-
-def _without_name(row: "Mesh") -> dict[str, Any]:
-    from dataclasses import asdict
-
-    return {key: value for key, value in asdict(row).items() if key != "name"}
-
-
-@show.command("functions", examples=_examples("functions"))
-def show_functions() -> None:
-    """Functions: addresses, whether they work, what runs in them."""
-    from ebpfmesh.observe import functions
-
-    with _view() as view:
-        rows = functions.read(view)
-        name = view.name
-    if settings().json:
-        output.data(mesh=name, functions=rows)
-        return
-    output.table(
-        (">id", "name", "tenant", "state", "addresses", "interface", "command", "limits"),
-        (
-            (
-                row.id, row.name, row.tenant, _state(row), " ".join(row.addresses),
-                row.interface, _command(row) or None, _limits(row) or None,
-            )
-            for row in rows
-        ),
-        empty="no functions",
-    )  # fmt: skip
-
-
-def _state(row: "Function") -> Any:
-    text = f"{row.state}, audit" if row.audit else row.state
-    return output.mark(text, "red" if row.state != "up" else "yellow" if row.audit else "green")
-
-
-def _command(row: "Function") -> Any:
-    pids = " ".join(map(str, row.processes[:4])) + (" …" if len(row.processes) > 4 else "")
-    if row.command_state == "exited":
-        colour = "red" if row.exit_status else ""
-        return output.mark(f"{row.command[0]} exited {row.exit_status}", colour)
-    if row.command_state == "lost":
-        return output.mark(f"{row.command[0]} ended", "red")
-    return f"{row.command[0]} {pids}" if row.command else pids
-
-
-def _limits(row: "Function") -> str:
-    cpu = [f"{row.cpu_limit:g} CPU"] if row.cpu_limit else []
-    return " ".join(cpu + ([output.size(row.memory_limit)] if row.memory_limit else []))
-
-
-@show.command("services", examples=_examples("services"))
-def show_services() -> None:
-    """Services: addresses, backends and what part of all flows each gets."""
-    from ebpfmesh.observe import mesh
-
-    with _view() as view:
-        rows = mesh.read_services(view)
-        name = view.name
-    if settings().json:
-        output.data(mesh=name, services=rows)
-        return
-    output.table(
-        (">id", "name", "addresses", "port", ">alive", "backends"),
-        (
-            (
-                row.id or None,
-                row.name,
-                " ".join(row.addresses),
-                _ports(row),
-                output.mark(f"{row.alive}/{len(row.backends)}", "" if row.alive else "red"),
-                _backends(row.backends),
-            )
-            for row in rows
-        ),
-        empty="no services",
-    )
-
-
-def _ports(row: "Service") -> str:
-    from ebpfmesh.model import ports_text
-
-    text = f"{row.protocol}/{ports_text(row.port, row.port + row.ports - 1)}"
-    if row.target_port != row.port:
-        text += f" → {ports_text(row.target_port, row.target_port + row.ports - 1)}"
-    return f"{text} by source" if row.affinity == "source" else text
-
-
-def _backends(backends: "tuple[Backend, ...]") -> str:
-    shown = [f"{b.function} {_share(b)}" for b in backends[:6]]
-    return ", ".join(shown) + (f", … {len(backends) - 6} more" if len(backends) > 6 else "")
-
-
-def _share(backend: "Backend") -> str:
-    if not backend.alive:
-        return f"{backend.share:.1%} gone"
-    return f"{backend.share:.1%}" if backend.weight else "drained"
-
-
-@show.command("policies", examples=_examples("policies"))
-def show_policies() -> None:
-    """Rules, those that decide first before the others, and what holds without one."""
-    from ebpfmesh.observe import mesh
-
-    with _view() as view:
-        rows = mesh.read_policies(view)
-        name = view.name
-    if settings().json:
-        output.data(mesh=name, policies=rows)
-        return
-    output.table(
-        (">id", ">priority", "from", "to", "protocol", "action"),
-        (
-            (
-                row.id or "default",
-                row.priority,
-                row.source,
-                row.destination,
-                row.what,
-                output.mark(row.action, "green" if row.action == "allow" else "red"),
-            )
-            for row in rows
-        ),
-        empty="no policies",
-    )
-
-
-@show.command("flows", examples=_examples("flows", "ebpfmesh show flows | grep portal"))
-def show_flows() -> None:
-    """Flows the programs remember: one entry for each direction.
-
-    One that is stale was judged before the last change, and is judged again with its next packet.
-    """
-    from ebpfmesh.observe import flows
-
-    with _view() as view:
-        if settings().json:
-            output.data(mesh=view.name, flows=list(flows.read(view)))
-            return
-        output.table(
-            ("proto", "source", "destination", "from", "to", "way", "service", "nat", "epoch"),
-            (
-                (
-                    row.protocol,
-                    flows.endpoint(row.source, row.source_port),
-                    flows.endpoint(row.destination, row.destination_port)
-                    + (f" id {row.echo_id}" if row.echo_id is not None else ""),
-                    row.sender,
-                    row.receiver,
-                    row.direction,
-                    row.service or None,
-                    row.nat or None,
-                    "current" if row.current else output.mark("stale", "yellow"),
-                )
-                for row in flows.read(view)
-            ),
-            empty="no flows",
-        )
-
-
-@show.command("programs", examples=_examples("programs"))
-def show_programs() -> None:
-    """Programs: size, tag, and where they are attached.
-
-    "verified" is the number of instructions the verifier followed, of the million it may.
-    """
-    from ebpfmesh.observe import objects
-
-    with _view() as view:
-        rows = objects.read_programs(view)
-        name = view.name
-    if settings().json:
-        output.data(mesh=name, programs=rows)
-        return
-    output.table(
-        (">id", "name", "type", ">JITed", ">verified", "tag", "attached"),
-        (
-            (
-                row.id,
-                row.name,
-                row.type,
-                f"{output.number(row.jited)} B",
-                None if row.verified is None else output.number(row.verified),
-                row.tag,
-                ", ".join(
-                    f"{count} {'interface' if count == 1 else 'interfaces'}, {hook} by {how}"
-                    for (hook, how), count in _places(row.attached).items()
-                ),
-            )
-            for row in rows
-        ),
-        empty="no programs",
-    )
-
-
-def _places(attached: Any) -> dict[tuple[str, str], int]:
-    from collections import Counter
-
-    return Counter((place.hook, place.how) for place in attached)
-
-
-@show.command("maps", examples=_examples("maps"))
-def show_maps() -> None:
-    """Maps: entries and memory."""
-    from ebpfmesh.observe import objects
-
-    with _view() as view:
-        rows = objects.read_maps(view)
-        name = view.name
-    if settings().json:
-        output.data(mesh=name, maps=rows)
-        return
-    output.table(
-        (">id", "name", "type", ">used", ">entries", ">memory"),
-        (
-            (
-                row.id,
-                row.name,
-                row.type,
-                None if row.used is None
-                else output.mark(output.number(row.used), "red" if row.is_full else ""),
-                output.number(row.entries),
-                output.size(row.memory),
-            )
-            for row in rows
-        ),
-        empty="no maps",
-    )  # fmt: skip
-
-
-@show.command("meters", examples=_examples("meters"))
-def show_meters() -> None:
-    """What functions sent to and received from each tenant."""
-    from ebpfmesh.observe import counters
-
-    with _view() as view:
-        rows = counters.read_meters(view)
-        name = view.name
-    if settings().json:
-        output.data(mesh=name, meters=rows)
-        return
-    output.table(
-        ("function", "peer tenant", ">sent", ">bytes", ">received", ">bytes"),
-        (
-            (
-                row.function, row.peer_tenant, output.number(row.tx_packets),
-                output.size(row.tx_bytes), output.number(row.rx_packets),
-                output.size(row.rx_bytes),
-            )
-            for row in rows
-        ),
-        empty="no packets yet",
-    )  # fmt: skip
-
-
-@show.command("drops", examples=_examples("drops"))
-def show_drops() -> None:
-    """What was dropped, and why; the numbers are those of bpf/README.md."""
-    from ebpfmesh.observe import counters
-
-    with _view() as view:
-        rows = counters.read_drops(view)
-        name = view.name
-    if settings().json:
-        output.data(mesh=name, drops=rows)
-        return
-    output.table(
-        ("function", "way", "reason", "", ">packets", ">bytes"),
-        (
-            (
-                row.function,
-                row.direction,
-                f"{row.reason} ({row.number})",
-                f"would drop: {row.text}" if row.audited else row.text,
-                output.number(row.packets),
-                output.size(row.bytes),
-            )
-            for row in rows
-        ),
-        empty="no drops",
-    )
 
 
 COMMANDS = (show,)

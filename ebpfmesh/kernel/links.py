@@ -158,10 +158,10 @@ def _delete_filter(ip: IPRoute, ifindex: int, direction: Direction, names: Colle
 
 @dataclass(frozen=True)
 class Attached:
-    """A BPF program at an interface; ``id`` is 0 where the kernel does not tell it."""
+    """A BPF program and its place; ``id`` is 0 where the kernel does not tell it."""
 
-    hook: Literal["ingress", "egress", "xdp"]
-    how: Literal["TCX link", "clsact filter", "XDP"]
+    hook: str
+    how: Literal["TCX link", "clsact filter", "XDP", "cgroup link"]
     name: str
     id: int = 0
 

@@ -127,11 +127,8 @@ def _function(view: View, name: str) -> FunctionRow:
 
 
 def _service(view: View, name: str) -> Service:
-    services = {service.name: service for service in view.record.services()}
-    if name not in services:
-        what = f"there is no service {name} in mesh {view.name}"
-        raise NotFound(what, hint=suggest(name, services))
-    return services[name]
+    view.check_service(name)
+    return next(service for service in view.record.services() if service.name == name)
 
 
 def _outside(view: View, text: str) -> Address:

@@ -1,14 +1,16 @@
 # SPDX-License-Identifier: BSD-2-Clause
 """Flows that the programs remember: two entries for each, one a direction."""
 
+import ctypes
 import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, ip_address
 
 from ebpfmesh import _abi
+from ebpfmesh.kernel import clock
 from ebpfmesh.kernel.control import PROTOCOL
-from ebpfmesh.observe.view import View
+from ebpfmesh.observe.view import OUTSIDE, View
 
 PROTOCOLS = {number: name for name, number in PROTOCOL.items() if number} | {
     socket.IPPROTO_ICMPV6: "icmp"
@@ -23,6 +25,10 @@ class Flow:
     the destination's in ``forward`` entries, the source's in ``reply`` entries; empty without.
     A flow that is not ``current`` was judged in an epoch before the last change of the mesh and
     is judged again with its next packet.
+
+    ``state`` is TCP's, of this direction: ``opening`` until both sides were heard, ``established``,
+    ``closing`` once this side has closed, ``closed`` once both have or one has reset; else empty.
+    ``idle`` is the seconds since its last packet, ``timeout`` after how many it is forgotten.
     """
 
     protocol: str
@@ -38,15 +44,64 @@ class Flow:
     nat: str
     epoch: int
     current: bool
+    state: str
+    idle: int
+    timeout: int
 
 
-def read(view: View) -> Iterator[Flow]:
-    """All entries, IPv4 first."""
+@dataclass(frozen=True)
+class Wanted:
+    """Which flows to show; None: whichever. A port is that of either end, or a translated one."""
+
+    function: str | None = None
+    peer: str | None = None
+    service: str | None = None
+    protocol: str | None = None
+    port: int | None = None
+
+    def matches(self, flow: Flow) -> bool:
+        """Whether it is one of them."""
+        parties = [flow.sender, flow.receiver]
+        for name in (self.function, self.peer):
+            if name is not None and name not in parties:
+                return False
+            if name is not None:
+                parties.remove(name)
+        return (
+            self.service in (None, flow.service)
+            and self.protocol in (None, flow.protocol)
+            and self.port in (None, flow.source_port, flow.destination_port, _port_of(flow.nat))
+        )
+
+
+EVERY = Wanted()
+
+
+def read(view: View, wanted: Wanted = EVERY) -> Iterator[Flow]:
+    """Entries, IPv4 first, those of TCP whose handshake is not over last.
+
+    NotFound if there is no such function, other than the outside, or no such service.
+    """
+    for name in (wanted.function, wanted.peer):
+        if name not in (None, OUTSIDE):
+            view.check_function(str(name))
+    if wanted.service is not None:
+        view.check_service(wanted.service)
+    return filter(wanted.matches, _all(view))
+
+
+def _all(view: View) -> Iterator[Flow]:
     for key, flow in view.maps["mesh_flow4"].items():
         yield _flow(view, key, flow, IPv4Address(key.source), IPv4Address(key.destination))
-    for key, flow in view.maps["mesh_flow6"].items():
-        source, destination = IPv6Address(bytes(key.source)), IPv6Address(bytes(key.destination))
-        yield _flow(view, key, flow, source, destination)
+    for name in ("mesh_flow6", "mesh_half"):
+        for key, flow in view.maps[name].items():
+            ends = _address(key.source), _address(key.destination)
+            yield _flow(view, key, flow, *ends, half=name == "mesh_half")
+
+
+def _address(raw: ctypes.Array[ctypes.c_uint32]) -> IPv4Address | IPv6Address:
+    address = IPv6Address(bytes(raw))
+    return address.ipv4_mapped or address
 
 
 def _flow(
@@ -55,11 +110,14 @@ def _flow(
     flow: _abi.Flow,
     source: IPv4Address | IPv6Address,
     destination: IPv4Address | IPv6Address,
+    *,
+    half: bool = False,
 ) -> Flow:
     reply = bool(flow.flags & _abi.FlowFlag.REPLY)
     number = key.origin & 0xFF
     protocol = PROTOCOLS.get(number, str(number))
     has_ports = protocol != "icmp"
+    tick = (1 << _abi.TICK_SHIFT) / clock.hz()
     return Flow(
         protocol=protocol,
         source=str(source),
@@ -75,7 +133,29 @@ def _flow(
         nat=_nat(flow, source.version),
         epoch=flow.epoch,
         current=flow.epoch == view.config.judged,
+        state=_state(flow, half=half) if protocol == "tcp" else "",
+        idle=round(clock.age(flow.seen) * tick),
+        timeout=round(view.config.timeouts[timeout_of(number, flow, half=half)] * tick),
     )
+
+
+def _state(flow: _abi.Flow, *, half: bool) -> str:
+    if flow.flags & _abi.FlowFlag.CLOSING:
+        return "closed"
+    if half:
+        return "opening"
+    return "closing" if flow.flags & _abi.FlowFlag.FIN else "established"
+
+
+def timeout_of(protocol: int, flow: _abi.Flow, *, half: bool) -> _abi.Timeout:
+    """Which timeout an entry has (track_timeout() of bpf/lib/track.h)."""
+    if protocol == socket.IPPROTO_UDP:
+        return _abi.Timeout.UDP
+    if protocol != socket.IPPROTO_TCP:
+        return _abi.Timeout.ICMP
+    if flow.flags & _abi.FlowFlag.CLOSING:
+        return _abi.Timeout.CLOSING
+    return _abi.Timeout.HANDSHAKE if half else _abi.Timeout.ESTABLISHED
 
 
 def _nat(flow: _abi.Flow, version: int) -> str:
@@ -83,6 +163,10 @@ def _nat(flow: _abi.Flow, version: int) -> str:
         return ""
     raw = bytes(flow.address)
     return endpoint(str(ip_address(raw[12:] if version == 4 else raw)), flow.port)
+
+
+def _port_of(nat: str) -> int:
+    return int(nat.rpartition(":")[2] or 0)
 
 
 def endpoint(address: str, port: int | None) -> str:

@@ -3,7 +3,6 @@
 
 import ctypes
 import os
-import socket
 from collections import Counter
 from collections.abc import Iterator
 
@@ -12,7 +11,7 @@ from ebpfmesh.errors import MeshError, NotFound
 from ebpfmesh.kernel import bpf, capability, clock, links, listener, remains
 from ebpfmesh.kernel.place import HOOKS, fault
 from ebpfmesh.model import Limits
-from ebpfmesh.observe import counters, netfilter, objects
+from ebpfmesh.observe import counters, flows, netfilter, objects
 from ebpfmesh.observe.machine import Check, Status
 from ebpfmesh.observe.view import View, opened
 
@@ -136,15 +135,8 @@ def _live(view: View, name: str) -> int:
 
 
 def flow_lives(config: _abi.Config, protocol: int, flow: _abi.Flow, *, half: bool) -> bool:
-    """Whether the time of an entry is not over yet (track_timeout() of bpf/lib/track.h)."""
-    timeout = _abi.Timeout.ICMP
-    if protocol == socket.IPPROTO_UDP:
-        timeout = _abi.Timeout.UDP
-    elif protocol == socket.IPPROTO_TCP:
-        timeout = _abi.Timeout.HANDSHAKE if half else _abi.Timeout.ESTABLISHED
-        if flow.flags & _abi.FlowFlag.CLOSING:
-            timeout = _abi.Timeout.CLOSING
-    return clock.age(flow.seen) <= config.timeouts[timeout]
+    """Whether the time of an entry is not over yet."""
+    return clock.age(flow.seen) <= config.timeouts[flows.timeout_of(protocol, flow, half=half)]
 
 
 def _counted(view: View, topic: str) -> Iterator[Check]:

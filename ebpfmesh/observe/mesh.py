@@ -1,17 +1,20 @@
 # SPDX-License-Identifier: BSD-2-Clause
 """The mesh as a whole, its services and its policies."""
 
+import contextlib
 import ctypes
 from collections import Counter
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from ebpfmesh import _abi
+from ebpfmesh.errors import NotFound
 from ebpfmesh.kernel import links
 from ebpfmesh.kernel.control import service_keys
 from ebpfmesh.kernel.place import fault
 from ebpfmesh.model import Service as ServiceModel
 from ebpfmesh.model import ports_text
-from ebpfmesh.observe.view import View
+from ebpfmesh.observe.view import View, opened
 
 
 @dataclass(frozen=True)
@@ -140,6 +143,13 @@ def read_mesh(view: View) -> Mesh:
         pins=str(view.pins.root),
         interrupted=bool(view.record.cut_short),
     )
+
+
+def read_meshes(names: Iterable[str]) -> Iterator[Mesh]:
+    """Several meshes, each in one row; those of other network namespaces are left out."""
+    for name in names:
+        with contextlib.suppress(NotFound), opened(name) as view:
+            yield read_mesh(view)
 
 
 def read_services(view: View) -> list[Service]:

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: BSD-2-Clause
 """What the mesh has in the kernel: programs and maps."""
 
+import contextlib
+import ctypes
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -9,13 +11,18 @@ from ebpfmesh.kernel import bpf, links
 from ebpfmesh.kernel.place import fault
 from ebpfmesh.observe.view import View
 
-_TYPES = {bpf.PROG_TYPE_SCHED_CLS: "tc", bpf.PROG_TYPE_XDP: "xdp"}
-_COUNTED = ("hash", "lru_hash", "percpu_hash")
+_TYPES = {
+    bpf.PROG_TYPE_SCHED_CLS: "tc",
+    bpf.PROG_TYPE_XDP: "xdp",
+    bpf.PROG_TYPE_CGROUP_SOCK_ADDR: "cgroup",
+}
+_KINDS = {"prog": "prog_array"}  # where mesh_maps.h has BCC's word, and not the kernel's
+_COUNTED = ("hash", "lru_hash", "percpu_hash", "lpm_trie")
 
 
 @dataclass(frozen=True)
 class Attachment:
-    """A place where a program is."""
+    """A place where a program is: a function's interface, or else the cgroup of all functions."""
 
     function: str
     interface: str
@@ -26,6 +33,8 @@ class Attachment:
 @dataclass(frozen=True)
 class Program:
     """A pinned program; ``jited`` and ``translated`` are bytes of its code.
+
+    ``calls`` are slots by which others go on in it, such as ``mesh_tc_calls[0]``.
 
     ``verified`` is how many instructions the verifier went through, of the million it may; None
     where the kernel does not tell (before 5.16).
@@ -40,11 +49,15 @@ class Program:
     verified: int | None
     pin: str
     attached: tuple[Attachment, ...]
+    calls: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Map:
-    """A pinned map. ``used`` is None where entries are not counted: arrays have them all."""
+    """A pinned map. ``used`` is None where entries are not counted: arrays have them all.
+
+    ``memory`` is what the kernel tells, in bytes: 0 for a trie without entries.
+    """
 
     name: str
     id: int
@@ -62,7 +75,7 @@ class Map:
 
 def read_programs(view: View) -> list[Program]:
     """The mesh's programs, by name."""
-    places = list(_attachments(view))
+    places, calls = [*_attachments(view), *_at_sockets(view)], list(_calls(view))
     programs = []
     for pin in sorted(view.pins.progs.iterdir()):
         with bpf.obj_get(pin) as fd:
@@ -83,6 +96,7 @@ def read_programs(view: View) -> list[Program]:
                     for program, place in places
                     if program.name == name and program.id in (0, info.id)
                 ),
+                calls=tuple(slot for number, slot in calls if number == info.id),
             )
         )
     return programs
@@ -99,6 +113,26 @@ def _attachments(view: View) -> Iterator[tuple[links.Attached, Attachment]]:
                 yield program, Attachment(name, interface, direction, program.how)
 
 
+def _at_sockets(view: View) -> Iterator[tuple[links.Attached, Attachment]]:
+    """Programs at the cgroup of a mesh's functions."""
+    for hook in bpf.CGROUP_HOOK:
+        pin = view.pins.links / f"mesh_{hook}"
+        with contextlib.suppress(FileNotFoundError), bpf.obj_get(pin) as link:
+            if bpf.link_cgroup(link):
+                found = links.Attached(hook, "cgroup link", pin.name)
+                yield found, Attachment("", "", found.hook, found.how)
+
+
+def _calls(view: View) -> Iterator[tuple[int, str]]:
+    """(Id of a program, slot) of all tables of calls."""
+    for spec in _abi.MAPS:
+        if spec.kind == "prog":
+            table = view.maps[spec.name]
+            for slot in range(bpf.map_info(table.fd).max_entries):
+                if number := table.get(ctypes.c_uint32(slot)):
+                    yield number.value, f"{spec.name}[{slot}]"
+
+
 def read_maps(view: View) -> list[Map]:
     """The mesh's maps, in the order of mesh_maps.h."""
     memory = view.maps.memory()
@@ -110,7 +144,7 @@ def read_maps(view: View) -> list[Map]:
             Map(
                 name=spec.name,
                 id=info.id,
-                type=spec.kind,
+                type=_KINDS.get(spec.kind, spec.kind),
                 used=opened.count() if spec.kind in _COUNTED else None,
                 entries=info.max_entries,
                 memory=memory[spec.name],

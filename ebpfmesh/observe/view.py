@@ -48,6 +48,13 @@ class View:
             what = f"there is no function {name} in mesh {self.name}"
             raise NotFound(what, hint=suggest(name, known))
 
+    def check_service(self, name: str) -> None:
+        """Raise NotFound if there is no service of this name."""
+        known = [service.name for service in self.record.services()]
+        if name not in known:
+            what = f"there is no service {name} in mesh {self.name}"
+            raise NotFound(what, hint=suggest(name, known))
+
     @functools.cached_property
     def config(self) -> _abi.Config:
         """What the programs read with every packet."""

@@ -235,7 +235,8 @@ def test_policy_test_says_what_would_be(words: str, code: int, expected: dict[st
 def seen() -> list[object]:
     """Flows and what was counted, but for what the kernels send by themselves."""
     drops = [row for row in data("show", "drops")["drops"] if row["reason"] != "MULTICAST"]
-    return [drops, data("show", "flows"), data("show", "meters")]
+    flows = [row | {"idle": 0} for row in data("show", "flows")["flows"]]
+    return [drops, flows, data("show", "meters")["meters"]]
 
 
 def test_policy_test_tells_it_to_people_and_keeps_nothing() -> None:

@@ -2,12 +2,19 @@
 """What show shows of a mesh: tables for people, and the same as JSON."""
 
 import json
+import os
+import pty
+import struct
+import subprocess
+import termios
 from collections.abc import Iterator
+from datetime import datetime, timedelta
+from fcntl import ioctl
 from pathlib import Path
 
 import pytest
 
-from support.command import data, ebpfmesh
+from support.command import COMMAND, ROOT, complaint, data, ebpfmesh, lines
 from support.meshes import TENANTS
 from support.topology import wait_until
 
@@ -33,7 +40,8 @@ def edge(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 def test_show_is_a_table_and_json(noun: str) -> None:
     ebpfmesh("exec", "client", "--", "ping", "-c", 1, "-W", 0.1, "server-0", code=1)
     found = data("show", noun)
-    assert set(found) == {"mesh", noun}
+    assert set(found) == {"mesh", "time", noun}
+    assert datetime.fromisoformat(found["time"]).utcoffset() == timedelta(0)
     assert found["mesh"] == "edge"
     assert isinstance(found[noun], list)
     table = ebpfmesh("show", noun).stdout.splitlines()
@@ -75,3 +83,132 @@ def test_a_terminal_has_nothing_to_obey(tmp_path: Path) -> None:
         ebpfmesh("--mesh", "noisy", "down")
     assert "\\x1b[31m\\x1b]0;mine\\x07" in done.stdout
     assert all(line.isprintable() for line in done.stdout.splitlines())
+
+
+def on_a_terminal(columns: int, *words: str) -> str:
+    """What a command prints on a terminal so wide, without colours."""
+    own, other = pty.openpty()
+    ioctl(other, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+    environment = {key: value for key, value in os.environ.items() if key != "COLUMNS"}
+    process = subprocess.Popen(
+        [*COMMAND, "--no-color", *words], stdin=other, stdout=other, stderr=other, cwd=ROOT,
+        env=environment,
+    )  # fmt: skip
+    os.close(other)
+    said = b""
+    try:
+        while part := os.read(own, 65536):
+            said += part
+    except OSError:  # the other side is closed: EIO
+        pass
+    os.close(own)
+    assert process.wait(20) == 0, said
+    return said.decode()
+
+
+@pytest.mark.parametrize("noun", [*NOUNS, "doctor"])
+def test_nothing_breaks_at_80_columns(noun: str) -> None:
+    """Words of the table are those of the table that has all the room there is."""
+    ebpfmesh("exec", "server-0", "--", "ping", "-6", "-c", 1, "-W", 2, "server-1")
+    words = ("doctor",) if noun == "doctor" else ("show", noun)
+    wide = set(ebpfmesh(*words).stdout.split())
+    table, told, _ = on_a_terminal(80, *words).partition("no room for ")
+    assert all(len(line) <= 80 for line in table.splitlines())
+    numbers = {word for word in table.split() if word.strip("0123456789.") == ""}
+    assert set(table.split()) - numbers <= wide
+    assert told or noun != "flows", "the ends alone are wider"
+
+
+def test_a_terminal_too_narrow_for_an_address_has_it_all_the_same() -> None:
+    row = data("show", "functions")["functions"][0]
+    shown = on_a_terminal(20, "show", "functions")
+    for address in row["addresses"]:
+        assert address in shown
+
+
+def test_programs_have_a_type_and_a_place() -> None:
+    rows = {row["name"]: row for row in data("show", "programs")["programs"]}
+    assert {row["type"] for row in rows.values()} <= {"tc", "cgroup"}
+    for name, row in rows.items():
+        assert row["attached"] or row["calls"], name
+    assert rows["mesh_slow_fn"]["calls"] == ["mesh_tc_calls[0]"]
+    table = ebpfmesh("show", "programs").stdout
+    assert "tail call mesh_tc_calls[0]" in table
+    assert "3 interfaces, ingress by" in table
+    if "mesh_connect4" in rows:
+        assert rows["mesh_connect4"]["type"] == "cgroup"
+        assert "connect4 by cgroup link" in table
+
+
+def test_maps_have_the_kernels_types_and_a_count() -> None:
+    rows = {row["name"]: row for row in data("show", "maps")["maps"]}
+    assert rows["mesh_tc_calls"]["type"] == "prog_array"
+    assert rows["mesh_prefix"]["used"] == 0
+    assert " 0 B" not in ebpfmesh("show", "maps").stdout
+
+
+def test_flows_that_are_wanted(edge: Path) -> None:
+    """By who has a part in them, and what they are."""
+    ebpfmesh("policy", "add", "function:client", "function:server-1")
+    try:
+        for six in ("-4", "-6"):
+            ebpfmesh("exec", "client", "--", "ping", six, "-c", 1, "-W", 1, "server-1")
+        for words in (
+            ("--function", "client", "--protocol", "icmp"),
+            ("--function", "server-1"),
+            ("--peer", "client", "--function", "server-1"),
+        ):
+            rows = data("show", "flows", *words)["flows"]
+            assert len(rows) == 4, words
+            assert {(row["protocol"], row["state"]) for row in rows} == {("icmp", "")}
+            assert all(row["idle"] < 60 for row in rows)
+        for words in (
+            ("--function", "server-0"),
+            ("--function", "outside"),
+            ("--protocol", "udp"),
+            ("--port", 80),
+            ("--service", "web"),
+        ):
+            assert data("show", "flows", *words)["flows"] == [], words
+    finally:
+        ebpfmesh("up", edge)
+    complaint("show", "flows", "--function", "nobody", code=3)
+    complaint("show", "flows", "--service", "nothing", code=3)
+
+
+def test_all_meshes_without_a_name(tmp_path: Path) -> None:
+    file = tmp_path / "other.toml"
+    file.write_text('[mesh]\nname = "other"\n')
+    assert data("show", "mesh")["mesh"] == "edge"
+    ebpfmesh("up", file)
+    try:
+        rows = data("show", "mesh")["meshes"]
+        assert [(row["mesh"], row["functions"]) for row in rows] == [("edge", 3), ("other", 0)]
+        assert [line.split()[0] for line in lines("show", "mesh")] == ["mesh", "edge", "other"]
+        assert data("show", "mesh", "--mesh", "other")["functions"] == 0
+    finally:
+        ebpfmesh("down", "--mesh", "other")
+
+
+@pytest.mark.parametrize(
+    ("line", "offered"),
+    [
+        ("exec s", {"server-0", "server-1"}),
+        ("detach client", {"client"}),
+        ("--mesh ", {"edge"}),
+        ("show flows --service ", {"web"}),
+        ("show flows --peer o", {"outside"}),
+        ("service set ", {"web"}),
+        ("service set web --function c", {"client"}),
+        ("policy add client w", {"web"}),
+        ("events --reason PO", {"POLICY"}),
+        ("bench run cr", {"crr"}),
+        ("--mesh nothing exec ", set()),
+    ],
+)
+def test_completion_offers_what_there_is(line: str, offered: set[str]) -> None:
+    words = f"ebpfmesh {line}"
+    number = len(words.split()) - (not words.endswith(" "))
+    environment = {"COMP_WORDS": words, "COMP_CWORD": str(number)}
+    said = ebpfmesh(_EBPFMESH_COMPLETE="bash_complete", **environment).stdout
+    assert {one.partition(",")[2] for one in said.split()} == offered

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: BSD-2-Clause
 """The command line as far as it goes without a kernel: options, help, errors, exit codes."""
 
+import io
 import json
 import os
 import shlex
@@ -11,11 +12,17 @@ from pathlib import Path
 
 import click
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from rich.console import Console
+from rich.table import Table as RichTable
+from rich.text import Text
 
 from ebpfmesh import model
 from ebpfmesh.cli import output
 from ebpfmesh.cli.base import Group, Settings
 from ebpfmesh.cli.main import cli
+from ebpfmesh.cli.output import Column
 
 ROOT = Path(__file__).parents[2]
 HEAVY = ("pydantic", "pyroute2", "rich", "bcc", "matplotlib", "ebpfmesh.model", "sqlite3")
@@ -245,7 +252,8 @@ def test_what_is_printed_holds_no_control_characters(capsys: pytest.CaptureFixtu
         output.change(f"+ {text}")
         output.say(text)
         output.complain("error:", "red", text, color=None)
-        output.table(("a", "b"), [(text, output.mark(text, "red"))], empty="")
+        columns = [Column("a", str), Column("b", lambda row: output.mark(row, "red"))]
+        output.table(columns, [text], empty="")
         output.show("\x1b[2J")
         with output.steps("title") as step:
             step(text)
@@ -257,3 +265,40 @@ def test_what_is_printed_holds_no_control_characters(capsys: pytest.CaptureFixtu
     assert all(line.isprintable() for line in (lines + told.err).splitlines())
     assert not set(found) & set("\x1b\x7f\x9b")
     assert json.loads(brace + found)["text"] == text[:-3]
+
+
+WORDS = st.text("ab:.", min_size=1, max_size=40)
+CELLS = st.lists(WORDS, min_size=1, max_size=3).map(" ".join)
+
+
+@given(st.lists(st.lists(CELLS, min_size=5, max_size=5), min_size=1, max_size=5),
+       st.integers(20, 200))  # fmt: skip
+@settings(deadline=None)
+def test_a_table_never_breaks_inside_a_word(rows: list[list[str]], room: int) -> None:
+    """An address is whole or not there: columns go, those of no consequence first."""
+    columns = [Column(f"c{n}", str, drop=n) for n in range(5)]
+    cells = [[Text(cell) for cell in row] for row in rows]
+    chosen, widths = output.fit(columns, cells, room)
+    assert chosen == list(range(len(chosen))), "those of a higher number went first"
+    assert len(chosen) > 0
+    total = sum(widths[index] for index in chosen) + 2 * (len(chosen) - 1)
+    assert total <= room or chosen == [0]
+    console = Console(file=io.StringIO(), width=max(total, 1))
+    table = RichTable(box=None, pad_edge=False)
+    for index in chosen:
+        table.add_column(f"c{index}", width=widths[index])
+        words = {word for row in rows for word in row[index].split()}
+        assert widths[index] >= max(map(len, words))
+    for row in cells:
+        table.add_row(*(row[index] for index in chosen))
+    console.print(table)
+    shown = set(console.file.getvalue().split())  # type: ignore[attr-defined]
+    assert {w for row in rows for index in chosen for w in row[index].split()} <= shown
+
+
+def test_there_is_a_table_where_there_is_room() -> None:
+    columns = [Column("a", str), Column("b", str, drop=1)]
+    cells = [[Text("x" * 10), Text("y" * 10)]]
+    assert output.fit(columns, cells, 22) == ([0, 1], [10, 10])
+    assert output.fit(columns, cells, 21) == ([0], [10, 10])
+    assert output.fit(columns, cells, 5) == ([0], [10, 10])

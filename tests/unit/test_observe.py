@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: BSD-2-Clause
 """What is shown, as far as it needs no kernel; and that the documents say the same."""
 
+import ctypes
 import re
 from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 
 from ebpfmesh import _abi, errors
 from ebpfmesh.cli import output
+from ebpfmesh.kernel import clock
 from ebpfmesh.kernel.control import packed
 from ebpfmesh.model import Identity, Mesh, Policy
 from ebpfmesh.observe import counters, flows, mesh, objects, privilege
@@ -24,11 +26,15 @@ NAMES = {
 }
 
 
+TIMEOUTS = (ctypes.c_uint32 * 5)(*(100 * (n + 1) for n in range(5)))
+
+
 def view(**maps: list[tuple[Any, Any]]) -> View:
     """A view of these maps, in which functions 1 and 2 are behind interfaces 11 and 12."""
     numbers: dict[str, list[tuple[Any, Any]]] = {
         "mesh_flow4": [],
         "mesh_flow6": [],
+        "mesh_half": [],
         "mesh_iface": [(SimpleNamespace(value=10 + n), SimpleNamespace(value=n)) for n in (1, 2)],
         **maps,
     }
@@ -37,7 +43,7 @@ def view(**maps: list[tuple[Any, Any]]) -> View:
     shown = View.__new__(View)
     shown.record = cast(Any, SimpleNamespace(names=lambda kind: NAMES[kind]))
     shown.maps = cast(Any, tables)
-    shown.__dict__["config"] = _abi.Config(judged=5, tenants=3)
+    shown.__dict__["config"] = _abi.Config(judged=5, tenants=3, timeouts=TIMEOUTS)
     return shown
 
 
@@ -53,13 +59,67 @@ def flow4(protocol: int, source_port: int, destination_port: int, ifindex: int) 
 
 def test_a_flow_through_a_service() -> None:
     entry = _abi.Flow(epoch=5, ifindex=12, flags=_abi.FlowFlag.NAT_DST, port=8080, service=7,
-                      address=packed(IPv4Address("198.18.0.2")))  # fmt: skip
+                      address=packed(IPv4Address("198.18.0.2")), seen=clock.now())  # fmt: skip
     (row,) = flows.read(view(mesh_flow4=[(flow4(6, 40000, 80, 11), entry)]))
     assert row == flows.Flow(
         protocol="tcp", source="198.18.0.1", source_port=40000, destination="198.19.0.1",
         destination_port=80, echo_id=None, sender="phone", receiver="web", direction="forward",
-        service="portal", nat="198.18.0.2:8080", epoch=5, current=True,
+        service="portal", nat="198.18.0.2:8080", epoch=5, current=True, state="established",
+        idle=0, timeout=round(200 * 256 / clock.hz()),
     )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("protocol", "flags", "half", "state", "timeout"),
+    [
+        (6, 0, True, "opening", 1),
+        (6, _abi.FlowFlag.REPLIED, False, "established", 2),
+        (6, _abi.FlowFlag.FIN, False, "closing", 2),
+        (6, _abi.FlowFlag.FIN | _abi.FlowFlag.CLOSING, False, "closed", 3),
+        (6, _abi.FlowFlag.CLOSING, True, "closed", 3),
+        (17, 0, False, "", 4),
+        (1, 0, False, "", 5),
+    ],
+)
+def test_the_state_of_a_flow_and_how_long_it_lives(
+    protocol: int, flags: int, half: bool, state: str, timeout: int
+) -> None:
+    seen = clock.now() - 50
+    entry = _abi.Flow(flags=flags, seen=seen)
+    key = _abi.Flow6Key(source_port=1, destination_port=2, origin=11 << 8 | protocol)
+    key.source[:] = packed(IPv4Address("198.18.0.1")).word[:]
+    (row,) = flows.read(view(**{"mesh_half" if half else "mesh_flow6": [(key, entry)]}))
+    tick = 256 / clock.hz()
+    assert (row.state, row.timeout) == (state, round(timeout * 100 * tick))
+    assert abs(row.idle - 50 * tick) <= 2 * tick
+    assert row.source == "198.18.0.1"
+
+
+def test_flows_that_are_wanted() -> None:
+    """By who has a part in it, at either end; by service, protocol and either port."""
+    entry = _abi.Flow(epoch=5, ifindex=12, flags=_abi.FlowFlag.NAT_DST, port=8080, service=7,
+                      address=packed(IPv4Address("198.18.0.2")))  # fmt: skip
+    own = _abi.Flow(epoch=5, ifindex=11)
+    shown = view(mesh_flow4=[(flow4(6, 40000, 80, 11), entry), (flow4(1, 7, 8, 11), own)])
+    shown.__dict__["functions"] = ()
+    both, web, echo = [40000, None], [40000], [None]
+    for wanted, ports in (
+        ({}, both),
+        ({"function": "phone"}, both),
+        ({"function": "web"}, web),
+        ({"function": "phone", "peer": "web"}, web),
+        ({"function": "web", "peer": "phone"}, web),
+        ({"function": "phone", "peer": "phone"}, echo),
+        ({"service": "portal"}, web),
+        ({"protocol": "icmp"}, echo),
+        ({"port": 40000}, web),
+        ({"port": 80}, web),
+        ({"port": 8080}, web),
+        ({"port": 8}, []),
+        ({"function": "outside"}, []),
+    ):
+        found = filter(flows.Wanted(**wanted).matches, flows.read(shown))  # type: ignore[arg-type]
+        assert [row.source_port for row in found] == ports, wanted
 
 
 def test_a_stale_reply_to_the_outside_over_ipv6() -> None:
