@@ -10,12 +10,12 @@ from pathlib import Path
 from stat import S_IMODE, S_ISDIR
 
 import pytest
-from command import ebpfmesh
-from topology import wait_until
 
 from ebpfmesh.kernel import cgroup, netns
 from ebpfmesh.kernel.pins import BPFFS
 from ebpfmesh.kernel.record import RUN
+from support.command import ebpfmesh
+from support.topology import wait_until
 
 MESH = """
 [mesh]

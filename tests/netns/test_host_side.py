@@ -7,11 +7,11 @@ import subprocess
 from collections.abc import Iterator
 
 import pytest
-from topology import in_fn, mesh_of, running
 
 from ebpfmesh import apply
 from ebpfmesh.kernel import links, rcu
 from ebpfmesh.model import Mesh
+from support.topology import in_fn, mesh_of, running
 
 MESH = """
 [mesh]
