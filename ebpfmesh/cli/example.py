@@ -37,9 +37,9 @@ def example() -> None:
 def _file() -> Path:
     """In ``examples/`` of a checkout, ``ebpfmesh/_examples`` once installed."""
     package = Path(__file__).resolve().parents[1]
-    for place in (package / "_examples", package.parent / "examples"):
-        if (place / NAME).is_file():
-            return place / NAME
+    for directory in (package / "_examples", package.parent / "examples"):
+        if (directory / NAME).is_file():
+            return directory / NAME
     raise MeshError("the example is missing", hint="install ebpfmesh again: pip install .")
 
 

@@ -38,7 +38,7 @@ class Build:
         defines: Mapping[str, str] | None = None,
         pin_maps: Sequence[str] = (),
     ) -> None:
-        compiled.directory()  # what is wrong with it is told here
+        compiled.directory()  # its errors are reported here, not by the child
         self._source = source
         request = {
             "parent": os.getpid(),

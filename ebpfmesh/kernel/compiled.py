@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""Programs compiled before: kept beside the installation, or where EBPFMESH_COMPILED says.
+"""A cache of compiled programs: beside the installation, or where EBPFMESH_COMPILED says.
 
-What the compiler makes of one text with one set of options is always the same, but for the maps
+The output of the compiler for one text and one set of options is always the same, but for the maps
 it is loaded against: these are found by name, in the directory that the definition MESH_PINS names.
 So a machine compiles once, when ebpfmesh is installed (``apply.compile_ahead``), and one on which
-compiling takes minutes, as an emulated one, loads what another compiled; verifier and JIT do their
-work on it as ever. Where the variable is empty nothing is read or written.
+compiling takes minutes, as an emulated one, loads what another compiled; verifier and JIT check and
+translate it as ever. Where the variable is empty nothing is read or written.
 """
 
 import contextlib
@@ -36,31 +36,31 @@ LOG_BYTES = 16 << 20
 
 
 def wanted() -> Path | None:
-    """Where programs are to be kept, be there anything or not; None: nowhere."""
-    place = os.environ.get(VARIABLE)
-    return BESIDE if place is None else Path(place) if place else None
+    """The directory to keep programs in, whether it exists or not; None: nowhere."""
+    path = os.environ.get(VARIABLE)
+    return BESIDE if path is None else Path(path) if path else None
 
 
 def directory() -> Path | None:
-    """Where programs are kept; None if they are not: what nobody asked for is not made.
+    """The directory that programs are kept in; None if there is none and none was asked for.
 
-    They are loaded as they are found, so UsageError if others could change them than who could
-    change ebpfmesh itself, or if it is no directory.
+    Programs are loaded as found, so UsageError if anybody can change them who could not change
+    ebpfmesh itself, or if it is no directory.
     """
-    place, asked = wanted(), VARIABLE in os.environ
-    if place is None or not (asked or place.exists()):
+    path, asked = wanted(), VARIABLE in os.environ
+    if path is None or not (asked or path.exists()):
         return None
     with contextlib.suppress(FileNotFoundError):
-        found = place.stat()
-        what = f"{VARIABLE}={place}" if asked else str(place)
+        found = path.stat()
+        what = f"{VARIABLE}={path}" if asked else str(path)
         if not S_ISDIR(found.st_mode):
             raise UsageError(f"{what}: not a directory", hint="one that is not there yet is made")
         owners = (0, os.geteuid(), Path(__file__).stat().st_uid)
         if found.st_uid not in owners or found.st_mode & (S_IWGRP | S_IWOTH):
             raise UsageError(
-                f"{what}: others may write there", hint=f"chown root {place}; chmod go-w {place}"
+                f"{what}: others may write there", hint=f"chown root {path}; chmod go-w {path}"
             )
-    return place
+    return path
 
 
 @dataclass(frozen=True)
@@ -71,25 +71,25 @@ class Store:
     the name of the map of each instruction that takes one, by its offset.
     """
 
-    place: Path
+    path: Path
     maps: Path
 
     @classmethod
     def of(cls, text: str, defines: Mapping[str, str]) -> Self | None:
-        """Where the programs of a text are; None if nothing is to be kept."""
+        """The store of a text's programs; None if nothing is to be kept."""
         kept, compiler = directory(), importlib.util.find_spec("bcc")
         if not kept or PINS not in defines or compiler is None or compiler.origin is None:
             return None
-        inputs = [Path(compiler.origin), *header_links().values()]  # new times with new packages
-        times = [int(place.stat().st_mtime) for place in inputs]
+        inputs = [Path(compiler.origin), *header_links().values()]  # of packages
+        times = [int(path.stat().st_mtime) for path in inputs]
         options = sorted(item for item in defines.items() if item[0] != PINS)
         key = json.dumps([times, CFLAGS, options, text]).encode()
-        place = kept / hashlib.sha256(key).hexdigest()[:32]
-        return cls(place, Path(defines[PINS].strip('"')))
+        path = kept / hashlib.sha256(key).hexdigest()[:32]
+        return cls(path, Path(defines[PINS].strip('"')))
 
     def has(self, name: str) -> bool:
         """Whether a program is kept."""
-        return (self.place / name).exists()
+        return (self.path / name).exists()
 
     def keep(self, name: str, code: bytes) -> None:
         """Keep a program's instructions, which name maps by open descriptors. Raises OSError."""
@@ -98,19 +98,19 @@ class Store:
             with bpf.Fd(os.dup(number)) as opened:
                 used[at] = bpf.map_info(opened).name.decode()
         if all((self.maps / pin).exists() for pin in used.values()):
-            _write(self.place / f"{name}.json", json.dumps(used).encode())
-            _write(self.place / name, code)
+            _write(self.path / f"{name}.json", json.dumps(used).encode())
+            _write(self.path / name, code)
 
     def load(self, name: str, prog_type: int, attach_type: int = 0) -> bpf.Fd | None:
         """Load a program that was kept; None if it was not.
 
-        Raises OSError; what the verifier said is then on stderr.
+        Raises OSError, with the verifier's log on stderr.
         """
         try:
-            code = bytearray((self.place / name).read_bytes())
+            code = bytearray((self.path / name).read_bytes())
         except FileNotFoundError:
             return None
-        used: dict[str, str] = json.loads((self.place / f"{name}.json").read_text())
+        used: dict[str, str] = json.loads((self.path / f"{name}.json").read_text())
         opened = {pin: bpf.obj_get(self.maps / pin) for pin in set(used.values())}
         for at, pin in used.items():
             ctypes.c_int32.from_buffer(code, int(at) + 4).value = opened[pin].fileno()
@@ -140,9 +140,9 @@ def _descriptors(code: bytes) -> dict[int, int]:
 
 
 def _write(file: Path, content: bytes) -> None:
-    """Whole or not at all; who else writes it writes the same."""
-    for place in (file.parent.parent, file.parent):  # for nobody else to write, whatever the umask
-        place.mkdir(mode=0o755, parents=True, exist_ok=True)
+    """Atomically; a concurrent writer writes the same bytes."""
+    for path in (file.parent.parent, file.parent):  # writable for nobody else, whatever the umask
+        path.mkdir(mode=0o755, parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile(dir=file.parent) as new:
         new.write(content)
         new.flush()

@@ -3,8 +3,8 @@
 
 Network programs need nothing of the kernel's own headers, so neither does this machine. BCC takes
 a small tree for a kernel source: a few fixed files from ``bpf/include/uapi`` beside the
-user-space headers of linux-libc-dev, which stand in different places on different machines and are
-therefore linked when they are needed. Compiling is faster too, as there is less to read.
+user-space headers of linux-libc-dev, whose paths differ between machines and which are therefore
+linked when they are needed. Compiling is faster too, as there is less to read.
 """
 
 import sysconfig
@@ -51,10 +51,9 @@ def _system_headers(name: str, sample: str) -> Path:
     """Return the directory of user-space kernel headers called ``name``; it holds ``sample``."""
     root = Path("/usr/include")
     # asm differs by architecture: Debian keeps it below the multiarch name.
-    places = (root / (sysconfig.get_config_var("MULTIARCH") or ""), root)
-    for place in places:
-        if (place / name / sample).is_file():
-            return place / name
+    for directory in (root / (sysconfig.get_config_var("MULTIARCH") or ""), root):
+        if (directory / name / sample).is_file():
+            return directory / name
     raise Unsupported(
         f"user-space kernel headers are missing: no {root / name / sample}",
         hint="apt-get install linux-libc-dev",

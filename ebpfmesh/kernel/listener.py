@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""Who listens to a mesh's events: one process, written down so that its death is noticed.
+"""Who listens to a mesh's events: one process, recorded so that its death is noticed.
 
 Programs send events while somebody listens and no longer: each costs time, and while verdicts are
 wanted every packet goes the slow way. Whoever calls ``start`` or ``stop`` holds the mesh's lock.
@@ -19,7 +19,7 @@ KEY = "listener"
 
 @dataclass(frozen=True)
 class Listener:
-    """A process; ``started`` (ticks since boot) tells it from a later one of the same number."""
+    """A process; ``started`` (ticks since boot) tells apart two of the same pid."""
 
     pid: int
     started: int

@@ -4,7 +4,7 @@
 The only module that imports bcc. LLVM is a hundred megabytes that would never leave a process, and
 BCC is not thread-safe, so ``ebpfmesh.kernel.build`` runs this once for each source file. It reads
 a Request as JSON from stdin, compiles, loads and pins, and exits 0; on failure the last line of
-stderr is what went wrong, and what stands before it is the log of clang or the verifier.
+stderr is the error, and what precedes it the log of clang or the verifier.
 """
 
 import contextlib
@@ -22,7 +22,7 @@ from ebpfmesh.kernel.pins import detached_tmpfs
 from ebpfmesh.kernel.source import flatten
 
 NO_BCC = 5
-PR_SET_PDEATHSIG = 1  # who waits for us may be killed: nobody wants the programs then
+PR_SET_PDEATHSIG = 1  # with the parent gone nobody wants the programs
 
 Request = dict[str, Any]
 """What ``build.Build`` writes."""
@@ -34,7 +34,7 @@ KINDS: dict[str, dict[str, int]] = {
     hook: {"prog_type": bpf.PROG_TYPE_CGROUP_SOCK_ADDR, "attach_type": number}
     for hook, number in bpf.CGROUP_HOOK.items()
 }
-"""What BCC is told of a program, by the word in ``build.Program``."""
+"""Arguments of BCC for a program, by the ``type`` of ``build.Program``."""
 
 
 def main() -> int:
@@ -77,7 +77,7 @@ def _kept(store: compiled.Store, request: Request) -> dict[str, bpf.Fd]:
         try:
             held = store.load(program["name"], **KINDS[program["type"]])
         except (OSError, ValueError) as error:
-            kept = store.place / program["name"]
+            kept = store.path / program["name"]
             raise OSError(f"remove {kept}, it does not load: {error}") from error
         if held is None:
             return {}
@@ -109,4 +109,4 @@ def _compiled(
 if __name__ == "__main__":
     status = main()
     sys.stderr.flush()
-    os._exit(status)  # LLVM would put away all it has first, and somebody waits
+    os._exit(status)  # without LLVM freeing all its memory first: the parent waits

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-2-Clause
 """Reading a ring buffer map: records as bytes, in the order the programs sent them.
 
-libbpf reads; Python only keeps what it is given. What the handler of a signal raises meanwhile
+libbpf reads; Python only collects the records. What the handler of a signal raises meanwhile
 cannot go through libbpf: it is raised once that is done.
 """
 
@@ -41,7 +41,7 @@ class Ring:
         return records
 
     def _consume(self) -> None:
-        """Have libbpf call ``_take``, and raise what that raised: ctypes only tells a hook."""
+        """Have libbpf call ``_take``, and raise its exception: ctypes only reports it to a hook."""
         raised: list[BaseException] = []
 
         def keep(lost: "sys.UnraisableHookArgs") -> None:
@@ -60,7 +60,7 @@ class Ring:
             raise raised[0]
 
     def skip(self) -> None:
-        """Forget what is there; for when nobody sends."""
+        """Discard pending records; for when nobody sends."""
         while self.read():
             pass
 

@@ -2,7 +2,7 @@
 """The C sources: where they are, and one text of them that BCC can take.
 
 BCC rewrites map operations only in the buffer it is given, never in a file that buffer includes,
-so the project's own includes are put in place here. ``#line`` markers keep the compiler's and the
+so the project's own includes are inlined here. ``#line`` markers keep the compiler's and the
 verifier's messages pointing at the header a line came from.
 """
 
@@ -17,14 +17,14 @@ _INCLUDE = re.compile(r'^#include "([\w./]+)"$')
 def bpf_dir() -> Path:
     """Directory of the C sources: ``bpf/`` of a checkout, ``ebpfmesh/_bpf`` once installed."""
     package = Path(__file__).resolve().parents[1]
-    for place in (package / "_bpf", package.parent / "bpf"):
-        if (place / "include" / "mesh_abi.h").is_file():
-            return place
+    for directory in (package / "_bpf", package.parent / "bpf"):
+        if (directory / "include" / "mesh_abi.h").is_file():
+            return directory
     raise MeshError("the C sources are missing", hint="install ebpfmesh again: pip install .")
 
 
 def flatten(source: Path) -> str:
-    """The text of ``source`` with every ``#include "…"`` below bpf_dir() in its place, once."""
+    """The text of ``source`` with every ``#include "…"`` below bpf_dir() inlined, once."""
     seen: set[Path] = set()
     return "\n".join(_lines(source, bpf_dir(), seen)) + "\n"
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-2-Clause
 """Captured packets as pcapng, with what became of each in its comment, for Wireshark and tshark.
 
-A packet stands in the file as it met the mesh: before addresses were translated, and once, though
+A packet is in the file as it reached the mesh: before addresses were translated, and once, though
 it may leave by another interface.
 """
 

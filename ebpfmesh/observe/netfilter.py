@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""Rules of the host that traffic between functions never meets, but would have met in its stack.
+"""Rules of the host that traffic between functions bypasses, and would match in its stack.
 
 Those of nftables (iptables-nft has its own there) and of legacy iptables, in what is reachable
 from the hooks of forwarded packets. A rule is left out only where one of its matches on address or
-interface excludes all that the mesh has; whatever else it asks for is taken as given.
+interface excludes all that the mesh has; whatever else it matches is assumed to match.
 """
 
 import json

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""Which namespace or interface somebody means who wants to attach something."""
+"""The namespace or interface that the options of attach name."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +26,7 @@ def find(
     container: str | None = None,
     iface: str | None = None,
 ) -> Target:
-    """The target that exactly one of these says.
+    """The target that exactly one of these names.
 
     ``namespace`` is a name or a path, ``pid`` a process in one, ``container`` what podman or
     docker runs, ``iface`` the host side of a veth pair. NotFound if it is not there, UsageError

@@ -67,7 +67,7 @@ protocol = "tcp"
 port = 82
 """
 PROHIBITED = {4: errno.EHOSTUNREACH, 6: errno.EACCES}
-"""What a socket is told of ICMP (net/ipv4/icmp.c, icmp_err_convert) and of ICMPv6."""
+"""What a socket is told of ICMP (linux/net/ipv4/icmp.c, icmp_err_convert) and of ICMPv6."""
 
 
 @pytest.fixture(scope="module")

@@ -16,6 +16,7 @@ from ebpfmesh.kernel.ring import BATCH, Ring
 
 SOURCE = """
 #define MESH_MAP(type, name, key, value, entries)
+#define MESH_STORAGE(name, value)
 #include "include/mesh_maps.h"
 
 int send(struct __sk_buff *ctx)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""Mesh files that are wrong, each in its own way, and what is said of it."""
+"""Malformed mesh files, each in its own way, and the error that each gets."""
 
 HEAD = '[mesh]\nname = "edge"\n'
 TWO = HEAD + '[[function]]\nname = "a"\ntenant = "x"\n[[function]]\nname = "b"\n'

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: BSD-2-Clause
 """Packets, built by scapy: who sends what to whom, as IP packets and as whole frames.
 
-scapy computes every checksum from the whole packet, so a packet built here tells what a program
-should have made of another one, however the program got there.
+scapy computes every checksum from the whole packet, so a packet built here is what a program
+should have turned another one into, however it got there.
 """
 
 from dataclasses import dataclass

@@ -51,7 +51,7 @@ def cannot_run() -> str:
 def unavailable(reason: str) -> None:
     """Skip the running test; fail it where everything was promised to be there.
 
-    What the matrix of kernels says that the running one lacks was not promised.
+    What the matrix of kernels lists as missing on the running one was not promised.
     """
     test = os.environ.get("PYTEST_CURRENT_TEST", "").rpartition(" ")[0]
     if os.environ.get(REQUIRE) and not may_skip(test, reason):

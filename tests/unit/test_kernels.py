@@ -135,9 +135,9 @@ def test_what_is_kept_depends_on_the_text_and_not_on_the_mesh(
     two = compiled.Store.of("text", {"MESH_PINS": '"/b"'})
     assert one is not None
     assert two is not None
-    assert (one.place, two.maps) == (two.place, Path("/b"))
-    assert compiled.Store.of("other", {"MESH_PINS": '"/a"'}).place != one.place
-    assert compiled.Store.of("text", {"MESH_PINS": '"/a"', "X": "1"}).place != one.place
+    assert (one.path, two.maps) == (two.path, Path("/b"))
+    assert compiled.Store.of("other", {"MESH_PINS": '"/a"'}).path != one.path
+    assert compiled.Store.of("text", {"MESH_PINS": '"/a"', "X": "1"}).path != one.path
     assert compiled.Store.of("text", {}) is None
     with monkeypatch.context() as patched:
         patched.setattr(compiled, "CFLAGS", ("-g0",))
