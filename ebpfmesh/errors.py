@@ -9,14 +9,22 @@ from pathlib import Path
 
 
 class MeshError(Exception):
-    """Base of every error the tool reports; ``message`` is one line, ``hint`` what to do next."""
+    """Base of every error the tool reports; ``message`` is one line, ``hint`` what to do next.
+
+    ``about``: the function and the key of the mesh file that it is about, if it is. ``others`` are
+    wrong too.
+    """
 
     exit_code = 1
 
-    def __init__(self, message: str, *, hint: str = "") -> None:
+    def __init__(
+        self, message: str, *, hint: str = "", about: tuple[str, str] | None = None
+    ) -> None:
         super().__init__(message)
         self.message = message
         self.hint = hint
+        self.about = about
+        self.others: tuple[MeshError, ...] = ()
 
 
 class CommandFailed(MeshError):
@@ -50,7 +58,6 @@ class ConfigError(MeshError):
         super().__init__(f"{where}: {message}", hint=hint)
         self.file = file
         self.line = line
-        self.others: tuple[ConfigError, ...] = ()
         self.more = 0
 
 

@@ -24,6 +24,7 @@ tenant of one and the new of the other; rules that keep them from sending cover 
 """
 
 import json
+import shlex
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal, TypeVar
@@ -286,3 +287,54 @@ def _changed(old: Function, new: Function) -> str:
 def _changed_timeouts(old: Timeouts, new: Timeouts) -> str:
     pairs = zip(old, new, strict=True)
     return "  ".join(f"{key} {was} → {now} s" for (key, was), (_, now) in pairs if was != now)
+
+
+@dataclass(frozen=True)
+class Told:
+    """A step as people and programs are told of it.
+
+    ``fields`` are those that are another after it, with what they were and will be. A function
+    that is made anew has them in both of its steps.
+    """
+
+    operation: Operation
+    text: str
+    fields: dict[str, tuple[object, object]]
+
+    @property
+    def action(self) -> str:
+        """``add``, ``change`` or ``remove``; a function made anew is removed and added."""
+        return {"+": "add", "~": "change", "-": "remove"}[self.text[0]]
+
+
+def told(operations: Iterable[Operation]) -> Iterator[Told]:
+    """Each step with what it changes."""
+    steps = tuple(operations)
+    gone = {step.name: step.object for step in steps if step.kind == "remove-function"}
+    new = {step.name: step.object for step in steps if step.kind == "add-function"}
+    anew = gone.keys() & new.keys()
+    for step in steps:
+        old, then = step.old, step.object
+        if step.kind in ("remove-function", "add-function") and step.name in anew:
+            old, then = gone[step.name], new[step.name]
+        fields = _fields(old, then)
+        text = step.describe()
+        if step.kind == "remove-function" and fields:
+            changes = ", ".join(
+                f"{key} {_shown(a)} → {_shown(b)}" for key, (a, b) in fields.items()
+            )
+            text = f"- function {step.name}  to be made anew: {changes}"
+        yield Told(step, text, fields)
+
+
+def _fields(old: Object | None, new: Object) -> dict[str, tuple[object, object]]:
+    if old is None or isinstance(old, str) or isinstance(new, str):
+        return {}
+    before, after = old.model_dump(mode="json"), new.model_dump(mode="json")
+    return {key: (before[key], after[key]) for key in after if before[key] != after[key]}
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, list):
+        return shlex.join(map(str, value)) or "none"
+    return "none" if value is None else str(value)

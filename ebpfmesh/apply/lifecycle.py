@@ -2,12 +2,14 @@
 """What users do to a mesh: plan, up, down, attach, detach, and any other edit of its model."""
 
 import contextlib
-from collections.abc import Callable, Iterator
+import functools
+import shutil
+from collections.abc import Callable, Iterable, Iterator
 
 from ebpfmesh.apply import programs
 from ebpfmesh.apply.live import Live, OnStep, changing, opened, quiet
 from ebpfmesh.apply.remove import take_down
-from ebpfmesh.errors import MeshError, UsageError
+from ebpfmesh.errors import MeshError, NotFound, UsageError
 from ebpfmesh.kernel import links, netns, pins, remains
 from ebpfmesh.kernel.maps import create_maps
 from ebpfmesh.kernel.pins import Pins
@@ -19,7 +21,13 @@ from ebpfmesh.plan import Operation, diff
 
 
 def plan(wanted: Mesh) -> tuple[Operation, ...]:
-    """What ``up`` would do; changes nothing."""
+    """What ``up`` would do; changes nothing. Fails where ``up`` would for want of something."""
+    operations = _plan(wanted)
+    _check_there(operations)
+    return operations
+
+
+def _plan(wanted: Mesh) -> tuple[Operation, ...]:
     if not Record.exists(wanted.name):
         return diff(None, wanted)
     check_home(wanted.name)
@@ -47,6 +55,7 @@ def up(wanted: Mesh, on_step: OnStep = quiet) -> tuple[Operation, ...]:
             with _created(wanted, on_step) as live:
                 live.recover()
                 operations = diff(None if new else live.record.model(), wanted)
+                _check_there(operations)
                 if new or operations:
                     live.apply(operations)
                 live.record.set("making", False)
@@ -55,6 +64,28 @@ def up(wanted: Mesh, on_step: OnStep = quiet) -> tuple[Operation, ...]:
             if new:
                 take_down(wanted.name, on_step)
             raise
+
+
+def _check_there(operations: Iterable[Operation]) -> None:
+    """Raise what is wrong with the programs and namespaces that new functions name."""
+    which = functools.cache(shutil.which)
+    faults: list[MeshError] = []
+    for step in operations:
+        if step.kind != "add-function" or not isinstance(step.object, Function):
+            continue
+        name, command, where = step.object.name, step.object.command, step.object.netns
+        if command and which(command[0]) is None:
+            what = f'function "{name}": there is no program {command[0]}'
+            hint = "install it, or change command in the file"
+            faults.append(MeshError(what, hint=hint, about=(name, "command")))
+        try:
+            _ = where and netns.find(where)
+        except NotFound as error:
+            what = f'function "{name}": {error.message}'
+            faults.append(NotFound(what, hint=error.hint, about=(name, "netns")))
+    if faults:
+        faults[0].others = tuple(faults[1:])
+        raise faults[0]
 
 
 def _make_room(mesh: str, on_step: OnStep) -> tuple[Operation, ...]:

@@ -58,7 +58,7 @@ SHARED = (
     ),
     _shared("-j", "--json", text="Print JSON."),
     _shared("-v", "--verbose", text="Tell every step on stderr."),
-    _shared("-q", "--quiet", text="Tell nothing on stderr but errors."),
+    _shared("-q", "--quiet", text="Tell nothing but errors and what is asked for."),
     _shared("--no-color", text="No colours."),
 )
 

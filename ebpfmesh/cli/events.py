@@ -3,6 +3,7 @@
 
 import contextlib
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -60,7 +61,7 @@ def events(kinds: tuple[str, ...], reason: str | None, **limits: Any) -> None:
         if number not in (0, event.number):
             return False
         if settings().json:
-            output.line(event)
+            output.line(**asdict(event))
         else:
             output.echo(*_line(event))
         return True

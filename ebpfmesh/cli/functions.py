@@ -56,7 +56,7 @@ def attach(
         output.data(mesh=mesh, name=name, tenant=tenant, addresses=addresses, interface=interface)
     else:
         text = "  ".join([f"tenant {tenant}", *addresses, f"interface {interface}"])
-        output.change(f"+ function {name}  {text}")
+        output.done(f"+ function {name}  {text}")
 
 
 @click.command(
@@ -82,7 +82,7 @@ def detach(name: str) -> None:
     if settings().json:
         output.data(mesh=mesh, name=name)
     else:
-        output.change(f"- function {name}")
+        output.done(f"- function {name}")
 
 
 @click.command(

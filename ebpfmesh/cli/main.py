@@ -83,14 +83,31 @@ def _run(chosen: Settings) -> int:
     except (Exception, KeyboardInterrupt) as error:
         if os.environ.get("EBPFMESH_TRACEBACK"):
             raise
-        told = [_told(one) for one in (error, *getattr(error, "others", ()))]
+        errors = [error, *getattr(error, "others", ())]
+        told = [_told(one) for one in errors]
+        more = getattr(error, "more", 0)
+        if chosen.json or _asks_for_json(error):
+            rows = [_row(*pair) for pair in zip(errors, told, strict=True)]
+            output.line(exit_code=told[0][2], errors=rows, more=more)
         for message, hint, _ in told:
             output.complain("error:", "red", message, color=color)
             if hint:
                 output.complain("hint:", "yellow", hint, color=color)
-        if more := getattr(error, "more", 0):
+        if more:
             output.complain("error:", "red", f"and {more} more", color=color)
         return told[0][2]
+
+
+def _asks_for_json(error: BaseException) -> bool:
+    """Whether a line that was wrong before all of it was read asks for JSON."""
+    return isinstance(error, click.UsageError) and not {"-j", "--json"}.isdisjoint(sys.argv)
+
+
+def _row(error: BaseException, told: tuple[str, str, int]) -> dict[str, object]:
+    """An error as it stands in JSON; a mesh file's has the file and the line."""
+    message, hint, _ = told
+    file, line = getattr(error, "file", None), getattr(error, "line", None)
+    return {"message": message, "hint": hint, "file": file and str(file), "line": line}
 
 
 def _told(error: BaseException) -> tuple[str, str, int]:

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: BSD-2-Clause
 """Commands for a whole mesh: up, plan, down, gc; and compile, for all of them."""
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import click
@@ -8,7 +10,10 @@ import click
 from ebpfmesh.cli import output
 from ebpfmesh.cli.base import Command, settings
 from ebpfmesh.cli.choose import check_file_mesh, need_change
+from ebpfmesh.errors import MeshError
 
+CHANGES = 8
+"""Exit code of `plan --exit-code` if there are any."""
 FILE = click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
 
 
@@ -34,9 +39,22 @@ def up(file: Path) -> None:
     need_change("up")
     wanted = config.load(file)
     check_file_mesh(file, wanted.name)
-    with output.steps(f"mesh {wanted.name}") as step:
+    with _located(file), output.steps(f"mesh {wanted.name}") as step:
         done = apply.up(wanted, step)
     output.operations(wanted.name, done)
+
+
+@contextlib.contextmanager
+def _located(file: Path) -> Iterator[None]:
+    """What goes wrong with a function of a mesh file is told with its line."""
+    from ebpfmesh import config
+
+    try:
+        yield
+    except MeshError as error:
+        for one in (error, *error.others):
+            config.locate(one, file)
+        raise
 
 
 @click.command(
@@ -44,17 +62,25 @@ def up(file: Path) -> None:
     examples=(
         "ebpfmesh plan examples/edge.toml",
         "ebpfmesh plan examples/edge.toml --json",
-        "ebpfmesh plan examples/edge.toml --no-color | wc -l",
+        "ebpfmesh plan examples/edge.toml --exit-code || echo changed",
     ),
 )
 @FILE
-def plan(file: Path) -> None:
-    """Tell what `up FILE` would do, and do nothing."""
+@click.option("--exit-code", "tells", is_flag=True, help="Exit with 8 if there are changes.")
+def plan(file: Path, *, tells: bool) -> None:
+    """Tell what `up FILE` would do, and do nothing.
+
+    A function that has another command or other limits is made anew: it goes, and comes again.
+    """
     from ebpfmesh import apply, config
 
     wanted = config.load(file)
     check_file_mesh(file, wanted.name)
-    output.operations(wanted.name, apply.plan(wanted))
+    with _located(file):
+        found = apply.plan(wanted)
+    output.operations(wanted.name, found, output.step)
+    if tells and found:
+        click.get_current_context().exit(CHANGES)
 
 
 @click.command(
@@ -82,8 +108,8 @@ def compile_() -> None:
         output.data(directory=place, compiled=done)
         return
     for name in done:
-        output.change(f"+ program {name}")
-    output.echo(f"{'kept in' if done else 'nothing to do: all are kept in'} {place}")
+        output.done(f"+ program {name}")
+    output.done(f"{'kept in' if done else 'nothing to do: all are kept in'} {place}")
 
 
 @click.command(
@@ -109,7 +135,7 @@ def down() -> None:
         output.data(mesh=name, removed=bool(removed), notes=removed[1:])
         return
     for line in removed:
-        output.change(f"- {line}")
+        output.done(f"- {line}")
     if not removed:
         output.say(f"there is no mesh {name}")
 
@@ -130,9 +156,9 @@ def gc() -> None:
         output.data(removed=removed)
         return
     for line in removed:
-        output.change(f"- {line}")
+        output.done(f"- {line}")
     if not removed:
-        output.echo("nothing to do")
+        output.done("nothing to do")
 
 
 COMMANDS = (up, plan, compile_, down, gc)

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from rich.segment import Segment
     from rich.text import Text
 
+    from ebpfmesh.plan import Operation, Told
+
 Part: TypeAlias = str | tuple[str, str]
 """A piece of a line: a text, or one and its style, which is a colour or ``bold``."""
 
@@ -38,9 +40,9 @@ def data(**parts: Any) -> None:
     _echo_json({"schema": SCHEMA, **parts}, indent=2)
 
 
-def line(row: Any) -> None:
-    """Print a row as one line of JSON, schema 1; for what comes one at a time."""
-    _echo_json({"schema": SCHEMA, **asdict(row)}, indent=None)
+def line(**parts: Any) -> None:
+    """Print a line of JSON, schema 1, with these keys; for what comes one at a time."""
+    _echo_json({"schema": SCHEMA, **parts}, indent=None)
 
 
 def _echo_json(whole: dict[str, Any], indent: int | None) -> None:
@@ -72,9 +74,15 @@ def _styled(part: Part) -> str:
     return click.style(printable(text), **({"bold": True} if style == "bold" else {"fg": style}))
 
 
-def change(line: str) -> None:
-    """Print a line that begins with what happened to something: ``+``, ``-`` or ``~``."""
-    echo((line, _SIGNS.get(line[0], "")))
+def done(text: str) -> None:
+    """Print what was done, unless told to be quiet; a sign at its beginning gives a colour."""
+    if not settings().quiet:
+        step(text)
+
+
+def step(text: str) -> None:
+    """Print a step that is planned or done: ``+``, ``-`` or ``~``, and of what."""
+    echo((text, _SIGNS.get(text[0], "")))
 
 
 def say(text: str) -> None:
@@ -89,19 +97,27 @@ def complain(word: str, colour: str, text: str, *, color: bool | None) -> None:
     click.echo(line, err=True, color=color)
 
 
-def operations(mesh: str, done: Sequence[Any]) -> None:
-    """Print the operations of a plan, or that there is nothing to do."""
+def operations(mesh: str, found: "Iterable[Operation]", tell: Callable[[str], None] = done) -> None:
+    """Print the operations that were done, or with ``step`` those that would be."""
+    from ebpfmesh.plan import told
+
+    steps = list(told(found))
     if settings().json:
-        rows = [
-            {"kind": o.kind, "name": getattr(o.object, "name", str(o.object)), "text": o.describe()}
-            for o in done
-        ]
-        data(mesh=mesh, operations=rows)
+        data(mesh=mesh, operations=[_row(step) for step in steps])
         return
-    for operation in done:
-        change(operation.describe())
-    if not done:
-        echo("nothing to do")
+    for one in steps:
+        tell(one.text)
+    if not steps:
+        tell("nothing to do")
+
+
+def _row(step: "Told") -> dict[str, Any]:
+    fields = {key: {"before": old, "after": new} for key, (old, new) in step.fields.items()}
+    operation = step.operation
+    return {
+        "kind": operation.kind, "name": operation.name, "text": step.text, "action": step.action,
+        "fields": fields,
+    }  # fmt: skip
 
 
 @contextlib.contextmanager

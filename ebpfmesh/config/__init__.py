@@ -7,7 +7,7 @@ hint. ``make`` and ``assign_addresses`` do the same for a single object of the c
 
 from ebpfmesh.config.addresses import assign_addresses, parse_address
 from ebpfmesh.config.explain import explain, make
-from ebpfmesh.config.file import load
+from ebpfmesh.config.file import load, locate
 from ebpfmesh.model import parse_prefix
 
-__all__ = ["assign_addresses", "explain", "load", "make", "parse_address", "parse_prefix"]
+__all__ = ["assign_addresses", "explain", "load", "locate", "make", "parse_address", "parse_prefix"]

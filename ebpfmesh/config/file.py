@@ -20,6 +20,7 @@ from ebpfmesh.config.addresses import assign_addresses, parse_address
 from ebpfmesh.config.check import Check
 from ebpfmesh.config.explain import make
 from ebpfmesh.config.ports import policy_ports, service_ports
+from ebpfmesh.errors import MeshError
 from ebpfmesh.model import (
     Address,
     Destination,
@@ -63,6 +64,19 @@ def load(path: Path) -> Mesh:
     if check.told:
         raise toml.fault(path, text, check.told, check.more)
     return mesh
+
+
+def locate(error: MeshError, path: Path) -> None:
+    """Say where in a mesh file it stands, if an error is about a key of one of its functions."""
+    if error.about is None:
+        return
+    name, key = error.about
+    text = toml.read(path)
+    for number, table in enumerate(toml.parse(path, text).get("function", ())):
+        if table["name"] == (name.rpartition("-")[0] if "replicas" in table else name):
+            at = "function", number, key
+            line = toml.line_of(toml.lines(text, [at]), at)
+            error.message = f"{path}:{line}: {error.message}"
 
 
 def _listed(value: object) -> object:

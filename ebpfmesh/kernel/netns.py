@@ -3,6 +3,7 @@
 
 import contextlib
 import ctypes
+import fcntl
 import os
 import socket
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ from ebpfmesh.kernel.pins import BPFFS, mount
 
 CLONE_NEWNS = 0x00020000
 CLONE_NEWNET = 0x40000000
+NS_GET_NSTYPE = 0xB703  # linux/include/uapi/linux/nsfs.h
 MS_BIND, MS_REC, MS_PRIVATE, MS_SHARED = 0x1000, 0x4000, 1 << 18, 1 << 20
 OWN = Path("/proc/thread-self/ns/net")
 RUN = Path("/run/netns")
@@ -109,11 +111,21 @@ def remove(name: str) -> None:
 def find(name_or_path: str) -> Path:
     """Path of a namespace given as name (under /run/netns) or as path; NotFound otherwise."""
     path = Path(name_or_path) if "/" in name_or_path else RUN / name_or_path
-    if not path.exists():
+    if not path.exists() or not _is_netns(path):
         raise NotFound(
             f"no network namespace {name_or_path}", hint="ip netns list shows the named ones"
         )
     return path
+
+
+def _is_netns(path: Path) -> bool:
+    try:
+        with path.open() as file:
+            return fcntl.ioctl(file, NS_GET_NSTYPE) == CLONE_NEWNET
+    except PermissionError:  # for us it is whatever it is called
+        return True
+    except OSError:
+        return False
 
 
 def of_pid(pid: int) -> Path:

@@ -252,5 +252,6 @@ def exec_code(name: str, *words: object) -> int:
 def test_verbose_tells_the_steps(box: str) -> None:
     done = ebpfmesh("-v", "attach", "guest", "--netns", box)
     assert "… function guest: interface" in done.stderr.splitlines()
-    assert ebpfmesh("-q", "detach", "guest").stderr == ""
+    quiet = ebpfmesh("-q", "detach", "guest")
+    assert (quiet.stdout, quiet.stderr) == ("", "")
     assert os.environ.get("EBPFMESH_VERBOSE") is None

@@ -66,7 +66,7 @@ def test_help_has_three_examples_that_parse(
     for example in command.examples:
         assert example in help_text
         line = example.split("&& ")[-1]
-        words = shlex.split(line.partition(" | ")[0].replace("$(pgrep -o probe)", "1"))
+        words = shlex.split(line.partition(" |")[0].replace("$(pgrep -o probe)", "1"))
         parse([word for word in words[1:] if not word.startswith(">")])
 
 
@@ -175,6 +175,8 @@ def test_plan_of_a_mesh_that_is_not_up(tmp_path: Path) -> None:
     assert told["schema"] == 1
     assert told["mesh"] == "test-cli-plan"
     assert [step["kind"] for step in told["operations"]] == ["create-mesh", "add-function"]
+    assert [step["action"] for step in told["operations"]] == ["add", "add"]
+    assert run("plan", str(file), "--exit-code").returncode == 8
     assert run("plan", str(file)).stdout.startswith("+ mesh test-cli-plan\n+ function f ")
 
 
@@ -249,7 +251,7 @@ def test_what_is_printed_holds_no_control_characters(capsys: pytest.CaptureFixtu
     shown = "\\x1b[31m a\\tb\\nc\\x9b\\x7f\\u202e\\udc80 é"
     with click.Context(cli, obj=Settings()):
         output.echo(text, (text, "red"))
-        output.change(f"+ {text}")
+        output.done(f"+ {text}")
         output.say(text)
         output.complain("error:", "red", text, color=None)
         columns = [Column("a", str), Column("b", lambda row: output.mark(row, "red"))]
@@ -302,3 +304,49 @@ def test_there_is_a_table_where_there_is_room() -> None:
     assert output.fit(columns, cells, 22) == ([0, 1], [10, 10])
     assert output.fit(columns, cells, 21) == ([0], [10, 10])
     assert output.fit(columns, cells, 5) == ([0], [10, 10])
+
+
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [
+        (("plan", "nosuch.toml", "--json"), 2),
+        (("--json", "--mesh", "/etc", "show", "maps"), 2),
+        (("nonsense", "-j"), 2),
+        (("up", "--nonsense", "x", "--json"), 2),
+        (("bench", "report", "/", "--json"), 3),
+    ],
+)
+def test_an_error_is_json_too(words: tuple[str, ...], code: int) -> None:
+    """A line on stdout; for people it stands on stderr as ever."""
+    done = run(*words)
+    found = json.loads(done.stdout)
+    assert (found["schema"], found["exit_code"], found["more"]) == (1, code, 0)
+    assert done.returncode == code
+    (error,) = found["errors"]
+    assert done.stderr.splitlines() == [f"error: {error['message']}", f"hint: {error['hint']}"]
+
+
+def test_errors_of_a_file_are_json_with_their_lines(tmp_path: Path) -> None:
+    file = tmp_path / "mesh.toml"
+    file.write_text('[mesh]\nname = "x"\nprefxi = 1\n[[function]]\nname = 7\n')
+    errors = json.loads(run("plan", str(file), "-j").stdout)["errors"]
+    assert [(error["file"], error["line"]) for error in errors] == [(str(file), 3), (str(file), 5)]
+
+
+def test_a_program_or_a_namespace_that_is_not_there_is_planned_for(tmp_path: Path) -> None:
+    """With function and line; all of them."""
+    file = tmp_path / "mesh.toml"
+    file.write_text(
+        '[mesh]\nname = "test-cli-missing"\n[[function]]\nname = "f"\ncommand = ["nosuchprogram"]\n'
+        '[[function]]\nname = "g"\nreplicas = 2\ncommand = [\n  "alsonot",\n]\n'
+        f'[[function]]\nname = "h"\nnetns = "nosuch"\n[[function]]\nname = "i"\nnetns = "{file}"\n'
+    )
+    done = run("plan", str(file))
+    assert done.returncode == 1
+    assert [line for line in done.stderr.splitlines() if line.startswith("error")] == [
+        f'error: {file}:5: function "f": there is no program nosuchprogram',
+        f'error: {file}:9: function "g-0": there is no program alsonot',
+        f'error: {file}:9: function "g-1": there is no program alsonot',
+        f'error: {file}:14: function "h": no network namespace nosuch',
+        f'error: {file}:17: function "i": no network namespace {file}',
+    ]

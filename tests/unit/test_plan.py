@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from ebpfmesh.errors import UsageError
 from ebpfmesh.model import Function, Identity, Limits, Mesh, Party, Policy, Service, Timeouts
-from ebpfmesh.plan import Operation, diff
+from ebpfmesh.plan import Operation, diff, told
 
 pytestmark = pytest.mark.unit
 
@@ -454,3 +454,46 @@ def test_quarantine_keeps_a_rule_of_the_mesh() -> None:
     assert Operation("add-policy", quarantine, rule) in steps
     assert steps[-1] == Operation("add-policy", rule, quarantine)
     assert quarantine.source == Identity("function", "a")
+
+
+# ---- what is told of it
+
+
+def steps(old: Mesh, new: Mesh) -> list[tuple[str, str, dict[str, tuple[object, object]]]]:
+    return [(step.action, step.text, step.fields) for step in told(diff(old, new))]
+
+
+@pytest.mark.parametrize(
+    ("key", "was", "now", "text"),
+    [
+        ("cpu", None, 0.5, "cpu none → 0.5"),
+        ("cpu", 0.5, 1.0, "cpu 0.5 → 1.0"),
+        ("memory", 64 << 20, 128 << 20, "memory 67108864 → 134217728"),
+        ("command", ("a", "b c"), ("a",), "command a 'b c' → a"),
+        ("command", (), ("a",), "command none → a"),
+        ("netns", None, "cache", "netns none → cache"),
+    ],
+)
+def test_a_function_made_anew_says_why(key: str, was: object, now: object, text: str) -> None:
+    """Else its two lines are the same but for their signs."""
+    first = Function(name="f", tenant="t", address4=IPv4Address("198.18.0.1"))
+    old, new = (first.model_copy(update={key: value}) for value in (was, now))
+    gone, come = steps(Mesh(name="m", functions=(old,)), Mesh(name="m", functions=(new,)))
+    assert gone[:2] == ("remove", f"- function f  to be made anew: {text}")
+    assert come[:2] == ("add", "+ function f  tenant t  198.18.0.1")
+    plain = [list(value) if isinstance(value, tuple) else value for value in (was, now)]
+    assert gone[2] == come[2] == {key: tuple(plain)}
+
+
+def test_what_is_added_changed_and_removed_is_told_apart() -> None:
+    one = Function(name="one", tenant="t", address4=IPv4Address("198.18.0.1"))
+    two = Function(name="two", tenant="t", address4=IPv4Address("198.18.0.2"))
+    old = Mesh(name="m", functions=(one,))
+    moved = one.model_copy(update={"tenant": "u"})
+    new = Mesh(name="m", functions=(moved, two))
+    found = {step.operation.name: step for step in told(diff(old, new))}
+    assert found["one"].action == "change"
+    assert found["one"].fields == {"tenant": ("t", "u")}
+    assert (found["two"].action, found["two"].fields) == ("add", {})
+    back = [step.action for step in told(diff(new, old)) if step.operation.name == "two"]
+    assert back == ["remove"]
