@@ -4,11 +4,14 @@
 from collections.abc import Iterator
 from dataclasses import replace
 from ipaddress import ip_address
+from typing import TYPE_CHECKING
 
-from ebpfmesh.model import Mesh
+from ebpfmesh.model import Action, Mesh
 from equivalence.network import FUNCTIONS, OUTSIDERS, PAIRS, PEERS, function
 from equivalence.shots import Shot, frames
-from equivalence.world import World
+
+if TYPE_CHECKING:
+    from equivalence.world import World
 from equivalence.wrapping import CUT, ETHERNET, FORMS, transport_bytes
 
 SHOWN = 5  # differences in the message of a failure
@@ -46,17 +49,20 @@ def _openers(version: int, one: str, other: str, ports: list[int]) -> Iterator[S
 
 def allowed(mesh: Mesh, shot: Shot) -> bool:
     """What the model says of a packet that opens a flow; one with a false address has no chance."""
-    if shot.claims:
-        return False
+    return not shot.claims and decided(mesh, shot) == "allow"
+
+
+def decided(mesh: Mesh, shot: Shot) -> Action:
+    """What the model does about a packet that opens a flow."""
     protocol = "icmp" if shot.kind == "request" else shot.kind
     ends = [
         function(party) or ip_address(PEERS[party].at(shot.version))
         for party in (shot.source, shot.destination)
     ]
-    return mesh.decide(*ends, None, protocol, shot.dport).action == "allow"  # type: ignore[arg-type]
+    return mesh.decide(*ends, None, protocol, shot.dport).action  # type: ignore[arg-type]
 
 
-def compare(world: World, shots: list[Shot], mesh: Mesh) -> None:
+def compare(world: "World", shots: list[Shot], mesh: Mesh) -> None:
     """Both sides let the same of these packets pass, as they are, and as the model says."""
     through_mesh, through_iptables = world.send(shots)
     wrong = []

@@ -46,6 +46,19 @@ RULES: list[dict[str, Any]] = [
         ),
     )
 ]
+ANSWERS: list[dict[str, Any]] = [
+    {"rules": rules, "port": 80}
+    for rules in (
+        (rule("any", "any", "reject"),),
+        (rule("any", "any", "reject", protocol="tcp"), rule("any", "any", protocol="udp")),
+        # Of one priority: deny before reject before allow.
+        (
+            rule("any", "any", "reject", protocol="udp", port=80),
+            rule("any", "any", protocol="udp"),
+            rule("outside", "any", "deny", protocol="udp"),
+        ),
+    )
+]
 CONVERSATIONS: list[dict[str, Any]] = [
     {"rules": (), "port": 80, "steps": steps}
     for steps in (

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: BSD-2-Clause
 """A mesh's policy as iptables would have it, as text for iptables-nft-restore.
 
-The rules stand in FORWARD of the filter table, ordered as they win: by priority, deny before allow;
-after them what holds without a rule, and last a policy of DROP. Identities become addresses. Two
-ways to say the same, for what stands before the rules and how they match:
+The rules stand in FORWARD of the filter table, ordered as they win: by priority, deny before
+reject before allow; after them what holds without a rule, and last a policy of DROP. Identities
+become addresses. Two ways to say the same, for what stands before the rules and how they match:
 
 ``first``  As people write it. What belongs to a connection is accepted, INVALID is dropped, and the
            rules match the packet that opens one. A change does not touch open connections.
@@ -25,6 +25,8 @@ from equivalence.network import EVERYWHERE, OUTSIDE
 
 Judged = Literal["first", "every"]
 ICMP = {4: "icmp", 6: "ipv6-icmp"}
+SAYS_PROHIBITED = {4: "-m icmp --icmp-type 3/13", 6: "-m icmp6 --icmpv6-type 1/1"}
+PROHIBITED = {4: "icmp-admin-prohibited", 6: "icmp6-adm-prohibited"}
 ECHO_REQUEST = {4: "-m icmp --icmp-type 8", 6: "-m icmp6 --icmpv6-type 128"}
 
 
@@ -59,18 +61,28 @@ def filter_table(mesh: Mesh, version: int, judged: Judged, *, show_invalid: bool
     if judged == "first":
         lines.append("-A FORWARD -m conntrack --ctstate ESTABLISHED,RELATED -j ACCEPT")
     for rule in sorted(mesh.policies, key=lambda rule: rule.precedence):
-        target = "ACCEPT" if rule.action == "allow" else "DROP"
-        lines += (
-            f"-A FORWARD {match} -j {target}" for match in _matches(rule, mesh, version, judged)
-        )
+        for match in _matches(rule, mesh, version, judged):
+            lines += (f"-A FORWARD {line}" for line in _verdicts(rule, match, version))
     lines += (f"-A FORWARD {match} -j ACCEPT" for match in _defaults(mesh, version, judged))
     return "\n".join([*lines, "COMMIT", ""])
 
 
+def _verdicts(rule: Policy, match: str, version: int) -> list[str]:
+    """What becomes of what a rule matches; TCP is rejected in another way than all else."""
+    if rule.action != "reject":
+        return [f"{match} -j {'ACCEPT' if rule.action == 'allow' else 'DROP'}"]
+    other = f"{match} -j REJECT --reject-with {PROHIBITED[version]}"
+    if rule.protocol not in ("tcp", "any"):
+        return [other]
+    tcp = match if " -p " in f" {match}" else f"-p tcp {match}"
+    return [f"{tcp} -j REJECT --reject-with tcp-reset", other]
+
+
 def raw_table(mesh: Mesh, version: int, interfaces: dict[str, str], macs: dict[str, str]) -> str:
     """Who may send what; ``interfaces`` and ``macs`` by function, and "outside"."""
-    # The router itself has nothing to say, as that a fragment was waited for in vain.
-    lines = ["*raw", ":OUTPUT DROP [0:0]"]
+    # The router itself has nothing else to say, as that a fragment was waited for in vain.
+    lines = ["*raw", ":OUTPUT DROP [0:0]", "-A OUTPUT -p tcp --tcp-flags RST RST -j ACCEPT"]
+    lines.append(f"-A OUTPUT -p {ICMP[version]} {SAYS_PROHIBITED[version]} -j ACCEPT")
     for function in mesh.functions:
         interface, address = interfaces[function.name], _address(function, version)
         lines += [

@@ -41,7 +41,7 @@ def rule(draw: st.DrawFn) -> Policy:
         {
             "source": draw(st.sampled_from(PLACES)),
             "destination": draw(st.sampled_from(PLACES)),
-            "action": draw(st.sampled_from(("allow", "deny"))),
+            "action": draw(st.sampled_from(("allow", "deny", "reject"))),
             "priority": draw(st.sampled_from(PRIORITIES)),
             **what,
         }

@@ -20,12 +20,13 @@ from contextlib import ExitStack, contextmanager, suppress
 from ipaddress import ip_address
 from pathlib import Path
 
-from ebpfmesh import apply
+from ebpfmesh import _abi, apply
 from ebpfmesh.bench.topology import build_host, make_namespace
 from ebpfmesh.kernel import interface, netns
 from ebpfmesh.kernel.maps import Maps
 from ebpfmesh.kernel.pins import Pins
 from ebpfmesh.model import Mesh, Policy
+from equivalence.answers import is_prohibited
 from equivalence.network import (
     FUNCTIONS,
     MESH,
@@ -61,6 +62,13 @@ TRACKING = {
     "net/ipv4/ipfrag_time": "1",
     "net/netfilter/nf_conntrack_frag6_timeout": "1",
 }
+ANSWERS = {
+    # Every rejection is answered.
+    "net/ipv4/icmp_ratemask": "0",
+    "net/ipv6/icmp/ratemask": "255",  # a type that no message has
+}
+ROUTER_ADDRESSES = {"198.19.2.1": 32, "2001:db8:6::1": 128}
+"""From which the host of iptables speaks for itself; that of the mesh has none."""
 NETLINK_NETFILTER = 12
 ETH_P_ALL = 0x0003
 SOL_PACKET, PACKET_IGNORE_OUTGOING = 263, 23
@@ -69,6 +77,9 @@ ROOM = 64 << 20  # of a packet socket, for a batch
 
 Heard = dict[Shot, tuple[bytes, ...]]
 """What arrived, from the IP header on; several packets of what was cut."""
+
+Received = dict[str, list[bytes]]
+"""Frames by whose they are."""
 
 _Tagged = defaultdict[tuple[str, str], tuple[bytes, ...]]
 
@@ -98,20 +109,29 @@ class Side:
                 while True:
                     self._sockets[name].recv(1)
 
+    def received(self, number: int) -> Received:
+        """All frames that everybody got until the fence."""
+        found: Received = {name: [] for name in EARS}
+        end = FENCE % number
+        for name, frames_of in found.items():
+            wait_until(
+                lambda name=name, found=frames_of: self._drain(name, found, end),  # type: ignore[misc]
+                what=f"the end of the batch is heard by {name} in {self.host.name}",
+            )
+        return found
+
     def heard(self, number: int, shots: Iterable[Shot]) -> Heard:
         """Which of these packets arrived until the fence, where they should."""
         heard: _Tagged = defaultdict(tuple)
-        end = FENCE % number
-        for name in EARS:
-            wait_until(
-                lambda name=name: self._drain(name, heard, end),  # type: ignore[misc]
-                what=f"the end of the batch is heard by {name} in {self.host.name}",
-            )
+        for name, received in self.received(number).items():
+            for data in received:
+                if (tag := tag_of(data)) and not is_prohibited(data[ETHERNET:]):
+                    heard[name, tag] += (data[ETHERNET:],)
         places = {(home(shot.destination), shot.tag): shot for shot in shots}
         assert heard.keys() <= places.keys(), "a packet came to another than it was for"
         return {places[place]: data for place, data in heard.items()}
 
-    def _drain(self, name: str, heard: _Tagged, end: bytes) -> bool:
+    def _drain(self, name: str, found: list[bytes], end: bytes) -> bool:
         """Take all that is there; whether the fence was among it."""
         receive = self._sockets[name].recv
         while True:
@@ -119,10 +139,9 @@ class Side:
                 data = receive(4096)
             except BlockingIOError:
                 return False
-            if tag := tag_of(data):
-                heard[name, tag] += (data[ETHERNET:],)
-            elif end in data:
+            if end in data:
                 return True
+            found.append(data)
 
 
 def _fence(name: str, number: int) -> bytes:
@@ -188,7 +207,9 @@ class World:
         return wanted
 
     def forget(self) -> None:
-        """Both sides forget all flows."""
+        """Both sides forget all flows, and whom they told something."""
+        for key, _ in list(self._maps["mesh_answers"].items()):
+            self._maps["mesh_answers"].set(key, _abi.Answers())
         for name in FLOWS:
             table = self._maps[name]
             for key, _ in list(table.items()):
@@ -197,6 +218,15 @@ class World:
 
     def send(self, shots: list[Shot]) -> tuple[Heard, Heard]:
         """Send packets into both; what was heard in the mesh, and behind iptables."""
+        self._send(shots)
+        return self.mesh.heard(self._batch, shots), self.iptables.heard(self._batch, shots)
+
+    def receive(self, shots: list[Shot]) -> tuple[Received, Received]:
+        """Send packets into both; all that everybody got in the mesh, and behind iptables."""
+        self._send(shots)
+        return self.mesh.received(self._batch), self.iptables.received(self._batch)
+
+    def _send(self, shots: list[Shot]) -> None:
         self._batch += 1
         self.mesh.clear()
         self.iptables.clear()
@@ -204,7 +234,6 @@ class World:
             side.send(shots, self._sent)
             side.fence(self._batch)
         self._sent += len(shots)
-        return self.mesh.heard(self._batch, shots), self.iptables.heard(self._batch, shots)
 
 
 @contextmanager
@@ -254,8 +283,10 @@ def _iptables(stack: ExitStack) -> Side:
     for version in (4, 6):
         restore(built.netns, version, raw_table(MESH, version, names, macs))
         restore(built.netns, version, MARK_INVALID)
-    with netns.entered(built.netns):
-        _write(TRACKING)  # which is there since a table asked for it
+    with netns.entered(built.netns), netns.rtnetlink() as ip:
+        _write(TRACKING | ANSWERS)  # which are there since a table asked for them
+        for address, length in ROUTER_ADDRESSES.items():
+            ip.addr("add", index=interface.LOOPBACK, address=address, prefixlen=length)
     return _side(built.netns, homes, stack)
 
 
