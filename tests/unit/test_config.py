@@ -160,6 +160,22 @@ def test_whole_file(write) -> None:
     assert json.loads(mesh.model_dump_json())["policies"][0]["source"] == "tenant:op-a"
 
 
+def test_a_mesh_that_rejects(write) -> None:
+    mesh = load(
+        write("""
+            [mesh]
+            name = "edge"
+            reject = true
+            [[policy]]
+            from = "any"
+            to = "any"
+            action = "reject"
+            """)
+    )
+    assert mesh.reject
+    assert [str(rule) for rule in mesh.policies] == ["any → any reject"]
+
+
 def test_ranges_weights_and_prefixes(write) -> None:
     mesh = load(
         write("""

@@ -140,12 +140,24 @@ def test_outside() -> None:
         ([rule("function:a", "function:b"), rule("any", "any", "deny")], 1),
         ([rule("any", "any", "deny"), rule("function:a", "function:b")], 0),
         ([rule("any", "any", "deny", priority=0), rule("tenant:x", "any", priority=0)], 0),
+        ([rule("any", "any", "reject"), rule("tenant:x", "any")], 0),
+        ([rule("any", "any", "reject"), rule("tenant:x", "any", "deny")], 1),
+        (
+            [rule("any", "any", "deny", priority=9), rule("tenant:x", "any", "reject", priority=8)],
+            1,
+        ),
         ([rule("tenant:y", "any", "deny", priority=0), rule("any", "any", priority=65535)], 1),
     ],
 )
 def test_which_rule_decides(rules: list[Policy], decides: int) -> None:
     verdict = mesh(*rules).decide(A, B, None, "tcp", 1)
     assert verdict == Verdict(rules[decides].action, rules[decides])
+
+
+def test_what_no_rule_allows_is_rejected_if_the_mesh_says_so() -> None:
+    here = mesh().model_copy(update={"reject": True})
+    assert here.decide(None, A, None, "tcp", 1) == Verdict("reject", None)
+    assert here.decide(A, None, None, "tcp", 1) == DEFAULT_ALLOW
 
 
 OUT4, OUT6 = IPv4Address("192.0.2.7"), IPv6Address("2001:db8:5::7")

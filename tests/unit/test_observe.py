@@ -194,6 +194,8 @@ def test_the_defaults_shown_are_those_of_the_model() -> None:
         ("any", "any", "deny"),
     ]
     assert Mesh(name="m").decide(None, None, None, "tcp", 1).action == "deny"
+    shown.config.reject = 1
+    assert mesh.read_policies(shown)[-1].action == "reject"
 
 
 @pytest.mark.parametrize(

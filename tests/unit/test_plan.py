@@ -64,6 +64,11 @@ def apply_to_model(current: Mesh | None, step: Operation) -> Mesh:
         case Timeouts():
             assert current.timeouts == step.old
             return current.model_copy(update={"timeouts": item})
+        case Mesh():
+            assert step.kind == "set-reject"
+            assert isinstance(step.old, Mesh)
+            assert current.reject == step.old.reject != item.reject
+            return current.model_copy(update={"reject": item.reject})
         case Policy():
             field, here = "policies", {one.match: one for one in current.policies}
             key = item.match
@@ -91,6 +96,7 @@ def sorted_mesh(one: Mesh) -> Mesh:
         name=one.name,
         limits=one.limits,
         timeouts=one.timeouts,
+        reject=one.reject,
         functions=tuple(sorted(one.functions, key=lambda item: item.name)),
         services=tuple(sorted(one.services, key=lambda item: item.name)),
         policies=tuple(sorted(one.policies, key=str)),
@@ -165,11 +171,12 @@ def meshes(draw: st.DrawFn) -> Mesh:
             draw(whom),
             protocol=protocol,
             **dict(draw(st.sampled_from(PORTS)) if protocol == "tcp" else {}),
-            action=draw(st.sampled_from(["allow", "deny"])),
+            action=draw(st.sampled_from(["allow", "deny", "reject"])),
             priority=draw(st.sampled_from([0, 100, 100, 200])),
         )
         rules[rule.match] = rule
-    return mesh(*functions, *services, *rules.values())
+    made = mesh(*functions, *services, *rules.values())
+    return made.model_copy(update={"reject": draw(st.booleans())})
 
 
 X, Y = function("a"), function("b")
@@ -226,6 +233,14 @@ HARD = [
             policy("any", "function:b", action="deny", priority=0),
         ),
         mesh(X, function("b", "y"), policy("any", "function:b", action="deny", priority=200)),
+    ),
+    (
+        "a reject is weakened late",
+        mesh(
+            *(X, function("b", "y"), policy("any", "function:b", protocol="tcp")),
+            policy("any", "function:b", action="reject", priority=0),
+        ),
+        mesh(X, function("b", "y"), policy("any", "function:b", action="reject", priority=200)),
     ),
     (
         "an allow is strengthened late",
@@ -340,6 +355,8 @@ def test_another_order_would_leak() -> None:
             EMPTY.model_copy(update={"timeouts": Timeouts(udp=30, icmp=5)}),
             ["~ timeouts udp 120 → 30 s  icmp 30 → 5 s"],
         ),
+        (EMPTY, EMPTY.model_copy(update={"reject": True}), ["~ reject on"]),
+        (EMPTY.model_copy(update={"reject": True}), EMPTY, ["~ reject off"]),
         (
             mesh(X),
             mesh(X, policy("outside:192.0.2.0/24", "any", protocol="udp", port=5, port_end=9)),

@@ -181,7 +181,8 @@ def rules(draw: st.DrawFn) -> Policy:
     port = draw(PORTS)
     return edit.rule(
         draw(ENDPOINT.filter(lambda end: "service" not in end)), draw(ENDPOINT), port,
-        protocol="tcp" if port else "any", action=draw(st.sampled_from(["allow", "deny"])),
+        protocol="tcp" if port else "any",
+        action=draw(st.sampled_from(["allow", "deny", "reject"])),
     )  # fmt: skip
 
 
