@@ -120,6 +120,26 @@ def test_events_are_lines_of_json() -> None:
     assert len(rows) == 2
 
 
+def test_a_rule_rejects() -> None:
+    """The ping ends at once, and every command says why."""
+    rule = ("function:camera", "function:web", "--protocol", "icmp")
+    ebpfmesh("policy", "add", *rule, "--action", "reject", "--priority", 5)
+    try:
+        with listening("events", "--function", "web", "--count", 1) as process:
+            done = ebpfmesh("exec", "camera", "--", "ping", "-c", 1, "-W", 20, "web", code=1)
+            out, _ = process.communicate(timeout=20)
+        asked = ebpfmesh("policy", "test", "camera", "web", code=1).stdout
+        answer = json.loads(ebpfmesh("policy", "test", "camera", "web", "--json", code=1).stdout)
+        shown = ebpfmesh("show", "policies").stdout.splitlines()[1]
+    finally:
+        ebpfmesh("policy", "del", *rule)
+    assert "Packet filtered" in done.stdout
+    assert out.split()[1:4] == ["rejected", "POLICY", "(12)"]
+    assert asked.splitlines()[0].split()[1:4] == ["drop,", "rejected", "POLICY"]
+    assert answer["rejected"]
+    assert shown.split()[-1] == "reject"
+
+
 def test_events_end_after_some_seconds() -> None:
     done = ebpfmesh("events", "--reason", "VLAN", "--seconds", 0.1)
     assert (done.stdout, done.stderr) == ("", "0 events\n")
