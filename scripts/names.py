@@ -14,7 +14,7 @@ Looked at are comments and docstrings of C, Python and shell, and the text of Ma
 A file of others begins with linux/ (the kernel's tree, or its headers) or bcc/; where a comment
 names one of these, functions in it may be theirs.
 
-Exit: 0 all exist, 1 otherwise, each told as FILE:LINE: NAME.
+Exit: 0 all exist, 1 otherwise, each reported as FILE:LINE: NAME.
 """
 
 import ast

@@ -15,10 +15,10 @@ CACHE = Path(__file__).parents[2] / ".cache" / "kernels"
 
 def fetched(kernel: Kernel) -> Path:
     """The kernel's image, below it its modules; downloaded the first time. SystemExit if not."""
-    place = CACHE / kernel.series
-    if not place.exists():
-        _unpack(_newest(kernel.package), place)
-    return next((place / "boot").glob("vmlinuz-*"))
+    directory = CACHE / kernel.series
+    if not directory.exists():
+        _unpack(_newest(kernel.package), directory)
+    return next((directory / "boot").glob("vmlinuz-*"))
 
 
 def _newest(pattern: str) -> str:
@@ -32,9 +32,9 @@ def _newest(pattern: str) -> str:
     sys.exit(f"apt knows no package {pattern}\nhint: it is Debian 12's, with its security updates")
 
 
-def _unpack(package: str, place: Path) -> None:
-    """Download a package and unpack it at ``place``, whole or not at all."""
-    new = place.with_name(f"{place.name}.new")
+def _unpack(package: str, directory: Path) -> None:
+    """Download a package and unpack it at ``directory``, whole or not at all."""
+    new = directory.with_name(f"{directory.name}.new")
     shutil.rmtree(new, ignore_errors=True)
     new.mkdir(parents=True)
     sys.stderr.write(f"kernels: fetching {package}\n")
@@ -45,7 +45,7 @@ def _unpack(package: str, place: Path) -> None:
     (archive,) = new.glob("*.deb")
     _run(["dpkg-deb", "-x", str(archive), str(new)])
     archive.unlink()
-    new.rename(place)
+    new.rename(directory)
 
 
 def _run(command: Sequence[str], cwd: Path | None = None) -> str:

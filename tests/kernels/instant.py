@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""A plugin of pytest for guests: says at once what failed, in case that the guest does not end."""
+"""A plugin of pytest for guests: prints each failure at once, should the guest not end."""
 
 import sys
 

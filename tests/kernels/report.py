@@ -25,7 +25,7 @@ class Report:
     out: Path
     seconds: float
     results: tuple[tuple[str, str, str], ...]  # test, passed | failed | skipped, why
-    fault: str
+    problem: str
 
     @classmethod
     def read(cls, kernel: Kernel, out: Path, seconds: float) -> "Report":
@@ -39,15 +39,15 @@ class Report:
         except (OSError, ET.ParseError) as error:
             return cls(kernel, out, seconds, (), f"no report: {error}")
         code = int(ended.read_text())
-        fault = "" if code == 0 else f"pytest's exit code is {code}"
+        problem = "" if code == 0 else f"pytest's exit code is {code}"
         if not any(result == "passed" for _, result, _ in results):
-            fault = fault or "no test has passed"
-        return cls(kernel, out, seconds, results, fault)
+            problem = problem or "no test has passed"
+        return cls(kernel, out, seconds, results, problem)
 
     @property
     def passed(self) -> bool:
         """Whether all tests passed, or were skipped as the matrix allows."""
-        return not self.fault and not any(result == "failed" for _, result, _ in self.results)
+        return not self.problem and not any(result == "failed" for _, result, _ in self.results)
 
     def count(self, result: str) -> int:
         """How many tests were ``passed``, ``failed`` or ``skipped``."""
@@ -62,15 +62,15 @@ class Report:
             if result == "failed":
                 yield f"FAILED on {self.kernel.series} {test}: {why}"
         if not self.passed:
-            yield f"{self.kernel.series}: {self.fault or 'tests failed'}; see {self.out}"
+            yield f"{self.kernel.series}: {self.problem or 'tests failed'}; see {self.out}"
         if not self.results:
             yield from self._tail()
         counts = ", ".join(f"{n} {what}" for what in RESULTS if (n := self.count(what)))
-        summary = f" Linux {self.kernel.series}: {counts or self.fault} in {self.seconds:.2f}s "
+        summary = f" Linux {self.kernel.series}: {counts or self.problem} in {self.seconds:.2f}s "
         yield f"{summary:=^100}"
 
     def _tail(self) -> Iterator[str]:
-        """The end of what the tests said, else of what the guest's kernel did."""
+        """The end of the tests' log, else of the guest's console."""
         for name in ("log", "console"):
             if (self.out / name).exists():
                 text = (self.out / name).read_text(errors="replace")
@@ -78,7 +78,7 @@ class Report:
                 return
 
     def keep_figures(self, where: Path) -> None:
-        """Keep what its verifier said beside that of the other kernels."""
+        """Keep its figures of the verifier beside those of the other kernels."""
         where.mkdir(parents=True, exist_ok=True)
         for file in (self.out / "verifier").glob("*.json"):
             shutil.copy(file, where)
@@ -105,7 +105,7 @@ def table(reports: Iterable[Report]) -> Table:
     for one in reports:
         made.add_row(
             one.kernel.series, _release(one), *(str(one.count(what)) for what in RESULTS),
-            f"{one.seconds:.0f}", "ok" if one.passed else one.fault or "failed",
+            f"{one.seconds:.0f}", "ok" if one.passed else one.problem or "failed",
         )  # fmt: skip
     return made
 

@@ -42,7 +42,7 @@ MEMORY = "2G"
 TEST_SECONDS = 1800
 BOOT_SECONDS = 240
 BOOTS = 3
-"""How often a guest is started that does not come to its end: emulation has its moods."""
+"""How often a guest is started that does not end: now and then one hangs under emulation."""
 SECONDS = {"quick": 900, "full": 6 * 3600}
 VERIFIER = "tests/prog/test_verifier.py"
 TESTS = {
@@ -122,7 +122,7 @@ class Guest:
         return False
 
     @property
-    def told(self) -> bool:
+    def reported(self) -> bool:
         """Whether its tests came to an end."""
         return (self.out / "exit").exists()
 
@@ -192,9 +192,9 @@ def compile_here() -> None:
 
 
 def run(guests: Sequence[Guest]) -> list[Report]:
-    """Run guests side by side, and say what came of each.
+    """Run guests side by side, and report on each.
 
-    Those that told nothing, not even that tests failed, are started again.
+    Those that reported nothing, not even failed tests, are started again.
     """
     down = list(guests)
     for _ in range(BOOTS):
@@ -203,7 +203,7 @@ def run(guests: Sequence[Guest]) -> list[Report]:
                 stack.enter_context(guest.running())
             while sum(guest.runs() for guest in down):
                 time.sleep(0.5)
-        down = [guest for guest in down if not guest.told]
+        down = [guest for guest in down if not guest.reported]
     return [guest.report() for guest in guests]
 
 

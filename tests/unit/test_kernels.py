@@ -60,13 +60,13 @@ def test_a_guest_that_ended_early_shows_what_it_did_last(tmp_path: Path) -> None
     assert "booting" in list(left(tmp_path, None).lines())
     (tmp_path / "log").write_text("test_a PASSED\ntest_b")
     report = left(tmp_path, None)
-    assert report.fault == "no report: its tests did not end"
+    assert report.problem == "no report: its tests did not end"
     assert "test_b" in list(report.lines())
 
 
 def test_a_cut_report_is_none(tmp_path: Path) -> None:
     (tmp_path / "junit").write_text("<testsuites>")
-    assert left(tmp_path, "0").fault.startswith("no report")
+    assert left(tmp_path, "0").problem.startswith("no report")
 
 
 def test_only_what_is_listed_may_be_skipped() -> None:
