@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from ebpfmesh.plan import Operation, Told
 
 Part: TypeAlias = str | tuple[str, str]
-"""A piece of a line: a text, or one and its style, which is a colour or ``bold``."""
+"""A piece of a line: a text, or one and its style: a colour, ``bold``, or nothing."""
 
 SCHEMA = 1
 WIDE = 4096  # columns where there is no terminal: a line stays a line
@@ -71,7 +71,9 @@ def _styled(part: Part) -> str:
     if isinstance(part, str):
         return printable(part)
     text, style = part
-    return click.style(printable(text), **({"bold": True} if style == "bold" else {"fg": style}))
+    if style == "bold":
+        return click.style(printable(text), bold=True)
+    return click.style(printable(text), fg=style) if style else printable(text)
 
 
 def done(text: str) -> None:

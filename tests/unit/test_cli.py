@@ -250,8 +250,9 @@ def test_what_is_printed_holds_no_control_characters(capsys: pytest.CaptureFixtu
     text = "\x1b[31m a\tb\nc\x9b\x7f\u202e\udc80 é"
     shown = "\\x1b[31m a\\tb\\nc\\x9b\\x7f\\u202e\\udc80 é"
     with click.Context(cli, obj=Settings()):
-        output.echo(text, (text, "red"))
+        output.echo(text, (text, "red"), (text, ""))
         output.done(f"+ {text}")
+        output.done("nothing to do")
         output.say(text)
         output.complain("error:", "red", text, color=None)
         columns = [Column("a", str), Column("b", lambda row: output.mark(row, "red"))]
@@ -261,7 +262,7 @@ def test_what_is_printed_holds_no_control_characters(capsys: pytest.CaptureFixtu
             step(text)
         output.data(text=text[:-3])
     told = capsys.readouterr()
-    assert told.out.count(shown) == 5
+    assert told.out.count(shown) == 6
     assert told.err.count(shown) == 2
     lines, brace, found = told.out.partition("{")
     assert all(line.isprintable() for line in (lines + told.err).splitlines())
