@@ -6,7 +6,8 @@ Pure: nothing is read or changed here. The order, and why:
 1. rules become stricter: new denies and rejects, then allows that go. Until step 8 every rule is
    the stricter one of before and after, so that nothing passes that either of the two forbids;
 2. services lose the functions that go; services that go, or move to other addresses, are removed;
-3. functions that go are removed, and those that are replaced;
+3. functions that go are removed, and those that are replaced; then rules about who is gone, so
+   that their ids are free for others, as they were until here from rules about who is new;
 4. functions change tenant or audit where they are;
 5. services are set as they shall be, if the functions they need have been there all along;
 6. functions are added;
@@ -25,7 +26,7 @@ tenant of one and the new of the other; rules that keep them from sending cover 
 
 import json
 import shlex
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Set
 from dataclasses import dataclass
 from typing import Literal, TypeVar
 
@@ -131,17 +132,22 @@ def diff(current: Mesh | None, wanted: Mesh) -> tuple[Operation, ...]:
     old_rules = {policy.match: policy for policy in current.policies}
     new_rules = {policy.match: policy for policy in wanted.policies}
     strict = _stricter(old_rules, new_rules) | _quarantine(moving)
+    stricter = sorted(_rule_steps(old_rules, strict), key=lambda step: step.kind != "add-policy")
+    looser = sorted(_rule_steps(strict, new_rules), key=lambda step: step.kind == "add-policy")
+    gone, new = before.keys() - after.keys(), after.keys() - before.keys()
     return (
         *create,
         *_setting_steps(current, wanted),
-        *sorted(_rule_steps(old_rules, strict), key=lambda step: step.kind != "add-policy"),
+        *(step for step in stricter if not _is_about(step, new)),
         *leave,
         *(Operation("remove-function", f) for n, f in before.items() if n not in staying),
+        *(step for step in looser if _is_about(step, gone)),
         *(Operation("change-function", after[n], old) for n, old in changed.items()),
         *ready,
+        *(step for step in stricter if _is_about(step, new)),
         *(Operation("add-function", f) for n, f in after.items() if n not in staying),
         *(step for step in enter if not staying.issuperset(_backends(step))),
-        *sorted(_rule_steps(strict, new_rules), key=lambda step: step.kind == "add-policy"),
+        *(step for step in looser if not _is_about(step, gone)),
     )
 
 
@@ -238,6 +244,14 @@ def _quarantine(moving: list[str]) -> dict[Match, Policy]:
         if len(moving) > 1
     ]
     return {rule.match: rule for rule in rules}
+
+
+def _is_about(step: Operation, functions: Set[str]) -> bool:
+    """Whether a rule names one of these functions."""
+    rule = step.object
+    return isinstance(rule, Policy) and any(
+        end.kind == "function" and end.name in functions for end in (rule.source, rule.destination)
+    )
 
 
 def _rule_steps(old: _Rules, new: _Rules) -> Iterator[Operation]:

@@ -153,6 +153,7 @@ class Live:
     def _try_undo(self) -> list[str]:
         """Undo what can be; names of the functions that cannot be brought back."""
         lost = []
+        self.record.doubt_all()
         for number, text, iface in self.record.steps():
             operation = Operation.load(text)
             try:
@@ -173,10 +174,7 @@ class Live:
         """Raise the epoch, once for all changes; start commands when everything is in place."""
         self._attach_sockets()
         self.step("commit")
-        gone = self.record.forget_ids()
         self.control.commit()
-        for tenant in gone:
-            self.control.forget_tenant(tenant)
         self.write_hosts()
         for operation in done:
             if operation.kind == "add-function" and isinstance(operation.object, Function):
@@ -236,11 +234,8 @@ class Live:
         ``adopt`` is the host-side interface of a container that keeps its own configuration;
         ``force`` attaches beside programs of others on it. Undone whole if a step fails.
         """
+        self.control.make_room("function", function.name)
         number = self.record.id_of("function", function.name)
-        if number > self.record.limits().functions:
-            raise MeshError(
-                "no room for another function", hint="raise limits.functions under [mesh]"
-            )
         ours = netns.name_of(self.name, function.name)
         path = netns.find(function.netns) if function.netns else netns.RUN / ours
         host = adopt or interface.host_name(self.name, number)

@@ -10,13 +10,13 @@ import functools
 import math
 import socket
 from collections.abc import Iterable
-from typing import cast
+from typing import Literal, cast
 
 from ebpfmesh import _abi
 from ebpfmesh.errors import MeshError
 from ebpfmesh.kernel import clock, maglev, prefixes
 from ebpfmesh.kernel.interface import Plugged
-from ebpfmesh.kernel.maps import Maps, maglev_rows
+from ebpfmesh.kernel.maps import Maps, maglev_rows, tenant_ids
 from ebpfmesh.kernel.prefixes import block_of
 from ebpfmesh.kernel.record import Entry, Kind, Record
 from ebpfmesh.model import (
@@ -78,12 +78,16 @@ class Control:
         self._limits = record.limits()
 
     def commit(self) -> None:
-        """Have every flow judged again with its next packet, by what the maps say now."""
+        """Have every flow judged again with its next packet, by what the maps say now.
+
+        What is called by a name that nothing uses any more is free for others after that.
+        """
+        gone = self.record.forget_ids()
         config = self._config()
         base = self.record.base()
         config.judged = config.judged % 0xFFFFFFFF + 1  # 0 would be no epoch
         config.epoch = 0 if config.events & _abi.EventKind.VERDICT else config.judged
-        config.tenants = self._limits.tenants + 1
+        config.tenants = tenant_ids(self._limits)
         config.service_depths = self.record.service_depths()
         config.timeouts[:] = [ticks(getattr(base.timeouts, key)) for key in _TIMEOUTS]
         config.depths[:] = [0] * len(config.depths)
@@ -93,6 +97,18 @@ class Control:
         config.hairpin4 = int(base.prefix4.network_address)
         config.hairpin6[:] = list(packed(base.prefix6.network_address).word)
         self.maps.config.set(_ONLY, config)
+        for tenant in gone:
+            self._forget_tenant(tenant)
+
+    def make_room(self, kind: Literal["function", "tenant"], *names: str) -> None:
+        """Have an id for each name; where all are given, those that this change has freed."""
+        new = sum(self.record.find_id(kind, name) is None for name in {*names})
+        limit = self._limits.functions if kind == "function" else tenant_ids(self._limits) - 1
+        if new and self.record.count_ids(kind) + new > limit:
+            self.commit()
+            if self.record.count_ids(kind) + new > limit:
+                what = f"no room for {kind} {', '.join(names)}"
+                raise MeshError(what, hint=f"raise limits.{kind}s under [mesh]")
 
     def _config(self) -> _abi.Config:
         """What is there now; others write ``events`` and ``snap``."""
@@ -141,10 +157,8 @@ class Control:
         self.maps["mesh_iface"].set(ctypes.c_uint32(plugged.ifindex), ctypes.c_uint32(number))
 
     def _tenant(self, name: str) -> int:
-        number = self.record.id_of("tenant", name)
-        if number > self._limits.tenants:
-            raise MeshError(f"no room for tenant {name}", hint="raise limits.tenants under [mesh]")
-        return number
+        self.make_room("tenant", name)
+        return self.record.id_of("tenant", name)
 
     def change_function(self, number: int, function: Function) -> None:
         """Give a known function another tenant or audit setting, in one update."""
@@ -165,17 +179,17 @@ class Control:
             if owner and owner.value == number:
                 self.maps["mesh_address"].delete(packed(address))
         self.maps["mesh_function"].set(key, _abi.Function())
-        stride = self._limits.tenants + 1
+        stride = tenant_ids(self._limits)
         for slot in range(number * stride, (number + 1) * stride):
             self.maps["mesh_meter"].set(ctypes.c_uint32(slot), _abi.Meter())
         for drop, _ in list(self.maps["mesh_drops"].items()):
             if drop.function == number:
                 self.maps["mesh_drops"].delete(drop)
 
-    def forget_tenant(self, number: int) -> None:
+    def _forget_tenant(self, number: int) -> None:
         """Forget what functions sent to a tenant, before its id is given to another."""
         for function in range(self._limits.functions + 1):
-            slot = function * (self._limits.tenants + 1) + number
+            slot = function * tenant_ids(self._limits) + number
             self.maps["mesh_meter"].set(ctypes.c_uint32(slot), _abi.Meter())
 
     def set_service(self, service: Service) -> None:
@@ -290,6 +304,9 @@ class Control:
 
     def _entries(self, policy: Policy) -> list[Entry]:
         """Entries of a rule in mesh_policy: one for each prefix of its ports."""
+        both = (policy.source, policy.destination)
+        for kind in ("function", "tenant"):
+            self.make_room(kind, *(end.name for end in both if end.kind == kind))
         ends = {
             "source": self._identity(policy.source),
             "destination": self._identity(policy.destination),

@@ -137,6 +137,11 @@ def maglev_rows(limits: Limits) -> int:
     return 2 * limits.services + 256
 
 
+def tenant_ids(limits: Limits) -> int:
+    """How many ids of tenants there are, the outside's among them: a change has old and new."""
+    return 2 * limits.tenants + 1
+
+
 def _entries(limits: Limits) -> dict[str, int]:
     """Entries of each map, by the word that stands for them in mesh_maps.h. Id 0 is the outside."""
     functions = limits.functions + 1
@@ -155,7 +160,7 @@ def _entries(limits: Limits) -> dict[str, int]:
         "events": EVENT_BYTES,
         "counts": len(_abi.Count),
         "calls": CALL_SLOTS,
-        "meters": functions * (limits.tenants + 1),
+        "meters": functions * tenant_ids(limits),
         "drops": DROP_ENTRIES,
     }
 

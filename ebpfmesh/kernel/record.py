@@ -260,6 +260,9 @@ class Record(Tables):
         """Delete a policy's row."""
         number = self.policy_id(policy)
         if number is not None:
+            ends = (policy.source, policy.destination)
+            kinds: tuple[Kind, ...] = ("function", "tenant", "service")
+            self._unsure |= {(kind, i.name) for i in ends for kind in kinds if i.kind == kind}
             with self.transaction():
                 self._db.execute("DELETE FROM policy WHERE id = ?", (number,))
                 self._put_entries(number, ())

@@ -60,8 +60,6 @@ _USED = {
     "function": "SELECT 1 FROM function WHERE name = ?1",
     "tenant": "SELECT 1 FROM function WHERE tenant = ?1",
     "service": "SELECT 1 FROM service WHERE name = ?1",
-    "prefix": "SELECT 1 FROM policy WHERE source = 'outside:' || ?1 "
-    "UNION ALL SELECT 1 FROM policy WHERE destination = 'outside:' || ?1",
 }
 
 
@@ -270,6 +268,10 @@ class Tables:
             self._db.execute("INSERT INTO id VALUES (?, ?, ?)", (kind, name, number))
         return number
 
+    def count_ids(self, kind: Kind) -> int:
+        """How many ids are given; none is larger."""
+        return int(self._all("SELECT count(*) FROM id WHERE kind = ?", kind)[0][0])
+
     def names(self, kind: Kind) -> dict[int, str]:
         """Names by id."""
         return dict(self._all("SELECT id, name FROM id WHERE kind = ?", kind))
@@ -283,8 +285,10 @@ class Tables:
         tenants = []
         for kind, name in sorted(self._unsure):
             number = self.find_id(kind, name)
-            if number is None or self._all(_USED[kind], name):
+            if number is None or (kind in _USED and self._all(_USED[kind], name)):
                 continue
+            if self.names_policy(f"{'outside' if kind == 'prefix' else kind}:{name}"):
+                continue  # entries of mesh_policy have the id
             self.forget_id(kind, name)
             tenants += [number] if kind == "tenant" else []
         self._unsure.clear()

@@ -24,7 +24,7 @@ from ebpfmesh._abi import Direction, Reason
 from ebpfmesh.apply.programs import load_programs, set_calls
 from ebpfmesh.kernel import bpf, interface, netns
 from ebpfmesh.kernel.build import Program
-from ebpfmesh.kernel.maps import Maps
+from ebpfmesh.kernel.maps import Maps, tenant_ids
 from ebpfmesh.kernel.pins import Pins
 from ebpfmesh.kernel.record import Record
 from ebpfmesh.model import Function, Identity, Limits, Mesh, Policy, Service
@@ -365,7 +365,7 @@ class Lab:
     def _counter(self, name: str, key: bytes) -> Drop | tuple[str, str]:
         if name == "mesh_meter":
             slot = int.from_bytes(key, sys.byteorder)
-            function, tenant = divmod(slot, LIMITS.tenants + 1)
+            function, tenant = divmod(slot, tenant_ids(LIMITS))
             return self._functions[function], self._tenants[tenant]
         drop = _abi.DropKey.from_buffer_copy(key)
         return Drop(

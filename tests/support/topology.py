@@ -21,7 +21,7 @@ import pytest
 from ebpfmesh import apply, config
 from ebpfmesh._abi import Direction, Reason
 from ebpfmesh.kernel import cgroup, netns, pins
-from ebpfmesh.kernel.maps import Maps
+from ebpfmesh.kernel.maps import Maps, tenant_ids
 from ebpfmesh.kernel.pins import Pins
 from ebpfmesh.kernel.record import RUN, Record, all_records
 from ebpfmesh.model import Mesh
@@ -208,7 +208,7 @@ def drops(mesh: Mesh, *, audited: bool = False) -> dict[tuple[str, Direction, Re
 def meters(mesh: Mesh) -> dict[tuple[str, str], Meter]:
     """What was counted, by (function, tenant of its peer); ``outside`` for both; no zeros."""
     functions, tenants = _names(mesh, "function"), _names(mesh, "tenant")
-    stride = mesh.limits.tenants + 1
+    stride = tenant_ids(mesh.limits)
     found = {}
     for key, value in Maps(Pins(mesh.name))["mesh_meter"].items():
         meter = Meter(*(getattr(value, field) for field in Meter._fields))

@@ -405,12 +405,12 @@ def test_another_order_would_leak() -> None:
             mesh(X, policy("any", "any", protocol="tcp", port=80, action="deny", priority=7)),
             ["~ policy any → any tcp/80 deny priority 7"],
         ),
-        (  # denies, then allows that go; functions; denies that go, then allows
+        (  # allows that go; denies about who comes, functions; denies that go, then allows
             mesh(X, policy("any", "any"), policy("any", "function:a", action="deny")),
             mesh(X, Y, policy("any", "function:b", action="deny"), policy("any", "tenant:x")),
             [
-                "+ policy any → function:b deny",
                 "- policy any → any allow",
+                "+ policy any → function:b deny",
                 "+ function b  tenant x  198.18.0.2",
                 "- policy any → function:a deny",
                 "+ policy any → tenant:x allow",

@@ -67,5 +67,9 @@ def test_a_tenant_without_functions_is_forgotten(kept: Record) -> None:
     numbers = {name: kept.id_of("tenant", name) for name in ("one", "two", "three")}
     assert kept.forget_ids() == [numbers["three"]]
     kept.delete_function("a")
+    assert kept.forget_ids() == [], "a policy still names it"
+    for _, policy in kept.policies():
+        if str(policy.source) == "tenant:one":
+            kept.delete_policy(policy)
     assert kept.forget_ids() == [numbers["one"]]
     assert kept.names("tenant") == {numbers["two"]: "two"}
