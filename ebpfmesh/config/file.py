@@ -286,10 +286,13 @@ def _in_file(origin: _Origin, at: Location) -> Location:
 
 
 def _function_names(file: _File) -> dict[str, tuple[str, ...]]:
-    """What each name stands for: a function for itself, and with replicas for all of them."""
+    """What each name stands for: a function for itself, and with replicas for all of them.
+
+    A second one of a name goes, once that was said: what else it has may all be the first one's.
+    """
     known: dict[str, tuple[str, ...]] = {}
     total = 0
-    for index, table in file.functions.items():
+    for index, table in list(file.functions.items()):
         total += table.replicas or 1
         if total > file.mesh.limits.functions:
             path = ("function", index, "replicas")
@@ -299,6 +302,7 @@ def _function_names(file: _File) -> dict[str, tuple[str, ...]]:
             what = f'there are two functions called "{twice}"'
             path = ("function", index, "name")
             file.check.add(Invalid(what, path=path, hint="rename one of them"))
+            del file.functions[index]
         else:
             known |= names
     return known

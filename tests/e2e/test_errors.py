@@ -28,7 +28,7 @@ tenant = "t"
 BAD_FILES = [
     ("[mesh]\nname = edge\n", 2, "TOML"),
     ('[mesh]\nname = "Edge"\n', 2, "name"),
-    ('[mesh]\nnme = "edge"\n', 2, "nme"),
+    ('[mesh]\nnme = 7\nname = "edge"\n', 2, "nme"),
     (MESH + "[[function]]\nname = 7\n", 12, "name"),
     (MESH + '[[function]]\nname = "one"\n', 12, "one"),
     (MESH + '[[function]]\nname = "three"\naddress = "198.18.0.300"\n', 13, "198.18.0.300"),
