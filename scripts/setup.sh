@@ -103,7 +103,7 @@ setup_venv() {
 	say "installing Python packages into $venv"
 	/usr/bin/python3 -m venv --system-site-packages "$venv"
 	$venv/bin/pip install --quiet --disable-pip-version-check --root-user-action=ignore \
-		--editable "$([ "$extra" = dev ] && echo '.[dev]' || echo .)" >&2 ||
+		--editable ".[$([ "$extra" = dev ] && echo dev || echo bench)]" >&2 ||
 		fail 1 "pip could not install into $venv" "its messages are above"
 	echo "$extra $wanted" >"$stamp"
 	# Made by sudo in somebody's checkout: it is theirs to remove.

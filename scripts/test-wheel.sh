@@ -25,22 +25,35 @@ use() {
 	ebpfmesh down
 	[ "$(ls)" = edge.toml ]
 	ebpfmesh bench list
+}
+
+# What needs the extra "bench".
+measure() {
+	set -x
 	ebpfmesh bench run demo --quick --repeat 1 -o results
 	[ -s results/report.html ]
 }
 
 if [ "${1-}" = --inside ]; then
-	use
+	"$2"
 	exit
 fi
+install() {
+	pip install --quiet --disable-pip-version-check --root-user-action=ignore "$1"
+}
+sandboxed() {
+	python -c 'import os, sys; from ebpfmesh.kernel import netns
+netns.enter_sandbox(); os.execvp(sys.argv[1], sys.argv[1:])' bash "$script" --inside "$1"
+}
 wheel=$(realpath "$1")
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 /usr/bin/python3 -m venv --system-site-packages "$work/venv"
 export VIRTUAL_ENV=$work/venv PATH=$work/venv/bin:$PATH
-pip install --quiet --disable-pip-version-check --root-user-action=ignore "$wheel"
 script=$(realpath "$0")
+install "$wheel"
 mkdir "$work/empty"
 cd "$work/empty"
-python -c 'import os, sys; from ebpfmesh.kernel import netns
-netns.enter_sandbox(); os.execvp(sys.argv[1], sys.argv[1:])' bash "$script" --inside
+sandboxed use
+install "${wheel}[bench]"
+sandboxed measure

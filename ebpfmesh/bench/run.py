@@ -27,7 +27,7 @@ Progress = Callable[[int, int, str], None]
 
 def total(scenario: Scenario) -> int:
     """Number of measurements of all rounds, and of the figures of control."""
-    return scenario.rounds * len(scenario.steps) + (len(costs.FIGURES) if scenario.control else 0)
+    return scenario.measurements + (len(costs.FIGURES) if scenario.control else 0)
 
 
 def run(scenario: Scenario, directory: Path, *, seed: int, progress: Progress) -> Results:

@@ -157,6 +157,11 @@ class Scenario(Model):
         return tuple(dict.fromkeys(path for part in self.measure for path in part.paths))
 
     @property
+    def measurements(self) -> int:
+        """How many measurements all rounds have."""
+        return self.rounds * len(self.steps)
+
+    @property
     def seconds(self) -> float:
         """What the measurements of all rounds take at least."""
         return self.rounds * sum(part.seconds * len(list(part.steps())) for part in self.measure)

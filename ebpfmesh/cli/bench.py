@@ -12,7 +12,7 @@ import click
 
 from ebpfmesh.cli import complete, output
 from ebpfmesh.cli.base import Command, Group, settings
-from ebpfmesh.cli.choose import need_change
+from ebpfmesh.cli.choose import need_change, need_packages
 from ebpfmesh.cli.generate import bench_generate
 from ebpfmesh.cli.output import Column
 
@@ -47,7 +47,6 @@ def bench() -> None:
 )
 def bench_list() -> None:
     """The scenarios that can be run."""
-    from ebpfmesh.bench.run import total
     from ebpfmesh.bench.scenario import find, names
 
     found = [find(name) for name in names()]
@@ -59,7 +58,7 @@ def bench_list() -> None:
         Column("what", lambda s: s.title),
         Column("paths", lambda s: len(s.paths), right=True, drop=2),
         Column("rounds", lambda s: s.rounds, right=True, drop=1),
-        Column("measurements", total, right=True, drop=3),
+        Column("measurements", lambda s: s.measurements, right=True, drop=3),
         Column("minutes at least", lambda s: f"{s.seconds / 60:.1f}", right=True),
     )
     output.table(columns, found, empty="no scenarios")
@@ -112,6 +111,7 @@ def bench_run(
     """
     from ebpfmesh.bench.scenario import find
 
+    need_packages("bench run")
     need_change("bench run")
     if directory and len(scenarios) > 1:
         raise click.UsageError("one directory cannot hold the results of several scenarios")
@@ -145,6 +145,7 @@ def bench_report(directories: tuple[Path, ...], page: Path | None) -> None:
     """
     from ebpfmesh.bench.results import Results
 
+    need_packages("bench report")
     first, *later = directories
     if page and len(later) != 1:
         raise click.UsageError("-o FILE is for a comparison of two directories")
@@ -169,6 +170,7 @@ def demo(directory: Path | None, seed: int) -> None:
     """
     from ebpfmesh.bench.scenario import find
 
+    need_packages("demo")
     need_change("demo")
     _tell([_run(find("demo"), directory, seed)])
 

@@ -1,10 +1,16 @@
 # SPDX-License-Identifier: BSD-2-Clause
 """What is settled before a command starts: which mesh it is about, and that it may."""
 
+from importlib.util import find_spec
 from pathlib import Path
 
 from ebpfmesh.cli.base import settings
-from ebpfmesh.errors import UsageError
+from ebpfmesh.errors import Unsupported, UsageError
+
+BENCH_PACKAGES = {
+    "hdrh": "hdrhistogram", "jinja2": "jinja2", "matplotlib": "matplotlib", "numpy": "numpy",
+}  # fmt: skip
+"""Modules of the extra "bench", and what they are installed as."""
 
 
 def need_change(what: str) -> None:
@@ -19,6 +25,14 @@ def need_read(what: str) -> None:
     from ebpfmesh.observe import privilege
 
     privilege.require(privilege.READ, f"ebpfmesh {what}")
+
+
+def need_packages(what: str) -> None:
+    """Fail at once, not when all is measured, unless the packages of the extra are installed."""
+    missing = [package for name, package in BENCH_PACKAGES.items() if find_spec(name) is None]
+    if missing:
+        needs = f"ebpfmesh {what} needs Python packages that are missing: {', '.join(missing)}"
+        raise Unsupported(needs, hint="pip install 'ebpfmesh[bench]'")
 
 
 def the_mesh() -> str:

@@ -9,6 +9,7 @@ import contextlib
 import json
 import re
 import sys
+import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, is_dataclass
 from datetime import UTC, datetime
@@ -56,10 +57,18 @@ def _plain(value: Any) -> Any:
 
 
 def printable(text: str) -> str:
-    """A text with control characters as escapes, such as ``\\x1b``: one line, and harmless."""
+    """A text with control characters as escapes, such as ``\\x1b``: one line, and harmless.
+
+    Spaces of any width (Zs) stay: numbers have narrow ones between their thousands.
+    """
     if text.isprintable():
         return text
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    return "".join(
+        c
+        if c.isprintable() or unicodedata.category(c) == "Zs"
+        else c.encode("unicode_escape").decode()
+        for c in text
+    )
 
 
 def echo(*parts: Part) -> None:

@@ -246,6 +246,18 @@ def test_errors_hold_no_control_characters(words: tuple[str, ...]) -> None:
     assert all(line.isprintable() for line in done.stderr.splitlines())
 
 
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("1\N{NARROW NO-BREAK SPACE}000 × µs", "1\N{NARROW NO-BREAK SPACE}000 × µs"),
+        ("a\x1b[31m\tb\n", "a\\x1b[31m\\tb\\n"),
+        ("a\u2028b\u202ec\x9b", "a\\u2028b\\u202ec\\x9b"),
+    ],
+)
+def test_what_a_terminal_would_obey_is_escaped_and_no_space(text: str, shown: str) -> None:
+    assert output.printable(text) == shown
+
+
 def test_what_is_printed_holds_no_control_characters(capsys: pytest.CaptureFixture[str]) -> None:
     text = "\x1b[31m a\tb\nc\x9b\x7f\u202e\udc80 é"
     shown = "\\x1b[31m a\\tb\\nc\\x9b\\x7f\\u202e\\udc80 é"
