@@ -69,6 +69,7 @@ class Identity(IntEnum):
     SERVICE = 3
     OUTSIDE = 4
     PREFIX = 5
+    GROUP = 6
 
 
 class ShapeSource(IntEnum):
@@ -78,7 +79,8 @@ class ShapeSource(IntEnum):
     TENANT = 1
     ANY = 2
     PREFIX = 3
-    SOURCES = 4
+    GROUP = 4
+    SOURCES = 5
 
 
 class ShapeDestination(IntEnum):
@@ -89,7 +91,8 @@ class ShapeDestination(IntEnum):
     ANY = 2
     PREFIX = 3
     SERVICE = 4
-    MESH_SHAPE_DESTINATIONS = 5
+    GROUP = 5
+    MESH_SHAPE_DESTINATIONS = 6
 
 
 class Action(IntEnum):
@@ -198,7 +201,7 @@ class Config(Structure):
 
 
 class Function(Structure):
-    """struct mesh_function, 40 bytes."""
+    """struct mesh_function, 44 bytes."""
 
     ifindex: int
     tenant: int
@@ -207,6 +210,7 @@ class Function(Structure):
     gateway: Array[c_uint8]
     address4: int
     address6: Array[c_uint32]
+    group: int
 
     _fields_ = (
         ("ifindex", c_uint32),
@@ -216,6 +220,7 @@ class Function(Structure):
         ("gateway", c_uint8 * 6),
         ("address4", be32),
         ("address6", be32 * 4),
+        ("group", c_uint32),
     )
 
 

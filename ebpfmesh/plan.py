@@ -8,7 +8,7 @@ Pure: nothing is read or changed here. The order, and why:
 2. services lose the functions that go; services that go, or move to other addresses, are removed;
 3. functions that go are removed, and those that are replaced; then rules about who is gone, so
    that their ids are free for others, as they were until here from rules about who is new;
-4. functions change tenant or audit where they are;
+4. functions change tenant, audit or group where they are;
 5. services are set as they shall be, if the functions they need have been there all along;
 6. functions are added;
 7. the other services are set: all their functions are there;
@@ -20,8 +20,10 @@ At no time is a flow allowed that was not before and will not be after, and no s
 function that is not there. Rules go by name: a deny comes before the function or service it
 names, and leaves after it. Between 1 and 8 there can be more rules than in either mesh.
 
-If two or more functions change tenant, a flow between them would meanwhile be judged by the old
-tenant of one and the new of the other; rules that keep them from sending cover step 4.
+If two or more functions change tenant or group, a flow between them would meanwhile be judged by
+the old one of one and the new one of the other; rules that keep them from sending cover step 4.
+
+Services go with the backends that their groups have: one whose group grows or shrinks is set.
 """
 
 import json
@@ -126,7 +128,7 @@ def diff(current: Mesh | None, wanted: Mesh) -> tuple[Operation, ...]:
     before, after = _by_name(current.functions), _by_name(wanted.functions)
     changed = {n: f for n, f in before.items() if n in after and _in_place(f, after[n])}
     staying = {n for n, f in before.items() if n in changed or after.get(n) == f}
-    moving = [n for n in changed if before[n].tenant != after[n].tenant]
+    moving = [n for n, f in changed.items() if _place(f) != _place(after[n])]
     leave, enter = _service_steps(current, wanted, staying, some_move=bool(moving))
     ready = [step for step in enter if staying.issuperset(_backends(step))]
     old_rules = {policy.match: policy for policy in current.policies}
@@ -172,16 +174,21 @@ def _setting_steps(current: Mesh, wanted: Mesh) -> Iterator[Operation]:
 
 
 def _backends(step: Operation) -> tuple[str, ...]:
-    return step.object.functions if isinstance(step.object, Service) else ()
+    return tuple(step.object.backends) if isinstance(step.object, Service) else ()
 
 
 def _by_name(items: Iterable[_Named]) -> dict[str, _Named]:
     return {item.name: item for item in items}
 
 
+def _place(function: Function) -> tuple[str, str | None]:
+    """What rules about many functions know it by."""
+    return function.tenant, function.group
+
+
 def _in_place(old: Function, new: Function) -> bool:
-    """Whether ``old`` becomes ``new`` by tenant or audit alone."""
-    settings = {"tenant": new.tenant, "audit": new.audit}
+    """Whether ``old`` becomes ``new`` by tenant, audit or group alone."""
+    settings = {"tenant": new.tenant, "audit": new.audit, "group": new.group}
     return old != new and old.model_copy(update=settings) == new
 
 
@@ -193,7 +200,8 @@ def _service_steps(
     A service that only needs functions that stay goes over to them in one step, unless a tenant
     changes meanwhile. Any other has, until it is set, the functions it has before and after.
     """
-    before, after = _by_name(current.services), _by_name(wanted.services)
+    before, after = _by_name(current.backed), _by_name(wanted.backed)
+    groups = wanted.groups.keys()
     leave, enter = [], []
     for name, old in before.items():
         new = after.pop(name, None)
@@ -201,9 +209,9 @@ def _service_steps(
             leave.append(Operation("remove-service", old))
             enter += [Operation("set-service", new)] if new else []
             continue
-        one_step = staying.issuperset(new.functions) and not some_move
-        keep = staying if one_step else staying.intersection(new.functions)
-        between = old.only(keep)
+        one_step = staying.issuperset(new.backends) and not some_move
+        keep = staying if one_step else staying.intersection(new.backends)
+        between = old.only(keep | groups)
         if between != old:
             leave.append(Operation("set-service", between, old))
         if between != new:
@@ -293,6 +301,8 @@ def _changed(old: Function, new: Function) -> str:
     parts = [new.name]
     if old.tenant != new.tenant:
         parts.append(f"tenant {old.tenant} → {new.tenant}")
+    if old.group != new.group:
+        parts.append(f"of group {new.group}" if new.group else "of no group")
     if old.audit != new.audit:
         parts.append(f"audit {'on' if new.audit else 'off'}")
     return "  ".join(parts)

@@ -100,6 +100,7 @@ enum mesh_identity {
 	MESH_SERVICE = 3,
 	MESH_OUTSIDE = 4,
 	MESH_PREFIX = 5, /* the outside, as far as its address is in a prefix */
+	MESH_GROUP = 6,	 /* functions that are replicas of one */
 };
 
 /*
@@ -111,6 +112,7 @@ enum mesh_shape_source {
 	MESH_SHAPE_TENANT,
 	MESH_SHAPE_ANY,
 	MESH_SHAPE_PREFIX,
+	MESH_SHAPE_GROUP,
 	MESH_SHAPE_SOURCES
 };
 
@@ -120,6 +122,7 @@ enum mesh_shape_destination {
 	MESH_SHAPE_TO_ANY,
 	MESH_SHAPE_TO_PREFIX,
 	MESH_SHAPE_TO_SERVICE,
+	MESH_SHAPE_TO_GROUP,
 	MESH_SHAPE_DESTINATIONS
 };
 
@@ -211,6 +214,7 @@ struct mesh_function {
 	__u8 gateway[6];    /* of the host-side interface: what it sends to */
 	__be32 address4;    /* 0: none */
 	__be32 address6[4]; /* ::: none */
+	__u32 group;	    /* 0: none */
 };
 
 struct mesh_service_key {

@@ -45,15 +45,33 @@ HOT void policy_add_prefixes(struct mesh_party *party, const struct mesh_address
 	}
 }
 
-/* A function's identities: itself, its tenant; the outside's: itself, its prefixes. */
+/* 1 for any number but 0, without a branch; `bits` are fewer than 63. */
+HOT __u64 policy_is_set(__u64 bits)
+{
+	bits = -bits;
+	asm volatile("" : "+r"(bits)); /* clang would see through it, and branch */
+	return bits >> 63;
+}
+
+/* A function's identities: itself, its tenant, its group if it has one. */
+HOT void policy_add_function(struct mesh_party *party, __u32 id, const struct mesh_function *fn,
+			     __u32 self, __u32 tenant, __u32 group, __be16 port)
+{
+	policy_add_party(party, identity(MESH_FUNCTION, id), self, port);
+	policy_add_party(party, identity(MESH_TENANT, fn->tenant), tenant, port);
+	policy_add_party(party, identity(MESH_GROUP, fn->group), group, port);
+	party->count -= 1 - policy_is_set(fn->group);
+}
+
+/* The outside's identities are itself and its prefixes. */
 HOT void policy_source(struct mesh_party *party, __u32 id, const struct mesh_function *fn,
 		       const struct mesh_address *address)
 {
 	party->count = 0;
 	policy_add_party(party, identity(MESH_ANY, 0), MESH_SHAPE_ANY, 0);
 	if (id) {
-		policy_add_party(party, identity(MESH_FUNCTION, id), MESH_SHAPE_SELF, 0);
-		policy_add_party(party, identity(MESH_TENANT, fn->tenant), MESH_SHAPE_TENANT, 0);
+		policy_add_function(party, id, fn, MESH_SHAPE_SELF, MESH_SHAPE_TENANT,
+				    MESH_SHAPE_GROUP, 0);
 		return;
 	}
 	policy_add_party(party, identity(MESH_OUTSIDE, 0), MESH_SHAPE_SELF, 0);
@@ -67,9 +85,8 @@ HOT void policy_destination(struct mesh_party *party, __u32 id, const struct mes
 	party->count = 0;
 	policy_add_party(party, identity(MESH_ANY, 0), MESH_SHAPE_TO_ANY, port);
 	if (id) {
-		policy_add_party(party, identity(MESH_FUNCTION, id), MESH_SHAPE_TO_SELF, port);
-		policy_add_party(party, identity(MESH_TENANT, fn->tenant), MESH_SHAPE_TO_TENANT,
-				 port);
+		policy_add_function(party, id, fn, MESH_SHAPE_TO_SELF, MESH_SHAPE_TO_TENANT,
+				    MESH_SHAPE_TO_GROUP, port);
 		return;
 	}
 	policy_add_party(party, identity(MESH_OUTSIDE, 0), MESH_SHAPE_TO_SELF, port);
@@ -109,17 +126,10 @@ HOT void policy_keep(struct mesh_judgement *j, const struct mesh_policy *rule)
 	j->rule ^= (rule->rule ^ j->rule) & mask;
 }
 
-/* 1 for any number but 0, without a branch; `bits` are fewer than 63. */
-HOT __u64 policy_is_set(__u64 bits)
-{
-	bits = -bits;
-	asm volatile("" : "+r"(bits)); /* clang would see through it, and branch */
-	return bits >> 63;
-}
-
 /*
  * Each identity of the one with each of the other, as far as there are rules of their shape. One of
- * the two is a function, so there are (2 + MESH_PREFIXES) * 4 pairs at most.
+ * the two is a function, which has four (five as a service's, that the outside does not reach), so
+ * there are (2 + MESH_PREFIXES) * 4 pairs at most.
  */
 HOT void policy_pairs(const struct mesh_config *config, struct mesh_question *q)
 {

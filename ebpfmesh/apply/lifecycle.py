@@ -142,7 +142,7 @@ def attach(
     """
     with opened(mesh, on_step) as live:
         live.settle()
-        if live.record.function(function.name):
+        if live.record.function(function.name) or live.record.group(function.name):
             raise UsageError(
                 f"there is a function {function.name} already",
                 hint="detach it first, or choose another name",
@@ -153,15 +153,16 @@ def attach(
         live.apply((Operation("add-function", function),), adopt=iface, force=force)
 
 
-def detach(mesh: str, name: str, on_step: OnStep = quiet) -> None:
-    """Remove one function; services lose it as a backend, rules about it go."""
+def detach(mesh: str, name: str, on_step: OnStep = quiet) -> tuple[str, ...]:
+    """Remove a function, or all of a group; services lose them as backends, rules about them go.
+
+    Returns the names of what was removed.
+    """
     with opened(mesh, on_step) as live:
         live.settle()
-        row = live.record.function(name)
-        if row is None:
-            live.home(name)  # raises NotFound with the names there are
-            return
-        live.apply(diff(*live.record.around(row.function)))
+        rows = live.functions(name)
+        live.apply(diff(*live.record.around([row.function for row in rows])))
+        return tuple(row.function.name for row in rows)
 
 
 def edit(

@@ -383,14 +383,23 @@ class Live:
             log, exit_file = self.log_file(function.name), self.exit_file(function.name)
             process.start(self.home(function.name), function.command, log=log, exit_file=exit_file)
 
-    def home(self, name: str) -> process.Home:
-        """Where a function's processes run; NotFound if there is no such function or namespace."""
-        row = self.record.function(name)
-        if row is None:
+    def functions(self, name: str) -> tuple[FunctionRow, ...]:
+        """A function, or those of a group; NotFound if there is none of this name."""
+        names = self.record.group(name) or (name,)
+        rows = tuple(row for one in names if (row := self.record.function(one)))
+        if not rows:
             known = ", ".join(r.function.name for r in self.record.functions()) or "none"
             raise NotFound(
                 f"there is no function {name} in mesh {self.name}", hint=f"known: {known}"
             )
+        return rows
+
+    def home(self, name: str) -> process.Home:
+        """Where a function's processes run; NotFound if there is no such function or namespace."""
+        row, *others = self.functions(name)
+        if others or row.function.name != name:
+            names = ", ".join(one.function.name for one in (row, *others))
+            raise UsageError(f"{name} is a group of functions", hint=f"name one: {names}")
         path = Path(row.place.netns)
         if row.place.netns_inode not in (0, netns.NetnsId.of(path).inode):
             what = f"function {name}: the namespace at {path} is another one now"

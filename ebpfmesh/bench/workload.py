@@ -69,6 +69,17 @@ class Target:
     port: int
 
 
+def demo() -> Mesh:
+    """The mesh of ``DEMO_FILE``, each function by its own name: other paths know no groups."""
+    mesh = config.load(DEMO_FILE)
+    functions = tuple(f.model_copy(update={"group": None}) for f in mesh.functions)
+    services = tuple(
+        service.model_copy(update={"functions": tuple(service.backends), "backends": {}})
+        for service in mesh.backed
+    )
+    return mesh.model_copy(update={"functions": functions, "services": services})
+
+
 def load(*, flows: int = 0) -> Mesh:
     """The mesh that every path is built from, with room for all that is measured.
 
@@ -78,7 +89,7 @@ def load(*, flows: int = 0) -> Mesh:
     there are services at the ports after ``samples``', TARGETS in all, since one client has fewer
     ports than flows are wanted; and as many for TCP's SYNs.
     """
-    mesh = config.load(DEMO_FILE)
+    mesh = demo()
     first = mesh.service(SERVICES["pps"])
     bulk = mesh.service(SERVICES["stream"])
     udp = bulk.model_copy(update={"name": SERVICES["load"], "protocol": "udp"})

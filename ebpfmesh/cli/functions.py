@@ -69,7 +69,7 @@ def attach(
 )
 @click.argument("name", shell_complete=complete.functions)
 def detach(name: str) -> None:
-    """Take function NAME out of the mesh; undoes attach.
+    """Take function NAME out of the mesh, or all replicas of that name; undoes attach.
 
     Services lose it as a backend, rules about it go. A namespace that was there before stays.
     """
@@ -78,11 +78,12 @@ def detach(name: str) -> None:
     need_change("detach")
     mesh = the_mesh()
     with output.steps(f"function {name}") as step:
-        apply.detach(mesh, name, step)
+        gone = apply.detach(mesh, name, step)
     if settings().json:
-        output.data(mesh=mesh, name=name)
-    else:
-        output.done(f"- function {name}")
+        output.data(mesh=mesh, name=name, functions=gone)
+        return
+    for function in gone:
+        output.done(f"- function {function}")
 
 
 @click.command(

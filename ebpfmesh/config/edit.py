@@ -29,7 +29,7 @@ def new_function(mesh: Mesh, name: str, *, addresses: Iterable[str], **settings:
 
     ``settings`` are keys of FunctionSettings; raises Invalid for what the mesh cannot have.
     """
-    if any(function.name == name for function in mesh.functions):
+    if any(name in (function.name, function.group) for function in mesh.functions):
         hint = "detach it first, or choose another name"
         raise UsageError(f'there is a function "{name}" already', hint=hint)
     given = _by_family(parse_address(text) for text in addresses)
@@ -89,7 +89,9 @@ def set_service(
         # With another number of ports it is not known what was meant: the user is asked.
         target = old.target_port, old.target_port + old.ports - 1
     wanted |= service_ports(own, target)
-    kept = {n: weight for n, weight in old.weights.items() if n in wanted["functions"]}
+    named = set(wanted["functions"])
+    group_of = {function.name: function.group for function in mesh.functions}
+    kept = {n: w for n, w in old.weights.items() if n in named or group_of.get(n) in named}
     wanted["weights"] = kept | dict(weights or {})
     if given := _by_family(parse_address(text) for text in addresses):
         wanted |= {"address4": None, "address6": None, **given}
@@ -117,12 +119,14 @@ def rule(source: str, destination: str, port: int | str | None = None, **values:
 
 def add_policy(mesh: Mesh, policy: Policy) -> Mesh:
     """``mesh`` with one more rule, in the place of the one about the same flows if there is."""
+    policy = policy.named(mesh.groups)
     others = tuple(rule for rule in mesh.policies if rule.match != policy.match)
     return _whole(mesh, policies=(*others, policy))
 
 
 def delete_policy(mesh: Mesh, policy: Policy) -> Mesh:
     """``mesh`` without the rule about the same flows as ``policy``, whatever it said."""
+    policy = policy.named(mesh.groups)
     others = tuple(rule for rule in mesh.policies if rule.match != policy.match)
     if len(others) == len(mesh.policies):
         what = f"there is no policy about {policy.source} → {policy.destination}"

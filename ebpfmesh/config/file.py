@@ -1,9 +1,7 @@
 # SPDX-License-Identifier: BSD-2-Clause
 """What a mesh file may hold, and the mesh that it means."""
 
-from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from itertools import product
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
@@ -26,9 +24,7 @@ from ebpfmesh.model import (
     Destination,
     Function,
     FunctionSettings,
-    Hints,
     Hook,
-    Identity,
     Invalid,
     Limits,
     Location,
@@ -37,6 +33,7 @@ from ebpfmesh.model import (
     Model,
     Name,
     Network,
+    Parts,
     Policy,
     PolicySettings,
     Service,
@@ -53,7 +50,6 @@ from ebpfmesh.model import (
 
 _Either = TypeVar("_Either", Address, Network)
 _Table = TypeVar("_Table", bound=Model)
-_Names = Mapping[str, tuple[str, ...]]
 _Origin = dict[Location, Location]
 
 
@@ -221,16 +217,14 @@ def _build(values: dict[str, Any]) -> tuple[Mesh, Check]:
         **{key: value for key, value in file.mesh if key != "prefix"},
         **_by_family("prefix", file.mesh.prefix),
     }
-    mesh = Mesh.model_construct(**parts)
     try:
-        names = _function_names(file)
-        parts["functions"] = _functions(file, mesh, names, origin)
-        parts["services"] = _services(file, names, origin)
-        parts["policies"] = _policies(file, names, origin)
-    except Invalid as fault:  # so many that no more can be said
+        parts["functions"] = _functions(file, Parts.model_construct(**parts), origin)
+    except Invalid as fault:  # without functions nothing can be said of the others
         file.check.add(fault)
-        return mesh, file.check
+        return Mesh.model_construct(**parts), file.check
+    parts["services"] = _services(file, origin)
     mesh = Mesh.model_construct(**parts)
+    mesh = mesh.model_copy(update={"policies": _policies(file, mesh, origin)})
     for found in problems(mesh, file.besides):
         if file.check.enough:
             break
@@ -285,50 +279,50 @@ def _in_file(origin: _Origin, at: Location) -> Location:
     return at
 
 
-def _function_names(file: _File) -> dict[str, tuple[str, ...]]:
-    """What each name stands for: a function for itself, and with replicas for all of them.
-
-    A second one of a name goes, once that was said: what else it has may all be the first one's.
-    """
-    known: dict[str, tuple[str, ...]] = {}
+def _own_names(file: _File) -> dict[int, tuple[str, ...]]:
+    """What the functions of each table are called, as far as nothing before has these names."""
+    known, found = set[str](), {}
     total = 0
-    for index, table in list(file.functions.items()):
+    for index, table in file.functions.items():
         total += table.replicas or 1
         if total > file.mesh.limits.functions:
             path = ("function", index, "replicas")
             raise too_many("functions", file.mesh.limits.functions, path)
-        names = {table.name: table.names} | {name: (name,) for name in table.names}
-        if twice := next((name for name in names if name in known), ""):
+        names = {table.name, *table.names}
+        if twice := min(names & known, default=""):
             what = f'there are two functions called "{twice}"'
             path = ("function", index, "name")
             file.check.add(Invalid(what, path=path, hint="rename one of them"))
-            del file.functions[index]
         else:
             known |= names
-    return known
+            found[index] = table.names
+    return found
 
 
-def _functions(file: _File, mesh: Mesh, names: _Names, origin: _Origin) -> tuple[Function, ...]:
+def _functions(file: _File, parts: Parts, origin: _Origin) -> tuple[Function, ...]:
     """Its functions, replicas and assigned addresses included."""
     tables: tuple[_FunctionTable | _ServiceTable, ...]
     tables = (*file.functions.values(), *file.services.values())
     used = {address for table in tables for address in table.address}
+    own = _own_names(file)
     owners = {
         name: index
-        for index, table in file.functions.items()
-        if not table.address
-        for name in names.get(table.name, ())
+        for index, names in own.items()
+        if not file.functions[index].address
+        for name in names
     }
     try:
-        assigned4 = assign_addresses(owners, mesh.prefix4, used)
-        assigned6 = assign_addresses(owners, mesh.prefix6, used)
+        assigned4 = assign_addresses(owners, parts.prefix4, used)
+        assigned6 = assign_addresses(owners, parts.prefix6, used)
     except Invalid as fault:
         fault.path = ("function", owners[str(fault.path[0])])
         raise
     functions: list[Function] = []
-    for index, table in file.functions.items():
+    for index, names in own.items():
+        table = file.functions[index]
         settings = table.model_dump(exclude={"name", "replicas", "address"})
-        for name in names.get(table.name, ()):
+        settings["group"] = table.name if table.replicas else None
+        for name in names:
             addresses = table.address or (assigned4[name], assigned6[name])
             _note(origin, ("functions", len(functions)), ("function", index), table.address)
             try:
@@ -341,93 +335,38 @@ def _functions(file: _File, mesh: Mesh, names: _Names, origin: _Origin) -> tuple
     return tuple(functions)
 
 
-def _services(file: _File, names: _Names, origin: _Origin) -> tuple[Service, ...]:
-    """Its services, with the replicas in place of the names that stand for them."""
+def _services(file: _File, origin: _Origin) -> tuple[Service, ...]:
+    """Its services."""
     services: list[Service] = []
-    for number, table in file.services.items():
-        functions: list[str] = []
-        made: Location = ("services", len(services))
-        for index, name in enumerate(table.functions):
-            path: Location = ("service", number, "functions", index)
-            for replica in names.get(name, (name,)):
-                origin[*made, "functions", len(functions)] = path
-                functions.append(replica)
-        values = table.model_dump(exclude={"address", "functions", "port", "target_port"})
-        weights = _weights(file, number, names, functions)
-        values |= {"functions": tuple(functions), "weights": weights}
+    for index, table in file.services.items():
+        values = table.model_dump(exclude={"address", "port", "target_port"})
         values |= service_ports(table.port, table.target_port)
+        _note(origin, ("services", len(services)), ("service", index), table.address)
         try:
             services.append(make(Service, **values, **_by_family("address", table.address)))
         except Invalid as fault:
-            path = ("service", number, *fault.path)
+            path = ("service", index, *fault.path)
             file.check.add(Invalid(fault.message, path=path, hint=fault.hint))
-        _note(origin, made, ("service", number), table.address)
     return tuple(services)
 
 
-def _weights(file: _File, number: int, names: _Names, functions: Collection[str]) -> dict[str, int]:
-    """The weight of each function that ``weights`` speaks of; its own name says more."""
-    table = file.services[number]
-    own, weights = set(functions), dict[str, int]()
-    hint_for = Hints([*table.functions, *functions])
-    for name in sorted(table.weights, key=lambda name: names.get(name) == (name,)):
-        replicas = [replica for replica in names.get(name, ()) if replica in own]
-        weights |= dict.fromkeys(replicas, table.weights[name])
-        if not replicas and name not in own:
-            what = f'"weights" names "{name}", which is not of its functions'
-            path = ("service", number, "weights", name)
-            hint = hint_for(name)
-            file.check.add(Invalid(f'service "{table.name}": {what}', path=path, hint=hint))
-    return weights
-
-
-def _policies(file: _File, names: _Names, origin: _Origin) -> tuple[Policy, ...]:
-    """Its policies, one for each pair of replicas.
-
-    Where two are about the same flows, because one names replicas by their common name and the
-    other by their own, the one that decides is kept.
-    """
-    given: dict[object, int] = {}
-    kept: dict[object, tuple[Policy, int]] = {}
+def _policies(file: _File, mesh: Mesh, origin: _Origin) -> tuple[Policy, ...]:
+    """Its policies; a function's name that stands for its replicas becomes that of their group."""
+    policies: list[Policy] = []
+    groups = frozenset(mesh.groups)
     for index, table in file.policies.items():
-        common = _common(file.check, table, index)
-        if common is None:
-            continue
-        if (other := given.setdefault(common.match, index)) != index:
-            what = f"policy {common}: policy number {other + 1} is about the same flows"
-            hint = "keep one, or make them differ in from, to, protocol or port"
-            file.check.add(Invalid(what, path=("policy", index), hint=hint))
-            continue
-        ends = (_replicas(end, names) for end in (common.source, common.destination))
-        for source, destination in product(*ends):
-            policy = common.model_copy(update={"source": source, "destination": destination})
-            rival, _ = kept.get(policy.match, (policy, index))
-            if policy.precedence <= rival.precedence:
-                kept[policy.match] = policy, index
-            if len(kept) > file.mesh.limits.rules:
-                raise too_many("rules", file.mesh.limits.rules, ("policy", index))
-    for number, (_, index) in enumerate(kept.values()):
-        origin["policies", number] = ("policy", index)
-    return tuple(policy for policy, _ in kept.values())
-
-
-def _common(check: Check, table: _PolicyTable, index: int) -> Policy | None:
-    """The rule of a table, its replicas still by their common name."""
-    values = table.model_dump(exclude={"source", "destination", "port"})
-    values |= policy_ports(table.port)
-    try:
-        return make(Policy, source=table.source, destination=table.destination, **values)
-    except Invalid as fault:
-        what = f"policy number {index + 1}: {fault.message}"
-        check.add(Invalid(what, path=("policy", index, *fault.path), hint=fault.hint))
-        return None
-
-
-def _replicas(identity: Identity, names: _Names) -> tuple[Identity, ...]:
-    """Whom an identity stands for: itself, or the replicas of that name."""
-    if identity.kind != "function" or names.get(identity.name) in (None, (identity.name,)):
-        return (identity,)
-    return tuple(Identity("function", name) for name in names[identity.name])
+        values = table.model_dump(exclude={"source", "destination", "port"})
+        values |= policy_ports(table.port)
+        origin["policies", len(policies)] = ("policy", index)
+        try:
+            policy = make(Policy, source=table.source, destination=table.destination, **values)
+        except Invalid as fault:
+            what = f"policy number {index + 1}: {fault.message}"
+            path = ("policy", index, *fault.path)
+            file.check.add(Invalid(what, path=path, hint=fault.hint))
+        else:
+            policies.append(policy.named(groups))
+    return tuple(policies)
 
 
 def _by_family(key: str, items: tuple[_Either, ...]) -> dict[str, _Either]:

@@ -43,6 +43,7 @@ _IDENTITY = {
     "service": _abi.Identity.SERVICE,
     "outside": _abi.Identity.OUTSIDE,
     "prefix": _abi.Identity.PREFIX,
+    "group": _abi.Identity.GROUP,
 }
 _ACTION: dict[Action, int] = {
     "deny": _abi.Action.DENY,
@@ -55,6 +56,7 @@ _SOURCE = {
     "tenant": _abi.ShapeSource.TENANT,
     "any": _abi.ShapeSource.ANY,
     "prefix": _abi.ShapeSource.PREFIX,
+    "group": _abi.ShapeSource.GROUP,
 }
 _DESTINATION = {
     "function": _abi.ShapeDestination.SELF,
@@ -63,6 +65,7 @@ _DESTINATION = {
     "service": _abi.ShapeDestination.SERVICE,
     "any": _abi.ShapeDestination.ANY,
     "prefix": _abi.ShapeDestination.PREFIX,
+    "group": _abi.ShapeDestination.GROUP,
 }
 _TIMEOUTS = ("handshake", "established", "closing", "udp", "icmp")  # as enum mesh_timeout
 _ONLY = ctypes.c_uint32(0)  # key of mesh_config
@@ -145,6 +148,7 @@ class Control:
             ifindex=plugged.ifindex,
             tenant=self._tenant(function.tenant),
             flags=_abi.FunctionFlag.AUDIT if function.audit else 0,
+            group=self._group(function),
             address4=int(function.address4 or 0),
         )
         row.mac[:] = [int(part, 16) for part in plugged.mac.split(":")]
@@ -160,12 +164,16 @@ class Control:
         self.make_room("tenant", name)
         return self.record.id_of("tenant", name)
 
+    def _group(self, function: Function) -> int:
+        return self.record.id_of("group", function.group) if function.group else 0
+
     def change_function(self, number: int, function: Function) -> None:
-        """Give a known function another tenant or audit setting, in one update."""
+        """Give a known function another tenant, group or audit setting, in one update."""
         key = ctypes.c_uint32(number)
         row = self.maps["mesh_function"].get(key) or _abi.Function()
         row.tenant = self._tenant(function.tenant)
         row.flags = _abi.FunctionFlag.AUDIT if function.audit else 0
+        row.group = self._group(function)
         self.maps["mesh_function"].set(key, row)
 
     def remove_function(self, number: int, function: Function) -> None:
@@ -195,7 +203,7 @@ class Control:
     def set_service(self, service: Service) -> None:
         """Write a service's table beside the one in use, then flip to it in one update."""
         old = self.record.table(service.name)
-        weights = [service.weight(name) for name in service.functions]
+        weights = tuple(service.backends.values())
         rows = max(maglev.rows_for(weights), old[1])
         size = maglev.size_of(rows) if any(weights) else 0
         row = self._take_rows(rows)
@@ -224,9 +232,9 @@ class Control:
 
     def _new_table(self, service: Service, size: int, row: int, rows: int) -> list[int]:
         """Ids of functions for so many slots, as near as can be to those in the rows in use."""
-        ids = [self.record.id_of("function", name) for name in service.functions]
-        weights = tuple(service.weight(name) for name in service.functions)
-        table = maglev.table(service.functions, weights, size)
+        names, weights = tuple(service.backends), tuple(service.backends.values())
+        ids = [self.record.id_of("function", name) for name in names]
+        table = maglev.table(names, weights, size)
         if table and rows and maglev.size_of(rows) == size:
             backends = {number: backend for backend, number in enumerate(ids)}
             values = [self.maps["mesh_maglev"].get(ctypes.c_uint32(row + n)) for n in range(rows)]
@@ -355,7 +363,7 @@ class Control:
 
     def resync(self) -> None:
         """Make services and rules in the maps exactly those of the record (after a crash)."""
-        services = self.record.services()
+        services = self.record.model().backed
         known = {bytes(key) for service in services for key in service_keys(service)}
         for key, _ in list(self.maps["mesh_service"].items()):
             if bytes(key) not in known:

@@ -12,11 +12,11 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from stat import S_IMODE
-from typing import Self
+from typing import Literal, Self
 
 from pydantic import TypeAdapter
 
@@ -28,6 +28,7 @@ from ebpfmesh.kernel.tables import LOCK_SECONDS, Entry, Kind, Tables
 from ebpfmesh.model import (
     Address,
     Function,
+    Identity,
     Limits,
     Mesh,
     Policy,
@@ -150,23 +151,28 @@ class Record(Tables):
     def put_function(self, function: Function, place: Place, *, ready: bool) -> None:
         """Write a function's row."""
         text = json.dumps(place.__dict__)
-        values = (function.name, int(ready), function.model_dump_json(), text, function.tenant)
+        model, about = function.model_dump_json(), (function.tenant, function.group)
+        values = (function.name, int(ready), model, text, *about)
         with self.transaction():
-            self._leave_tenant(function.name)
-            self._db.execute("REPLACE INTO function VALUES (?, ?, ?, ?, ?)", values)
+            self._leave(function.name)
+            self._db.execute("REPLACE INTO function VALUES (?, ?, ?, ?, ?, ?)", values)
             self._put_addresses("function", function.name, function.addresses)
 
     def delete_function(self, name: str) -> None:
         """Delete a function's row."""
         with self.transaction():
-            self._leave_tenant(name)
+            self._leave(name)
             self._unsure.add(("function", name))
             self._db.execute("DELETE FROM function WHERE name = ?", (name,))
             self._put_addresses("function", name, ())
 
-    def _leave_tenant(self, function: str) -> None:
-        rows = self._all("SELECT tenant FROM function WHERE name = ?", function)
-        self._unsure.update(("tenant", tenant) for (tenant,) in rows)
+    def _leave(self, function: str) -> None:
+        """Tenant and group of a function may have no other one."""
+        rows = self._all("SELECT tenant, group_name FROM function WHERE name = ?", function)
+        for tenant, group in rows:
+            self._unsure.add(("tenant", tenant))
+            if group:
+                self._unsure.add(("group", group))
 
     def _put_addresses(self, kind: Kind, name: str, addresses: Sequence[Address]) -> None:
         old = self._all("SELECT address FROM address WHERE kind = ? AND name = ?", kind, name)
@@ -220,7 +226,8 @@ class Record(Tables):
         """Write a service's row; ``depths`` has a bit for each number of bits of its keys."""
         size = len(port_prefixes(service.port, service.last_port))
         old = self._all("SELECT size FROM service WHERE name = ?", service.name)
-        values = (service.name, service.model_dump_json(), row, rows, depths, size)
+        text = service.model_dump_json(exclude={"backends"})
+        values = (service.name, text, row, rows, depths, size)
         with self.transaction():
             self._db.execute("REPLACE INTO service VALUES (?, ?, ?, ?, ?, ?)", values)
             self._count("services", size - sum(number for (number,) in old))
@@ -261,7 +268,7 @@ class Record(Tables):
         number = self.policy_id(policy)
         if number is not None:
             ends = (policy.source, policy.destination)
-            kinds: tuple[Kind, ...] = ("function", "tenant", "service")
+            kinds: tuple[Kind, ...] = ("function", "tenant", "service", "group")
             self._unsure |= {(kind, i.name) for i in ends for kind in kinds if i.kind == kind}
             with self.transaction():
                 self._db.execute("DELETE FROM policy WHERE id = ?", (number,))
@@ -300,8 +307,10 @@ class Record(Tables):
         self, functions: Sequence[Function], services: Sequence[Service], policies: Sequence[Policy]
     ) -> Mesh:
         known = {function.name for function in functions}
+        groups = {function.group for function in functions if function.group}
         names = {
             "function": known,
+            "group": groups,
             "tenant": {function.tenant for function in functions},
             "service": {service.name for service in services},
         }
@@ -313,15 +322,19 @@ class Record(Tables):
             )
         )
         parts = {"functions": tuple(functions), "policies": kept}
-        parts["services"] = tuple(service.only(known) for service in services)
+        parts["services"] = tuple(service.only(known | groups) for service in services)
         return self.base().model_copy(update=parts)
 
     def part(self, scope: Scope) -> Mesh:
-        """The mesh as it is, as far as a change of this scope can see it."""
-        policies = self._policies_of(scope)
-        ends = {i for rule in (*policies, *scope.rules) for i in (rule.source, rule.destination)}
-        names: dict[str, set[str]] = {"function": set(scope.functions), "tenant": set()}
-        names["service"] = set(scope.services)
+        """The mesh as it is, as far as a change of this scope can see it.
+
+        Of services that rules or addresses lead to it has no functions, of groups one function.
+        """
+        rules = tuple(map(self._named, scope.rules))
+        policies = self._policies_of(replace(scope, rules=rules))
+        ends = {i for rule in (*policies, *rules) for i in (rule.source, rule.destination)}
+        names: dict[str, set[str]] = {"function": set(), "group": set(), "tenant": set()}
+        names["service"] = set()
         for identity in ends:
             if identity.name and identity.kind in names:
                 names[identity.kind].add(identity.name)
@@ -333,34 +346,66 @@ class Record(Tables):
         for first, last in spans:
             for kind, name in self.owners(first, last):
                 names[kind].add(name)
-        services = self._services(sorted(names["service"]))
-        names["function"].update(name for service in services for name in service.functions)
-        names["function"].update(self._of_tenants(names["tenant"]))
-        rows = [row for name in sorted(names["function"]) if (row := self.function(name))]
-        return self._mesh([row.function for row in rows if row.ready], services, policies)
+        others = self._services(sorted(names["service"].difference(scope.services)))
+        services = [*changed, *(service.only(()) for service in others)]
+        names["function"].update(self._one_of_each("tenant", names["tenant"]))
+        names["function"].update(self._one_of_each("group_name", names["group"]))
+        names["function"].update(self._backends(changed), self._members(scope.functions))
+        return self._mesh(self._ready(names["function"]), services, policies)
 
-    def around(self, function: Function) -> tuple[Mesh, Mesh]:
-        """The mesh with a function and without, as far as removing it changes anything.
+    def around(self, functions: Sequence[Function]) -> tuple[Mesh, Mesh]:
+        """The mesh with some functions and without, as far as removing them changes anything.
 
         Costs the same however many other functions and rules there are.
         """
-        name, tenant = function.name, function.tenant
-        texts = self._naming(f"function:{name}")
-        others = "SELECT 1 FROM function WHERE tenant = ? AND ready AND name != ? LIMIT 1"
-        if not self._all(others, tenant, name):
-            texts |= self._naming(f"tenant:{tenant}")
+        gone = {function.name for function in functions}
+        texts: dict[int, str] = {}
+        for identity in self._left_by(functions):
+            texts |= self._naming(str(identity))
+        near = {name for function in functions for name in (function.name, function.group) if name}
         query = "SELECT name FROM service WHERE instr(model, ?)"
-        near = [row[0] for row in self._all(query, json.dumps(name))]
-        services = tuple(one for one in self._services(near) if name in one.functions)
-        backends = {backend for service in services for backend in service.functions} - {name}
-        rows = [row for one in sorted(backends) if (row := self.function(one)) and row.ready]
-        functions = tuple(row.function for row in rows)
+        found = {row[0] for name in near for row in self._all(query, json.dumps(name))}
+        services = [one for one in self._services(sorted(found)) if near & set(one.functions)]
+        others = self._ready(self._backends(services) - gone)
         parts = {
-            "functions": (function, *functions),
-            "services": services,
+            "functions": (*functions, *others),
+            "services": tuple(services),
             "policies": tuple(self._policies(texts)),
         }
-        return self.base().model_copy(update=parts), self._mesh(functions, services, ())
+        return self.base().model_copy(update=parts), self._mesh(others, services, ())
+
+    def _left_by(self, functions: Sequence[Function]) -> Iterator[Identity]:
+        """What no function is once these are gone."""
+        gone = {function.name for function in functions}
+        yield from (Identity("function", name) for name in gone)
+        kinds: tuple[tuple[Literal["tenant", "group"], str], ...]
+        kinds = ("tenant", "tenant"), ("group", "group_name")
+        for kind, column in kinds:
+            query = f"SELECT name FROM function WHERE {column} = ? AND ready LIMIT ?"  # noqa: S608
+            for name in {getattr(function, kind) for function in functions} - {None}:
+                if gone.issuperset(row[0] for row in self._all(query, name, len(gone) + 1)):
+                    yield Identity(kind, name)
+
+    def _named(self, rule: Policy) -> Policy:
+        """A rule with ``group:NAME`` where ``function:NAME`` means a group of this mesh."""
+        ends = {i.name for i in (rule.source, rule.destination) if i.kind == "function"}
+        return rule.named({name for name in ends if self.group(name)})
+
+    def group(self, name: str) -> tuple[str, ...]:
+        """The functions of a group, those that are being made or removed too; () if it is none."""
+        query = "SELECT name FROM function WHERE group_name = ? ORDER BY length(name), name"
+        return tuple(row[0] for row in self._all(query, name))
+
+    def _members(self, names: Iterable[str]) -> set[str]:
+        """Names of functions, for those that are names of groups their functions'."""
+        return {one for name in names for one in self.group(name) or (name,)}
+
+    def _backends(self, services: Iterable[Service]) -> set[str]:
+        return self._members({name for service in services for name in service.functions})
+
+    def _ready(self, names: Iterable[str]) -> list[Function]:
+        rows = (self.function(name) for name in sorted(names))
+        return [row.function for row in rows if row and row.ready]
 
     def _policies_of(self, scope: Scope) -> list[Policy]:
         """Policies of a scope, and for each prefix near one of its own or its addresses' one."""
@@ -392,10 +437,10 @@ class Record(Tables):
         texts = (row for name in names for row in self._all(query, name))
         return [self._read(_SERVICE.validate_json, text) for (text,) in texts]
 
-    def _of_tenants(self, tenants: Collection[str]) -> list[str]:
-        """A function of each tenant that has one."""
-        query = "SELECT name FROM function WHERE tenant = ? AND ready LIMIT 1"
-        return [row[0] for tenant in tenants for row in self._all(query, tenant)]
+    def _one_of_each(self, column: str, names: Collection[str]) -> list[str]:
+        """A function of each tenant or group that has one."""
+        query = f"SELECT name FROM function WHERE {column} = ? AND ready LIMIT 1"  # noqa: S608
+        return [row[0] for name in names for row in self._all(query, name)]
 
 
 def _match(policy: Policy) -> str:

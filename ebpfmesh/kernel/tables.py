@@ -19,18 +19,20 @@ from ebpfmesh.kernel import private
 from ebpfmesh.kernel.prefixes import Block, block_of
 
 LOCK_SECONDS = 60.0
-Kind = Literal["function", "tenant", "service", "prefix"]
+Kind = Literal["function", "tenant", "service", "prefix", "group"]
 T = TypeVar("T")
 
-VERSION = 2
+VERSION = 3
 """Of the tables and of what the settings mean: another one is not read."""
 _APPLICATION = int.from_bytes(b"mesh")  # what file(1) would tell the file by
 _SCHEMA = """
 CREATE TABLE setting (key TEXT PRIMARY KEY, value TEXT NOT NULL);
 CREATE TABLE id (kind TEXT, name TEXT, id INTEGER, PRIMARY KEY (kind, name), UNIQUE (kind, id));
 CREATE TABLE free_id (kind TEXT, id INTEGER, PRIMARY KEY (kind, id)) WITHOUT ROWID;
-CREATE TABLE function (name TEXT PRIMARY KEY, ready INTEGER, model TEXT, place TEXT, tenant TEXT);
+CREATE TABLE function (name TEXT PRIMARY KEY, ready INTEGER, model TEXT, place TEXT, tenant TEXT,
+ group_name TEXT);
 CREATE INDEX function_tenant ON function (tenant);
+CREATE INDEX function_group ON function (group_name);
 CREATE TABLE service (name TEXT PRIMARY KEY, model TEXT, row INTEGER, rows INTEGER, depths INTEGER,
  size INTEGER);
 CREATE INDEX service_depths ON service (depths);
@@ -59,6 +61,7 @@ _TABLES = frozenset(re.findall(r"CREATE TABLE (\w+)", _SCHEMA))
 _USED = {
     "function": "SELECT 1 FROM function WHERE name = ?1",
     "tenant": "SELECT 1 FROM function WHERE tenant = ?1",
+    "group": "SELECT 1 FROM function WHERE group_name = ?1",
     "service": "SELECT 1 FROM service WHERE name = ?1",
 }
 

@@ -28,7 +28,7 @@ from ebpfmesh.model.base import (
     suggest,
     too_many,
 )
-from ebpfmesh.model.mesh import Hook, Mesh, Party, Verdict
+from ebpfmesh.model.mesh import Mesh
 from ebpfmesh.model.objects import (
     Endpoint,
     Function,
@@ -38,6 +38,7 @@ from ebpfmesh.model.objects import (
     Timeouts,
     Weight,
 )
+from ebpfmesh.model.parts import Hook, Parts, groups_of
 from ebpfmesh.model.policy import (
     Action,
     Destination,
@@ -72,7 +73,7 @@ __all__ = [
     "Model",
     "Name",
     "Network",
-    "Party",
+    "Parts",
     "Policy",
     "PolicySettings",
     "Port",
@@ -81,11 +82,11 @@ __all__ = [
     "Service",
     "Source",
     "Timeouts",
-    "Verdict",
     "Weight",
     "check_address",
     "check_mesh_name",
     "few",
+    "groups_of",
     "parse_ports",
     "parse_prefix",
     "port_prefixes",

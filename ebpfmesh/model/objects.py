@@ -2,7 +2,7 @@
 """Functions and services, and how much of everything a mesh has room for."""
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from ipaddress import IPv4Address, IPv6Address
 from typing import Annotated, Literal, Self
 
@@ -19,7 +19,6 @@ from ebpfmesh.model.base import (
     integer,
     repeated,
     show,
-    suggest,
 )
 
 Weight = Annotated[int, Field(ge=0, le=100, description="an integer from 0 to 100")]
@@ -116,18 +115,22 @@ class FunctionSettings(Model):
 
 
 class Function(FunctionSettings, Endpoint):
-    """A container of the mesh."""
+    """A container of the mesh, alone or of a ``group``: replicas that have one name together."""
+
+    group: Name | None = None
 
 
 class Service(Endpoint):
     """A stable address and port in front of functions, or a range of ports.
 
-    ``functions`` are the names of its backends. It may be empty: a service without backends is
-    there and refuses, as while its last function is being replaced. A range has ``ports`` ports
-    from ``port`` on, which become as many from ``target_port`` on.
+    ``functions`` are the names of its backends, or of groups of them. It may be empty: a service
+    without backends is there and refuses, as while its last function is being replaced. A range
+    has ``ports`` ports from ``port`` on, which become as many from ``target_port`` on.
 
-    Of new flows each backend gets a part by its weight: 1 if ``weights`` does not say, none with
-    0, while what it has stays. With ``affinity`` "source" a client's address alone chooses.
+    Of new flows each backend gets a part by its weight: 1 if ``weights`` does not say, its own or
+    its group's, none with 0, while what it has stays. With ``affinity`` "source" a client's address
+    alone chooses. ``backends`` are the functions behind it with their weights; a mesh as people
+    write it has none: see ``backed``.
     """
 
     port: Port
@@ -139,6 +142,7 @@ class Service(Endpoint):
     weights: dict[Name, Weight] = Field(
         default_factory=dict, description="a table of integers from 0 to 100, such as {web-1 = 0}"
     )
+    backends: dict[Name, Weight] = Field(default_factory=dict)
 
     @property
     def last_port(self) -> int:
@@ -156,15 +160,24 @@ class Service(Endpoint):
         ports = self.port, self.last_port
         return tuple((address, *ports, self.protocol) for address in self.addresses)
 
-    def weight(self, function: str) -> int:
-        """The weight of a backend."""
-        return self.weights.get(function, 1)
+    def backed(self, groups: Mapping[str, tuple[str, ...]]) -> "Service":
+        """The service with its ``backends``, and the ``weights`` that make a difference to them."""
+        backends, weights = {}, dict[str, int]()
+        for name in self.functions:
+            usual = self.weights.get(name, 1)
+            weights |= {name: usual} if usual != 1 else {}
+            for function in groups.get(name, (name,)):
+                backends[function] = self.weights.get(function, usual)
+                weights |= {function: backends[function]} if backends[function] != usual else {}
+        return self.model_copy(update={"backends": backends, "weights": weights})
 
-    def only(self, functions: Collection[str]) -> "Service":
-        """The service with those of its backends that are among ``functions``."""
-        kept = tuple(name for name in self.functions if name in functions)
-        weights = {name: weight for name, weight in self.weights.items() if name in kept}
-        return self.model_copy(update={"functions": kept, "weights": weights})
+    def only(self, names: Collection[str]) -> "Service":
+        """The service with those of its functions, groups and backends that are among ``names``."""
+        kept = tuple(name for name in self.functions if name in names)
+        weights = {name: weight for name, weight in self.weights.items() if name in names}
+        backends = {name: weight for name, weight in self.backends.items() if name in names}
+        update = {"functions": kept, "weights": weights, "backends": backends}
+        return self.model_copy(update=update)
 
     @model_validator(mode="after")
     def _is_whole(self) -> Self:
@@ -175,9 +188,4 @@ class Service(Endpoint):
             if first + self.ports - 1 > 65535:
                 what = f'"{key}" cannot be {self.ports} ports from {first} on'
                 raise Invalid(what, path=(key,), hint="ports end at 65535")
-        known = set(self.functions)
-        for name in self.weights:
-            if name not in known:
-                what = f'"weights" names "{name}", which is not among its functions'
-                raise Invalid(what, path=("weights", name), hint=suggest(name, self.functions))
         return self

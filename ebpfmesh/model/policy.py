@@ -2,6 +2,7 @@
 """Who may talk to whom: identities and rules."""
 
 import re
+from collections.abc import Collection
 from dataclasses import dataclass
 from difflib import get_close_matches
 from ipaddress import ip_network
@@ -29,13 +30,15 @@ from ebpfmesh.model.ports import port_prefixes, ports_text
 
 Action = Literal["deny", "reject", "allow"]
 """What a rule says. Of two with the same priority the first of these decides."""
-Kind = Literal["any", "function", "tenant", "service", "outside"]
+Kind = Literal["any", "function", "tenant", "service", "outside", "group"]
 Protocol = Literal["any", "tcp", "udp", "icmp"]
 
 
 @dataclass(frozen=True)
 class Identity:
     """Whom a policy speaks of: ``any``, ``outside``, or a function, tenant or service by name.
+
+    ``group:NAME`` is all functions of a group; ``function:NAME`` means the same where NAME is one.
 
     Written ``function:NAME`` and so on: in files, on the command line and in JSON. The name of
     ``outside:PREFIX`` is a prefix: the outside as far as its address is in it.
@@ -50,7 +53,7 @@ class Identity:
             near = get_close_matches(self.kind, get_args(Kind), n=1)
             hint = f'did you mean "{near[0]}"?' if near else hint
             raise Invalid(f"{show(self.kind)} is no kind of identity", hint=hint)
-        named = self.kind in ("function", "tenant", "service")
+        named = self.kind in ("function", "tenant", "service", "group")
         if named != bool(self.name) and not self.kind == "outside":
             raise Invalid(f"{show(str(self))} is not an identity", hint=hint)
         if self.kind == "outside" and self.name:
@@ -130,6 +133,15 @@ class Policy(PolicySettings):
         ports = self.port, self.last_port, self.icmp_type
         return self.source, self.destination, self.protocol, *ports
 
+    def named(self, groups: Collection[str]) -> Self:
+        """The same with ``group:NAME`` where ``function:NAME`` means one of the ``groups``."""
+        ends = {
+            key: Identity("group", end.name)
+            for key, end in (("source", self.source), ("destination", self.destination))
+            if end.kind == "function" and end.name in groups
+        }
+        return self.model_copy(update=ends) if ends else self
+
     @property
     def precedence(self) -> tuple[int, int]:
         """The lowest of those that match decides: by priority, deny before reject before allow."""
@@ -149,14 +161,6 @@ class Policy(PolicySettings):
             return f"icmp/{self.icmp_type}"
         ports = f"/{ports_text(self.port, self.last_port)}" if self.port else ""
         return f"{self.protocol}{ports}" if self.protocol != "any" else ""
-
-    def covers(self, protocol: Protocol, port: int) -> bool:
-        """Whether it is about this protocol and port; of ICMP the port is the type."""
-        if self.protocol not in ("any", protocol):
-            return False
-        if self.icmp_type is not None:
-            return self.icmp_type == port
-        return not self.port or self.port <= port <= self.last_port
 
     def __str__(self) -> str:
         what = f" {self.what}" if self.what else ""

@@ -8,17 +8,15 @@ from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Collection, Iterator
 from itertools import accumulate, chain
-from typing import TYPE_CHECKING
 
 from ebpfmesh._abi import PREFIXES
 from ebpfmesh.model.base import Address, Hints, Invalid, Location, Network, repeated, too_many
+from ebpfmesh.model.parts import Parts
+from ebpfmesh.model.policy import Match
 from ebpfmesh.model.ports import port_prefixes, ports_text
 
-if TYPE_CHECKING:
-    from ebpfmesh.model.mesh import Mesh
 
-
-def problems(mesh: "Mesh", besides: Collection[str] = ()) -> Iterator[Invalid]:
+def problems(mesh: Parts, besides: Collection[str] = ()) -> Iterator[Invalid]:
     """What is wrong with a mesh as a whole, its parts being right.
 
     ``besides`` are names that it has too, of things too wrong to be parts of it.
@@ -37,7 +35,7 @@ def problems(mesh: "Mesh", besides: Collection[str] = ()) -> Iterator[Invalid]:
     )
 
 
-def _over_limits(mesh: "Mesh") -> Iterator[Invalid]:
+def _over_limits(mesh: Parts) -> Iterator[Invalid]:
     limits = mesh.limits
     if len(mesh.functions) > limits.functions:
         yield too_many("functions", limits.functions, ("functions", limits.functions))
@@ -56,13 +54,19 @@ def _beyond(sizes: list[int], limit: int) -> int | None:
     return next((i for i, total in enumerate(accumulate(sizes)) if total > limit), None)
 
 
-def _same_names(mesh: "Mesh") -> Iterator[Invalid]:
+def _same_names(mesh: Parts) -> Iterator[Invalid]:
     functions = [function.name for function in mesh.functions]
     services = [service.name for service in mesh.services]
     for key, names in (("functions", functions), ("services", services)):
         for index, name in repeated(names):
             what = f'there are two {key} called "{name}"'
             yield Invalid(what, path=(key, index, "name"), hint="rename one of them")
+    groups = {function.group for function in mesh.functions}
+    for index, name in enumerate(functions):
+        if name in groups:
+            what = f'function "{name}": a group of functions has that name'
+            yield Invalid(what, path=("functions", index, "name"), hint="rename one of them")
+    yield from _hidden_names(functions, services)
     for index, netns in repeated([function.netns for function in mesh.functions]):
         if netns:
             what = f'function "{mesh.functions[index].name}": another one is in netns {netns} too'
@@ -70,7 +74,22 @@ def _same_names(mesh: "Mesh") -> Iterator[Invalid]:
             yield Invalid(what, path=path, hint="a namespace holds one function")
 
 
-def _same_addresses(mesh: "Mesh") -> Iterator[Invalid]:
+def _hidden_names(functions: list[str], services: list[str]) -> Iterator[Invalid]:
+    """One name for two addresses in /etc/hosts: the one that stands there first hides the other."""
+    known = set(functions)
+    for key, names in (("functions", functions), ("services", services)):
+        for index, name in enumerate(names):
+            path = (key, index, "name")
+            what = f'{key[:-1]} "{name}": '
+            if name == "localhost":
+                hint = "inside a function that is the function itself; choose another name"
+                yield Invalid(f"{what}that name is taken", path=path, hint=hint)
+            elif key == "services" and name in known:
+                what += "a function has that name, and would hide it in /etc/hosts"
+                yield Invalid(what, path=path, hint="rename one of them")
+
+
+def _same_addresses(mesh: Parts) -> Iterator[Invalid]:
     owners: dict[Address, str] = {
         network.network_address: "of the mesh itself" for network in (mesh.prefix4, mesh.prefix6)
     }
@@ -89,7 +108,7 @@ def _same_addresses(mesh: "Mesh") -> Iterator[Invalid]:
                 yield Invalid(what, path=path, hint="choose another address for the service")
 
 
-def _same_ports(mesh: "Mesh") -> Iterator[Invalid]:
+def _same_ports(mesh: Parts) -> Iterator[Invalid]:
     ranges = defaultdict(list)  # (first port, last, index of the service), by where they are
     for index, service in enumerate(mesh.services):
         for address, first, last, protocol in service.frontends:
@@ -111,47 +130,70 @@ def _same_ports(mesh: "Mesh") -> Iterator[Invalid]:
         yield Invalid(what, path=("services", newer, "port"), hint=hint)
 
 
-def _bad_backends(mesh: "Mesh", besides: Collection[str]) -> Iterator[Invalid]:
-    functions = {function.name: function for function in mesh.functions}
-    hint_for = Hints(functions)
+def _bad_backends(mesh: Parts, besides: Collection[str]) -> Iterator[Invalid]:
+    groups = mesh.groups
+    group_of = {function.name: function.group for function in mesh.functions}
+    families: dict[str, set[int]] = {}  # that all functions of a name have
+    for function in mesh.functions:
+        versions = {int(address.version) for address in function.addresses}
+        families[function.name] = versions
+        if function.group:
+            families[function.group] = versions & families.get(function.group, versions)
+    hint_for = Hints(families)
     for number, service in enumerate(mesh.services):
+        named = set(service.functions)
         for index, name in enumerate(service.functions):
-            path = ("services", number, "functions", index)
-            function = functions.get(name)
-            if function is None:
+            path: Location = ("services", number, "functions", index)
+            if name not in families:
                 if name not in besides:
                     what = f'service "{service.name}" names an unknown function "{name}"'
                     yield Invalid(what, path=path, hint=hint_for(name))
                 continue
-            families = {address.version for address in function.addresses}
+            if group_of.get(name) in named:
+                what = f'service "{service.name}": "functions" names "{name}" twice'
+                hint = f'it is one of "{group_of[name]}"'
+                yield Invalid(what, path=path, hint=hint)
             for address in service.addresses:
-                if address.version not in families:
+                if address.version not in families[name]:
                     what = f'service "{service.name}": function "{name}" has no '
                     what += f"IPv{address.version} address, but the service has {address}"
                     hint = f"give the function an IPv{address.version} address too"
                     yield Invalid(what, path=path, hint=hint)
+        strange = [n for n in service.weights if n not in named and group_of.get(n) not in named]
+        if strange:
+            own = Hints([*named, *(name for group in named for name in groups.get(group, ()))])
+        for name in strange:
+            what = (
+                f'service "{service.name}": "weights" names "{name}", which is not of its functions'
+            )
+            path = ("services", number, "weights", name)
+            yield Invalid(what, path=path, hint=own(name))
 
 
-def _bad_policies(mesh: "Mesh", besides: Collection[str]) -> Iterator[Invalid]:
+def _bad_policies(mesh: Parts, besides: Collection[str]) -> Iterator[Invalid]:
     known = {
         "function": {function.name for function in mesh.functions},
+        "group": {function.group for function in mesh.functions if function.group},
         "tenant": {function.tenant for function in mesh.functions},
         "service": {service.name for service in mesh.services},
     }
     hints = {kind: Hints(names) for kind, names in known.items()}
+    hints["function"] = Hints(known["function"] | known["group"])
     for index, policy in enumerate(mesh.policies):
         for key, identity in (("source", policy.source), ("destination", policy.destination)):
             name, names = identity.name, known.get(identity.kind)
             if name and names is not None and name not in names and name not in besides:
                 what = f'policy {policy}: there is no {identity.kind} "{name}"'
                 yield Invalid(what, path=("policies", index, key), hint=hints[identity.kind](name))
-    for index, _ in repeated(policy.match for policy in mesh.policies):
-        what = f"policy {mesh.policies[index]}: another policy is about the same flows"
-        hint = "keep one, or make them differ in from, to, protocol or port"
-        yield Invalid(what, path=("policies", index), hint=hint)
+    first: dict[Match, int] = {}
+    for index, policy in enumerate(mesh.policies):
+        if (other := first.setdefault(policy.match, index)) != index:
+            what = f"policy {policy}: policy number {other + 1} is about the same flows"
+            hint = "keep one, or make them differ in from, to, protocol or port"
+            yield Invalid(what, path=("policies", index), hint=hint)
 
 
-def _bad_prefixes(mesh: "Mesh") -> Iterator[Invalid]:
+def _bad_prefixes(mesh: Parts) -> Iterator[Invalid]:
     """The outside is what is not the mesh's; prefixes of it are nested a few deep at most."""
     given: dict[Network, Location] = {}
     for index, policy in enumerate(mesh.policies):

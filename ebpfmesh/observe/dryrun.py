@@ -93,12 +93,13 @@ class Answer:
 def party(view: View, text: str) -> Party:
     """Who is meant by ``function:NAME``, ``service:NAME``, ``outside[:ADDRESS]``, or without kind.
 
-    Without one it is the name of a function, of a service, or an address, whosever it is.
+    Without one it is the name of a function, of a service, or an address, whosever it is. Of a
+    group it is the first function.
     """
     kind, colon, name = text.partition(":")
     if text == OUTSIDE or (kind == OUTSIDE and colon):
         return Party(address=_outside(view, name) if name else None)
-    if colon and kind == "function":
+    if colon and kind in ("function", "group"):
         return Party(function=_function(view, name))
     if colon and kind == "service":
         return Party(service=_service(view, name))
@@ -106,15 +107,15 @@ def party(view: View, text: str) -> Party:
         return _owner(view, ip_address(text))
     except ValueError:
         pass
-    functions = [row for row in view.functions if row.function.name == text]
+    known = {name for row in view.functions for name in (row.function.name, row.function.group)}
     services = [service for service in view.record.services() if service.name == text]
-    if functions and services:
+    if text in known and services:
         hint = f"say function:{text} or service:{text}"
         raise UsageError(f"both a function and a service are called {text}", hint=hint)
     if services:
         return Party(service=services[0])
-    if functions:
-        return Party(function=functions[0])
+    if text in known:
+        return Party(function=_function(view, text))
     names = [row.function.name for row in view.functions]
     names += [service.name for service in view.record.services()]
     what = f"neither a function nor a service of mesh {view.name} is called {text}"
@@ -122,8 +123,8 @@ def party(view: View, text: str) -> Party:
 
 
 def _function(view: View, name: str) -> FunctionRow:
-    view.check_function(name)
-    return next(row for row in view.functions if row.function.name == name)
+    first = view.named(name)[0]
+    return next(row for row in view.functions if row.function.name == first)
 
 
 def _service(view: View, name: str) -> Service:

@@ -114,15 +114,14 @@ class Stream:
         self, take: Callable[[Event, bytes], bool], *, function: str | None = None,
         count: int | None = None, seconds: float | None = None,
     ) -> None:  # fmt: skip
-        """Give ``take`` the events that concern a function, with their frames, as they come.
+        """Give ``take`` the events that concern a function or a group, with their frames.
 
         ``take`` says whether one counts. The end comes after ``count`` of these, after ``seconds``,
         or when the mesh goes down. NotFound if there is no such function.
         """
-        if function is not None:
-            self._view.check_function(function)
+        wanted = self._view.named(function) if function is not None else ()
         for event, frame in self.read(seconds):
-            if function is None or event.concerns(function):
+            if not wanted or any(map(event.concerns, wanted)):
                 self.taken += take(event, frame)
             if self.taken == count:
                 return

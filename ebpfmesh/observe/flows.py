@@ -3,7 +3,7 @@
 
 import ctypes
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, ip_address
 
@@ -59,16 +59,20 @@ class Wanted:
     protocol: str | None = None
     port: int | None = None
 
-    def matches(self, flow: Flow) -> bool:
-        """Whether it is one of them."""
-        parties = [flow.sender, flow.receiver]
-        for name in (self.function, self.peer):
-            if name is not None and name not in parties:
-                return False
-            if name is not None:
-                parties.remove(name)
+    def matches(self, flow: Flow, groups: Mapping[str, tuple[str, ...]] | None = None) -> bool:
+        """Whether it is one of them; a name may be that of one of the ``groups``."""
+        ends = [
+            (groups or {}).get(name, (name,))
+            for name in (self.function, self.peer)
+            if name is not None
+        ]
+        parties = flow.sender, flow.receiver
         return (
-            self.service in (None, flow.service)
+            any(
+                all(party in names for party, names in zip(order, ends, strict=False))
+                for order in (parties, parties[::-1])
+            )
+            and self.service in (None, flow.service)
             and self.protocol in (None, flow.protocol)
             and self.port in (None, flow.source_port, flow.destination_port, _port_of(flow.nat))
         )
@@ -84,10 +88,11 @@ def read(view: View, wanted: Wanted = EVERY) -> Iterator[Flow]:
     """
     for name in (wanted.function, wanted.peer):
         if name not in (None, OUTSIDE):
-            view.check_function(str(name))
+            view.named(str(name))
     if wanted.service is not None:
         view.check_service(wanted.service)
-    return filter(wanted.matches, _all(view))
+    groups = view.groups if wanted.function or wanted.peer else {}
+    return (flow for flow in _all(view) if wanted.matches(flow, groups))
 
 
 def _all(view: View) -> Iterator[Flow]:

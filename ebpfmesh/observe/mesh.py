@@ -155,7 +155,8 @@ def read_meshes(names: Iterable[str]) -> Iterator[Mesh]:
 def read_services(view: View) -> list[Service]:
     """All services, by name."""
     alive = {row.function.name for row in view.functions if not fault(view.ip, row)}
-    return [_service(view, service, alive) for service in view.record.services()]
+    services = [service.backed(view.groups) for service in view.record.services()]
+    return [_service(view, service, alive) for service in services]
 
 
 def _service(view: View, service: ServiceModel, alive: set[str]) -> Service:
@@ -171,8 +172,8 @@ def _service(view: View, service: ServiceModel, alive: set[str]) -> Service:
         ports=service.ports,
         affinity=service.affinity,
         backends=tuple(
-            Backend(name, name in alive, shares.get(name, 0.0), service.weight(name))
-            for name in service.functions
+            Backend(name, name in alive, shares.get(name, 0.0), weight)
+            for name, weight in service.backends.items()
         ),
         table_size=entry.size,
     )

@@ -15,7 +15,7 @@ from ebpfmesh.kernel.maps import Maps
 from ebpfmesh.kernel.pins import Pins
 from ebpfmesh.kernel.place import check_place
 from ebpfmesh.kernel.record import FunctionRow, Kind, Record
-from ebpfmesh.model import suggest
+from ebpfmesh.model import groups_of, suggest
 
 OUTSIDE = "outside"
 """Name of id 0: whatever is not a function of the mesh."""
@@ -41,12 +41,20 @@ class View:
         """Host-side interfaces that are down, or whose other end is: what is sent there is lost."""
         return interface.without_carrier(self.ip)
 
-    def check_function(self, name: str) -> None:
-        """Raise NotFound if there is no function of this name."""
+    @functools.cached_property
+    def groups(self) -> dict[str, tuple[str, ...]]:
+        """The functions of each group."""
+        return groups_of(row.function for row in self.functions)
+
+    def named(self, name: str) -> tuple[str, ...]:
+        """The function of this name, or those of the group; NotFound if there is neither."""
         known = [row.function.name for row in self.functions]
+        if name in self.groups:
+            return self.groups[name]
         if name not in known:
             what = f"there is no function {name} in mesh {self.name}"
-            raise NotFound(what, hint=suggest(name, known))
+            raise NotFound(what, hint=suggest(name, [*self.groups, *known]))
+        return (name,)
 
     def check_service(self, name: str) -> None:
         """Raise NotFound if there is no service of this name."""

@@ -13,6 +13,7 @@ from equivalence.shots import Shot, frames
 if TYPE_CHECKING:
     from equivalence.world import World
 from equivalence.wrapping import CUT, ETHERNET, FORMS, transport_bytes
+from support.policy import decide
 
 SHOWN = 5  # differences in the message of a failure
 
@@ -59,7 +60,7 @@ def decided(mesh: Mesh, shot: Shot) -> Action:
         function(party) or ip_address(PEERS[party].at(shot.version))
         for party in (shot.source, shot.destination)
     ]
-    return mesh.decide(*ends, None, protocol, shot.dport).action  # type: ignore[arg-type]
+    return decide(mesh, *ends, None, protocol, shot.dport).action  # type: ignore[arg-type]
 
 
 def compare(world: "World", shots: list[Shot], mesh: Mesh) -> None:

@@ -49,7 +49,14 @@ STATE = (*FLOWS, "mesh_fragment")
 
 
 def _function(
-    name: str, tenant: str, number: int, *, tail: str = "", both: bool = True, audit: bool = False
+    name: str,
+    tenant: str,
+    number: int,
+    *,
+    tail: str = "",
+    both: bool = True,
+    audit: bool = False,
+    group: str | None = None,
 ) -> Function:
     return Function(
         name=name,
@@ -57,6 +64,7 @@ def _function(
         address4=IPv4Address(f"198.18.0.{number}"),
         address6=IPv6Address(f"2001:db8::{number}{tail}") if both else None,
         audit=audit,
+        group=group,
     )
 
 
@@ -94,10 +102,10 @@ def policy(
 
 
 FUNCTIONS = (
-    _function("a", "red", 1),
+    _function("a", "red", 1, group="left"),
     _function("b", "red", 2, tail=":0:0"),
-    _function("c", "blue", 3),
-    _function("d", "blue", 4, audit=True),
+    _function("c", "blue", 3, group="right"),
+    _function("d", "blue", 4, audit=True, group="right"),
     _function("e", "blue", 5, both=False),
 )
 SERVICES = (

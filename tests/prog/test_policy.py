@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""The programs and Mesh.decide say the same of every flow, whatever the rules."""
+"""The programs and support.policy say the same of every flow, whatever the rules."""
 
 import functools
 import itertools
@@ -11,14 +11,15 @@ from ipaddress import ip_address
 import pytest
 
 from ebpfmesh._abi import Direction, Reason
-from ebpfmesh.model import Function, Mesh, Party, Policy
+from ebpfmesh.model import Function, Mesh, Policy
 from prog.lab import MESH, NOBODY, TC, TO_FN, XDP_FN, Drop, Hook, Lab, peer, policy
 from prog.lab import service as service_peer
 from support.packets import Peer, ping, received, sent, tcp, udp
+from support.policy import Party, decide
 
-SENDERS = ("function:a", "tenant:red", "any", "outside", "outside:203.0.113.0/24")
-RECEIVERS = ("function:c", "function:b", "tenant:blue", "service:shop", "any", "outside",
-             "outside:2001:db8:ffff::/48")  # fmt: skip
+SENDERS = ("function:a", "tenant:red", "group:left", "any", "outside", "outside:203.0.113.0/24")
+RECEIVERS = ("function:c", "function:b", "tenant:blue", "group:right", "service:shop", "any",
+             "outside", "outside:2001:db8:ffff::/48")  # fmt: skip
 DEPTHS = ("any", "tcp", "tcp/80", "tcp/79-8080", "tcp/81-65535", "udp", "udp/53", "udp/1-1023",
           "icmp", "icmp/8", "icmp/13")  # fmt: skip
 PORTS = {"tcp": (80, 8080), "udp": (53,), "icmp": (0,)}
@@ -60,7 +61,8 @@ class Question:
     def decided(self, mesh: Mesh) -> str:
         """What the model says; of whom a function in audit gets a packet, nobody is rejected."""
         receiver = self._party(mesh, self.destination)
-        action = mesh.decide(
+        action = decide(
+            mesh,
             self._party(mesh, self.source),
             receiver,
             mesh.service(self.service) if self.service else None,
@@ -164,6 +166,7 @@ def _random_rules(chosen: random.Random) -> tuple[Policy, ...]:
     identities = [
         *(f"function:{function.name}" for function in MESH.functions),
         *(f"tenant:{tenant}" for tenant in MESH.tenants),
+        *(f"group:{group}" for group in MESH.groups),
         "any",
         "outside",
         *(f"outside:{prefix}" for prefix in chosen.sample(PREFIXES, 6)),
@@ -224,6 +227,29 @@ def test_prefixes_within_prefixes(lab: Lab, hook: Hook, v: int) -> None:
         ]  # fmt: skip
         mesh = lab.set_policies(*rules)
         agrees(lab, hook, mesh, questions)
+
+
+@HOOKS
+@pytest.mark.parametrize("v", [4, 6])
+def test_as_many_pairs_as_there_can_be(lab: Lab, hook: Hook, v: int) -> None:
+    """All that a function of a group can be, with all that somebody outside can be."""
+    nested = [prefix for prefix in PREFIXES if (":" in prefix) == (v == 6)][:5]
+    own = ("function:a", "tenant:red", "group:left", "any")
+    others = ("any", "outside", *(f"outside:{prefix}" for prefix in nested))
+    pairs = [ends for one in own for other in others for ends in ((one, other), (other, one))]
+    questions = tuple(
+        q
+        for q in QUESTIONS
+        if None in (q.source, q.destination) and "a" in (q.source, q.destination)
+    )
+    for strongest in range(0, len(pairs), 5):
+        rules = {
+            rule.match: rule
+            for place, ends in enumerate(pairs)
+            for rule in [policy(*ends, "any", ("allow", "deny")[(place + strongest) % 2],
+                                priority=100 - (place == strongest))]
+        }  # fmt: skip
+        agrees(lab, hook, lab.set_policies(*rules.values()), questions)
 
 
 def test_the_questions_reach_every_service() -> None:

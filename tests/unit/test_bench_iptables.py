@@ -8,6 +8,7 @@ from ebpfmesh.bench.measure import changes
 from ebpfmesh.bench.paths import iptables_rules
 from ebpfmesh.bench.workload import Scale
 from ebpfmesh.model import Mesh
+from support.policy import decide
 
 
 @pytest.fixture(scope="module")
@@ -28,8 +29,8 @@ def test_demo_has_what_the_workload_names(mesh: Mesh) -> None:
     api = mesh.service(workload.SERVICES["crr"])
     server = mesh.function(api.functions[0])
     assert client.tenant != server.tenant
-    assert mesh.decide(client, server, api, "tcp", api.port).action == "allow"
-    assert mesh.decide(blocked, server, api, "tcp", api.port).action == "deny"
+    assert decide(mesh, client, server, api, "tcp", api.port).action == "allow"
+    assert decide(mesh, blocked, server, api, "tcp", api.port).action == "deny"
 
 
 @pytest.mark.parametrize("services", [1, 2, 1000])

@@ -107,7 +107,7 @@ def test_a_range_becomes_one_of_the_same_length() -> None:
     )  # fmt: skip
     added = mesh.service("x")
     assert (added.port, added.last_port, added.target_port) == (8000, 8099, 9000)
-    assert (added.affinity, added.weight("a"), added.weight("b")) == ("source", 1, 0)
+    assert (added.affinity, added.backed({}).backends) == ("source", {"a": 1, "b": 0})
     with pytest.raises(MeshError, match="port 9000-9099 has 100 ports, port 1-50 has 50") as caught:
         edit.set_service(mesh, "x", addresses=[], port="1-50")
     assert caught.value.exit_code == 2

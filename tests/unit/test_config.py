@@ -149,12 +149,13 @@ def test_whole_file(write) -> None:
         address4=IPv4Address("198.18.128.10"),
         port=80,
         target_port=5201,
-        functions=("edge-0", "decode-0", "decode-1", "decode-2"),
+        functions=("edge-0", "decode"),
     )
+    assert mesh.groups == {"decode": ("decode-0", "decode-1", "decode-2")}
     assert (mesh.service("time").target_port, mesh.service("time").protocol) == (123, "udp")
     assert [str(rule) for rule in mesh.policies] == [
         "tenant:op-a → service:decoder allow",
-        *(f"function:decode-{n} → outside tcp/443 deny priority 7" for n in range(3)),
+        "group:decode → outside tcp/443 deny priority 7",
     ]
     assert Mesh.model_validate_json(mesh.model_dump_json()) == mesh
     assert json.loads(mesh.model_dump_json())["policies"][0]["source"] == "tenant:op-a"
@@ -211,8 +212,8 @@ icmp_type = 8
     service = mesh.service("s")
     assert (service.port, service.ports, service.target_port) == (8000, 100, 9000)
     assert service.affinity == "source"
-    assert service.weights == {"web-0": 3, "web-1": 0, "web-2": 3}
-    assert [service.weight(name) for name in ("web-1", "old")] == [0, 1]
+    assert service.weights == {"web-1": 0, "web": 3}
+    assert mesh.backed[0].backends == {"web-0": 3, "web-1": 0, "web-2": 3, "old": 1}
     assert [str(rule) for rule in mesh.policies] == [
         "outside:2001:db8:5::/48 → service:s udp/8000-8003 allow",
         "outside:192.0.2.7/32 → any icmp/8 allow",
@@ -233,19 +234,29 @@ def test_replica_names(write, replicas: str, names: list[str]) -> None:
     assert [item.name for item in load(write(function(replicas))).functions] == names
 
 
-@pytest.mark.parametrize("first", ["a", "a-1"])
-@pytest.mark.parametrize("urgent", [0, 1])
-def test_rule_of_one_replica(write, first: str, urgent: int) -> None:
-    """Of a rule for all replicas and one for a replica, the one that decides is kept."""
-    second = {"a": "a-1", "a-1": "a"}[first]
+def test_a_rule_of_replicas_is_one_and_so_is_that_of_one_of_them(write) -> None:
     rules = "".join(
-        f'\n[[policy]]\nfrom = "function:{name}"\nto = "any"\naction = "{action}"\n'
-        f"priority = {priority}\n"
-        for name, action, priority in ((first, "allow", 5), (second, "deny", 5 - urgent))
+        f'\n[[policy]]\nfrom = "{name}"\nto = "any"\naction = "{action}"\n'
+        for name, action in (("function:a", "deny"), ("function:a-1", "allow"))
     )
     mesh = load(write(function("replicas = 2", rules)))
-    got = {rule.source.name: rule.action for rule in mesh.policies}
-    assert got == {"a-0": "allow" if second == "a-1" else "deny", "a-1": "deny"}
+    assert [str(rule) for rule in mesh.policies] == [
+        "group:a → any deny",
+        "function:a-1 → any allow",
+    ]
+
+
+def test_a_group_is_named_one_way_or_the_other_and_not_twice(write) -> None:
+    rules = "\n[[policy]]\nfrom='function:a'\nto='any'\n[[policy]]\nfrom='group:a'\nto='any'\n"
+    with pytest.raises(ConfigError, match="policy number 1 is about the same flows"):
+        load(write(function("replicas = 2", rules)))
+
+
+def test_a_thousand_replicas_to_a_thousand_take_one_rule(write) -> None:
+    pair = '[[function]]\nname = "{}"\nreplicas = 1000\n'
+    text = HEAD + "limits = {functions = 2000}\n" + pair.format("a") + pair.format("b")
+    mesh = load(write(text + '[[policy]]\nfrom = "function:a"\nto = "function:b"\n'))
+    assert mesh.sizes()["rules"] == 1
 
 
 def test_given_addresses_are_left_alone(write) -> None:

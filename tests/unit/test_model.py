@@ -17,17 +17,16 @@ from ebpfmesh.model import (
     Invalid,
     Limits,
     Mesh,
-    Party,
     Policy,
     Service,
     Timeouts,
-    Verdict,
     parse_ports,
     port_prefixes,
     ports_text,
     show,
     suggest,
 )
+from support.policy import Party, Verdict, decide
 
 pytestmark = pytest.mark.unit
 
@@ -81,7 +80,7 @@ DEFAULT_ALLOW, DEFAULT_DENY = Verdict("allow", None), Verdict("deny", None)
 def test_without_rules(
     source: Function | None, destination: Function | None, service: Service | None, verdict: str
 ) -> None:
-    assert mesh().decide(source, destination, service, "tcp", 80) == Verdict(verdict, None)
+    assert decide(mesh(), source, destination, service, "tcp", 80) == Verdict(verdict, None)
 
 
 @pytest.mark.parametrize(
@@ -114,22 +113,22 @@ def test_what_a_rule_applies_to(only: Policy, applies: bool) -> None:
     """A flow from a to port 80 of s, which is port 8080 of c."""
     here = mesh().model_copy(update={"policies": (only,)})
     expected = Verdict("allow", only) if applies else DEFAULT_DENY
-    assert here.decide(A, C, S, "tcp", 80) == expected
+    assert decide(here, A, C, S, "tcp", 80) == expected
 
 
 def test_a_service_is_not_its_backends() -> None:
     here = mesh(rule("any", "service:s"))
-    assert here.decide(A, C, None, "tcp", 80) == DEFAULT_DENY
-    assert here.decide(None, A, S, "tcp", 80).action == "allow"
+    assert decide(here, A, C, None, "tcp", 80) == DEFAULT_DENY
+    assert decide(here, None, A, S, "tcp", 80).action == "allow"
 
 
 def test_outside() -> None:
     here = mesh(rule("function:a", "outside", "deny"), rule("outside", "function:a"))
-    assert here.decide(A, None, None, "udp", 53).action == "deny"
-    assert here.decide(B, None, None, "udp", 53) == DEFAULT_ALLOW
-    assert here.decide(None, A, None, "udp", 53).action == "allow"
-    assert here.decide(None, B, None, "udp", 53) == DEFAULT_DENY
-    assert mesh(rule("any", "any")).decide(None, B, None, "udp", 53).action == "allow"
+    assert decide(here, A, None, None, "udp", 53).action == "deny"
+    assert decide(here, B, None, None, "udp", 53) == DEFAULT_ALLOW
+    assert decide(here, None, A, None, "udp", 53).action == "allow"
+    assert decide(here, None, B, None, "udp", 53) == DEFAULT_DENY
+    assert decide(mesh(rule("any", "any")), None, B, None, "udp", 53).action == "allow"
 
 
 @pytest.mark.parametrize(
@@ -150,14 +149,14 @@ def test_outside() -> None:
     ],
 )
 def test_which_rule_decides(rules: list[Policy], decides: int) -> None:
-    verdict = mesh(*rules).decide(A, B, None, "tcp", 1)
+    verdict = decide(mesh(*rules), A, B, None, "tcp", 1)
     assert verdict == Verdict(rules[decides].action, rules[decides])
 
 
 def test_what_no_rule_allows_is_rejected_if_the_mesh_says_so() -> None:
     here = mesh().model_copy(update={"reject": True})
-    assert here.decide(None, A, None, "tcp", 1) == Verdict("reject", None)
-    assert here.decide(A, None, None, "tcp", 1) == DEFAULT_ALLOW
+    assert decide(here, None, A, None, "tcp", 1) == Verdict("reject", None)
+    assert decide(here, A, None, None, "tcp", 1) == DEFAULT_ALLOW
 
 
 OUT4, OUT6 = IPv4Address("192.0.2.7"), IPv6Address("2001:db8:5::7")
@@ -181,14 +180,14 @@ OUT4, OUT6 = IPv4Address("192.0.2.7"), IPv6Address("2001:db8:5::7")
 )
 def test_prefixes_of_the_outside(name: str, party: Party, applies: bool) -> None:
     to, of = rule("function:a", name, "deny"), rule(name, "function:a")
-    assert (mesh(to).decide(A, party, None, "udp", 53).rule is to) == applies
-    assert (mesh(of).decide(party, A, None, "udp", 53).rule is of) == applies
+    assert (decide(mesh(to), A, party, None, "udp", 53).rule is to) == applies
+    assert (decide(mesh(of), party, A, None, "udp", 53).rule is of) == applies
 
 
 def test_the_strongest_of_nested_prefixes_decides_not_the_longest() -> None:
     wide = rule("outside:192.0.0.0/16", "any", "deny", priority=1)
     narrow = rule("outside:192.0.2.0/24", "any")
-    assert mesh(narrow, wide).decide(OUT4, A, None, "tcp", 1).rule is wide
+    assert decide(mesh(narrow, wide), OUT4, A, None, "tcp", 1).rule is wide
 
 
 @pytest.mark.parametrize(
@@ -209,7 +208,7 @@ def test_ranges_and_types(
     what: dict[str, object], protocol: Literal["tcp", "udp", "icmp"], port: int, applies: bool
 ) -> None:
     only = rule("any", "any", "deny", **what)
-    assert (mesh(only).decide(A, B, None, protocol, port).rule is only) == applies
+    assert (decide(mesh(only), A, B, None, protocol, port).rule is only) == applies
 
 
 def test_ports_of_a_range_are_shifted() -> None:
@@ -217,9 +216,9 @@ def test_ports_of_a_range_are_shifted() -> None:
     own = rule("any", "function:a", "deny", protocol="tcp", port=8085)
     its = rule("any", "service:s", "deny", protocol="tcp", port=86)
     here = mesh(own, its, services=(ranged,))
-    assert here.decide(B, A, ranged, "tcp", 85).rule is own
-    assert here.decide(B, A, ranged, "tcp", 86).rule is its
-    assert here.decide(B, A, ranged, "tcp", 87).rule is None
+    assert decide(here, B, A, ranged, "tcp", 85).rule is own
+    assert decide(here, B, A, ranged, "tcp", 86).rule is its
+    assert decide(here, B, A, ranged, "tcp", 87).rule is None
 
 
 @given(st.integers(1, 65535), st.integers(1, 65535))
@@ -270,7 +269,7 @@ def test_ports_of_anything(value: object) -> None:
 
 def test_audit_is_no_verdict() -> None:
     audited = C.model_copy(update={"audit": True})
-    assert mesh().decide(A, audited, None, "tcp", 1) == DEFAULT_DENY
+    assert decide(mesh(), A, audited, None, "tcp", 1) == DEFAULT_DENY
 
 
 @pytest.mark.parametrize(
@@ -356,7 +355,6 @@ def test_parts_that_do_not_fit(change: dict[str, object], what: str, path: tuple
         (Service, S.model_dump() | {"port": 65535, "ports": 2}),
         (Service, S.model_dump() | {"target_port": 65535, "ports": 2}),
         (Service, S.model_dump() | {"ports": 0}),
-        (Service, S.model_dump() | {"weights": {"b": 1}}),
         (Service, S.model_dump() | {"weights": {"a": 101}}),
         (Service, S.model_dump() | {"affinity": "client"}),
         (Timeouts, {"udp": 0}),

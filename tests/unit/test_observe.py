@@ -18,6 +18,7 @@ from ebpfmesh.kernel.control import packed
 from ebpfmesh.model import Identity, Mesh, Policy
 from ebpfmesh.observe import counters, flows, mesh, objects, privilege
 from ebpfmesh.observe.view import View
+from support.policy import decide
 
 ROOT = Path(__file__).parents[2]
 NAMES = {
@@ -193,7 +194,7 @@ def test_the_defaults_shown_are_those_of_the_model() -> None:
         ("any function", "outside", "allow"),
         ("any", "any", "deny"),
     ]
-    assert Mesh(name="m").decide(None, None, None, "tcp", 1).action == "deny"
+    assert decide(Mesh(name="m"), None, None, None, "tcp", 1).action == "deny"
     shown.config.reject = 1
     assert mesh.read_policies(shown)[-1].action == "reject"
 

@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ebpfmesh.errors import UsageError
-from ebpfmesh.model import Function, Identity, Limits, Mesh, Party, Policy, Service, Timeouts
+from ebpfmesh.model import Function, Identity, Limits, Mesh, Policy, Service, Timeouts
 from ebpfmesh.plan import Operation, diff, told
+from support.policy import Party, decide
 
 pytestmark = pytest.mark.unit
 
@@ -82,9 +83,11 @@ def apply_to_model(current: Mesh | None, step: Operation) -> Mesh:
 
 
 def steps_between(a: Mesh | None, b: Mesh) -> list[Mesh]:
-    """The meshes after each operation; the last one is ``b``."""
+    """The meshes after each operation, services with their backends; the last one is ``b``."""
     meshes = []
-    for step in diff(a, b):
+    steps = diff(a, b)
+    a = a.model_copy(update={"services": a.backed}) if a else None
+    for step in steps:
         a = apply_to_model(a, step)
         meshes.append(a)
     return meshes
@@ -92,7 +95,7 @@ def steps_between(a: Mesh | None, b: Mesh) -> list[Mesh]:
 
 def sorted_mesh(one: Mesh) -> Mesh:
     """The same mesh with its parts in a fixed order, all validators run again."""
-    return Mesh(
+    whole = Mesh(
         name=one.name,
         limits=one.limits,
         timeouts=one.timeouts,
@@ -101,6 +104,7 @@ def sorted_mesh(one: Mesh) -> Mesh:
         services=tuple(sorted(one.services, key=lambda item: item.name)),
         policies=tuple(sorted(one.policies, key=str)),
     )
+    return whole.model_copy(update={"services": whole.backed})
 
 
 def allowed(one: Mesh) -> set[tuple[object, ...]]:
@@ -109,17 +113,17 @@ def allowed(one: Mesh) -> set[tuple[object, ...]]:
     senders = [None, IPv4Address("192.0.2.1"), IPv4Address("192.0.2.200"), *one.functions]
     for source, destination in product(senders, senders):
         for protocol, port in (("tcp", 80), ("tcp", 81), ("udp", 80), ("icmp", 0)):
-            if one.decide(source, destination, None, protocol, port).action == "allow":
+            if decide(one, source, destination, None, protocol, port).action == "allow":
                 flows.add((name(source), name(destination), None, protocol, port))
     for source, to, backend in service_flows(one):
-        if one.decide(source, backend, to, to.protocol, to.port).action == "allow":
+        if decide(one, source, backend, to, to.protocol, to.port).action == "allow":
             flows.add((name(source), backend.name, to.name, to.protocol, to.port))
     return flows
 
 
 def service_flows(one: Mesh) -> Iterator[tuple[Party, Service, Function]]:
     for source, to in product([None, IPv4Address("192.0.2.1"), *one.functions], one.services):
-        for backend in to.functions:
+        for backend in to.backends:
             yield source, to, one.function(backend)
 
 
@@ -131,6 +135,7 @@ IDENTITIES = [
     *("any", "outside", "tenant:x", "tenant:y", "service:s", "service:t"),
     *("outside:192.0.2.0/24", "outside:192.0.2.0/25"),
     *(f"function:{one}" for one in NAMES),
+    *("group:g", "group:h"),
 ]
 
 
@@ -143,11 +148,14 @@ def meshes(draw: st.DrawFn) -> Mesh:
     tenant, few = st.sampled_from(TENANTS), st.sampled_from([None, None, None, 1.0])
     functions = [
         function(one, draw(tenant), low=draw(st.sampled_from([0, 0, 0, 10])),
-                 audit=draw(st.booleans()), cpu=draw(few))
+                 audit=draw(st.booleans()), cpu=draw(few),
+                 group=draw(st.sampled_from([None, None, "g", "h"])))
         for one in names
     ]  # fmt: skip
+    groups = sorted({one.group for one in functions if one.group})
+    behind = st.sampled_from([*(one.name for one in functions if not one.group), *groups, *groups])
     services = [
-        service(one, *draw(st.lists(st.sampled_from(names), unique=True) if names else st.just([])),
+        service(one, *draw(st.lists(behind, unique=True) if names else st.just([])),
                 at=draw(st.sampled_from(["", "", "u"])) if one == "s" else "",
                 port=draw(st.sampled_from([80, 80, 81])),
                 target_port=draw(st.sampled_from([1, 2])))
@@ -160,7 +168,7 @@ def meshes(draw: st.DrawFn) -> Mesh:
         for one in services
     ]  # fmt: skip
     known = {one for one in IDENTITIES if one.startswith(("any", "outside"))}
-    known |= {f"function:{one}" for one in names}
+    known |= {f"function:{one}" for one in names} | {f"group:{one}" for one in groups}
     known |= {f"tenant:{one.tenant}" for one in functions} | {f"service:{s.name}" for s in services}
     whom = st.sampled_from([one for one in IDENTITIES if one in known])
     rules = {}
@@ -185,6 +193,11 @@ NO_PEERS = (
     policy("tenant:x", "tenant:x", action="deny"),
     policy("tenant:y", "tenant:y", action="deny"),
     policy("tenant:y", "tenant:x"),
+)
+GROUPED = function("a", group="g"), function("b", group="h")
+NO_GROUPS = (
+    policy("group:g", "group:g", action="deny"),
+    policy("group:h", "group:h", action="deny"),
 )
 # (which rule of the order it takes, before, after)
 HARD = [
@@ -220,6 +233,27 @@ HARD = [
         "nor if the new backend is new too",
         mesh(X, service("s", "a"), policy("any", "service:s")),
         mesh(X, function("c", "y"), service("s", "c"), policy("any", "service:s")),
+    ),
+    (
+        "functions that change group together are kept apart",
+        mesh(*GROUPED, *NO_GROUPS),
+        mesh(function("a", group="h"), function("b", group="g"), *NO_GROUPS),
+    ),
+    (
+        "a group that grows, and a rule about it that stays",
+        mesh(function("a", group="g"), service("s", "g"), policy("group:g", "service:s")),
+        mesh(
+            *(function("a", group="g"), function("b", group="g")),
+            *(service("s", "g"), policy("group:g", "service:s")),
+        ),
+    ),
+    (
+        "a function that is one of a group from now on",
+        mesh(X, Y, service("s", "a"), policy("function:a", "function:b", action="deny")),
+        mesh(
+            *(function("a", group="g"), Y, service("s", "g")),
+            policy("group:g", "function:b", action="deny"),
+        ),
     ),
     (
         "services exchange their addresses",
@@ -259,11 +293,12 @@ def check(a: Mesh | None, b: Mesh) -> None:
     assert last is not None
     assert sorted_mesh(last) == sorted_mesh(b)
     assert diff(last, b) == ()
-    either = allowed(b) | (allowed(a) if a else set())
+    either = allowed(sorted_mesh(b)) | (allowed(sorted_mesh(a)) if a else set())
     for between in meshes:
-        backends = {name for one in between.services for name in one.functions}
+        backends = {name for one in between.services for name in one.backends}
         assert backends <= {one.name for one in between.functions}
-        Mesh.model_validate(dict(between) | {"policies": ()})  # no name or address twice
+        bare = tuple(one.only(()) for one in between.services)
+        Mesh.model_validate(dict(between) | {"services": bare, "policies": ()})  # nothing twice
         assert allowed(between) <= either
 
 

@@ -304,5 +304,5 @@ def test_a_part_is_small(open_record: Callable[[Mesh], Record]) -> None:
     record = open_record(Mesh(name="m", functions=FUNCTIONS, services=services, policies=policies))
     part = record.part(edit.scope_of_service("s7", addresses=["198.19.0.9"]))
     assert [service.name for service in part.services] == ["s7", "s8"]
-    assert [function.name for function in part.functions] == ["f0", "f3"]
+    assert [function.name for function in part.functions] == ["f3"]
     assert [str(policy) for policy in part.policies] == ["any → service:s7 allow"]

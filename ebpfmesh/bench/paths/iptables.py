@@ -5,7 +5,6 @@ from contextlib import ExitStack
 from functools import partial
 from typing import ClassVar
 
-from ebpfmesh import config
 from ebpfmesh.bench import workload
 from ebpfmesh.bench.paths import iptables_rules
 from ebpfmesh.bench.paths.base import Change, DataPath, run, try_in_namespace
@@ -28,7 +27,7 @@ class Iptables(DataPath):
     @classmethod
     def missing(cls) -> str:
         """See DataPath."""
-        mesh = config.load(workload.DEMO_FILE)
+        mesh = workload.demo()
         rules = iptables_rules.ruleset(mesh, established_first=cls.established_first)
         return try_in_namespace([cls.command], "iptables", rules)
 

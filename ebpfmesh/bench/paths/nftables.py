@@ -4,7 +4,6 @@
 from contextlib import ExitStack
 from functools import partial
 
-from ebpfmesh import config
 from ebpfmesh.bench import workload
 from ebpfmesh.bench.paths import nftables_rules
 from ebpfmesh.bench.paths.base import Change, DataPath, run, try_in_namespace
@@ -25,7 +24,7 @@ class Nftables(DataPath):
     @classmethod
     def missing(cls) -> str:
         """See DataPath."""
-        rules = "".join(nftables_rules.transactions(config.load(workload.DEMO_FILE)))
+        rules = "".join(nftables_rules.transactions(workload.demo()))
         return try_in_namespace(COMMAND, "nftables", rules)
 
     def build(self, stack: ExitStack) -> None:

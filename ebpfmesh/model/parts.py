@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""The parts of a mesh, be they right together or not, and the groups that its functions form."""
+
+from collections.abc import Iterable
+from ipaddress import IPv4Network, IPv6Network
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator
+
+from ebpfmesh.model.base import MeshName, Model, check_prefix
+from ebpfmesh.model.objects import Function, Limits, Service, Timeouts
+from ebpfmesh.model.policy import Policy
+from ebpfmesh.model.ports import port_prefixes
+
+Hook = Literal["auto", "tcx", "clsact"]
+
+
+def groups_of(functions: Iterable[Function]) -> dict[str, tuple[str, ...]]:
+    """The functions of each group, by name: NAME-2 before NAME-10."""
+    found: dict[str, list[str]] = {}
+    for function in functions:
+        if function.group:
+            found.setdefault(function.group, []).append(function.name)
+    return {
+        group: tuple(sorted(names, key=lambda name: (len(name), name)))
+        for group, names in found.items()
+    }
+
+
+class Parts(Model):
+    """What a mesh is made of.
+
+    ``prefix4`` and ``prefix6`` are where functions without a given address get theirs from.
+    ``hook`` is how programs are attached: by TCX link or clsact filter; auto means a link where
+    packets of functions come by, if the kernel has it. While an ``expedited`` mesh is changed, the
+    kernel's grace periods are shorter, for everybody. With ``reject`` the sender of what no rule
+    allows is told, and of what no service or no function of it takes.
+    """
+
+    name: MeshName
+    limits: Limits = Limits()
+    timeouts: Timeouts = Timeouts()
+    hook: Hook = "auto"
+    expedited: bool = False
+    reject: bool = False
+    prefix4: Annotated[IPv4Network, AfterValidator(check_prefix)] = IPv4Network("198.18.0.0/16")
+    prefix6: Annotated[IPv6Network, AfterValidator(check_prefix)] = IPv6Network("2001:db8::/64")
+    functions: tuple[Function, ...] = ()
+    services: tuple[Service, ...] = ()
+    policies: tuple[Policy, ...] = ()
+
+    @property
+    def tenants(self) -> tuple[str, ...]:
+        """The tenants of its functions, each once, in the order they first appear."""
+        return tuple(dict.fromkeys(function.tenant for function in self.functions))
+
+    @property
+    def groups(self) -> dict[str, tuple[str, ...]]:
+        """The functions of each group."""
+        return groups_of(self.functions)
+
+    @property
+    def backed(self) -> tuple[Service, ...]:
+        """Its services with their backends."""
+        groups = self.groups
+        return tuple(service.backed(groups) for service in self.services)
+
+    def sizes(self) -> dict[str, int]:
+        """What it takes of the limits that count more than objects."""
+        ends = (i for rule in self.policies for i in (rule.source, rule.destination))
+        return {
+            "services": sum(len(port_prefixes(s.port, s.last_port)) for s in self.services),
+            "rules": sum(len(rule.prefixes) for rule in self.policies),
+            "prefixes": len({identity.name for identity in ends if identity.prefix}),
+        }
