@@ -6,7 +6,7 @@
  * Takes frames to the ports that sink.c does. They end here; all else, and what has no tag to be
  * believed, goes on as if it were not there.
  *
- * Behind the highest number of a flow a bit is kept for each of the WINDOW numbers up to it, as
+ * Behind the highest number of a flow a bit is kept for each of the last numbers up to it, as
  * anti-replay windows do (RFC 4303 3.4.3, RFC 6479): a frame whose bit is set is a duplicate, one
  * whose bit is not is late. One that is further behind may be either, and is counted as such.
  *
@@ -15,34 +15,7 @@
  */
 #include "bench/frame.h"
 
-#define WINDOW 64	    /* the bits of bench_flow.window */
 #define FARTHEST (1u << 28) /* no flow skips so many: the number is damaged */
-
-/* Python reads the same bytes: ebpfmesh/bench/packets/sink.py, FLOW. */
-struct bench_flow {
-	__u32 run; /* another than bench_check's: nothing has come yet */
-	__u32 packets;
-	__u32 next; /* highest number that came, plus one */
-	__u32 pad;
-	__u64 window; /* bit n: next - 1 - n came */
-};
-_Static_assert(sizeof(struct bench_flow) == 24, "layout known to sink.py");
-
-/* Python reads the same bytes: ebpfmesh/bench/packets/sink.py, CHECK. */
-struct bench_check {
-	__u64 run; /* written by Python, with the rest zero, for each new beginning */
-	__u64 packets;
-	__u64 bytes; /* whole frames */
-	__u64 flows;
-	__u64 duplicated;
-	__u64 reordered;
-	__u64 old;	/* WINDOW or more behind: late, or a duplicate */
-	__u64 foreign;	/* to our ports, but without a tag of ours */
-	__u64 first_ns; /* CLOCK_MONOTONIC; not atomic, as the two below */
-	__u64 last_ns;
-	__u64 gap_ns; /* the longest between two arrivals, of whatever flows */
-};
-_Static_assert(sizeof(struct bench_check) == 88, "layout known to sink.py");
 
 BPF_ARRAY(bench_check, struct bench_check, 1);
 BPF_ARRAY(bench_flow, struct bench_flow, BENCH_FLOWS);
@@ -65,12 +38,12 @@ static __always_inline void sequence_note(struct bench_check *c, struct bench_fl
 
 	if (sequence >= f->next) {
 		ahead = sequence - f->next + 1;
-		f->window = ahead < WINDOW ? f->window << ahead | 1 : 1;
+		f->window = ahead < BENCH_WINDOW ? f->window << ahead | 1 : 1;
 		f->next = sequence + 1;
 		return;
 	}
 	behind = f->next - 1 - sequence;
-	if (behind >= WINDOW) {
+	if (behind >= BENCH_WINDOW) {
 		__sync_fetch_and_add(&c->old, 1);
 	} else if (f->window >> behind & 1) {
 		__sync_fetch_and_add(&c->duplicated, 1);

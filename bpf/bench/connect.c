@@ -15,6 +15,8 @@
  * CHECKSUM_PARTIAL, so that the field holds the sum of the pseudo header, which
  * stays the same when the addresses change places and the length does not change.
  */
+#include "bench/bench_abi.h"
+
 #include <linux/if_ether.h>
 #include <linux/in.h>
 #include <linux/ip.h>
@@ -24,23 +26,6 @@
 #define TTL 64
 #define WINDOW 65535
 #define OPTIONS_NOP 0x01010101 /* where the SYN,ACK has the maximum segment size */
-
-/* Python packs the same bytes: ebpfmesh/bench/measure/connect.py, STATE. */
-struct bench_client {
-	__u32 port; /* the first one; host order */
-	__u32 ports;
-	__u32 next;    /* port of the next connection, counted from 0; written here, as all below */
-	__u32 ifindex; /* of the client's interface */
-	__u64 from_ns; /* CLOCK_MONOTONIC: connections that end between these two are counted */
-	__u64 until_ns;
-	__u64 opened;
-	__u64 closed;
-	__u64 counted;
-	__u64 ended; /* chains */
-	__u64 resets;
-	__u64 spent_ns; /* in this program */
-};
-_Static_assert(sizeof(struct bench_client) == 80, "layout known to connect.py");
 
 /* not per CPU: everything runs on one core */
 BPF_ARRAY(bench_client, struct bench_client, 1);

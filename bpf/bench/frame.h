@@ -12,6 +12,8 @@
 #ifndef BENCH_FRAME_H
 #define BENCH_FRAME_H
 
+#include "bench/bench_abi.h"
+
 #include <linux/if_ether.h>
 #include <linux/in.h>
 #include <linux/ip.h>
@@ -19,14 +21,6 @@
 #include <linux/pkt_cls.h>
 #include <linux/tcp.h>
 #include <linux/udp.h>
-
-#define BENCH_MAGIC 0xebf
-#define BENCH_FLOW_BITS 20 /* the lower ones of bench_tag.flow; the magic is above */
-
-struct bench_tag {
-	__be32 sequence; /* of the flow, from 0 */
-	__be32 flow;	 /* BENCH_MAGIC << BENCH_FLOW_BITS | number */
-};
 
 /* Ports and what follows them in both protocols; TCP's flags are byte 13. */
 struct bench_l4 {

@@ -16,28 +16,6 @@
  */
 #include "bench/frame.h"
 
-#define FRAME_WORDS 8 /* all that paths rewrite, but for the checksum, which is written anyway */
-
-/* Python packs the same bytes: ebpfmesh/bench/packets/frames.py, TEMPLATE. */
-struct bench_template {
-	__u64 frame[FRAME_WORDS]; /* Ethernet, IP without options, transport; the first flow's */
-	__u32 sum;		  /* ones' complement sum of what the checksum covers and stays */
-	__u32 flows;		  /* at least 1 */
-	__u32 ports;		  /* source ports; at least 1 */
-	__u32 port;		  /* the first, host order; so is the next */
-	__u32 target_port;
-	__u32 l4; /* where the transport header is, from the frame's beginning; below 64 */
-	__u32 check;
-	__u32 tag;	 /* 0: there is no room for one */
-	__u32 no_check;	 /* what to send for a checksum of zero: UDP would take it for "none" */
-	__u32 ifindex;	 /* for bench_redirect */
-	__u32 next_flow; /* of the next frame, counted from 0; written here, as are those below */
-	__u32 next_port;
-	__u32 next_target;
-	__u32 sequence;
-};
-_Static_assert(sizeof(struct bench_template) == 120, "layout known to frames.py");
-
 BPF_ARRAY(bench_template, struct bench_template, 1);
 
 static __always_inline __u16 checksum_fold(__u32 sum)
@@ -80,10 +58,10 @@ static __always_inline struct bench_template *frame_write(struct xdp_md *ctx)
 	__be32 *l4;
 
 	t = bench_template.lookup(&zero);
-	if (!t || (void *)(words + FRAME_WORDS) > data_end)
+	if (!t || (void *)(words + BENCH_FRAME_WORDS) > data_end)
 		return NULL;
 #pragma unroll
-	for (int i = 0; i < FRAME_WORDS; i++)
+	for (int i = 0; i < BENCH_FRAME_WORDS; i++)
 		words[i] = t->frame[i];
 
 	ports = (t->port + t->next_port) << 16 | (t->target_port + t->next_target);

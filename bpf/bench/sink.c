@@ -4,21 +4,10 @@
  * drops UDP and SYNs to the BENCH_SINK_PORTS ports from BENCH_SINK_PORT on (-D, host order), so
  * that delivery costs no socket; everything else goes on as if it were not there. check.c looks
  * more closely.
- * Of every SINK_STRIDE frames the first one's time is kept: rates come from when frames arrived,
+ * Of every BENCH_STRIDE frames the first one's time is kept: rates come from when frames arrived,
  * not from when they were sent.
  */
 #include "bench/frame.h"
-
-#define SINK_STRIDE 64 /* a power of two; a clock for each frame would cost too much */
-
-/* Python unpacks the same bytes: ebpfmesh/bench/packets/sink.py, COUNT. */
-struct bench_count {
-	__u64 packets;
-	__u64 bytes;	/* whole frames */
-	__u64 first_ns; /* CLOCK_MONOTONIC of the first frame */
-	__u64 last_ns;	/* of the last whose number - 1 is a multiple of SINK_STRIDE */
-};
-_Static_assert(sizeof(struct bench_count) == 32, "layout known to sink.py");
 
 /* one slot, per CPU: no atomics */
 BPF_PERCPU_ARRAY(bench_count, struct bench_count, 1);
@@ -35,7 +24,7 @@ static __always_inline int frame_count(void *data, void *data_end, __u32 length)
 	count = bench_count.lookup(&zero);
 	if (!count)
 		return 0;
-	if (!(count->packets & (SINK_STRIDE - 1))) {
+	if (!(count->packets & (BENCH_STRIDE - 1))) {
 		count->last_ns = bpf_ktime_get_ns();
 		if (!count->packets)
 			count->first_ns = count->last_ns;

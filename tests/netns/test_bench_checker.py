@@ -19,12 +19,13 @@ from scapy.layers.l2 import Ether
 from scapy.packet import Raw
 
 from ebpfmesh.bench import workload
+from ebpfmesh.bench._abi import FLOW_BITS, MAGIC, WINDOW, Tag
 from ebpfmesh.bench.measure.pps import PINS, PacketRate, frames_for
 from ebpfmesh.bench.measure.watch import Watcher
-from ebpfmesh.bench.packets.frames import FLOW_BITS, MAGIC, PORTS, TAG, least_size
+from ebpfmesh.bench.packets.frames import PORTS, least_size
 from ebpfmesh.bench.packets.generator import BATCH
 from ebpfmesh.bench.packets.paced import Pace, running
-from ebpfmesh.bench.packets.sink import WINDOW, Checker, Report, at_eth0, drained
+from ebpfmesh.bench.packets.sink import Checker, Report, at_eth0, drained
 from ebpfmesh.bench.paths import PATHS, DataPath
 from ebpfmesh.bench.tools import one_core
 from ebpfmesh.bench.workload import Scale, Target
@@ -204,7 +205,7 @@ def test_each_frame_that_is_sent_again_is_a_duplicate(
 def numbered(frame: bytes, number: int, flow: int, magic: int = MAGIC) -> bytes:
     """A frame that carries this number of this flow."""
     packet = Ether(frame)
-    tag = TAG.pack(number, magic << FLOW_BITS | flow)
+    tag = bytes(Tag(number, magic << FLOW_BITS | flow))
     packet[UDP].remove_payload()
     del packet[UDP].chksum
     return bytes(packet / Raw(tag + bytes(14)))

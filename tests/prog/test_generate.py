@@ -11,7 +11,8 @@ from scapy.layers.inet import IP, TCP, UDP
 from scapy.layers.inet6 import IPv6
 from scapy.layers.l2 import Ether
 
-from ebpfmesh.bench.packets.frames import FLOW_BITS, MAGIC, PORTS, TAG, TEMPLATE, Frames
+from ebpfmesh.bench._abi import FLOW_BITS, MAGIC, Tag, Template
+from ebpfmesh.bench.packets.frames import PORTS, Frames
 from ebpfmesh.bench.packets.generator import Generator
 from ebpfmesh.bench.workload import Target
 from ebpfmesh.kernel import bpf
@@ -75,7 +76,8 @@ def test_frame(generator: Generator, version: int, shape: dict[str, Any], number
     if UDP not in packet:
         assert (l4.seq, l4.ack) == (sequence, MAGIC << FLOW_BITS | flow)
     elif frames.tagged:
-        assert TAG.unpack(bytes(l4.payload)[:8]) == (sequence, MAGIC << FLOW_BITS | flow)
+        tag = Tag.from_buffer_copy(bytes(l4.payload))
+        assert (tag.sequence, tag.flow) == (sequence, MAGIC << FLOW_BITS | flow)
     for layer in (ip, l4):
         for field in {"len", "plen", "chksum"} & layer.fields.keys():
             delattr(layer, field)
@@ -90,7 +92,7 @@ def test_what_a_path_has_rewritten_is_put_right(
 ) -> None:
     """Pages come back from the path as they left it: MACs, addresses, ports, TTL, checksums."""
     frames = frames_of(version, protocol=protocol, size=1514)
-    first, at = frames.first(), TEMPLATE.unpack(frames.template())[7]  # the checksum's place
+    first, at = frames.first(), Template.from_buffer_copy(frames.template()).check
     dirty = bytearray(first)
     dirty[:64] = bytes(64)
     dirty[at : at + 2] = b"\xde\xad"

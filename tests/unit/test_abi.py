@@ -19,6 +19,7 @@ from ebpfmesh.kernel.source import bpf_dir
 @pytest.fixture
 def headers(tmp_path: Path) -> Path:
     """A copy of the headers that a test may change."""
+    shutil.copytree(bpf_dir() / "bench", tmp_path / "bench")
     return Path(shutil.copytree(bpf_dir() / "include", tmp_path / "include"))
 
 
@@ -52,6 +53,8 @@ def test_generated_file_is_up_to_date(monkeypatch: pytest.MonkeyPatch, headers: 
         ("mesh_abi.h", r"#define MESH_ABI \d+", "#define MESH_ABI 99"),
         ("mesh_maps.h", r'MESH_MAP\("hash", mesh_iface', 'MESH_MAP("array", mesh_iface'),
         ("mesh_maps.h", r"struct mesh_policy, rules\)", "struct mesh_policy, functions)"),
+        ("../bench/bench_abi.h", r"(\t__u64 opened;)\n(\t__u64 closed;)", r"\2\n\1"),
+        ("../bench/bench_abi.h", r"BENCH_FLOW_BITS 20", "BENCH_FLOW_BITS 21"),
     ],
 )  # fmt: skip
 def test_any_change_is_noticed(
@@ -98,3 +101,10 @@ def test_sizes_in_the_comments_are_right() -> None:
         assert not match or ctypes.sizeof(kind) == int(match[1])
     assert ctypes.sizeof(_abi.Flow4Key) == 16
     assert ctypes.sizeof(_abi.Flow) == 64
+
+
+def test_padding_of_the_benchmarks_structs_is_refused(headers: Path) -> None:
+    header = headers.parent / "bench" / "bench_abi.h"
+    replace(header, r"\t__u32 pad;\n", "")
+    with pytest.raises(SystemExit, match="bench_flow: implicit padding before window"):
+        abi.generate_bench(header)

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: BSD-2-Clause
 """The frames of the packet generator, computed here as generate.c does and judged by scapy."""
 
+from ctypes import sizeof
 from dataclasses import replace
 from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
@@ -12,15 +13,12 @@ from scapy.layers.inet6 import IPv6
 from scapy.layers.l2 import Ether
 
 from ebpfmesh.bench import workload
+from ebpfmesh.bench._abi import FLOW_BITS, MAGIC, Tag, Template
 from ebpfmesh.bench.measure.connect import syn
 from ebpfmesh.bench.packets.frames import (
-    FLOW_BITS,
     LARGEST,
-    MAGIC,
     MAX_FLOWS,
     PORTS,
-    TAG,
-    TEMPLATE,
     from_member,
     least_size,
     words,
@@ -61,17 +59,18 @@ def fold(total: int) -> int:
 
 def frame(first: bytes, template: bytes, place: tuple[int, int, int, int]) -> bytes:
     """What generate.c makes of a template for one flow, in a page that has the first frame."""
-    fields = TEMPLATE.unpack(template)
-    head, total, _, _, port, target_port, l4, check, tag, no_check, *_ = fields
+    t = Template.from_buffer_copy(template)
     flow, source, target, sequence = place
     out = bytearray(first)
-    out[: len(head)] = head
-    changing = (port + source).to_bytes(2, "big") + (target_port + target).to_bytes(2, "big")
-    out[l4 : l4 + 4] = changing
-    if tag:
-        out[tag : tag + 8] = TAG.pack(sequence, MAGIC << FLOW_BITS | flow)
-        changing += out[tag : tag + 8]
-    out[check : check + 2] = (fold(total + sum(words(changing))) or no_check).to_bytes(2, "big")
+    out[: sizeof(t.frame)] = bytes(t.frame)
+    ports = t.port + source, t.target_port + target
+    changing = b"".join(port.to_bytes(2, "big") for port in ports)
+    out[t.l4 : t.l4 + 4] = changing
+    if t.tag:
+        out[t.tag : t.tag + 8] = bytes(Tag(sequence, MAGIC << FLOW_BITS | flow))
+        changing += out[t.tag : t.tag + 8]
+    checksum = fold(t.sum + sum(words(changing))) or t.no_check
+    out[t.check : t.check + 2] = checksum.to_bytes(2, "big")
     return bytes(out)
 
 
@@ -94,7 +93,8 @@ def test_frame_is_what_scapy_would_send(
     if protocol == "syn":
         assert (l4.flags, (l4.seq, l4.ack)) == ("S", number)
     elif frames.tagged:
-        assert TAG.unpack(bytes(l4.payload)[:8]) == number
+        tag = Tag.from_buffer_copy(bytes(l4.payload))
+        assert (tag.sequence, tag.flow) == number
     assert frames.tagged == (size >= least_size(version, protocol, tagged=True))
     for layer in (ip, l4):
         for field in ("len", "plen", "chksum"):

@@ -12,9 +12,11 @@ import socket
 import struct
 import time
 from contextlib import ExitStack
+from ctypes import sizeof
 from ipaddress import IPv4Address
 from pathlib import Path
 
+from ebpfmesh.bench._abi import Client
 from ebpfmesh.bench.measure import traffic
 from ebpfmesh.bench.packets.frames import words
 from ebpfmesh.bench.packets.hooks import build_pinned
@@ -33,7 +35,6 @@ PACKETS = 3
 WARM_UP_SECONDS = 0.05
 DRAIN_SECONDS = 1.0
 PINS = Path("/sys/fs/bpf/bench_connect")
-STATE = struct.Struct("=IIIIQQQQQQQQ")
 ZERO = bytes(4)
 
 
@@ -60,8 +61,8 @@ class Connector:
             begin = time.monotonic_ns() + round(WARM_UP_SECONDS * 1e9)
             until = begin + round(seconds * 1e9)
             first = (self._next + IN_FLIGHT) % len(PORTS)
-            state = (PORTS.start, len(PORTS), first, eth0, begin, until, 0, 0, 0, 0, 0, 0)
-            bpf.map_update(self._state, ZERO, STATE.pack(*state))
+            state = Client(PORTS.start, len(PORTS), first, eth0, begin, until)
+            bpf.map_update(self._state, ZERO, bytes(state))
             before = sum(_accepted(receiver) for receiver in receivers)
             self._send_first(client, path.target("crr"))
             raw = self._drained(until)
@@ -83,12 +84,19 @@ class Connector:
         """What the client counted, once its last connection has ended or nothing more comes."""
         deadline = until + round(DRAIN_SECONDS * 1e9)
         while True:
-            fields = STATE.unpack(bpf.map_lookup(self._state, ZERO, STATE.size) or b"")
-            names = ("opened", "closed", "counted", "chains_ended", "resets", "client_ns")
-            found = dict(zip(names, fields[6:], strict=True))
+            raw = bpf.map_lookup(self._state, ZERO, sizeof(Client)) or b""
+            state = Client.from_buffer_copy(raw)
+            found = {
+                "opened": state.opened,
+                "closed": state.closed,
+                "counted": state.counted,
+                "chains_ended": state.ended,
+                "resets": state.resets,
+                "client_ns": state.spent_ns,
+            }
             now = time.monotonic_ns()
             if found["chains_ended"] >= IN_FLIGHT or now > deadline:
-                self._next = fields[2]
+                self._next = state.next
                 return found
             time.sleep(max((until - now) * 1e-9, 0.005))
 

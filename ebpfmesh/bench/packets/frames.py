@@ -7,6 +7,7 @@ frame; where they stand, and what of the checksum stays the same, is worked out 
 
 import struct
 from collections.abc import Sequence
+from ctypes import memmove, sizeof
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -14,6 +15,7 @@ from scapy.layers.inet import IP, TCP, UDP
 from scapy.layers.inet6 import IPv6
 from scapy.layers.l2 import Ether
 
+from ebpfmesh.bench._abi import FLOW_BITS, FRAME_WORDS, MAGIC, Tag, Template
 from ebpfmesh.bench.topology import Member, address6
 from ebpfmesh.bench.workload import Target
 from ebpfmesh.model import Address
@@ -22,7 +24,7 @@ Protocol = Literal["udp", "syn"]
 PORTS = range(10000, 60000)
 """Source ports of the flows."""
 MAX_FLOWS = 1_000_000
-SMALLEST = 64
+SMALLEST = 8 * FRAME_WORDS
 """Bytes of a frame as the kernel sees it, that is without a checksum at its end."""
 LARGEST = 3368
 """What a page of a live frame holds beside the kernel's own: linux/net/bpf/test_run.c."""
@@ -30,11 +32,6 @@ HEADERS: dict[tuple[int, Protocol], int] = {
     (4, "udp"): 42, (4, "syn"): 54, (6, "udp"): 62, (6, "syn"): 74,
 }  # fmt: skip
 """Bytes of all headers, by IP version and protocol."""
-TAG = struct.Struct(">II")
-"""struct bench_tag of bpf/bench/frame.h: the number in its flow, the flow below MAGIC."""
-MAGIC, FLOW_BITS = 0xEBF, 20
-TEMPLATE = struct.Struct(f"={SMALLEST}s14I")
-"""struct bench_template of generate.c."""
 PAYLOAD = b"ebpfmesh"
 
 
@@ -88,7 +85,7 @@ class Frames:
 
     def first(self) -> bytes:
         """The first frame, number 0 of flow 0."""
-        tag = TAG.pack(0, MAGIC << FLOW_BITS)
+        tag = bytes(Tag(0, MAGIC << FLOW_BITS))
         packet: Any = Ether(src=self.source_mac, dst=self.target_mac)
         if self.source.version == 4:
             packet /= IP(src=str(self.source), dst=str(self.target.address), id=0, flags="DF")
@@ -97,7 +94,7 @@ class Frames:
         if self.protocol == "udp":
             packet /= UDP()
         else:
-            sequence, acknowledged = TAG.unpack(tag)
+            sequence, acknowledged = struct.unpack(">II", tag)
             packet /= TCP(flags="S", seq=sequence, ack=acknowledged, window=0xFFFF)
         packet.sport, packet.dport = self.port, self.target.port
         room = self.size - HEADERS[self.source.version, self.protocol]
@@ -107,27 +104,27 @@ class Frames:
         return bytes(packet / text)
 
     def template(self) -> bytes:
-        """The value of the generator's map (struct bench_template)."""
+        """The value of the generator's map."""
         frame, header = self.first(), HEADERS[self.source.version, self.protocol]
         udp = self.protocol == "udp"
         l4 = header - (8 if udp else 20)
         check = l4 + (6 if udp else 16)
         tag = (l4 + (8 if udp else 4)) if self.tagged else 0
-        changing = frame[l4 : l4 + 4] + (frame[tag : tag + TAG.size] if tag else b"")
-        return TEMPLATE.pack(
-            frame[:SMALLEST],
-            sum_without(frame[check : check + 2], changing),
-            self.flows,
-            self.ports,
-            self.port,
-            self.target.port,
-            l4,
-            check,
-            tag,
-            0xFFFF if udp else 0,
-            self.ifindex,
-            *(0, 0, 0, 0),
+        changing = frame[l4 : l4 + 4] + (frame[tag : tag + sizeof(Tag)] if tag else b"")
+        template = Template(
+            sum=sum_without(frame[check : check + 2], changing),
+            flows=self.flows,
+            ports=self.ports,
+            port=self.port,
+            target_port=self.target.port,
+            l4=l4,
+            check=check,
+            tag=tag,
+            no_check=0xFFFF if udp else 0,
+            ifindex=self.ifindex,
         )
+        memmove(template.frame, frame, sizeof(template.frame))
+        return bytes(template)
 
 
 def from_member(sender: Member, target: Target, **settings: Any) -> Frames:
@@ -146,7 +143,7 @@ def least_size(version: int, protocol: Protocol, *, tagged: bool = False) -> int
     """Bytes of the shortest frame, or of the shortest that has room for a number."""
     least = HEADERS[version, protocol]
     if tagged and protocol == "udp":
-        least += TAG.size
+        least += sizeof(Tag)
     return max(SMALLEST, least)
 
 

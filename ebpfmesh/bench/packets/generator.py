@@ -7,12 +7,14 @@ through whatever is attached and configured there, and end in a sink (``packets.
 Everything runs on the caller's core.
 """
 
+import ctypes
 import struct
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Literal
 
-from ebpfmesh.bench.packets.frames import TEMPLATE, Frames
+from ebpfmesh.bench._abi import Template
+from ebpfmesh.bench.packets.frames import Frames
 from ebpfmesh.bench.packets.hooks import ATTACH_XDP, XDP_GENERIC, Hook, build_pinned
 from ebpfmesh.kernel import bpf, netns
 from ebpfmesh.kernel.interface import LOOPBACK
@@ -88,6 +90,6 @@ class Generator:
 
     def sent(self) -> int:
         """Frames made since ``load``."""
-        raw = bpf.map_lookup(self._fds["bench_template"], ZERO, TEMPLATE.size) or b""
-        *_, next_flow, _, _, sequence = TEMPLATE.unpack(raw)
-        return int(sequence * self._flows + next_flow)
+        raw = bpf.map_lookup(self._fds["bench_template"], ZERO, ctypes.sizeof(Template)) or b""
+        template = Template.from_buffer_copy(raw)
+        return template.sequence * self._flows + template.next_flow

@@ -8,31 +8,22 @@ to the ports they were made for. ``Sink`` costs least and is for rates (bpf/benc
 
 import math
 import os
-import struct
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, ExitStack
+from ctypes import sizeof
 from dataclasses import dataclass
 from pathlib import Path
 
 from ebpfmesh.bench import cputime
+from ebpfmesh.bench._abi import STRIDE, Check, Count, Flow
 from ebpfmesh.bench.packets.frames import MAX_FLOWS
 from ebpfmesh.bench.packets.generator import ZERO, Entry, Generator
 from ebpfmesh.bench.packets.hooks import Hook, Place, build_pinned, put_on
 from ebpfmesh.bench.topology import Member
 from ebpfmesh.kernel import bpf
 
-COUNT = struct.Struct("=QQQQ")
-"""struct bench_count of sink.c."""
-STRIDE = 64
-"""SINK_STRIDE of sink.c."""
-CHECK = struct.Struct("=11Q")
-"""struct bench_check of check.c."""
-FLOW = struct.Struct("=IIIIQ")
-"""struct bench_flow of check.c."""
-WINDOW = 64
-"""Numbers behind a flow's highest one in which a duplicate is told from a late frame."""
 DRAIN_SECONDS = 0.2
 KSOFTIRQD = cputime.ksoftirqd()
 
@@ -103,22 +94,23 @@ class Sink:
 
     def reset(self) -> None:
         """Start counting from zero."""
-        bpf.map_update(self._fds["bench_count"], ZERO, bytes(COUNT.size * bpf.possible_cpus()))
+        bpf.map_update(self._fds["bench_count"], ZERO, bytes(sizeof(Count) * bpf.possible_cpus()))
 
     def packets(self) -> int:
         """Packets since the last reset."""
-        return sum(slot[0] for slot in self._slots())
+        return sum(slot.packets for slot in self._slots())
 
     def nanoseconds(self) -> float:
         """Time per packet since the last reset; everything must have arrived on one core."""
-        packets, _, first, last = max(self._slots())
-        strides = (packets - 1) // STRIDE
-        return (last - first) / (strides * STRIDE) if strides > 0 else math.nan
+        seen = max(self._slots(), key=lambda slot: slot.packets)
+        strides = (seen.packets - 1) // STRIDE
+        return (seen.last_ns - seen.first_ns) / (strides * STRIDE) if strides > 0 else math.nan
 
-    def _slots(self) -> list[tuple[int, int, int, int]]:
-        size = COUNT.size * bpf.possible_cpus()
-        raw = bpf.map_lookup(self._fds["bench_count"], ZERO, size) or b""
-        return list(COUNT.iter_unpack(raw))
+    def _slots(self) -> Sequence[Count]:
+        """What each CPU counted."""
+        slots = Count * bpf.possible_cpus()
+        raw = bpf.map_lookup(self._fds["bench_count"], ZERO, sizeof(slots)) or b""
+        return list(slots.from_buffer_copy(raw))
 
 
 class Checker:
@@ -146,40 +138,40 @@ class Checker:
     def reset(self) -> None:
         """Forget all flows and counts; the generator's numbers begin anew with ``load``."""
         self._run += 1
-        bpf.map_update(self._fds["bench_check"], ZERO, CHECK.pack(self._run, *[0] * 10))
+        bpf.map_update(self._fds["bench_check"], ZERO, bytes(Check(run=self._run)))
 
     def packets(self) -> int:
         """Frames of ours since the last reset."""
-        return self._counts()[1]
+        return self._counts().packets
 
-    def _counts(self) -> tuple[int, ...]:
-        return CHECK.unpack(bpf.map_lookup(self._fds["bench_check"], ZERO, CHECK.size) or b"")
+    def _counts(self) -> Check:
+        raw = bpf.map_lookup(self._fds["bench_check"], ZERO, sizeof(Check)) or b""
+        return Check.from_buffer_copy(raw)
 
     def report(self, sent: int) -> Report:
         """What became of ``sent`` frames since the last reset; see ``drained``."""
-        _, packets, size, flows, duplicated, reordered, old, foreign, *times = self._counts()
-        first, last, gap = times
+        seen = self._counts()
         return Report(
             sent=sent,
-            arrived=packets,
-            bytes=size,
-            lost=sent - (packets - duplicated),
-            duplicated=duplicated,
-            reordered=reordered,
-            old=old,
-            foreign=foreign,
-            flows=flows,
-            longest_gap_ns=gap,
-            first_ns=first,
-            last_ns=last,
+            arrived=seen.packets,
+            bytes=seen.bytes,
+            lost=sent - (seen.packets - seen.duplicated),
+            duplicated=seen.duplicated,
+            reordered=seen.reordered,
+            old=seen.old,
+            foreign=seen.foreign,
+            flows=seen.flows,
+            longest_gap_ns=seen.gap_ns,
+            first_ns=seen.first_ns,
+            last_ns=seen.last_ns,
         )
 
     def by_flow(self, flows: int) -> list[int]:
         """Frames that came of each of the first ``flows`` flows, duplicates too."""
         keys = (flow.to_bytes(4, sys.byteorder) for flow in range(flows))
         fd = self._fds["bench_flow"]
-        rows = (FLOW.unpack(bpf.map_lookup(fd, key, FLOW.size) or b"") for key in keys)
-        return [packets if run == self._run else 0 for run, packets, *_ in rows]
+        rows = (Flow.from_buffer_copy(bpf.map_lookup(fd, key, sizeof(Flow)) or b"") for key in keys)
+        return [row.packets if row.run == self._run else 0 for row in rows]
 
 
 def _defines(port: int, ports: int) -> dict[str, str]:
