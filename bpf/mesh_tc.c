@@ -7,6 +7,7 @@
  */
 #include "lib/judge.h"
 #include "lib/slow.h"
+#include "lib/store.h"
 
 int mesh_from_fn(struct __sk_buff *ctx)
 {
@@ -21,6 +22,11 @@ int mesh_judge_fn(struct __sk_buff *ctx)
 int mesh_policy_fn(struct __sk_buff *ctx)
 {
 	return mesh_decide(ctx);
+}
+
+int mesh_store_fn(struct __sk_buff *ctx)
+{
+	return mesh_store(ctx);
 }
 
 int mesh_event_fn(struct __sk_buff *ctx)

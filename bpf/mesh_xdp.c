@@ -7,6 +7,7 @@
 #define MESH_XDP
 #include "lib/slow.h"
 #include "lib/judge.h"
+#include "lib/store.h"
 
 int mesh_xdp_fn(struct xdp_md *ctx)
 {
@@ -26,6 +27,11 @@ int mesh_xdp_judge(struct xdp_md *ctx)
 int mesh_xdp_policy(struct xdp_md *ctx)
 {
 	return mesh_decide(ctx);
+}
+
+int mesh_xdp_store(struct xdp_md *ctx)
+{
+	return mesh_store(ctx);
 }
 
 int mesh_xdp_event(struct xdp_md *ctx)

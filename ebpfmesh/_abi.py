@@ -16,6 +16,7 @@ SERVICE_ADDRESS: Final = 65536
 MAGLEV_ROW: Final = 256
 PREFIXES: Final = 5
 POLICY_DEPTHS: Final = 18
+EPOCH_SLOW: Final = 0x80000000
 DRY_RUN: Final = 0xeb9fd27
 ANSWER: Final = 0xeb9fa25
 ANSWERS: Final = 64
@@ -25,6 +26,7 @@ CALL_JUDGE: Final = 1
 CALL_POLICY: Final = 2
 CALL_EVENT: Final = 3
 CALL_ANSWER: Final = 4
+CALL_STORE: Final = 5
 SNAP_MAX: Final = 2048
 
 class Reason(IntEnum):
@@ -120,6 +122,7 @@ class FlowFlag(IntEnum):
     REPLIED = 64
     FIN = 128
     CLOSING = 256
+    HALF = 512
 
 
 class ServiceFlag(IntEnum):
@@ -151,13 +154,20 @@ class Count(IntEnum):
     """enum mesh_count."""
 
     FLOW_MADE = 0
-    FLOW_GONE = 1
-    HALF_MADE = 2
-    HALF_GONE = 3
-    FRAGMENT_MADE = 4
-    EXPIRED = 5
-    EVENT_LOST = 6
-    MESH_COUNTS = 7
+    HALF_MADE = 1
+    FRAGMENT_MADE = 2
+    EXPIRED = 3
+    EVENT_LOST = 4
+    MESH_COUNTS = 5
+
+
+class RoomKind(IntEnum):
+    """enum mesh_room_kind."""
+
+    FLOW = 0
+    HALF = 1
+    FRAGMENT = 2
+    MESH_ROOMS = 3
 
 
 class Address(Structure):
@@ -396,6 +406,50 @@ class Flow(Structure):
     )
 
 
+class Slot(Structure):
+    """struct mesh_slot, 88 bytes."""
+
+    users: int
+    tenant: int
+    turn: int
+    key: Array[Flow6Key]
+
+    _fields_ = (
+        ("users", c_uint32),
+        ("tenant", c_uint16),
+        ("turn", c_uint16),
+        ("key", Flow6Key * 2),
+    )
+
+
+class Region(Structure):
+    """struct mesh_region, 12 bytes."""
+
+    first: int
+    count: int
+    hand: int
+
+    _fields_ = (
+        ("first", c_uint32),
+        ("count", c_uint32),
+        ("hand", c_uint32),
+    )
+
+
+class Room(Structure):
+    """struct mesh_room, 32 bytes."""
+
+    own: Region
+    common: Region
+    evicted: int
+
+    _fields_ = (
+        ("own", Region),
+        ("common", Region),
+        ("evicted", c_uint64),
+    )
+
+
 class Tuple(Structure):
     """struct mesh_tuple, 40 bytes."""
 
@@ -464,6 +518,14 @@ class Question(Structure):
     )
 
 
+class Step(IntEnum):
+    """enum mesh_step."""
+
+    ARRIVED = 0
+    JUDGED = 1
+    ESTABLISHED = 2
+
+
 class Judgement(Structure):
     """struct mesh_judgement, 888 bytes."""
 
@@ -486,7 +548,7 @@ class Judgement(Structure):
     ifindex: int
     direction: int
     known: int
-    judged: int
+    step: int
     audited: int
     reason: int
     event: int
@@ -517,7 +579,7 @@ class Judgement(Structure):
         ("ifindex", c_uint32),
         ("direction", c_uint8),
         ("known", c_uint8),
-        ("judged", c_uint8),
+        ("step", c_uint8),
         ("audited", c_uint8),
         ("reason", c_uint8),
         ("event", c_uint8),
@@ -547,18 +609,20 @@ class FragmentKey(Structure):
 
 
 class Fragment(Structure):
-    """struct mesh_fragment, 8 bytes."""
+    """struct mesh_fragment, 12 bytes."""
 
     ports: int
     headers: int
     protocol: int
     pad: int
+    seen: int
 
     _fields_ = (
         ("ports", c_uint32),
         ("headers", c_uint16),
         ("protocol", c_uint8),
         ("pad", c_uint8),
+        ("seen", c_uint32),
     )
 
 
@@ -756,10 +820,11 @@ MAPS: Final = (
     MapSpec("array", "mesh_maglev", c_uint32, MaglevRow, "maglev_rows"),
     MapSpec("hash", "mesh_policy", PolicyKey, Policy, "rules"),
     MapSpec("lpm_trie", "mesh_prefix", PrefixKey, Prefix, "prefixes"),
-    MapSpec("lru_hash", "mesh_flow4", Flow4Key, Flow, "flows"),
-    MapSpec("lru_hash", "mesh_flow6", Flow6Key, Flow, "flows"),
-    MapSpec("lru_hash", "mesh_half", Flow6Key, Flow, "half_open"),
-    MapSpec("lru_hash", "mesh_fragment", FragmentKey, Fragment, "fragments"),
+    MapSpec("hash", "mesh_flow4", Flow4Key, Flow, "flows"),
+    MapSpec("hash", "mesh_flow6", Flow6Key, Flow, "flows"),
+    MapSpec("hash", "mesh_fragment", FragmentKey, Fragment, "fragments"),
+    MapSpec("array", "mesh_slot", c_uint32, Slot, "slots"),
+    MapSpec("array", "mesh_room", c_uint32, Room, "rooms"),
     MapSpec("hash", "mesh_netns", c_uint64, c_uint32, "functions"),
     MapSpec("sk_storage", "mesh_socket", c_uint32, Socket, "0"),
     MapSpec("percpu_array", "mesh_asked", c_uint32, Asked, "1"),

@@ -37,6 +37,7 @@ PREFIXES = {
     "mesh_timeout": "MESH_TIMEOUT_",
     "mesh_event_kind": "MESH_EVENT_",
     "mesh_count": "MESH_COUNT_",
+    "mesh_room_kind": "MESH_ROOM_",
 }
 # A map becomes a variable whose type and initialiser carry its row through the parser.
 PRELUDE = """

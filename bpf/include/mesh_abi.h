@@ -36,6 +36,9 @@
 /* How finely a rule can match: any protocol, a protocol, and 1 to 16 leading bits of the port. */
 #define MESH_POLICY_DEPTHS 18
 
+/* In a flow's epoch: the fast path is not for it. */
+#define MESH_EPOCH_SLOW 0x80000000
+
 /* In a packet's mark, in BPF_PROG_TEST_RUN only: judge, and change nothing (see context_is_dry()). */
 #define MESH_DRY_RUN 0xeb9fd27
 
@@ -54,6 +57,7 @@
 #define MESH_CALL_POLICY 2
 #define MESH_CALL_EVENT 3
 #define MESH_CALL_ANSWER 4
+#define MESH_CALL_STORE 5
 
 /* Most bytes of a packet that an event carries. */
 #define MESH_SNAP_MAX 2048
@@ -147,6 +151,7 @@ enum mesh_flow_flag {
 	MESH_FLOW_REPLIED = 64,	 /* TCP: both sides were heard */
 	MESH_FLOW_FIN = 128,	 /* TCP: this side has closed */
 	MESH_FLOW_CLOSING = 256, /* TCP: both sides have closed, or one has reset */
+	MESH_FLOW_HALF = 512,	 /* TCP: the opener has not spoken again after the other side */
 };
 
 enum mesh_service_flag {
@@ -172,15 +177,16 @@ enum mesh_event_kind {
 
 /* What is counted for `doctor`. */
 enum mesh_count {
-	MESH_COUNT_FLOW_MADE,	  /* entries put into mesh_flow4 and mesh_flow6 */
-	MESH_COUNT_FLOW_GONE,	  /* and taken out again; what else is missing was evicted */
-	MESH_COUNT_HALF_MADE,	  /* into mesh_half */
-	MESH_COUNT_HALF_GONE,	  /* and out, when both sides were heard */
+	MESH_COUNT_FLOW_MADE,	  /* flows that got a place as established ones */
+	MESH_COUNT_HALF_MADE,	  /* and as half-open ones */
 	MESH_COUNT_FRAGMENT_MADE, /* into mesh_fragment */
 	MESH_COUNT_EXPIRED,	  /* flows found after their time */
 	MESH_COUNT_EVENT_LOST,	  /* no room in mesh_events */
 	MESH_COUNTS
 };
+
+/* What has a place in mesh_slot. */
+enum mesh_room_kind { MESH_ROOM_FLOW, MESH_ROOM_HALF, MESH_ROOM_FRAGMENT, MESH_ROOMS };
 
 /* An IPv6 address, or an IPv4 address as ::ffff:a.b.c.d (RFC 4291, 2.5.5.2). */
 struct mesh_address {
@@ -193,7 +199,7 @@ struct mesh_address {
  */
 struct mesh_config {
 	__u32 epoch;	      /* judged, or 0 while every packet's verdict is wanted */
-	__u32 judged;	      /* flow entries of another epoch are judged again; never 0 */
+	__u32 judged;	      /* entries of another epoch are judged again; 1 to 2^31 - 1 */
 	__u32 tenants;	      /* meter slots of one function */
 	__u32 events;	      /* enum mesh_event_kind, a bit each */
 	__u32 snap;	      /* bytes of a packet that go with an event */
@@ -287,7 +293,7 @@ struct mesh_flow6_key {
 
 /* All that a packet of a judged flow needs. */
 struct mesh_flow {
-	__u32 epoch;	   /* in which it was judged */
+	__u32 epoch;	   /* in which it was judged, and MESH_EPOCH_SLOW */
 	__u32 ifindex;	   /* host-side interface of the receiver, 0: the host's stack */
 	__u32 meter_tx;	   /* slot of the sender in mesh_meter, 0: not a function */
 	__u32 meter_rx;	   /* slot of the receiver, 0: not a function */
@@ -300,6 +306,31 @@ struct mesh_flow {
 	__u16 backend;		     /* id of the function a service chose, 0: no service */
 	__u16 service;		     /* its id */
 	__u32 seen;		     /* tick of the last packet */
+};
+
+/*
+ * The place of one flow: the keys of its two entries, IPv4 as in mesh_flow6. Of a fragmented
+ * datagram: the first is its key in mesh_fragment.
+ */
+struct mesh_slot {
+	__u32 users;  /* only the first may change it */
+	__u16 tenant; /* that has it, and 1; 0: nobody ever had */
+	__u16 turn;   /* how often it was given away */
+	struct mesh_flow6_key key[2];
+};
+
+/* Neighbouring slots. */
+struct mesh_region {
+	__u32 first;
+	__u32 count;
+	__u32 hand; /* where the next one is looked for */
+};
+
+/* The slots that a tenant may have of one kind: its own, and those that all may have. */
+struct mesh_room {
+	struct mesh_region own;
+	struct mesh_region common;
+	__u64 evicted; /* of the tenant's, before their time was over */
 };
 
 /* Who asks whom: the five-tuple of a flow, as the side that opened it sends it. */
@@ -336,6 +367,13 @@ struct mesh_question {
 	__u32 protocol;
 };
 
+/* How far a packet has got on the slow path. */
+enum mesh_step {
+	MESH_ARRIVED,
+	MESH_JUDGED,	  /* its flow was judged, just now */
+	MESH_ESTABLISHED, /* its flow became an established one, just now */
+};
+
 /* A flow while it is judged. */
 struct mesh_judgement {
 	struct mesh_tuple packet; /* as the packet has it, or as an answer to what it quotes */
@@ -358,7 +396,7 @@ struct mesh_judgement {
 	__u32 ifindex;	/* of the flow's key: 0 from the host's stack */
 	__u8 direction; /* enum mesh_direction */
 	__u8 known;	/* the flow has an entry that counts */
-	__u8 judged;	/* the flow was judged just now */
+	__u8 step;	/* enum mesh_step */
 	__u8 audited;	/* and would not pass, were its receiver not in audit */
 	__u8 reason;	/* what the judgement was, enum mesh_reason */
 	__u8 event;	/* enum mesh_event_kind: sent already, 0: none */
@@ -383,6 +421,7 @@ struct mesh_fragment {
 	__u16 headers; /* bytes of the datagram up to the end of its transport's header */
 	__u8 protocol;
 	__u8 pad;
+	__u32 seen; /* tick of the first fragment */
 };
 
 /* A stream socket of a function that asked for a service and was connected to a backend of it. */

@@ -73,18 +73,21 @@ MESH_MAP("hash", mesh_policy, struct mesh_policy_key, struct mesh_policy, rules)
 /* Prefixes of the outside that rules speak of. Written by policy add/del; read when judging. */
 MESH_MAP("lpm_trie", mesh_prefix, struct mesh_prefix_key, struct mesh_prefix, prefixes);
 
-/* Judged flows, two entries each. Written when a flow is judged; read by every packet. */
-MESH_MAP("lru_hash", mesh_flow4, struct mesh_flow4_key, struct mesh_flow, flows);
-MESH_MAP("lru_hash", mesh_flow6, struct mesh_flow6_key, struct mesh_flow, flows);
-
 /*
- * TCP flows of which one side was heard so far, both families: whatever their number, they push no
- * established flow out. Written and read on the slow path.
+ * Judged flows, two entries each. Written when a flow is judged; read by every packet. They never
+ * have more entries than two for each slot of a flow.
  */
-MESH_MAP("lru_hash", mesh_half, struct mesh_flow6_key, struct mesh_flow, half_open);
+MESH_MAP("hash", mesh_flow4, struct mesh_flow4_key, struct mesh_flow, flows);
+MESH_MAP("hash", mesh_flow6, struct mesh_flow6_key, struct mesh_flow, flows);
 
 /* Ports of fragmented datagrams. Written by a first fragment, read by the later ones. */
-MESH_MAP("lru_hash", mesh_fragment, struct mesh_fragment_key, struct mesh_fragment, fragments);
+MESH_MAP("hash", mesh_fragment, struct mesh_fragment_key, struct mesh_fragment, fragments);
+
+/* Who has which place in the three above. Written and read where an entry is made; see room.h. */
+MESH_MAP("array", mesh_slot, __u32, struct mesh_slot, slots);
+
+/* Which slots a tenant may have; tenant * MESH_ROOMS + kind. Written with tenants. */
+MESH_MAP("array", mesh_room, __u32, struct mesh_room, rooms);
 
 /* Cookie of a network namespace → function. Written by attach and detach; read by mesh_sock.c. */
 MESH_MAP("hash", mesh_netns, __u64, __u32, functions);

@@ -30,7 +30,8 @@ HOT __u32 event_kind(const struct mesh_config *config, const struct mesh_judgeme
 {
 	if (reason || j->audited)
 		return MESH_EVENT_DROP;
-	return j->judged && config->events & MESH_EVENT_FLOW ? MESH_EVENT_FLOW : MESH_EVENT_VERDICT;
+	return j->step == MESH_JUDGED && config->events & MESH_EVENT_FLOW ? MESH_EVENT_FLOW :
+									    MESH_EVENT_VERDICT;
 }
 
 /* The event of j->event and j->verdict. */

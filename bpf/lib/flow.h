@@ -2,7 +2,7 @@
 /*
  * Flow entries: the memory of a verdict. An established packet finds everything it needs in one
  * entry (the idea is ONCache's, NSDI 2025); this file makes its key, finds it and stores it.
- * Reads and writes mesh_flow4, mesh_flow6, mesh_half.
+ * Reads and writes mesh_flow4, mesh_flow6; room.h decides who has a place there.
  */
 #ifndef MESH_FLOW_H
 #define MESH_FLOW_H
@@ -49,17 +49,8 @@ HOT struct mesh_flow *flow_find(const struct pkt *p, __u32 ifindex)
 	return pkt_is4(p) ? flow_find4(p, ifindex) : flow_find6(p, ifindex);
 }
 
-HOT void flow_key4(struct mesh_flow4_key *key, const struct mesh_tuple *t, __u32 ifindex)
-{
-	key->source = t->source.word[3];
-	key->destination = t->destination.word[3];
-	key->source_port = t->source_port;
-	key->destination_port = t->destination_port;
-	key->origin = flow_origin(ifindex, t->protocol);
-}
-
-/* The addresses of an IPv4 flow stand here as they do in the tuple: mesh_half is for both. */
-HOT void flow_key6(struct mesh_flow6_key *key, const struct mesh_tuple *t, __u32 ifindex)
+/* On the slow path all flows have keys of one kind; the addresses stand as in the tuple. */
+HOT void flow_key(struct mesh_flow6_key *key, const struct mesh_tuple *t, __u32 ifindex)
 {
 	__builtin_memcpy(key->source, t->source.word, sizeof(key->source));
 	__builtin_memcpy(key->destination, t->destination.word, sizeof(key->destination));
@@ -68,79 +59,85 @@ HOT void flow_key6(struct mesh_flow6_key *key, const struct mesh_tuple *t, __u32
 	key->origin = flow_origin(ifindex, t->protocol);
 }
 
-HOT struct mesh_flow *flow_find_half(const struct mesh_tuple *t, __u32 ifindex)
+/* 1 with what it is in mesh_flow4 if it is a flow's of IPv4. */
+HOT int flow_key_is4(const struct mesh_flow6_key *key, struct mesh_flow4_key *key4)
+{
+	key4->source = key->source[3];
+	key4->destination = key->destination[3];
+	key4->source_port = key->source_port;
+	key4->destination_port = key->destination_port;
+	key4->origin = key->origin;
+	return key->source[2] == bpf_htonl(0xffff) && !key->source[0] && !key->source[1];
+}
+
+HOT struct mesh_flow *flow_get(struct mesh_flow6_key *key)
+{
+	struct mesh_flow4_key key4;
+
+	return flow_key_is4(key, &key4) ? mesh_flow4.lookup(&key4) : mesh_flow6.lookup(key);
+}
+
+/* 0, or something else where the map takes no more. */
+HOT int flow_put(struct mesh_flow6_key *key, struct mesh_flow *flow)
+{
+	struct mesh_flow4_key key4;
+
+	return flow_key_is4(key, &key4) ? mesh_flow4.update(&key4, flow) :
+					  mesh_flow6.update(key, flow);
+}
+
+/* The same, if there is an entry; BCC writes BPF_ANY into the call, and has no other word for it. */
+HOT int flow_renew(struct mesh_flow6_key *key, struct mesh_flow *flow)
+{
+	const __u64 BPF_ANY = BPF_EXIST;
+	struct mesh_flow4_key key4;
+
+	return flow_key_is4(key, &key4) ? mesh_flow4.update(&key4, flow) :
+					  mesh_flow6.update(key, flow);
+}
+
+HOT void flow_delete(struct mesh_flow6_key *key)
+{
+	struct mesh_flow4_key key4;
+
+	if (flow_key_is4(key, &key4))
+		mesh_flow4.delete(&key4);
+	else
+		mesh_flow6.delete(key);
+}
+
+HOT struct mesh_flow *flow_find_tuple(const struct mesh_tuple *t, __u32 ifindex)
 {
 	struct mesh_flow6_key key;
 
-	if (t->protocol != IPPROTO_TCP)
-		return NULL;
-	flow_key6(&key, t, ifindex);
-	return mesh_half.lookup(&key);
+	flow_key(&key, t, ifindex);
+	return flow_get(&key);
 }
 
-HOT struct mesh_flow *flow_find_whole(const struct mesh_tuple *t, __u32 ifindex)
+/* Is it established, so that the fast path may be for it? */
+HOT int flow_is_half(const struct mesh_flow *flow)
 {
-	struct mesh_flow4_key key4;
-	struct mesh_flow6_key key6;
-
-	if (address_is4(&t->source)) {
-		flow_key4(&key4, t, ifindex);
-		return mesh_flow4.lookup(&key4);
-	}
-	flow_key6(&key6, t, ifindex);
-	return mesh_flow6.lookup(&key6);
+	return !!(flow->flags & MESH_FLOW_HALF);
 }
 
-/*
- * 0, or something else where the map takes no more. A stored entry is looked up at once: to make
- * room the kernel takes first what nobody has looked up, and where all else is in use that is the
- * entry just made (linux/kernel/bpf/bpf_lru_list.c).
- */
-HOT int flow_store_whole(const struct mesh_tuple *t, __u32 ifindex, struct mesh_flow *flow)
+/* The epoch it was judged in; none that ever was for one that every packet has judged. */
+HOT __u32 flow_judged(const struct mesh_flow *flow)
 {
-	struct mesh_flow4_key key4;
-	struct mesh_flow6_key key6;
-
-	if (address_is4(&t->source)) {
-		flow_key4(&key4, t, ifindex);
-		return mesh_flow4.update(&key4, flow) || !mesh_flow4.lookup(&key4);
-	}
-	flow_key6(&key6, t, ifindex);
-	return mesh_flow6.update(&key6, flow) || !mesh_flow6.lookup(&key6);
+	return flow->epoch & ~MESH_EPOCH_SLOW;
 }
 
-HOT int flow_store_half(const struct mesh_tuple *t, __u32 ifindex, struct mesh_flow *flow)
+/* Ticks that it lives without a packet. */
+HOT __u32 flow_timeout(const struct mesh_config *config, const struct mesh_flow *flow,
+		       __u32 protocol)
 {
-	struct mesh_flow6_key key;
-
-	flow_key6(&key, t, ifindex);
-	return mesh_half.update(&key, flow) || !mesh_half.lookup(&key);
-}
-
-HOT void flow_forget_half(const struct mesh_tuple *t, __u32 ifindex)
-{
-	struct mesh_flow6_key key;
-
-	flow_key6(&key, t, ifindex);
-	if (!mesh_half.delete(&key))
-		count_one(MESH_COUNT_HALF_GONE);
-}
-
-HOT void flow_forget_whole(const struct mesh_tuple *t, __u32 ifindex)
-{
-	struct mesh_flow4_key key4;
-	struct mesh_flow6_key key6;
-	int missing;
-
-	if (address_is4(&t->source)) {
-		flow_key4(&key4, t, ifindex);
-		missing = mesh_flow4.delete(&key4);
-	} else {
-		flow_key6(&key6, t, ifindex);
-		missing = mesh_flow6.delete(&key6);
-	}
-	if (!missing)
-		count_one(MESH_COUNT_FLOW_GONE);
+	if (protocol == IPPROTO_UDP)
+		return config->timeouts[MESH_TIMEOUT_UDP];
+	if (protocol != IPPROTO_TCP)
+		return config->timeouts[MESH_TIMEOUT_ICMP];
+	if (flow->flags & MESH_FLOW_CLOSING)
+		return config->timeouts[MESH_TIMEOUT_CLOSING];
+	return config
+		->timeouts[flow_is_half(flow) ? MESH_TIMEOUT_HANDSHAKE : MESH_TIMEOUT_ESTABLISHED];
 }
 
 /*

@@ -7,14 +7,43 @@
 #ifndef MESH_FRAGMENT_H
 #define MESH_FRAGMENT_H
 
-#include "lib/flow.h"
+#include "lib/endpoint.h"
 #include "lib/meter.h"
+#include "lib/room.h"
 
 /* As far as what is gone by here is in it: TCP's options are not. */
 HOT __u16 fragment_headers(const struct pkt *p)
 {
 	return p->l4_offset - p->fragment_data +
 	       (p->protocol == IPPROTO_TCP ? sizeof(struct tcphdr) : sizeof(struct udphdr));
+}
+
+/* 0 if the datagram was known; see flow_renew(). */
+HOT int fragment_renew(struct mesh_fragment_key *key, struct mesh_fragment *first)
+{
+	const __u64 BPF_ANY = BPF_EXIST;
+
+	return mesh_fragment.update(key, first);
+}
+
+/* Remember a first fragment's ports; MESH_OK or a reason. */
+HOT int fragment_remember(const struct mesh_judgement *j, struct mesh_fragment_key *key,
+			  struct mesh_fragment *first)
+{
+	struct mesh_function *sender = endpoint_get(j->sender);
+	struct mesh_slot *slot;
+	int failed;
+
+	if (!fragment_renew(key, first))
+		return MESH_OK;
+	slot = sender ? room_take_fragment(sender->tenant, first->seen) : NULL;
+	if (!slot)
+		return MESH_FRAGMENT;
+	__builtin_memcpy(&slot->key[0], key, sizeof(*key));
+	failed = mesh_fragment.update(key, first);
+	room_unlock(slot);
+	count_one(MESH_COUNT_FRAGMENT_MADE);
+	return failed ? MESH_FRAGMENT : MESH_OK;
 }
 
 /*
@@ -29,6 +58,7 @@ HOT int fragment_ports(const struct pkt *p, struct mesh_judgement *j, int rememb
 		.ports = p->ports,
 		.headers = fragment_headers(p),
 		.protocol = p->protocol,
+		.seen = flow_clock(),
 	};
 	struct mesh_fragment *known;
 
@@ -36,15 +66,8 @@ HOT int fragment_ports(const struct pkt *p, struct mesh_judgement *j, int rememb
 	key.destination = j->packet.destination;
 	key.id = p->fragment_id;
 	key.origin = flow_origin(j->ifindex, pkt_is4(p) ? p->protocol : 0);
-	if (p->fragment == PKT_FIRST_FRAGMENT) {
-		if (j->judged || !remember)
-			return MESH_OK;
-		count_one(MESH_COUNT_FRAGMENT_MADE);
-		/* As flow_store_whole() does: what nobody looks up goes first. */
-		if (mesh_fragment.update(&key, &first) || !mesh_fragment.lookup(&key))
-			return MESH_FRAGMENT;
-		return MESH_OK;
-	}
+	if (p->fragment == PKT_FIRST_FRAGMENT)
+		return j->step || !remember ? MESH_OK : fragment_remember(j, &key, &first);
 	known = mesh_fragment.lookup(&key);
 	if (!known)
 		return MESH_FRAGMENT;

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
  * What should happen to a flow. Runs for its first packet, and for the first one after a change of
- * the mesh (another epoch); service → receiver → policy → two flow entries, one for each way.
+ * the mesh (another epoch); service → receiver → policy, and then store.h.
  * Whatever way the packet goes, the flow is judged as its opener sent it.
  */
 #ifndef MESH_JUDGE_H
@@ -194,104 +194,6 @@ HOT int judge_policy(const struct mesh_config *config, struct mesh_judgement *j,
 	return action == MESH_ALLOW ? MESH_OK : MESH_POLICY;
 }
 
-HOT void judge_ethernet(struct mesh_flow *flow, const struct mesh_function *receiver,
-			const struct mesh_function *sender)
-{
-	flow->ifindex = receiver->ifindex;
-	__builtin_memcpy(flow->ethernet, receiver->mac, 6);
-	__builtin_memcpy((void *)flow->ethernet + 6, receiver->gateway, 6);
-	__builtin_memcpy(flow->sender, sender->mac, 6);
-}
-
-/* Is there, in the maps of established flows, one in the way that has ended? */
-HOT int judge_ended(const struct mesh_tuple *t, __u32 ifindex)
-{
-	struct mesh_flow *old = flow_find_whole(t, ifindex);
-
-	return old && old->flags & MESH_FLOW_CLOSING;
-}
-
-/*
- * One entry. A flow that was judged before keeps how far it has got, and its map; of a new one TCP
- * goes to mesh_half, which is asked only where the other maps have nothing.
- */
-HOT int judge_store_one(const struct mesh_tuple *t, __u32 ifindex, struct mesh_flow *flow,
-			const struct track *track)
-{
-	int half = track->flow ? track->half : t->protocol == IPPROTO_TCP;
-	struct mesh_flow *old = half ? flow_find_half(t, ifindex) : flow_find_whole(t, ifindex);
-
-	flow->flags &= ~TRACK_FLAGS;
-	if (old && track->flow)
-		flow->flags |= old->flags & TRACK_FLAGS;
-	if (!old)
-		count_one(half ? MESH_COUNT_HALF_MADE : MESH_COUNT_FLOW_MADE);
-	if (half && !track->flow && (track->over || judge_ended(t, ifindex)))
-		flow_forget_whole(t, ifindex);
-	return half ? flow_store_half(t, ifindex, flow) : flow_store_whole(t, ifindex, flow);
-}
-
-/* The address that the service's is replaced by: the receiver's, or what stands for both sides. */
-HOT void judge_new_address(const struct mesh_config *config, struct mesh_judgement *j)
-{
-	j->service_address = j->target;
-	if (!(j->flags & MESH_FLOW_HAIRPIN))
-		return;
-	if (address_is4(&j->target))
-		address_set4(&j->service_address, config->hairpin4);
-	else
-		address_set6(&j->service_address, config->hairpin6);
-}
-
-/* Both entries; the tuple is turned round on the way. */
-HOT int judge_store(const struct mesh_config *config, struct mesh_judgement *j,
-		    const struct parties *who, const struct track *track)
-{
-	__u32 there = meter_slot(config, j->opener, who->receiver->tenant);
-	__u32 back = meter_slot(config, j->receiver, who->opener->tenant);
-	struct mesh_flow flow = {
-		/* What is audited is judged again with every packet. */
-		.epoch = j->audited ? ~config->judged : config->judged,
-		.meter_tx = there,
-		.meter_rx = back,
-		.flags = j->flags,
-		.address = j->service_address,
-		.port = j->service_port,
-		.backend = j->backend,
-		.service = j->service,
-		.seen = flow_clock(),
-	};
-	int nat = j->flags & MESH_FLOW_NAT_DST;
-
-	if (nat) {
-		judge_new_address(config, j);
-		flow.address = j->service_address;
-		flow.port = j->target_port;
-		flow.checksum = csum_difference(j->tuple.destination.word, flow.address.word, 4);
-	}
-	judge_ethernet(&flow, who->receiver, who->opener);
-	if (judge_store_one(&j->tuple, who->opener->ifindex, &flow, track))
-		return MESH_FLOW_FULL;
-
-	judge_ethernet(&flow, who->opener, who->receiver);
-	flow.meter_tx = back;
-	flow.meter_rx = there;
-	flow.flags = (flow.flags & ~MESH_FLOW_NAT_DST) | MESH_FLOW_REPLY;
-	if (nat) {
-		flow.flags |= MESH_FLOW_NAT_SRC;
-		flow.address = j->tuple.destination;
-		flow.port = j->tuple.destination_port;
-		flow.checksum = ~flow.checksum;
-	}
-	j->tuple.destination = j->target;
-	j->tuple.destination_port = j->target_port;
-	if (flow.flags & MESH_FLOW_HAIRPIN)
-		j->tuple.source = j->service_address;
-	tuple_reverse(&j->tuple);
-	return judge_store_one(&j->tuple, who->receiver->ifindex, &flow, track) ? MESH_FLOW_FULL :
-										  MESH_OK;
-}
-
 /*
  * Who is it, and who should get it? MESH_OK with the question in j->question, or a reason to drop;
  * j->packet and j->sender say of what, and an entry that was found how it was judged before.
@@ -325,35 +227,30 @@ HOT int judge_parties(CTX *ctx, const struct mesh_config *config, struct mesh_ju
 }
 
 /*
- * May they? MESH_OK with both entries stored, or a reason to drop. Rules come first: the verifier
- * follows them once for each thing that is known before.
+ * May they? MESH_OK or a reason to drop. Rules come first: the verifier follows them once for each
+ * thing that is known before.
  */
-HOT int judge_decide(CTX *ctx, const struct mesh_config *config, struct mesh_judgement *j)
+HOT int judge_decide(const struct mesh_config *config, struct mesh_judgement *j)
 {
 	struct parties who = { endpoint_get(j->opener), endpoint_get(j->receiver) };
-	struct track track;
 	int reason;
 
 	if (!who.opener || !who.receiver)
 		return MESH_NO_FUNCTION;
 	reason = judge_policy(config, j, &who);
-	if (reason) {
-		if (!(who.receiver->flags & MESH_FN_AUDIT))
-			return reason;
-		j->audited = 1;
-		j->rejected = 0;
-	}
-	if (context_is_dry(ctx))
-		return MESH_OK;
-	track_find_known(&track, j);
-	return judge_store(config, j, &who, &track);
+	if (!reason || !(who.receiver->flags & MESH_FN_AUDIT))
+		return reason;
+	j->audited = 1;
+	j->rejected = 0;
+	return MESH_OK;
 }
 
 /* Back to mesh_slow() with the judgement. */
 HOT int judge_return(CTX *ctx, struct mesh_judgement *j, int reason)
 {
 	j->reason = reason;
-	j->judged = 1;
+	if (!j->step)
+		j->step = MESH_JUDGED;
 	verdict_call(ctx, MESH_CALL_SLOW);
 	mesh_slow_clear(j);
 	return mesh_drop(ctx, j->direction, MESH_NO_PROGRAM);
@@ -384,9 +281,15 @@ HOT int mesh_decide(CTX *ctx)
 {
 	struct mesh_config *config = mesh_config_get();
 	struct mesh_judgement *j = mesh_scratch_get();
+	int reason;
 
 	if (!config || !j)
 		return mesh_drop(ctx, MESH_FROM_FN, MESH_NO_PROGRAM);
-	return judge_return(ctx, j, judge_decide(ctx, config, j));
+	reason = judge_decide(config, j);
+	if (!reason && !context_is_dry(ctx)) {
+		verdict_call(ctx, MESH_CALL_STORE);
+		reason = MESH_NO_PROGRAM;
+	}
+	return judge_return(ctx, j, reason);
 }
 #endif

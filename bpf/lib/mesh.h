@@ -73,7 +73,7 @@ HOT int mesh_deliver(CTX *ctx, const struct pkt *p, const struct mesh_flow *flow
 /* No packet is on the slow path: what was known of the last one is not for the next. */
 HOT void mesh_slow_clear(struct mesh_judgement *j)
 {
-	j->judged = 0;
+	j->step = 0;
 	j->event = 0;
 }
 

@@ -5,7 +5,8 @@
  * dropped. In mesh_slow(): who sends → what flow is it → may it pass → rewrite → leave.
  *
  * A flow that is new, or of another epoch, is judged by programs of their own, which look at no
- * packet: mesh_judge() → mesh_decide() → mesh_slow() again. What they know of it is in mesh_scratch.
+ * packet: mesh_judge() → mesh_decide() → mesh_store() → mesh_slow() again. What they know of it is in
+ * mesh_scratch.
  * In one program the verifier would follow every rule for every kind of packet.
  */
 #ifndef MESH_SLOW_H
@@ -119,25 +120,29 @@ HOT int slow_find(CTX *ctx, struct slow *s)
 	__u32 now = flow_clock();
 
 	track_find(&s->track, &j->packet, j->ifindex);
-	if (!j->judged) {
+	if (!j->step) {
 		j->known = slow_knows(ctx, s, now);
 		if (!j->known && !flow_may_open(&s->p, &j->packet))
 			return MESH_NO_FLOW;
-		if (!j->known || !s->track.flow || s->track.flow->epoch != s->config->judged) {
+		if (!j->known || !s->track.flow ||
+		    flow_judged(s->track.flow) != s->config->judged) {
 			verdict_call(ctx, MESH_CALL_JUDGE);
 			return MESH_NO_PROGRAM;
 		}
 	}
 	if (!s->track.flow)
 		return MESH_FLOW_FULL;
-	if (!j->judged && s->config->events) { /* which name them */
+	if (!j->step && s->config->events) { /* which name them */
 		j->service = s->track.flow->service;
 		j->receiver = j->direction == MESH_TO_FN ?
 				      j->function :
 				      endpoint_by_ifindex(s->track.flow->ifindex);
 	}
-	track_packet(&s->track, &s->p, &j->packet, j->ifindex, now);
-	return MESH_OK;
+	if (!track_packet(&s->track, &s->p, now) || j->step)
+		return MESH_OK;
+	j->step = MESH_ESTABLISHED;
+	verdict_call(ctx, MESH_CALL_STORE);
+	return MESH_NO_PROGRAM;
 }
 
 /* MESH_OK, with s->track.flow NULL for what belongs to no flow and passes; or a reason. */
@@ -145,7 +150,7 @@ HOT int slow_classify(CTX *ctx, struct slow *s)
 {
 	int reason;
 
-	if (!s->j->judged && !s->j->event)
+	if (!s->j->step && !s->j->event)
 		slow_start(ctx, s->j);
 	reason = parse_packet(ctx, &s->p);
 	if (!reason)
@@ -153,7 +158,7 @@ HOT int slow_classify(CTX *ctx, struct slow *s)
 							   slow_check_host(s);
 	if (reason || (s->p.kind != PKT_FLOW && s->p.kind != PKT_ERROR))
 		return reason;
-	if (s->j->judged && (s->j->reason || context_is_dry(ctx)))
+	if (s->j->step && (s->j->reason || context_is_dry(ctx)))
 		return s->j->reason;
 	reason = slow_tuple(ctx, s);
 	return reason ? reason : slow_find(ctx, s);

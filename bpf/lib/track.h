@@ -1,10 +1,12 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
  * How far a flow has got: which of its sides were heard, whether it is closing, and whether its
- * time is over. It decides how long an entry lives and in which map, not whether a packet passes.
+ * time is over. It decides how long an entry lives and whether it is for the fast path, not whether
+ * a packet passes.
  *
- * A new TCP flow is in mesh_half; when its opener speaks after the other side has, both entries
- * move to the maps of the fast path, which never meets SYN, FIN or RST (plain.h).
+ * A new TCP flow is half open, and has a place among such; when its opener speaks after the other
+ * side has, it gets one among the established (store.h), which the fast path is for. That never
+ * meets SYN, FIN or RST (plain.h).
  */
 #ifndef MESH_TRACK_H
 #define MESH_TRACK_H
@@ -12,61 +14,37 @@
 #include "lib/flow.h"
 
 /* Flags that outlive another judgement. */
-#define TRACK_FLAGS (MESH_FLOW_REPLIED | MESH_FLOW_FIN | MESH_FLOW_CLOSING)
+#define TRACK_FLAGS (MESH_FLOW_REPLIED | MESH_FLOW_FIN | MESH_FLOW_CLOSING | MESH_FLOW_HALF)
 
 struct track {
 	struct mesh_flow *flow;	  /* the entry of the packet, or NULL */
 	struct mesh_flow *peer;	  /* that of the other way, or NULL */
 	struct mesh_tuple answer; /* its five-tuple */
-	int half;
-	int over; /* there was an entry, and it does not count any more */
 };
-
-HOT void track_find_peer(struct track *t, const struct mesh_tuple *packet)
-{
-	flow_answer(&t->answer, packet, t->flow);
-	t->peer = t->half ? flow_find_half(&t->answer, t->flow->ifindex) :
-			    flow_find_whole(&t->answer, t->flow->ifindex);
-}
 
 HOT void track_find(struct track *t, const struct mesh_tuple *packet, __u32 ifindex)
 {
-	t->half = 0;
 	t->peer = NULL;
-	t->flow = flow_find_whole(packet, ifindex);
-	if (!t->flow) {
-		t->flow = flow_find_half(packet, ifindex);
-		t->half = !!t->flow;
-	}
-	if (t->flow)
-		track_find_peer(t, packet);
+	t->flow = flow_find_tuple(packet, ifindex);
+	if (!t->flow)
+		return;
+	flow_answer(&t->answer, packet, t->flow);
+	t->peer = flow_find_tuple(&t->answer, t->flow->ifindex);
 }
 
 /* The entry of j->packet; NULL where there is none, or it is over. */
 HOT void track_find_known(struct track *t, const struct mesh_judgement *j)
 {
 	track_find(t, &j->packet, j->ifindex);
-	t->over = t->flow && !j->known;
 	if (!j->known)
 		t->flow = NULL;
-}
-
-HOT __u32 track_timeout(const struct mesh_config *config, const struct track *t, __u32 protocol)
-{
-	if (protocol == IPPROTO_UDP)
-		return config->timeouts[MESH_TIMEOUT_UDP];
-	if (protocol != IPPROTO_TCP)
-		return config->timeouts[MESH_TIMEOUT_ICMP];
-	if (t->flow->flags & MESH_FLOW_CLOSING)
-		return config->timeouts[MESH_TIMEOUT_CLOSING];
-	return config->timeouts[t->half ? MESH_TIMEOUT_HANDSHAKE : MESH_TIMEOUT_ESTABLISHED];
 }
 
 /* A flow lives while either of its sides speaks. */
 HOT int track_expired(const struct mesh_config *config, const struct track *t, __u32 protocol,
 		      __u32 now)
 {
-	__u32 timeout = track_timeout(config, t, protocol);
+	__u32 timeout = flow_timeout(config, t->flow, protocol);
 
 	return now - t->flow->seen > timeout && (!t->peer || now - t->peer->seen > timeout);
 }
@@ -94,46 +72,22 @@ HOT void track_close(struct track *t, const struct pkt *p)
 	}
 }
 
-/* Both sides were heard, and now the opener: from here on the flow is an established one. */
-HOT void track_promote(struct track *t, const struct mesh_tuple *packet, __u32 ifindex)
-{
-	struct mesh_flow flow = *t->flow, peer;
-	struct mesh_flow *whole;
-
-	if (!t->peer)
-		return;
-	peer = *t->peer;
-	if (flow_store_whole(packet, ifindex, &flow) ||
-	    flow_store_whole(&t->answer, flow.ifindex, &peer))
-		return;
-	count_one(MESH_COUNT_FLOW_MADE);
-	count_one(MESH_COUNT_FLOW_MADE);
-	whole = flow_find_whole(packet, ifindex);
-	if (!whole) /* the second one pushed the first one out: the next packet tries again */
-		return;
-	t->flow = whole; /* what is deleted may be another's at once */
-	flow_forget_half(packet, ifindex);
-	flow_forget_half(&t->answer, flow.ifindex);
-}
-
-/* Learn from a packet that passes. */
-HOT void track_packet(struct track *t, const struct pkt *p, const struct mesh_tuple *packet,
-		      __u32 ifindex, __u32 now)
+/* Learn from a packet that passes. 1 if the flow is established from here on. */
+HOT int track_packet(struct track *t, const struct pkt *p, __u32 now)
 {
 	t->flow->seen = now;
 	if (!p->tcp)
-		return;
+		return 0;
 	track_close(t, p);
-	if (!t->half)
-		return;
-	if (t->flow->flags & MESH_FLOW_REPLY) {
-		if (!(p->tcp & PKT_ACK))
-			return; /* both open at once: a SYN is no answer */
-		t->flow->flags |= MESH_FLOW_REPLIED;
-		if (t->peer)
-			t->peer->flags |= MESH_FLOW_REPLIED;
-	} else if (t->flow->flags & MESH_FLOW_REPLIED && !(p->tcp & PKT_SYN)) {
-		track_promote(t, packet, ifindex);
-	}
+	if (!flow_is_half(t->flow))
+		return 0;
+	if (!(t->flow->flags & MESH_FLOW_REPLY))
+		return t->flow->flags & MESH_FLOW_REPLIED && !(p->tcp & PKT_SYN) && t->peer;
+	if (!(p->tcp & PKT_ACK))
+		return 0; /* both open at once: a SYN is no answer */
+	t->flow->flags |= MESH_FLOW_REPLIED;
+	if (t->peer)
+		t->peer->flags |= MESH_FLOW_REPLIED;
+	return 0;
 }
 #endif

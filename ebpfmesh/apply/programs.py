@@ -21,6 +21,7 @@ TC_CALLS = {
     _abi.CALL_POLICY: "mesh_policy_fn",
     _abi.CALL_EVENT: "mesh_event_fn",
     _abi.CALL_ANSWER: "mesh_answer_fn",
+    _abi.CALL_STORE: "mesh_store_fn",
 }
 TC_SOURCES = {
     "mesh_slow.c": ("mesh_slow_fn",),  # first: it takes longest
@@ -29,6 +30,7 @@ TC_SOURCES = {
         "mesh_to_fn",
         "mesh_judge_fn",
         "mesh_policy_fn",
+        "mesh_store_fn",
         "mesh_event_fn",
         "mesh_answer_fn",
     ),

@@ -30,7 +30,7 @@ IDLE_ADDRESS = IPv4Address("198.18.64.0")
 MAX_SERVICES = MAX_RULES = 10000
 MIN_FUNCTIONS, MAX_FUNCTIONS = 4, 1000
 """DEMO_FILE's own are the least: a client, one that is blocked, two backends."""
-LIMITS = Limits(services=16384, rules=16384, flows=131072)
+LIMITS = Limits(services=16384, rules=16384, flows=126976)
 """Of every mesh that is measured, whatever it holds: room for MAX_SERVICES and 100 000 flows."""
 
 

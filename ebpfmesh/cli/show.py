@@ -238,6 +238,23 @@ TABLES = (
         "no packets yet",
     ),
     Table(
+        "rooms",
+        """How many flows each tenant has room for: its own, and common.
+
+        New ones of a tenant push out no others' flows; those evicted made room for newer ones.
+        """,
+        "rooms.read_rooms",
+        (
+            Column("tenant", lambda row: row.tenant),
+            Column("what", lambda row: row.what),
+            Column("used", lambda row: None if row.used is None else number(row.used), right=True),
+            Column("own", lambda row: number(row.own), right=True),
+            Column("common", lambda row: number(row.common), right=True),
+            Column("evicted", lambda row: number(row.evicted), right=True),
+        ),
+        "no room yet",
+    ),
+    Table(
         "drops",
         "What was dropped, and why; the numbers are those of bpf/README.md.",
         "counters.read_drops",

@@ -14,7 +14,7 @@ from typing import Literal, cast
 
 from ebpfmesh import _abi
 from ebpfmesh.errors import MeshError
-from ebpfmesh.kernel import clock, maglev, prefixes
+from ebpfmesh.kernel import clock, maglev, prefixes, rooms
 from ebpfmesh.kernel.interface import Plugged
 from ebpfmesh.kernel.maps import Maps, maglev_rows, tenant_ids
 from ebpfmesh.kernel.prefixes import block_of
@@ -79,6 +79,7 @@ class Control:
         self.maps = maps
         self.record = record
         self._limits = record.limits()
+        self._drawn: frozenset[int] | None = None  # tenants that have their room
 
     def commit(self) -> None:
         """Have every flow judged again with its next packet, by what the maps say now.
@@ -88,7 +89,9 @@ class Control:
         gone = self.record.forget_ids()
         config = self._config()
         base = self.record.base()
-        config.judged = config.judged % 0xFFFFFFFF + 1  # 0 would be no epoch
+        self.draw_rooms()
+        # 0 would be no epoch, and the first bit says that it is not for the fast path.
+        config.judged = config.judged % (_abi.EPOCH_SLOW - 1) + 1
         config.epoch = 0 if config.events & _abi.EventKind.VERDICT else config.judged
         config.tenants = tenant_ids(self._limits)
         config.service_depths = self.record.service_depths()
@@ -162,7 +165,27 @@ class Control:
 
     def _tenant(self, name: str) -> int:
         self.make_room("tenant", name)
-        return self.record.id_of("tenant", name)
+        number = self.record.id_of("tenant", name)
+        if self._drawn is None or number not in self._drawn:
+            self.draw_rooms()
+        return number
+
+    def draw_rooms(self) -> None:
+        """Give every tenant there is its part of the room for flows; what has a place keeps it."""
+        tenants = frozenset(self.record.names("tenant"))
+        if tenants == self._drawn:
+            return
+        table = self.maps["mesh_room"]
+        for (kind, tenant), room in rooms.draw(self._limits, tenants).items():
+            key = rooms.key(kind, tenant)
+            row = table.get(key) or _abi.Room()
+            regions = (row.own, room.own), (row.common, room.common)
+            if all((a.first, a.count) == (b.first, b.count) for a, b in regions):
+                continue
+            for region, drawn in regions:
+                region.first, region.count = drawn.first, drawn.count
+            table.set(key, row)
+        self._drawn = tenants
 
     def _group(self, function: Function) -> int:
         return self.record.id_of("group", function.group) if function.group else 0
@@ -195,7 +218,9 @@ class Control:
                 self.maps["mesh_drops"].delete(drop)
 
     def _forget_tenant(self, number: int) -> None:
-        """Forget what functions sent to a tenant, before its id is given to another."""
+        """Forget what was counted for a tenant, before its id is given to another."""
+        for kind in rooms.sizes(self._limits):
+            self.maps["mesh_room"].set(rooms.key(kind, number), _abi.Room())
         for function in range(self._limits.functions + 1):
             slot = function * tenant_ids(self._limits) + number
             self.maps["mesh_meter"].set(ctypes.c_uint32(slot), _abi.Meter())

@@ -11,7 +11,7 @@ from typing import Any, Generic, TypeVar
 
 from ebpfmesh import _abi
 from ebpfmesh.errors import AbiMismatch, NotFound
-from ebpfmesh.kernel import bpf
+from ebpfmesh.kernel import bpf, rooms
 from ebpfmesh.kernel.pins import Pins
 from ebpfmesh.model import Limits
 
@@ -153,9 +153,10 @@ def _entries(limits: Limits) -> dict[str, int]:
         "services": 2 * limits.services,
         "maglev_rows": maglev_rows(limits),
         "rules": 2 * limits.rules,  # a change adds the new before it removes the old
-        "flows": 2 * limits.flows,  # one each way
-        "half_open": 2 * limits.half_open,
+        "flows": 2 * (limits.flows + limits.half_open),  # one each way
         "fragments": limits.fragments,
+        "slots": sum(rooms.sizes(limits).values()),
+        "rooms": _abi.RoomKind.MESH_ROOMS * tenant_ids(limits),
         "prefixes": 2 * limits.prefixes,  # as rules
         "events": EVENT_BYTES,
         "counts": len(_abi.Count),

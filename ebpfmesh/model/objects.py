@@ -56,8 +56,8 @@ class Limits(Model):
     services: int = integer(1024, 1, 65535)
     rules: int = integer(16384, 1, 1 << 20)
     prefixes: int = integer(1024, 1, 1 << 16)
-    flows: int = integer(32768, 512, 1 << 21)
-    half_open: int = integer(8192, 256, 1 << 20)
+    flows: int = integer(28672, 512, 1 << 21)
+    half_open: int = integer(4096, 256, 1 << 20)
     fragments: int = integer(4096, 64, 1 << 20)
     sockets: int = integer(8192, 64, 1 << 20)
 

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: BSD-2-Clause
 """Flows that the programs remember: two entries for each, one a direction."""
 
-import ctypes
 import socket
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -82,7 +81,7 @@ EVERY = Wanted()
 
 
 def read(view: View, wanted: Wanted = EVERY) -> Iterator[Flow]:
-    """Entries, IPv4 first, those of TCP whose handshake is not over last.
+    """Entries, IPv4 first.
 
     NotFound if there is no such function, other than the outside, or no such service.
     """
@@ -98,15 +97,9 @@ def read(view: View, wanted: Wanted = EVERY) -> Iterator[Flow]:
 def _all(view: View) -> Iterator[Flow]:
     for key, flow in view.maps["mesh_flow4"].items():
         yield _flow(view, key, flow, IPv4Address(key.source), IPv4Address(key.destination))
-    for name in ("mesh_flow6", "mesh_half"):
-        for key, flow in view.maps[name].items():
-            ends = _address(key.source), _address(key.destination)
-            yield _flow(view, key, flow, *ends, half=name == "mesh_half")
-
-
-def _address(raw: ctypes.Array[ctypes.c_uint32]) -> IPv4Address | IPv6Address:
-    address = IPv6Address(bytes(raw))
-    return address.ipv4_mapped or address
+    for key, flow in view.maps["mesh_flow6"].items():
+        source, destination = IPv6Address(bytes(key.source)), IPv6Address(bytes(key.destination))
+        yield _flow(view, key, flow, source, destination)
 
 
 def _flow(
@@ -115,8 +108,6 @@ def _flow(
     flow: _abi.Flow,
     source: IPv4Address | IPv6Address,
     destination: IPv4Address | IPv6Address,
-    *,
-    half: bool = False,
 ) -> Flow:
     reply = bool(flow.flags & _abi.FlowFlag.REPLY)
     number = key.origin & 0xFF
@@ -136,30 +127,31 @@ def _flow(
         direction="reply" if reply else "forward",
         service=view.name_of("service", flow.service) if flow.service else "",
         nat=_nat(flow, source.version),
-        epoch=flow.epoch,
-        current=flow.epoch == view.config.judged,
-        state=_state(flow, half=half) if protocol == "tcp" else "",
+        epoch=flow.epoch & ~_abi.EPOCH_SLOW,
+        current=flow.epoch & ~_abi.EPOCH_SLOW == view.config.judged,
+        state=_state(flow) if protocol == "tcp" else "",
         idle=round(clock.age(flow.seen) * tick),
-        timeout=round(view.config.timeouts[timeout_of(number, flow, half=half)] * tick),
+        timeout=round(view.config.timeouts[timeout_of(number, flow)] * tick),
     )
 
 
-def _state(flow: _abi.Flow, *, half: bool) -> str:
+def _state(flow: _abi.Flow) -> str:
     if flow.flags & _abi.FlowFlag.CLOSING:
         return "closed"
-    if half:
+    if flow.flags & _abi.FlowFlag.HALF:
         return "opening"
     return "closing" if flow.flags & _abi.FlowFlag.FIN else "established"
 
 
-def timeout_of(protocol: int, flow: _abi.Flow, *, half: bool) -> _abi.Timeout:
-    """Which timeout an entry has (track_timeout() of bpf/lib/track.h)."""
+def timeout_of(protocol: int, flow: _abi.Flow) -> _abi.Timeout:
+    """Which timeout an entry has (flow_timeout() of bpf/lib/flow.h)."""
     if protocol == socket.IPPROTO_UDP:
         return _abi.Timeout.UDP
     if protocol != socket.IPPROTO_TCP:
         return _abi.Timeout.ICMP
     if flow.flags & _abi.FlowFlag.CLOSING:
         return _abi.Timeout.CLOSING
+    half = flow.flags & _abi.FlowFlag.HALF
     return _abi.Timeout.HANDSHAKE if half else _abi.Timeout.ESTABLISHED
 
 

@@ -2,27 +2,19 @@
 """Whether a mesh is well: its functions, maps, and what others put on its interfaces."""
 
 import ctypes
-import os
 from collections import Counter
 from collections.abc import Iterator
 
 from ebpfmesh import _abi
 from ebpfmesh.errors import MeshError, NotFound
-from ebpfmesh.kernel import bpf, capability, clock, links, listener, remains
+from ebpfmesh.kernel import capability, links, listener, remains
 from ebpfmesh.kernel.place import HOOKS, fault
 from ebpfmesh.model import Limits
-from ebpfmesh.observe import counters, flows, netfilter, objects
+from ebpfmesh.observe import counters, netfilter, objects, rooms
 from ebpfmesh.observe.machine import Check, Status
 from ebpfmesh.observe.view import View, opened
 
-FULL = 0.8  # of the entries of a map that can be in use
-LRU_FREE = 128  # LOCAL_FREE_TARGET of linux/kernel/bpf/bpf_lru_list.c
 RULES_SHOWN = 20
-_FLOWS = (
-    (("mesh_flow4", "mesh_flow6"), _abi.Count.FLOW_MADE, _abi.Count.FLOW_GONE),
-    (("mesh_half",), _abi.Count.HALF_MADE, _abi.Count.HALF_GONE),
-)
-"""Maps of flows, and what is counted when the programs put entries there and take them out."""
 
 
 def check(mesh: str) -> Iterator[Check]:
@@ -57,7 +49,7 @@ def _check(view: View, topic: str) -> Iterator[Check]:
     yield from _foreign(view, topic)
     yield from _administrators(view, topic)
     yield from _fill(view, topic)
-    yield from _flows(view, topic)
+    yield from _rooms(view, topic)
     yield from _counted(view, topic)
     yield from _listener(view, topic)
     yield from _netfilter(view, topic)
@@ -91,52 +83,15 @@ def _fill(view: View, topic: str) -> Iterator[Check]:
     for row in objects.read_maps(view):
         if row.is_full:
             what = f"map {row.name}: {row.used} of {row.entries} entries are used"
-            yield Check(topic, "note", what, _raise(row.name))
+            yield Check(topic, "note", what, _raise(_limit(row.name)))
 
 
-def _flows(view: View, topic: str) -> Iterator[Check]:
-    """Maps that push the oldest out to make room: whether what is pushed out still lives.
-
-    An entry stays when its time is over, so a full map by itself is nothing bad.
-    """
-    for names, made, gone in _FLOWS:
-        status: Status = "ok"
-        for name in names:
-            table = view.maps[name]
-            entries = bpf.map_info(table.fd).max_entries
-            full = _full(entries)
-            if table.count() < full or (live := _live(view, name)) < full:
-                continue
-            status = "note"
-            what = f"map {name}: {live} of {entries} entries are of flows that live"
-            yield Check(topic, status, what, _raise(name))
-        present = sum(view.maps[name].count() for name in names)
-        if (pushed := _count(view, made) - _count(view, gone) - present) > 0:
-            what = f"{pushed} entries of {' and '.join(names)} were pushed out since up"
-            yield Check(topic, status, f"{what}, the longest silent first")
-
-
-def _full(entries: int) -> float:
-    """How many entries in use make a map full that pushes out the oldest.
-
-    Each core may take up to LRU_FREE entries at once, to have them free, and pushes out for them.
-    """
-    taken = LRU_FREE * (os.cpu_count() or 1)
-    return FULL * max(entries - taken, entries / 2)
-
-
-def _live(view: View, name: str) -> int:
-    """Number of entries whose time is not over."""
-    half = name == "mesh_half"
-    return sum(
-        flow_lives(view.config, key.origin & 0xFF, flow, half=half)
-        for key, flow in view.maps[name].items()
-    )
-
-
-def flow_lives(config: _abi.Config, protocol: int, flow: _abi.Flow, *, half: bool) -> bool:
-    """Whether the time of an entry is not over yet."""
-    return clock.age(flow.seen) <= config.timeouts[flows.timeout_of(protocol, flow, half=half)]
+def _rooms(view: View, topic: str) -> Iterator[Check]:
+    """Tenants whose new flows have had to push out flows of theirs that lived."""
+    for row in rooms.read_rooms(view):
+        if row.evicted:
+            what = f"{row.evicted} {row.what} made room for newer ones of it"
+            yield Check(topic, "note", f"tenant {row.tenant}: {what}", _raise(row.limit))
 
 
 def _counted(view: View, topic: str) -> Iterator[Check]:
@@ -149,17 +104,7 @@ def _counted(view: View, topic: str) -> Iterator[Check]:
         yield Check(topic, "note", what, "ask for fewer: --kind, --snap, --drops-only")
     if full := drops["FLOW_FULL"]:
         what = f"{full} packets were dropped because there was no room for a flow"
-        yield Check(topic, "note", what, _raise("mesh_flow4"))
-    if drops["FRAGMENT"] and (what := _is_full(view, "mesh_fragment")):
-        what += f", and {drops['FRAGMENT']} later fragments were dropped"
-        yield Check(topic, "note", what, _raise("mesh_fragment"))
-
-
-def _is_full(view: View, name: str) -> str:
-    """What to say of a map that pushes out its oldest; empty if it has room."""
-    table = view.maps[name]
-    used, entries = table.count(), bpf.map_info(table.fd).max_entries
-    return f"map {name}: {used} of {entries} entries are used" if used >= _full(entries) else ""
+        yield Check(topic, "note", what, _raise("flows"))
 
 
 def _count(view: View, count: _abi.Count) -> int:
@@ -167,9 +112,12 @@ def _count(view: View, count: _abi.Count) -> int:
     return int(value.value) if value else 0
 
 
-def _raise(name: str) -> str:
-    """Which limit makes a map larger."""
-    limit = next(spec.entries for spec in _abi.MAPS if spec.name == name)
+def _limit(name: str) -> str:
+    """What makes a map larger."""
+    return next(spec.entries for spec in _abi.MAPS if spec.name == name)
+
+
+def _raise(limit: str) -> str:
     what = f"limits.{limit}" if limit in Limits.model_fields else "its limit"
     return f"raise {what} under [mesh], then down and up"
 

@@ -17,7 +17,8 @@ _TYPES = {
     bpf.PROG_TYPE_CGROUP_SOCK_ADDR: "cgroup",
 }
 _KINDS = {"prog": "prog_array"}  # where mesh_maps.h has BCC's word, and not the kernel's
-_COUNTED = ("hash", "lru_hash", "percpu_hash", "lpm_trie")
+_COUNTED = ("hash", "percpu_hash", "lpm_trie")
+_MAKES_ROOM = ("mesh_flow4", "mesh_flow6", "mesh_fragment")
 
 
 @dataclass(frozen=True)
@@ -69,8 +70,9 @@ class Map:
 
     @property
     def is_full(self) -> bool:
-        """Whether there is little room left; an LRU map makes its own room."""
-        return self.type != "lru_hash" and self.used is not None and self.used >= 0.8 * self.entries
+        """Whether there is little room left; where what is over stays there always is some."""
+        keeps = self.name in _MAKES_ROOM or self.used is None
+        return not keeps and (self.used or 0) >= 0.8 * self.entries
 
 
 def read_programs(view: View) -> list[Program]:

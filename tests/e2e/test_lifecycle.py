@@ -21,7 +21,17 @@ CHANGED = (
     TENANTS.replace('tenant = "one"', 'tenant = "three"').replace("replicas = 2", "replicas = 3")
     + '[[policy]]\nfrom = "tenant:three"\nto = "outside"\naction = "deny"\n'
 )
-NOUNS = ["functions", "services", "policies", "flows", "programs", "maps", "meters", "drops"]
+NOUNS = [
+    "functions",
+    "services",
+    "policies",
+    "flows",
+    "programs",
+    "maps",
+    "meters",
+    "rooms",
+    "drops",
+]
 
 
 @pytest.fixture

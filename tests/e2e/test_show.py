@@ -18,7 +18,17 @@ from support.command import COMMAND, ROOT, complaint, data, ebpfmesh, lines
 from support.meshes import TENANTS
 from support.topology import wait_until
 
-NOUNS = ["functions", "services", "policies", "flows", "programs", "maps", "meters", "drops"]
+NOUNS = [
+    "functions",
+    "services",
+    "policies",
+    "flows",
+    "programs",
+    "maps",
+    "meters",
+    "rooms",
+    "drops",
+]
 
 
 def runs() -> bool:

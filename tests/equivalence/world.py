@@ -48,7 +48,7 @@ SILENCE = "*raw\n:PREROUTING DROP [0:0]\n:OUTPUT DROP [0:0]\nCOMMIT\n"
 HOMES = (*FUNCTIONS, PROBE, "outside")
 EARS = tuple(name for name in HOMES if name != PROBE)
 FENCE = b"[the end of batch %d]"
-FLOWS = ("mesh_flow4", "mesh_flow6", "mesh_half", "mesh_fragment")
+FLOWS = ("mesh_flow4", "mesh_flow6", "mesh_fragment")
 ROUTER = {
     "net/ipv4/ip_forward": "1",
     "net/ipv6/conf/all/forwarding": "1",

@@ -119,8 +119,7 @@ def flags(mesh: Mesh, version: int, port: int) -> list[int]:
     maps = Maps(Pins(mesh.name))
     return [
         flow.flags
-        for table in (f"mesh_flow{version}", "mesh_half")
-        for key, flow in maps[table].items()
+        for key, flow in maps[f"mesh_flow{version}"].items()
         if port in (key.source_port, key.destination_port)
     ]
 

@@ -39,12 +39,13 @@ XDP_CALLS = {
     _abi.CALL_SLOW: "mesh_xdp_slow",
     _abi.CALL_JUDGE: "mesh_xdp_judge",
     _abi.CALL_POLICY: "mesh_xdp_policy",
+    _abi.CALL_STORE: "mesh_xdp_store",
     _abi.CALL_EVENT: "mesh_xdp_event",
     _abi.CALL_ANSWER: "mesh_xdp_answer",
 }
 SLOW = "mesh_slow_fn"
 XDP = tuple(Program(name, "xdp") for name in ("mesh_xdp_fn", *XDP_CALLS.values()))
-FLOWS = ("mesh_flow4", "mesh_flow6", "mesh_half")
+FLOWS = ("mesh_flow4", "mesh_flow6")
 STATE = (*FLOWS, "mesh_fragment")
 
 
@@ -317,6 +318,9 @@ class Lab:
         for flows in (self.maps[name] for name in STATE):
             for key, _ in list(flows.items()):
                 flows.delete(key)
+        slots = self.maps["mesh_slot"]
+        for key, _ in list(slots.filled()):
+            slots.set(key, _abi.Slot())
 
     def forget_answers(self) -> None:
         """Nobody got an ICMP message in this tick."""

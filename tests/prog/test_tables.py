@@ -30,7 +30,7 @@ FROM_FN = [
 TO_FUNCTION = [*table_to_function.ROWS, *table_reject.TO_FUNCTION]
 ELSEWHERE = {
     Reason.NO_PROGRAM: "test_missing.py: a slot of calls is empty",
-    Reason.FLOW_FULL: "test_full.py: the kernel makes room in an LRU map, so it takes another map",
+    Reason.FLOW_FULL: "test_full.py: its tenant's slots are in use on other cores",
 }
 
 

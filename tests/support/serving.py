@@ -165,7 +165,7 @@ def answered_by(socks: Sockets, question: bytes = b"question") -> str:
 def flows(mesh: Mesh, port: int) -> list[FlowFlag]:
     """Flags of all entries, both ways, of a flow from this port."""
     found = []
-    for name in ("mesh_flow4", "mesh_flow6", "mesh_half"):
+    for name in ("mesh_flow4", "mesh_flow6"):
         for key, flow in Maps(Pins(mesh.name))[name].items():
             if port in (key.source_port, key.destination_port):
                 found.append(flow.flags)
@@ -175,7 +175,7 @@ def flows(mesh: Mesh, port: int) -> list[FlowFlag]:
 def age(mesh: Mesh, port: int) -> None:
     """Have the flows from a port be so old that their time is over."""
     maps = Maps(Pins(mesh.name))
-    for table in (maps[name] for name in ("mesh_flow4", "mesh_flow6", "mesh_half")):
+    for table in (maps[name] for name in ("mesh_flow4", "mesh_flow6")):
         for key, flow in list(table.items()):
             if port in (key.source_port, key.destination_port):
                 flow.seen = (flow.seen - 1_000_000) & 0xFFFFFFFF

@@ -36,7 +36,6 @@ def view(**maps: list[tuple[Any, Any]]) -> View:
     numbers: dict[str, list[tuple[Any, Any]]] = {
         "mesh_flow4": [],
         "mesh_flow6": [],
-        "mesh_half": [],
         "mesh_iface": [(SimpleNamespace(value=10 + n), SimpleNamespace(value=n)) for n in (1, 2)],
         **maps,
     }
@@ -72,25 +71,23 @@ def test_a_flow_through_a_service() -> None:
 
 
 @pytest.mark.parametrize(
-    ("protocol", "flags", "half", "state", "timeout"),
+    ("protocol", "flags", "state", "timeout"),
     [
-        (6, 0, True, "opening", 1),
-        (6, _abi.FlowFlag.REPLIED, False, "established", 2),
-        (6, _abi.FlowFlag.FIN, False, "closing", 2),
-        (6, _abi.FlowFlag.FIN | _abi.FlowFlag.CLOSING, False, "closed", 3),
-        (6, _abi.FlowFlag.CLOSING, True, "closed", 3),
-        (17, 0, False, "", 4),
-        (1, 0, False, "", 5),
+        (6, _abi.FlowFlag.HALF, "opening", 1),
+        (6, _abi.FlowFlag.REPLIED, "established", 2),
+        (6, _abi.FlowFlag.FIN, "closing", 2),
+        (6, _abi.FlowFlag.FIN | _abi.FlowFlag.CLOSING, "closed", 3),
+        (6, _abi.FlowFlag.HALF | _abi.FlowFlag.CLOSING, "closed", 3),
+        (17, 0, "", 4),
+        (1, 0, "", 5),
     ],
 )
 def test_the_state_of_a_flow_and_how_long_it_lives(
-    protocol: int, flags: int, half: bool, state: str, timeout: int
+    protocol: int, flags: int, state: str, timeout: int
 ) -> None:
     seen = clock.now() - 50
     entry = _abi.Flow(flags=flags, seen=seen)
-    key = _abi.Flow6Key(source_port=1, destination_port=2, origin=11 << 8 | protocol)
-    key.source[:] = packed(IPv4Address("198.18.0.1")).word[:]
-    (row,) = flows.read(view(**{"mesh_half" if half else "mesh_flow6": [(key, entry)]}))
+    (row,) = flows.read(view(mesh_flow4=[(flow4(protocol, 1, 2, 11), entry)]))
     tick = 256 / clock.hz()
     assert (row.state, row.timeout) == (state, round(timeout * 100 * tick))
     assert abs(row.idle - 50 * tick) <= 2 * tick
@@ -170,9 +167,8 @@ def test_an_id_that_nothing_has_any_more_is_still_told() -> None:
     assert view().function_at(99) == "ifindex 99"
 
 
-def test_an_lru_map_is_never_full() -> None:
-    row = objects.Map("m", 1, "lru_hash", 100, 100, 0, "")
-    assert not row.is_full
+def test_a_map_that_keeps_what_is_over_is_never_full() -> None:
+    assert not objects.Map("mesh_flow4", 1, "hash", 100, 100, 0, "").is_full
     assert objects.Map("m", 1, "hash", 80, 100, 0, "").is_full
 
 
@@ -238,7 +234,6 @@ def test_the_table_of_maps_in_the_readme_has_every_map() -> None:
     text = (ROOT / "bpf" / "README.md").read_text()
     rows = re.findall(r"^\| `(mesh_\w+)` \| ([\w -]+) \|", text, re.MULTILINE)
     kinds = {
-        "LRU hash": "lru_hash",
         "LPM trie": "lpm_trie",
         "per-CPU array": "percpu_array",
         "per-CPU hash": "percpu_hash",

@@ -1,0 +1,189 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * Room: who may have an entry, and who has to go for it. Every flow has a slot, which names its two
+ * entries, in the region of its opener's tenant or in the one that all share; so has every
+ * fragmented datagram. A new one takes a slot that is free, or whose flow's time is over; or one of
+ * its own tenant's: if a connection there has closed, else of those looked at the one that was silent
+ * longest (as Redis does). Nothing of another tenant's goes before its time.
+ *
+ * The rule by which entries and slots agree: who puts an entry into a map holds a slot that names
+ * it, until it is there; who takes a slot first deletes what it names. An entry that has become
+ * established since has a slot for that, so one of a half-open flow leaves it alone, and the other
+ * way round. Hence there is never an entry without a slot, and the maps are never full.
+ *
+ * Reads and writes mesh_slot, mesh_room; deletes from mesh_flow4, mesh_flow6, mesh_fragment.
+ */
+#ifndef MESH_ROOM_H
+#define MESH_ROOM_H
+
+#include "lib/flow.h"
+
+/* How many slots are looked at, and how many of them are where the last one was given away. */
+#define ROOM_LOOKS 16
+#define ROOM_SWEEPS 4
+
+/* Older than any flow: one that has closed, and where what the slot names is no flow any more. */
+#define ROOM_CLOSED 0x80000000
+#define ROOM_FREE 0xffffffff
+
+HOT struct mesh_slot *room_slot(__u32 number)
+{
+	return mesh_slot.lookup(&number);
+}
+
+HOT struct mesh_room *room_of(__u32 kind, __u32 tenant)
+{
+	__u32 index = tenant * MESH_ROOMS + kind;
+
+	return mesh_room.lookup(&index);
+}
+
+/*
+ * 1 if the slot is ours alone, and still what it was when it had this turn. Atomic operations that
+ * return what was there are none of clang's for this instruction set: who adds and then finds more
+ * than his own was not the first.
+ */
+HOT int room_lock(struct mesh_slot *slot, __u16 turn)
+{
+	__sync_fetch_and_add(&slot->users, 1);
+	if (*(volatile __u32 *)&slot->users == 1 && *(volatile __u16 *)&slot->turn == turn)
+		return 1;
+	__sync_fetch_and_add(&slot->users, -1);
+	return 0;
+}
+
+HOT void room_unlock(struct mesh_slot *slot)
+{
+	__sync_fetch_and_add(&slot->users, -1);
+}
+
+/* How long the flow of a slot has been silent, and a tick. Both of its sides: either may speak. */
+HOT __u32 room_age(const struct mesh_config *config, struct mesh_slot *slot, __u32 half, __u32 now)
+{
+	struct mesh_flow *flow = slot->tenant ? flow_get(&slot->key[0]) : NULL;
+	__u32 silent, timeout, closed;
+
+	if (!flow || flow_is_half(flow) != half)
+		return ROOM_FREE;
+	timeout = flow_timeout(config, flow, slot->key[0].origin & 0xff);
+	closed = flow->flags & MESH_FLOW_CLOSING ? ROOM_CLOSED : 0;
+	silent = now - flow->seen;
+	if (silent) {
+		flow = flow_get(&slot->key[1]);
+		if (flow && now - flow->seen < silent)
+			silent = now - flow->seen;
+	}
+	return silent > timeout ? ROOM_FREE : closed | (silent + 1);
+}
+
+/* Delete what a slot names. It is ours. */
+HOT void room_clear(struct mesh_slot *slot, __u32 half)
+{
+	struct mesh_flow *flow;
+
+	if (!slot->tenant)
+		return;
+	flow = flow_get(&slot->key[0]);
+	if (flow && flow_is_half(flow) == half)
+		flow_delete(&slot->key[0]);
+	flow = flow_get(&slot->key[1]);
+	if (flow && flow_is_half(flow) == half)
+		flow_delete(&slot->key[1]);
+}
+
+/* The number of the slot to be looked at: first some where the hand is, then some anywhere. */
+HOT __u32 room_next(struct mesh_region *region, __u32 look, __u32 random)
+{
+	__u32 at = look < ROOM_SWEEPS ? region->hand++ : random * (look | 1) >> 7;
+
+	return region->count ? region->first + at % region->count : ~0;
+}
+
+/* The best slot of those looked at. */
+struct room_choice {
+	__u32 number;
+	__u32 age; /* 0: there is none */
+	__u16 turn;
+};
+
+HOT void room_look(const struct mesh_config *config, struct room_choice *best, __u32 number,
+		   __u32 half, __u32 tenant, __u32 now)
+{
+	struct mesh_slot *slot = room_slot(number);
+	__u16 turn;
+	__u32 age;
+
+	if (!slot || *(volatile __u32 *)&slot->users)
+		return;
+	turn = *(volatile __u16 *)&slot->turn;
+	age = room_age(config, slot, half, now);
+	if (age <= best->age || (age != ROOM_FREE && slot->tenant != tenant + 1))
+		return;
+	best->number = number;
+	best->age = age;
+	best->turn = turn;
+}
+
+/* The slot of a choice, if it is still what was chosen, and ours from now on. */
+HOT struct mesh_slot *room_have(struct room_choice *choice)
+{
+	struct mesh_slot *slot = choice->age ? room_slot(choice->number) : NULL;
+
+	choice->age = 0;
+	return slot && room_lock(slot, choice->turn) ? slot : NULL;
+}
+
+/* A slot for a flow of this tenant, ours and empty; or NULL. */
+HOT struct mesh_slot *room_take(const struct mesh_config *config, __u32 half, __u32 tenant,
+				__u32 now, __u32 random)
+{
+	struct mesh_room *room = room_of(half ? MESH_ROOM_HALF : MESH_ROOM_FLOW, tenant);
+	struct room_choice best = {};
+	struct mesh_slot *slot = NULL;
+
+	if (!room)
+		return NULL;
+#pragma clang loop unroll(disable)
+	for (__u32 i = 0; i < ROOM_LOOKS && !slot; i++) {
+		loop_head(i);
+		room_look(config, &best, room_next(i & 1 ? &room->common : &room->own, i, random),
+			  half, tenant, now);
+		if (best.age >= ROOM_CLOSED)
+			slot = room_have(&best);
+	}
+	if (!slot) {
+		slot = room_have(&best);
+		if (!slot)
+			return NULL;
+		__sync_fetch_and_add(&room->evicted, 1);
+	}
+	room_clear(slot, half);
+	slot->tenant = tenant + 1;
+	slot->turn++;
+	return slot;
+}
+
+/*
+ * A slot for a fragmented datagram, ours and empty; or NULL. What was there is the oldest, and what
+ * is a second old has most likely arrived.
+ */
+HOT struct mesh_slot *room_take_fragment(__u32 tenant, __u32 now)
+{
+	struct mesh_room *room = room_of(MESH_ROOM_FRAGMENT, tenant);
+	struct mesh_fragment *fragment;
+	struct mesh_slot *slot;
+
+	slot = room ? room_slot(room_next(&room->own, 0, 0)) : NULL;
+	if (!slot || !room_lock(slot, *(volatile __u16 *)&slot->turn))
+		return NULL;
+	fragment = slot->tenant ? mesh_fragment.lookup((void *)&slot->key[0]) : NULL;
+	if (fragment) {
+		if (now - fragment->seen <= 1)
+			__sync_fetch_and_add(&room->evicted, 1);
+		mesh_fragment.delete((void *)&slot->key[0]);
+	}
+	slot->tenant = tenant + 1;
+	slot->turn++;
+	return slot;
+}
+#endif

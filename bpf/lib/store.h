@@ -1,0 +1,195 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * A verdict becomes two flow entries, one for each way; and those of a TCP flow that has become an
+ * established one become the fast path's. A program of its own, behind judge.h or slow.h, which goes
+ * back to mesh_slow(). Writes mesh_flow4, mesh_flow6, with a slot from room.h.
+ */
+#ifndef MESH_STORE_H
+#define MESH_STORE_H
+
+#include "lib/mesh.h"
+#include "lib/csum.h"
+#include "lib/judge.h"
+#include "lib/room.h"
+#include "lib/track.h"
+
+/* Both entries, that of the opener's way first. */
+struct store {
+	struct mesh_flow6_key key[2];
+	struct mesh_flow flow[2];
+};
+
+HOT void store_ethernet(struct mesh_flow *flow, const struct mesh_function *receiver,
+			const struct mesh_function *sender)
+{
+	flow->ifindex = receiver->ifindex;
+	__builtin_memcpy(flow->ethernet, receiver->mac, 6);
+	__builtin_memcpy((void *)flow->ethernet + 6, receiver->gateway, 6);
+	__builtin_memcpy(flow->sender, sender->mac, 6);
+}
+
+/* What takes the place of the service's address: the receiver's, or what stands for both sides. */
+HOT void store_new_address(const struct mesh_config *config, const struct mesh_judgement *j,
+			   struct mesh_address *address)
+{
+	*address = j->target;
+	if (!(j->flags & MESH_FLOW_HAIRPIN))
+		return;
+	if (address_is4(&j->target))
+		address_set4(address, config->hairpin4);
+	else
+		address_set6(address, config->hairpin6);
+}
+
+/* The entry of the opener's way. */
+HOT void store_forward(const struct mesh_config *config, const struct mesh_judgement *j,
+		       const struct parties *who, struct mesh_flow *flow)
+{
+	/* What is audited is judged again with every packet. */
+	flow->epoch = j->audited ? ~config->judged : config->judged;
+	flow->meter_tx = meter_slot(config, j->opener, who->receiver->tenant);
+	flow->meter_rx = meter_slot(config, j->receiver, who->opener->tenant);
+	flow->flags = j->flags;
+	flow->address = j->service_address;
+	flow->port = j->service_port;
+	flow->backend = j->backend;
+	flow->service = j->service;
+	flow->seen = flow_clock();
+	if (j->flags & MESH_FLOW_NAT_DST) {
+		store_new_address(config, j, &flow->address);
+		flow->port = j->target_port;
+		flow->checksum = csum_difference(j->tuple.destination.word, flow->address.word, 4);
+	}
+	store_ethernet(flow, who->receiver, who->opener);
+}
+
+/* The entry of the answers, which `flow` is a copy of the other for. */
+HOT void store_reply(const struct mesh_judgement *j, const struct parties *who,
+		     struct mesh_flow *flow)
+{
+	__u32 meter = flow->meter_tx;
+
+	flow->meter_tx = flow->meter_rx;
+	flow->meter_rx = meter;
+	flow->flags |= MESH_FLOW_REPLY;
+	if (flow->flags & MESH_FLOW_NAT_DST) {
+		flow->flags ^= MESH_FLOW_NAT_DST | MESH_FLOW_NAT_SRC;
+		flow->address = j->tuple.destination;
+		flow->port = j->tuple.destination_port;
+		flow->checksum = ~flow->checksum;
+	}
+	store_ethernet(flow, who->opener, who->receiver);
+}
+
+/* The keys of both, from the flow as its opener sent it. */
+HOT void store_keys(const struct mesh_judgement *j, const struct parties *who, struct store *s)
+{
+	struct mesh_tuple answer = j->tuple;
+
+	flow_key(&s->key[0], &answer, who->opener->ifindex);
+	answer.destination = j->target;
+	answer.destination_port = j->target_port;
+	if (j->flags & MESH_FLOW_HAIRPIN)
+		answer.source = s->flow[0].address;
+	tuple_reverse(&answer);
+	flow_key(&s->key[1], &answer, who->receiver->ifindex);
+}
+
+/* How far an entry had got, above 16 bits that say there is one. */
+HOT __u32 store_kept(struct mesh_flow6_key *key)
+{
+	struct mesh_flow *flow = flow_get(key);
+
+	return flow ? (flow->flags & TRACK_FLAGS) << 16 | 1 : 0;
+}
+
+/* A flow that is judged again is as far as it was; a new one of TCP is half open. */
+HOT void store_progress(const struct mesh_judgement *j, struct store *s)
+{
+	__u32 kept = j->known ? store_kept(&s->key[0]) : 0;
+	__u32 answers = j->known ? store_kept(&s->key[1]) : 0;
+	__u32 half = j->tuple.protocol == IPPROTO_TCP ? MESH_FLOW_HALF : 0;
+
+	if (kept | answers)
+		half = (kept | answers) >> 16 & MESH_FLOW_HALF;
+	s->flow[0].flags |= kept >> 16 | half;
+	s->flow[1].flags |= answers >> 16 | half;
+	if (!half)
+		return;
+	s->flow[0].epoch |= MESH_EPOCH_SLOW;
+	s->flow[1].epoch |= MESH_EPOCH_SLOW;
+}
+
+/* Put both entries, with a slot of a tenant for them. MESH_OK or a reason. */
+HOT int store_put(const struct mesh_config *config, struct store *s, __u32 tenant)
+{
+	__u32 half = flow_is_half(&s->flow[0]);
+	struct mesh_slot *slot =
+		room_take(config, half, tenant, flow_clock(), bpf_get_prandom_u32());
+	int failed;
+
+	if (!slot)
+		return MESH_FLOW_FULL;
+	slot->key[0] = s->key[0];
+	slot->key[1] = s->key[1];
+	failed = flow_put(&s->key[0], &s->flow[0]) | flow_put(&s->key[1], &s->flow[1]);
+	room_unlock(slot);
+	count_one(half ? MESH_COUNT_HALF_MADE : MESH_COUNT_FLOW_MADE);
+	return failed ? MESH_FLOW_FULL : MESH_OK;
+}
+
+/* Of a flow that was judged. One that is established keeps its slot, if it still has it. */
+HOT int store_judged(const struct mesh_config *config, const struct mesh_judgement *j)
+{
+	struct parties who = { endpoint_get(j->opener), endpoint_get(j->receiver) };
+	struct store s = {};
+
+	if (!who.opener || !who.receiver)
+		return MESH_NO_FUNCTION;
+	store_forward(config, j, &who, &s.flow[0]);
+	s.flow[1] = s.flow[0];
+	store_reply(j, &who, &s.flow[1]);
+	store_keys(j, &who, &s);
+	store_progress(j, &s);
+	if (j->known && !flow_is_half(&s.flow[0]) && !flow_renew(&s.key[0], &s.flow[0]) &&
+	    !flow_renew(&s.key[1], &s.flow[1]))
+		return MESH_OK;
+	return store_put(config, &s, who.opener->tenant);
+}
+
+/* Of a flow that is established with this packet of its opener's. If it cannot be, it stays. */
+HOT void store_established(const struct mesh_config *config, const struct mesh_judgement *j)
+{
+	struct mesh_function *opener = endpoint_get(j->sender);
+	struct store s = {};
+	struct track track;
+
+	track_find(&track, &j->packet, j->ifindex);
+	if (!opener || !track.flow || !track.peer)
+		return;
+	s.flow[0] = *track.flow;
+	s.flow[1] = *track.peer;
+	flow_key(&s.key[0], &j->packet, j->ifindex);
+	flow_key(&s.key[1], &track.answer, s.flow[0].ifindex);
+	s.flow[0].flags &= ~MESH_FLOW_HALF;
+	s.flow[1].flags &= ~MESH_FLOW_HALF;
+	if (flow_judged(&s.flow[0]) == config->judged)
+		s.flow[0].epoch = s.flow[1].epoch = config->judged;
+	store_put(config, &s, opener->tenant);
+}
+
+HOT int mesh_store(CTX *ctx)
+{
+	struct mesh_config *config = mesh_config_get();
+	struct mesh_judgement *j = mesh_scratch_get();
+	int reason = MESH_OK;
+
+	if (!config || !j)
+		return mesh_drop(ctx, MESH_FROM_FN, MESH_NO_PROGRAM);
+	if (j->step == MESH_ESTABLISHED)
+		store_established(config, j);
+	else
+		reason = store_judged(config, j);
+	return judge_return(ctx, j, reason);
+}
+#endif
