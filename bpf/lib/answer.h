@@ -4,8 +4,7 @@
  * exceeded or ICMP unreachable (as iptables' REJECT). A program of its own behind the slow path,
  * which has counted the drop by then; what cannot be answered is dropped without a word.
  *
- * What makes an answer of the packet returns 0, or -1 with a packet that is fit for nothing else
- * than to be dropped.
+ * Functions that make an answer of the packet return 0, or -1 with a packet to be dropped.
  */
 #ifndef MESH_ANSWER_H
 #define MESH_ANSWER_H
@@ -54,7 +53,7 @@ struct icmp_error6 {
 	struct ipv6hdr quote;
 } __attribute__((packed));
 
-/* Of a packet that may be dropped: may it be answered? Not an error, nor a later fragment (RFC 1122, 3.2.2). */
+/* May a packet be answered, if it is dropped? Not an error, nor a later fragment (RFC 1122, 3.2.2). */
 HOT void answer_prepare(struct mesh_judgement *j, const struct pkt *p)
 {
 	j->l4_offset = p->l4_offset;
@@ -125,7 +124,7 @@ HOT void answer_ipv6(struct ipv6hdr *ip, __u32 length, __u8 protocol, const stru
 	ip->daddr = *destination;
 }
 
-/* The whole of a packet's frame without its end, which is of no use. */
+/* Cut the frame behind `length` bytes; where that is in a checksum's place the kernel refuses. */
 HOT int answer_cut(CTX *ctx, __u32 length)
 {
 #ifdef MESH_XDP

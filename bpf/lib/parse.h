@@ -255,7 +255,7 @@ HOT int parse_extensions(struct pkt *p, const struct ipv6hdr *ip, __u32 payload)
 	return offset > payload ? -MESH_MALFORMED : offset;
 }
 
-/* About a packet with extension headers they are quoted as well, and are what may be complained of. */
+/* A packet's extension headers are quoted with it, and may be what is complained of. */
 HOT int parse_quote6(struct pkt *p)
 {
 	struct ipv6hdr *ip = p->l4 + sizeof(struct icmp6hdr);

@@ -2,7 +2,8 @@
 /*
  * Policy: may this identity talk to that one? Rules sit in one hash, mesh_policy, whatever their
  * number; a rule's shape and depth say which of its parts are wildcards, and only what some rule
- * has is looked up. Of the rules that match, the lowest priority decides, deny before reject before allow.
+ * has is looked up. Of the rules that match, the lowest priority decides, deny before reject before
+ * allow.
  * Reads mesh_policy, mesh_prefix.
  */
 #ifndef MESH_POLICY_H
