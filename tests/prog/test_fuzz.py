@@ -3,21 +3,22 @@
 
 import errno
 import random
-from ipaddress import IPv4Address, IPv6Address
+from ipaddress import IPv4Address, IPv6Address, ip_address
 
 import pytest
-from scapy.layers.inet import ICMP, IP
-from scapy.layers.inet6 import ICMPv6TimeExceeded, IPv6
+from scapy.layers.inet import ICMP, IP, TCP
 from scapy.layers.l2 import Ether
 from scapy.packet import Packet, Raw
 
 from ebpfmesh._abi import Direction, Reason
+from ebpfmesh.kernel.interface import GATEWAY_MAC
 from prog import (
     table_drop,
     table_error,
     table_extension,
     table_forward,
     table_fragment,
+    table_reject,
     table_to_function,
 )
 from prog.lab import TC, TO_FN, XDP_FN, Drop, Hook, Lab, Seen
@@ -30,6 +31,7 @@ FROM_FN = [
     *table_fragment.ROWS,
     *table_extension.ROWS,
     *table_error.ROWS,
+    *table_reject.ROWS,
 ]
 MOST = 1600
 SHORT = 14 + 40  # the kernel may refuse tc frames below Ethernet and an IPv6 header
@@ -76,35 +78,43 @@ def is_own(frame: bytes, sender: Peer) -> bool:
 
 
 def is_answered(sender: Peer, seen: Seen) -> bool:
-    """Whether the TTL ran out and the sender gets an error that quotes its packet."""
-    where = Drop(sender.name, Direction.FROM_FN, Reason.TTL)
-    return seen.verdict == "forward" and seen.counted.keys() == {where}
+    """Whether it was dropped, and the sender gets something else for it."""
+    ways = [Drop(sender.name, Direction.FROM_FN, why) for why in (Reason.TTL, Reason.POLICY)]
+    return seen.verdict == "forward" and any(seen.counted.keys() == {where} for where in ways)
 
 
-def is_error(function: Peer, frame: bytes, answer: bytes) -> None:
-    """An ICMP error from the gateway about a frame, whatever was in that."""
+def is_answer(function: Peer, frame: bytes, answer: bytes) -> None:
+    """A reset, or an ICMP error from the gateway that quotes the frame, whatever was in that."""
     packet = Ether(answer)
     network = packet.payload
-    layer, size, gateway = (
-        (ICMP, 8, GATEWAY4) if IP in packet else (ICMPv6TimeExceeded, 8, GATEWAY6)
-    )
-    assert (packet.dst, packet.src) == (function.mac, Ether(frame).dst)
-    assert network.src == gateway
-    quote = bytes(network[layer])[size:]
+    assert (packet.dst, packet.src) == (function.mac, GATEWAY_MAC)
+    ends = frame[26:34] if IP in packet else frame[22:54]
+    half = len(ends) // 2
+    assert _packed(network.dst) == ends[:half]
+    assert answer == bytes(packet.__class__(_without_sums(packet)))
+    if packet.haslayer(TCP):
+        assert _packed(network.src) == ends[half:]
+        assert packet[TCP].flags in ("R", "RA")
+        return
+    assert network.src == (GATEWAY4 if IP in packet else GATEWAY6)
+    quote = bytes(network.payload)[8:]
     assert quote
     assert frame[14:].startswith(quote)
-    assert answer == bytes(packet.__class__(_without_sums(packet)))
+
+
+def _packed(address: str) -> bytes:
+    return ip_address(address).packed
 
 
 def _without_sums(packet: Packet) -> bytes:
     """The packet with its checksums and lengths made again."""
     again = packet.copy()
-    if IP in again:
-        del again[IP].chksum, again[IP].len, again[ICMP].chksum
-        again[ICMP].payload = Raw(bytes(packet[ICMP])[8:])
-    else:
-        del again[IPv6].plen, again[ICMPv6TimeExceeded].cksum
-        again[ICMPv6TimeExceeded].payload = Raw(bytes(packet[ICMPv6TimeExceeded])[8:])
+    network, layer = again.payload, again.payload.payload
+    for field in ("len", "chksum") if IP in again else ("plen",):
+        network.delfieldval(field)
+    layer.delfieldval("chksum" if isinstance(layer, ICMP | TCP) else "cksum")
+    if not isinstance(layer, TCP):
+        layer.payload = Raw(bytes(packet.payload.payload)[8:])
     return bytes(again)
 
 
@@ -123,7 +133,7 @@ def test_damaged_packets_of_functions(lab: Lab, seed: int) -> None:
         assert tc == xdp, about
         assert tc.verdict in WORDS, about
         if is_answered(row.step.function, tc):
-            is_error(row.step.function, frame, tc.frame)
+            is_answer(row.step.function, frame, tc.frame)
         elif tc.verdict == "forward":
             assert is_own(frame, row.step.function), about
             assert len(tc.frame) == len(frame)
@@ -136,12 +146,21 @@ def test_damaged_packets_of_functions(lab: Lab, seed: int) -> None:
 def test_damaged_packets_of_the_host(lab: Lab, seed: int) -> None:
     chosen = random.Random(seed)
     for _ in range(100):
-        row = chosen.choice(table_to_function.ROWS)
+        row = chosen.choice((*table_to_function.ROWS, *table_reject.TO_FUNCTION))
         frame = damaged(chosen, row.step.frame)
         seen = run(lab, row, TO_FN, frame)
         about = f"{row.text}: {frame.hex()}"
-        assert seen is None or seen.frame == frame, about
-        assert seen is None or seen.verdict in WORDS - {"forward"}, about
+        if seen is None:
+            continue
+        assert seen.verdict in WORDS, about
+        if seen.verdict == "forward":
+            answer = Ether(seen.frame)
+            assert (answer.dst, answer.src) == (GATEWAY_MAC, row.step.function.mac), about
+            assert seen.frame == bytes(answer.__class__(_without_sums(answer))), about
+        elif seen.verdict == "pass":  # with the function's MAC for its destination
+            assert seen.frame[6:] == frame[6:], about
+        else:
+            assert seen.frame == frame, about
 
 
 def test_no_packet_at_all(lab: Lab) -> None:
