@@ -132,7 +132,7 @@ def service_add(name: str, **values: Any) -> None:
 @FUNCTIONS
 @WEIGHT
 @click.option("--affinity", type=AFFINITY, help="source: a client keeps its backend.")
-@click.option("--no-functions", is_flag=True, help="Leave it without backends: new flows are dropped.")
+@click.option("--no-functions", is_flag=True, help="Leave it none: new flows are dropped.")
 def service_set(name: str, no_functions: bool, **values: Any) -> None:
     """Change service NAME: what is given replaces what it has, a weight that of one backend.
 
