@@ -57,7 +57,9 @@ def _collect_mesh(ip: IPRoute, mesh: str, on_step: OnStep) -> list[str]:
         dead = listener.stop_dead(found, live.control.maps)
         removed = [f"events of mesh {mesh} for process {dead.pid}"] if dead else []
         removed += [f"half a change of mesh {mesh}"] if found.cut_short else []
-        removed += [f"function {name} of mesh {mesh}" for name in live.recover()]
+        wrong = live.faults()
+        removed += [f"what was wrong with {what} of mesh {mesh}" for what in wrong]
+        removed += [f"function {name} of mesh {mesh}" for name in live.recover(wrong)]
         known = {row.function.name for row in found.functions()}
     return [*removed, *_collect_strays(ip, mesh, known)]
 

@@ -52,8 +52,11 @@ def up(wanted: Mesh, on_step: OnStep = quiet) -> tuple[Operation, ...]:
         repaired = _make_room(wanted.name, on_step)
         new = not Record.exists(wanted.name)
         try:
+            wrong: list[str] = []
             with _created(wanted, on_step) as live:
-                live.recover()
+                if not new and (wrong := live.faults()):
+                    repaired += tuple(Operation("repair", what) for what in wrong)
+                live.recover(wrong)
                 operations = diff(None if new else live.record.model(), wanted)
                 _check_there(operations)
                 if new or operations:

@@ -9,7 +9,7 @@ something is about to change.
 import contextlib
 import functools
 import resource
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,7 +17,18 @@ from pyroute2 import IPRoute
 
 from ebpfmesh.apply import programs
 from ebpfmesh.errors import AbiMismatch, MeshError, NotFound, UsageError
-from ebpfmesh.kernel import bpf, cgroup, interface, links, listener, netns, process, rcu, sockets
+from ebpfmesh.kernel import (
+    audit,
+    bpf,
+    cgroup,
+    interface,
+    links,
+    listener,
+    netns,
+    process,
+    rcu,
+    sockets,
+)
 from ebpfmesh.kernel.cgroup import Cgroup, directory_above
 from ebpfmesh.kernel.control import Control
 from ebpfmesh.kernel.maps import Maps
@@ -129,11 +140,11 @@ class Live:
         if self.record.cut_short:
             self.recover()
 
-    def recover(self) -> list[str]:
+    def recover(self, wrong: Sequence[str] = ()) -> list[str]:
         """Undo a change that was cut short; names of the functions that could not be kept."""
         listener.stop_dead(self.record, self.control.maps)
         broken = self.broken()
-        if broken or self.record.cut_short:
+        if broken or wrong or self.record.cut_short:
             self.step("recover")
             self.record.set("dirty", True)
             self._doubted = True
@@ -143,12 +154,33 @@ class Live:
             self.remove_functions(broken)
             broken += lost
             self.record.drop_dangling()
-            self.control.resync()
             rows = self.record.functions()
+            self.control.resync({row.id: (row.function, self._plugged(row)) for row in rows})
+            for row in rows:
+                sockets.add_function(self.control.maps, row.id, Path(row.place.netns))
             self._finish(
                 [Operation("add-function", row.function) for row in rows if self._new(row)]
             )
         return broken
+
+    def faults(self) -> list[str]:
+        """What is not as the record says, where nothing is known to be broken or unfinished."""
+        if self.record.cut_short or self.broken():
+            return []
+        found = [f"map {name}" for name in audit.differences(self.control.maps, self.record)]
+        if not process.has_hosts(self.hosts_file, self.record.hosts()):
+            found.append(f"file {self.hosts_file}")
+        if not sockets.attached(self.pins, directory_above(group_of(self.record))):
+            found.append("programs at sockets")
+        return found
+
+    def _plugged(self, row: FunctionRow) -> interface.Plugged:
+        """The interface of a function, as it was when the function was made."""
+        if row.place.made_interface:
+            return interface.made(
+                self.name, row.function.name, row.place.ifindex, Path(row.place.netns)
+            )
+        return interface.adopt(self.ip, row.place.interface)
 
     def _try_undo(self) -> list[str]:
         """Undo what can be; names of the functions that cannot be brought back."""

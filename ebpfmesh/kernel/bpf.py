@@ -410,6 +410,11 @@ def link_cgroup(link: Fd) -> int:
     return int(_info(link, LinkInfo).cgroup_id)
 
 
+def link_program(link: Fd) -> int:
+    """Id of a link's program."""
+    return int(_info(link, LinkInfo).prog_id)
+
+
 def link_interface(link: Fd) -> int:
     """Index of the interface of a TCX link; 0 if it is detached."""
     return int(_info(link, LinkInfo).ifindex)

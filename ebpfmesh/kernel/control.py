@@ -9,7 +9,7 @@ import ctypes
 import functools
 import math
 import socket
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Literal, cast
 
 from ebpfmesh import _abi
@@ -386,16 +386,24 @@ class Control:
             row = _abi.Prefix(id=self.record.id_of("prefix", name), wider=wider)
             self.maps["mesh_prefix"].set(prefix_key(name), row)
 
-    def resync(self) -> None:
-        """Make services and rules in the maps exactly those of the record (after a crash)."""
+    def resync(self, functions: Mapping[int, tuple[Function, Plugged]]) -> None:
+        """Make all that the maps say exactly what the record does (after a crash)."""
+        indices = {plugged.ifindex for _, plugged in functions.values()}
+        for index, _ in list(self.maps["mesh_iface"].items()):
+            if index.value not in indices:
+                self.maps["mesh_iface"].delete(index)
+        for number, (function, plugged) in functions.items():
+            self.set_function(number, function, plugged)
         services = self.record.model().backed
+        owners = [*services, *(function for function, _ in functions.values())]
+        addresses = {bytes(packed(address)) for owner in owners for address in owner.addresses}
+        for address, _ in list(self.maps["mesh_address"].items()):
+            if bytes(address) not in addresses:
+                self.maps["mesh_address"].delete(address)
         known = {bytes(key) for service in services for key in service_keys(service)}
         for key, _ in list(self.maps["mesh_service"].items()):
             if bytes(key) not in known:
                 self.maps["mesh_service"].delete(key)
-        for address, owner in list(self.maps["mesh_address"].items()):
-            if owner.value == _abi.SERVICE_ADDRESS:
-                self.maps["mesh_address"].delete(address)
         self._free_all_rows()
         for service in services:
             self.set_service(service)

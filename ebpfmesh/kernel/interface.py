@@ -80,6 +80,11 @@ def create(mesh: str, function: str, host: str, namespace: Path) -> Plugged:
     return Plugged(ifindex, mac, GATEWAY_MAC, namespace, inner=inner)
 
 
+def made(mesh: str, function: str, ifindex: int, namespace: Path) -> Plugged:
+    """What ``create`` said of an interface that is there."""
+    return Plugged(ifindex, mac_of(mesh, function), GATEWAY_MAC, namespace)
+
+
 def _free_name(namespace: Path) -> str:
     with netns.entered(namespace):
         return "eth0" if find("eth0") is None else "mesh0"

@@ -129,10 +129,22 @@ def _parent(process: int) -> int:
     return 0
 
 
+def _hosts(lines: Sequence[tuple[str, str]]) -> str:
+    own = ["127.0.0.1 localhost", "::1 localhost", f"127.0.1.1 {socket.gethostname()}"]
+    return "\n".join(own + [f"{address} {name}" for address, name in lines]) + "\n"
+
+
+def has_hosts(path: Path, lines: Sequence[tuple[str, str]]) -> bool:
+    """Whether a file says what ``write_hosts`` writes, in whatever order."""
+    try:
+        return sorted(path.read_text().splitlines()) == sorted(_hosts(lines).splitlines())
+    except FileNotFoundError:
+        return False
+
+
 def write_hosts(path: Path, lines: Sequence[tuple[str, str]]) -> None:
     """Write (address, name) as /etc/hosts, in place: running functions have this file bound."""
-    own = ["127.0.0.1 localhost", "::1 localhost", f"127.0.1.1 {socket.gethostname()}"]
-    text = "\n".join(own + [f"{address} {name}" for address, name in lines]) + "\n"
+    text = _hosts(lines)
     private.file(path, 0o644)  # all users of a function read it
     with path.open("w") as file:
         file.write(text)

@@ -67,7 +67,9 @@ def attached(pins: Pins, group: Path | None) -> bool:
     """Whether all is as ``attach`` leaves it."""
     found = {program.name: _cgroup_of(pins.links / program.name) for program in PROGRAMS}
     wanted = _wanted(pins, group)
-    return all(number == wanted for number in found.values())
+    if any(number != wanted for number in found.values()):
+        return False
+    return wanted is None or all(_is_current(pins, program.name) for program in PROGRAMS)
 
 
 def attach(pins: Pins, group: Path | None) -> None:
@@ -109,6 +111,12 @@ def _wanted(pins: Pins, group: Path | None) -> int | None:
         return group.stat().st_ino
     except FileNotFoundError:
         return None
+
+
+def _is_current(pins: Pins, name: str) -> bool:
+    """Whether what is attached is the program that is pinned."""
+    with bpf.obj_get(pins.links / name) as link, bpf.obj_get(pins.progs / name) as program:
+        return bpf.link_program(link) == int(bpf.prog_info(program).id)
 
 
 def _cgroup_of(pin: Path) -> int | None:

@@ -390,6 +390,10 @@ class Tables:
         """Keys in mesh_policy that a rule has."""
         return [key for (key,) in self._all("SELECT key FROM entry WHERE rule = ?", rule)]
 
+    def all_entries(self) -> frozenset[bytes]:
+        """Keys in mesh_policy of all rules."""
+        return frozenset(key for (key,) in self._all("SELECT DISTINCT key FROM entry"))
+
     def strongest(self, key: bytes, *, without: int = 0) -> tuple[int, int] | None:
         """(Strength, rule) of the rule that has a key, as if the rule ``without`` were not."""
         rows = self._all(

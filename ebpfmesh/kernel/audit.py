@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""Whether the maps say what the record does: somebody else may have changed or emptied one."""
+
+import ctypes
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from ebpfmesh import _abi
+from ebpfmesh.kernel import sockets
+from ebpfmesh.kernel.control import packed, prefix_key, service_keys
+from ebpfmesh.kernel.maps import Maps, tenant_ids
+from ebpfmesh.kernel.record import Record
+from ebpfmesh.model import Service
+
+
+def differences(maps: Maps, record: Record) -> list[str]:
+    """Names of the maps that say something else, or less, than the record."""
+    services = record.model().backed
+    wanted = {
+        "mesh_iface": _interfaces(record),
+        "mesh_address": _addresses(record, services),
+        "mesh_service": _services(record, services),
+        "mesh_policy": record.all_entries(),
+        "mesh_prefix": {bytes(prefix_key(name)) for name in record.names("prefix").values()},
+    }
+    found = [name for name, keys in wanted.items() if set(_raw(maps, name)) != set(keys)]
+    found += [
+        name
+        for name, rows in wanted.items()
+        if isinstance(rows, Mapping) and name not in found and _others(maps, name, rows)
+    ]
+    if set(_functions(record)) - set(_present(maps)):
+        found.append("mesh_function")
+    if not all(_has_table(maps, record, service) for service in services):
+        found.append("mesh_maglev")
+    if _config(maps).tenants != tenant_ids(record.limits()) or not _config(maps).judged:
+        found.append("mesh_config")
+    if sockets.supported() and {row.id for row in record.functions()} - _at_sockets(maps):
+        found.append("mesh_netns")
+    return found
+
+
+def _raw(maps: Maps, name: str) -> Iterator[bytes]:
+    return (bytes(key) for key, _ in maps[name].items())
+
+
+def _others(maps: Maps, name: str, wanted: Mapping[bytes, int]) -> bool:
+    """Whether values are others: of a service its first row counts, else all of it."""
+    for key, value in maps[name].items():
+        number = value.row if name == "mesh_service" else value.value
+        if number != wanted[bytes(key)]:
+            return True
+    return False
+
+
+def _interfaces(record: Record) -> dict[bytes, int]:
+    return {bytes(ctypes.c_uint32(row.place.ifindex)): row.id for row in record.functions()}
+
+
+def _addresses(record: Record, services: Sequence[Service]) -> dict[bytes, int]:
+    found = {
+        bytes(packed(address)): _abi.SERVICE_ADDRESS
+        for service in services
+        for address in service.addresses
+    }
+    for row in record.functions():
+        found |= {bytes(packed(address)): row.id for address in row.function.addresses}
+    return found
+
+
+def _services(record: Record, services: Sequence[Service]) -> dict[bytes, int]:
+    return {
+        bytes(key): record.table(service.name)[0]
+        for service in services
+        for key in service_keys(service)
+    }
+
+
+def _functions(record: Record) -> Iterator[tuple[int, ...]]:
+    for row in record.functions():
+        function, tenant = row.function, record.find_id("tenant", row.function.tenant)
+        group = record.find_id("group", function.group) if function.group else 0
+        flags = _abi.FunctionFlag.AUDIT if function.audit else 0
+        address = int(function.address4 or 0)
+        yield row.id, row.place.ifindex, tenant or 0, group or 0, flags, address
+
+
+def _present(maps: Maps) -> Iterator[tuple[int, ...]]:
+    for key, row in maps["mesh_function"].filled():
+        yield key.value, row.ifindex, row.tenant, row.group, row.flags, row.address4
+
+
+def _has_table(maps: Maps, record: Record, service: Service) -> bool:
+    first, rows = record.table(service.name)
+    if not any(service.backends.values()):
+        return True
+    found = (maps["mesh_maglev"].get(ctypes.c_uint32(first + number)) for number in range(rows))
+    return all(row is not None and row.function[0] for row in found)
+
+
+def _config(maps: Maps) -> Any:
+    return maps.config.get(ctypes.c_uint32(0))
+
+
+def _at_sockets(maps: Maps) -> set[int]:
+    return {owner.value for _, owner in maps["mesh_netns"].items()}
