@@ -3,14 +3,23 @@
 
 import errno
 import os
-import signal
 import sys
-from types import FrameType
 from typing import NoReturn
 
 import click
 
-from ebpfmesh.cli import bench, doctor, edit, events, example, functions, mesh, output, show
+from ebpfmesh.cli import (
+    bench,
+    doctor,
+    edit,
+    events,
+    example,
+    functions,
+    interrupt,
+    mesh,
+    output,
+    show,
+)
 from ebpfmesh.cli.base import Group, Settings
 from ebpfmesh.errors import MeshError
 
@@ -48,8 +57,7 @@ for _module in (mesh, example, functions, show, edit, events, doctor, bench):
 
 def main() -> NoReturn:
     """Run the command line; every way out has its exit code."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, _interrupt)
+    interrupt.install()
     chosen = Settings(no_color=bool(os.environ.get("NO_COLOR")))
     try:
         code = _run(chosen)
@@ -58,15 +66,6 @@ def main() -> NoReturn:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
     sys.exit(code)
-
-
-def _interrupt(number: int, _frame: FrameType | None) -> None:
-    """End by an exception, so that what was begun is undone; the undo itself is not interrupted."""
-    for other in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(other, signal.SIG_IGN)
-    if number == signal.SIGINT:
-        raise KeyboardInterrupt
-    sys.exit(128 + number)
 
 
 def _run(chosen: Settings) -> int:

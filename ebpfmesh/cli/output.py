@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import click
 
+from ebpfmesh.cli import interrupt
 from ebpfmesh.cli.base import settings
 
 if TYPE_CHECKING:
@@ -134,6 +135,17 @@ def _row(step: "Told") -> dict[str, Any]:
 @contextlib.contextmanager
 def steps(title: str) -> Iterator[Callable[[str], None]]:
     """An ``on_step``: each step as a line with -v; else, on a terminal, one line that changes."""
+    with _shown_steps(title) as show_step:
+
+        def on_step(step: str) -> None:
+            show_step(step)
+            interrupt.check()
+
+        yield on_step
+
+
+@contextlib.contextmanager
+def _shown_steps(title: str) -> Iterator[Callable[[str], None]]:
     chosen = settings()
     if chosen.verbose:
         yield lambda step: say(f"… {step}")
