@@ -62,14 +62,22 @@ WEIGHT = click.option(
 )  # fmt: skip
 
 
-def _edit(what: str, change: "Callable[[Mesh], Mesh]", scope: "Scope") -> None:
-    """Apply a change of the model and tell the operations it came to."""
+def _edit(
+    what: str,
+    change: "Callable[[Mesh], Mesh]",
+    scope: "Scope",
+    idle: "Sequence[tuple[Policy, str]]" = (),
+) -> None:
+    """Apply a change of the model and tell the operations it came to.
+
+    ``idle``: the new rules that can never match, known once the change is made.
+    """
     from ebpfmesh import apply
 
     mesh = the_mesh()
     with output.steps(what) as step:
         done = apply.edit(mesh, change, step, scope=scope)
-    output.operations(mesh, done)
+    output.operations(mesh, done, idle=idle)
 
 
 @click.group(
@@ -227,10 +235,18 @@ def policy_add(**values: Any) -> None:
     Takes the place of the rule about the same flows, if there is one.
     """
     from ebpfmesh.config import edit
+    from ebpfmesh.model import idle_rules
 
     need_change("policy add")
     rule = _policy(values)
-    _edit(f"policy {rule}", lambda mesh: edit.add_policy(mesh, rule), edit.scope_of_policy(rule))
+    idle: list[tuple[Policy, str]] = []
+
+    def add(mesh: "Mesh") -> "Mesh":
+        changed = edit.add_policy(mesh, rule)
+        idle[:] = [row for row in idle_rules(changed) if row[0] == changed.policies[-1]]
+        return changed
+
+    _edit(f"policy {rule}", add, edit.scope_of_policy(rule), idle)
 
 
 @policy.command(

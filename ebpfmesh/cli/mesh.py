@@ -34,14 +34,14 @@ def up(file: Path) -> None:
 
     Programs are compiled unless they are kept from before: see `ebpfmesh compile`.
     """
-    from ebpfmesh import apply, config
+    from ebpfmesh import apply, config, model
 
     need_change("up")
     wanted = config.load(file)
     check_file_mesh(file, wanted.name)
     with _located(file), output.steps(f"mesh {wanted.name}") as step:
         done = apply.up(wanted, step)
-    output.operations(wanted.name, done)
+    output.operations(wanted.name, done, idle=model.idle_rules(wanted))
 
 
 @contextlib.contextmanager
@@ -72,13 +72,13 @@ def plan(file: Path, *, tells: bool) -> None:
 
     A function that has another command or other limits is made anew: it goes, and comes again.
     """
-    from ebpfmesh import apply, config
+    from ebpfmesh import apply, config, model
 
     wanted = config.load(file)
     check_file_mesh(file, wanted.name)
     with _located(file):
         found = apply.plan(wanted)
-    output.operations(wanted.name, found, output.step)
+    output.operations(wanted.name, found, output.step, idle=model.idle_rules(wanted))
     if tells and found:
         click.get_current_context().exit(CHANGES)
 

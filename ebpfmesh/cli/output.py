@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from rich.segment import Segment
     from rich.text import Text
 
+    from ebpfmesh.model import Policy
     from ebpfmesh.plan import Operation, Told
 
 Part: TypeAlias = str | tuple[str, str]
@@ -109,18 +110,36 @@ def complain(word: str, colour: str, text: str, *, color: bool | None) -> None:
     click.echo(line, err=True, color=color)
 
 
-def operations(mesh: str, found: "Iterable[Operation]", tell: Callable[[str], None] = done) -> None:
-    """Print the operations that were done, or with ``step`` those that would be."""
+def operations(
+    mesh: str,
+    found: "Iterable[Operation]",
+    tell: Callable[[str], None] = done,
+    *,
+    idle: "Iterable[tuple[Policy, str]]" = (),
+) -> None:
+    """Print the operations that were done, or with ``step`` those that would be.
+
+    ``idle`` are rules to warn of, which can never match, with the reason.
+    """
     from ebpfmesh.plan import told
 
     steps = list(told(found))
+    warnings = [f"policy {rule} can never match: {why}" for rule, why in idle]
     if settings().json:
-        data(mesh=mesh, operations=[_row(step) for step in steps])
+        data(mesh=mesh, operations=[_row(step) for step in steps], warnings=warnings)
         return
+    for text in warnings:
+        warn(text)
     for one in steps:
         tell(one.text)
     if not steps:
         tell("nothing to do")
+
+
+def warn(text: str) -> None:
+    """Tell of what is allowed and hardly meant, unless -q is set."""
+    if not settings().quiet:
+        complain("warning:", "yellow", text, color=False if settings().no_color else None)
 
 
 def _row(step: "Told") -> dict[str, Any]:

@@ -28,6 +28,7 @@ from ebpfmesh.model.base import (
     suggest,
     too_many,
 )
+from ebpfmesh.model.idle import idle_rules
 from ebpfmesh.model.mesh import Mesh
 from ebpfmesh.model.objects import (
     Endpoint,
@@ -87,6 +88,7 @@ __all__ = [
     "check_mesh_name",
     "few",
     "groups_of",
+    "idle_rules",
     "parse_ports",
     "parse_prefix",
     "port_prefixes",

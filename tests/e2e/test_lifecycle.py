@@ -87,7 +87,7 @@ def test_up_twice(file: Path) -> None:
         settled()
         made = fingerprint()
         assert lines("up", file) == ["nothing to do"]
-        assert data("up", file) == {"mesh": "edge", "operations": []}
+        assert data("up", file) == {"mesh": "edge", "operations": [], "warnings": []}
         assert fingerprint() == made
     finally:
         assert lines("down") == ["- mesh edge"]
