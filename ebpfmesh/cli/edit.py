@@ -140,11 +140,15 @@ def service_add(name: str, **values: Any) -> None:
 @FUNCTIONS
 @WEIGHT
 @click.option("--affinity", type=AFFINITY, help="source: a client keeps its backend.")
-@click.option("--no-functions", is_flag=True, help="Leave it none: new flows are dropped.")
+@click.option(
+    "--no-functions",
+    is_flag=True,
+    help="Leave it none: new flows are dropped, or rejected if the mesh rejects.",
+)
 def service_set(name: str, no_functions: bool, **values: Any) -> None:
     """Change service NAME: what is given replaces what it has, a weight that of one backend.
 
-    Connections keep their backend as long as it is one of the service's and lives.
+    Connections keep their backend as long as it lives, be it one of the service's or no longer.
     """
     from ebpfmesh.config import edit
 
@@ -187,8 +191,8 @@ def policy() -> None:
     """Policies: who may open a flow to whom; answers need no rule.
 
     FROM and TO are any, outside, outside:PREFIX, function:NAME, tenant:NAME and, for TO,
-    service:NAME. Of the rules that match the lowest priority decides, deny before reject
-    before allow.
+    service:NAME; or the plain name of a function, a group or a service. Of the rules that match
+    the lowest priority decides, deny before reject before allow.
     """
 
 
@@ -210,16 +214,20 @@ def _matching(command: "Callable[..., None]") -> "Callable[..., None]":
     return command
 
 
-def _policy(values: dict[str, Any]) -> "Policy":
+def _policy(source: str, destination: str, **values: Any) -> "Policy":
+    """The rule that is meant, whose ends may be plain names and addresses."""
     from ebpfmesh.config import edit
+    from ebpfmesh.observe import view
 
-    return edit.rule(**values)
+    with view.opened(the_mesh()) as seen:
+        ends = seen.identity(source), seen.identity(destination)
+    return edit.rule(*ends, **values)
 
 
 @policy.command(
     "add",
     examples=(
-        "ebpfmesh policy add function:phone service:portal --protocol tcp --port 80",
+        "ebpfmesh policy add phone portal",
         "ebpfmesh policy add tenant:guest any --action reject --priority 10",
         "ebpfmesh policy add outside:192.0.2.0/24 function:web --protocol tcp --port 8000-8099",
     ),
@@ -238,7 +246,7 @@ def policy_add(**values: Any) -> None:
     from ebpfmesh.model import idle_rules
 
     need_change("policy add")
-    rule = _policy(values)
+    rule = _policy(**values)
     idle: list[tuple[Policy, str]] = []
 
     def add(mesh: "Mesh") -> "Mesh":
@@ -263,7 +271,7 @@ def policy_del(**values: Any) -> None:
     from ebpfmesh.config import edit
 
     need_change("policy del")
-    rule = _policy(values)
+    rule = _policy(**values)
     _edit("policy", lambda mesh: edit.delete_policy(mesh, rule), edit.scope_of_policy(rule))
 
 

@@ -170,14 +170,14 @@ class Policy(PolicySettings):
     @model_validator(mode="after")
     def _is_whole(self) -> Self:
         if self.port and self.protocol not in ("tcp", "udp"):
-            hint = 'add protocol = "tcp" or protocol = "udp"'
+            hint = "name the protocol: tcp or udp"
             what = f"port {ports_text(self.port, self.last_port)} needs a protocol that has ports"
             raise Invalid(what, path=("port",), hint=hint)
         if self.port_end and not 0 < self.port < self.port_end:
             what = f"a range of ports cannot be {self.port}-{self.port_end}"
             raise Invalid(what, path=("port_end",), hint="the first port comes first")
         if self.icmp_type is not None and self.protocol != "icmp":
-            hint = 'add protocol = "icmp", or leave it out'
+            hint = "name the protocol icmp, or leave the type out"
             what = f"ICMP type {self.icmp_type} needs protocol ICMP"
             raise Invalid(what, path=("icmp_type",), hint=hint)
         return self

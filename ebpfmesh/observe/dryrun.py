@@ -16,11 +16,11 @@ from scapy.layers.inet6 import ICMPv6EchoRequest, IPv6
 from scapy.layers.l2 import Ether
 
 from ebpfmesh import _abi
-from ebpfmesh.errors import MeshError, NotFound, UsageError
+from ebpfmesh.errors import MeshError, UsageError
 from ebpfmesh.kernel import bpf
 from ebpfmesh.kernel.place import fault
 from ebpfmesh.kernel.record import FunctionRow
-from ebpfmesh.model import Address, Service, suggest
+from ebpfmesh.model import Address, Service
 from ebpfmesh.observe.view import OUTSIDE, View
 
 SOMEBODY: dict[int, Address] = {
@@ -66,6 +66,7 @@ class Party:
 class Answer:
     """What the programs decided of a packet; ``audited``: it passes, but would be dropped.
 
+    ``sender`` is the function that sends it, or the outside.
     ``rejected``: it is dropped, and its sender is told (by a TCP reset, or ICMP unreachable).
     ``rule`` is the number of the rule that decided, None: none matched, or none was asked.
     ``receiver`` is the function (a service's backend), or the outside. ``target_port`` is the
@@ -86,6 +87,7 @@ class Answer:
     destination: str
     destination_port: int | None
     service: str
+    sender: str
     receiver: str
     target_port: int | None
 
@@ -93,33 +95,17 @@ class Answer:
 def party(view: View, text: str) -> Party:
     """Who is meant by ``function:NAME``, ``service:NAME``, ``outside[:ADDRESS]``, or without kind.
 
-    Without one it is the name of a function, of a service, or an address, whosever it is. Of a
-    group it is the first function.
+    Without one it is whom ``View.identity`` finds. Of a group it is the first function.
     """
-    kind, colon, name = text.partition(":")
-    if text == OUTSIDE or (kind == OUTSIDE and colon):
+    kind, _, name = view.identity(text).partition(":")
+    if kind == OUTSIDE:
         return Party(address=_outside(view, name) if name else None)
-    if colon and kind in ("function", "group"):
+    if kind in ("function", "group"):
         return Party(function=_function(view, name))
-    if colon and kind == "service":
+    if kind == "service":
         return Party(service=_service(view, name))
-    try:
-        return _owner(view, ip_address(text))
-    except ValueError:
-        pass
-    known = {name for row in view.functions for name in (row.function.name, row.function.group)}
-    services = [service for service in view.record.services() if service.name == text]
-    if text in known and services:
-        hint = f"say function:{text} or service:{text}"
-        raise UsageError(f"both a function and a service are called {text}", hint=hint)
-    if services:
-        return Party(service=services[0])
-    if text in known:
-        return Party(function=_function(view, text))
-    names = [row.function.name for row in view.functions]
-    names += [service.name for service in view.record.services()]
-    what = f"neither a function nor a service of mesh {view.name} is called {text}"
-    raise NotFound(what, hint=suggest(text, names))
+    hint = "name a function, a service or an address, or say outside"
+    raise UsageError(f"no packet is sent by or to {text}", hint=hint)
 
 
 def _function(view: View, name: str) -> FunctionRow:
@@ -141,16 +127,6 @@ def _outside(view: View, text: str) -> Address:
     if owner := view.record.address_owner(address):
         raise UsageError(f"{address} is the address of {owner}", hint="it is not outside")
     return address
-
-
-def _owner(view: View, address: Address) -> Party:
-    for row in view.functions:
-        if address in row.function.addresses:
-            return Party(function=row)
-    for service in view.record.services():
-        if address in service.addresses:
-            return Party(service=service)
-    return Party(address=address)
 
 
 def ask(
@@ -184,7 +160,8 @@ def ask(
     struct.pack_into("=I", context, SKB_CB, direction)
     with bpf.obj_get(view.pins.progs / PROGRAM) as program:
         run = bpf.prog_test_run(program, packet, context=bytes(context))
-    return _answer(view, run.context, ends, protocol, ports)
+    sender = row.function.name if source.function else OUTSIDE
+    return _answer(view, run.context, sender, ends, protocol, ports)
 
 
 def _check(view: View, source: Party, destination: Party) -> None:
@@ -230,7 +207,7 @@ def _packet(
 
 
 def _answer(
-    view: View, context: bytes, ends: tuple[Address, Address], protocol: Protocol,
+    view: View, context: bytes, sender: str, ends: tuple[Address, Address], protocol: Protocol,
     ports: tuple[int | None, int | None],
 ) -> Answer:  # fmt: skip
     """What verdict.h wrote into the control block."""
@@ -257,6 +234,7 @@ def _answer(
         destination=str(ends[1]),
         destination_port=ports[1],
         service=view.name_of("service", service) if service else "",
+        sender=sender,
         receiver=view.name_of("function", receiver),
         target_port=target if protocol != "icmp" and target else None,
     )

@@ -86,13 +86,16 @@ class Service:
 class Policy:
     """A rule; id and priority are None for what holds where no rule does.
 
-    ``port_end`` is the last port of a range, else None.
+    ``sender`` and ``receiver`` are what ``source`` and ``destination`` are, under the names that
+    flows and events have for both. ``port_end`` is the last port of a range, else None.
     """
 
     id: int | None
     priority: int | None
     source: str
     destination: str
+    sender: str
+    receiver: str
     protocol: str
     port: int | None
     port_end: int | None
@@ -110,7 +113,8 @@ class Policy:
 
 
 def _default(source: str, destination: str, action: str) -> Policy:
-    return Policy(None, None, source, destination, "any", None, None, None, action)
+    ends = source, destination
+    return Policy(None, None, *ends, *ends, "any", None, None, None, action)
 
 
 def _defaults(reject: bool) -> list[Policy]:
@@ -199,6 +203,8 @@ def read_policies(view: View) -> list[Policy]:
             priority=rule.priority,
             source=str(rule.source),
             destination=str(rule.destination),
+            sender=str(rule.source),
+            receiver=str(rule.destination),
             protocol=rule.protocol,
             port=rule.port or None,
             port_end=rule.port_end or None,

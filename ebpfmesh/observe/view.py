@@ -5,6 +5,7 @@ import contextlib
 import ctypes
 import functools
 from collections.abc import Iterator, Sequence
+from ipaddress import ip_address
 
 from pyroute2 import IPRoute
 
@@ -14,6 +15,7 @@ from ebpfmesh.kernel import interface, remains
 from ebpfmesh.kernel.maps import Maps
 from ebpfmesh.kernel.pins import Pins
 from ebpfmesh.kernel.place import check_place
+from ebpfmesh.kernel.prefixes import packed
 from ebpfmesh.kernel.record import FunctionRow, Kind, Record
 from ebpfmesh.model import groups_of, suggest
 
@@ -62,6 +64,28 @@ class View:
         if name not in known:
             what = f"there is no service {name} in mesh {self.name}"
             raise NotFound(what, hint=suggest(name, known))
+
+    def identity(self, text: str) -> str:
+        """``text`` as rules have it: ``function:NAME``, ``service:NAME``, ``outside:ADDRESS``.
+
+        A plain name is that of a function, of a group or of a service, a plain address is whosever
+        it is; what has a kind already stays. NotFound if nothing has the name.
+        """
+        with contextlib.suppress(ValueError):
+            address = ip_address(text)
+            owners = self.record.owners(packed(address), packed(address))
+            return ":".join(owners[0]) if owners else f"{OUTSIDE}:{address}"
+        if ":" in text or text in ("any", OUTSIDE):
+            return text
+        functions = {*self.groups, *(row.function.name for row in self.functions)}
+        services = {service.name for service in self.record.services()}
+        if text in functions & services:
+            hint = f"say function:{text} or service:{text}"
+            raise UsageError(f"both a function and a service are called {text}", hint=hint)
+        if text not in functions | services:
+            what = f"neither a function nor a service of mesh {self.name} is called {text}"
+            raise NotFound(what, hint=suggest(text, functions | services))
+        return f"{'function' if text in functions else 'service'}:{text}"
 
     @functools.cached_property
     def config(self) -> _abi.Config:

@@ -302,3 +302,27 @@ def test_policy_test_of_an_audited_function(tmp_path: Path) -> None:
     found = data("policy", "test", "camera", "portal")
     assert (found["verdict"], found["audited"], found["reason"]) == ("pass", True, "POLICY")
     assert lines("policy", "test", "camera", "portal")[0].startswith("verdict   pass, would drop")
+
+
+def test_rules_speak_of_names_and_addresses_as_policy_test_does() -> None:
+    (told,) = lines("policy", "add", "camera", "portal")
+    assert told == "+ policy function:camera → service:portal allow"
+    try:
+        found = data("policy", "test", "camera", "portal")
+        assert (found["verdict"], found["sender"]) == ("pass", "camera")
+        rows = data("show", "policies")["policies"]
+        assert ("function:camera", "service:portal") in [(r["sender"], r["receiver"]) for r in rows]
+    finally:
+        (told,) = lines("policy", "del", "camera", "portal")
+    assert told == "- policy function:camera → service:portal allow"
+    address = next(row for row in data("show", "services")["services"])["addresses"][0]
+    (told,) = lines("policy", "add", "198.51.100.7", "phone", "--action", "deny")
+    assert told == "+ policy outside:198.51.100.7/32 → function:phone deny"
+    ebpfmesh("policy", "del", "198.51.100.7", "phone")
+    (told,) = lines("policy", "add", "camera", address)
+    assert "→ service:portal " in told
+    ebpfmesh("policy", "del", "camera", address)
+    error, hint = complaint("policy", "add", "phone", "portl", code=3)
+    assert error == "neither a function nor a service of mesh edge is called portl"
+    assert hint == 'did you mean "portal"?'
+    complaint("policy", "test", "tenant:operator", "portal", code=2)

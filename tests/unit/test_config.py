@@ -460,3 +460,15 @@ def test_so_many_faults_that_not_all_are_told(write) -> None:
     faults = (caught.value, *caught.value.others)
     assert len(faults) == 50
     assert caught.value.more == 2 * 90 - 50  # of each an unknown key and no name
+
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_what_the_example_says_is_the_default_is(tmp_path: Path) -> None:
+    """Its lines that are comments can be taken as they are, and change nothing."""
+    text = (ROOT / "examples/edge.toml").read_text()
+    file = tmp_path / "edge.toml"
+    file.write_text(re.sub(r"^# (\w+ = .*)$", r"\1", text, flags=re.MULTILINE))
+    assert file.read_text() != text
+    assert load(file) == load(ROOT / "examples/edge.toml")
