@@ -32,7 +32,9 @@ def need_packages(what: str) -> None:
     missing = [package for name, package in BENCH_PACKAGES.items() if find_spec(name) is None]
     if missing:
         needs = f"ebpfmesh {what} needs Python packages that are missing: {', '.join(missing)}"
-        raise Unsupported(needs, hint="pip install 'ebpfmesh[bench]'")
+        raise Unsupported(
+            needs, hint="pip install 'ebpfmesh-….whl[bench]'; in a checkout: make setup"
+        )
 
 
 def the_mesh() -> str:

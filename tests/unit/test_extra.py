@@ -51,4 +51,4 @@ def test_what_needs_them_says_so_at_once(words: tuple[str, ...]) -> None:
     packages = ", ".join(BENCH_PACKAGES.values())
     error, hint = done.stderr.splitlines()
     assert error.endswith(f"needs Python packages that are missing: {packages}")
-    assert hint == "hint: pip install 'ebpfmesh[bench]'"
+    assert hint == "hint: pip install 'ebpfmesh-….whl[bench]'; in a checkout: make setup"
