@@ -16,7 +16,7 @@ from pcpp import Preprocessor  # type: ignore[import-untyped]
 from pycparser import c_ast
 from pycparser.c_parser import CParser
 
-from ebpfmesh.kernel.source import bpf_dir
+from ebpfmesh.compile.source import bpf_dir
 
 TARGET = Path(__file__).with_name("_abi.py")
 BENCH_TARGET = TARGET.parent / "bench" / "_abi.py"

@@ -7,12 +7,13 @@ from pathlib import Path
 
 from ebpfmesh.apply.live import OnStep, quiet
 from ebpfmesh.apply.programs import load_sources, tc_sources
+from ebpfmesh.compile import compiled
+from ebpfmesh.compile.source import bpf_dir
 from ebpfmesh.errors import MeshError, UsageError
-from ebpfmesh.kernel import compiled, netns, sockets
-from ebpfmesh.kernel.build import Program
+from ebpfmesh.kernel import netns, sockets
 from ebpfmesh.kernel.maps import create_maps
 from ebpfmesh.kernel.pins import Pins
-from ebpfmesh.kernel.source import bpf_dir
+from ebpfmesh.kernel.programs import Program
 from ebpfmesh.model import Limits
 
 

@@ -14,8 +14,9 @@ from pyroute2 import IPRoute
 from ebpfmesh.apply.live import Live, OnStep, changing, quiet
 from ebpfmesh.apply.remove import take_down
 from ebpfmesh.errors import AbiMismatch, MeshError, NotFound
-from ebpfmesh.kernel import cgroup, interface, listener, netns, rcu, record, remains
-from ebpfmesh.kernel.record import Record
+from ebpfmesh.kernel import cgroup, interface, netns, rcu
+from ebpfmesh.state import listener, record, remains
+from ebpfmesh.state.record import Record
 
 
 def gc(on_step: OnStep = quiet) -> list[str]:

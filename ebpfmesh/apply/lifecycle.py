@@ -10,14 +10,15 @@ from ebpfmesh.apply import programs
 from ebpfmesh.apply.live import Live, OnStep, changing, opened, quiet
 from ebpfmesh.apply.remove import take_down
 from ebpfmesh.errors import MeshError, NotFound, UsageError
-from ebpfmesh.kernel import links, netns, pins, remains
+from ebpfmesh.kernel import links, netns, pins
 from ebpfmesh.kernel.maps import create_maps
 from ebpfmesh.kernel.pins import Pins
-from ebpfmesh.kernel.place import check_place, fault
-from ebpfmesh.kernel.record import Record
-from ebpfmesh.kernel.remains import check_home
 from ebpfmesh.model import Function, Mesh, Scope
 from ebpfmesh.plan import Operation, diff
+from ebpfmesh.state import remains
+from ebpfmesh.state.place import check_place, fault
+from ebpfmesh.state.record import Record
+from ebpfmesh.state.remains import check_home
 
 
 def plan(wanted: Mesh) -> tuple[Operation, ...]:

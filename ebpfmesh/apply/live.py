@@ -16,24 +16,17 @@ from pathlib import Path
 from pyroute2 import IPRoute
 
 from ebpfmesh.apply import programs
+from ebpfmesh.apply.control import Control
 from ebpfmesh.errors import AbiMismatch, MeshError, NotFound, UsageError
-from ebpfmesh.kernel import (
-    audit,
-    bpf,
-    cgroup,
-    interface,
-    links,
-    listener,
-    netns,
-    process,
-    rcu,
-    sockets,
-)
+from ebpfmesh.kernel import bpf, cgroup, interface, links, netns, rcu, sockets
 from ebpfmesh.kernel.cgroup import Cgroup, directory_above
-from ebpfmesh.kernel.control import Control
 from ebpfmesh.kernel.maps import Maps
 from ebpfmesh.kernel.pins import Pins
-from ebpfmesh.kernel.place import (
+from ebpfmesh.model import Function, Mesh, Policy, Service, Timeouts
+from ebpfmesh.plan import Operation
+from ebpfmesh.runtime import process
+from ebpfmesh.state import audit, listener
+from ebpfmesh.state.place import (
     HOOKS,
     cgroup_of,
     check_place,
@@ -42,9 +35,7 @@ from ebpfmesh.kernel.place import (
     group_of,
     log_file,
 )
-from ebpfmesh.kernel.record import RUN, FunctionRow, Place, Record, locked
-from ebpfmesh.model import Function, Mesh, Policy, Service, Timeouts
-from ebpfmesh.plan import Operation
+from ebpfmesh.state.record import RUN, FunctionRow, Place, Record, locked
 
 FILES = 128  # more than a change ever has open: all maps, a compiler's pipes, some sockets
 OnStep = Callable[[str], None]

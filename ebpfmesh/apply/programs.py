@@ -9,11 +9,12 @@ import ctypes
 from collections.abc import Mapping, Sequence
 
 from ebpfmesh import _abi
+from ebpfmesh.compile.build import Build
+from ebpfmesh.compile.source import bpf_dir
 from ebpfmesh.kernel import bpf, sockets
-from ebpfmesh.kernel.build import Build, Program
 from ebpfmesh.kernel.maps import Maps
 from ebpfmesh.kernel.pins import Pins
-from ebpfmesh.kernel.source import bpf_dir
+from ebpfmesh.kernel.programs import Program
 
 TC_CALLS = {
     _abi.CALL_SLOW: "mesh_slow_fn",

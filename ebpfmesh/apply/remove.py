@@ -9,10 +9,11 @@ import contextlib
 
 from ebpfmesh.apply.live import OnStep
 from ebpfmesh.errors import AbiMismatch, MeshError, NotFound, UnreadableRecord
-from ebpfmesh.kernel import cgroup, interface, links, netns, pins, rcu, record, remains, sockets
+from ebpfmesh.kernel import cgroup, interface, links, netns, pins, rcu, sockets
 from ebpfmesh.kernel.pins import Pins
-from ebpfmesh.kernel.record import Record
-from ebpfmesh.kernel.remains import Remains
+from ebpfmesh.state import record, remains
+from ebpfmesh.state.record import Record
+from ebpfmesh.state.remains import Remains
 
 
 def take_down(mesh: str, on_step: OnStep, *, asked: bool = False) -> list[str]:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from ebpfmesh.apply.live import opened
 from ebpfmesh.errors import MeshError, NotFound
-from ebpfmesh.kernel import listener
+from ebpfmesh.state import listener
 
 
 @contextlib.contextmanager

@@ -108,7 +108,7 @@ def exec_(name: str, command: tuple[str, ...]) -> None:
     To change what is inside: ip netns exec ebpfmesh.MESH.NAME COMMAND.
     """
     from ebpfmesh import apply
-    from ebpfmesh.kernel import process
+    from ebpfmesh.runtime import process
 
     need_change("exec")
     command = command[1:] if command[0] == "--" else command

@@ -16,10 +16,10 @@ from pathlib import Path
 
 from ebpfmesh.errors import MissingPrivilege
 from ebpfmesh.kernel import bpf, netns, probe
-from ebpfmesh.kernel.build import Program
 from ebpfmesh.kernel.cgroup import Hierarchies
 from ebpfmesh.kernel.maps import Maps
 from ebpfmesh.kernel.pins import Pins
+from ebpfmesh.kernel.programs import Program
 
 PROGRAMS = tuple(Program(f"mesh_{hook}", hook) for hook in bpf.CGROUP_HOOK)
 SO_NETNS_COOKIE = 71

@@ -18,10 +18,10 @@ from scapy.layers.l2 import Ether
 from ebpfmesh import _abi
 from ebpfmesh.errors import MeshError, UsageError
 from ebpfmesh.kernel import bpf
-from ebpfmesh.kernel.place import fault
-from ebpfmesh.kernel.record import FunctionRow
 from ebpfmesh.model import Address, Service
 from ebpfmesh.observe.view import OUTSIDE, View
+from ebpfmesh.state.place import fault
+from ebpfmesh.state.record import FunctionRow
 
 SOMEBODY: dict[int, Address] = {
     4: IPv4Address("203.0.113.1"),

@@ -14,11 +14,11 @@ from datetime import UTC, datetime
 from ipaddress import IPv6Address
 
 from ebpfmesh import _abi
-from ebpfmesh.kernel.record import Kind, Record
 from ebpfmesh.kernel.ring import Ring
 from ebpfmesh.observe.counters import DIRECTIONS
 from ebpfmesh.observe.flows import PROTOCOLS
 from ebpfmesh.observe.view import OUTSIDE, View
+from ebpfmesh.state.record import Kind, Record
 
 KINDS = {kind.name.lower(): kind for kind in _abi.EventKind}
 TICK = 0.5

@@ -8,7 +8,7 @@ from ipaddress import IPv4Address, IPv6Address, ip_address
 
 from ebpfmesh import _abi
 from ebpfmesh.kernel import clock
-from ebpfmesh.kernel.control import PROTOCOL
+from ebpfmesh.kernel.keys import PROTOCOL
 from ebpfmesh.observe.view import OUTSIDE, View
 
 PROTOCOLS = {number: name for name, number in PROTOCOL.items() if number} | {

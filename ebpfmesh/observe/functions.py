@@ -4,10 +4,10 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from ebpfmesh.kernel import process
-from ebpfmesh.kernel.place import Fault, cgroup_of, exit_file, fault
-from ebpfmesh.kernel.record import FunctionRow
 from ebpfmesh.observe.view import View
+from ebpfmesh.runtime import process
+from ebpfmesh.state.place import Fault, cgroup_of, exit_file, fault
+from ebpfmesh.state.record import FunctionRow
 
 State = Fault | Literal["up", "down"]
 

@@ -7,12 +7,14 @@ from collections.abc import Iterator
 
 from ebpfmesh import _abi
 from ebpfmesh.errors import MeshError, NotFound
-from ebpfmesh.kernel import capability, links, listener, remains
-from ebpfmesh.kernel.place import HOOKS, fault
+from ebpfmesh.kernel import links
 from ebpfmesh.model import Limits
 from ebpfmesh.observe import counters, netfilter, objects, rooms
 from ebpfmesh.observe.machine import Check, Status
 from ebpfmesh.observe.view import View, opened
+from ebpfmesh.runtime import capability
+from ebpfmesh.state import listener, remains
+from ebpfmesh.state.place import HOOKS, fault
 
 RULES_SHOWN = 20
 

@@ -12,8 +12,9 @@ from typing import Literal
 
 from pyroute2.nftables.main import NFTables
 
+from ebpfmesh.compile import headers
 from ebpfmesh.errors import MeshError, MissingPrivilege
-from ebpfmesh.kernel import bpf, headers, links, pins, probe
+from ebpfmesh.kernel import bpf, links, pins, probe
 from ebpfmesh.kernel.cgroup import Hierarchies
 from ebpfmesh.observe import privilege
 

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from ebpfmesh import _abi
 from ebpfmesh.errors import NotFound
 from ebpfmesh.kernel import links
-from ebpfmesh.kernel.control import service_keys
-from ebpfmesh.kernel.place import fault
+from ebpfmesh.kernel.keys import service_keys
 from ebpfmesh.model import Service as ServiceModel
 from ebpfmesh.model import ports_text
 from ebpfmesh.observe.view import View, opened
+from ebpfmesh.state.place import fault
 
 
 @dataclass(frozen=True)

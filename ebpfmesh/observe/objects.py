@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from ebpfmesh import _abi
 from ebpfmesh.kernel import bpf, links
-from ebpfmesh.kernel.place import fault
 from ebpfmesh.observe.view import View
+from ebpfmesh.state.place import fault
 
 _TYPES = {
     bpf.PROG_TYPE_SCHED_CLS: "tc",

@@ -4,7 +4,7 @@
 from pathlib import Path
 
 from ebpfmesh.errors import MissingPrivilege
-from ebpfmesh.kernel.capability import BPF, NET_ADMIN, SYS_ADMIN
+from ebpfmesh.runtime.capability import BPF, NET_ADMIN, SYS_ADMIN
 
 _BITS = {"CAP_NET_ADMIN": NET_ADMIN, "CAP_SYS_ADMIN": SYS_ADMIN, "CAP_BPF": BPF}
 READ = ("CAP_BPF", "CAP_NET_ADMIN")

@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ebpfmesh.errors import UsageError
-from ebpfmesh.kernel import interface, netns, process
+from ebpfmesh.kernel import interface, netns
 from ebpfmesh.observe.view import View
+from ebpfmesh.runtime import process
 
 
 @dataclass(frozen=True)

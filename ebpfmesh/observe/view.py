@@ -11,13 +11,14 @@ from pyroute2 import IPRoute
 
 from ebpfmesh import _abi
 from ebpfmesh.errors import NotFound, UsageError
-from ebpfmesh.kernel import interface, remains
+from ebpfmesh.kernel import interface
 from ebpfmesh.kernel.maps import Maps
 from ebpfmesh.kernel.pins import Pins
-from ebpfmesh.kernel.place import check_place
 from ebpfmesh.kernel.prefixes import packed
-from ebpfmesh.kernel.record import FunctionRow, Kind, Record
 from ebpfmesh.model import groups_of, suggest
+from ebpfmesh.state import remains
+from ebpfmesh.state.place import check_place
+from ebpfmesh.state.record import FunctionRow, Kind, Record
 
 OUTSIDE = "outside"
 """Name of id 0: whatever is not a function of the mesh."""

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from ebpfmesh.kernel import compiled
+from ebpfmesh.compile import compiled
 from support.topology import SLOWER
 
 COMMAND = Path(sys.executable).with_name("ebpfmesh")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from ebpfmesh.kernel import compiled
+from ebpfmesh.compile import compiled
 from support.command import complaint, data, ebpfmesh, lines
 from support.topology import leftovers
 

@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 from ebpfmesh._abi import ABI
+from ebpfmesh.compile.build import build
 from ebpfmesh.kernel import bpf, netns
-from ebpfmesh.kernel.build import Program, build
 from ebpfmesh.kernel.pins import Pins
+from ebpfmesh.kernel.programs import Program
 from support.command import ROOT, complaint, data, ebpfmesh, lines
 from support.topology import leftovers, unavailable
 

@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from ebpfmesh.kernel import bpf, cgroup, compiled, netns
+from ebpfmesh.compile import compiled
+from ebpfmesh.kernel import bpf, cgroup, netns
 from ebpfmesh.kernel.pins import Pins
 from support.command import COMMAND, ROOT, data, ebpfmesh, lines
 from support.meshes import TENANTS

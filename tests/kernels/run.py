@@ -28,7 +28,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from ebpfmesh.kernel import compiled
+from ebpfmesh.compile import compiled
 from kernels import verifier
 from kernels.fetch import CACHE, fetched
 from kernels.matrix import Kernel, kernels

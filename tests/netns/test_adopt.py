@@ -12,9 +12,10 @@ import pytest
 
 from ebpfmesh import apply
 from ebpfmesh._abi import Direction, Reason
+from ebpfmesh.compile.build import build
 from ebpfmesh.errors import ForeignProgram, MeshError, NotFound, UsageError
 from ebpfmesh.kernel import bpf, cgroup, interface, links, netns
-from ebpfmesh.kernel.build import Program, build
+from ebpfmesh.kernel.programs import Program
 from ebpfmesh.model import Function, Mesh
 from support import topology
 from support.sockets import carries, connection, connects, listener

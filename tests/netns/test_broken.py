@@ -14,8 +14,8 @@ from ebpfmesh import apply
 from ebpfmesh.errors import MeshError, NotFound
 from ebpfmesh.kernel import interface, netns
 from ebpfmesh.kernel.pins import Pins
-from ebpfmesh.kernel.record import RUN
 from ebpfmesh.model import Mesh
+from ebpfmesh.state.record import RUN
 from support.sockets import connects, listener
 from support.topology import background, collected, in_fn, leftovers, mesh_of, poll, running
 

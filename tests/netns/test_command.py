@@ -13,8 +13,8 @@ from ebpfmesh import apply
 from ebpfmesh.errors import MeshError, NotFound
 from ebpfmesh.kernel import netns
 from ebpfmesh.kernel.cgroup import Cgroup, Hierarchies
-from ebpfmesh.kernel.process import keepers
 from ebpfmesh.model import Mesh
+from ebpfmesh.runtime.process import keepers
 from support.topology import in_fn, mesh_of, running, wait_until
 
 Up = Callable[[str], Mesh]

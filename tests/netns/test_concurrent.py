@@ -12,8 +12,8 @@ import pytest
 
 from ebpfmesh import apply
 from ebpfmesh.errors import UsageError
-from ebpfmesh.kernel.record import RUN, locked
 from ebpfmesh.model import Function, Mesh
+from ebpfmesh.state.record import RUN, locked
 from support.sockets import connects, listener
 from support.topology import leftovers, mesh_of, poll, running
 

@@ -7,8 +7,9 @@ import pytest
 
 from ebpfmesh import apply
 from ebpfmesh.errors import NotFound
-from ebpfmesh.kernel import netns, process
+from ebpfmesh.kernel import netns
 from ebpfmesh.model import Function, Mesh
+from ebpfmesh.runtime import process
 from support import containers
 from support.sockets import carries, connect, connects, listener
 from support.topology import background, in_fn, listening, poll, running

@@ -16,8 +16,9 @@ import pytest
 
 from ebpfmesh import apply
 from ebpfmesh.apply import OnStep
+from ebpfmesh.compile import compiled
 from ebpfmesh.errors import NotFound, UsageError
-from ebpfmesh.kernel import compiled, sockets
+from ebpfmesh.kernel import sockets
 from ebpfmesh.kernel.cgroup import directory_above
 from ebpfmesh.kernel.pins import Pins
 from ebpfmesh.model import Function, Mesh
@@ -195,7 +196,7 @@ def test_creation_killed_while_it_compiles(
         os._exit(0)
 
     def compilers() -> list[str]:
-        listing = ["pgrep", "-f", "ebpfmesh.kernel.loader", "-s", str(child)]
+        listing = ["pgrep", "-f", "ebpfmesh.compile.loader", "-s", str(child)]
         return subprocess.run(listing, capture_output=True, text=True, check=False).stdout.split()
 
     wait_until(compilers, what="the compiler runs")

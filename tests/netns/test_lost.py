@@ -22,8 +22,8 @@ from ebpfmesh import apply
 from ebpfmesh.errors import MeshError, UnreadableRecord
 from ebpfmesh.kernel import interface, links, netns
 from ebpfmesh.kernel.pins import Pins
-from ebpfmesh.kernel.record import RUN
 from ebpfmesh.model import Mesh
+from ebpfmesh.state.record import RUN
 from support.command import COMMAND, ROOT, ebpfmesh
 from support.killing import killed_at, steps_of
 from support.sockets import connects, listener

@@ -9,8 +9,8 @@ from ebpfmesh import _abi, apply
 from ebpfmesh.kernel import sockets
 from ebpfmesh.kernel.maps import Maps
 from ebpfmesh.kernel.pins import Pins
-from ebpfmesh.kernel.record import RUN
 from ebpfmesh.model import Mesh
+from ebpfmesh.state.record import RUN
 from support.sockets import connects, listener
 from support.topology import collected, in_fn, mesh_of, running
 

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from ebpfmesh.compile.build import build
 from ebpfmesh.kernel import bpf, pins
-from ebpfmesh.kernel.build import Program, build
+from ebpfmesh.kernel.programs import Program
 from ebpfmesh.kernel.ring import BATCH, Ring
 
 SOURCE = """

@@ -13,8 +13,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from ebpfmesh.kernel.headers import CFLAGS, SOURCE_VARIABLE, header_tree
-from ebpfmesh.kernel.source import bpf_dir, flatten
+from ebpfmesh.compile.headers import CFLAGS, SOURCE_VARIABLE, header_tree
+from ebpfmesh.compile.source import bpf_dir, flatten
 
 MAPS = """
 #define MESH_MAP(type, name, key, value, n) BPF_TABLE("hash", key, value, name, 1)

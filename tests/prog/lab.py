@@ -23,11 +23,11 @@ from ebpfmesh import _abi, apply
 from ebpfmesh._abi import Direction, Reason
 from ebpfmesh.apply.programs import load_programs, set_calls
 from ebpfmesh.kernel import bpf, interface, netns
-from ebpfmesh.kernel.build import Program
 from ebpfmesh.kernel.maps import Maps, tenant_ids
 from ebpfmesh.kernel.pins import Pins
-from ebpfmesh.kernel.record import Record
+from ebpfmesh.kernel.programs import Program
 from ebpfmesh.model import Function, Identity, Limits, Mesh, Policy, Service
+from ebpfmesh.state.record import Record
 from support.packets import Peer
 
 NAME = "lab"

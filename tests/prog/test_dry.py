@@ -4,7 +4,7 @@
 import pytest
 
 from ebpfmesh._abi import Direction, Reason
-from ebpfmesh.kernel.record import Record
+from ebpfmesh.state.record import Record
 from prog import changes, table_drop, table_error, table_forward, table_fragment, table_to_function
 from prog.lab import NAME, NOBODY, STATE, TC, TO_FN, Answer, Drop, Hook, Lab, peer, policy, service
 from prog.rows import Row, prepare

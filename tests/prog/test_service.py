@@ -10,7 +10,7 @@ import pytest
 from ebpfmesh import _abi
 from ebpfmesh._abi import Direction, Reason
 from ebpfmesh.kernel import maglev
-from ebpfmesh.kernel.control import service_keys
+from ebpfmesh.kernel.keys import service_keys
 from ebpfmesh.kernel.maps import maglev_rows
 from ebpfmesh.model import Service
 from prog import changes

@@ -23,8 +23,8 @@ from ebpfmesh._abi import Direction, Reason
 from ebpfmesh.kernel import cgroup, netns, pins
 from ebpfmesh.kernel.maps import Maps, tenant_ids
 from ebpfmesh.kernel.pins import Pins
-from ebpfmesh.kernel.record import RUN, Record, all_records
 from ebpfmesh.model import Mesh
+from ebpfmesh.state.record import RUN, Record, all_records
 from kernels.matrix import may_skip
 
 SESSION = "EBPFMESH_TEST_SESSION"

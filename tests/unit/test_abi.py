@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from ebpfmesh import _abi, abi
-from ebpfmesh.kernel.source import bpf_dir
+from ebpfmesh.compile.source import bpf_dir
 
 
 @pytest.fixture

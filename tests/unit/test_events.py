@@ -18,7 +18,7 @@ from ebpfmesh import _abi
 from ebpfmesh._abi import EventKind, Reason
 from ebpfmesh.cli import events as cli
 from ebpfmesh.errors import UsageError
-from ebpfmesh.kernel.control import packed
+from ebpfmesh.kernel.keys import packed
 from ebpfmesh.observe.capture import Capture, comment
 from ebpfmesh.observe.events import Event, Stream
 

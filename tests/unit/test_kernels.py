@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from ebpfmesh.kernel import compiled
+from ebpfmesh.compile import compiled
 from kernels import fetch, matrix, verifier
 from kernels.report import Report
 from support import topology

@@ -14,7 +14,7 @@ from ebpfmesh import _abi, errors
 from ebpfmesh.cli import output
 from ebpfmesh.cli.mesh import CHANGES
 from ebpfmesh.kernel import clock
-from ebpfmesh.kernel.control import packed
+from ebpfmesh.kernel.keys import packed
 from ebpfmesh.model import Identity, Mesh, Policy
 from ebpfmesh.observe import counters, flows, mesh, objects, privilege
 from ebpfmesh.observe.view import View

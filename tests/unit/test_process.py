@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from ebpfmesh.errors import MeshError, NotFound
-from ebpfmesh.kernel import process
 from ebpfmesh.kernel.cgroup import Cgroup
+from ebpfmesh.runtime import process
 
 MEBIBYTE = 1 << 20
 

@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from ebpfmesh.apply.lifecycle import within
 from ebpfmesh.config import edit
 from ebpfmesh.errors import MeshError
-from ebpfmesh.kernel import record as module
 from ebpfmesh.kernel.prefixes import block_of
-from ebpfmesh.kernel.record import Entry, Place, Record
 from ebpfmesh.model import Function, Identity, Limits, Mesh, Policy, Scope, Service
 from ebpfmesh.plan import diff
+from ebpfmesh.state import record as module
+from ebpfmesh.state.record import Entry, Place, Record
 
 pytestmark = pytest.mark.unit
 

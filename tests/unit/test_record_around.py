@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from ebpfmesh.config import edit
-from ebpfmesh.kernel import record
-from ebpfmesh.kernel.record import Place, Record
 from ebpfmesh.model import Mesh, Policy, Scope
 from ebpfmesh.plan import diff
+from ebpfmesh.state import record
+from ebpfmesh.state.record import Place, Record
 
 MESH = Mesh.model_validate_json("""{"name": "edge",
 "functions": [

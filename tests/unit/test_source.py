@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from ebpfmesh.compile import source
+from ebpfmesh.compile.source import bpf_dir, flatten
 from ebpfmesh.errors import MeshError
-from ebpfmesh.kernel import source
-from ebpfmesh.kernel.source import bpf_dir, flatten
 
 MARKER = re.compile(r'^#line (\d+) "(.*)"$')
 ENTRIES = ("mesh_tc.c", "mesh_xdp.c")

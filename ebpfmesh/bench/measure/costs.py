@@ -19,8 +19,9 @@ from pathlib import Path
 from ebpfmesh import apply
 from ebpfmesh.bench.sample import Sample
 from ebpfmesh.bench.topology import make_namespace
+from ebpfmesh.compile import compiled
 from ebpfmesh.errors import CommandFailed
-from ebpfmesh.kernel import compiled, interface, netns
+from ebpfmesh.kernel import interface, netns
 from ebpfmesh.kernel.maps import Maps
 from ebpfmesh.kernel.pins import Pins
 from ebpfmesh.model import Function, Hook, Mesh

@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Literal, TypeAlias
 
 from ebpfmesh.bench.topology import attach_at
+from ebpfmesh.compile import build
+from ebpfmesh.compile.source import bpf_dir
 from ebpfmesh.errors import ForeignProgram, NotFound
-from ebpfmesh.kernel import bpf, build, netns
-from ebpfmesh.kernel.source import bpf_dir
+from ebpfmesh.kernel import bpf, netns
+from ebpfmesh.kernel.programs import Program
 
 Hook = Literal["tc", "xdp"]
 Place: TypeAlias = tuple[Path, str]
@@ -36,7 +38,7 @@ def build_pinned(
     """
     build.build(
         bpf_dir() / "bench" / source,
-        [build.Program(name, hook) for name, hook in programs.items()],
+        [Program(name, hook) for name, hook in programs.items()],
         pin_to=pins,
         defines=defines or {},
         pin_maps=tables,

@@ -19,8 +19,10 @@ from ebpfmesh.bench.topology import (
     set_offload,
 )
 from ebpfmesh.bench.workload import Target
-from ebpfmesh.kernel import bpf, build, netns, probe
-from ebpfmesh.kernel.source import bpf_dir
+from ebpfmesh.compile import build
+from ebpfmesh.compile.source import bpf_dir
+from ebpfmesh.kernel import bpf, netns, probe
+from ebpfmesh.kernel.programs import Program
 
 BRIDGE = "bridge0"
 LOOPBACK, NO_MAC = 1, "00:00:00:00:00:00"
@@ -136,7 +138,7 @@ class RedirectPeer(DataPath):
         stack.callback(pins.rmdir)
         build.build(
             bpf_dir() / "bench" / "redirect_peer.c",
-            [build.Program(name, "tc") for name in programs],
+            [Program(name, "tc") for name in programs],
             pin_to=pins,
             defines=_redirect_defines(client, server),
         )

@@ -11,12 +11,13 @@ from ebpfmesh import apply
 from ebpfmesh.bench.paths.base import Change, DataPath, counted
 from ebpfmesh.bench.topology import INSIDE, Host, Member, address4, attach_at, make_namespace
 from ebpfmesh.bench.workload import SMALLEST, Scale
+from ebpfmesh.compile.build import build
+from ebpfmesh.compile.source import bpf_dir
 from ebpfmesh.config import edit
 from ebpfmesh.kernel import bpf, interface, links, netns, probe
-from ebpfmesh.kernel.build import Program, build
 from ebpfmesh.kernel.maps import Maps
 from ebpfmesh.kernel.pins import Pins
-from ebpfmesh.kernel.source import bpf_dir
+from ebpfmesh.kernel.programs import Program
 from ebpfmesh.model import Mesh, Policy, Service
 
 

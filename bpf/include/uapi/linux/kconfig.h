@@ -2,7 +2,7 @@
 /*
  * Stands in for the kernel's own linux/kconfig.h, which BCC includes before
  * every program. It lets network programs compile on machines without kernel
- * headers: ebpfmesh/kernel/headers.py joins this directory with the user-space
+ * headers: ebpfmesh/compile/headers.py joins this directory with the user-space
  * headers of linux-libc-dev into the tree that BCC takes for a kernel source.
  *
  * BCC's helpers use a few kernel-only types; they are defined here and nowhere

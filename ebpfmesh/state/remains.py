@@ -14,10 +14,11 @@ from pyroute2 import IPRoute
 
 from ebpfmesh import _abi
 from ebpfmesh.errors import AbiMismatch, NotFound, UnreadableRecord
-from ebpfmesh.kernel import bpf, cgroup, interface, links, netns, pins, record
+from ebpfmesh.kernel import bpf, cgroup, interface, links, netns, pins
 from ebpfmesh.kernel.cgroup import Cgroup
 from ebpfmesh.kernel.pins import Pins
-from ebpfmesh.kernel.record import Record
+from ebpfmesh.state import record
+from ebpfmesh.state.record import Record
 
 
 @dataclass(frozen=True)

@@ -21,10 +21,9 @@ from typing import Literal, Self
 from pydantic import TypeAdapter
 
 from ebpfmesh.errors import MeshError, MissingPrivilege, NotFound
-from ebpfmesh.kernel import private, tables
+from ebpfmesh.kernel import private
 from ebpfmesh.kernel.pins import Pins
 from ebpfmesh.kernel.prefixes import Block, block_of, packed
-from ebpfmesh.kernel.tables import LOCK_SECONDS, Entry, Kind, Tables
 from ebpfmesh.model import (
     Address,
     Function,
@@ -36,6 +35,8 @@ from ebpfmesh.model import (
     Service,
     port_prefixes,
 )
+from ebpfmesh.state import tables
+from ebpfmesh.state.tables import LOCK_SECONDS, Entry, Kind, Tables
 
 __all__ = ["Entry", "FunctionRow", "Kind", "Place", "Record", "all_records", "locked"]
 RUN = Path("/run/ebpfmesh")

@@ -8,34 +8,26 @@ flows they have judged before once ``commit`` has raised the epoch.
 import ctypes
 import functools
 import math
-import socket
 from collections.abc import Iterable, Mapping
 from typing import Literal, cast
 
 from ebpfmesh import _abi
 from ebpfmesh.errors import MeshError
-from ebpfmesh.kernel import clock, maglev, prefixes, rooms
+from ebpfmesh.kernel import clock, maglev, rooms
 from ebpfmesh.kernel.interface import Plugged
+from ebpfmesh.kernel.keys import PROTOCOL, packed, prefix_key, service_keys
 from ebpfmesh.kernel.maps import Maps, maglev_rows, tenant_ids
 from ebpfmesh.kernel.prefixes import block_of
-from ebpfmesh.kernel.record import Entry, Kind, Record
 from ebpfmesh.model import (
     Action,
-    Address,
     Function,
     Identity,
     Policy,
     Service,
     Timeouts,
-    port_prefixes,
 )
+from ebpfmesh.state.record import Entry, Kind, Record
 
-PROTOCOL = {
-    "any": 0,
-    "icmp": socket.IPPROTO_ICMP,
-    "tcp": socket.IPPROTO_TCP,
-    "udp": socket.IPPROTO_UDP,
-}
 _IDENTITY = {
     "any": _abi.Identity.ANY,
     "function": _abi.Identity.FUNCTION,
@@ -440,23 +432,3 @@ def _kind(identity: Identity) -> str:
 def ticks(seconds: int) -> int:
     """Seconds in the unit of the programs' clock: a jiffy without its last bits, rounded up."""
     return math.ceil(seconds * clock.hz() / (1 << _abi.TICK_SHIFT))
-
-
-def prefix_key(name: str) -> _abi.PrefixKey:
-    """The key of a prefix in mesh_prefix."""
-    length, first = block_of(name)
-    return _abi.PrefixKey(length=length, address=_abi.Address.from_buffer_copy(first))
-
-
-def packed(address: Address) -> _abi.Address:
-    """An address as the programs have it: IPv4 as ::ffff:a.b.c.d."""
-    return _abi.Address.from_buffer_copy(prefixes.packed(address))
-
-
-def service_keys(service: Service) -> list[_abi.ServiceKey]:
-    """Keys of a service in mesh_service, for each of its addresses one or, of a range, some."""
-    return [
-        _abi.ServiceKey(address=packed(address), port=port, protocol=PROTOCOL[protocol], depth=bits)
-        for address, first, last, protocol in service.frontends
-        for port, bits in port_prefixes(first, last)
-    ]

@@ -7,23 +7,16 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import IO, Self, cast
 
+from ebpfmesh.compile import compiled
 from ebpfmesh.errors import MeshError, MissingPrivilege, Unsupported, VerifierRejected
-from ebpfmesh.kernel import compiled
+from ebpfmesh.kernel.programs import Program
 
 NO_BCC = 5  # exit code of the loader
 COMPILE_SECONDS = 900  # under emulation two minutes are not enough
-
-
-@dataclass(frozen=True)
-class Program:
-    """A function of a C file that is loaded as a program of its own."""
-
-    name: str
-    type: str  # tc, xdp, or a key of bpf.CGROUP_HOOK
 
 
 class Build:
@@ -49,7 +42,7 @@ class Build:
             "pin_maps": list(pin_maps),
         }
         self._loader = subprocess.Popen(  # -P: no module of the working directory
-            [sys.executable, "-P", "-m", "ebpfmesh.kernel.loader"],
+            [sys.executable, "-P", "-m", "ebpfmesh.compile.loader"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

@@ -19,9 +19,9 @@ from typing import NoReturn
 
 from ebpfmesh.errors import MeshError, NotFound
 from ebpfmesh.kernel import netns, private
-from ebpfmesh.kernel.capability import confine
 from ebpfmesh.kernel.cgroup import Cgroup
 from ebpfmesh.kernel.pins import mount
+from ebpfmesh.runtime.capability import confine
 
 CLONE_NEWNS = 0x00020000
 MS_RDONLY, MS_BIND, MS_SLAVE = 1, 0x1000, 0x4000 | (1 << 19)

@@ -7,10 +7,10 @@ from typing import Any
 
 from ebpfmesh import _abi
 from ebpfmesh.kernel import sockets
-from ebpfmesh.kernel.control import packed, prefix_key, service_keys
+from ebpfmesh.kernel.keys import packed, prefix_key, service_keys
 from ebpfmesh.kernel.maps import Maps, tenant_ids
-from ebpfmesh.kernel.record import Record
 from ebpfmesh.model import Service
+from ebpfmesh.state.record import Record
 
 
 def differences(maps: Maps, record: Record) -> list[str]:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""The compiler, as a process of its own: ``python -m ebpfmesh.kernel.loader``.
+"""The compiler, as a process of its own: ``python -m ebpfmesh.compile.loader``.
 
 The only module that imports bcc. LLVM is a hundred megabytes that would never leave a process, and
-BCC is not thread-safe, so ``ebpfmesh.kernel.build`` runs this once for each source file. It reads
+BCC is not thread-safe, so ``ebpfmesh.compile.build`` runs this once for each source file. It reads
 a Request as JSON from stdin, compiles, loads and pins, and exits 0; on failure the last line of
 stderr is the error, and what precedes it the log of clang or the verifier.
 """
@@ -16,10 +16,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from ebpfmesh.kernel import bpf, compiled
-from ebpfmesh.kernel.headers import CFLAGS, SOURCE_VARIABLE, header_tree
+from ebpfmesh.compile import compiled
+from ebpfmesh.compile.headers import CFLAGS, SOURCE_VARIABLE, header_tree
+from ebpfmesh.compile.source import flatten
+from ebpfmesh.kernel import bpf
 from ebpfmesh.kernel.pins import detached_tmpfs
-from ebpfmesh.kernel.source import flatten
 
 NO_BCC = 5
 PR_SET_PDEATHSIG = 1  # with the parent gone nobody wants the programs
@@ -34,7 +35,7 @@ KINDS: dict[str, dict[str, int]] = {
     hook: {"prog_type": bpf.PROG_TYPE_CGROUP_SOCK_ADDR, "attach_type": number}
     for hook, number in bpf.CGROUP_HOOK.items()
 }
-"""Arguments of BCC for a program, by the ``type`` of ``build.Program``."""
+"""Arguments of BCC for a program, by the ``type`` of ``programs.Program``."""
 
 
 def main() -> int:

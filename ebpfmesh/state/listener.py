@@ -12,7 +12,7 @@ from pathlib import Path
 
 from ebpfmesh import _abi
 from ebpfmesh.kernel.maps import Maps
-from ebpfmesh.kernel.record import Record
+from ebpfmesh.state.record import Record
 
 KEY = "listener"
 

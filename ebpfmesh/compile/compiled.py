@@ -22,10 +22,10 @@ from pathlib import Path
 from stat import S_ISDIR, S_IWGRP, S_IWOTH
 from typing import Self
 
+from ebpfmesh.compile.headers import CFLAGS, header_links
+from ebpfmesh.compile.source import flatten
 from ebpfmesh.errors import UsageError
 from ebpfmesh.kernel import bpf
-from ebpfmesh.kernel.headers import CFLAGS, header_links
-from ebpfmesh.kernel.source import flatten
 
 VARIABLE = "EBPFMESH_COMPILED"
 BESIDE = Path(sys.prefix) / "share" / "ebpfmesh" / "compiled"

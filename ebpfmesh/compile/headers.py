@@ -10,8 +10,8 @@ linked when they are needed. Compiling is faster too, as there is less to read.
 import sysconfig
 from pathlib import Path
 
+from ebpfmesh.compile.source import bpf_dir
 from ebpfmesh.errors import Unsupported
-from ebpfmesh.kernel.source import bpf_dir
 
 SOURCE_VARIABLE = "BCC_KERNEL_SOURCE"
 """Environment variable that must name the tree *before* bcc is imported or compiles anything."""

@@ -10,7 +10,7 @@ from ebpfmesh.errors import NotFound
 from ebpfmesh.kernel import interface, links, netns
 from ebpfmesh.kernel.cgroup import Cgroup
 from ebpfmesh.kernel.pins import Pins
-from ebpfmesh.kernel.record import FunctionRow, Place, Record
+from ebpfmesh.state.record import FunctionRow, Place, Record
 
 Fault = Literal["", "unfinished", "interface gone", "namespace gone", "programs missing"]
 
