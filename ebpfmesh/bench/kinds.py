@@ -8,9 +8,11 @@ from typing import Literal
 from ebpfmesh.bench.workload import MAX_FUNCTIONS, MAX_RULES, MAX_SERVICES, MIN_FUNCTIONS
 
 MANY_FLOWS = 100_000
+NEW_FLOWS = 1_000_000
+"""So many that a table of ``workload.LIMITS`` has forgotten a flow when it comes again."""
 BY_CPU = "-cpu"
 """End of a kind's name that tells another once more, by CPU time."""
-Source = Literal["frames", "sockets", "connections", "changes", ""]
+Source = Literal["frames", "verdicts", "sockets", "connections", "changes", ""]
 """What a path must carry (``paths.DataPath.carries``); empty for what comes along with another."""
 
 
@@ -37,6 +39,11 @@ def _pps(title: str, **settings: object) -> Kind:
     return Kind(f"packets per second{title}", "Mpps", True, "pps", "frames", settings)
 
 
+def _refused(what: str, why: str) -> Kind:
+    title = f"packets per second that {what}, refused"
+    return Kind(title, "Mpps", True, "refused", "verdicts", {"why": why})
+
+
 def _changes(what: str, do: str, how: str = "") -> Kind:
     title = f"{what} added per second{how and ', ' + how}"
     return Kind(title, "1/s", True, "change", "changes", {"kind": do})
@@ -55,6 +62,9 @@ _FRAMES = {
     "pps-answered": _pps(", answered flow", answered=True),
     "pps-syn": _pps(", TCP SYN", protocol="syn"),
     "pps-100000-flows": _pps(", 100\N{NARROW NO-BREAK SPACE}000 flows", flows=MANY_FLOWS),
+    "pps-new-flows": _pps(", each the first of a flow", flows=NEW_FLOWS),
+    "pps-spoofed": _refused("claim another's address", "spoofed"),
+    "pps-denied": _refused("no policy allows", "denied"),
     "pps-ipv6": _pps(", IPv6", version=6),
     "pps-events": _pps(", `events` on", listener="events"),
     "pps-capture": _pps(", `capture` on", listener="capture"),

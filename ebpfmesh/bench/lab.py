@@ -14,7 +14,7 @@ from pathlib import Path
 
 from ebpfmesh.bench import tools, workload
 from ebpfmesh.bench.kinds import AXES, KINDS
-from ebpfmesh.bench.measure import attach, changes, load, traffic
+from ebpfmesh.bench.measure import attach, changes, load, refused, traffic
 from ebpfmesh.bench.measure.connect import Connector
 from ebpfmesh.bench.measure.pps import PacketRate, measure_pps
 from ebpfmesh.bench.measure.update import Updates
@@ -51,6 +51,7 @@ class Lab:
         self._connector = Connector(stack)
         self._takers: dict[str, Callable[..., Sample]] = {
             "pps": partial(measure_pps, self._rate),
+            "refused": partial(refused.measure, self._rate),
             "stream": traffic.stream,
             "rr": traffic.rr,
             "http": traffic.http,

@@ -28,7 +28,7 @@ DIRECTORY = Path(__file__).with_name("scenarios")
 QUICK_ROUNDS = 3
 QUICK_SECONDS = 0.5
 MAX_ROUNDS = 1000
-BY_PACKETS = ("pps", "connect", "stream", "rr", "http", "load")
+BY_PACKETS = ("pps", "refused", "connect", "stream", "rr", "http", "load")
 """What measures kinds that need nothing of a path but that it carries packets."""
 MAX_PLACES = 64
 

@@ -33,7 +33,7 @@ paths = ["routed", "iptables", "mesh"]
 services = [2]
 
 [[measure]]
-kinds = ["pps-ipv6", "pps-events", "pps-capture", "add-rule-command"]
+kinds = ["pps-ipv6", "pps-events", "pps-capture", "pps-spoofed", "pps-denied", "add-rule-command"]
 seconds = 0.01
 paths = ["mesh"]
 services = [2]

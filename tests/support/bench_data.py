@@ -36,6 +36,7 @@ LISTS = {"iptables": 0.02, "iptables-legacy": 0.01, "iptables-each-packet": 0.03
 """What an entry of a list costs, as a part of the time for a packet."""
 MESH = {
     "pps": 2.6, "pps-answered": 2.6, "pps-syn": 1.1, "pps-100000-flows": 1.6, "pps-ipv6": 2.4,
+    "pps-new-flows": 0.4, "pps-spoofed": 2.5, "pps-denied": 1.25,
     "pps-events": 1.7, "pps-capture": 0.9, "stream": 22.0, "stream-two-cores": 24.0, "rr": 12.0,
     "rr-p99": 21.0, "rr-p999": 48.0, "connect": 21000.0, "http": 41000.0, "http-short": 9800.0,
     "add-service": 900.0, "add-rule": 700.0, "add-service-command": 4.1, "add-rule-command": 4.3,

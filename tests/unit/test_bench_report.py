@@ -339,6 +339,20 @@ def test_fits_are_told_where_a_load_was_measured(results: Results) -> None:
     assert not sections.fits(results).rows
 
 
+def test_what_a_packet_costs_is_told_by_how_far_it_goes() -> None:
+    """ns by CPU time: 1000 by millions per CPU second, and what that is more in each round."""
+    kinds = {"pps-cpu": (2.0, 1.0), "pps-new-flows-cpu": (0.5, 0.4), "pps-denied-cpu": (1.0, 0.5)}
+    lines = tuple(
+        Measurement(number, kind, "mesh", "services", 1, value, "raw/x")
+        for kind, values in kinds.items()
+        for number, value in enumerate(values * 3, 1)
+    )
+    found = dataclasses.replace(bench_data.made("flow-cost"), measurements=lines)
+    rows = [(row[1].brief, row[2].sort, row[4].sort) for row in sections.stages(found).cells]
+    assert rows == [("pps", 750, 0), ("pps-denied", 1500, 750), ("pps-new-flows", 2250, 1500)]
+    assert not sections.stages(bench_data.made("pps")).rows
+
+
 def test_a_wide_table_is_turned_on_a_terminal() -> None:
     names = tuple(f">c{number}" for number in range(12))
     section = Section("t", ("path", *names), (("mesh", *map(float, range(12))),))

@@ -20,8 +20,6 @@ Place: TypeAlias = tuple[Path, str]
 """A network namespace and the name of an interface in it."""
 ATTACH_XDP = 37
 """BPF_XDP of enum bpf_attach_type, linux/include/uapi/linux/bpf.h."""
-XDP_GENERIC = 1 << 1
-"""XDP_FLAGS_SKB_MODE, linux/include/uapi/linux/if_link.h."""
 
 
 def build_pinned(

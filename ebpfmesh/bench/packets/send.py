@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from pyroute2 import IPRoute
+from pyroute2.netlink.rtnl.ifinfmsg import IFF_UP
 
 from ebpfmesh.bench.packets.frames import Frames, Protocol, least_size
 from ebpfmesh.bench.packets.generator import MAX_RUN, Entry, Generator
@@ -34,7 +35,7 @@ VIRTUAL = ("veth", "tun", "netkit")
 NOBODY = "02:eb:9f:00:00:fe"
 """Source of frames into an interface whose other end is not to be found."""
 FIRST = Path("/proc/1/ns/net")
-UP = 1
+
 FIRST_RUN = 4096
 RUN_SECONDS = 0.1
 """What a system call should take, so that time is kept and Ctrl-C is heard."""
@@ -145,7 +146,7 @@ def look_up(ip: IPRoute, name: str, namespace: Path) -> Device:
         peer_mac=_peer_mac(ip, link, name),
         mtu=link.get_attr("IFLA_MTU"),
         kind=info.get_attr("IFLA_INFO_KIND") if info else None,
-        up=bool(link["flags"] & UP),
+        up=bool(link["flags"] & IFF_UP),
     )
 
 

@@ -18,7 +18,7 @@ from ebpfmesh.errors import CommandFailed, Unsupported
 from ebpfmesh.kernel import netns
 from ebpfmesh.model import Mesh, Policy, Service
 
-Source = Literal["sockets", "frames", "connections", "changes"]
+Source = Literal["sockets", "frames", "verdicts", "connections", "changes"]
 PROBE_SECONDS = 30
 
 
@@ -42,7 +42,8 @@ class DataPath(ABC):
     carries: ClassVar[frozenset[Source]]
     """What can use it: programs with ``sockets`` in two functions; ``frames`` that the kernel's
     generator makes; ``connections`` of the client in the kernel, which needs checksums to stay
-    unfinished all the way, as a stack leaves them; ``changes``: a service or a rule can be added.
+    unfinished all the way, as a stack leaves them; ``changes``: a service or a rule can be added;
+    ``verdicts``: it counts what it refuses, by reason.
     """
     entry: ClassVar[Literal["stack", "redirect"]] = "stack"
     """How generated frames enter: as received by the client's host-side veth, or by XDP redirect
@@ -75,6 +76,10 @@ class DataPath(ABC):
         Here it is what was sent to functions by whatever stands in the host namespace.
         """
         return counted(self.host.netns, "tx", self.host.interfaces())
+
+    def dropped(self, reason: str) -> int:
+        """How many packets it has refused for a reason of the mesh, by name."""
+        raise Unsupported(f"{self.name} does not tell {reason}")
 
     def processes(self) -> tuple[int, ...]:
         """Ids of the processes that work for the path, besides the kernel."""

@@ -34,7 +34,7 @@ class OtherBuild(DataPath):
     """The mesh of the checkout in ``directory``; made by ``beside``."""
 
     has_services = True
-    carries = frozenset({"sockets", "frames", "connections"})
+    carries = frozenset({"sockets", "frames", "verdicts", "connections"})
     directory: ClassVar[Path]
 
     def __init__(self, mesh: Mesh, scale: Scale = SMALLEST) -> None:
@@ -77,6 +77,11 @@ class OtherBuild(DataPath):
         """See DataPath; what functions sent and the mesh let pass, as the other build shows it."""
         with netns.entered(self.host.netns):
             return sum(row["tx_packets"] for row in self._shown("meters"))
+
+    def dropped(self, reason: str) -> int:
+        """See DataPath."""
+        with netns.entered(self.host.netns):
+            return sum(row["packets"] for row in self._shown("drops") if row["reason"] == reason)
 
     def _shown(self, what: str) -> Any:
         shown = self._run("--json", "--mesh", self.mesh.name, "show", what)

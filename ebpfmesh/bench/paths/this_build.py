@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from ebpfmesh import apply
+from ebpfmesh._abi import Reason
 from ebpfmesh.bench.paths.base import Change, DataPath, counted
 from ebpfmesh.bench.topology import INSIDE, Host, Member, address4, attach_at, make_namespace
 from ebpfmesh.bench.workload import SMALLEST, Scale
@@ -26,7 +27,7 @@ class MeshPath(DataPath):
 
     name = "mesh"
     has_services = True
-    carries = frozenset({"sockets", "frames", "connections", "changes"})
+    carries = frozenset({"sockets", "frames", "verdicts", "connections", "changes"})
 
     def __init__(self, mesh: Mesh, scale: Scale = SMALLEST) -> None:
         super().__init__(mesh.model_copy(update={"name": f"{mesh.name}-{scale}"}), scale)
@@ -73,6 +74,11 @@ class MeshPath(DataPath):
         """See DataPath; what functions sent and the mesh let pass, by its meters."""
         meters = Maps(Pins(self.mesh.name))["mesh_meter"]
         return sum(meter.tx_packets for _, meter in meters.filled())
+
+    def dropped(self, reason: str) -> int:
+        """See DataPath."""
+        drops = Maps(Pins(self.mesh.name))["mesh_drops"]
+        return sum(drop.packets for key, drop in drops.items() if key.reason == Reason[reason])
 
     def add_service(self, service: Service) -> Change:
         """See DataPath."""

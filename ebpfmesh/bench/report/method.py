@@ -16,6 +16,10 @@ TAKES = {
         "arrived. They are 64 bytes long and one flow, unless said otherwise, and one-way, so that "
         "connection tracking never calls the flow established, unless it is said to be answered."
     ),
+    "refused": (
+        "Packets refused: frames made in the same way, which the mesh drops and counts under the "
+        "reason that was meant, each of them, or the measurement does not count."
+    ),
     "stream": "TCP bulk: iperf3, one connection unless said otherwise, as the receiver counts it.",
     "rr": (
         "Half round trip: sockperf ping-pong over one TCP connection, a message at a time; "

@@ -26,7 +26,8 @@ from ebpfmesh.bench.stats.analyse import SUBJECT, Cost, Ratio
 from ebpfmesh.bench.words import count
 
 SECTIONS: tuple[Callable[[Results], Section], ...] = (
-    sections.ratios, sections.inner_ratios, sections.fits, sections.costs, sections.policy,
+    sections.ratios, sections.inner_ratios, sections.stages, sections.fits, sections.costs,
+    sections.policy,
 )  # fmt: skip
 """The tables of a report, in its order; one without rows is left out."""
 RATIO_COLUMNS = (

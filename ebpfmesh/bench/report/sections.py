@@ -7,17 +7,18 @@ A further table is a function in ``report.SECTIONS``.
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import groupby
+from itertools import groupby, product
 from typing import Literal, Protocol
 
 from rich.table import Table
 from rich.text import Text
 
-from ebpfmesh.bench.kinds import AXES, KINDS
+from ebpfmesh.bench.kinds import AXES, BY_CPU, KINDS, MANY_FLOWS
 from ebpfmesh.bench.report.pictures import places
 from ebpfmesh.bench.results import Results
 from ebpfmesh.bench.stats import analyse, fit
 from ebpfmesh.bench.stats.analyse import COSTS, Figure, Ratio
+from ebpfmesh.bench.stats.intervals import of_median
 from ebpfmesh.bench.words import between, capital, compact, count, number, percent, place, short
 
 Tone = Literal["", "good", "bad", "unclear"]
@@ -186,6 +187,35 @@ def fits(results: Results) -> Section:
     """How the CPU of each path follows the load."""
     found = fit.table(results)
     return Section(*found) if found else Section("", (), ())
+
+
+STAGES = {
+    "pps": "a packet of a flow that is known",
+    "pps-100000-flows": f"one of {count(MANY_FLOWS)} flows in turn, which no cache holds",
+    "pps-spoofed": "refused: parsed, and its sender known",
+    "pps-denied": "refused: its service and the policy looked up besides",
+    "pps-new-flows": "the first of a flow: allowed, kept in two entries for which others make room",
+}
+"""Kinds that end at a stage of what a packet may meet, and what that is."""
+
+
+def stages(results: Results) -> Section:
+    """What a packet costs by how far it goes, and what more that is than one of a known flow."""
+    found, rows = analyse.values(results), []
+    for path, at in product(results.paths, (0, 1)):
+        known = found.get(("pps" + BY_CPU, path, "services", at), {})
+        for order, (kind, what) in enumerate(STAGES.items()):
+            by_round = found.get((kind + BY_CPU, path, "services", at), {})
+            if common := known.keys() & by_round:
+                stage = Cell(what, order, brief=kind)
+                cost = of_median([1e3 / by_round[n] for n in common])
+                more = of_median([1e3 / by_round[n] - 1e3 / known[n] for n in common])
+                rows.append((path, stage, cost.value, interval(cost), more.value, interval(more)))
+    if not any(row[1].brief == "pps-new-flows" for row in rows):
+        return Section("", (), ())
+    columns = ("path", "what", ">ns of CPU", ">interval", ">more than known", ">interval ")
+    note = "By CPU time, with what making the packet and, if it arrives, counting it takes."
+    return Section("What a packet costs, stage by stage", columns, tuple(rows), note)
 
 
 def policy(results: Results) -> Section:
