@@ -8,7 +8,11 @@ from typing import Final, NamedTuple
 be16 = c_uint16.__ctype_be__
 be32 = c_uint32.__ctype_be__
 
-ABI: Final = 3
+ABI: Final = 0x46beb35
+MEANING: Final = 1
+GATEWAY4: Final = 0xa9fe0101
+GATEWAY6_FIRST: Final = 0xfe800000
+GATEWAY6_LAST: Final = 1
 HEADERS_MAX: Final = 256
 EXTENSIONS_MAX: Final = 6
 IFINDEX_BITS: Final = 24
@@ -18,6 +22,8 @@ PREFIXES: Final = 5
 POLICY_DEPTHS: Final = 18
 EPOCH_SLOW: Final = 0x80000000
 DRY_RUN: Final = 0xeb9fd27
+DRY_AUDITED: Final = 0x80000000
+DRY_REJECTED: Final = 0x40000000
 ANSWER: Final = 0xeb9fa25
 ANSWERS: Final = 64
 TICK_SHIFT: Final = 8
@@ -148,6 +154,17 @@ class EventKind(IntEnum):
     DROP = 1
     FLOW = 2
     VERDICT = 4
+
+
+class Dry(IntEnum):
+    """enum mesh_dry."""
+
+    REASON = 0
+    RULE = 1
+    RECEIVER = 2
+    SERVICE = 3
+    PORT = 4
+    WORDS = 5
 
 
 class Count(IntEnum):

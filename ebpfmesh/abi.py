@@ -7,6 +7,7 @@ implicit padding, and writes the same as ctypes. A tool of the project's develop
 it.
 """
 
+import hashlib
 import re
 import sys
 from io import StringIO
@@ -38,6 +39,7 @@ PREFIXES = {
     "mesh_event_kind": "MESH_EVENT_",
     "mesh_count": "MESH_COUNT_",
     "mesh_room_kind": "MESH_ROOM_",
+    "mesh_dry": "MESH_DRY_",
 }
 # A map becomes a variable whose type and initialiser carry its row through the parser.
 PRELUDE = """
@@ -110,8 +112,22 @@ def generate(include: Path) -> str:
             out.append(_struct(kind, sizes))
         elif isinstance(node, c_ast.Decl) and node.name.startswith("map__"):
             rows.append(_map(node))
+    _check_sizes(abi, sizes)
+    # What programs and control plane have to agree about, and no comment.
+    digest = hashlib.sha256("\n".join([*out, *rows]).encode()).hexdigest()
+    out.insert(1, f"ABI: Final = 0x{digest[:7]}")
     out.append("\nREASON_TEXT: Final = {\n" + "".join(_reason_texts(abi)) + "}\n")
     return "\n".join([*out, MAPS_HEAD, *rows, ")\n"])
+
+
+def _check_sizes(text: str, sizes: dict[str, int]) -> None:
+    """Each struct has an assertion below it, which holds the compiler to what is said here."""
+    told = dict(re.findall(r"^_Static_assert\(sizeof\(struct (\w+)\) == (\d+), ", text, re.M))
+    for name in re.findall(r"^struct (\w+) {$", text, flags=re.M):
+        if told.get(name) != str(sizes[name]):
+            raise SystemExit(
+                f'write: _Static_assert(sizeof(struct {name}) == {sizes[name]}, "padding");'
+            )
 
 
 MAPS_HEAD = '''

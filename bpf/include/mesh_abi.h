@@ -12,8 +12,16 @@
 
 #include <linux/types.h>
 
-/* Part of the path of every pin. Raise it when a layout or a meaning below changes. */
-#define MESH_ABI 3
+/*
+ * Raise it when a meaning below changes and nothing else does: it is part of the path of every pin,
+ * by a hash of all that is generated from here.
+ */
+#define MESH_MEANING 1
+
+/* The gateway's addresses inside every function, 169.254.1.1 and fe80::1; host order. */
+#define MESH_GATEWAY4 0xa9fe0101
+#define MESH_GATEWAY6_FIRST 0xfe800000
+#define MESH_GATEWAY6_LAST 1
 
 /* As much of a packet as a program looks at: Ethernet, IP with options, an ICMP error, its quote. */
 #define MESH_HEADERS_MAX 256
@@ -41,6 +49,8 @@
 
 /* In a packet's mark, in BPF_PROG_TEST_RUN only: judge, and change nothing (see context_is_dry()). */
 #define MESH_DRY_RUN 0xeb9fd27
+#define MESH_DRY_AUDITED 0x80000000
+#define MESH_DRY_REJECTED 0x40000000
 
 /* In the mark of an answer to the host, on its way to where the function's packets come in. */
 #define MESH_ANSWER 0xeb9fa25
@@ -175,6 +185,16 @@ enum mesh_event_kind {
 	MESH_EVENT_VERDICT = 4, /* a packet passed */
 };
 
+/* Words of a packet's cb[], in BPF_PROG_TEST_RUN only: what is answered to MESH_DRY_RUN. */
+enum mesh_dry {
+	MESH_DRY_REASON, /* and the question: enum mesh_direction */
+	MESH_DRY_RULE,
+	MESH_DRY_RECEIVER,
+	MESH_DRY_SERVICE, /* and MESH_DRY_AUDITED, MESH_DRY_REJECTED */
+	MESH_DRY_PORT,	  /* host order */
+	MESH_DRY_WORDS
+};
+
 /* What is counted for `doctor`. */
 enum mesh_count {
 	MESH_COUNT_FLOW_MADE,	  /* flows that got a place as established ones */
@@ -192,6 +212,7 @@ enum mesh_room_kind { MESH_ROOM_FLOW, MESH_ROOM_HALF, MESH_ROOM_FRAGMENT, MESH_R
 struct mesh_address {
 	__be32 word[4];
 };
+_Static_assert(sizeof(struct mesh_address) == 16, "padding");
 
 /*
  * The one record of what changes for all packets at once. The fast path asks `epoch` alone;
@@ -210,6 +231,7 @@ struct mesh_config {
 	__be32 hairpin4;      /* stands for a function that reaches itself through a service */
 	__be32 hairpin6[4];
 };
+_Static_assert(sizeof(struct mesh_config) == 196, "padding");
 
 /* A function, by its id. ifindex 0: there is none of this id. */
 struct mesh_function {
@@ -222,6 +244,7 @@ struct mesh_function {
 	__be32 address6[4]; /* ::: none */
 	__u32 group;	    /* 0: none */
 };
+_Static_assert(sizeof(struct mesh_function) == 44, "padding");
 
 struct mesh_service_key {
 	struct mesh_address address;
@@ -229,6 +252,7 @@ struct mesh_service_key {
 	__u8 protocol;
 	__u8 depth; /* leading bits of the port that count: 16, or fewer for a part of a range */
 };
+_Static_assert(sizeof(struct mesh_service_key) == 20, "padding");
 
 struct mesh_service {
 	__u32 row;   /* first of its rows in mesh_maglev */
@@ -237,11 +261,13 @@ struct mesh_service {
 	__u16 shift; /* its functions' port minus its own, modulo 2^16; host order */
 	__u32 flags; /* enum mesh_service_flag */
 };
+_Static_assert(sizeof(struct mesh_service) == 16, "padding");
 
 /* Part of a Maglev table: ids of functions. */
 struct mesh_maglev_row {
 	__u16 function[MESH_MAGLEV_ROW];
 };
+_Static_assert(sizeof(struct mesh_maglev_row) == 512, "padding");
 
 struct mesh_policy_key {
 	__u32 source;	   /* identity */
@@ -250,6 +276,7 @@ struct mesh_policy_key {
 	__u8 protocol;	   /* 0: any; ICMPv6 has the number and the types of ICMP */
 	__u8 depth;	   /* 0: any protocol and port; else one more than the bits of the port */
 };
+_Static_assert(sizeof(struct mesh_policy_key) == 12, "padding");
 
 struct mesh_policy {
 	__u32 rule;	/* for people: which rule said so */
@@ -257,17 +284,20 @@ struct mesh_policy {
 	__u8 action;	/* enum mesh_action */
 	__u8 pad;
 };
+_Static_assert(sizeof(struct mesh_policy) == 8, "padding");
 
 /* Key of mesh_prefix; prefixes of IPv4 are 96 bits longer, as its addresses are written. */
 struct mesh_prefix_key {
 	__u32 length;
 	struct mesh_address address;
 };
+_Static_assert(sizeof(struct mesh_prefix_key) == 20, "padding");
 
 struct mesh_prefix {
 	__u32 id;    /* of the identity */
 	__u32 wider; /* 1 + length of the next wider prefix there is, 0: none */
 };
+_Static_assert(sizeof(struct mesh_prefix) == 8, "padding");
 
 /*
  * The interface and the addresses of a packet as it arrives. origin is
@@ -282,6 +312,7 @@ struct mesh_flow4_key {
 	__be16 destination_port;
 	__u32 origin;
 };
+_Static_assert(sizeof(struct mesh_flow4_key) == 16, "padding");
 
 struct mesh_flow6_key {
 	__be32 source[4];
@@ -290,6 +321,7 @@ struct mesh_flow6_key {
 	__be16 destination_port;
 	__u32 origin;
 };
+_Static_assert(sizeof(struct mesh_flow6_key) == 40, "padding");
 
 /* All that a packet of a judged flow needs. */
 struct mesh_flow {
@@ -307,6 +339,7 @@ struct mesh_flow {
 	__u16 service;		     /* its id */
 	__u32 seen;		     /* tick of the last packet */
 };
+_Static_assert(sizeof(struct mesh_flow) == 64, "padding");
 
 /*
  * The place of one flow: the keys of its two entries, IPv4 as in mesh_flow6. Of a fragmented
@@ -318,6 +351,7 @@ struct mesh_slot {
 	__u16 turn;   /* how often it was given away */
 	struct mesh_flow6_key key[2];
 };
+_Static_assert(sizeof(struct mesh_slot) == 88, "padding");
 
 /* Neighbouring slots. */
 struct mesh_region {
@@ -325,6 +359,7 @@ struct mesh_region {
 	__u32 count;
 	__u32 hand; /* where the next one is looked for */
 };
+_Static_assert(sizeof(struct mesh_region) == 12, "padding");
 
 /* The slots that a tenant may have of one kind: its own, and those that all may have. */
 struct mesh_room {
@@ -332,6 +367,7 @@ struct mesh_room {
 	struct mesh_region common;
 	__u64 evicted; /* of the tenant's, before their time was over */
 };
+_Static_assert(sizeof(struct mesh_room) == 32, "padding");
 
 /* Who asks whom: the five-tuple of a flow, as the side that opened it sends it. */
 struct mesh_tuple {
@@ -341,6 +377,7 @@ struct mesh_tuple {
 	__be16 destination_port;
 	__u32 protocol;
 };
+_Static_assert(sizeof(struct mesh_tuple) == 40, "padding");
 
 /* Identities of one party; shapes are enum mesh_shape_source or _destination. */
 struct mesh_party {
@@ -349,6 +386,7 @@ struct mesh_party {
 	__u32 port[8]; /* of a receiver: its own, or the service's for rules that name one */
 	__u32 count;
 };
+_Static_assert(sizeof(struct mesh_party) == 100, "padding");
 
 /* Two identities that some rule may join, and the depths such rules have. */
 struct mesh_pair {
@@ -357,6 +395,7 @@ struct mesh_pair {
 	__u32 depths;
 	__u32 port; /* in network order; or ICMP type */
 };
+_Static_assert(sizeof(struct mesh_pair) == 16, "padding");
 
 /* What the policy is asked. */
 struct mesh_question {
@@ -366,6 +405,7 @@ struct mesh_question {
 	__u32 pairs;
 	__u32 protocol;
 };
+_Static_assert(sizeof(struct mesh_question) == 720, "padding");
 
 /* How far a packet has got on the slow path. */
 enum mesh_step {
@@ -407,6 +447,7 @@ struct mesh_judgement {
 	__u16 l4_offset; /* of the packet */
 	struct mesh_question question;
 };
+_Static_assert(sizeof(struct mesh_judgement) == 888, "padding");
 
 /* A datagram's first fragment has the ports, the others have this. */
 struct mesh_fragment_key {
@@ -415,6 +456,7 @@ struct mesh_fragment_key {
 	__u32 id;
 	__u32 origin; /* as in a flow's key; protocol 0 for IPv6, whose first header may not be TCP */
 };
+_Static_assert(sizeof(struct mesh_fragment_key) == 40, "padding");
 
 struct mesh_fragment {
 	__u32 ports;   /* struct pkt's */
@@ -423,6 +465,7 @@ struct mesh_fragment {
 	__u8 pad;
 	__u32 seen; /* tick of the first fragment */
 };
+_Static_assert(sizeof(struct mesh_fragment) == 12, "padding");
 
 /* A stream socket of a function that asked for a service and was connected to a backend of it. */
 struct mesh_socket {
@@ -434,12 +477,14 @@ struct mesh_socket {
 	__u16 pad;
 	__u32 ifindex; /* of the backend: its id may be another's one day */
 };
+_Static_assert(sizeof(struct mesh_socket) == 44, "padding");
 
 /* The question of a connect(), which may be interrupted by one on the same CPU. */
 struct mesh_asked {
 	__u32 users; /* only the first may write */
 	struct mesh_judgement judgement;
 };
+_Static_assert(sizeof(struct mesh_asked) == 892, "padding");
 
 /* What is sent to mesh_events; so many bytes of the packet as `captured` says come after it. */
 struct mesh_event {
@@ -459,17 +504,20 @@ struct mesh_event {
 	__u8 pad[3];
 	struct mesh_tuple tuple; /* as the packet has it; zero where it was not parsed */
 };
+_Static_assert(sizeof(struct mesh_event) == 80, "padding");
 
 struct mesh_event_buffer {
 	struct mesh_event event;
 	__u8 data[MESH_SNAP_MAX];
 };
+_Static_assert(sizeof(struct mesh_event_buffer) == 2128, "padding");
 
 /* ICMP messages about packets of a function, and about those that the host sent it. */
 struct mesh_answers {
 	__u32 tick[2]; /* by enum mesh_direction: when the last one was sent */
 	__u32 sent[2]; /* in that tick */
 };
+_Static_assert(sizeof(struct mesh_answers) == 16, "padding");
 
 /* What a function sent to and received from one tenant; slot = function * tenants + tenant. */
 struct mesh_meter {
@@ -478,6 +526,7 @@ struct mesh_meter {
 	__u64 rx_packets;
 	__u64 rx_bytes;
 };
+_Static_assert(sizeof(struct mesh_meter) == 32, "padding");
 
 struct mesh_drop_key {
 	__u32 function; /* id of the function whose interface it was, 0: none */
@@ -486,14 +535,17 @@ struct mesh_drop_key {
 	__u8 audited;	/* 1: it passed, because the receiver is in audit */
 	__u8 pad;
 };
+_Static_assert(sizeof(struct mesh_drop_key) == 8, "padding");
 
 struct mesh_drop {
 	__u64 packets;
 	__u64 bytes;
 };
+_Static_assert(sizeof(struct mesh_drop) == 16, "padding");
 
 struct mesh_count_value {
 	__u64 value;
 };
+_Static_assert(sizeof(struct mesh_count_value) == 8, "padding");
 
 #endif

@@ -14,10 +14,6 @@
 #include "lib/flow.h"
 #include "lib/verdict.h"
 
-/* The gateway's addresses inside every function: 169.254.1.1 and fe80::1 (kernel/interface.py). */
-#define GATEWAY4 bpf_htonl(0xa9fe0101)
-#define GATEWAY6_FIRST bpf_htonl(0xfe800000)
-#define GATEWAY6_LAST bpf_htonl(1)
 #define ANSWER_TTL 64
 
 /*
@@ -239,7 +235,8 @@ HOT int answer_icmp4(CTX *ctx, const struct mesh_judgement *j, __u32 quoted)
 		return -1;
 	e->eth.h_proto = bpf_htons(ETH_P_IP);
 	answer_ipv4(&e->ip, length, IPPROTO_ICMP,
-		    j->direction == MESH_FROM_FN ? GATEWAY4 : e->quote.daddr, e->quote.saddr);
+		    j->direction == MESH_FROM_FN ? bpf_htonl(MESH_GATEWAY4) : e->quote.daddr,
+		    e->quote.saddr);
 	__builtin_memset(&e->icmp, 0, sizeof(e->icmp));
 	e->icmp.type = j->verdict == MESH_TTL ? ICMP_TIME_EXCEEDED : ICMP_DEST_UNREACH;
 	if (j->verdict != MESH_TTL)
@@ -252,7 +249,8 @@ HOT int answer_icmp6(CTX *ctx, const struct mesh_judgement *j, __u32 quoted)
 {
 	struct icmp_error6 *e;
 	__u32 length = sizeof(e->icmp) + sizeof(e->quote) + quoted, sum;
-	struct in6_addr source = { .s6_addr32 = { GATEWAY6_FIRST, 0, 0, GATEWAY6_LAST } };
+	struct in6_addr source = { .s6_addr32 = { bpf_htonl(MESH_GATEWAY6_FIRST), 0, 0,
+						  bpf_htonl(MESH_GATEWAY6_LAST) } };
 
 	if (answer_make_room(ctx, sizeof(e->eth) + sizeof(e->quote) + quoted,
 			     sizeof(e->ip) + sizeof(e->icmp)))

@@ -182,7 +182,7 @@ HOT int context_is_dry(CTX *ctx)
 /* Which way the packet that is asked about goes, enum mesh_direction. */
 HOT __u32 context_question(CTX *ctx)
 {
-	return CONTEXT_FIELD(ctx, cb[0]);
+	return CONTEXT_FIELD(ctx, cb[MESH_DRY_REASON]);
 }
 
 /* What verdict_answer() sent to the host comes by once more, as if from the function. */

@@ -83,11 +83,12 @@ HOT int verdict_dry(CTX *ctx, const struct mesh_judgement *j, __u32 reason)
 #ifdef MESH_XDP
 	return XDP_PASS;
 #else
-	ctx->cb[0] = reason;
-	ctx->cb[1] = j->rule;
-	ctx->cb[2] = j->receiver;
-	ctx->cb[3] = j->service | (__u32)j->audited << 31 | (__u32)j->rejected << 30;
-	ctx->cb[4] = bpf_ntohs(j->target_port);
+	ctx->cb[MESH_DRY_REASON] = reason;
+	ctx->cb[MESH_DRY_RULE] = j->rule;
+	ctx->cb[MESH_DRY_RECEIVER] = j->receiver;
+	ctx->cb[MESH_DRY_SERVICE] = j->service | (j->audited ? MESH_DRY_AUDITED : 0) |
+				    (j->rejected ? MESH_DRY_REJECTED : 0);
+	ctx->cb[MESH_DRY_PORT] = bpf_ntohs(j->target_port);
 	return reason ? TC_ACT_SHOT : TC_ACT_OK;
 #endif
 }

@@ -59,7 +59,7 @@ _DESTINATION = {
     "prefix": _abi.ShapeDestination.PREFIX,
     "group": _abi.ShapeDestination.GROUP,
 }
-_TIMEOUTS = ("handshake", "established", "closing", "udp", "icmp")  # as enum mesh_timeout
+_TIMEOUTS = [one.name.lower() for one in _abi.Timeout if one is not _abi.Timeout.MESH_TIMEOUTS]
 _ONLY = ctypes.c_uint32(0)  # key of mesh_config
 _DEPTHS = 32  # more than there are: shape * _DEPTHS + depth is one number
 

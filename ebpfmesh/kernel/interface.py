@@ -23,12 +23,14 @@ from typing import Any
 from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
+from ebpfmesh import _abi
 from ebpfmesh.errors import MeshError, NotFound
 from ebpfmesh.kernel import netns, rtnl
 from ebpfmesh.model import Address, Function, Mesh, Network
 
 GATEWAY_MAC = "02:eb:9f:00:00:01"
-GATEWAY4, GATEWAY6 = IPv4Address("169.254.1.1"), IPv6Address("fe80::1")
+GATEWAY4 = IPv4Address(_abi.GATEWAY4)
+GATEWAY6 = IPv6Address(_abi.GATEWAY6_FIRST << 96 | _abi.GATEWAY6_LAST)
 DEFAULT: dict[int, Network] = {4: IPv4Network("0.0.0.0/0"), 6: IPv6Network("::/0")}
 LOOPBACK = 1  # its index in every namespace
 GROUPS = 0x65620000  # the first interface group that may be ours for a moment

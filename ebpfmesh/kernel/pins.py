@@ -38,7 +38,7 @@ class Pins:
     @property
     def root(self) -> Path:
         """What this version of ebpfmesh may use."""
-        return self.top / f"v{ABI}"
+        return self.top / f"v{ABI:x}"
 
     @property
     def maps(self) -> Path:
@@ -87,7 +87,7 @@ class Pins:
         if self.top.is_dir() and not self.root.is_dir():
             found = ", ".join(sorted(path.name for path in self.top.glob("v*"))) or "nothing"
             raise AbiMismatch(
-                f"mesh {self.mesh} is pinned as {found}, this version uses v{ABI}",
+                f"mesh {self.mesh} is pinned as {found}, this version uses v{ABI:x}",
                 hint="take it down with the version that made it, or remove it: ebpfmesh gc",
             )
 

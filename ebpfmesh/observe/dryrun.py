@@ -211,10 +211,12 @@ def _answer(
     ports: tuple[int | None, int | None],
 ) -> Answer:  # fmt: skip
     """What verdict.h wrote into the control block."""
-    number, rule, receiver, service, target = struct.unpack_from("=5I", context, SKB_CB)
-    audited, rejected = bool(service >> 31), bool(service >> 30 & 1)
-    service &= 0xFFFF
-    reason = _abi.Reason(number)
+    words = struct.unpack_from(f"={_abi.Dry.WORDS}I", context, SKB_CB)
+    rule, receiver, target = (words[at] for at in (_abi.Dry.RULE, _abi.Dry.RECEIVER, _abi.Dry.PORT))
+    service = words[_abi.Dry.SERVICE] & 0xFFFF
+    audited = bool(words[_abi.Dry.SERVICE] & _abi.DRY_AUDITED)
+    rejected = bool(words[_abi.Dry.SERVICE] & _abi.DRY_REJECTED)
+    reason = _abi.Reason(words[_abi.Dry.REASON])
     passes = audited or reason == _abi.Reason.OK
     if audited:
         reason = _abi.Reason.POLICY

@@ -210,12 +210,12 @@ def test_a_map_of_another_layout(up: Path) -> None:
 
 def test_pins_of_another_version(up: Path) -> None:
     pins = Pins("edge")
-    other = pins.top / f"v{ABI + 1}"
+    other = pins.top / f"v{ABI + 1:x}"
     pins.root.rename(other)
     try:
         for words in (("up", up), ("show", "mesh"), ("detach", "one")):
             error, hint = complaint(*words, code=7)
-            assert f"v{ABI + 1}" in error
+            assert f"v{ABI + 1:x}" in error
             assert hint
     finally:
         other.rename(pins.root)

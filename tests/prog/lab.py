@@ -347,10 +347,11 @@ class Lab:
         struct.pack_into("=I", context, CB, direction)
         run = bpf.prog_test_run(self._programs[SLOW], frame, context=bytes(context))
         assert run.packet == frame
-        reason, rule, receiver, service, port = struct.unpack_from("=5I", run.context, CB)
+        words = struct.unpack_from(f"={_abi.Dry.WORDS}I", run.context, CB)
+        reason, rule, receiver, service, port = words
         assert TC.word(run.verdict) == ("drop" if reason else "pass")
         who = self._functions[receiver]
-        audited, rejected = bool(service >> 31), bool(service >> 30 & 1)
+        audited, rejected = bool(service & _abi.DRY_AUDITED), bool(service & _abi.DRY_REJECTED)
         return Answer(Reason(reason), rule, who, service & 0xFFFF, audited, port, rejected)
 
     def snapshot(self) -> Snapshot:

@@ -46,11 +46,10 @@ def test_generated_file_is_up_to_date(monkeypatch: pytest.MonkeyPatch, headers: 
     [
         # Fields change places, one grows, one is renamed; a number, a text, a map change.
         ("mesh_abi.h", r"(\t__u16 tenant;)\n(\t__u16 flags;)", r"\2\n\1"),
-        ("mesh_abi.h", r"__u8 mac\[6\];(?=\s+/\* of its own)", "__u8 mac[10];"),
         ("mesh_abi.h", r"__u32 strength;", "__u32 force;"),
         ("mesh_abi.h", r"MESH_TTL = 11", "MESH_TTL = 21"),
         ("mesh_abi.h", r"/\* a VLAN tag \*/", "/* a fragment */"),
-        ("mesh_abi.h", r"#define MESH_ABI \d+", "#define MESH_ABI 99"),
+        ("mesh_abi.h", r"#define MESH_MEANING \d+", "#define MESH_MEANING 99"),
         ("mesh_maps.h", r'MESH_MAP\("hash", mesh_iface', 'MESH_MAP("array", mesh_iface'),
         ("mesh_maps.h", r"struct mesh_policy, rules\)", "struct mesh_policy, functions)"),
         ("../bench/bench_abi.h", r"(\t__u64 opened;)\n(\t__u64 closed;)", r"\2\n\1"),
@@ -69,7 +68,7 @@ def test_any_change_is_noticed(
 @pytest.mark.parametrize(
     ("field", "where"),
     [
-        (r"\t__u8 protocol;\n\t__u8 depth;.*(?=\n};\n\nstruct mesh_service )", "at the end"),
+        (r"\t__u8 protocol;\n\t__u8 depth;.*(?=\n};\n.*struct mesh_service_key\))", "at the end"),
         (r"\t__u16 tenant;\n", "before address4"),
         (r"\t__u8 rejected;.*\n\t__u8 pad\[3\];\n(?=\tstruct mesh_tuple)", "at the end"),
     ],
@@ -79,6 +78,39 @@ def test_padding_is_refused(headers: Path, field: str, where: str) -> None:
     replace(headers / "mesh_abi.h", field, "")
     with pytest.raises(SystemExit, match=f"implicit padding {where}"):
         abi.generate(headers)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "new"),
+    [
+        (r"__u8 mac\[6\];(?=\s+/\* of its own)", "__u8 mac[10];"),
+        (r"_Static_assert\(sizeof\(struct mesh_function\).*\n", ""),
+    ],
+    ids=["grown", "forgotten"],
+)
+def test_the_compiler_is_held_to_each_size(headers: Path, pattern: str, new: str) -> None:
+    replace(headers / "mesh_abi.h", pattern, new)
+    with pytest.raises(SystemExit, match=r"write: _Static_assert\(sizeof\(struct mesh_function\)"):
+        abi.generate(headers)
+
+
+@pytest.mark.parametrize(
+    ("file", "pattern", "new", "same"),
+    [
+        ("mesh_abi.h", r"(\t__u16 tenant;)\n(\t__u16 flags;)", r"\2\n\1", False),
+        ("mesh_abi.h", r"#define MESH_MEANING \d+", "#define MESH_MEANING 99", False),
+        ("mesh_maps.h", r"struct mesh_policy, rules\)", "struct mesh_policy, functions)", False),
+        ("mesh_abi.h", r"/\* a VLAN tag \*/", "/* a tag */", True),
+        ("mesh_abi.h", r"/\* A function, by its id\.", "/* Whoever it is.", True),
+    ],
+)
+def test_the_number_in_the_path_of_pins(
+    headers: Path, file: str, pattern: str, new: str, same: bool
+) -> None:
+    """Another one for all that a program and its maps must agree about, and for no comment."""
+    replace(headers / file, pattern, new)
+    (number,) = re.findall(r"^ABI: Final = (0x\w+)$", abi.generate(headers), re.MULTILINE)
+    assert (int(number, 16) == _abi.ABI) is same
 
 
 def test_every_reason_is_explained() -> None:
