@@ -45,6 +45,7 @@ lint: setup-lint ## style, import layers, licence lines, names in comments, drif
 		| sed 's/$$/: no SPDX line/' | grep .
 	scripts/names.py
 	$(BIN)/python -m ebpfmesh.abi --check
+	$(BIN)/python -m ebpfmesh.config.reference --check
 	@$(MAKE) -s -C vagrant validate
 
 types: setup-test ## mypy --strict
@@ -107,6 +108,9 @@ abi: setup-test ## generate ebpfmesh/_abi.py from bpf/include/mesh_abi.h
 wheel: setup-test ## build dist/: the sdist, and from it the wheel
 	rm -rf dist build/again
 	$(BUILD) dist
+
+docs: setup-test ## generate docs/mesh-file.md from the models
+	$(BIN)/python -m ebpfmesh.config.reference
 
 format: setup-lint ## format Python and C in place
 	$(BIN)/ruff check --fix .

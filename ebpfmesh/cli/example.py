@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""The command that gives a mesh file to begin with."""
+"""What helps to write a mesh file: one to begin with, and the schema of all."""
 
+import json
 from pathlib import Path
 
 import click
@@ -34,6 +35,26 @@ def example() -> None:
             output.echo(line)
 
 
+@click.command(
+    cls=Command,
+    examples=(
+        "ebpfmesh schema >mesh.schema.json",
+        "ebpfmesh schema | python3 -m json.tool | less",
+        "ebpfmesh schema | grep -c examples",
+    ),
+)
+def schema() -> None:
+    """Print a JSON schema of mesh files, for editors.
+
+    With `#:schema ./mesh.schema.json` in its first line an editor checks a file while you write
+    it, and tells what each key is for. docs/mesh-file.md is the same for people.
+    """
+    from ebpfmesh.config import reference
+
+    for line in json.dumps(reference.schema(), indent=2).splitlines():
+        output.echo(line)
+
+
 def _file() -> Path:
     """In ``examples/`` of a checkout, ``ebpfmesh/_examples`` once installed."""
     package = Path(__file__).resolve().parents[1]
@@ -43,4 +64,4 @@ def _file() -> Path:
     raise MeshError("the example is missing", hint="install ebpfmesh again: pip install .")
 
 
-COMMANDS = (example,)
+COMMANDS = (example, schema)

@@ -10,6 +10,7 @@ from pydantic import (
     BeforeValidator,
     Field,
     PlainValidator,
+    WithJsonSchema,
     model_validator,
 )
 
@@ -95,6 +96,17 @@ def _ports(value: object) -> tuple[int, int]:
     return parse_ports(value)
 
 
+_ADDRESS = {"type": "string", "anyOf": [{"format": "ipv4"}, {"format": "ipv6"}]}
+_PREFIX = {"type": "string", "pattern": r"^[0-9a-fA-F.:]+(/[0-9]+)?$"}
+_PORT = {"type": "integer", "minimum": 1, "maximum": 65535}
+_RANGE = {"type": "string", "pattern": "^[0-9]{1,5}-[0-9]{1,5}$"}
+
+
+def _one_or_two(item: dict[str, Any]) -> WithJsonSchema:
+    both = {"type": "array", "items": item, "minItems": 1, "maxItems": 2}
+    return WithJsonSchema({"anyOf": [item, both]})
+
+
 _Addresses = Annotated[
     tuple[Annotated[Address, PlainValidator(parse_address)], ...],
     Field(
@@ -104,6 +116,7 @@ _Addresses = Annotated[
     ),
     BeforeValidator(_listed),
     AfterValidator(_one_per_family),
+    _one_or_two(_ADDRESS),
 ]
 _Prefixes = Annotated[
     tuple[Annotated[Network, PlainValidator(parse_prefix)], ...],
@@ -114,17 +127,20 @@ _Prefixes = Annotated[
     ),
     BeforeValidator(_listed),
     AfterValidator(_one_per_family),
+    _one_or_two(_PREFIX),
 ]
-
-
+_PORTS = 'a port from 1 to 65535, or a range such as "8000-8099"'
 _Ports = Annotated[
     tuple[int, int],
     PlainValidator(_ports),
-    Field(description='a port from 1 to 65535, or a range such as "8000-8099"'),
+    Field(description=_PORTS),
+    WithJsonSchema({"anyOf": [_PORT, _RANGE]}),
 ]
 
 
-class _MeshTable(Model):
+class MeshTable(Model):
+    """The table [mesh]."""
+
     name: MeshName
     limits: Limits = Field(default=Limits(), description="a table, such as {functions = 2048}")
     timeouts: Timeouts = Field(default=Timeouts(), description="a table, such as {udp = 30}")
@@ -134,7 +150,9 @@ class _MeshTable(Model):
     reject: bool = Field(default=False, description="true or false")
 
 
-class _FunctionTable(FunctionSettings):
+class FunctionTable(FunctionSettings):
+    """A table [[function]]."""
+
     name: Name
     replicas: int | None = Field(
         default=None, ge=1, le=65535, description="an integer from 1 to 65535"
@@ -157,11 +175,13 @@ class _FunctionTable(FunctionSettings):
         return self
 
 
-class _ServiceTable(Model):
+class ServiceTable(Model):
+    """A table [[service]]."""
+
     name: Name
     address: _Addresses
     port: _Ports
-    target_port: _Ports | None = None
+    target_port: _Ports | None = Field(default=None, description=_PORTS)
     protocol: Literal["tcp", "udp"] = Field(default="tcp", description='"tcp" or "udp"')
     functions: Annotated[tuple[Name, ...], BeforeValidator(few)] = Field(
         min_length=1, strict=False, description="an array of the names of functions"
@@ -177,21 +197,25 @@ class _ServiceTable(Model):
         return self
 
 
-class _PolicyTable(PolicySettings):
+class PolicyTable(PolicySettings):
+    """A table [[policy]]."""
+
     source: Source = Field(alias="from", description='such as "tenant:op-a" or "any"')
     destination: Destination = Field(alias="to", description='such as "service:decoder"')
-    port: _Ports | None = None
+    port: _Ports | None = Field(default=None, description=_PORTS)
 
 
-class _MeshFile(Model):
-    mesh: _MeshTable = Field(description="a table [mesh] with a name")
-    function: tuple[_FunctionTable, ...] = Field(
+class MeshFile(Model):
+    """A mesh file."""
+
+    mesh: MeshTable = Field(description="a table [mesh] with a name")
+    function: tuple[FunctionTable, ...] = Field(
         default=(), strict=False, description="tables, each under [[function]]"
     )
-    service: tuple[_ServiceTable, ...] = Field(
+    service: tuple[ServiceTable, ...] = Field(
         default=(), strict=False, description="tables, each under [[service]]"
     )
-    policy: tuple[_PolicyTable, ...] = Field(
+    policy: tuple[PolicyTable, ...] = Field(
         default=(), strict=False, description="tables, each under [[policy]]"
     )
 
@@ -201,10 +225,10 @@ class _File:
     """The tables of a file that can be understood, by their indices, and what is wrong with it."""
 
     check: Check
-    mesh: _MeshTable
-    functions: dict[int, _FunctionTable]
-    services: dict[int, _ServiceTable]
-    policies: dict[int, _PolicyTable]
+    mesh: MeshTable
+    functions: dict[int, FunctionTable]
+    services: dict[int, ServiceTable]
+    policies: dict[int, PolicyTable]
     besides: frozenset[str]
     """Names that stand in the other tables."""
 
@@ -235,16 +259,16 @@ def _build(values: dict[str, Any]) -> tuple[Mesh, Check]:
 
 def _read(values: dict[str, Any]) -> _File:
     """The tables of a file, each looked at by itself."""
-    check = Check(_MeshFile, values)
+    check = Check(MeshFile, values)
     frame = dict(values)
-    mesh = _MeshTable(name="mesh")
+    mesh = MeshTable(name="mesh")
     if isinstance(values.get("mesh"), dict):
         frame["mesh"] = mesh
-        mesh = check.table(_MeshTable, values["mesh"], ("mesh",)) or mesh
-    functions = _tables(check, "function", _FunctionTable, frame)
-    services = _tables(check, "service", _ServiceTable, frame)
-    policies = _tables(check, "policy", _PolicyTable, frame)
-    check.table(_MeshFile, frame, ())  # what is left there is the shape of the file
+        mesh = check.table(MeshTable, values["mesh"], ("mesh",)) or mesh
+    functions = _tables(check, "function", FunctionTable, frame)
+    services = _tables(check, "service", ServiceTable, frame)
+    policies = _tables(check, "policy", PolicyTable, frame)
+    check.table(MeshFile, frame, ())  # what is left there is the shape of the file
     besides = frozenset(
         table[name]
         for key, made in (("function", functions), ("service", services))
@@ -301,7 +325,7 @@ def _own_names(file: _File) -> dict[int, tuple[str, ...]]:
 
 def _functions(file: _File, parts: Parts, origin: _Origin) -> tuple[Function, ...]:
     """Its functions, replicas and assigned addresses included."""
-    tables: tuple[_FunctionTable | _ServiceTable, ...]
+    tables: tuple[FunctionTable | ServiceTable, ...]
     tables = (*file.functions.values(), *file.services.values())
     used = {address for table in tables for address in table.address}
     own = _own_names(file)

@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping
 from ipaddress import IPv4Address, IPv6Address
 from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema, model_validator
 
 from ebpfmesh.model.base import (
     Address,
@@ -21,6 +21,14 @@ from ebpfmesh.model.base import (
     show,
 )
 
+_MEMORY = WithJsonSchema(
+    {
+        "anyOf": [
+            {"type": "integer", "minimum": 4096},
+            {"type": "string", "pattern": "^[0-9]+[KMGT]?$"},
+        ]
+    }
+)
 Weight = Annotated[int, Field(ge=0, le=100, description="an integer from 0 to 100")]
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 
@@ -98,7 +106,7 @@ class FunctionSettings(Model):
     cpu: float | None = Field(
         default=None, ge=0.01, le=8192, description="a number of CPUs from 0.01 to 8192"
     )
-    memory: Annotated[int, BeforeValidator(_memory)] | None = Field(
+    memory: Annotated[int, BeforeValidator(_memory), _MEMORY] | None = Field(
         default=None, ge=4096, le=1 << 50, description='4096 or more, such as "64M" or "1G"'
     )
     datapath: Literal["tc"] = Field(default="tc", description='"tc"')

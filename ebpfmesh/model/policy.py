@@ -13,6 +13,7 @@ from pydantic import (
     Field,
     PlainSerializer,
     PlainValidator,
+    WithJsonSchema,
     model_validator,
 )
 
@@ -89,8 +90,25 @@ def _sender(identity: Identity) -> Identity:
     return identity
 
 
-Destination = Annotated[Identity, PlainValidator(Identity.parse), PlainSerializer(str)]
-Source = Annotated[Destination, AfterValidator(_sender)]
+def _written(*kinds: str) -> WithJsonSchema:
+    """How identities of these kinds are written, besides those that need no name."""
+    named = rf"({'|'.join(kinds)}):{LABEL[1:-1]}"
+    return WithJsonSchema({"type": "string", "pattern": rf"^(any|outside(:.+)?|{named})$"})
+
+
+Destination = Annotated[
+    Identity,
+    PlainValidator(Identity.parse),
+    PlainSerializer(str),
+    _written("function", "group", "tenant", "service"),
+]
+Source = Annotated[
+    Identity,
+    PlainValidator(Identity.parse),
+    PlainSerializer(str),
+    AfterValidator(_sender),
+    _written("function", "group", "tenant"),
+]
 
 
 Match = tuple[Identity, Identity, Protocol, int, int, int | None]

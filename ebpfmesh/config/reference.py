@@ -1,0 +1,254 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""What a mesh file may hold, for people and for editors, from the models that read it.
+
+``markdown`` is docs/mesh-file.md: ``python -m ebpfmesh.config.reference`` writes it, with
+``--check`` it only tells whether it is as it should be. ``schema`` is a JSON schema. Types,
+defaults and bounds are the models'; what a key is for stands here, for each key there is.
+"""
+
+import json
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, get_args
+
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+from ebpfmesh.config.explain import keys_of
+from ebpfmesh.config.file import MeshFile
+from ebpfmesh.model import Parts
+
+SCHEMA = "https://json-schema.org/draft/2020-12/schema"
+PAGE = Path(__file__).parents[2] / "docs" / "mesh-file.md"
+
+_WHERE = "https://toml.io; docs/mesh-file.md tells more"
+_INTRODUCTION = """<!-- Made by `make docs` from the models in ebpfmesh/config/file.py. -->
+# The mesh file
+
+A mesh is a [TOML](https://toml.io) file of at most 4 MiB: one table `[mesh]`, and a table for each
+function, service and policy. `ebpfmesh plan FILE` tells all that is wrong with it, with lines and
+hints, and what `ebpfmesh up FILE` would do; `ebpfmesh example` prints one to begin with.
+
+Editors check a file while it is written, if they know its schema: `ebpfmesh schema
+>mesh.schema.json`, and `#:schema ./mesh.schema.json` in the first line of the file.
+
+Keys, tables or values that are not listed here are refused, and so are names that lead nowhere,
+two of one name, and addresses and ports that are taken.
+"""
+_TEXTS = {
+    "mesh": "The mesh as a whole. Prefix, hook and limits cannot change while it is up.",
+    "mesh.limits": "How many entries the maps have room for.",
+    "mesh.timeouts": "How many seconds a flow lives without a packet.",
+    "function": "A container, or with `replicas` a group of containers that are alike.",
+    "service": "An address and a port, or a range of ports, in front of functions.",
+    "policy": "Who may open flows to whom; answers need no rule.",
+}
+"""What each table is."""
+_WITHOUT = {
+    ("mesh", "prefix"): " and ".join(
+        f"`{Parts.model_fields[key].default}`" for key in ("prefix4", "prefix6")
+    ),
+    ("function", "replicas"): "one function, called as the table says",
+    ("function", "address"): "assigned",
+    ("function", "netns"): "one of its own",
+    ("function", "cpu"): "no limit",
+    ("function", "memory"): "no limit",
+    ("service", "target_port"): "`port`",
+    ("service", "weights"): "1 each",
+    ("policy", "port"): "any",
+    ("policy", "icmp_type"): "any",
+}
+"""What holds without a key, where that is no default of the model's."""
+ABOUT: dict[str, dict[str, tuple[str, str]]] = {
+    "mesh": {
+        "name": ("What the mesh is called: in pins, namespaces and `--mesh`.", '"edge"'),
+        "prefix": ("Where functions get addresses from that are given none.", '"198.18.0.0/16"'),
+        "hook": (
+            "How programs are attached; auto: by link where functions send, if the kernel can.",
+            '"clsact"',
+        ),
+        "expedited": (
+            "While the mesh is changed, the kernel's grace periods are shorter, for everybody.",
+            "true",
+        ),
+        "reject": (
+            "Who sends what no rule allows, or what no service or function takes, is told so.",
+            "true",
+        ),
+        "limits": ("How much there is room for.", "{functions = 2048}"),
+        "timeouts": ("How long a flow lives without a packet.", "{udp = 30}"),
+    },
+    "mesh.limits": {
+        "functions": ("Functions, each replica one.", "2048"),
+        "tenants": ("Tenants.", "32"),
+        "services": ("Services; a range of ports counts as the prefixes it is made of.", "64"),
+        "rules": ("Policies; a range of ports counts as the prefixes it is made of.", "65536"),
+        "prefixes": ("Prefixes of the outside that policies name.", "64"),
+        "flows": ("Flows that are remembered; the oldest makes room.", "65536"),
+        "half_open": ("TCP flows of which one side was heard.", "16384"),
+        "fragments": ("Datagrams in fragments that are on their way.", "1024"),
+        "sockets": ("Has no effect any more.", "8192"),
+    },
+    "mesh.timeouts": {
+        "handshake": ("Seconds; TCP until both sides were heard.", "30"),
+        "established": ("Seconds; TCP.", "3600"),
+        "closing": ("Seconds; TCP after both sides closed, or one reset.", "60"),
+        "udp": ("Seconds.", "30"),
+        "icmp": ("Seconds.", "10"),
+    },
+    "function": {
+        "name": ("What it is called, in /etc/hosts of all functions too.", '"web"'),
+        "tenant": ("Functions of one tenant may talk to one another.", '"vendor"'),
+        "replicas": (
+            "As many functions NAME-0, NAME-1, …: a group, which policies and services call NAME.",
+            "2",
+        ),
+        "address": (
+            "Its addresses; without, one of each of the mesh's prefixes, by its name.",
+            '["198.18.0.10", "2001:db8::10"]',
+        ),
+        "netns": (
+            "A network namespace that is there already; without, it gets one of its own.",
+            '"given"',
+        ),
+        "command": ("What runs in it from the beginning.", '["iperf3", "-s"]'),
+        "cpu": ("CPUs it may use.", "0.5"),
+        "memory": ("Bytes it may use; K, M, G and T are powers of 1024.", '"64M"'),
+        "audit": ("What policy would drop on its way in passes, and is counted.", "true"),
+        "datapath": ("Where its packets are handled.", '"tc"'),
+    },
+    "service": {
+        "name": ("What it is called, in /etc/hosts of all functions too.", '"portal"'),
+        "address": ("Where clients reach it.", '"198.18.128.10"'),
+        "port": ("The port clients use, or a range of them.", '"8000-8099"'),
+        "target_port": ("The functions' own; as many. Without: the same.", '"9000-9099"'),
+        "protocol": ("What it speaks.", '"udp"'),
+        "functions": ("Who answers: functions, and groups of replicas.", '["web"]'),
+        "affinity": ("source: a client keeps its function, whatever its port.", '"source"'),
+        "weights": (
+            "Part of the new flows that a function gets, or each of a group; 0 drains it.",
+            "{web = 2, web-1 = 0}",
+        ),
+    },
+    "policy": {
+        "from": (
+            "Who opens a flow: `any`, `outside`, `outside:PREFIX`, `function:NAME`, `tenant:NAME`.",
+            '"function:phone"',
+        ),
+        "to": ("Who receives it: as `from`, or `service:NAME`.", '"service:portal"'),
+        "protocol": ("What it is about.", '"tcp"'),
+        "port": (
+            "The service's, or the receiver's own; or a range. It needs a protocol.",
+            '"8000-8099"',
+        ),
+        "icmp_type": ("With protocol `icmp`.", "8"),
+        "action": ("What it says; reject drops and tells the sender.", '"deny"'),
+        "priority": (
+            "The lowest decides of the rules that match; of equals deny, then reject, then allow.",
+            "10",
+        ),
+    },
+}
+"""What each key of a table is for, and a value for example, as it stands in a file."""
+
+
+def tables() -> Iterator[tuple[str, type[BaseModel]]]:
+    """The tables of a file by name, each with its model."""
+    for name, field in keys_of(MeshFile).items():
+        (model,) = (
+            kind
+            for kind in (field.annotation, *get_args(field.annotation))
+            if isinstance(kind, type) and issubclass(kind, BaseModel)
+        )
+        yield name, model
+        for key, inner in keys_of(model).items():
+            if isinstance(inner.annotation, type) and issubclass(inner.annotation, BaseModel):
+                yield f"{name}.{key}", inner.annotation
+
+
+def markdown() -> str:
+    """The page about mesh files."""
+    lines = [_INTRODUCTION]
+    for name, model in tables():
+        lines += [f"## {_title(name)}", "", _TEXTS[name], "", *_table(name, model), ""]
+    return "\n".join(lines)
+
+
+def _title(name: str) -> str:
+    return f"`[{name}]`" if name.partition(".")[0] == "mesh" else f"`[[{name}]]`"
+
+
+def _keys(name: str, model: type[BaseModel]) -> Iterator[tuple[str, FieldInfo, str, str]]:
+    """Each key of a table, with its field, what it is for, and an example."""
+    keys, about = keys_of(model), ABOUT[name]
+    if keys.keys() != about.keys():
+        wrong = ", ".join(sorted(keys.keys() ^ about.keys()))
+        raise SystemExit(f"{name}: {wrong}: say in {__file__} what each key is for")
+    for key, (text, example) in about.items():
+        yield key, keys[key], text, example
+
+
+def _table(name: str, model: type[BaseModel]) -> Iterator[str]:
+    yield "| key | what it is for | allowed | without it | example |"
+    yield "|---|---|---|---|---|"
+    for key, field, about, example in _keys(name, model):
+        without = _WITHOUT.get((name, key)) or _default(field)
+        yield f"| `{key}` | {about} | {_allowed(field)} | {without} | `{key} = {example}` |"
+
+
+def _allowed(field: FieldInfo) -> str:
+    return (field.description or "").replace("|", "\\|")
+
+
+def _default(field: FieldInfo) -> str:
+    """What holds where a key is left out."""
+    if field.is_required():
+        return "**it is needed**"
+    value = field.get_default()
+    if isinstance(value, BaseModel):
+        return "as below"
+    return f"`{json.dumps(value)}`" if isinstance(value, (str, int)) else "none"
+
+
+def schema() -> dict[str, Any]:
+    """A JSON schema of mesh files."""
+    made = MeshFile.model_json_schema()
+    for name, model in tables():
+        properties = made["$defs"][model.__name__]["properties"]
+        made["$defs"][model.__name__]["description"] = _TEXTS[name].replace("`", "")
+        for key, field in keys_of(model).items():
+            about, example = ABOUT[name][key]
+            allowed = f"{about} Allowed: {field.description}.".replace("`", "")
+            given = tomllib.loads(f"x = {example}")["x"]
+            properties[key] = _given(properties[key]) | {
+                "description": allowed,
+                "examples": [given],
+            }
+    properties = made["properties"]
+    made["properties"] = {key: _given(properties[key]) for key in properties}
+    return {"$schema": SCHEMA, **made, "title": "A mesh file of ebpfmesh", "description": _WHERE}
+
+
+def _given(part: dict[str, Any]) -> dict[str, Any]:
+    """The schema of a key that is there: TOML has no null, and what is left out has no title."""
+    empty = part.get("default") in (None, [], {})
+    gone = {"title", "ge", "le", *(("default",) if empty else ())}
+    part = {key: value for key, value in part.items() if key not in gone}
+    ways = [way for way in part.pop("anyOf", ()) if way != {"type": "null"}]
+    return part | (ways[0] if len(ways) == 1 else {"anyOf": ways} if ways else {})
+
+
+def main(arguments: list[str]) -> str:
+    """Write the page, or say what is wrong with the one there is."""
+    if "--check" not in arguments:
+        PAGE.parent.mkdir(exist_ok=True)
+        PAGE.write_text(markdown())
+    elif not PAGE.exists() or PAGE.read_text() != markdown():
+        return f"{PAGE} is not as the models are: make docs"
+    return ""
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]) or 0)
