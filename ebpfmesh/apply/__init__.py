@@ -1,23 +1,36 @@
 # SPDX-License-Identifier: BSD-2-Clause
 """Changing the kernel: the only way in for the command line, the benchmark and programs.
 
-up(config.load(path)); attach("edge", function); down("edge")
+up(config.load(path)); attach(Request(mesh="edge", name="cache", pid=1234)); down("edge")
 """
 
 from ebpfmesh.apply.ahead import compile_ahead
 from ebpfmesh.apply.collect import gc
-from ebpfmesh.apply.lifecycle import attach, detach, down, edit, plan, up
+from ebpfmesh.apply.lifecycle import (
+    Request,
+    add_function,
+    attach,
+    detach,
+    down,
+    edit,
+    plan,
+    up,
+)
 from ebpfmesh.apply.live import OnStep, opened
+from ebpfmesh.apply.lookup import home
 from ebpfmesh.apply.trace import traced
 
 __all__ = [
     "OnStep",
+    "Request",
+    "add_function",
     "attach",
     "compile_ahead",
     "detach",
     "down",
     "edit",
     "gc",
+    "home",
     "opened",
     "plan",
     "traced",

@@ -5,10 +5,13 @@ import contextlib
 import functools
 import shutil
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 
-from ebpfmesh.apply import programs
+from ebpfmesh.apply import programs, target
 from ebpfmesh.apply.live import Live, OnStep, changing, opened, quiet
+from ebpfmesh.apply.lookup import functions
 from ebpfmesh.apply.remove import take_down
+from ebpfmesh.config.edit import new_function
 from ebpfmesh.errors import MeshError, NotFound, UsageError
 from ebpfmesh.kernel import links, netns, pins
 from ebpfmesh.kernel.maps import create_maps
@@ -17,7 +20,7 @@ from ebpfmesh.model import Function, Mesh, Scope
 from ebpfmesh.plan import Operation, diff
 from ebpfmesh.state import remains
 from ebpfmesh.state.place import check_place, fault
-from ebpfmesh.state.record import Record
+from ebpfmesh.state.record import FunctionRow, Record
 from ebpfmesh.state.remains import check_home
 
 
@@ -136,10 +139,60 @@ def down(mesh: str, on_step: OnStep = quiet) -> list[str]:
         return [f"mesh {mesh}", *take_down(mesh, on_step, asked=True)]
 
 
-def attach(
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What is to become a function.
+
+    One of ``namespace``, ``pid``, ``container`` and ``iface`` says where it is. Without
+    ``addresses`` it is assigned some, or has those of the interface ``iface``, which it keeps;
+    ``force`` attaches beside programs of others there.
+    """
+
+    mesh: str
+    name: str
+    tenant: str = "default"
+    audit: bool = False
+    addresses: tuple[str, ...] = ()
+    namespace: str | None = None
+    pid: int | None = None
+    container: str | None = None
+    iface: str | None = None
+    force: bool = False
+
+
+def attach(request: Request, on_step: OnStep = quiet) -> FunctionRow:
+    """Make a container a function; where it is, and what it is called by.
+
+    All that is chosen and checked is so under the mesh's lock. Raises UsageError for what is taken
+    or cannot be meant, NotFound for what is not there, ForeignProgram as ``add_function``.
+    """
+    with opened(request.mesh, on_step) as live:
+        live.settle()
+        found = target.find(
+            live.record.functions(),
+            namespace=request.namespace,
+            pid=request.pid,
+            container=request.container,
+            iface=request.iface,
+        )
+        function = new_function(
+            live.record.model(),
+            request.name,
+            addresses=request.addresses or found.addresses,
+            tenant=request.tenant,
+            audit=request.audit,
+            netns=found.netns,
+        )
+        step = Operation("add-function", function)
+        live.apply((step,), adopt=found.iface, force=request.force)
+        (row,) = functions(live.record, function.name)
+        return row
+
+
+def add_function(
     mesh: str, function: Function, *, iface: str = "", force: bool = False, on_step: OnStep = quiet
 ) -> None:
-    """Add one function; ``iface`` is an existing host-side interface that it takes over.
+    """Add a function as it is; ``iface`` is an existing host-side interface that it takes over.
 
     Raises UsageError for a name or an address that is taken, ForeignProgram for a program on
     ``iface`` unless ``force``.
@@ -157,14 +210,21 @@ def attach(
         live.apply((Operation("add-function", function),), adopt=iface, force=force)
 
 
-def detach(mesh: str, name: str, on_step: OnStep = quiet) -> tuple[str, ...]:
+def detach(
+    mesh: str, name: str, on_step: OnStep = quiet, *, missing_ok: bool = False
+) -> tuple[str, ...]:
     """Remove a function, or all of a group; services lose them as backends, rules about them go.
 
-    Returns the names of what was removed.
+    Returns the names of what was removed. With ``missing_ok`` it is fine if there is none, or no
+    such mesh.
     """
+    if missing_ok and not Record.exists(mesh):
+        return ()
     with opened(mesh, on_step) as live:
         live.settle()
-        rows = live.functions(name)
+        if missing_ok and not (live.record.function(name) or live.record.group(name)):
+            return ()
+        rows = functions(live.record, name)
         live.apply(diff(*live.record.around([row.function for row in rows])))
         return tuple(row.function.name for row in rows)
 

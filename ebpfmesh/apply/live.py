@@ -17,6 +17,7 @@ from pyroute2 import IPRoute
 
 from ebpfmesh.apply import programs
 from ebpfmesh.apply.control import Control
+from ebpfmesh.apply.lookup import home_in
 from ebpfmesh.errors import AbiMismatch, MeshError, NotFound, UsageError
 from ebpfmesh.kernel import bpf, cgroup, interface, links, netns, rcu, sockets
 from ebpfmesh.kernel.cgroup import Cgroup, directory_above
@@ -33,9 +34,10 @@ from ebpfmesh.state.place import (
     exit_file,
     fault,
     group_of,
+    hosts_file,
     log_file,
 )
-from ebpfmesh.state.record import RUN, FunctionRow, Place, Record, locked
+from ebpfmesh.state.record import FunctionRow, Place, Record, locked
 
 FILES = 128  # more than a change ever has open: all maps, a compiler's pipes, some sockets
 OnStep = Callable[[str], None]
@@ -406,33 +408,14 @@ class Live:
             log, exit_file = self.log_file(function.name), self.exit_file(function.name)
             process.start(self.home(function.name), function.command, log=log, exit_file=exit_file)
 
-    def functions(self, name: str) -> tuple[FunctionRow, ...]:
-        """A function, or those of a group; NotFound if there is none of this name."""
-        names = self.record.group(name) or (name,)
-        rows = tuple(row for one in names if (row := self.record.function(one)))
-        if not rows:
-            known = ", ".join(r.function.name for r in self.record.functions()) or "none"
-            raise NotFound(
-                f"there is no function {name} in mesh {self.name}", hint=f"known: {known}"
-            )
-        return rows
-
     def home(self, name: str) -> process.Home:
         """Where a function's processes run; NotFound if there is no such function or namespace."""
-        row, *others = self.functions(name)
-        if others or row.function.name != name:
-            names = ", ".join(one.function.name for one in (row, *others))
-            raise UsageError(f"{name} is a group of functions", hint=f"name one: {names}")
-        path = Path(row.place.netns)
-        if row.place.netns_inode not in (0, netns.NetnsId.of(path).inode):
-            what = f"function {name}: the namespace at {path} is another one now"
-            raise NotFound(what, hint="ebpfmesh gc, then up or attach again")
-        return process.Home(path, self._cgroup(name), self.hosts_file, RUN)
+        return home_in(self.record, name)
 
     @property
     def hosts_file(self) -> Path:
         """What functions see as /etc/hosts."""
-        return self.record.directory / "hosts"
+        return hosts_file(self.record)
 
     def log_file(self, name: str) -> Path:
         """First mebibyte of what a function's command said."""

@@ -36,22 +36,15 @@ def attach(
     which. With --iface it keeps the interface and the addresses it has.
     """
     from ebpfmesh import apply
-    from ebpfmesh.config import edit
-    from ebpfmesh.observe import target, view
 
     need_change("attach")
     mesh = the_mesh()
-    with view.opened(mesh) as seen:
-        found = target.find(seen, **where)
-        function = edit.new_function(
-            seen.record.model(), name, addresses=ips or found.addresses,
-            tenant=tenant, audit=audit, netns=found.netns,
-        )  # fmt: skip
+    request = apply.Request(
+        mesh=mesh, name=name, tenant=tenant, audit=audit, addresses=ips, force=force, **where
+    )
     with output.steps(f"function {name}") as step:
-        apply.attach(mesh, function, iface=found.iface, force=force, on_step=step)
-    with view.opened(mesh) as seen:
-        interface = next(r.place.interface for r in seen.functions if r.function.name == name)
-    addresses = [str(address) for address in function.addresses]
+        row = apply.attach(request, step)
+    addresses, interface = list(map(str, row.function.addresses)), row.place.interface
     if settings().json:
         output.data(mesh=mesh, name=name, tenant=tenant, addresses=addresses, interface=interface)
     else:
@@ -64,11 +57,12 @@ def attach(
     examples=(
         "ebpfmesh detach cache",
         "ebpfmesh detach web --mesh edge",
-        "ebpfmesh --json detach probe",
+        "ebpfmesh --json detach probe --if-exists",
     ),
 )
 @click.argument("name", shell_complete=complete.functions)
-def detach(name: str) -> None:
+@click.option("--if-exists", is_flag=True, help="It is fine if there is no such function.")
+def detach(name: str, if_exists: bool) -> None:
     """Take function NAME out of the mesh, or all replicas of that name; undoes attach.
 
     Services lose it as a backend, rules about it go. A namespace that was there before stays.
@@ -78,12 +72,14 @@ def detach(name: str) -> None:
     need_change("detach")
     mesh = the_mesh()
     with output.steps(f"function {name}") as step:
-        gone = apply.detach(mesh, name, step)
+        gone = apply.detach(mesh, name, step, missing_ok=if_exists)
     if settings().json:
         output.data(mesh=mesh, name=name, functions=gone)
         return
     for function in gone:
         output.done(f"- function {function}")
+    if not gone:
+        output.say(f"there is no function {name}")
 
 
 @click.command(
@@ -114,9 +110,7 @@ def exec_(name: str, command: tuple[str, ...]) -> None:
     command = command[1:] if command[0] == "--" else command
     if not command:
         raise click.UsageError("no command to run", click.get_current_context())
-    with apply.opened(the_mesh()) as live:
-        home = live.home(name)
-    process.execute(home, command)
+    process.execute(apply.home(the_mesh(), name), command)
 
 
 COMMANDS = (attach, detach, exec_)

@@ -75,6 +75,11 @@ def cgroup_of(record: Record, function: str) -> Cgroup:
     return Cgroup(group_of(record), function)
 
 
+def hosts_file(record: Record) -> Path:
+    """What functions see as /etc/hosts."""
+    return record.directory / "hosts"
+
+
 def log_file(record: Record, function: str) -> Path:
     """First mebibyte of what a function's command said."""
     return record.directory / f"{function}.log"

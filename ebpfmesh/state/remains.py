@@ -52,12 +52,8 @@ def of(ip: IPRoute, mesh: str) -> Remains:
 def meshes(ip: IPRoute) -> set[str]:
     """Names of the meshes that there is anything of; some may be in other host namespaces."""
     owners = {*interface.ours(ip).values(), *map(netns.owner_of, netns.ours())}
-    found = {*named(), *map(mesh_of, owners)}
-    here = netns.current().inode
-    for group in cgroup.groups():
-        if group.netns == here or (group.netns and not netns.lives(group.netns)):
-            found.add(group.mesh)
-    return found
+    groups = cgroup.groups(netns.current().inode)
+    return {*named(), *map(mesh_of, owners), *(group.mesh for group in groups)}
 
 
 def named() -> set[str]:

@@ -148,7 +148,9 @@ def test_attach_twice_and_detach_twice(box: str) -> None:
     found = data("attach", "guest", "--netns", box, "--tenant", "t")
     assert (found["mesh"], found["name"], len(found["addresses"])) == ("edge", "guest", 2)
     assert "guest" in complaint("attach", "guest", "--netns", box, code=2)[0]
-    assert data("detach", "guest") == {"mesh": "edge", "name": "guest"}
+    gone = {"mesh": "edge", "name": "guest", "functions": ["guest"]}
+    assert data("detach", "guest") == gone
+    assert data("detach", "guest", "--if-exists") == gone | {"functions": []}
     complaint("detach", "guest", code=3)
 
 

@@ -87,7 +87,7 @@ def programs(name: str = "boxhost") -> list[str]:
 @pytest.mark.usefixtures("box")
 def test_an_interface_is_taken_over_as_it_is(mesh: Mesh) -> None:
     before = inside()
-    apply.attach(mesh.name, BOX, iface="boxhost")
+    apply.add_function(mesh.name, BOX, iface="boxhost")
     try:
         assert programs() == ["mesh_from_fn ingress", "mesh_to_fn egress"]
         for client, server in (("box", "a"), ("a", "box")):
@@ -113,7 +113,7 @@ def find(mesh: Mesh, name: str) -> Function:
 
 @pytest.mark.usefixtures("box")
 def test_commands_run_inside_an_adopted_interface(mesh: Mesh) -> None:
-    apply.attach(mesh.name, BOX, iface="boxhost")
+    apply.add_function(mesh.name, BOX, iface="boxhost")
     try:
         in_fn(mesh, "box", ["ping", "-c", 1, "-W", 2, "a"])
     finally:
@@ -123,7 +123,7 @@ def test_commands_run_inside_an_adopted_interface(mesh: Mesh) -> None:
 @pytest.mark.usefixtures("box")
 def test_an_interrupted_detach_gives_the_interface_back(mesh: Mesh) -> None:
     """Undone is adopted again, not made anew."""
-    apply.attach(mesh.name, BOX, iface="boxhost")
+    apply.add_function(mesh.name, BOX, iface="boxhost")
     before = inside()
 
     commits = 0
@@ -148,7 +148,7 @@ def test_an_interrupted_detach_gives_the_interface_back(mesh: Mesh) -> None:
 
 @pytest.mark.usefixtures("box")
 def test_an_adopted_interface_that_goes_is_noticed(mesh: Mesh) -> None:
-    apply.attach(mesh.name, BOX, iface="boxhost")
+    apply.add_function(mesh.name, BOX, iface="boxhost")
     ip("link", "del", "boxhost")
     with apply.opened(mesh.name) as live:
         assert live.broken() == ["box"]
@@ -159,13 +159,13 @@ def test_an_adopted_interface_that_goes_is_noticed(mesh: Mesh) -> None:
 
 def test_what_cannot_be_adopted(mesh: Mesh) -> None:
     with pytest.raises(NotFound, match="nosuch"):
-        apply.attach(mesh.name, BOX, iface="nosuch")
+        apply.add_function(mesh.name, BOX, iface="nosuch")
     with pytest.raises(NotFound, match="lo is not a veth"):
-        apply.attach(mesh.name, BOX, iface="lo")
+        apply.add_function(mesh.name, BOX, iface="lo")
     ip("link", "add", "left", "type", "veth", "peer", "right")
     try:
         with pytest.raises(NotFound, match="left"):
-            apply.attach(mesh.name, BOX, iface="left")
+            apply.add_function(mesh.name, BOX, iface="left")
     finally:
         ip("link", "del", "left")
     assert apply.plan(mesh) == ()
@@ -175,12 +175,12 @@ def test_what_cannot_be_adopted(mesh: Mesh) -> None:
 def test_names_and_addresses_that_are_taken(mesh: Mesh) -> None:
     taken = BOX.model_copy(update={"name": "a"})
     with pytest.raises(UsageError, match="a already"):
-        apply.attach(mesh.name, taken, iface="boxhost")
+        apply.add_function(mesh.name, taken, iface="boxhost")
     clash = BOX.model_copy(update={"address4": mesh.function("a").address4})
     with pytest.raises(UsageError, match=f"{clash.address4} is the address of a"):
-        apply.attach(mesh.name, clash, iface="boxhost")
+        apply.add_function(mesh.name, clash, iface="boxhost")
     with pytest.raises(NotFound, match="there is no mesh nosuch"):
-        apply.attach("nosuch", BOX, iface="boxhost")
+        apply.add_function("nosuch", BOX, iface="boxhost")
     assert programs() == []
 
 
@@ -240,7 +240,7 @@ def test_a_foreign_program_is_named_and_left_alone(mesh: Mesh, occupied: str) ->
     before = programs()
     assert len(before) == 1
     with pytest.raises(ForeignProgram) as caught:
-        apply.attach(mesh.name, BOX, iface="boxhost")
+        apply.add_function(mesh.name, BOX, iface="boxhost")
     assert caught.value.exit_code == 6
     assert "boxhost" in caught.value.message
     assert occupied.split(maxsplit=1)[0] in caught.value.message
@@ -250,7 +250,7 @@ def test_a_foreign_program_is_named_and_left_alone(mesh: Mesh, occupied: str) ->
 
 def test_by_force_beside_a_foreign_program(mesh: Mesh, occupied: str) -> None:
     before = programs()
-    apply.attach(mesh.name, BOX, iface="boxhost", force=True)
+    apply.add_function(mesh.name, BOX, iface="boxhost", force=True)
     try:
         assert set(programs()) == {*before, "mesh_from_fn ingress", "mesh_to_fn egress"}
         if "xdp" not in occupied:  # generic XDP does not see what a peer redirects
@@ -273,7 +273,7 @@ def test_a_foreign_verdict_does_not_pass_the_mesh_by(mesh: Mesh, foreign: Path) 
         bpf.link_create(program, index, bpf.TCX_INGRESS),
         bpf.link_create(program, index, bpf.TCX_EGRESS),
     ):
-        apply.attach(mesh.name, BOX, iface="boxhost", force=True)
+        apply.add_function(mesh.name, BOX, iface="boxhost", force=True)
         try:
             with netns.rtnetlink() as rtnl:
                 order = [one.name for one in links.programs(rtnl, index)]
@@ -304,7 +304,7 @@ def test_a_namespace_keeps_what_it_has(mesh: Mesh) -> None:
             "address6": mesh.prefix6.network_address + 9,
         }
     )
-    apply.attach(mesh.name, guest)
+    apply.add_function(mesh.name, guest)
     try:
         listing = ip("-n", "box", "-o", "link")
         assert "mesh0" in listing
@@ -335,7 +335,7 @@ def test_what_cannot_be_set_undoes_everything(mesh: Mesh) -> None:
         }
     )
     with pytest.raises(MeshError, match=f"{guest.address6}") as caught:
-        apply.attach(mesh.name, guest)
+        apply.add_function(mesh.name, guest)
     assert caught.value.exit_code == 1
     assert "IPv6" in caught.value.hint
     assert inside() == before

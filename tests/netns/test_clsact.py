@@ -150,7 +150,7 @@ def test_an_adopted_interface_is_given_back_as_it_was(mesh: Mesh, pinned: bool) 
     """The qdisc that the filters need goes with the last of them; also where no pin names them."""
     before = qdiscs()
     guest = Function(name="box", address4=mesh.prefix4.network_address + 9)
-    apply.attach("clsact", guest, iface="boxhost")
+    apply.add_function("clsact", guest, iface="boxhost")
     assert "mesh_from_fn" in filters("boxhost")
     if not pinned:  # as after a crash just before it was
         for hook in ("ingress", "egress"):
@@ -166,7 +166,7 @@ def test_a_qdisc_of_others_stays(mesh: Mesh) -> None:
     subprocess.run(["tc", "filter", "add", "dev", "boxhost", "ingress", *match], check=True)
     before = filters("boxhost"), qdiscs()
     guest = Function(name="box", address4=mesh.prefix4.network_address + 9)
-    apply.attach("clsact", guest, iface="boxhost")
+    apply.add_function("clsact", guest, iface="boxhost")
     apply.detach("clsact", "box")
     assert (filters("boxhost"), qdiscs()) == before
 
@@ -185,9 +185,9 @@ def test_a_filter_of_others_is_not_replaced(mesh: Mesh) -> None:
     before = filters("boxhost")
     guest = Function(name="box", address4=mesh.prefix4.network_address + 9)
     with pytest.raises(ForeignProgram, match="somebody"):
-        apply.attach("clsact", guest, iface="boxhost")
+        apply.add_function("clsact", guest, iface="boxhost")
     with pytest.raises(ForeignProgram):
-        apply.attach("clsact", guest, iface="boxhost", force=True)
+        apply.add_function("clsact", guest, iface="boxhost", force=True)
     assert filters("boxhost") == before
 
 
@@ -202,6 +202,6 @@ def test_no_filter_behind_a_tcx_program_of_others(mesh: Mesh) -> None:
         others = bpf.link_create(program, index, bpf.TCX_EGRESS)
     guest = Function(name="box", address4=mesh.prefix4.network_address + 9)
     with others, pytest.raises(ForeignProgram, match="before any clsact filter"):
-        apply.attach("clsact", guest, iface="boxhost", force=True)
+        apply.add_function("clsact", guest, iface="boxhost", force=True)
     assert filters("boxhost") == ""
     assert apply.plan(mesh) == ()

@@ -11,8 +11,10 @@ from ipaddress import IPv4Address
 import pytest
 
 from ebpfmesh import apply
-from ebpfmesh.errors import UsageError
+from ebpfmesh.errors import NotFound, UsageError
+from ebpfmesh.kernel import netns
 from ebpfmesh.model import Function, Mesh
+from ebpfmesh.runtime import process
 from ebpfmesh.state.record import RUN, locked
 from support.sockets import connects, listener
 from support.topology import leftovers, mesh_of, poll, running
@@ -112,7 +114,7 @@ def extra(number: int) -> Function:
 
 def test_four_attaches_at_once(mesh: Mesh) -> None:
     """Each gets an id of its own, and all can talk."""
-    children = [fork(lambda n=n: apply.attach("both", extra(n))) for n in range(4)]
+    children = [fork(lambda n=n: apply.add_function("both", extra(n))) for n in range(4)]
     assert statuses(children) == [0] * 4
     with apply.opened("both") as live:
         rows = live.record.functions()
@@ -129,8 +131,54 @@ def test_four_attaches_at_once(mesh: Mesh) -> None:
     assert apply.plan(mesh) == ()
 
 
+SMALL = """
+[mesh]
+name = "small"
+prefix = ["198.18.9.0/29", "2001:db8:9::/125"]
+[[function]]
+name = "a"
+"""
+
+
+def test_addresses_are_chosen_one_after_the_other() -> None:
+    """Of a prefix with six addresses, five at once: all that is chosen is so under the lock."""
+    names = [f"box-{number}" for number in range(5)]
+    with ExitStack() as stack:
+        small = stack.enter_context(running(SMALL))
+        for name in names:
+            netns.create(name)
+            stack.callback(netns.remove, name)
+        requests = [apply.Request(mesh="small", name=name, namespace=name) for name in names]
+        children = [fork(lambda one=one: apply.attach(one)) for one in requests]
+        assert statuses(children) == [0] * 5
+        with apply.opened("small") as live:
+            found = live.record.model().functions
+        assert len({function.address4 for function in found}) == 6
+        assert {function.tenant for function in found} == {"default"}
+        other = apply.Request(mesh="small", name="more", namespace=names[0])
+        with pytest.raises(UsageError, match="in that namespace already"):
+            apply.attach(other)
+        assert apply.detach("small", names[0]) == (names[0],)
+        assert apply.detach("small", names[0], missing_ok=True) == ()
+        assert apply.detach("nosuch", names[0], missing_ok=True) == ()
+        with pytest.raises(NotFound):
+            apply.detach("small", names[0])
+        row = apply.attach(other)
+        assert row.ready
+        assert row.function.address4 in small.prefix4
+        apply.up(small)
+
+
+def test_exec_waits_for_nobody(mesh: Mesh) -> None:
+    apply.up(mesh_of(ONE))
+    with locked("both"):
+        child = fork(lambda: process.execute(apply.home("both", "a"), ["true"]))
+        assert statuses([child]) == [0]
+    apply.up(mesh)
+
+
 def test_four_attaches_of_one_name(mesh: Mesh) -> None:
-    children = [fork(lambda: apply.attach("both", extra(0))) for _ in range(4)]
+    children = [fork(lambda: apply.add_function("both", extra(0))) for _ in range(4)]
     assert statuses(children) == [0, 2, 2, 2]
     apply.up(mesh)
 
@@ -157,7 +205,7 @@ def test_a_lock_ends_with_its_holder(mesh: Mesh) -> None:
 
     child = fork(hold)
     assert os.read(read, 1) == b"x"
-    waiting = fork(lambda: apply.attach("both", extra(0)))
+    waiting = fork(lambda: apply.add_function("both", extra(0)))
     assert not poll(lambda: os.waitpid(waiting, os.WNOHANG)[0], seconds=0.2)
     os.kill(child, signal.SIGKILL)
     assert statuses([child, waiting]) == [-signal.SIGKILL, 0]

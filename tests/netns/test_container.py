@@ -46,7 +46,7 @@ def mesh() -> Iterator[Mesh]:
 def box(mesh: Mesh) -> Iterator[int]:
     """A container that is attached as a function; its process id."""
     pid = containers.start("box", "sleep", "1000")
-    apply.attach(mesh.name, BOX.model_copy(update={"netns": str(netns.of_pid(pid))}))
+    apply.add_function(mesh.name, BOX.model_copy(update={"netns": str(netns.of_pid(pid))}))
     yield pid
     with apply.opened(mesh.name) as live:
         attached = live.record.function("box")

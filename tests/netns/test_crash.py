@@ -451,7 +451,7 @@ def test_down_killed_at_each_step(nothing: set[str]) -> None:
 
 
 def attach(on_step: OnStep) -> None:
-    apply.attach("crash", EXTRA, on_step=on_step)
+    apply.add_function("crash", EXTRA, on_step=on_step)
 
 
 def detach(on_step: OnStep) -> None:

@@ -280,7 +280,7 @@ def test_an_address_that_passed_to_another_is_not_the_services(mesh: Mesh, maker
         sock.connect(("198.19.0.2", 53))
         set_rules(mesh, rule("tenant:one", "service:names"))
         apply.detach(mesh.name, "web-0")
-        apply.attach(mesh.name, heir)
+        apply.add_function(mesh.name, heir)
         with (
             datagrams(mesh, "heir", at(mesh, "web-0", 4), 5353) as wrong,
             datagrams(mesh, "web-1", at(mesh, "web-1", 4), 5353) as right,

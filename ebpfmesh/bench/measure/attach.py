@@ -43,7 +43,7 @@ def _connect(path: DataPath, inside: Path, undo: ExitStack) -> float:
     function = Function(name=NAME, address4=ADDRESS, netns=str(inside))
     start = time.perf_counter()
     if isinstance(path, MeshPath):
-        apply.attach(path.mesh.name, function)
+        apply.add_function(path.mesh.name, function)
         undo.callback(apply.detach, path.mesh.name, NAME)
     else:
         plugged = connect(NUMBER, function, path.mesh, inside)

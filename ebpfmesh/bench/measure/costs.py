@@ -120,7 +120,7 @@ def attach_many(times: int, hook: Hook = "auto") -> list[Sample]:
         function = Function(name="new", address4=FIRST_ADDRESS + MANY + 1, netns=str(inside))
         for _ in range(times):
             start = time.perf_counter()
-            apply.attach(mesh.name, function)
+            apply.add_function(mesh.name, function)
             samples.append(Sample((time.perf_counter() - start) * 1e3, ""))
             apply.detach(mesh.name, function.name)
     return samples

@@ -1,0 +1,41 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""Where the processes of a function run; only looked up, so that nobody's change is waited for."""
+
+import contextlib
+from pathlib import Path
+
+from ebpfmesh.errors import NotFound, UsageError
+from ebpfmesh.kernel import netns
+from ebpfmesh.runtime.process import Home
+from ebpfmesh.state.place import cgroup_of, check_place, hosts_file
+from ebpfmesh.state.record import RUN, FunctionRow, Record
+
+
+def home(mesh: str, name: str) -> Home:
+    """Where a function's processes run; NotFound if there is no such function or namespace."""
+    with contextlib.closing(Record(mesh)) as record:
+        check_place(record)
+        return home_in(record, name)
+
+
+def home_in(record: Record, name: str) -> Home:
+    """As ``home``, by an open record."""
+    row, *others = functions(record, name)
+    if others or row.function.name != name:
+        names = ", ".join(one.function.name for one in (row, *others))
+        raise UsageError(f"{name} is a group of functions", hint=f"name one: {names}")
+    path = Path(row.place.netns)
+    if row.place.netns_inode not in (0, netns.NetnsId.of(path).inode):
+        what = f"function {name}: the namespace at {path} is another one now"
+        raise NotFound(what, hint="ebpfmesh gc, then up or attach again")
+    return Home(path, cgroup_of(record, name), hosts_file(record), RUN)
+
+
+def functions(record: Record, name: str) -> tuple[FunctionRow, ...]:
+    """A function, or those of a group; NotFound if there is none of this name."""
+    names = record.group(name) or (name,)
+    rows = tuple(row for one in names if (row := record.function(one)))
+    if not rows:
+        known = ", ".join(r.function.name for r in record.functions()) or "none"
+        raise NotFound(f"there is no function {name} in mesh {record.mesh}", hint=f"known: {known}")
+    return rows
