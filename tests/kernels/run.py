@@ -52,6 +52,8 @@ TESTS = {
         "tests/prog/test_meter.py",
         "tests/netns/test_clsact.py::test_it_carries_and_blocks",
         "tests/netns/test_sock.py::test_a_stream_meets_a_backend_and_names_the_service[198.19.0.1]",
+        "tests/netns/test_reject.py::test_a_connection_is_refused_at_once[host-4]",
+        "tests/netns/test_reject.py::test_a_datagram_is_told[function-6]",
         "tests/netns/test_bench_generator.py::test_connections_are_in_order[routed-auto]",
     ],
     "full": [VERIFIER, "tests/prog", "tests/netns"],
