@@ -8,7 +8,7 @@ from typing import Final, NamedTuple
 be16 = c_uint16.__ctype_be__
 be32 = c_uint32.__ctype_be__
 
-ABI: Final = 0x46beb35
+ABI: Final = 0x27b9e81
 MEANING: Final = 1
 GATEWAY4: Final = 0xa9fe0101
 GATEWAY6_FIRST: Final = 0xfe800000
@@ -131,6 +131,19 @@ class FlowFlag(IntEnum):
     HALF = 512
 
 
+class OutputKind(IntEnum):
+    """enum mesh_output_kind."""
+
+    PEER = 0
+    STACK = 1
+
+
+class IfaceKind(IntEnum):
+    """enum mesh_iface_kind."""
+
+    FUNCTION = 1
+
+
 class ServiceFlag(IntEnum):
     """enum mesh_service_flag."""
 
@@ -224,6 +237,20 @@ class Config(Structure):
         ("reject", c_uint32),
         ("hairpin4", be32),
         ("hairpin6", be32 * 4),
+    )
+
+
+class Iface(Structure):
+    """struct mesh_iface, 8 bytes."""
+
+    id: int
+    kind: int
+    pad: Array[c_uint8]
+
+    _fields_ = (
+        ("id", c_uint32),
+        ("kind", c_uint8),
+        ("pad", c_uint8 * 3),
     )
 
 
@@ -393,7 +420,7 @@ class Flow(Structure):
     """struct mesh_flow, 64 bytes."""
 
     epoch: int
-    ifindex: int
+    output: int
     meter_tx: int
     meter_rx: int
     ethernet: Array[c_uint32]
@@ -408,7 +435,7 @@ class Flow(Structure):
 
     _fields_ = (
         ("epoch", c_uint32),
-        ("ifindex", c_uint32),
+        ("output", c_uint32),
         ("meter_tx", c_uint32),
         ("meter_rx", c_uint32),
         ("ethernet", c_uint32 * 3),
@@ -830,7 +857,7 @@ class MapSpec(NamedTuple):
 
 MAPS: Final = (
     MapSpec("array", "mesh_config", c_uint32, Config, "1"),
-    MapSpec("hash", "mesh_iface", c_uint32, c_uint32, "functions"),
+    MapSpec("hash", "mesh_iface", c_uint32, Iface, "functions"),
     MapSpec("array", "mesh_function", c_uint32, Function, "functions"),
     MapSpec("hash", "mesh_address", Address, c_uint32, "addresses"),
     MapSpec("hash", "mesh_service", ServiceKey, Service, "services"),

@@ -40,6 +40,8 @@ PREFIXES = {
     "mesh_count": "MESH_COUNT_",
     "mesh_room_kind": "MESH_ROOM_",
     "mesh_dry": "MESH_DRY_",
+    "mesh_output_kind": "MESH_OUTPUT_",
+    "mesh_iface_kind": "MESH_IFACE_",
 }
 # A map becomes a variable whose type and initialiser carry its row through the parser.
 PRELUDE = """

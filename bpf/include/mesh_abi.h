@@ -164,6 +164,17 @@ enum mesh_flow_flag {
 	MESH_FLOW_HALF = 512,	 /* TCP: the opener has not spoken again after the other side */
 };
 
+/* Where a flow's packets go: mesh_flow.output is kind << MESH_IFINDEX_BITS | target. */
+enum mesh_output_kind {
+	MESH_OUTPUT_PEER,  /* into the function behind the host-side interface of this index */
+	MESH_OUTPUT_STACK, /* on to the host's stack; the target is 0 */
+};
+
+/* What an interface is to the mesh. */
+enum mesh_iface_kind {
+	MESH_IFACE_FUNCTION = 1, /* the host side of a function's; the id is the function's */
+};
+
 enum mesh_service_flag {
 	MESH_SVC_AFFINITY = 1, /* the same source meets the same backend */
 };
@@ -232,6 +243,14 @@ struct mesh_config {
 	__be32 hairpin6[4];
 };
 _Static_assert(sizeof(struct mesh_config) == 196, "padding");
+
+/* An interface, by its index. */
+struct mesh_iface {
+	__u32 id;
+	__u8 kind; /* enum mesh_iface_kind */
+	__u8 pad[3];
+};
+_Static_assert(sizeof(struct mesh_iface) == 8, "padding");
 
 /* A function, by its id. ifindex 0: there is none of this id. */
 struct mesh_function {
@@ -326,7 +345,7 @@ _Static_assert(sizeof(struct mesh_flow6_key) == 40, "padding");
 /* All that a packet of a judged flow needs. */
 struct mesh_flow {
 	__u32 epoch;	   /* in which it was judged, and MESH_EPOCH_SLOW */
-	__u32 ifindex;	   /* host-side interface of the receiver, 0: the host's stack */
+	__u32 output;	   /* enum mesh_output_kind and its target */
 	__u32 meter_tx;	   /* slot of the sender in mesh_meter, 0: not a function */
 	__u32 meter_rx;	   /* slot of the receiver, 0: not a function */
 	__u32 ethernet[3]; /* new destination and source MAC, as they stand in the frame */

@@ -49,8 +49,8 @@
 /* What changes for all packets at once. Written last by every change; read by every packet. */
 MESH_MAP("array", mesh_config, __u32, struct mesh_config, 1);
 
-/* Host-side interface → function. Written by attach and detach; read when a flow is judged. */
-MESH_MAP("hash", mesh_iface, __u32, __u32, functions);
+/* Interface → what it is. Written by attach and detach; read when a flow is judged. */
+MESH_MAP("hash", mesh_iface, __u32, struct mesh_iface, functions);
 
 /* Id → function. Written by attach and detach; read when a flow is judged. */
 MESH_MAP("array", mesh_function, __u32, struct mesh_function, functions);

@@ -10,9 +10,9 @@
 
 HOT __u32 endpoint_by_ifindex(__u32 ifindex)
 {
-	__u32 *id = mesh_iface.lookup(&ifindex);
+	struct mesh_iface *iface = mesh_iface.lookup(&ifindex);
 
-	return id ? *id : 0;
+	return iface && iface->kind == MESH_IFACE_FUNCTION ? iface->id : 0;
 }
 
 HOT __u32 endpoint_by_address(struct mesh_address *address)

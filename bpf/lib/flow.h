@@ -140,9 +140,20 @@ HOT __u32 flow_timeout(const struct mesh_config *config, const struct mesh_flow 
 		->timeouts[flow_is_half(flow) ? MESH_TIMEOUT_HANDSHAKE : MESH_TIMEOUT_ESTABLISHED];
 }
 
+HOT __u32 flow_output_kind(const struct mesh_flow *flow)
+{
+	return flow->output >> MESH_IFINDEX_BITS;
+}
+
+/* Where an answer comes from, as the key of its entry has it: 0 from the host's stack. */
+HOT __u32 flow_answer_ifindex(const struct mesh_flow *flow)
+{
+	return flow->output & ((1 << MESH_IFINDEX_BITS) - 1);
+}
+
 /*
- * What an answer to a packet has for its five-tuple, and where it comes from: the entry's receiver,
- * flow->ifindex. So a flow's entry leads to that of the other way.
+ * What an answer to a packet has for its five-tuple; with where it comes from a flow's entry leads
+ * to that of the other way.
  */
 HOT void flow_answer(struct mesh_tuple *answer, const struct mesh_tuple *t,
 		     const struct mesh_flow *flow)

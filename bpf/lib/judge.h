@@ -28,7 +28,7 @@ HOT void judge_orient(struct mesh_judgement *j, const struct mesh_flow *stale)
 {
 	j->tuple = j->packet;
 	j->backend = stale ? stale->backend : 0;
-	j->backend_ifindex = stale ? stale->ifindex : 0;
+	j->backend_ifindex = stale ? flow_answer_ifindex(stale) : 0;
 	j->flags = stale ? stale->flags & MESH_FLOW_SOCKET : 0;
 	j->service = 0;
 	if (!stale)

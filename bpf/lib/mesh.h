@@ -61,7 +61,7 @@ HOT int mesh_flow_is_fresh(struct mesh_flow *flow)
 
 HOT int mesh_deliver(CTX *ctx, const struct pkt *p, const struct mesh_flow *flow)
 {
-	__u32 ifindex = flow->ifindex;
+	__u32 ifindex = flow->output; /* MESH_OUTPUT_PEER is 0 */
 
 	rewrite_ttl(p);
 	rewrite_ethernet(p, flow);
@@ -105,7 +105,7 @@ HOT int mesh_from_function(CTX *ctx)
 		goto slow;
 	if (unlikely(!mac_equal(p.eth->h_source, flow->sender)))
 		goto slow;
-	if (unlikely(!flow->ifindex)) {
+	if (unlikely(flow_output_kind(flow) != MESH_OUTPUT_PEER)) {
 		meter_count(ctx, flow);
 		return verdict_pass(ctx);
 	}

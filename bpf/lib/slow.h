@@ -136,7 +136,7 @@ HOT int slow_find(CTX *ctx, struct slow *s)
 		j->service = s->track.flow->service;
 		j->receiver = j->direction == MESH_TO_FN ?
 				      j->function :
-				      endpoint_by_ifindex(s->track.flow->ifindex);
+				      endpoint_by_ifindex(flow_answer_ifindex(s->track.flow));
 	}
 	if (!track_packet(&s->track, &s->p, now) || j->step)
 		return MESH_OK;
@@ -169,7 +169,7 @@ HOT int slow_check_delivery(const struct slow *s)
 {
 	const struct mesh_flow *flow = s->track.flow;
 
-	if (!flow->ifindex || s->j->direction == MESH_TO_FN)
+	if (flow_output_kind(flow) != MESH_OUTPUT_PEER || s->j->direction == MESH_TO_FN)
 		return MESH_OK;
 	return rewrite_check_ttl(&s->p);
 }
@@ -192,20 +192,20 @@ HOT void slow_rewrite(CTX *ctx, struct slow *s, const struct mesh_flow *flow)
 HOT int slow_deliver(CTX *ctx, struct slow *s)
 {
 	struct mesh_flow *flow = s->track.flow;
-	__u32 ifindex;
+	__u32 output;
 
 	if (!flow)
 		return verdict_pass(ctx);
-	ifindex = flow->ifindex;
+	output = flow->output;
 	meter_count(ctx, flow);
 	if (s->j->direction == MESH_TO_FN) {
 		rewrite_destination(&s->p, flow);
 		return verdict_pass(ctx);
 	}
-	if (!ifindex)
+	if (flow_output_kind(flow) != MESH_OUTPUT_PEER)
 		return verdict_pass(ctx);
 	slow_rewrite(ctx, s, flow);
-	return verdict_redirect(ctx, ifindex);
+	return verdict_redirect(ctx, output);
 }
 
 /*

@@ -22,7 +22,7 @@ struct store {
 HOT void store_ethernet(struct mesh_flow *flow, const struct mesh_function *receiver,
 			const struct mesh_function *sender)
 {
-	flow->ifindex = receiver->ifindex;
+	flow->output = receiver->ifindex ?: MESH_OUTPUT_STACK << MESH_IFINDEX_BITS;
 	__builtin_memcpy(flow->ethernet, receiver->mac, 6);
 	__builtin_memcpy((void *)flow->ethernet + 6, receiver->gateway, 6);
 	__builtin_memcpy(flow->sender, sender->mac, 6);
@@ -170,7 +170,7 @@ HOT void store_established(const struct mesh_config *config, const struct mesh_j
 	s.flow[0] = *track.flow;
 	s.flow[1] = *track.peer;
 	flow_key(&s.key[0], &j->packet, j->ifindex);
-	flow_key(&s.key[1], &track.answer, s.flow[0].ifindex);
+	flow_key(&s.key[1], &track.answer, flow_answer_ifindex(&s.flow[0]));
 	s.flow[0].flags &= ~MESH_FLOW_HALF;
 	s.flow[1].flags &= ~MESH_FLOW_HALF;
 	if (flow_judged(&s.flow[0]) == config->judged)

@@ -153,7 +153,8 @@ class Control:
         self.maps["mesh_function"].set(ctypes.c_uint32(number), row)
         for address in function.addresses:
             self.maps["mesh_address"].set(packed(address), ctypes.c_uint32(number))
-        self.maps["mesh_iface"].set(ctypes.c_uint32(plugged.ifindex), ctypes.c_uint32(number))
+        port = _abi.Iface(id=number, kind=_abi.IfaceKind.FUNCTION)
+        self.maps["mesh_iface"].set(ctypes.c_uint32(plugged.ifindex), port)
 
     def _tenant(self, name: str) -> int:
         self.make_room("tenant", name)
@@ -171,12 +172,9 @@ class Control:
         for (kind, tenant), room in rooms.draw(self._limits, tenants).items():
             key = rooms.key(kind, tenant)
             row = table.get(key) or _abi.Room()
-            regions = (row.own, room.own), (row.common, room.common)
-            if all((a.first, a.count) == (b.first, b.count) for a, b in regions):
-                continue
-            for region, drawn in regions:
-                region.first, region.count = drawn.first, drawn.count
-            table.set(key, row)
+            if not room.is_in(row):
+                room.put_in(row)
+                table.set(key, row)
         self._drawn = tenants
 
     def _group(self, function: Function) -> int:

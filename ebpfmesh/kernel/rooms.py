@@ -12,6 +12,7 @@ import ctypes
 from collections.abc import Collection
 from dataclasses import dataclass
 
+from ebpfmesh import _abi
 from ebpfmesh._abi import RoomKind
 from ebpfmesh.model import Limits
 
@@ -32,6 +33,16 @@ class Room:
 
     own: Region
     common: Region
+
+    def is_in(self, row: _abi.Room) -> bool:
+        """Whether a row of mesh_room says so."""
+        found = (Region(one.first, one.count) for one in (row.own, row.common))
+        return (self.own, self.common) == tuple(found)
+
+    def put_in(self, row: _abi.Room) -> None:
+        """Have a row of mesh_room say so; what is counted there stays."""
+        for region, drawn in ((row.own, self.own), (row.common, self.common)):
+            region.first, region.count = drawn.first, drawn.count
 
 
 def sizes(limits: Limits) -> dict[RoomKind, int]:

@@ -123,7 +123,7 @@ def _flow(
         # parse.h: the identifier stands for the asking side's port.
         echo_id=None if has_ports else key.destination_port if reply else key.source_port,
         sender=view.function_at(key.origin >> 8),
-        receiver=view.function_at(flow.ifindex),
+        receiver=view.function_at(flow.output & (1 << _abi.IFINDEX_BITS) - 1),
         direction="reply" if reply else "forward",
         service=view.name_of("service", flow.service) if flow.service else "",
         nat=_nat(flow, source.version),

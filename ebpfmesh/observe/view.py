@@ -105,8 +105,8 @@ class View:
     @functools.cached_property
     def _interfaces(self) -> dict[int, str]:
         return {
-            ifindex.value: self.name_of("function", number.value)
-            for ifindex, number in self.maps["mesh_iface"].items()
+            ifindex.value: self.name_of("function", port.id)
+            for ifindex, port in self.maps["mesh_iface"].items()
         }
 
     def function_at(self, ifindex: int) -> str:

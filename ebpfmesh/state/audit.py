@@ -6,11 +6,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from ebpfmesh import _abi
-from ebpfmesh.kernel import sockets
+from ebpfmesh.kernel import rooms, sockets
 from ebpfmesh.kernel.keys import packed, prefix_key, service_keys
 from ebpfmesh.kernel.maps import Maps, tenant_ids
 from ebpfmesh.model import Service
 from ebpfmesh.state.record import Record
+
+_NUMBER = {"mesh_service": "row", "mesh_iface": "id"}
+"""Which field of a map's values is compared, where it is not the whole."""
 
 
 def differences(maps: Maps, record: Record) -> list[str]:
@@ -37,6 +40,10 @@ def differences(maps: Maps, record: Record) -> list[str]:
         found.append("mesh_config")
     if sockets.supported() and {row.id for row in record.functions()} - _at_sockets(maps):
         found.append("mesh_netns")
+    drawn = rooms.draw(record.limits(), record.names("tenant"))
+    rows = {place: maps["mesh_room"].get(rooms.key(*place)) for place in drawn}
+    if not all((row := rows[place]) and room.is_in(row) for place, room in drawn.items()):
+        found.append("mesh_room")
     return found
 
 
@@ -45,9 +52,9 @@ def _raw(maps: Maps, name: str) -> Iterator[bytes]:
 
 
 def _others(maps: Maps, name: str, wanted: Mapping[bytes, int]) -> bool:
-    """Whether values are others: of a service its first row counts, else all of it."""
+    """Whether values are others, as far as they are compared."""
     for key, value in maps[name].items():
-        number = value.row if name == "mesh_service" else value.value
+        number = getattr(value, _NUMBER.get(name, "value"))
         if number != wanted[bytes(key)]:
             return True
     return False

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from scapy.layers.l2 import Ether
 from scapy.packet import Packet
 
-from ebpfmesh._abi import Direction, Reason
+from ebpfmesh._abi import IFINDEX_BITS, Direction, OutputKind, Reason
 from prog.lab import MESH, NOBODY, TC, TO_FN, Counters, Drop, Hook, Lab, peer
 from support.packets import Peer, dissect, received, sent
 
@@ -143,7 +143,8 @@ def check_outputs(lab: Lab) -> None:
     outputs = {peer(f.name).mac: lab.ifindex[f.name] for f in MESH.functions}
     for entry in lab.flows().values():
         mac = bytes(entry.ethernet)[:6]
-        assert entry.ifindex == (outputs[mac.hex(":")] if any(mac) else 0)
+        stack = OutputKind.STACK << IFINDEX_BITS
+        assert entry.output == (outputs[mac.hex(":")] if any(mac) else stack)
 
 
 def opens(row: Row) -> bool:

@@ -36,7 +36,7 @@ def view(**maps: list[tuple[Any, Any]]) -> View:
     numbers: dict[str, list[tuple[Any, Any]]] = {
         "mesh_flow4": [],
         "mesh_flow6": [],
-        "mesh_iface": [(SimpleNamespace(value=10 + n), SimpleNamespace(value=n)) for n in (1, 2)],
+        "mesh_iface": [(SimpleNamespace(value=10 + n), _abi.Iface(id=n)) for n in (1, 2)],
         **maps,
     }
     tables = {name: SimpleNamespace(items=lambda rows=rows: rows, filled=lambda rows=rows: rows)
@@ -59,7 +59,7 @@ def flow4(protocol: int, source_port: int, destination_port: int, ifindex: int) 
 
 
 def test_a_flow_through_a_service() -> None:
-    entry = _abi.Flow(epoch=5, ifindex=12, flags=_abi.FlowFlag.NAT_DST, port=8080, service=7,
+    entry = _abi.Flow(epoch=5, output=12, flags=_abi.FlowFlag.NAT_DST, port=8080, service=7,
                       address=packed(IPv4Address("198.18.0.2")), seen=clock.now())  # fmt: skip
     (row,) = flows.read(view(mesh_flow4=[(flow4(6, 40000, 80, 11), entry)]))
     assert row == flows.Flow(
@@ -96,9 +96,9 @@ def test_the_state_of_a_flow_and_how_long_it_lives(
 
 def test_flows_that_are_wanted() -> None:
     """By who has a part in it, at either end; by service, protocol and either port."""
-    entry = _abi.Flow(epoch=5, ifindex=12, flags=_abi.FlowFlag.NAT_DST, port=8080, service=7,
+    entry = _abi.Flow(epoch=5, output=12, flags=_abi.FlowFlag.NAT_DST, port=8080, service=7,
                       address=packed(IPv4Address("198.18.0.2")))  # fmt: skip
-    own = _abi.Flow(epoch=5, ifindex=11)
+    own = _abi.Flow(epoch=5, output=11)
     shown = view(mesh_flow4=[(flow4(6, 40000, 80, 11), entry), (flow4(1, 7, 8, 11), own)])
     shown.__dict__["functions"] = ()
     both, web, echo = [40000, None], [40000], [None]
