@@ -6,6 +6,7 @@ that fill the table stand before the measured ones, so a path that reads a list 
 ``samples`` as number n of n, and ``control``, ``api`` and ``bulk`` one to three places after it.
 """
 
+import math
 from dataclasses import dataclass
 from ipaddress import IPv4Address
 from pathlib import Path
@@ -30,7 +31,9 @@ IDLE_ADDRESS = IPv4Address("198.18.64.0")
 MAX_SERVICES = MAX_RULES = 10000
 MIN_FUNCTIONS, MAX_FUNCTIONS = 4, 1000
 """DEMO_FILE's own are the least: a client, one that is blocked, two backends."""
-LIMITS = Limits(services=16384, rules=16384, flows=126976)
+ROOM = 13 / 8
+"""Slots for flows that a mesh needs for each that one of its three tenants may have: ``rooms``."""
+LIMITS = Limits(services=16384, rules=16384, flows=162816)
 """Of every mesh that is measured, whatever it holds: room for MAX_SERVICES and 100 000 flows."""
 
 
@@ -114,7 +117,7 @@ def load(*, flows: int = 0) -> Mesh:
         for service in (udp, *more)
     )
     parts = {"services": (*mesh.services, udp, *more), "policies": (*mesh.policies, *rules)}
-    room = max(LIMITS.flows, 1 << (flows - 1).bit_length() if flows else 0)
+    room = max(LIMITS.flows, math.ceil(flows * ROOM))
     limits = LIMITS.model_copy(update={"flows": room})
     return mesh.model_copy(update={**parts, "limits": limits})
 

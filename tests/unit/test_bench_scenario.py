@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from ebpfmesh import config
+from ebpfmesh._abi import RoomKind
 from ebpfmesh.bench import scenario, workload
-from ebpfmesh.bench.kinds import AXES, KINDS
+from ebpfmesh.bench.kinds import AXES, KINDS, MANY_FLOWS
 from ebpfmesh.bench.paths import PATHS
 from ebpfmesh.bench.paths.other_build import mesh_file
 from ebpfmesh.bench.run import round_steps
@@ -17,6 +18,7 @@ from ebpfmesh.bench.scenario import Step
 from ebpfmesh.bench.stats.intervals import LEAST_ROUNDS
 from ebpfmesh.bench.workload import Scale
 from ebpfmesh.errors import ConfigError, UsageError
+from ebpfmesh.kernel import rooms
 
 TEXT = """title = "Mine"
 rounds = 4
@@ -170,3 +172,13 @@ def test_every_kind_and_axis_can_be_spoken_of() -> None:
 
 def test_whole_scenarios_have_enough_rounds_to_conclude_something() -> None:
     assert all(scenario.find(name).rounds >= LEAST_ROUNDS for name in scenario.names())
+
+
+@pytest.mark.parametrize("flows", [0, 100_000, 1_000_000])
+def test_the_client_has_room_for_all_its_flows(flows: int) -> None:
+    """Whatever other tenants there are: else each packet would be the first of its flow."""
+    mesh = workload.fill(workload.load(flows=flows), Scale(functions=6))
+    numbers = {tenant: number for number, tenant in enumerate(mesh.tenants, 1)}
+    tenant = numbers[mesh.function(workload.CLIENT).tenant]
+    room = rooms.draw(mesh.limits, numbers.values())[RoomKind.FLOW, tenant]
+    assert room.own.count + room.common.count >= max(flows, MANY_FLOWS)
