@@ -21,7 +21,7 @@ PORT = click.IntRange(1, 65535)
     examples=(
         "ebpfmesh policy test phone portal",
         "ebpfmesh policy test function:camera function:web-0 --protocol tcp --port 8080",
-        "ebpfmesh policy test outside:192.0.2.1 phone -6 --json",
+        "ebpfmesh policy test outside:2001:db8:f::1 phone --json",
     ),
 )
 @click.argument("source", metavar="FROM", shell_complete=complete.parties)

@@ -83,9 +83,9 @@ def _edit(
 @click.group(
     cls=Group,
     examples=(
-        "ebpfmesh service add cache --address 198.19.0.9 --port 6379 --function cache",
-        "ebpfmesh service set cache --port 6380",
-        "ebpfmesh service del cache",
+        "ebpfmesh service add redis --address 198.19.0.9 --port 6379 --function cache",
+        "ebpfmesh service set redis --port 6380",
+        "ebpfmesh service del redis",
     ),
 )
 def service() -> None:
@@ -95,7 +95,7 @@ def service() -> None:
 @service.command(
     "add",
     examples=(
-        "ebpfmesh service add cache --address 198.19.0.9 --port 6379 --function cache",
+        "ebpfmesh service add redis --address 198.19.0.9 --port 6379 --function cache",
         "ebpfmesh service add dns --address 198.19.0.53 --port 53 --protocol udp",
         "ebpfmesh service add media --address 198.19.0.2 --port 8000-8099 --affinity source",
     ),
@@ -125,8 +125,8 @@ def service_add(name: str, **values: Any) -> None:
 @service.command(
     "set",
     examples=(
-        "ebpfmesh service set cache --port 6380",
-        "ebpfmesh service set api --weight web-1=0 --weight web-2=3",
+        "ebpfmesh service set redis --port 6380",
+        "ebpfmesh service set api --weight web-0=0 --weight web-1=3",
         "ebpfmesh service set dns --address 198.19.1.53 --protocol tcp",
     ),
 )
@@ -164,7 +164,7 @@ def service_set(name: str, no_functions: bool, **values: Any) -> None:
 @service.command(
     "del",
     examples=(
-        "ebpfmesh service del cache",
+        "ebpfmesh service del redis",
         "ebpfmesh service del api --mesh edge",
         "ebpfmesh --json service del dns",
     ),

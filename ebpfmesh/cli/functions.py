@@ -14,8 +14,8 @@ from ebpfmesh.cli.choose import need_change, the_mesh
     cls=Command,
     examples=(
         "ip netns add cache && ebpfmesh attach cache --netns cache --tenant operator",
-        "ebpfmesh attach web --container web --ip 198.18.7.7",
-        "ebpfmesh attach probe --pid $(pgrep -o probe) --audit",
+        "ebpfmesh attach shop --container shop --ip 198.18.7.7",
+        "ebpfmesh attach probe --pid $(pgrep -nx probe) --audit",
     ),
 )
 @click.argument("name")
@@ -56,7 +56,7 @@ def attach(
     cls=Command,
     examples=(
         "ebpfmesh detach cache",
-        "ebpfmesh detach web --mesh edge",
+        "ebpfmesh detach web-1 --mesh edge",
         "ebpfmesh --json detach probe --if-exists",
     ),
 )

@@ -128,7 +128,7 @@ def down() -> None:
     if not settings().mesh and not view.left():
         output.say("no mesh is up")
         return
-    name = settings().mesh or view.only_mesh(view.left())
+    name = settings().mesh or view.only_mesh(view.meshes() or view.left())
     with output.steps(f"mesh {name}") as step:
         removed = apply.down(name, step)
     if settings().json:

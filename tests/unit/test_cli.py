@@ -66,7 +66,7 @@ def test_help_has_three_examples_that_parse(
     for example in command.examples:
         assert example in help_text
         line = example.split("&& ")[-1]
-        words = shlex.split(line.partition(" |")[0].replace("$(pgrep -o probe)", "1"))
+        words = shlex.split(line.partition(" |")[0].replace("$(pgrep -nx probe)", "1"))
         parse([word for word in words[1:] if not word.startswith(">")])
 
 

@@ -1,0 +1,232 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""Every example of --help and every line of the README's walk does what it is there for.
+
+They are run by a shell, as typed, in the sandbox. What takes hours or another run's results is only
+taken apart (tests/unit/test_cli.py): bench run, bench report, demo.
+"""
+
+import contextlib
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+import pytest
+
+from ebpfmesh import apply
+from ebpfmesh.cli.main import cli
+from ebpfmesh.kernel import netns
+from ebpfmesh.state import listener
+from support import containers
+from support.command import ROOT, ebpfmesh
+from support.topology import SLOWER, background, mesh_of, needs, poll
+
+BARE = (ROOT / "examples/edge.toml").read_text()
+FUNCTIONS = f"""{BARE}
+[[function]]
+name = "cache"
+tenant = "operator"
+[[function]]
+name = "probe"
+[[function]]
+name = "visitor"
+tenant = "guest"
+"""
+FULL = f"""{FUNCTIONS}
+[[service]]
+name = "redis"
+address = "198.19.0.9"
+port = 6379
+functions = ["cache"]
+[[service]]
+name = "api"
+address = "198.19.0.8"
+port = 80
+functions = ["web"]
+[[service]]
+name = "dns"
+address = "198.19.0.53"
+port = 53
+protocol = "udp"
+functions = ["probe"]
+[[policy]]
+from = "tenant:guest"
+to = "any"
+action = "deny"
+[[policy]]
+from = "outside:192.0.2.0/24"
+to = "function:web"
+protocol = "tcp"
+port = "8000-8099"
+"""
+BEGIN = {
+    "attach": BARE,
+    "service": FUNCTIONS,
+    "service add": FUNCTIONS,
+    "policy": FUNCTIONS,
+    "policy add": FUNCTIONS,
+}
+"""The mesh that the examples of a command begin with, where it is not FULL."""
+ONLY_PARSED = ("bench run", "bench report", "demo", "bench")
+MAY_DENY = ("policy test", "doctor")
+"""Commands whose exit code 1 is an answer."""
+
+
+def commands(group: click.Group = cli, path: str = "") -> Iterator[str]:
+    for name, command in group.commands.items():
+        yield f"{path}{name}"
+        if isinstance(command, click.Group):
+            yield from commands(command, f"{path}{name} ")
+
+
+def examples_of(path: str) -> list[str]:
+    command: click.Command = cli
+    for name in path.split():
+        assert isinstance(command, click.Group)
+        command = command.commands[name]
+    return list(command.examples)  # type: ignore[attr-defined]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the commands are typed: the examples are there, and ebpfmesh is in PATH."""
+    top = tmp_path_factory.mktemp("typed")
+    (top / "examples").symlink_to(ROOT / "examples")
+    for name, text in (("bare", BARE), ("functions", FUNCTIONS), ("full", FULL)):
+        (top / f"{name}.toml").write_text(text)
+    program = top / "bin/ebpfmesh"
+    program.parent.mkdir()
+    program.write_text(f'#!/bin/sh\nPYTHONPATH={ROOT} exec {sys.executable} -m ebpfmesh "$@"\n')
+    program.chmod(0o755)
+    return top
+
+
+@pytest.fixture(autouse=True)
+def _down() -> Iterator[None]:
+    yield
+    ebpfmesh("down", "--mesh", "edge")
+
+
+def typed(line: str, place: Path) -> "subprocess.Popen[str]":
+    return subprocess.Popen(
+        ["bash", "-c", line], cwd=place, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE, text=True, start_new_session=True,
+        env=os.environ | {"PATH": f"{place}/bin:{os.environ['PATH']}"},
+    )  # fmt: skip
+
+
+def run(line: str, place: Path, *, codes: tuple[int, ...] = (0,), listens: bool = False) -> None:
+    """Type a line; nothing may go wrong. What listens is ended once it has heard something."""
+    process = typed(line, place)
+    try:
+        if listens:
+            assert poll(lambda: process.poll() is not None or somebody_listens(), seconds=30), line
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGINT)
+        out, complaints = process.communicate(timeout=90 * SLOWER)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+    assert not re.search("^(error|Traceback)", complaints, re.MULTILINE), (line, complaints)
+    assert listens or process.returncode in codes, (line, process.returncode, out, complaints)
+
+
+def somebody_listens() -> bool:
+    with apply.opened("edge") as live:
+        return listener.find(live.record) is not None
+
+
+@pytest.mark.parametrize("path", ["", *(path for path in commands() if path not in ONLY_PARSED)])
+def test_examples_of_help(path: str, place: Path) -> None:
+    needs("pgrep", "curl", "tshark")
+    begin = {BARE: "bare", FUNCTIONS: "functions", FULL: "full"}[BEGIN.get(path, FULL)]
+    with surroundings(path, place):
+        ebpfmesh("up", place / f"{begin}.toml")
+        for line in examples_of(path):
+            codes = (0, 1) if path in MAY_DENY else (0,)
+            run(line, place, codes=codes, listens=path in ("events", "capture"))
+
+
+@contextlib.contextmanager
+def surroundings(path: str, place: Path) -> Iterator[None]:
+    """What the examples of a command speak of, besides the mesh."""
+    with contextlib.ExitStack() as stack:
+        if path == "attach":
+            stack.callback(netns.remove, "cache")
+            stack.enter_context(containers.engine())
+            containers.start("shop", "sleep", "1000")
+            stack.enter_context(running_probe(place))
+        if path == "bench generate":
+            stack.enter_context(veths())
+        yield
+
+
+@contextlib.contextmanager
+def running_probe(place: Path) -> Iterator[None]:
+    """A process called probe, in a network namespace of its own."""
+    program = place / "probe"
+    shutil.copy("/bin/sleep", program)
+    process = subprocess.Popen(["unshare", "-n", program, "1000"])
+    try:
+        name = Path(f"/proc/{process.pid}/comm")
+        assert poll(lambda: name.read_text() == "probe\n")
+        yield
+    finally:
+        process.kill()
+        process.wait()
+
+
+@contextlib.contextmanager
+def veths() -> Iterator[None]:
+    """Interface v1 here and in namespace lab, each with its other end in namespace b."""
+    lines = [
+        "netns add b", "netns add lab", "link add v1 type veth peer name eth0 netns b",
+        "-n lab link add v1 type veth peer name eth1 netns b",
+        *(f"-n b link set eth{n} up" for n in (0, 1)), "link set v1 up", "-n lab link set v1 up",
+    ]  # fmt: skip
+    try:
+        for line in lines:
+            subprocess.run(["ip", *line.split()], check=True)
+        yield
+    finally:
+        for name in ("b", "lab"):
+            netns.remove(name)
+        assert poll(lambda: not Path("/sys/class/net/v1").exists())
+
+
+# ---- README
+
+
+def walk() -> list[str]:
+    """Lines of the README's walk that are about a mesh."""
+    text = (ROOT / "README.md").read_text()
+    part = text.partition("## A walk\n")[2].partition("\n## ")[0]
+    blocks = re.findall(r"^```\n(.*?)^```$", part, re.DOTALL | re.MULTILINE)
+    lines = [line for block in blocks for line in block.splitlines()]
+    return [line for line in lines if line.startswith(("ebpfmesh ", "podman "))]
+
+
+def test_the_walk(place: Path) -> None:
+    """In its order. The container has no network, as there, but is not from a registry."""
+    needs("curl")
+    assert len(walk()) > 15
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(containers.engine())
+        for line in walk():
+            command, _, comment = line.partition(" # ")
+            codes = {"times out": (28,), "by which rule": (1,)}
+            expected = next((codes[words] for words in codes if words in comment), (0,))
+            if command.startswith("podman run"):
+                containers.start("cache", "sleep", "1000")
+            elif command.startswith("ebpfmesh capture"):
+                mesh = mesh_of(BARE)
+                words = ["ping", "-i", "0.05", mesh.function("camera").address4]
+                with background(mesh, "phone", words):
+                    run(command, place, codes=expected)
+            else:
+                run(command, place, codes=expected)
