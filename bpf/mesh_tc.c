@@ -7,6 +7,7 @@
  */
 #include "lib/judge.h"
 #include "lib/slow.h"
+#include "lib/decide.h"
 #include "lib/store.h"
 
 int mesh_from_fn(struct __sk_buff *ctx)
@@ -19,7 +20,7 @@ int mesh_judge_fn(struct __sk_buff *ctx)
 	return mesh_judge(ctx);
 }
 
-int mesh_policy_fn(struct __sk_buff *ctx)
+int mesh_decide_fn(struct __sk_buff *ctx)
 {
 	return mesh_decide(ctx);
 }
@@ -31,7 +32,7 @@ int mesh_store_fn(struct __sk_buff *ctx)
 
 int mesh_event_fn(struct __sk_buff *ctx)
 {
-	return mesh_tell(ctx);
+	return mesh_event(ctx);
 }
 
 int mesh_to_fn(struct __sk_buff *ctx)

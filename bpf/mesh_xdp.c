@@ -7,6 +7,7 @@
 #define MESH_XDP
 #include "lib/slow.h"
 #include "lib/judge.h"
+#include "lib/decide.h"
 #include "lib/store.h"
 
 int mesh_xdp_fn(struct xdp_md *ctx)
@@ -24,7 +25,7 @@ int mesh_xdp_judge(struct xdp_md *ctx)
 	return mesh_judge(ctx);
 }
 
-int mesh_xdp_policy(struct xdp_md *ctx)
+int mesh_xdp_decide(struct xdp_md *ctx)
 {
 	return mesh_decide(ctx);
 }
@@ -36,7 +37,7 @@ int mesh_xdp_store(struct xdp_md *ctx)
 
 int mesh_xdp_event(struct xdp_md *ctx)
 {
-	return mesh_tell(ctx);
+	return mesh_event(ctx);
 }
 
 int mesh_xdp_answer(struct xdp_md *ctx)

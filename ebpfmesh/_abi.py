@@ -8,7 +8,7 @@ from typing import Final, NamedTuple
 be16 = c_uint16.__ctype_be__
 be32 = c_uint32.__ctype_be__
 
-ABI: Final = 0x27b9e81
+ABI: Final = 0x9066f60
 MEANING: Final = 1
 GATEWAY4: Final = 0xa9fe0101
 GATEWAY6_FIRST: Final = 0xfe800000
@@ -29,7 +29,7 @@ ANSWERS: Final = 64
 TICK_SHIFT: Final = 8
 CALL_SLOW: Final = 0
 CALL_JUDGE: Final = 1
-CALL_POLICY: Final = 2
+CALL_DECIDE: Final = 2
 CALL_EVENT: Final = 3
 CALL_ANSWER: Final = 4
 CALL_STORE: Final = 5
@@ -544,24 +544,6 @@ class Pair(Structure):
     )
 
 
-class Question(Structure):
-    """struct mesh_question, 720 bytes."""
-
-    source: Party
-    destination: Party
-    pair: Array[Pair]
-    pairs: int
-    protocol: int
-
-    _fields_ = (
-        ("source", Party),
-        ("destination", Party),
-        ("pair", Pair * 32),
-        ("pairs", c_uint32),
-        ("protocol", c_uint32),
-    )
-
-
 class Step(IntEnum):
     """enum mesh_step."""
 
@@ -570,10 +552,37 @@ class Step(IntEnum):
     ESTABLISHED = 2
 
 
-class Judgement(Structure):
-    """struct mesh_judgement, 888 bytes."""
+class Packet(Structure):
+    """struct mesh_packet, 60 bytes."""
 
-    packet: Tuple
+    tuple: Tuple
+    function: int
+    sender: int
+    ifindex: int
+    direction: int
+    known: int
+    answerable: int
+    pad: int
+    l4_offset: int
+    pad2: int
+
+    _fields_ = (
+        ("tuple", Tuple),
+        ("function", c_uint32),
+        ("sender", c_uint32),
+        ("ifindex", c_uint32),
+        ("direction", c_uint8),
+        ("known", c_uint8),
+        ("answerable", c_uint8),
+        ("pad", c_uint8),
+        ("l4_offset", c_uint16),
+        ("pad2", c_uint16),
+    )
+
+
+class Question(Structure):
+    """struct mesh_question, 816 bytes."""
+
     tuple: Tuple
     target: Address
     service_address: Address
@@ -582,29 +591,16 @@ class Judgement(Structure):
     backend_ifindex: int
     backend: int
     service: int
-    sender: int
     opener: int
     receiver: int
-    rule: int
-    strength: int
     flags: int
-    function: int
-    ifindex: int
-    direction: int
-    known: int
-    step: int
-    audited: int
-    reason: int
-    event: int
-    verdict: int
-    rejected: int
-    answerable: int
-    pad: int
-    l4_offset: int
-    question: Question
+    source: Party
+    destination: Party
+    pair: Array[Pair]
+    pairs: int
+    protocol: int
 
     _fields_ = (
-        ("packet", Tuple),
         ("tuple", Tuple),
         ("target", Address),
         ("service_address", Address),
@@ -613,26 +609,52 @@ class Judgement(Structure):
         ("backend_ifindex", c_uint32),
         ("backend", c_uint16),
         ("service", c_uint16),
-        ("sender", c_uint32),
         ("opener", c_uint32),
         ("receiver", c_uint32),
+        ("flags", c_uint32),
+        ("source", Party),
+        ("destination", Party),
+        ("pair", Pair * 32),
+        ("pairs", c_uint32),
+        ("protocol", c_uint32),
+    )
+
+
+class Verdict(Structure):
+    """struct mesh_verdict, 16 bytes."""
+
+    rule: int
+    strength: int
+    reason: int
+    rejected: int
+    audited: int
+    step: int
+    event: int
+    pad: Array[c_uint8]
+
+    _fields_ = (
         ("rule", c_uint32),
         ("strength", c_uint32),
-        ("flags", c_uint32),
-        ("function", c_uint32),
-        ("ifindex", c_uint32),
-        ("direction", c_uint8),
-        ("known", c_uint8),
-        ("step", c_uint8),
-        ("audited", c_uint8),
         ("reason", c_uint8),
-        ("event", c_uint8),
-        ("verdict", c_uint8),
         ("rejected", c_uint8),
-        ("answerable", c_uint8),
-        ("pad", c_uint8),
-        ("l4_offset", c_uint16),
+        ("audited", c_uint8),
+        ("step", c_uint8),
+        ("event", c_uint8),
+        ("pad", c_uint8 * 3),
+    )
+
+
+class Judgement(Structure):
+    """struct mesh_judgement, 892 bytes."""
+
+    packet: Packet
+    question: Question
+    verdict: Verdict
+
+    _fields_ = (
+        ("packet", Packet),
         ("question", Question),
+        ("verdict", Verdict),
     )
 
 
@@ -693,7 +715,7 @@ class Socket(Structure):
 
 
 class Asked(Structure):
-    """struct mesh_asked, 892 bytes."""
+    """struct mesh_asked, 896 bytes."""
 
     users: int
     judgement: Judgement

@@ -64,7 +64,7 @@
 /* Slots of mesh_tc_calls and mesh_xdp_calls. */
 #define MESH_CALL_SLOW 0
 #define MESH_CALL_JUDGE 1
-#define MESH_CALL_POLICY 2
+#define MESH_CALL_DECIDE 2
 #define MESH_CALL_EVENT 3
 #define MESH_CALL_ANSWER 4
 #define MESH_CALL_STORE 5
@@ -416,16 +416,6 @@ struct mesh_pair {
 };
 _Static_assert(sizeof(struct mesh_pair) == 16, "padding");
 
-/* What the policy is asked. */
-struct mesh_question {
-	struct mesh_party source;
-	struct mesh_party destination;
-	struct mesh_pair pair[32];
-	__u32 pairs;
-	__u32 protocol;
-};
-_Static_assert(sizeof(struct mesh_question) == 720, "padding");
-
 /* How far a packet has got on the slow path. */
 enum mesh_step {
 	MESH_ARRIVED,
@@ -433,9 +423,23 @@ enum mesh_step {
 	MESH_ESTABLISHED, /* its flow became an established one, just now */
 };
 
-/* A flow while it is judged. */
-struct mesh_judgement {
-	struct mesh_tuple packet; /* as the packet has it, or as an answer to what it quotes */
+/* What is known of the packet. Written by mesh_slow(), the direction by who calls it. */
+struct mesh_packet {
+	struct mesh_tuple tuple; /* as the packet has it, or as an answer to what it quotes */
+	__u32 function;		 /* id of the function whose interface it is */
+	__u32 sender;		 /* id of the function the packet is from, 0: the outside */
+	__u32 ifindex;		 /* of the flow's key: 0 from the host's stack */
+	__u8 direction;		 /* enum mesh_direction */
+	__u8 known;		 /* the flow has an entry that counts */
+	__u8 answerable;	 /* should it be dropped */
+	__u8 pad;
+	__u16 l4_offset;
+	__u16 pad2;
+};
+_Static_assert(sizeof(struct mesh_packet) == 60, "padding");
+
+/* What is asked: the flow as its opener sends it, and the two parties. Written by mesh_judge(). */
+struct mesh_question {
 	struct mesh_tuple tuple;
 	struct mesh_address target; /* address and port of the receiver itself */
 	struct mesh_address service_address;
@@ -445,28 +449,37 @@ struct mesh_judgement {
 	__u32 backend_ifindex;
 	__u16 backend;	/* id of the receiver if a service chose it */
 	__u16 service;	/* its id, 0: none */
-	__u32 sender;	/* id of the function the packet is from, 0: the outside */
 	__u32 opener;	/* id of the flow's opener, 0: the outside */
 	__u32 receiver; /* id of its receiver, 0: the outside */
+	__u32 flags;	/* enum mesh_flow_flag, of the forward entry */
+	struct mesh_party source;
+	struct mesh_party destination;
+	struct mesh_pair pair[32];
+	__u32 pairs;
+	__u32 protocol;
+};
+_Static_assert(sizeof(struct mesh_question) == 816, "padding");
+
+/* What became of it. */
+struct mesh_verdict {
 	__u32 rule;	/* that decided, 0: none */
 	__u32 strength; /* of that rule, see lib/policy.h */
-	__u32 flags;	/* enum mesh_flow_flag, of the forward entry */
-	__u32 function; /* id of the function whose interface it is */
-	__u32 ifindex;	/* of the flow's key: 0 from the host's stack */
-	__u8 direction; /* enum mesh_direction */
-	__u8 known;	/* the flow has an entry that counts */
-	__u8 step;	/* enum mesh_step */
-	__u8 audited;	/* and would not pass, were its receiver not in audit */
-	__u8 reason;	/* what the judgement was, enum mesh_reason */
-	__u8 event;	/* enum mesh_event_kind: sent already, 0: none */
-	__u8 verdict;	/* enum mesh_reason, that it tells */
+	__u8 reason;	/* enum mesh_reason */
 	__u8 rejected;	/* the reason is one whose packet is answered */
-	__u8 answerable;
-	__u8 pad;
-	__u16 l4_offset; /* of the packet */
-	struct mesh_question question;
+	__u8 audited;	/* it would not pass, were its receiver not in audit */
+	__u8 step;	/* enum mesh_step */
+	__u8 event;	/* enum mesh_event_kind: sent already, 0: none */
+	__u8 pad[3];
 };
-_Static_assert(sizeof(struct mesh_judgement) == 888, "padding");
+_Static_assert(sizeof(struct mesh_verdict) == 16, "padding");
+
+/* What the programs of the slow path tell each other of the packet that is on it. */
+struct mesh_judgement {
+	struct mesh_packet packet;
+	struct mesh_question question;
+	struct mesh_verdict verdict;
+};
+_Static_assert(sizeof(struct mesh_judgement) == 892, "padding");
 
 /* A datagram's first fragment has the ports, the others have this. */
 struct mesh_fragment_key {
@@ -503,7 +516,7 @@ struct mesh_asked {
 	__u32 users; /* only the first may write */
 	struct mesh_judgement judgement;
 };
-_Static_assert(sizeof(struct mesh_asked) == 892, "padding");
+_Static_assert(sizeof(struct mesh_asked) == 896, "padding");
 
 /* What is sent to mesh_events; so many bytes of the packet as `captured` says come after it. */
 struct mesh_event {

@@ -52,14 +52,14 @@ struct icmp_error6 {
 /* May a packet be answered, if it is dropped? Not an error, nor a later fragment (RFC 1122, 3.2.2). */
 HOT void answer_prepare(struct mesh_judgement *j, const struct pkt *p)
 {
-	j->l4_offset = p->l4_offset;
-	j->answerable = p->kind == PKT_FLOW && p->fragment != PKT_LATER_FRAGMENT;
+	j->packet.l4_offset = p->l4_offset;
+	j->packet.answerable = p->kind == PKT_FLOW && p->fragment != PKT_LATER_FRAGMENT;
 }
 
 /* Is there an ICMP message left of this tick's? Two CPUs at a time may send a few too many. */
 HOT int answer_allowed(const struct mesh_judgement *j)
 {
-	__u32 function = j->function, way = j->direction & 1, now = flow_clock();
+	__u32 function = j->packet.function, way = j->packet.direction & 1, now = flow_clock();
 	struct mesh_answers *answers = mesh_answers.lookup(&function);
 
 	if (!answers)
@@ -74,11 +74,11 @@ HOT int answer_allowed(const struct mesh_judgement *j)
 /* Back the way the packet came; what the host gets is from the function, as its own packets are. */
 HOT int answer_ethernet(struct ethhdr *eth, const struct mesh_judgement *j)
 {
-	struct mesh_function *fn = endpoint_get(j->function);
+	struct mesh_function *fn = endpoint_get(j->packet.function);
 
 	if (!fn)
 		return -1;
-	if (j->direction == MESH_FROM_FN) {
+	if (j->packet.direction == MESH_FROM_FN) {
 		__builtin_memcpy(eth->h_dest, fn->mac, 6);
 		__builtin_memcpy(eth->h_source, fn->gateway, 6);
 	} else {
@@ -145,7 +145,7 @@ HOT int answer_make_room(CTX *ctx, __u32 keep, __u32 room)
 /* The reset that a closed port sends (RFC 9293, 3.10.7.1); -1 for a reset, which gets none. */
 HOT int answer_tcp(CTX *ctx, const struct mesh_judgement *j, __u32 frame, struct tcphdr *reset)
 {
-	__u32 at = j->l4_offset & 0xff;
+	__u32 at = j->packet.l4_offset & 0xff;
 	struct tcphdr *tcp = context_data(ctx) + at;
 
 	if ((void *)(tcp + 1) > context_end(ctx) || tcp->rst)
@@ -235,12 +235,13 @@ HOT int answer_icmp4(CTX *ctx, const struct mesh_judgement *j, __u32 quoted)
 		return -1;
 	e->eth.h_proto = bpf_htons(ETH_P_IP);
 	answer_ipv4(&e->ip, length, IPPROTO_ICMP,
-		    j->direction == MESH_FROM_FN ? bpf_htonl(MESH_GATEWAY4) : e->quote.daddr,
+		    j->packet.direction == MESH_FROM_FN ? bpf_htonl(MESH_GATEWAY4) : e->quote.daddr,
 		    e->quote.saddr);
 	__builtin_memset(&e->icmp, 0, sizeof(e->icmp));
-	e->icmp.type = j->verdict == MESH_TTL ? ICMP_TIME_EXCEEDED : ICMP_DEST_UNREACH;
-	if (j->verdict != MESH_TTL)
-		e->icmp.code = j->verdict == MESH_POLICY ? ICMP_PKT_FILTERED : ICMP_PORT_UNREACH;
+	e->icmp.type = j->verdict.reason == MESH_TTL ? ICMP_TIME_EXCEEDED : ICMP_DEST_UNREACH;
+	if (j->verdict.reason != MESH_TTL)
+		e->icmp.code =
+			j->verdict.reason == MESH_POLICY ? ICMP_PKT_FILTERED : ICMP_PORT_UNREACH;
 	e->icmp.checksum = ~answer_sum(&e->icmp, length, 0);
 	return 0;
 }
@@ -259,14 +260,14 @@ HOT int answer_icmp6(CTX *ctx, const struct mesh_judgement *j, __u32 quoted)
 	if ((void *)(e + 1) + quoted > context_end(ctx) || answer_ethernet(&e->eth, j))
 		return -1;
 	e->eth.h_proto = bpf_htons(ETH_P_IPV6);
-	if (j->direction == MESH_TO_FN)
+	if (j->packet.direction == MESH_TO_FN)
 		source = e->quote.daddr;
 	answer_ipv6(&e->ip, length, IPPROTO_ICMPV6, &source, &e->quote.saddr);
 	__builtin_memset(&e->icmp, 0, sizeof(e->icmp));
-	e->icmp.type = j->verdict == MESH_TTL ? ICMPV6_TIME_EXCEED : ICMPV6_DEST_UNREACH;
-	if (j->verdict != MESH_TTL)
-		e->icmp.code =
-			j->verdict == MESH_POLICY ? ICMPV6_ADM_PROHIBITED : ICMPV6_PORT_UNREACH;
+	e->icmp.type = j->verdict.reason == MESH_TTL ? ICMPV6_TIME_EXCEED : ICMPV6_DEST_UNREACH;
+	if (j->verdict.reason != MESH_TTL)
+		e->icmp.code = j->verdict.reason == MESH_POLICY ? ICMPV6_ADM_PROHIBITED :
+								  ICMPV6_PORT_UNREACH;
 	sum = e->ip.payload_len + bpf_htons(IPPROTO_ICMPV6);
 	sum = answer_sum(&e->ip.saddr, 2 * sizeof(source), sum);
 	e->icmp.checksum = ~answer_sum(&e->icmp, length, sum);
@@ -276,9 +277,10 @@ HOT int answer_icmp6(CTX *ctx, const struct mesh_judgement *j, __u32 quoted)
 /* Make an answer of the packet. */
 HOT int answer_make(CTX *ctx, const struct mesh_judgement *j)
 {
-	int is4 = address_is4(&j->packet.source), tcp = j->packet.protocol == IPPROTO_TCP;
+	int is4 = address_is4(&j->packet.tuple.source),
+	    tcp = j->packet.tuple.protocol == IPPROTO_TCP;
 
-	if (tcp && j->verdict != MESH_TTL)
+	if (tcp && j->verdict.reason != MESH_TTL)
 		return is4 ? answer_reset4(ctx, j) : answer_reset6(ctx, j);
 	if (!answer_allowed(j))
 		return -1;
@@ -287,13 +289,13 @@ HOT int answer_make(CTX *ctx, const struct mesh_judgement *j)
 	return tcp ? answer_icmp6(ctx, j, QUOTE_TCP) : answer_icmp6(ctx, j, QUOTE);
 }
 
-/* Of the packet in mesh_scratch, for the reason that j->verdict has. */
+/* Of the packet in mesh_scratch, for the reason that j->verdict.reason has. */
 HOT int mesh_answer(CTX *ctx)
 {
 	struct mesh_judgement *j = mesh_scratch_get();
 
 	if (!j || answer_make(ctx, j))
 		return verdict_dropped(ctx);
-	return verdict_answer(ctx, j->direction);
+	return verdict_answer(ctx, j->packet.direction);
 }
 #endif

@@ -11,7 +11,7 @@
 #ifndef MESH_CONNECT_H
 #define MESH_CONNECT_H
 
-#include "lib/judge.h"
+#include "lib/decide.h"
 
 /* Who wants to go where. */
 struct connect {
@@ -54,15 +54,15 @@ HOT int connect_judge(const struct mesh_config *config, struct mesh_judgement *j
 
 	if (!who.opener || !who.receiver)
 		return MESH_NO_FUNCTION;
-	j->tuple.destination = from->address;
-	j->tuple.protocol = IPPROTO_TCP;
-	j->opener = from->own;
-	j->receiver = to->id;
-	j->target_port = to->backend_port;
-	j->service = service;
-	j->service_port = from->port;
+	j->question.tuple.destination = from->address;
+	j->question.tuple.protocol = IPPROTO_TCP;
+	j->question.opener = from->own;
+	j->question.receiver = to->id;
+	j->question.target_port = to->backend_port;
+	j->question.service = service;
+	j->question.service_port = from->port;
 	judge_question(j, &who);
-	return judge_policy(config, j, &who);
+	return decide_policy(config, j, &who);
 }
 
 /* May it? Who is interrupted in here lets nobody else in: they leave it to the packets. */

@@ -7,34 +7,34 @@
 #ifndef MESH_EVENT_H
 #define MESH_EVENT_H
 
-#include "lib/context.h"
-#include "lib/meter.h"
+#include "lib/mesh.h"
 
 HOT void event_describe(CTX *ctx, struct mesh_event *e, const struct mesh_judgement *j)
 {
 	e->time = bpf_ktime_get_ns();
 	e->ifindex = context_ifindex(ctx);
-	e->sender = j->sender;
-	e->receiver = j->receiver;
-	e->rule = j->rule;
+	e->sender = j->packet.sender;
+	e->receiver = j->question.receiver;
+	e->rule = j->verdict.rule;
 	e->length = context_length(ctx);
-	e->direction = j->direction;
-	e->audited = j->audited;
-	e->service = j->service;
-	e->rejected = j->rejected;
-	e->tuple = j->packet;
+	e->direction = j->packet.direction;
+	e->audited = j->verdict.audited;
+	e->service = j->question.service;
+	e->rejected = j->verdict.rejected;
+	e->tuple = j->packet.tuple;
 }
 
 /* One event a packet, and the rarest thing there is to tell of it. */
 HOT __u32 event_kind(const struct mesh_config *config, const struct mesh_judgement *j, int reason)
 {
-	if (reason || j->audited)
+	if (reason || j->verdict.audited)
 		return MESH_EVENT_DROP;
-	return j->step == MESH_JUDGED && config->events & MESH_EVENT_FLOW ? MESH_EVENT_FLOW :
-									    MESH_EVENT_VERDICT;
+	return j->verdict.step == MESH_JUDGED && config->events & MESH_EVENT_FLOW ?
+		       MESH_EVENT_FLOW :
+		       MESH_EVENT_VERDICT;
 }
 
-/* The event of j->event and j->verdict. */
+/* The event of j->verdict.event and j->verdict.reason. */
 HOT void event_send(CTX *ctx, const struct mesh_config *config, const struct mesh_judgement *j)
 {
 	struct mesh_event_buffer *buffer;
@@ -44,8 +44,8 @@ HOT void event_send(CTX *ctx, const struct mesh_config *config, const struct mes
 	if (!buffer)
 		return;
 	event_describe(ctx, &buffer->event, j);
-	buffer->event.kind = j->event;
-	buffer->event.reason = j->audited ? MESH_POLICY : j->verdict;
+	buffer->event.kind = j->verdict.event;
+	buffer->event.reason = j->verdict.audited ? MESH_POLICY : j->verdict.reason;
 	captured = context_copy(ctx, buffer->data, config->snap);
 	buffer->event.captured = captured;
 	captured += sizeof(buffer->event);
@@ -53,5 +53,19 @@ HOT void event_send(CTX *ctx, const struct mesh_config *config, const struct mes
 		return;
 	if (mesh_events.ringbuf_output(buffer, captured, 0))
 		count_one(MESH_COUNT_EVENT_LOST);
+}
+
+/* Send the event that mesh_slow() asks for, and go back there. */
+HOT int mesh_event(CTX *ctx)
+{
+	struct mesh_config *config = mesh_config_get();
+	struct mesh_judgement *j = mesh_scratch_get();
+
+	if (!config || !j)
+		return mesh_drop(ctx, MESH_FROM_FN, MESH_NO_PROGRAM);
+	event_send(ctx, config, j);
+	verdict_call(ctx, MESH_CALL_SLOW);
+	mesh_slow_clear(j);
+	return mesh_drop(ctx, j->packet.direction, MESH_NO_PROGRAM);
 }
 #endif

@@ -30,7 +30,7 @@ HOT int fragment_renew(struct mesh_fragment_key *key, struct mesh_fragment *firs
 HOT int fragment_remember(const struct mesh_judgement *j, struct mesh_fragment_key *key,
 			  struct mesh_fragment *first)
 {
-	struct mesh_function *sender = endpoint_get(j->sender);
+	struct mesh_function *sender = endpoint_get(j->packet.sender);
 	struct mesh_slot *slot;
 	int failed;
 
@@ -47,7 +47,7 @@ HOT int fragment_remember(const struct mesh_judgement *j, struct mesh_fragment_k
 }
 
 /*
- * MESH_OK with the ports in j->packet, or a reason. The key is what the receiver will put the
+ * MESH_OK with the ports in j->packet.tuple, or a reason. The key is what the receiver will put the
  * datagram together by (RFC 791, RFC 8200), and the interface. No later fragment may reach back
  * into the headers of the first one (RFC 1858, 3128, 5722).
  */
@@ -62,19 +62,19 @@ HOT int fragment_ports(const struct pkt *p, struct mesh_judgement *j, int rememb
 	};
 	struct mesh_fragment *known;
 
-	key.source = j->packet.source;
-	key.destination = j->packet.destination;
+	key.source = j->packet.tuple.source;
+	key.destination = j->packet.tuple.destination;
 	key.id = p->fragment_id;
-	key.origin = flow_origin(j->ifindex, pkt_is4(p) ? p->protocol : 0);
+	key.origin = flow_origin(j->packet.ifindex, pkt_is4(p) ? p->protocol : 0);
 	if (p->fragment == PKT_FIRST_FRAGMENT)
-		return j->step || !remember ? MESH_OK : fragment_remember(j, &key, &first);
+		return j->verdict.step || !remember ? MESH_OK : fragment_remember(j, &key, &first);
 	known = mesh_fragment.lookup(&key);
 	if (!known)
 		return MESH_FRAGMENT;
 	if (p->fragment_offset < known->headers)
 		return MESH_MALFORMED;
-	tuple_set_ports(&j->packet, known->ports);
-	j->packet.protocol = known->protocol;
+	tuple_set_ports(&j->packet.tuple, known->ports);
+	j->packet.tuple.protocol = known->protocol;
 	return MESH_OK;
 }
 #endif

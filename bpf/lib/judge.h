@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
  * What should happen to a flow. Runs for its first packet, and for the first one after a change of
- * the mesh (another epoch); service → receiver → policy, and then store.h.
+ * the mesh (another epoch); service → receiver → the question for decide.h.
  * Whatever way the packet goes, the flow is judged as its opener sent it.
  */
 #ifndef MESH_JUDGE_H
@@ -26,27 +26,27 @@ struct parties {
 /* The flow as its opener sent it, from the packet and the stale entry it found (or NULL). */
 HOT void judge_orient(struct mesh_judgement *j, const struct mesh_flow *stale)
 {
-	j->tuple = j->packet;
-	j->backend = stale ? stale->backend : 0;
-	j->backend_ifindex = stale ? flow_answer_ifindex(stale) : 0;
-	j->flags = stale ? stale->flags & MESH_FLOW_SOCKET : 0;
-	j->service = 0;
+	j->question.tuple = j->packet.tuple;
+	j->question.backend = stale ? stale->backend : 0;
+	j->question.backend_ifindex = stale ? flow_answer_ifindex(stale) : 0;
+	j->question.flags = stale ? stale->flags & MESH_FLOW_SOCKET : 0;
+	j->question.service = 0;
 	if (!stale)
 		return;
-	j->service_address = stale->address; /* of MESH_FLOW_SOCKET */
-	j->service_port = stale->port;
-	j->target_port = stale->port;
+	j->question.service_address = stale->address; /* of MESH_FLOW_SOCKET */
+	j->question.service_port = stale->port;
+	j->question.target_port = stale->port;
 	if (!(stale->flags & MESH_FLOW_REPLY))
 		return;
-	j->backend_ifindex = 0;
-	j->target_port = j->packet.source_port;
-	tuple_reverse(&j->tuple);
+	j->question.backend_ifindex = 0;
+	j->question.target_port = j->packet.tuple.source_port;
+	tuple_reverse(&j->question.tuple);
 	if (stale->flags & MESH_FLOW_NAT_SRC) {
-		j->tuple.destination = stale->address;
-		j->tuple.destination_port = stale->port;
+		j->question.tuple.destination = stale->address;
+		j->question.tuple.destination_port = stale->port;
 	}
 	if (stale->flags & MESH_FLOW_HAIRPIN)
-		j->tuple.source = j->packet.source;
+		j->question.tuple.source = j->packet.tuple.source;
 }
 
 /*
@@ -55,9 +55,11 @@ HOT void judge_orient(struct mesh_judgement *j, const struct mesh_flow *stale)
  */
 HOT int judge_backend_lives(const struct mesh_judgement *j)
 {
-	struct mesh_function *backend = j->backend ? endpoint_get(j->backend) : NULL;
+	struct mesh_function *backend =
+		j->question.backend ? endpoint_get(j->question.backend) : NULL;
 
-	return backend && (!j->backend_ifindex || backend->ifindex == j->backend_ifindex);
+	return backend &&
+	       (!j->question.backend_ifindex || backend->ifindex == j->question.backend_ifindex);
 }
 
 /*
@@ -67,19 +69,19 @@ HOT int judge_backend_lives(const struct mesh_judgement *j)
 HOT int judge_service(struct mesh_judgement *j, const struct mesh_service *service,
 		      struct parties *who)
 {
-	j->service = service->id;
-	if (j->flags & MESH_FLOW_SOCKET)
-		j->target_port = j->tuple.destination_port;
+	j->question.service = service->id;
+	if (j->question.flags & MESH_FLOW_SOCKET)
+		j->question.target_port = j->question.tuple.destination_port;
 	if (!judge_backend_lives(j)) {
-		j->flags &= ~MESH_FLOW_SOCKET;
-		j->backend = service_select(service, &j->tuple);
-		j->target_port = service_target_port(service, j->service_port);
+		j->question.flags &= ~MESH_FLOW_SOCKET;
+		j->question.backend = service_select(service, &j->question.tuple);
+		j->question.target_port = service_target_port(service, j->question.service_port);
 	}
-	j->receiver = j->backend;
-	who->receiver = j->receiver ? endpoint_get(j->receiver) : NULL;
+	j->question.receiver = j->question.backend;
+	who->receiver = j->question.receiver ? endpoint_get(j->question.receiver) : NULL;
 	if (!who->receiver)
 		return MESH_NO_BACKEND;
-	if (!endpoint_address(who->receiver, &j->tuple.destination, &j->target))
+	if (!endpoint_address(who->receiver, &j->question.tuple.destination, &j->question.target))
 		return MESH_NO_BACKEND;
 	return MESH_OK;
 }
@@ -97,20 +99,22 @@ HOT struct mesh_service *judge_socket(CTX *ctx, const struct mesh_config *config
 
 	if (!socket)
 		return NULL;
-	j->service_address = socket->service;
-	j->service_port = socket->service_port;
-	service = service_find(config, &j->service_address, j->service_port, IPPROTO_TCP);
-	if (j->backend)
+	j->question.service_address = socket->service;
+	j->question.service_port = socket->service_port;
+	service = service_find(config, &j->question.service_address, j->question.service_port,
+			       IPPROTO_TCP);
+	if (j->question.backend)
 		return service;
-	j->flags |= MESH_FLOW_SOCKET;
-	j->backend = socket->id;
-	j->backend_ifindex = socket->ifindex;
-	t.source = j->tuple.source;
-	t.destination = j->service_address;
-	t.destination_port = j->service_port;
+	j->question.flags |= MESH_FLOW_SOCKET;
+	j->question.backend = socket->id;
+	j->question.backend_ifindex = socket->ifindex;
+	t.source = j->question.tuple.source;
+	t.destination = j->question.service_address;
+	t.destination_port = j->question.service_port;
 	t.protocol = IPPROTO_TCP;
-	if (service && service_select_socket(service, &t, socket_cookie(ctx)) != j->backend)
-		j->backend = 0;
+	if (service &&
+	    service_select_socket(service, &t, socket_cookie(ctx)) != j->question.backend)
+		j->question.backend = 0;
 	return service;
 }
 
@@ -122,19 +126,21 @@ HOT struct mesh_service *judge_socket(CTX *ctx, const struct mesh_config *config
 HOT struct mesh_service *judge_meant(CTX *ctx, const struct mesh_config *config,
 				     struct mesh_judgement *j, const struct mesh_flow *stale)
 {
-	struct mesh_service *service = service_find(config, &j->tuple.destination,
-						    j->tuple.destination_port, j->tuple.protocol);
+	struct mesh_service *service =
+		service_find(config, &j->question.tuple.destination,
+			     j->question.tuple.destination_port, j->question.tuple.protocol);
 
 	if (service) {
-		j->flags &= ~MESH_FLOW_SOCKET;
-		j->service_port = j->tuple.destination_port;
+		j->question.flags &= ~MESH_FLOW_SOCKET;
+		j->question.service_port = j->question.tuple.destination_port;
 		return service;
 	}
-	if (!stale || (j->backend && !(j->flags & MESH_FLOW_SOCKET)))
+	if (!stale || (j->question.backend && !(j->question.flags & MESH_FLOW_SOCKET)))
 		return judge_socket(ctx, config, j);
-	if (!(j->flags & MESH_FLOW_SOCKET))
+	if (!(j->question.flags & MESH_FLOW_SOCKET))
 		return NULL;
-	return service_find(config, &j->service_address, j->service_port, j->tuple.protocol);
+	return service_find(config, &j->question.service_address, j->question.service_port,
+			    j->question.tuple.protocol);
 }
 
 /* Find the receiver. MESH_OK or a reason. */
@@ -145,58 +151,40 @@ HOT int judge_receiver(CTX *ctx, const struct mesh_config *config, struct mesh_j
 
 	if (service)
 		return judge_service(j, service, who);
-	if (j->backend)
+	if (j->question.backend)
 		return MESH_NO_SERVICE;
-	j->target = j->tuple.destination;
-	j->target_port = j->tuple.destination_port;
-	j->receiver = endpoint_by_address(&j->target);
-	if (j->receiver == MESH_SERVICE_ADDRESS) {
-		j->receiver = 0;
+	j->question.target = j->question.tuple.destination;
+	j->question.target_port = j->question.tuple.destination_port;
+	j->question.receiver = endpoint_by_address(&j->question.target);
+	if (j->question.receiver == MESH_SERVICE_ADDRESS) {
+		j->question.receiver = 0;
 		return MESH_NO_SERVICE;
 	}
-	who->receiver = endpoint_get(j->receiver);
+	who->receiver = endpoint_get(j->question.receiver);
 	return who->receiver ? MESH_OK : MESH_NO_BACKEND;
 }
 
 HOT void judge_question(struct mesh_judgement *j, const struct parties *who)
 {
 	struct mesh_question *q = &j->question;
-	__be16 port = j->target_port;
+	__be16 port = j->question.target_port;
 
-	q->protocol = j->tuple.protocol;
+	q->protocol = j->question.tuple.protocol;
 	if (q->protocol == IPPROTO_ICMP || q->protocol == IPPROTO_ICMPV6) {
 		q->protocol = IPPROTO_ICMP;
 		port = bpf_htons(ICMP_ECHO); /* of ICMP nothing else opens a flow */
 	}
-	policy_source(&q->source, j->opener, who->opener, &j->tuple.source);
-	policy_destination(&q->destination, j->receiver, who->receiver, &j->tuple.destination,
-			   port);
-	if (j->service)
-		policy_add_party(&q->destination, identity(MESH_SERVICE, j->service),
-				 MESH_SHAPE_TO_SERVICE, j->service_port);
-}
-
-/* MESH_OK, or MESH_POLICY with j->rejected where the sender is to be told. */
-HOT int judge_policy(const struct mesh_config *config, struct mesh_judgement *j,
-		     const struct parties *who)
-{
-	__u32 action;
-
-	policy_pairs(config, &j->question);
-	policy_rules(j);
-	action = j->strength & ((1 << POLICY_ACTION_BITS) - 1);
-	if (j->strength == POLICY_NONE) {
-		action = config->reject ? MESH_REJECT : MESH_DENY;
-		if (policy_default(j->opener, who->opener, j->receiver, who->receiver))
-			action = MESH_ALLOW;
-	}
-	j->rejected = action == MESH_REJECT;
-	return action == MESH_ALLOW ? MESH_OK : MESH_POLICY;
+	policy_source(&q->source, j->question.opener, who->opener, &j->question.tuple.source);
+	policy_destination(&q->destination, j->question.receiver, who->receiver,
+			   &j->question.tuple.destination, port);
+	if (j->question.service)
+		policy_add_party(&q->destination, identity(MESH_SERVICE, j->question.service),
+				 MESH_SHAPE_TO_SERVICE, j->question.service_port);
 }
 
 /*
  * Who is it, and who should get it? MESH_OK with the question in j->question, or a reason to drop;
- * j->packet and j->sender say of what, and an entry that was found how it was judged before.
+ * j->packet says of what, and an entry that was found how it was judged before.
  */
 HOT int judge_parties(CTX *ctx, const struct mesh_config *config, struct mesh_judgement *j,
 		      const struct mesh_flow *stale)
@@ -206,54 +194,36 @@ HOT int judge_parties(CTX *ctx, const struct mesh_config *config, struct mesh_ju
 	int reason;
 
 	judge_orient(j, stale);
-	j->opener = reply ? endpoint_by_address(&j->tuple.source) : j->sender;
-	who.opener = endpoint_get(j->opener);
+	j->question.opener =
+		reply ? endpoint_by_address(&j->question.tuple.source) : j->packet.sender;
+	who.opener = endpoint_get(j->question.opener);
 	if (!who.opener)
 		return MESH_NO_FUNCTION;
 	reason = judge_receiver(ctx, config, j, stale, &who);
 	if (reason)
 		return reason;
-	if (reply && j->receiver != j->sender)
+	if (reply && j->question.receiver != j->packet.sender)
 		return MESH_NO_FLOW;
-	if (j->service && !(j->flags & MESH_FLOW_SOCKET))
-		j->flags |= MESH_FLOW_NAT_DST;
-	if (j->opener == j->receiver) {
-		if (!(j->flags & MESH_FLOW_NAT_DST))
+	if (j->question.service && !(j->question.flags & MESH_FLOW_SOCKET))
+		j->question.flags |= MESH_FLOW_NAT_DST;
+	if (j->question.opener == j->question.receiver) {
+		if (!(j->question.flags & MESH_FLOW_NAT_DST))
 			return MESH_HAIRPIN;
-		j->flags |= MESH_FLOW_HAIRPIN;
+		j->question.flags |= MESH_FLOW_HAIRPIN;
 	}
 	judge_question(j, &who);
-	return MESH_OK;
-}
-
-/*
- * May they? MESH_OK or a reason to drop. Rules come first: the verifier follows them once for each
- * thing that is known before.
- */
-HOT int judge_decide(const struct mesh_config *config, struct mesh_judgement *j)
-{
-	struct parties who = { endpoint_get(j->opener), endpoint_get(j->receiver) };
-	int reason;
-
-	if (!who.opener || !who.receiver)
-		return MESH_NO_FUNCTION;
-	reason = judge_policy(config, j, &who);
-	if (!reason || !(who.receiver->flags & MESH_FN_AUDIT))
-		return reason;
-	j->audited = 1;
-	j->rejected = 0;
 	return MESH_OK;
 }
 
 /* Back to mesh_slow() with the judgement. */
 HOT int judge_return(CTX *ctx, struct mesh_judgement *j, int reason)
 {
-	j->reason = reason;
-	if (!j->step)
-		j->step = MESH_JUDGED;
+	j->verdict.reason = reason;
+	if (!j->verdict.step)
+		j->verdict.step = MESH_JUDGED;
 	verdict_call(ctx, MESH_CALL_SLOW);
 	mesh_slow_clear(j);
-	return mesh_drop(ctx, j->direction, MESH_NO_PROGRAM);
+	return mesh_drop(ctx, j->packet.direction, MESH_NO_PROGRAM);
 }
 
 /* Who talks to whom? Of the packet in mesh_scratch. */
@@ -268,26 +238,10 @@ HOT int mesh_judge(CTX *ctx)
 		return mesh_drop(ctx, MESH_FROM_FN, MESH_NO_PROGRAM);
 	track_find_known(&track, j);
 	reason = judge_parties(ctx, config, j, track.flow);
-	j->rejected = config->reject && (reason == MESH_NO_BACKEND || reason == MESH_NO_SERVICE);
+	j->verdict.rejected =
+		config->reject && (reason == MESH_NO_BACKEND || reason == MESH_NO_SERVICE);
 	if (!reason) {
-		verdict_call(ctx, MESH_CALL_POLICY);
-		reason = MESH_NO_PROGRAM;
-	}
-	return judge_return(ctx, j, reason);
-}
-
-/* May they? Of the question in mesh_scratch. */
-HOT int mesh_decide(CTX *ctx)
-{
-	struct mesh_config *config = mesh_config_get();
-	struct mesh_judgement *j = mesh_scratch_get();
-	int reason;
-
-	if (!config || !j)
-		return mesh_drop(ctx, MESH_FROM_FN, MESH_NO_PROGRAM);
-	reason = judge_decide(config, j);
-	if (!reason && !context_is_dry(ctx)) {
-		verdict_call(ctx, MESH_CALL_STORE);
+		verdict_call(ctx, MESH_CALL_DECIDE);
 		reason = MESH_NO_PROGRAM;
 	}
 	return judge_return(ctx, j, reason);

@@ -73,8 +73,8 @@ HOT int mesh_deliver(CTX *ctx, const struct pkt *p, const struct mesh_flow *flow
 /* No packet is on the slow path: what was known of the last one is not for the next. */
 HOT void mesh_slow_clear(struct mesh_judgement *j)
 {
-	j->step = 0;
-	j->event = 0;
+	j->verdict.step = 0;
+	j->verdict.event = 0;
 }
 
 /* The slow path learns from here which way the packet goes. */
@@ -85,7 +85,7 @@ HOT int mesh_go_slow(CTX *ctx, __u32 direction)
 	if (j) {
 		/* Before Linux 6.10 we may have interrupted a test run on the slow path. */
 		mesh_slow_clear(j);
-		j->direction = direction;
+		j->packet.direction = direction;
 		verdict_call(ctx, MESH_CALL_SLOW);
 	}
 	return mesh_drop(ctx, direction, MESH_NO_PROGRAM);

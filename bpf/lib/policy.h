@@ -120,11 +120,11 @@ HOT __u32 policy_lowest_bit(__u32 bits)
 HOT void policy_keep(struct mesh_judgement *j, const struct mesh_policy *rule)
 {
 	__s64 strength = rule->priority << POLICY_ACTION_BITS | rule->action;
-	__s64 stronger = strength - j->strength;
+	__s64 stronger = strength - j->verdict.strength;
 	__s64 mask = stronger >> 63;
 
-	j->strength += stronger & mask;
-	j->rule ^= (rule->rule ^ j->rule) & mask;
+	j->verdict.strength += stronger & mask;
+	j->verdict.rule ^= (rule->rule ^ j->verdict.rule) & mask;
 }
 
 /*
@@ -180,11 +180,11 @@ HOT int policy_next(struct mesh_judgement *j)
 	return 1;
 }
 
-/* The strongest rule of all that j->question meets, in j->strength and j->rule. */
+/* The strongest rule of all that j->question meets, in j->verdict.strength and j->verdict.rule. */
 HOT void policy_rules(struct mesh_judgement *j)
 {
-	j->strength = POLICY_NONE;
-	j->rule = 0;
+	j->verdict.strength = POLICY_NONE;
+	j->verdict.rule = 0;
 #pragma clang loop unroll(disable)
 	for (__u32 i = 0; i < (2 + MESH_PREFIXES) * 4 * MESH_POLICY_DEPTHS; i++) {
 		loop_head(i);

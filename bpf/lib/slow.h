@@ -33,17 +33,17 @@ struct slow {
 HOT void slow_start(CTX *ctx, struct mesh_judgement *j)
 {
 	if (context_is_dry(ctx))
-		j->direction = context_question(ctx);
-	j->function = endpoint_by_ifindex(context_ifindex(ctx));
-	j->sender = j->direction == MESH_FROM_FN ? j->function : 0;
-	j->ifindex = j->direction == MESH_FROM_FN ? context_ifindex(ctx) : 0;
-	j->receiver = 0;
-	j->rule = 0;
-	j->service = 0;
-	j->target_port = 0;
-	j->audited = 0;
-	j->rejected = 0;
-	__builtin_memset(&j->packet, 0, sizeof(j->packet));
+		j->packet.direction = context_question(ctx);
+	j->packet.function = endpoint_by_ifindex(context_ifindex(ctx));
+	j->packet.sender = j->packet.direction == MESH_FROM_FN ? j->packet.function : 0;
+	j->packet.ifindex = j->packet.direction == MESH_FROM_FN ? context_ifindex(ctx) : 0;
+	j->question.receiver = 0;
+	j->verdict.rule = 0;
+	j->question.service = 0;
+	j->question.target_port = 0;
+	j->verdict.audited = 0;
+	j->verdict.rejected = 0;
+	__builtin_memset(&j->packet.tuple, 0, sizeof(j->packet.tuple));
 }
 
 /* From a function: ARP, neighbour discovery and all that is not IP. */
@@ -58,9 +58,9 @@ HOT int slow_check_other(const struct slow *s, const struct mesh_function *fn)
 
 HOT int slow_check_function(const struct slow *s)
 {
-	struct mesh_function *fn = endpoint_get(s->j->function);
+	struct mesh_function *fn = endpoint_get(s->j->packet.function);
 
-	if (!s->j->function || !fn)
+	if (!s->j->packet.function || !fn)
 		return MESH_NO_FUNCTION;
 	if (s->p.kind != PKT_FLOW && s->p.kind != PKT_ERROR)
 		return slow_check_other(s, fn);
@@ -70,27 +70,29 @@ HOT int slow_check_function(const struct slow *s)
 /* From the host's stack: the outside sends, and may not use a function's address for it. */
 HOT int slow_check_host(const struct slow *s)
 {
-	struct mesh_tuple *t = &s->j->tuple;
+	struct mesh_tuple t;
 
 	if (s->p.kind != PKT_FLOW && s->p.kind != PKT_ERROR)
 		return s->p.kind == PKT_OTHER ? MESH_PROTOCOL : MESH_OK;
-	tuple_of(t, &s->p);
-	if (endpoint_by_address(&t->source))
+	tuple_of(&t, &s->p);
+	if (endpoint_by_address(&t.source))
 		return MESH_SPOOF_IP;
-	return endpoint_by_address(&t->destination) == s->j->function ? MESH_OK : MESH_NOT_HERE;
+	return endpoint_by_address(&t.destination) == s->j->packet.function ? MESH_OK :
+									      MESH_NOT_HERE;
 }
 
 /* The five-tuple of the packet's flow. MESH_OK or a reason. */
 HOT int slow_tuple(CTX *ctx, struct slow *s)
 {
-	struct mesh_tuple *t = &s->j->packet;
+	struct mesh_tuple *t = &s->j->packet.tuple;
+	struct mesh_address receiver;
 
 	answer_prepare(s->j, &s->p);
 	tuple_of(t, &s->p);
 	if (s->p.kind == PKT_ERROR) {
-		s->j->tuple.destination = t->destination;
+		receiver = t->destination;
 		tuple_of_quote(t, &s->p);
-		if (!address_equal(&s->j->tuple.destination, &t->destination))
+		if (!address_equal(&receiver, &t->destination))
 			return MESH_NO_FLOW; /* it is for another than whose packet it quotes */
 	}
 	/* On the wire a mapped address stands for nothing; here it would pass for IPv4. */
@@ -104,7 +106,7 @@ HOT int slow_knows(CTX *ctx, struct slow *s, __u32 now)
 {
 	if (!s->track.flow || context_is_dry(ctx) || track_reopens(&s->track, &s->p))
 		return 0;
-	if (!track_expired(s->config, &s->track, s->j->packet.protocol, now))
+	if (!track_expired(s->config, &s->track, s->j->packet.tuple.protocol, now))
 		return 1;
 	count_one(MESH_COUNT_EXPIRED);
 	return 0;
@@ -119,12 +121,12 @@ HOT int slow_find(CTX *ctx, struct slow *s)
 	struct mesh_judgement *j = s->j;
 	__u32 now = flow_clock();
 
-	track_find(&s->track, &j->packet, j->ifindex);
-	if (!j->step) {
-		j->known = slow_knows(ctx, s, now);
-		if (!j->known && !flow_may_open(&s->p, &j->packet))
+	track_find(&s->track, &j->packet.tuple, j->packet.ifindex);
+	if (!j->verdict.step) {
+		j->packet.known = slow_knows(ctx, s, now);
+		if (!j->packet.known && !flow_may_open(&s->p, &j->packet.tuple))
 			return MESH_NO_FLOW;
-		if (!j->known || !s->track.flow ||
+		if (!j->packet.known || !s->track.flow ||
 		    flow_judged(s->track.flow) != s->config->judged) {
 			verdict_call(ctx, MESH_CALL_JUDGE);
 			return MESH_NO_PROGRAM;
@@ -132,15 +134,16 @@ HOT int slow_find(CTX *ctx, struct slow *s)
 	}
 	if (!s->track.flow)
 		return MESH_FLOW_FULL;
-	if (!j->step && s->config->events) { /* which name them */
-		j->service = s->track.flow->service;
-		j->receiver = j->direction == MESH_TO_FN ?
-				      j->function :
-				      endpoint_by_ifindex(flow_answer_ifindex(s->track.flow));
+	if (!j->verdict.step && s->config->events) { /* which name them */
+		j->question.service = s->track.flow->service;
+		j->question.receiver =
+			j->packet.direction == MESH_TO_FN ?
+				j->packet.function :
+				endpoint_by_ifindex(flow_answer_ifindex(s->track.flow));
 	}
-	if (!track_packet(&s->track, &s->p, now) || j->step)
+	if (!track_packet(&s->track, &s->p, now) || j->verdict.step)
 		return MESH_OK;
-	j->step = MESH_ESTABLISHED;
+	j->verdict.step = MESH_ESTABLISHED;
 	verdict_call(ctx, MESH_CALL_STORE);
 	return MESH_NO_PROGRAM;
 }
@@ -150,16 +153,16 @@ HOT int slow_classify(CTX *ctx, struct slow *s)
 {
 	int reason;
 
-	if (!s->j->step && !s->j->event)
+	if (!s->j->verdict.step && !s->j->verdict.event)
 		slow_start(ctx, s->j);
 	reason = parse_packet(ctx, &s->p);
 	if (!reason)
-		reason = s->j->direction == MESH_FROM_FN ? slow_check_function(s) :
-							   slow_check_host(s);
+		reason = s->j->packet.direction == MESH_FROM_FN ? slow_check_function(s) :
+								  slow_check_host(s);
 	if (reason || (s->p.kind != PKT_FLOW && s->p.kind != PKT_ERROR))
 		return reason;
-	if (s->j->step && (s->j->reason || context_is_dry(ctx)))
-		return s->j->reason;
+	if (s->j->verdict.step && (s->j->verdict.reason || context_is_dry(ctx)))
+		return s->j->verdict.reason;
 	reason = slow_tuple(ctx, s);
 	return reason ? reason : slow_find(ctx, s);
 }
@@ -169,7 +172,7 @@ HOT int slow_check_delivery(const struct slow *s)
 {
 	const struct mesh_flow *flow = s->track.flow;
 
-	if (flow_output_kind(flow) != MESH_OUTPUT_PEER || s->j->direction == MESH_TO_FN)
+	if (flow_output_kind(flow) != MESH_OUTPUT_PEER || s->j->packet.direction == MESH_TO_FN)
 		return MESH_OK;
 	return rewrite_check_ttl(&s->p);
 }
@@ -198,7 +201,7 @@ HOT int slow_deliver(CTX *ctx, struct slow *s)
 		return verdict_pass(ctx);
 	output = flow->output;
 	meter_count(ctx, flow);
-	if (s->j->direction == MESH_TO_FN) {
+	if (s->j->packet.direction == MESH_TO_FN) {
 		rewrite_destination(&s->p, flow);
 		return verdict_pass(ctx);
 	}
@@ -209,8 +212,8 @@ HOT int slow_deliver(CTX *ctx, struct slow *s)
 }
 
 /*
- * If somebody wants to know, on to mesh_tell(); that comes back with j->event set. MESH_OK, or a
- * reason: behind a tail call, which has then failed, most kernels let nobody look at the packet
+ * If somebody wants to know, on to mesh_event(); that comes back with j->verdict.event set. MESH_OK,
+ * or a reason: behind a tail call, which has then failed, most kernels let nobody look at the packet
  * (Linux 6.13, stable 6.1 and 6.12: "consider that tail calls invalidate packet pointers").
  */
 HOT int slow_tell(CTX *ctx, struct slow *s, int reason)
@@ -218,9 +221,9 @@ HOT int slow_tell(CTX *ctx, struct slow *s, int reason)
 	struct mesh_judgement *j = s->j;
 	__u32 kind = event_kind(s->config, j, reason);
 
-	if (j->event || !(s->config->events & kind))
+	if (j->verdict.event || !(s->config->events & kind))
 		return MESH_OK;
-	j->event = kind;
+	j->verdict.event = kind;
 	verdict_call(ctx, MESH_CALL_EVENT);
 	return MESH_NO_PROGRAM;
 }
@@ -229,7 +232,7 @@ HOT int slow_tell(CTX *ctx, struct slow *s, int reason)
 HOT int slow_untold(CTX *ctx, struct slow *s)
 {
 	mesh_slow_clear(s->j);
-	return verdict_drop(ctx, s->j->function, s->j->direction, MESH_NO_PROGRAM);
+	return verdict_drop(ctx, s->j->packet.function, s->j->packet.direction, MESH_NO_PROGRAM);
 }
 
 /*
@@ -238,13 +241,13 @@ HOT int slow_untold(CTX *ctx, struct slow *s)
  */
 HOT int slow_drop(CTX *ctx, struct slow *s)
 {
-	int reason = *(volatile __u8 *)&s->j->verdict;
+	int reason = *(volatile __u8 *)&s->j->verdict.reason;
 
 	if (slow_tell(ctx, s, reason))
 		return slow_untold(ctx, s);
 	mesh_slow_clear(s->j);
-	drop_count(ctx, s->j->function, s->j->direction, reason, 0);
-	if ((reason == MESH_TTL || s->j->rejected) && s->j->answerable)
+	drop_count(ctx, s->j->packet.function, s->j->packet.direction, reason, 0);
+	if ((reason == MESH_TTL || s->j->verdict.rejected) && s->j->packet.answerable)
 		verdict_call(ctx, MESH_CALL_ANSWER);
 	return verdict_dropped(ctx);
 }
@@ -256,7 +259,7 @@ HOT int mesh_slow(CTX *ctx)
 
 	if (!s.config || !s.j)
 		return mesh_drop(ctx, MESH_FROM_FN, MESH_NO_PROGRAM);
-	if (s.j->direction == MESH_FROM_FN && context_is_answer(ctx))
+	if (s.j->packet.direction == MESH_FROM_FN && context_is_answer(ctx))
 		return verdict_pass(ctx);
 	reason = slow_classify(ctx, &s);
 	if (!reason && s.track.flow)
@@ -265,7 +268,7 @@ HOT int mesh_slow(CTX *ctx)
 		mesh_slow_clear(s.j);
 		return verdict_dry(ctx, s.j, reason);
 	}
-	s.j->verdict = reason;
+	s.j->verdict.reason = reason;
 	if (reason == MESH_NO_PROGRAM) { /* behind a tail call: the packet cannot be looked at */
 		slow_tell(ctx, &s, reason);
 		return slow_untold(ctx, &s);
@@ -275,22 +278,8 @@ HOT int mesh_slow(CTX *ctx)
 	if (slow_tell(ctx, &s, MESH_OK))
 		return slow_untold(ctx, &s);
 	mesh_slow_clear(s.j);
-	if (s.j->audited)
-		drop_count(ctx, s.j->receiver, MESH_TO_FN, MESH_POLICY, 1);
+	if (s.j->verdict.audited)
+		drop_count(ctx, s.j->question.receiver, MESH_TO_FN, MESH_POLICY, 1);
 	return slow_deliver(ctx, &s);
-}
-
-/* Send the event that mesh_slow() asks for, and go back there. */
-HOT int mesh_tell(CTX *ctx)
-{
-	struct mesh_config *config = mesh_config_get();
-	struct mesh_judgement *j = mesh_scratch_get();
-
-	if (!config || !j)
-		return mesh_drop(ctx, MESH_FROM_FN, MESH_NO_PROGRAM);
-	event_send(ctx, config, j);
-	verdict_call(ctx, MESH_CALL_SLOW);
-	mesh_slow_clear(j);
-	return mesh_drop(ctx, j->direction, MESH_NO_PROGRAM);
 }
 #endif

@@ -8,7 +8,7 @@
 
 #include "lib/address.h"
 
-/* What the packet's socket was told when it was connected to j->tuple's destination, or NULL. */
+/* What the packet's socket was told when it was connected to j->question.tuple's destination, or NULL. */
 HOT struct mesh_socket *socket_find(CTX *ctx, const struct mesh_judgement *j)
 {
 #ifndef MESH_XDP
@@ -17,8 +17,8 @@ HOT struct mesh_socket *socket_find(CTX *ctx, const struct mesh_judgement *j)
 
 	sk = sk ? bpf_sk_fullsock(sk) : NULL;
 	socket = sk ? mesh_socket.sk_storage_get(sk, 0, 0) : NULL;
-	if (socket && socket->backend_port == j->tuple.destination_port &&
-	    address_equal(&socket->backend, &j->tuple.destination))
+	if (socket && socket->backend_port == j->question.tuple.destination_port &&
+	    address_equal(&socket->backend, &j->question.tuple.destination))
 		return socket;
 #endif
 	return NULL;

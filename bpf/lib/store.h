@@ -32,10 +32,10 @@ HOT void store_ethernet(struct mesh_flow *flow, const struct mesh_function *rece
 HOT void store_new_address(const struct mesh_config *config, const struct mesh_judgement *j,
 			   struct mesh_address *address)
 {
-	*address = j->target;
-	if (!(j->flags & MESH_FLOW_HAIRPIN))
+	*address = j->question.target;
+	if (!(j->question.flags & MESH_FLOW_HAIRPIN))
 		return;
-	if (address_is4(&j->target))
+	if (address_is4(&j->question.target))
 		address_set4(address, config->hairpin4);
 	else
 		address_set6(address, config->hairpin6);
@@ -46,19 +46,20 @@ HOT void store_forward(const struct mesh_config *config, const struct mesh_judge
 		       const struct parties *who, struct mesh_flow *flow)
 {
 	/* What is audited is judged again with every packet. */
-	flow->epoch = j->audited ? ~config->judged : config->judged;
-	flow->meter_tx = meter_slot(config, j->opener, who->receiver->tenant);
-	flow->meter_rx = meter_slot(config, j->receiver, who->opener->tenant);
-	flow->flags = j->flags;
-	flow->address = j->service_address;
-	flow->port = j->service_port;
-	flow->backend = j->backend;
-	flow->service = j->service;
+	flow->epoch = j->verdict.audited ? ~config->judged : config->judged;
+	flow->meter_tx = meter_slot(config, j->question.opener, who->receiver->tenant);
+	flow->meter_rx = meter_slot(config, j->question.receiver, who->opener->tenant);
+	flow->flags = j->question.flags;
+	flow->address = j->question.service_address;
+	flow->port = j->question.service_port;
+	flow->backend = j->question.backend;
+	flow->service = j->question.service;
 	flow->seen = flow_clock();
-	if (j->flags & MESH_FLOW_NAT_DST) {
+	if (j->question.flags & MESH_FLOW_NAT_DST) {
 		store_new_address(config, j, &flow->address);
-		flow->port = j->target_port;
-		flow->checksum = csum_difference(j->tuple.destination.word, flow->address.word, 4);
+		flow->port = j->question.target_port;
+		flow->checksum =
+			csum_difference(j->question.tuple.destination.word, flow->address.word, 4);
 	}
 	store_ethernet(flow, who->receiver, who->opener);
 }
@@ -74,8 +75,8 @@ HOT void store_reply(const struct mesh_judgement *j, const struct parties *who,
 	flow->flags |= MESH_FLOW_REPLY;
 	if (flow->flags & MESH_FLOW_NAT_DST) {
 		flow->flags ^= MESH_FLOW_NAT_DST | MESH_FLOW_NAT_SRC;
-		flow->address = j->tuple.destination;
-		flow->port = j->tuple.destination_port;
+		flow->address = j->question.tuple.destination;
+		flow->port = j->question.tuple.destination_port;
 		flow->checksum = ~flow->checksum;
 	}
 	store_ethernet(flow, who->opener, who->receiver);
@@ -84,12 +85,12 @@ HOT void store_reply(const struct mesh_judgement *j, const struct parties *who,
 /* The keys of both, from the flow as its opener sent it. */
 HOT void store_keys(const struct mesh_judgement *j, const struct parties *who, struct store *s)
 {
-	struct mesh_tuple answer = j->tuple;
+	struct mesh_tuple answer = j->question.tuple;
 
 	flow_key(&s->key[0], &answer, who->opener->ifindex);
-	answer.destination = j->target;
-	answer.destination_port = j->target_port;
-	if (j->flags & MESH_FLOW_HAIRPIN)
+	answer.destination = j->question.target;
+	answer.destination_port = j->question.target_port;
+	if (j->question.flags & MESH_FLOW_HAIRPIN)
 		answer.source = s->flow[0].address;
 	tuple_reverse(&answer);
 	flow_key(&s->key[1], &answer, who->receiver->ifindex);
@@ -106,9 +107,9 @@ HOT __u32 store_kept(struct mesh_flow6_key *key)
 /* A flow that is judged again is as far as it was; a new one of TCP is half open. */
 HOT void store_progress(const struct mesh_judgement *j, struct store *s)
 {
-	__u32 kept = j->known ? store_kept(&s->key[0]) : 0;
-	__u32 answers = j->known ? store_kept(&s->key[1]) : 0;
-	__u32 half = j->tuple.protocol == IPPROTO_TCP ? MESH_FLOW_HALF : 0;
+	__u32 kept = j->packet.known ? store_kept(&s->key[0]) : 0;
+	__u32 answers = j->packet.known ? store_kept(&s->key[1]) : 0;
+	__u32 half = j->question.tuple.protocol == IPPROTO_TCP ? MESH_FLOW_HALF : 0;
 
 	if (kept | answers)
 		half = (kept | answers) >> 16 & MESH_FLOW_HALF;
@@ -141,7 +142,8 @@ HOT int store_put(const struct mesh_config *config, struct store *s, __u32 tenan
 /* Of a flow that was judged. One that is established keeps its slot, if it still has it. */
 HOT int store_judged(const struct mesh_config *config, const struct mesh_judgement *j)
 {
-	struct parties who = { endpoint_get(j->opener), endpoint_get(j->receiver) };
+	struct parties who = { endpoint_get(j->question.opener),
+			       endpoint_get(j->question.receiver) };
 	struct store s = {};
 
 	if (!who.opener || !who.receiver)
@@ -151,7 +153,7 @@ HOT int store_judged(const struct mesh_config *config, const struct mesh_judgeme
 	store_reply(j, &who, &s.flow[1]);
 	store_keys(j, &who, &s);
 	store_progress(j, &s);
-	if (j->known && !flow_is_half(&s.flow[0]) && !flow_renew(&s.key[0], &s.flow[0]) &&
+	if (j->packet.known && !flow_is_half(&s.flow[0]) && !flow_renew(&s.key[0], &s.flow[0]) &&
 	    !flow_renew(&s.key[1], &s.flow[1]))
 		return MESH_OK;
 	return store_put(config, &s, who.opener->tenant);
@@ -160,16 +162,16 @@ HOT int store_judged(const struct mesh_config *config, const struct mesh_judgeme
 /* Of a flow that is established with this packet of its opener's. If it cannot be, it stays. */
 HOT void store_established(const struct mesh_config *config, const struct mesh_judgement *j)
 {
-	struct mesh_function *opener = endpoint_get(j->sender);
+	struct mesh_function *opener = endpoint_get(j->packet.sender);
 	struct store s = {};
 	struct track track;
 
-	track_find(&track, &j->packet, j->ifindex);
+	track_find(&track, &j->packet.tuple, j->packet.ifindex);
 	if (!opener || !track.flow || !track.peer)
 		return;
 	s.flow[0] = *track.flow;
 	s.flow[1] = *track.peer;
-	flow_key(&s.key[0], &j->packet, j->ifindex);
+	flow_key(&s.key[0], &j->packet.tuple, j->packet.ifindex);
 	flow_key(&s.key[1], &track.answer, flow_answer_ifindex(&s.flow[0]));
 	s.flow[0].flags &= ~MESH_FLOW_HALF;
 	s.flow[1].flags &= ~MESH_FLOW_HALF;
@@ -186,7 +188,7 @@ HOT int mesh_store(CTX *ctx)
 
 	if (!config || !j)
 		return mesh_drop(ctx, MESH_FROM_FN, MESH_NO_PROGRAM);
-	if (j->step == MESH_ESTABLISHED)
+	if (j->verdict.step == MESH_ESTABLISHED)
 		store_established(config, j);
 	else
 		reason = store_judged(config, j);

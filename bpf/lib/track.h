@@ -32,11 +32,11 @@ HOT void track_find(struct track *t, const struct mesh_tuple *packet, __u32 ifin
 	t->peer = flow_find_tuple(&t->answer, flow_answer_ifindex(t->flow));
 }
 
-/* The entry of j->packet; NULL where there is none, or it is over. */
+/* The entry of j->packet.tuple; NULL where there is none, or it is over. */
 HOT void track_find_known(struct track *t, const struct mesh_judgement *j)
 {
-	track_find(t, &j->packet, j->ifindex);
-	if (!j->known)
+	track_find(t, &j->packet.tuple, j->packet.ifindex);
+	if (!j->packet.known)
 		t->flow = NULL;
 }
 

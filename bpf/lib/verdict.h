@@ -84,11 +84,12 @@ HOT int verdict_dry(CTX *ctx, const struct mesh_judgement *j, __u32 reason)
 	return XDP_PASS;
 #else
 	ctx->cb[MESH_DRY_REASON] = reason;
-	ctx->cb[MESH_DRY_RULE] = j->rule;
-	ctx->cb[MESH_DRY_RECEIVER] = j->receiver;
-	ctx->cb[MESH_DRY_SERVICE] = j->service | (j->audited ? MESH_DRY_AUDITED : 0) |
-				    (j->rejected ? MESH_DRY_REJECTED : 0);
-	ctx->cb[MESH_DRY_PORT] = bpf_ntohs(j->target_port);
+	ctx->cb[MESH_DRY_RULE] = j->verdict.rule;
+	ctx->cb[MESH_DRY_RECEIVER] = j->question.receiver;
+	ctx->cb[MESH_DRY_SERVICE] = j->question.service |
+				    (j->verdict.audited ? MESH_DRY_AUDITED : 0) |
+				    (j->verdict.rejected ? MESH_DRY_REJECTED : 0);
+	ctx->cb[MESH_DRY_PORT] = bpf_ntohs(j->question.target_port);
 	return reason ? TC_ACT_SHOT : TC_ACT_OK;
 #endif
 }

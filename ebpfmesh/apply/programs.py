@@ -19,7 +19,7 @@ from ebpfmesh.kernel.programs import Program
 TC_CALLS = {
     _abi.CALL_SLOW: "mesh_slow_fn",
     _abi.CALL_JUDGE: "mesh_judge_fn",
-    _abi.CALL_POLICY: "mesh_policy_fn",
+    _abi.CALL_DECIDE: "mesh_decide_fn",
     _abi.CALL_EVENT: "mesh_event_fn",
     _abi.CALL_ANSWER: "mesh_answer_fn",
     _abi.CALL_STORE: "mesh_store_fn",
@@ -30,7 +30,7 @@ TC_SOURCES = {
         "mesh_from_fn",
         "mesh_to_fn",
         "mesh_judge_fn",
-        "mesh_policy_fn",
+        "mesh_decide_fn",
         "mesh_store_fn",
         "mesh_event_fn",
         "mesh_answer_fn",

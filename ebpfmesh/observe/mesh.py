@@ -118,7 +118,7 @@ def _default(source: str, destination: str, action: str) -> Policy:
 
 
 def _defaults(reject: bool) -> list[Policy]:
-    """What holds where no rule does, in order (judge_policy of bpf/lib/judge.h)."""
+    """What holds where no rule does, in order (decide_policy of bpf/lib/decide.h)."""
     return [
         _default("any", "same tenant", "allow"),
         _default("any function", "outside", "allow"),

@@ -38,7 +38,7 @@ LIMITS = Limits(
 XDP_CALLS = {
     _abi.CALL_SLOW: "mesh_xdp_slow",
     _abi.CALL_JUDGE: "mesh_xdp_judge",
-    _abi.CALL_POLICY: "mesh_xdp_policy",
+    _abi.CALL_DECIDE: "mesh_xdp_decide",
     _abi.CALL_STORE: "mesh_xdp_store",
     _abi.CALL_EVENT: "mesh_xdp_event",
     _abi.CALL_ANSWER: "mesh_xdp_answer",

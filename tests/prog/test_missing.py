@@ -21,7 +21,7 @@ CALLS = {
     XDP_FN: ("mesh_xdp_calls", XDP_CALLS),
 }
 SLOTS = pytest.mark.parametrize(
-    "slot", [_abi.CALL_SLOW, _abi.CALL_JUDGE, _abi.CALL_POLICY], ids=["slow", "judge", "policy"]
+    "slot", [_abi.CALL_SLOW, _abi.CALL_JUDGE, _abi.CALL_DECIDE], ids=["slow", "judge", "policy"]
 )
 HOOKS = pytest.mark.parametrize("hook", [TC, XDP_FN, TO_FN], ids=["tc", "xdp", "to"])
 
@@ -64,5 +64,5 @@ def test_a_known_flow_needs_no_judge(lab: Lab, hook: Hook) -> None:
     packet = tcp(4, NOBODY, A, 5000, 22) if hook is TO_FN else tcp(4, A, B, 1000, 80)
     frame = bytes(received(A, packet) if hook is TO_FN else sent(A, packet))
     passed = lab.run(hook, "a", frame).verdict
-    with without(lab, hook, _abi.CALL_JUDGE), without(lab, hook, _abi.CALL_POLICY):
+    with without(lab, hook, _abi.CALL_JUDGE), without(lab, hook, _abi.CALL_DECIDE):
         assert lab.run(hook, "a", frame).verdict == passed != "drop"
