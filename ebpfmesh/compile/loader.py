@@ -8,7 +8,6 @@ stderr is the error, and what precedes it the log of clang or the verifier.
 """
 
 import contextlib
-import ctypes
 import json
 import os
 import signal
@@ -19,11 +18,9 @@ from typing import Any
 from ebpfmesh.compile import compiled
 from ebpfmesh.compile.headers import CFLAGS, SOURCE_VARIABLE, header_tree
 from ebpfmesh.compile.source import flatten
-from ebpfmesh.kernel import bpf
-from ebpfmesh.kernel.pins import detached_tmpfs
+from ebpfmesh.kernel import bpf, libc
 
 NO_BCC = 5
-PR_SET_PDEATHSIG = 1  # with the parent gone nobody wants the programs
 
 Request = dict[str, Any]
 """What ``build.Build`` writes."""
@@ -41,7 +38,7 @@ KINDS: dict[str, dict[str, int]] = {
 def main() -> int:
     """Serve one request; the exit code is 0, 1, or NO_BCC where BCC is not installed."""
     request = json.load(sys.stdin)
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    libc.prctl(libc.PR_SET_PDEATHSIG, signal.SIGKILL)  # nobody wants the programs then
     if os.getppid() != request["parent"]:  # killed before that
         return 1
     try:
@@ -90,7 +87,7 @@ def _compiled(
     text: str, defines: dict[str, str], store: compiled.Store | None, request: Request
 ) -> dict[str, bpf.Fd]:
     """The programs and maps, compiled and loaded; the programs are kept if they can be."""
-    os.environ[SOURCE_VARIABLE] = str(header_tree(detached_tmpfs()))
+    os.environ[SOURCE_VARIABLE] = str(header_tree(libc.detached_tmpfs()))
     from bcc import BPF  # noqa: PLC0415  (reads the environment when imported)
 
     options = [f"-D{name}={value}" for name, value in defines.items()]

@@ -2,7 +2,6 @@
 """Network namespaces: making, entering and finding them, and the sandbox tests run in."""
 
 import contextlib
-import ctypes
 import fcntl
 import os
 import socket
@@ -12,13 +11,11 @@ from pathlib import Path
 
 from pyroute2 import IPRoute, netns
 
-from ebpfmesh.errors import MeshError, MissingPrivilege, NotFound
-from ebpfmesh.kernel.pins import BPFFS, mount
+from ebpfmesh.errors import MeshError, NotFound
+from ebpfmesh.kernel import libc
+from ebpfmesh.kernel.pins import BPFFS
 
-CLONE_NEWNS = 0x00020000
-CLONE_NEWNET = 0x40000000
 NS_GET_NSTYPE = 0xB703  # linux/include/uapi/linux/nsfs.h
-MS_BIND, MS_REC, MS_PRIVATE, MS_SHARED = 0x1000, 0x4000, 1 << 18, 1 << 20
 OWN = Path("/proc/thread-self/ns/net")
 RUN = Path("/run/netns")
 PREFIX = "ebpfmesh."
@@ -79,11 +76,11 @@ def create(name: str) -> Path:
     os.close(os.open(path, os.O_RDONLY | os.O_CREAT | os.O_EXCL, 0))
     home = os.open(OWN, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        _call("unshare", CLONE_NEWNET)
+        libc.unshare(libc.CLONE_NEWNET)
         try:
-            mount(os.fsencode(OWN), path, None, flags=MS_BIND)
+            libc.mount(os.fsencode(OWN), path, None, flags=libc.MS_BIND)
         finally:
-            _call("setns", home, CLONE_NEWNET)
+            libc.setns(home, libc.CLONE_NEWNET)
     except BaseException:
         path.unlink()
         raise
@@ -96,10 +93,10 @@ def _share_names() -> None:
     """Make /run/netns a mount that shows new names to all mount namespaces."""
     RUN.mkdir(mode=0o755, exist_ok=True)
     try:
-        mount(b"none", RUN, None, flags=MS_SHARED | MS_REC)
+        libc.mount(b"none", RUN, None, flags=libc.MS_SHARED | libc.MS_REC)
     except MeshError:  # not a mount yet
-        mount(os.fsencode(RUN), RUN, None, flags=MS_BIND | MS_REC)
-        mount(b"none", RUN, None, flags=MS_SHARED | MS_REC)
+        libc.mount(os.fsencode(RUN), RUN, None, flags=libc.MS_BIND | libc.MS_REC)
+        libc.mount(b"none", RUN, None, flags=libc.MS_SHARED | libc.MS_REC)
 
 
 def remove(name: str) -> None:
@@ -121,7 +118,7 @@ def find(name_or_path: str) -> Path:
 def _is_netns(path: Path) -> bool:
     try:
         with path.open() as file:
-            return fcntl.ioctl(file, NS_GET_NSTYPE) == CLONE_NEWNET
+            return bool(fcntl.ioctl(file, NS_GET_NSTYPE) == libc.CLONE_NEWNET)
     except PermissionError:  # for us it is whatever it is called
         return True
     except OSError:
@@ -145,7 +142,7 @@ def entered(path: Path) -> Iterator[None]:
         try:
             yield
         finally:
-            _call("setns", home, CLONE_NEWNET)
+            libc.setns(home, libc.CLONE_NEWNET)
     finally:
         os.close(home)
 
@@ -156,7 +153,7 @@ def _setns(path: Path) -> None:
     except FileNotFoundError as error:
         raise NotFound(f"no network namespace at {path}") from error
     try:
-        _call("setns", target, CLONE_NEWNET)
+        libc.setns(target, libc.CLONE_NEWNET)
     finally:
         os.close(target)
 
@@ -166,11 +163,11 @@ def unnamed() -> Iterator[Path]:
     """A namespace without a name, gone after the block or with this process; its path."""
     home = os.open(OWN, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        _call("unshare", CLONE_NEWNET)
+        libc.unshare(libc.CLONE_NEWNET)
         try:
             made = os.open(OWN, os.O_RDONLY | os.O_CLOEXEC)
         finally:
-            _call("setns", home, CLONE_NEWNET)
+            libc.setns(home, libc.CLONE_NEWNET)
     finally:
         os.close(home)
     try:
@@ -199,7 +196,7 @@ def enter_sandbox() -> None:
     Has a private BPF file system, empty /run/netns and /run/ebpfmesh, and loopback; no packet can
     leave and no pin stays. There is no way back: meant for tests, the demo and the benchmark.
     """
-    _call("unshare", CLONE_NEWNET)
+    libc.unshare(libc.CLONE_NEWNET)
     own_pins()
     _own_run()
     with rtnetlink() as ip:
@@ -215,7 +212,7 @@ def _own_run() -> None:
     run, ours = RUN.parent, (RUN, Path("/run/ebpfmesh"))
     covered = os.open(run, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        mount(b"tmpfs", run, b"tmpfs", b"mode=0755")
+        libc.mount(b"tmpfs", run, b"tmpfs", b"mode=0755")
         for place in (run / name for name in os.listdir(covered)):  # noqa: PTH208  (a descriptor)
             if place not in ours:
                 _show(Path(f"/proc/self/fd/{covered}/{place.name}"), place)
@@ -223,7 +220,7 @@ def _own_run() -> None:
         os.close(covered)
     for place in ours:
         place.mkdir()
-        mount(b"tmpfs", place, b"tmpfs", b"mode=0755")
+        libc.mount(b"tmpfs", place, b"tmpfs", b"mode=0755")
 
 
 def _show(source: Path, place: Path) -> None:
@@ -234,7 +231,7 @@ def _show(source: Path, place: Path) -> None:
         place.mkdir()
     else:
         place.touch()
-    mount(os.fsencode(source), place, None, flags=MS_BIND | MS_REC)
+    libc.mount(os.fsencode(source), place, None, flags=libc.MS_BIND | libc.MS_REC)
 
 
 def own_pins() -> None:
@@ -242,16 +239,6 @@ def own_pins() -> None:
 
     Nobody else sees its pins, and none outlives it. There is no way back.
     """
-    _call("unshare", CLONE_NEWNS)
-    mount(b"none", Path("/"), None, flags=MS_REC | MS_PRIVATE)
-    mount(b"bpf", BPFFS, b"bpf", b"mode=0700")
-
-
-def _call(function: str, *arguments: int) -> None:
-    libc = ctypes.CDLL(None, use_errno=True)
-    if getattr(libc, function)(*arguments) == 0:
-        return
-    code = ctypes.get_errno()
-    if code == 1:
-        raise MissingPrivilege(f"{function}: CAP_SYS_ADMIN is needed", hint="run as root")
-    raise OSError(code, f"{function}: {os.strerror(code)}")
+    libc.unshare(libc.CLONE_NEWNS)
+    libc.mount(b"none", Path("/"), None, flags=libc.MS_REC | libc.MS_PRIVATE)
+    libc.mount(b"bpf", BPFFS, b"bpf", b"mode=0700")

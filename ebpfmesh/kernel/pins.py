@@ -2,21 +2,17 @@
 """Where a mesh keeps its programs and maps: directories of the BPF file system, by ABI."""
 
 import contextlib
-import ctypes
-import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
 from ebpfmesh._abi import ABI
-from ebpfmesh.errors import AbiMismatch, MeshError, MissingPrivilege
-from ebpfmesh.kernel import private
+from ebpfmesh.errors import AbiMismatch
+from ebpfmesh.kernel import libc, private
 
 BPFFS = Path("/sys/fs/bpf")
 HOME = "netns-"  # a name here has no dots
 MOUNTED = b"ebpfmesh"  # the source that /proc/mounts shows where we mounted it
-FSOPEN, FSCONFIG, FSMOUNT = 430, 431, 432  # system calls, by the same number on all machines
-FSOPEN_CLOEXEC, FSCONFIG_CREATE, FSMOUNT_CLOEXEC = 1, 6, 1  # linux/include/uapi/linux/mount.h
 PRELOADED = {"maps.debug", "progs.debug"}  # the kernel puts them there (CONFIG_BPF_PRELOAD)
 BPF_FS_MAGIC = 0xCAFE4A11  # linux/include/uapi/linux/magic.h
 
@@ -99,16 +95,14 @@ def all_meshes() -> list[str]:
 
 def is_bpffs(path: Path = BPFFS) -> bool:
     """Whether a BPF file system is mounted here."""
-    buffer = (ctypes.c_long * 64)()  # struct statfs; f_type is its first word
-    libc = ctypes.CDLL(None, use_errno=True)
-    return libc.statfs(os.fsencode(path), buffer) == 0 and buffer[0] == BPF_FS_MAGIC
+    return libc.magic(path) == BPF_FS_MAGIC
 
 
 def mount_bpffs() -> None:
     """Mount the BPF file system if it is not; ``unmount_bpffs`` knows it by its source."""
     if is_bpffs():
         return
-    mount(MOUNTED, BPFFS, b"bpf", b"mode=0700")
+    libc.mount(MOUNTED, BPFFS, b"bpf", b"mode=0700")
 
 
 def unmount_bpffs() -> None:
@@ -116,37 +110,4 @@ def unmount_bpffs() -> None:
     wanted = [MOUNTED.decode(), str(BPFFS), "bpf"]
     mounts = [line.split()[:3] for line in Path("/proc/self/mounts").read_text().splitlines()]
     if wanted in mounts and {path.name for path in BPFFS.iterdir()} <= PRELOADED:
-        ctypes.CDLL(None).umount(os.fsencode(BPFFS))
-
-
-def mount(
-    source: bytes, target: Path, kind: bytes | None, data: bytes = b"", flags: int = 0
-) -> None:
-    """mount(2); MissingPrivilege without CAP_SYS_ADMIN."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.mount(source, os.fsencode(target), kind, ctypes.c_ulong(flags), data) != 0:
-        raise _refused(target)
-
-
-def _refused(target: object) -> MeshError:
-    code = ctypes.get_errno()
-    if code in (1, 13):
-        what = f"mounting {target}: CAP_SYS_ADMIN is needed"
-        return MissingPrivilege(what, hint="run as root")
-    return MeshError(f"mounting {target}: {os.strerror(code)}")
-
-
-def detached_tmpfs() -> Path:
-    """An empty directory that no path leads to but this process's own.
-
-    It is gone with the process, however that ends.
-    """
-    libc = ctypes.CDLL(None, use_errno=True)
-    context = libc.syscall(FSOPEN, b"tmpfs", FSOPEN_CLOEXEC)
-    if context < 0 or libc.syscall(FSCONFIG, context, FSCONFIG_CREATE, None, None, 0) < 0:
-        raise _refused("a tmpfs")
-    mounted = libc.syscall(FSMOUNT, context, FSMOUNT_CLOEXEC, 0)
-    if mounted < 0:
-        raise _refused("a tmpfs")
-    os.close(context)
-    return Path(f"/proc/self/fd/{mounted}")
+        libc.umount(BPFFS)

@@ -7,10 +7,10 @@ is worth as much as at the host: through the number that its namespace has for t
 """
 
 import contextlib
-import ctypes
-import os
 from collections.abc import Collection, Iterator
 from pathlib import Path
+
+from ebpfmesh.kernel import libc
 
 # linux/include/uapi/linux/capability.h
 CHOWN, DAC_OVERRIDE, FOWNER, FSETID, KILL, SETGID, SETUID, SETPCAP = 0, 1, 3, 4, 5, 6, 7, 8
@@ -24,26 +24,14 @@ KEPT = (
 and tcpdump work, servers may give up being root."""
 
 LAST = Path("/proc/sys/kernel/cap_last_cap")
-PR_CAPBSET_DROP = 24
-VERSION = 0x20080522  # _LINUX_CAPABILITY_VERSION_3: two words of 32 bits each
 
 
 def confine() -> None:
     """Give up all but KEPT, for good: this process, and whatever it becomes or starts."""
-    libc = ctypes.CDLL(None, use_errno=True)
     for number in range(int(LAST.read_text()) + 1):
-        if number not in KEPT and libc.prctl(PR_CAPBSET_DROP, number, 0, 0, 0) != 0:
-            raise _error("prctl")
-    kept = sum(1 << number for number in KEPT)
-    header = (ctypes.c_uint32 * 2)(VERSION, 0)
-    sets = (ctypes.c_uint32 * 6)(kept, kept, 0)  # effective, permitted, inheritable
-    if libc.capset(header, sets) != 0:
-        raise _error("capset")
-
-
-def _error(what: str) -> OSError:
-    code = ctypes.get_errno()
-    return OSError(code, f"{what}: {os.strerror(code)}")
+        if number not in KEPT:
+            libc.prctl(libc.PR_CAPBSET_DROP, number)
+    libc.capset(sum(1 << number for number in KEPT))
 
 
 def administrators(netns_inodes: Collection[int]) -> Iterator[tuple[int, int]]:

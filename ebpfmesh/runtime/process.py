@@ -6,7 +6,6 @@ waits and writes down how the command ended, the other keeps the first mebibyte 
 """
 
 import contextlib
-import ctypes
 import os
 import shutil
 import signal
@@ -18,13 +17,10 @@ from pathlib import Path
 from typing import NoReturn
 
 from ebpfmesh.errors import MeshError, NotFound
-from ebpfmesh.kernel import netns, private
+from ebpfmesh.kernel import libc, private
 from ebpfmesh.kernel.cgroup import Cgroup
-from ebpfmesh.kernel.pins import mount
 from ebpfmesh.runtime.capability import confine
 
-CLONE_NEWNS = 0x00020000
-MS_RDONLY, MS_BIND, MS_SLAVE = 1, 0x1000, 0x4000 | (1 << 19)
 KEEP = r"""exec 3>&2 2>/dev/null
 { "$@" 3>&-; printf %s $? >&3; } 2>&1 </dev/null \
 | { (ulimit -f 2048; exec cat -u); exec cat -u >/dev/null; } 3>&-"""
@@ -45,22 +41,15 @@ class Home:
         """Move the calling process there, for good: cgroup, network and mount namespace."""
         for file in self.cgroup.files():
             file.write_text("0")
-        libc = ctypes.CDLL(None, use_errno=True)
         with self.netns.open() as target:
-            _check(libc.setns(target.fileno(), netns.CLONE_NEWNET), "setns")
-        _check(libc.unshare(CLONE_NEWNS), "unshare")
-        mount(b"none", Path("/"), None, flags=MS_SLAVE)
-        mount(
+            libc.setns(target.fileno(), libc.CLONE_NEWNET)
+        libc.unshare(libc.CLONE_NEWNS)
+        libc.mount(b"none", Path("/"), None, flags=libc.MS_SLAVE | libc.MS_REC)
+        libc.mount(
             b"sysfs", Path("/sys"), b"sysfs"
         )  # /sys/class/net shows the namespace it was mounted in
-        mount(os.fsencode(self.hosts), Path("/etc/hosts").resolve(), None, flags=MS_BIND)
-        mount(b"none", self.hidden, b"tmpfs", b"mode=0755", flags=MS_RDONLY)
-
-
-def _check(result: int, what: str) -> None:
-    if result != 0:
-        code = ctypes.get_errno()
-        raise OSError(code, f"{what}: {os.strerror(code)}")
+        libc.mount(os.fsencode(self.hosts), Path("/etc/hosts").resolve(), None, flags=libc.MS_BIND)
+        libc.mount(b"none", self.hidden, b"tmpfs", b"mode=0755", flags=libc.MS_RDONLY)
 
 
 def execute(home: Home, command: Sequence[str]) -> NoReturn:

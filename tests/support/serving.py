@@ -14,7 +14,7 @@ from ipaddress import IPv6Address, ip_address
 
 from ebpfmesh import apply
 from ebpfmesh._abi import FlowFlag
-from ebpfmesh.kernel import netns
+from ebpfmesh.kernel import libc
 from ebpfmesh.kernel.maps import Maps
 from ebpfmesh.kernel.pins import Pins
 from ebpfmesh.model import Address, Mesh
@@ -92,7 +92,7 @@ def own_many(
                 outside = os.open("/proc/thread-self/ns/net", os.O_RDONLY)
                 home.enter()
                 if not stays:
-                    netns._call("setns", outside, netns.CLONE_NEWNET)
+                    libc.setns(outside, libc.CLONE_NEWNET)
                 mine = [socket.socket(family, kind).detach() for _ in range(count)]
                 socket.send_fds(there, [b"."], mine)
             os._exit(0)

@@ -9,7 +9,6 @@ still. A burst that is too late is not caught up with.
 """
 
 import contextlib
-import ctypes
 import os
 import select
 import signal
@@ -24,11 +23,11 @@ from functools import partial
 from ebpfmesh.bench.packets.generator import Entry, Generator
 from ebpfmesh.bench.tools import Pick, one_core
 from ebpfmesh.errors import CommandFailed
+from ebpfmesh.kernel import libc
 
 MAX_SECONDS = 600.0
 MAX_FRAMES = 100_000_000
 """Bounds of a run, whatever was asked for."""
-PR_SET_TIMERSLACK = 29
 NICE = -20
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 STARTED = b"."
@@ -179,7 +178,7 @@ def _serve(send: Callable[[], Sent], pick: Pick, result: int) -> None:
         for number in SIGNALS:
             signal.signal(number, signal.SIG_IGN)  # who started it decides
         signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
-        ctypes.CDLL(None).prctl(PR_SET_TIMERSLACK, 1, 0, 0, 0)
+        libc.prctl(libc.PR_SET_TIMERSLACK, 1)
         with contextlib.suppress(PermissionError):
             os.setpriority(os.PRIO_PROCESS, 0, NICE)
         with one_core(pick):

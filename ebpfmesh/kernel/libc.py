@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""Calls of the C library that Python has no names for, their numbers and their errors.
+
+A call that fails raises OSError with its errno, except where root is wanted: EPERM and EACCES
+become MissingPrivilege.
+"""
+
+import ctypes
+import errno
+import functools
+import os
+from pathlib import Path
+
+from ebpfmesh.errors import MeshError, MissingPrivilege
+
+CLONE_NEWNS, CLONE_NEWNET = 0x00020000, 0x40000000  # linux/include/uapi/linux/sched.h
+MS_RDONLY, MS_BIND, MS_REC = 0x1, 0x1000, 0x4000  # linux/include/uapi/linux/mount.h
+MS_PRIVATE, MS_SLAVE, MS_SHARED = 1 << 18, 1 << 19, 1 << 20
+PR_SET_PDEATHSIG, PR_CAPBSET_DROP, PR_SET_TIMERSLACK = 1, 24, 29  # linux/prctl.h
+_FSOPEN, _FSCONFIG, _FSMOUNT = 430, 431, 432  # system calls, by the same number on all machines
+_FSOPEN_CLOEXEC, _FSCONFIG_CREATE, _FSMOUNT_CLOEXEC = 1, 6, 1  # linux/mount.h
+_CAPABILITIES = 0x20080522  # _LINUX_CAPABILITY_VERSION_3: two words of 32 bits each
+
+
+@functools.cache
+def _libc() -> ctypes.CDLL:
+    return ctypes.CDLL(None, use_errno=True)
+
+
+def _call(function: str, *arguments: object, about: object = "") -> int:
+    result: int = getattr(_libc(), function)(*arguments)
+    if result >= 0:
+        return result
+    code, what = ctypes.get_errno(), f"{function} {about}".strip()
+    if code in (errno.EPERM, errno.EACCES):
+        raise MissingPrivilege(f"{what}: CAP_SYS_ADMIN is needed", hint="run as root")
+    raise OSError(code, f"{what}: {os.strerror(code)}")
+
+
+def unshare(kind: int) -> None:
+    """Move the calling thread to a new namespace, of the kinds in CLONE_NEW…."""
+    _call("unshare", kind)
+
+
+def setns(namespace: int, kind: int) -> None:
+    """Move the calling thread to the namespace behind a descriptor."""
+    _call("setns", namespace, kind)
+
+
+def mount(
+    source: bytes, target: Path, kind: bytes | None, data: bytes = b"", flags: int = 0
+) -> None:
+    """mount(2); MeshError if it fails, MissingPrivilege without CAP_SYS_ADMIN."""
+    words = (source, os.fsencode(target), kind, ctypes.c_ulong(flags), data)
+    try:
+        _call("mount", *words, about=target)
+    except OSError as error:
+        raise MeshError(f"mounting {target}: {os.strerror(error.errno or 0)}") from error
+
+
+def umount(target: Path) -> None:
+    """umount(2)."""
+    _call("umount", os.fsencode(target), about=target)
+
+
+def magic(path: Path) -> int:
+    """What file system a path is on, by its number in linux/magic.h; 0 where there is no path."""
+    buffer = (ctypes.c_long * 64)()  # struct statfs; f_type is its first word
+    return int(buffer[0]) if _libc().statfs(os.fsencode(path), buffer) == 0 else 0
+
+
+def detached_tmpfs() -> Path:
+    """An empty directory that no path leads to but this process's own.
+
+    It is gone with the process, however that ends.
+    """
+    context = _call("syscall", _FSOPEN, b"tmpfs", _FSOPEN_CLOEXEC)
+    _call("syscall", _FSCONFIG, context, _FSCONFIG_CREATE, None, None, 0)
+    mounted = _call("syscall", _FSMOUNT, context, _FSMOUNT_CLOEXEC, 0)
+    os.close(context)
+    return Path(f"/proc/self/fd/{mounted}")
+
+
+def prctl(option: int, value: int) -> None:
+    """prctl(2)."""
+    _call("prctl", option, value, 0, 0, 0, about=option)
+
+
+def capset(kept: int) -> None:
+    """Have the calling thread's effective and permitted capabilities be these bits."""
+    header = (ctypes.c_uint32 * 2)(_CAPABILITIES, 0)
+    sets = (ctypes.c_uint32 * 6)(kept, kept, 0)  # effective, permitted, inheritable
+    _call("capset", header, sets)
