@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from ebpfmesh.kernel import netns, sockets
+from ebpfmesh.kernel import netns, programs
 from ebpfmesh.model import Mesh
 from support import topology
 
@@ -104,6 +104,6 @@ def _of_sockets(item: str, before: set[str]) -> bool:
         return False
     pin = Path(item.removeprefix("pin "))
     mesh = f"pin {pin.parents[1]}/"
-    return pin.name in {program.name for program in sockets.PROGRAMS} and any(
+    return pin.name in {program.name for program in programs.AT_SOCKETS} and any(
         one.startswith(mesh) for one in before
     )

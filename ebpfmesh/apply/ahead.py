@@ -6,14 +6,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ebpfmesh.apply.live import OnStep, quiet
-from ebpfmesh.apply.programs import load_sources, tc_sources
+from ebpfmesh.apply.programs import load_sources
 from ebpfmesh.compile import compiled
 from ebpfmesh.compile.source import bpf_dir
 from ebpfmesh.errors import MeshError, UsageError
 from ebpfmesh.kernel import netns, sockets
 from ebpfmesh.kernel.maps import create_maps
 from ebpfmesh.kernel.pins import Pins
-from ebpfmesh.kernel.programs import Program
+from ebpfmesh.kernel.programs import ALWAYS, MESH, Program, by_file
 from ebpfmesh.model import Limits
 
 
@@ -50,12 +50,10 @@ def compile_ahead(on_step: OnStep = quiet) -> tuple[Path, list[str]]:
 
 def _lacking() -> dict[str, Sequence[Program]]:
     """The files of bpf/ whose programs are not all kept."""
-    sources = tc_sources()
-    if sockets.supported():
-        sources["mesh_sock.c"] = sockets.PROGRAMS
+    wanted = by_file(MESH if sockets.supported() else ALWAYS)
     return {
         file: programs
-        for file, programs in sources.items()
+        for file, programs in wanted.items()
         if not compiled.kept(bpf_dir() / file, [program.name for program in programs])
     }
 

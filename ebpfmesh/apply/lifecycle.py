@@ -16,6 +16,7 @@ from ebpfmesh.errors import MeshError, NotFound, UsageError
 from ebpfmesh.kernel import links, netns, pins
 from ebpfmesh.kernel.maps import create_maps
 from ebpfmesh.kernel.pins import Pins
+from ebpfmesh.kernel.programs import CALLS
 from ebpfmesh.model import Function, Mesh, Scope
 from ebpfmesh.plan import Operation, diff
 from ebpfmesh.state import remains
@@ -124,7 +125,7 @@ def _created(wanted: Mesh, on_step: OnStep) -> Iterator[Live]:
         create_maps(own, record.limits())
         on_step("programs")
         programs.load_missing(own, services=bool(wanted.services))
-        programs.set_calls(own, "mesh_tc_calls", programs.TC_CALLS)
+        programs.set_calls(own, "mesh_tc_calls", CALLS)
         with contextlib.closing(Live(record, on_step)) as live:
             yield live
 

@@ -23,12 +23,12 @@ from ebpfmesh.kernel import bpf, cgroup, interface, links, netns, rcu, sockets
 from ebpfmesh.kernel.cgroup import Cgroup, directory_above
 from ebpfmesh.kernel.maps import Maps
 from ebpfmesh.kernel.pins import Pins
+from ebpfmesh.kernel.programs import HOOKS
 from ebpfmesh.model import Function, Mesh, Policy, Service, Timeouts
 from ebpfmesh.plan import Operation
 from ebpfmesh.runtime import process
 from ebpfmesh.state import audit, listener
 from ebpfmesh.state.place import (
-    HOOKS,
     cgroup_of,
     check_place,
     exit_file,
@@ -312,7 +312,7 @@ class Live:
 
     def _attach(self, function: Function, place: Place) -> None:
         """Attach the programs; the interface comes up after: no packet gets past them."""
-        for direction, name in HOOKS:
+        for direction, name in HOOKS.items():
             self.step(f"function {function.name}: {direction}")
             with self.program(name) as program:
                 pin = self.pins.links / f"{function.name}-{direction}"
@@ -382,7 +382,7 @@ class Live:
             name, place = row.function.name, row.place
             self.step(f"remove function {name}: programs")
             there = interface.find(place.interface) == place.ifindex  # else it is another one
-            for direction, _ in HOOKS:
+            for direction in HOOKS:
                 pin = self.pins.links / f"{name}-{direction}"
                 links.detach(self.ip, place.ifindex if there else None, direction, pin)
 

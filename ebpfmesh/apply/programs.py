@@ -8,53 +8,21 @@ import contextlib
 import ctypes
 from collections.abc import Mapping, Sequence
 
-from ebpfmesh import _abi
 from ebpfmesh.compile.build import Build
 from ebpfmesh.compile.source import bpf_dir
 from ebpfmesh.kernel import bpf, sockets
 from ebpfmesh.kernel.maps import Maps
 from ebpfmesh.kernel.pins import Pins
-from ebpfmesh.kernel.programs import Program
-
-TC_CALLS = {
-    _abi.CALL_SLOW: "mesh_slow_fn",
-    _abi.CALL_JUDGE: "mesh_judge_fn",
-    _abi.CALL_DECIDE: "mesh_decide_fn",
-    _abi.CALL_EVENT: "mesh_event_fn",
-    _abi.CALL_ANSWER: "mesh_answer_fn",
-    _abi.CALL_STORE: "mesh_store_fn",
-}
-TC_SOURCES = {
-    "mesh_slow.c": ("mesh_slow_fn",),  # first: it takes longest
-    "mesh_tc.c": (
-        "mesh_from_fn",
-        "mesh_to_fn",
-        "mesh_judge_fn",
-        "mesh_decide_fn",
-        "mesh_store_fn",
-        "mesh_event_fn",
-        "mesh_answer_fn",
-    ),
-}
-
-
-def tc_sources() -> dict[str, Sequence[Program]]:
-    """The files of the programs at tc."""
-    return {file: [Program(name, "tc") for name in names] for file, names in TC_SOURCES.items()}
+from ebpfmesh.kernel.programs import ALWAYS, AT_SOCKETS, Program, by_file
 
 
 def load_missing(own: Pins, *, services: bool) -> None:
     """Compile what is not pinned yet of what a mesh needs that has services, or has none."""
-    sources = tc_sources()
-    names = [program.name for programs in sources.values() for program in programs]
-    if all((own.progs / name).exists() for name in names):
-        sources = {}
-    else:
+    missing = () if all((own.progs / one.name).exists() for one in ALWAYS) else ALWAYS
+    if missing:
         for stale in own.progs.iterdir():
             stale.unlink()
-    if services and lack_sockets(own):
-        sources |= _socket_sources(own)
-    load_sources(own, sources)
+    load_sources(own, by_file((*missing, *_sockets_missing(own, services=services))))
 
 
 def lack_sockets(own: Pins) -> bool:
@@ -64,13 +32,15 @@ def lack_sockets(own: Pins) -> bool:
 
 def load_sockets(own: Pins) -> None:
     """Compile the programs at sockets; ``sockets.attach`` attaches them."""
-    load_sources(own, _socket_sources(own))
+    load_sources(own, by_file(_sockets_missing(own, services=True)))
 
 
-def _socket_sources(own: Pins) -> dict[str, Sequence[Program]]:
-    for program in sockets.PROGRAMS:  # some are there if a crash came while they were pinned
+def _sockets_missing(own: Pins, *, services: bool) -> tuple[Program, ...]:
+    if not services or not lack_sockets(own):
+        return ()
+    for program in AT_SOCKETS:  # some are there if a crash came while they were pinned
         (own.progs / program.name).unlink(missing_ok=True)
-    return {"mesh_sock.c": sockets.PROGRAMS}
+    return AT_SOCKETS
 
 
 def load_programs(own: Pins, source: str, programs: Sequence[Program]) -> None:

@@ -20,13 +20,13 @@ from pyroute2.netlink.exceptions import NetlinkError
 
 from ebpfmesh.errors import ForeignProgram, Unsupported
 from ebpfmesh.kernel import bpf, rtnl
+from ebpfmesh.kernel.programs import HOOKS, Direction
 from ebpfmesh.model import Hook
 
-Direction = Literal["ingress", "egress"]
 HOOK: dict[Direction, int] = {"ingress": bpf.TCX_INGRESS, "egress": bpf.TCX_EGRESS}
 CLSACT_PARENT: dict[Direction, int] = {"ingress": 0xFFFFFFF2, "egress": 0xFFFFFFF3}
 PRIORITY, HANDLE, ETH_P_ALL = 1, 1, 0x0003
-MESH_PROGRAMS = {"mesh_from_fn", "mesh_to_fn"}
+MESH_PROGRAMS = frozenset(HOOKS.values())
 
 
 @functools.cache
@@ -84,7 +84,7 @@ def detach(ip: IPRoute, ifindex: int | None, direction: Direction, pin: Path) ->
 
 
 def _detach(ip: IPRoute, ifindex: int, direction: Direction, pin: Path) -> None:
-    names = MESH_PROGRAMS  # where nothing is pinned, as after a crash just before
+    names: Collection[str] = MESH_PROGRAMS  # where nothing is pinned, as after a crash just before
     with contextlib.suppress(FileNotFoundError), bpf.obj_get(pin) as held:
         if bpf.is_link(held):
             bpf.link_detach(held)  # by itself the kernel would do it some time after

@@ -1,12 +1,56 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""The programs of bpf/ as the control plane knows them."""
+"""The programs of a mesh: one table that loading, pins, links, dry runs and ``show`` read."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Literal
+
+from ebpfmesh import _abi
+from ebpfmesh.kernel import bpf
+
+Direction = Literal["ingress", "egress"]
 
 
 @dataclass(frozen=True)
 class Program:
-    """A function of a C file that is loaded as a program of its own."""
+    """A function of a C file that is loaded as a program of its own.
+
+    ``type`` is tc, xdp, or a key of bpf.CGROUP_HOOK. For those of a mesh: the ``file`` of bpf/, the
+    ``hook`` of a function's interface that it is attached to, or the slot of mesh_tc_calls by which
+    others ``call`` it; and whether a mesh needs it always, or for services only.
+    """
 
     name: str
-    type: str  # tc, xdp, or a key of bpf.CGROUP_HOOK
+    type: str
+    file: str = ""
+    hook: Direction | None = None
+    call: int | None = None
+    needed: Literal["always", "services"] = "always"
+
+
+MESH = (
+    Program("mesh_slow_fn", "tc", "mesh_slow.c", call=_abi.CALL_SLOW),  # first: it takes longest
+    Program("mesh_from_fn", "tc", "mesh_tc.c", hook="ingress"),
+    Program("mesh_to_fn", "tc", "mesh_tc.c", hook="egress"),
+    Program("mesh_judge_fn", "tc", "mesh_tc.c", call=_abi.CALL_JUDGE),
+    Program("mesh_decide_fn", "tc", "mesh_tc.c", call=_abi.CALL_DECIDE),
+    Program("mesh_store_fn", "tc", "mesh_tc.c", call=_abi.CALL_STORE),
+    Program("mesh_event_fn", "tc", "mesh_tc.c", call=_abi.CALL_EVENT),
+    Program("mesh_answer_fn", "tc", "mesh_tc.c", call=_abi.CALL_ANSWER),
+    *(Program(f"mesh_{hook}", hook, "mesh_sock.c", needed="services") for hook in bpf.CGROUP_HOOK),
+)
+
+ALWAYS = tuple(program for program in MESH if program.needed == "always")
+AT_SOCKETS = tuple(program for program in MESH if program.needed == "services")
+HOOKS: dict[Direction, str] = {one.hook: one.name for one in MESH if one.hook is not None}
+"""The program at each hook of a function's host-side interface."""
+CALLS = {program.call: program.name for program in MESH if program.call is not None}
+"""The program in each slot of mesh_tc_calls."""
+
+
+def by_file(programs: Iterable[Program]) -> dict[str, list[Program]]:
+    """Programs by the file of bpf/ they are in, in their order."""
+    found: dict[str, list[Program]] = {}
+    for program in programs:
+        found.setdefault(program.file, []).append(program)
+    return found

@@ -19,9 +19,8 @@ from ebpfmesh.kernel import bpf, netns, probe
 from ebpfmesh.kernel.cgroup import Hierarchies
 from ebpfmesh.kernel.maps import Maps
 from ebpfmesh.kernel.pins import Pins
-from ebpfmesh.kernel.programs import Program
+from ebpfmesh.kernel.programs import AT_SOCKETS as PROGRAMS
 
-PROGRAMS = tuple(Program(f"mesh_{hook}", hook) for hook in bpf.CGROUP_HOOK)
 SO_NETNS_COOKIE = 71
 
 

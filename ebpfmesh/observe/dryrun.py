@@ -18,6 +18,7 @@ from scapy.layers.l2 import Ether
 from ebpfmesh import _abi
 from ebpfmesh.errors import MeshError, UsageError
 from ebpfmesh.kernel import bpf
+from ebpfmesh.kernel.programs import CALLS
 from ebpfmesh.model import Address, Service
 from ebpfmesh.observe.view import OUTSIDE, View
 from ebpfmesh.state.place import fault
@@ -28,7 +29,7 @@ SOMEBODY: dict[int, Address] = {
     6: IPv6Address("2001:db8:ffff:ffff::1"),
 }
 """Stands for the outside where no address is given."""
-PROGRAM = "mesh_slow_fn"
+PROGRAM = CALLS[_abi.CALL_SLOW]
 SOURCE_PORT = 49152  # the first ephemeral one (RFC 6335, 6)
 
 # struct __sk_buff, linux/include/uapi/linux/bpf.h

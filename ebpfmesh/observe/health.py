@@ -8,13 +8,14 @@ from collections.abc import Iterator
 from ebpfmesh import _abi
 from ebpfmesh.errors import MeshError, NotFound
 from ebpfmesh.kernel import links
+from ebpfmesh.kernel.programs import HOOKS
 from ebpfmesh.model import Limits
 from ebpfmesh.observe import counters, netfilter, objects, rooms
 from ebpfmesh.observe.machine import Check, Status
 from ebpfmesh.observe.view import View, opened
 from ebpfmesh.runtime import capability
 from ebpfmesh.state import listener, remains
-from ebpfmesh.state.place import HOOKS, fault
+from ebpfmesh.state.place import fault
 
 RULES_SHOWN = 20
 
@@ -58,7 +59,7 @@ def _check(view: View, topic: str) -> Iterator[Check]:
 
 
 def _foreign(view: View, topic: str) -> Iterator[Check]:
-    ours = {name for _, name in HOOKS}
+    ours = set(HOOKS.values())
     for row in view.functions:
         if fault(view.ip, row):
             continue

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from ebpfmesh import _abi
 from ebpfmesh.kernel import bpf, links
+from ebpfmesh.kernel.programs import AT_SOCKETS
 from ebpfmesh.observe.view import View
 from ebpfmesh.state.place import fault
 
@@ -117,11 +118,11 @@ def _attachments(view: View) -> Iterator[tuple[links.Attached, Attachment]]:
 
 def _at_sockets(view: View) -> Iterator[tuple[links.Attached, Attachment]]:
     """Programs at the cgroup of a mesh's functions."""
-    for hook in bpf.CGROUP_HOOK:
-        pin = view.pins.links / f"mesh_{hook}"
+    for program in AT_SOCKETS:
+        pin = view.pins.links / program.name
         with contextlib.suppress(FileNotFoundError), bpf.obj_get(pin) as link:
             if bpf.link_cgroup(link):
-                found = links.Attached(hook, "cgroup link", pin.name)
+                found = links.Attached(program.type, "cgroup link", program.name)
                 yield found, Attachment("", "", found.hook, found.how)
 
 

@@ -10,15 +10,10 @@ from ebpfmesh.errors import NotFound
 from ebpfmesh.kernel import interface, links, netns
 from ebpfmesh.kernel.cgroup import Cgroup
 from ebpfmesh.kernel.pins import Pins
+from ebpfmesh.kernel.programs import HOOKS
 from ebpfmesh.state.record import FunctionRow, Place, Record
 
 Fault = Literal["", "unfinished", "interface gone", "namespace gone", "programs missing"]
-
-HOOKS: tuple[tuple[links.Direction, str], ...] = (
-    ("ingress", "mesh_from_fn"),
-    ("egress", "mesh_to_fn"),
-)
-"""The program at each hook of a function's host-side interface."""
 
 
 def check_place(record: Record) -> None:
@@ -44,7 +39,7 @@ def fault(ip: IPRoute, row: FunctionRow) -> Fault:
         return "interface gone"
     if _moved(row.place):
         return "namespace gone"
-    for direction, _ in HOOKS:
+    for direction in HOOKS:
         pin = Pins(row.mesh).links / f"{row.function.name}-{direction}"
         if not links.holds(ip, row.place.ifindex, direction, pin):
             return "programs missing"

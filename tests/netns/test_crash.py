@@ -18,7 +18,7 @@ from ebpfmesh import apply
 from ebpfmesh.apply import OnStep
 from ebpfmesh.compile import compiled
 from ebpfmesh.errors import NotFound, UsageError
-from ebpfmesh.kernel import sockets
+from ebpfmesh.kernel import programs, sockets
 from ebpfmesh.kernel.cgroup import directory_above
 from ebpfmesh.kernel.pins import Pins
 from ebpfmesh.model import Function, Mesh
@@ -276,7 +276,7 @@ def serve(on_step: OnStep) -> None:
 def forget_sockets() -> None:
     """The mesh as it is before its first service, without compiling all of it again."""
     apply.up(BARE)
-    for program in sockets.PROGRAMS:
+    for program in programs.AT_SOCKETS:
         (Pins("crash").progs / program.name).unlink(missing_ok=True)
     apply.edit("crash", lambda mesh: mesh.model_copy(update={"policies": OLD_MESH.policies[1:]}))
     apply.up(BARE)
@@ -334,7 +334,7 @@ def test_first_service_interrupted_at_each_step() -> None:
 def test_programs_at_sockets_cut_short() -> None:
     """Some are pinned, others not: nothing is attached, and the next service begins anew."""
     serve(lambda _: None)
-    (Pins("crash").progs / sockets.PROGRAMS[-1].name).unlink()
+    (Pins("crash").progs / programs.AT_SOCKETS[-1].name).unlink()
     apply.edit("crash", lambda mesh: mesh.model_copy(update={"policies": OLD_MESH.policies}))
     assert list(Pins("crash").links.glob("mesh_*")) == []
     assert reaches_service(SERVED)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from ebpfmesh import _abi, apply
-from ebpfmesh.kernel import sockets
+from ebpfmesh.kernel import programs, sockets
 from ebpfmesh.kernel.maps import Maps
 from ebpfmesh.kernel.pins import Pins
 from ebpfmesh.model import Mesh
@@ -72,7 +72,7 @@ def detach_sockets() -> None:
 
 
 def unpin_socket_programs() -> None:
-    for program in sockets.PROGRAMS:
+    for program in programs.AT_SOCKETS:
         (Pins("repair").progs / program.name).unlink()
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from ebpfmesh import apply
 from ebpfmesh._abi import FlowFlag
-from ebpfmesh.kernel import sockets
+from ebpfmesh.kernel import programs, sockets
 from ebpfmesh.kernel.cgroup import directory_above
 from ebpfmesh.kernel.pins import Pins
 from ebpfmesh.model import Mesh
@@ -16,7 +16,7 @@ from support.serving import MESH, accepted, at, flows, listeners, own, peer
 from support.sockets import listener
 from support.topology import mesh_of, running
 
-ALL = sorted(program.name for program in sockets.PROGRAMS)
+ALL = sorted(program.name for program in programs.AT_SOCKETS)
 NAMED = '[mesh]\nname = "cgroup"\n'
 SERVICE = '[[service]]\nname = "s"\naddress = "198.19.0.1"\nport = 80\nfunctions = ["a"]\n'
 

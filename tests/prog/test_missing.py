@@ -9,15 +9,16 @@ import pytest
 
 from ebpfmesh import _abi
 from ebpfmesh._abi import Reason
-from ebpfmesh.apply.programs import TC_CALLS, set_calls
+from ebpfmesh.apply.programs import set_calls
+from ebpfmesh.kernel import programs
 from ebpfmesh.kernel.pins import Pins
 from prog.lab import NAME, NOBODY, TC, TO_FN, XDP_CALLS, XDP_FN, Drop, Hook, Lab, peer
 from support.packets import received, sent, tcp, udp
 
 A, B = peer("a"), peer("b")
 CALLS = {
-    TC: ("mesh_tc_calls", TC_CALLS),
-    TO_FN: ("mesh_tc_calls", TC_CALLS),
+    TC: ("mesh_tc_calls", programs.CALLS),
+    TO_FN: ("mesh_tc_calls", programs.CALLS),
     XDP_FN: ("mesh_xdp_calls", XDP_CALLS),
 }
 SLOTS = pytest.mark.parametrize(
