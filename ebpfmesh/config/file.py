@@ -363,8 +363,8 @@ def _services(file: _File, origin: _Origin) -> tuple[Service, ...]:
     """Its services."""
     services: list[Service] = []
     for index, table in file.services.items():
-        values = table.model_dump(exclude={"address", "port", "target_port"})
-        values |= service_ports(table.port, table.target_port)
+        values = dict(table) | service_ports(table.port, table.target_port)
+        del values["address"]
         _note(origin, ("services", len(services)), ("service", index), table.address)
         try:
             services.append(make(Service, **values, **_by_family("address", table.address)))
@@ -378,12 +378,12 @@ def _policies(file: _File, mesh: Mesh, origin: _Origin) -> tuple[Policy, ...]:
     """Its policies; a function's name that stands for its replicas becomes that of their group."""
     policies: list[Policy] = []
     groups = frozenset(mesh.groups)
-    for index, table in file.policies.items():
-        values = table.model_dump(exclude={"source", "destination", "port"})
-        values |= policy_ports(table.port)
+    for index in list(file.policies):
+        table = file.policies.pop(index)  # two of everything would be much, if there are many
+        values = dict(table) | policy_ports(table.port)
         origin["policies", len(policies)] = ("policy", index)
         try:
-            policy = make(Policy, source=table.source, destination=table.destination, **values)
+            policy = make(Policy, **values)
         except Invalid as fault:
             what = f"policy number {index + 1}: {fault.message}"
             path = ("policy", index, *fault.path)

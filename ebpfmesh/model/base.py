@@ -9,7 +9,6 @@ from ipaddress import (
     IPv4Network,
     IPv6Address,
     IPv6Network,
-    ip_address,
     ip_network,
 )
 from typing import Annotated, TypeVar
@@ -48,6 +47,12 @@ MANY = 65535
 """The most functions that a mesh can have, and so elements that an array needs."""
 TOLD = 50
 """The most faults that are told one by one."""
+
+
+_UNUSABLE_SPANS = [
+    (network.version, int(network[0]), int(network[-1]), what)
+    for network, what in _UNUSABLE.items()
+]
 
 
 class Invalid(UsageError, ValueError):
@@ -107,8 +112,10 @@ def check_address(address: _Address) -> _Address:
 
 def check_prefix(prefix: _Network) -> _Network:
     """``prefix`` if functions can have any address of it; raises ``Invalid`` if they cannot."""
-    for network, what in _UNUSABLE.items():
-        if network.version == prefix.version and network.overlaps(prefix):
+    first = int(prefix.network_address)
+    last = first + prefix.num_addresses - 1
+    for version, start, end, what in _UNUSABLE_SPANS:
+        if version == prefix.version and start <= last and first <= end:
             hint = "choose a prefix of unicast addresses, such as 198.18.0.0/16"
             raise Invalid(f"prefix {prefix} holds {what} address", hint=hint)
     return prefix
@@ -120,12 +127,16 @@ def parse_prefix(text: object) -> IPv4Network | IPv6Network:
     if not isinstance(text, str):
         raise Invalid("a prefix must be a string", hint=hint)
     try:
+        return check_prefix(ip_network(text))
+    except Invalid:
+        raise
+    except ValueError:
+        pass
+    try:
         prefix = ip_network(text, strict=False)
     except ValueError:
         raise Invalid(f"{show(text)} is not a prefix", hint=hint) from None
-    if ip_address(text.partition("/")[0]) != prefix.network_address:
-        raise Invalid(f"{show(text)} has bits after the prefix", hint=f'did you mean "{prefix}"?')
-    return check_prefix(prefix)
+    raise Invalid(f"{show(text)} has bits after the prefix", hint=f'did you mean "{prefix}"?')
 
 
 def repeated(values: Iterable[_Item]) -> Iterator[tuple[int, _Item]]:

@@ -5,7 +5,7 @@ import re
 from collections.abc import Collection
 from dataclasses import dataclass
 from difflib import get_close_matches
-from ipaddress import ip_network
+from functools import cached_property
 from typing import Annotated, Literal, Self, get_args
 
 from pydantic import (
@@ -58,14 +58,16 @@ class Identity:
         if named != bool(self.name) and not self.kind == "outside":
             raise Invalid(f"{show(str(self))} is not an identity", hint=hint)
         if self.kind == "outside" and self.name:
-            object.__setattr__(self, "name", str(parse_prefix(self.name)))  # one way to write it
+            prefix = parse_prefix(self.name)
+            object.__setattr__(self, "name", str(prefix))  # one way to write it
+            self.__dict__["prefix"] = prefix
         elif self.name and not (len(self.name) <= 63 and re.fullmatch(LABEL, self.name)):
             raise Invalid(f"{show(self.name)} is not a name", hint=f"{LABEL_TEXT} 63")
 
-    @property
+    @cached_property
     def prefix(self) -> Network | None:
         """The prefix of ``outside:PREFIX``."""
-        return ip_network(self.name) if self.kind == "outside" and self.name else None
+        return None
 
     @classmethod
     def parse(cls, text: object) -> "Identity":
