@@ -36,17 +36,12 @@ class Table:
     columns: Sequence[Column]
     empty: str
 
-    def rows(self, view: "View", **wanted: Any) -> Iterable[Any]:
-        """All rows there are, or those that are wanted."""
-        module, _, name = self.reader.partition(".")
-        read: Callable[..., Iterable[Any]] = getattr(
-            import_module(f"ebpfmesh.observe.{module}"), name
-        )
-        return read(view, **wanted)
-
     def tell(self, view: "View", **wanted: Any) -> None:
-        """Print it, as a table or as JSON."""
-        rows = self.rows(view, **wanted)
+        """Print all rows there are, or those that are wanted, as a table or as JSON."""
+        module, _, name = self.reader.partition(".")
+        read: Callable[..., Iterable[Any]]
+        read = getattr(import_module(f"ebpfmesh.observe.{module}"), name)
+        rows = read(view, **wanted)
         if settings().json:
             output.data(mesh=view.name, time=output.now(), **{self.noun: list(rows)})
         else:
@@ -314,11 +309,11 @@ def show() -> None:
 
 
 @contextlib.contextmanager
-def _view(mesh: str = "") -> "Iterator[View]":
+def _view() -> "Iterator[View]":
     from ebpfmesh.observe import view
 
     need_read("show")
-    with view.opened(mesh or the_mesh()) as seen:
+    with view.opened(the_mesh()) as seen:
         yield seen
 
 
