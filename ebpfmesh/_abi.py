@@ -8,7 +8,7 @@ from typing import Final, NamedTuple
 be16 = c_uint16.__ctype_be__
 be32 = c_uint32.__ctype_be__
 
-ABI: Final = 0x9066f60
+ABI: Final = 0x416fcff
 MEANING: Final = 1
 GATEWAY4: Final = 0xa9fe0101
 GATEWAY6_FIRST: Final = 0xfe800000
@@ -481,16 +481,20 @@ class Region(Structure):
 
 
 class Room(Structure):
-    """struct mesh_room, 32 bytes."""
+    """struct mesh_room, 40 bytes."""
 
     own: Region
     common: Region
     evicted: int
+    full: int
+    pad: int
 
     _fields_ = (
         ("own", Region),
         ("common", Region),
         ("evicted", c_uint64),
+        ("full", c_uint32),
+        ("pad", c_uint32),
     )
 
 

@@ -385,8 +385,10 @@ struct mesh_room {
 	struct mesh_region own;
 	struct mesh_region common;
 	__u64 evicted; /* of the tenant's, before their time was over */
+	__u32 full;    /* how often in a row nothing was found that is free or over */
+	__u32 pad;
 };
-_Static_assert(sizeof(struct mesh_room) == 32, "padding");
+_Static_assert(sizeof(struct mesh_room) == 40, "padding");
 
 /* Who asks whom: the five-tuple of a flow, as the side that opened it sends it. */
 struct mesh_tuple {

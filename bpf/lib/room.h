@@ -18,9 +18,14 @@
 
 #include "lib/flow.h"
 
-/* How many slots are looked at, and how many of them are where the last one was given away. */
+/*
+ * How many slots are looked at, and how many of them are where the last one was given away. Each costs
+ * some cache misses, so where that many searches in a row have found nothing free, fewer are made.
+ */
 #define ROOM_LOOKS 16
 #define ROOM_SWEEPS 4
+#define ROOM_SEARCHES 16
+#define ROOM_LOOKS_FULL 2
 
 /* Older than any flow: one that has closed, and where what the slot names is no flow any more. */
 #define ROOM_CLOSED 0x80000000
@@ -140,18 +145,23 @@ HOT struct mesh_slot *room_take(const struct mesh_config *config, __u32 half, __
 	struct mesh_room *room = room_of(half ? MESH_ROOM_HALF : MESH_ROOM_FLOW, tenant);
 	struct room_choice best = {};
 	struct mesh_slot *slot = NULL;
+	__u32 looks;
 
 	if (!room)
 		return NULL;
+	looks = room->full < ROOM_SEARCHES ? ROOM_LOOKS : ROOM_LOOKS_FULL;
 #pragma clang loop unroll(disable)
-	for (__u32 i = 0; i < ROOM_LOOKS && !slot; i++) {
+	for (__u32 i = 0; i < ROOM_LOOKS && i < looks && !slot; i++) {
 		loop_head(i);
 		room_look(config, &best, room_next(i & 1 ? &room->common : &room->own, i, random),
 			  half, tenant, now);
 		if (best.age >= ROOM_CLOSED)
 			slot = room_have(&best);
 	}
-	if (!slot) {
+	if (slot) {
+		room->full = 0;
+	} else {
+		room->full++;
 		slot = room_have(&best);
 		if (!slot)
 			return NULL;
