@@ -11,12 +11,13 @@ from collections.abc import Iterator
 
 from pyroute2 import IPRoute
 
+from ebpfmesh.apply import listen
 from ebpfmesh.apply.live import Live, OnStep, changing, quiet
 from ebpfmesh.apply.remove import take_down
 from ebpfmesh.errors import AbiMismatch, MeshError, NotFound
 from ebpfmesh.kernel import cgroup, interface, netns, rcu
-from ebpfmesh.state import listener, record, remains
-from ebpfmesh.state.record import Record
+from ebpfmesh.state import remains, writer
+from ebpfmesh.state.writer import Writer
 
 
 def gc(on_step: OnStep = quiet) -> list[str]:
@@ -34,8 +35,8 @@ def gc(on_step: OnStep = quiet) -> list[str]:
             except MeshError as error:
                 failed.append(error)
     removed += _collect_dead_cgroups()
-    for mesh in record.stale_locks():
-        with record.locked(mesh):
+    for mesh in writer.stale_locks():
+        with writer.locked(mesh):
             pass  # whoever leaves last removes it
     if failed:
         for line in removed:
@@ -52,10 +53,10 @@ def _collect_mesh(ip: IPRoute, mesh: str, on_step: OnStep) -> list[str]:
     if _is_lost(mesh):
         return [f"mesh {mesh}", *take_down(mesh, on_step)]
     with (
-        contextlib.closing(Record(mesh)) as found,
+        contextlib.closing(Writer(mesh)) as found,
         contextlib.closing(Live(found, on_step)) as live,
     ):
-        dead = listener.stop_dead(found, live.control.maps)
+        dead = listen.stop_dead(found, live.control.maps)
         removed = [f"events of mesh {mesh} for process {dead.pid}"] if dead else []
         removed += [f"half a change of mesh {mesh}"] if found.cut_short else []
         wrong = live.faults()

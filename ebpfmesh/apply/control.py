@@ -26,7 +26,8 @@ from ebpfmesh.model import (
     Service,
     Timeouts,
 )
-from ebpfmesh.state.record import Entry, Kind, Record
+from ebpfmesh.state.record import Entry, Kind
+from ebpfmesh.state.writer import Writer
 
 _IDENTITY = {
     "any": _abi.Identity.ANY,
@@ -67,7 +68,7 @@ _DEPTHS = 32  # more than there are: shape * _DEPTHS + depth is one number
 class Control:
     """The control maps of one mesh, with the record that knows the ids of its names."""
 
-    def __init__(self, maps: Maps, record: Record) -> None:
+    def __init__(self, maps: Maps, record: Writer) -> None:
         self.maps = maps
         self.record = record
         self._limits = record.limits()
@@ -132,7 +133,7 @@ class Control:
 
     def _change_base(self, **settings: object) -> None:
         base = self.record.base().model_copy(update=settings)
-        self.record.set("mesh", base.model_dump(mode="json"))
+        self.record.set_base(base)
 
     def set_function(self, number: int, function: Function, plugged: Plugged) -> None:
         """Make a function known: by id, interface and addresses."""
@@ -269,7 +270,7 @@ class Control:
 
     def _take_rows(self, rows: int) -> int:
         """First of ``rows`` neighbouring rows that no service uses; they are taken now."""
-        if self.record.get("maglev_rows") is None:
+        if not self.record.has_free_rows:
             self._free_all_rows()
         first = self.record.take_rows(rows)
         if first is None:
@@ -281,7 +282,6 @@ class Control:
     def _free_all_rows(self) -> None:
         total = maglev_rows(self._limits)
         self.record.free_all_rows(total)
-        self.record.set("maglev_rows", total)
 
     def remove_service(self, service: Service) -> None:
         """Take a service out; flows through it end with their next packet. Twice is fine."""

@@ -23,6 +23,7 @@ from ebpfmesh.state import remains
 from ebpfmesh.state.place import check_place, fault
 from ebpfmesh.state.record import FunctionRow, Record
 from ebpfmesh.state.remains import check_home
+from ebpfmesh.state.writer import Writer
 
 
 def plan(wanted: Mesh) -> tuple[Operation, ...]:
@@ -66,7 +67,7 @@ def up(wanted: Mesh, on_step: OnStep = quiet) -> tuple[Operation, ...]:
                 _check_there(operations)
                 if new or operations:
                     live.apply(operations)
-                live.record.set("making", False)
+                live.record.set_made()
                 return repaired + operations
         except BaseException:
             if new:
@@ -114,9 +115,9 @@ def _created(wanted: Mesh, on_step: OnStep) -> Iterator[Live]:
     own = Pins(wanted.name)
     on_step("record")
     if Record.exists(wanted.name):
-        record = Record(wanted.name)
+        record = Writer(wanted.name)
     else:
-        record = Record.create(wanted, netns.current().inode)
+        record = Writer.create(wanted, netns.current().inode)
     with contextlib.closing(record):
         on_step("bpffs")
         pins.mount_bpffs()

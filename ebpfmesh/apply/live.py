@@ -15,7 +15,7 @@ from pathlib import Path
 
 from pyroute2 import IPRoute
 
-from ebpfmesh.apply import programs
+from ebpfmesh.apply import listen, programs
 from ebpfmesh.apply.control import Control
 from ebpfmesh.apply.lookup import home_in
 from ebpfmesh.errors import AbiMismatch, MeshError, NotFound, UsageError
@@ -27,7 +27,7 @@ from ebpfmesh.kernel.programs import HOOKS
 from ebpfmesh.model import Function, Mesh, Policy, Service, Timeouts
 from ebpfmesh.plan import Operation
 from ebpfmesh.runtime import process
-from ebpfmesh.state import audit, listener
+from ebpfmesh.state import audit
 from ebpfmesh.state.place import (
     cgroup_of,
     check_place,
@@ -37,7 +37,8 @@ from ebpfmesh.state.place import (
     hosts_file,
     log_file,
 )
-from ebpfmesh.state.record import FunctionRow, Place, Record, locked
+from ebpfmesh.state.record import FunctionRow, Place
+from ebpfmesh.state.writer import Writer, locked
 
 FILES = 128  # more than a change ever has open: all maps, a compiler's pipes, some sockets
 OnStep = Callable[[str], None]
@@ -50,7 +51,7 @@ def quiet(_step: str) -> None:
 class Live:
     """The mesh ``name`` of this host namespace; use ``opened``."""
 
-    def __init__(self, record: Record, on_step: OnStep) -> None:
+    def __init__(self, record: Writer, on_step: OnStep) -> None:
         self.name = record.mesh
         self.record = record
         self.pins = Pins(self.name)
@@ -129,17 +130,17 @@ class Live:
 
     def settle(self) -> None:
         """Repair what a crash left, if the last change was cut short; else costs nothing."""
-        listener.stop_dead(self.record, self.control.maps)
+        listen.stop_dead(self.record, self.control.maps)
         if self.record.cut_short:
             self.recover()
 
     def recover(self, wrong: Sequence[str] = ()) -> list[str]:
         """Undo a change that was cut short; names of the functions that could not be kept."""
-        listener.stop_dead(self.record, self.control.maps)
+        listen.stop_dead(self.record, self.control.maps)
         broken = self.broken()
         if broken or wrong or self.record.cut_short:
             self.step("recover")
-            self.record.set("dirty", True)
+            self.record.doubt()
             self._doubted = True
             lost = self._try_undo()
             broken = self.broken()
@@ -301,7 +302,7 @@ class Live:
             self.step(f"function {function.name}: namespace")
             netns.create(path.name)
         inode = netns.NetnsId.of(path).inode
-        if inode == self.record.get("netns"):
+        if inode == self.record.home:
             what = f"function {function.name}: {path} is the host's own namespace"
             raise UsageError(what, hint="a function is a container: name the namespace of one")
         self.step(f"function {function.name}: interface")
@@ -462,7 +463,7 @@ def changing(mesh: str) -> Iterator[None]:
 def opened(mesh: str, on_step: OnStep = quiet) -> Iterator[Live]:
     """The mesh, locked, in the host namespace it was made in; NotFound if it is not up."""
     with changing(mesh):
-        record = Record(mesh)
+        record = Writer(mesh)
         try:
             check_place(record)
             Pins(mesh).check()

@@ -11,7 +11,7 @@ from ebpfmesh.apply.live import OnStep
 from ebpfmesh.errors import AbiMismatch, MeshError, NotFound, UnreadableRecord
 from ebpfmesh.kernel import cgroup, interface, links, netns, pins, rcu, sockets
 from ebpfmesh.kernel.pins import Pins
-from ebpfmesh.state import record, remains
+from ebpfmesh.state import remains, writer
 from ebpfmesh.state.record import Record
 from ebpfmesh.state.remains import Remains
 
@@ -28,10 +28,10 @@ def take_down(mesh: str, on_step: OnStep, *, asked: bool = False) -> list[str]:
             expedited = found.base().expedited
             found.check()
     except UnreadableRecord:
-        told.append(f"record of mesh {mesh} cannot be read: {record.set_aside(mesh)} keeps it")
+        told.append(f"record of mesh {mesh} cannot be read: {writer.set_aside(mesh)} keeps it")
     except (NotFound, AbiMismatch):
         pass
-    asked = record.retire(mesh, asked=asked)
+    asked = writer.retire(mesh, asked=asked)
     with netns.rtnetlink() as ip, rcu.expedited(expedited):
         found_here = remains.of(ip, mesh)
         on_step("processes")
@@ -52,7 +52,7 @@ def take_down(mesh: str, on_step: OnStep, *, asked: bool = False) -> list[str]:
         netns.remove(name)
     for group in found_here.cgroups:
         group.remove()
-    record.remove(mesh)
+    writer.remove(mesh)
     return told
 
 

@@ -4,6 +4,7 @@
 import contextlib
 from collections.abc import Iterator
 
+from ebpfmesh.apply import listen
 from ebpfmesh.apply.live import opened
 from ebpfmesh.errors import MeshError, NotFound
 from ebpfmesh.state import listener
@@ -24,7 +25,7 @@ def traced(mesh: str, *, events: int, snap: int = 0) -> Iterator[None]:
                 what = f"process {other.pid} listens to mesh {mesh} already"
                 raise MeshError(what, hint="one can at a time: wait for it, or end it")
             begun = True
-            listener.start(live.record, live.control.maps, events=events, snap=snap)
+            listen.start(live.record, live.control.maps, events=events, snap=snap)
         yield
     finally:
         if begun:
@@ -35,4 +36,4 @@ def _stop(mesh: str) -> None:
     """Unless the mesh went, or is another one now."""
     with contextlib.suppress(NotFound), opened(mesh) as live:
         if listener.find(live.record) == listener.this_process():
-            listener.stop(live.record, live.control.maps)
+            listen.stop(live.record, live.control.maps)

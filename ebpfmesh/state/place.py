@@ -18,13 +18,13 @@ Fault = Literal["", "unfinished", "interface gone", "namespace gone", "programs 
 
 def check_place(record: Record) -> None:
     """Raise NotFound if the mesh belongs to another network namespace, or is not all made."""
-    inode = record.get("netns")
-    if inode not in (None, netns.current().inode):
+    inode = record.home
+    if inode != netns.current().inode:
         raise NotFound(
             f"mesh {record.mesh} is in another network namespace (inode {inode})",
             hint="enter it first: nsenter --net=…, or run gc if it is gone",
         )
-    if record.get("making"):
+    if record.making:
         raise NotFound(
             f"mesh {record.mesh} is not up: its first up goes on, or was cut short",
             hint="ebpfmesh up FILE makes it anew, ebpfmesh gc removes what is left",
@@ -62,7 +62,7 @@ def _moved(place: Place) -> bool:
 
 def group_of(record: Record) -> str:
     """What the cgroups of a mesh's functions have in common."""
-    return f"{record.mesh}.{record.get('netns')}"
+    return f"{record.mesh}.{record.home}"
 
 
 def cgroup_of(record: Record, function: str) -> Cgroup:

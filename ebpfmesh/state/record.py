@@ -6,21 +6,15 @@ crash leaves the state before or after it. A row is written before the thing it 
 and deleted after it is gone: what has no row is not ours. Who changes a mesh holds its lock.
 """
 
-import contextlib
-import fcntl
 import json
-import os
-import shutil
-import time
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from stat import S_IMODE
-from typing import Literal, Self
+from typing import Literal
 
 from pydantic import TypeAdapter
 
-from ebpfmesh.errors import MeshError, MissingPrivilege, NotFound
+from ebpfmesh.errors import NotFound
 from ebpfmesh.kernel import private
 from ebpfmesh.kernel.pins import Pins
 from ebpfmesh.kernel.prefixes import Block, block_of, packed
@@ -33,12 +27,10 @@ from ebpfmesh.model import (
     Policy,
     Scope,
     Service,
-    port_prefixes,
 )
-from ebpfmesh.state import tables
-from ebpfmesh.state.tables import LOCK_SECONDS, Entry, Kind, Tables
+from ebpfmesh.state.tables import Entry, Kind, Tables
 
-__all__ = ["Entry", "FunctionRow", "Kind", "Place", "Record", "all_records", "locked"]
+__all__ = ["Entry", "FunctionRow", "Kind", "Place", "Record", "all_records"]
 RUN = Path("/run/ebpfmesh")
 
 _FUNCTION = TypeAdapter(Function)
@@ -82,7 +74,7 @@ class Record(Tables):
     def __init__(self, mesh: str) -> None:
         self.mesh = mesh
         self.directory = RUN / mesh
-        path = _file(mesh)
+        path = file_of(mesh)
         if not _is_there(path):
             if Pins(mesh).exist():
                 hint = "ebpfmesh up FILE makes it anew, down removes what is left"
@@ -90,36 +82,17 @@ class Record(Tables):
             raise NotFound(f"there is no mesh {mesh}", hint="start it: ebpfmesh up FILE")
         super().__init__(path)
         self._inode = path.stat().st_ino
-        self._hosts: dict[tuple[str, str], bool] = {}  # lines that came or went
-
-    @classmethod
-    def create(cls, wanted: Mesh, home: int) -> Self:
-        """The record of a mesh that there is nothing of yet, in the host namespace ``home``.
-
-        Until ``made`` it is one that nobody but ``up`` finishes.
-        """
-        private.directory(RUN)
-        private.directory(RUN / wanted.name)
-        base = wanted.model_copy(update={"functions": (), "services": (), "policies": ()})
-        settings = {
-            "netns": home,
-            "limits": wanted.limits.model_dump(),
-            "mesh": base.model_dump(mode="json"),
-            "making": True,
-        }
-        tables.write(_file(wanted.name), settings)
-        return cls(wanted.name)
 
     @staticmethod
     def exists(mesh: str) -> bool:
         """Whether there is a record, be it one that cannot be read."""
-        return _is_there(_file(mesh))
+        return _is_there(file_of(mesh))
 
     def check(self) -> None:
         """Raise UnreadableRecord unless all of it can be read."""
         self.check_pages()
         self.model()
-        self._read(int, self.get("netns"))
+        self._read(int, self.home)
 
     @property
     def is_current(self) -> bool:
@@ -142,62 +115,12 @@ class Record(Tables):
     def function(self, name: str) -> FunctionRow | None:
         """One function, or None."""
         rows = self._all("SELECT ready, model, place FROM function WHERE name = ?", name)
-        return self._function_row(self.id_of("function", name), *rows[0]) if rows else None
+        return self._function_row(self.find_id("function", name) or 0, *rows[0]) if rows else None
 
     def _function_row(self, number: int, ready: int, model: str, place: str) -> FunctionRow:
         where = self._read(lambda text: Place(**json.loads(text)), place)
         function = self._read(_FUNCTION.validate_json, model)
         return FunctionRow(self.mesh, number, function, where, bool(ready))
-
-    def put_function(self, function: Function, place: Place, *, ready: bool) -> None:
-        """Write a function's row."""
-        text = json.dumps(place.__dict__)
-        model, about = function.model_dump_json(), (function.tenant, function.group)
-        values = (function.name, int(ready), model, text, *about)
-        with self.transaction():
-            self._leave(function.name)
-            self._db.execute("REPLACE INTO function VALUES (?, ?, ?, ?, ?, ?)", values)
-            self._put_addresses("function", function.name, function.addresses)
-
-    def delete_function(self, name: str) -> None:
-        """Delete a function's row."""
-        with self.transaction():
-            self._leave(name)
-            self._unsure.add(("function", name))
-            self._db.execute("DELETE FROM function WHERE name = ?", (name,))
-            self._put_addresses("function", name, ())
-
-    def _leave(self, function: str) -> None:
-        """Tenant and group of a function may have no other one."""
-        rows = self._all("SELECT tenant, group_name FROM function WHERE name = ?", function)
-        for tenant, group in rows:
-            self._unsure.add(("tenant", tenant))
-            if group:
-                self._unsure.add(("group", group))
-
-    def _put_addresses(self, kind: Kind, name: str, addresses: Sequence[Address]) -> None:
-        old = self._all("SELECT address FROM address WHERE kind = ? AND name = ?", kind, name)
-        if sorted(text for (text,) in old) != sorted(map(str, addresses)):
-            where = "WHERE kind = ? AND name = ?"
-            self._db.execute(f"DELETE FROM address {where}", (kind, name))  # noqa: S608
-            rows = [(packed(address), kind, name, str(address)) for address in addresses]
-            self._db.executemany("INSERT INTO address VALUES (?, ?, ?, ?)", rows)
-            self._change_hosts({(text, name) for (text,) in old}, False)
-            self._change_hosts({(str(address), name) for address in addresses}, True)
-
-    def _change_hosts(self, lines: set[tuple[str, str]], there: bool) -> None:
-        for line in lines:
-            if self._hosts.get(line) == (not there):
-                del self._hosts[line]  # undone
-            else:
-                self._hosts[line] = there
-
-    def host_changes(self) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
-        """What of ``hosts`` went and what came since it was last asked for."""
-        gone = [line for line, there in self._hosts.items() if not there]
-        new = [line for line, there in self._hosts.items() if there]
-        self._hosts.clear()
-        return gone, new
 
     def address_owner(self, address: Address) -> str | None:
         """Name of the function or service that has this address."""
@@ -223,25 +146,6 @@ class Record(Tables):
         rows = self._all("SELECT row, rows FROM service WHERE name = ?", service)
         return rows[0] if rows else (0, 0)
 
-    def put_service(self, service: Service, row: int, rows: int, depths: int) -> None:
-        """Write a service's row; ``depths`` has a bit for each number of bits of its keys."""
-        size = len(port_prefixes(service.port, service.last_port))
-        old = self._all("SELECT size FROM service WHERE name = ?", service.name)
-        text = service.model_dump_json(exclude={"backends"})
-        values = (service.name, text, row, rows, depths, size)
-        with self.transaction():
-            self._db.execute("REPLACE INTO service VALUES (?, ?, ?, ?, ?, ?)", values)
-            self._count("services", size - sum(number for (number,) in old))
-            self._put_addresses("service", service.name, service.addresses)
-
-    def delete_service(self, name: str) -> None:
-        """Delete a service's row."""
-        with self.transaction():
-            self._unsure.add(("service", name))
-            old = self._all("DELETE FROM service WHERE name = ? RETURNING size", name)
-            self._count("services", -sum(number for (number,) in old))
-            self._put_addresses("service", name, ())
-
     def policies(self) -> list[tuple[int, Policy]]:
         """(id, policy) of all policies, in the order they were added."""
         rows = self._all("SELECT id, model FROM policy ORDER BY id")
@@ -249,51 +153,32 @@ class Record(Tables):
 
     def policy_id(self, policy: Policy) -> int | None:
         """Id of the policy with this match."""
-        rows = self._all("SELECT id FROM policy WHERE match = ?", _match(policy))
+        rows = self._all("SELECT id FROM policy WHERE match = ?", match_of(policy))
         return int(rows[0][0]) if rows else None
 
-    def put_policy(self, policy: Policy, entries: Sequence[Entry]) -> int:
-        """Write a policy's row, in the place of one with the same match; its id."""
-        with self.transaction():
-            number = self.policy_id(policy)
-            if number is None:
-                number = int(self._all("SELECT ifnull(max(id), 0) + 1 FROM policy")[0][0])
-            ends = str(policy.source), str(policy.destination)
-            values = (_match(policy), number, policy.model_dump_json(), *ends)
-            self._db.execute("REPLACE INTO policy VALUES (?, ?, ?, ?, ?)", values)
-            self._put_entries(number, entries)
-        return number
+    @property
+    def home(self) -> int:
+        """Inode of the host namespace it was made in."""
+        return self._read(int, self._get("netns"))
 
-    def delete_policy(self, policy: Policy) -> None:
-        """Delete a policy's row."""
-        number = self.policy_id(policy)
-        if number is not None:
-            ends = (policy.source, policy.destination)
-            kinds: tuple[Kind, ...] = ("function", "tenant", "service", "group")
-            self._unsure |= {(kind, i.name) for i in ends for kind in kinds if i.kind == kind}
-            with self.transaction():
-                self._db.execute("DELETE FROM policy WHERE id = ?", (number,))
-                self._put_entries(number, ())
+    @property
+    def making(self) -> bool:
+        """Whether the first ``up`` has not come to its end."""
+        return bool(self._get("making"))
 
-    def drop_dangling(self) -> None:
-        """Take names that lead nowhere out of services, and policies with such names away."""
-        whole = self.model()
-        for service in whole.services:
-            text = service.model_dump_json()
-            self._db.execute("UPDATE service SET model = ? WHERE name = ?", (text, service.name))
-        kept = {policy.match for policy in whole.policies}
-        for _, policy in self.policies():
-            if policy.match not in kept:
-                self.delete_policy(policy)
-        self.doubt_all()
+    @property
+    def listener(self) -> tuple[int, int] | None:
+        """Process and start of who was sent events last; None if nobody is to be."""
+        found = self._get("listener")
+        return self._read(lambda both: (int(both[0]), int(both[1])), found) if found else None
 
     def limits(self) -> Limits:
         """The sizes of the maps."""
-        return self._read(Limits.model_validate, self.get("limits"))
+        return self._read(Limits.model_validate, self._get("limits"))
 
     def base(self) -> Mesh:
         """The mesh without its functions, services and policies."""
-        return self._read(Mesh.model_validate_json, json.dumps(self.get("mesh")))
+        return self._read(Mesh.model_validate_json, json.dumps(self._get("mesh")))
 
     def model(self, without: Collection[str] = ()) -> Mesh:
         """The mesh as it is: the functions that are ready and not among ``without``.
@@ -412,7 +297,7 @@ class Record(Tables):
         """Policies of a scope, and for each prefix near one of its own or its addresses' one."""
         texts: dict[int, str] = {}
         for rule in scope.rules:
-            texts |= self._all("SELECT id, model FROM policy WHERE match = ?", _match(rule))
+            texts |= self._all("SELECT id, model FROM policy WHERE match = ?", match_of(rule))
         for identity in scope.about:
             texts |= self._naming(str(identity))
         ends = (i for rule in scope.rules for i in (rule.source, rule.destination))
@@ -444,32 +329,11 @@ class Record(Tables):
         return [row[0] for name in names for row in self._all(query, name)]
 
 
-def _match(policy: Policy) -> str:
+def match_of(policy: Policy) -> str:
     return json.dumps([str(part) for part in policy.match])
 
 
-def retire(mesh: str, *, asked: bool) -> bool:
-    """Have no record any more, and what stands beside it stay; needs no room. Twice is fine.
-
-    Whether it was ``asked`` for, now or the first time.
-    """
-    gone = RUN / mesh / "down.db"
-    with contextlib.suppress(FileNotFoundError):
-        _file(mesh).rename(gone if asked else gone.with_name("lost.db"))
-    return asked or gone.exists()
-
-
-def set_aside(mesh: str) -> Path:
-    """Keep a record that cannot be read, in the place of an older one; where."""
-    return _file(mesh).rename(RUN / f"{mesh}.unreadable")
-
-
-def remove(mesh: str) -> None:
-    """Delete the record and all that stands beside it."""
-    shutil.rmtree(RUN / mesh, ignore_errors=True)
-
-
-def _file(mesh: str) -> Path:
+def file_of(mesh: str) -> Path:
     return RUN / mesh / "record.db"
 
 
@@ -483,62 +347,3 @@ def _is_there(path: Path) -> bool:
         return path.exists()
     except PermissionError as error:
         raise private.closed(RUN) from error
-
-
-def _close_off(directory: Path) -> None:
-    """Close a mesh's directory that an earlier version left open, with all that is in it."""
-    if directory.is_dir() and S_IMODE(directory.stat().st_mode) != 0o700:
-        private.directory(directory)
-        for path in directory.iterdir():
-            private.file(path, 0o644 if path.name == "hosts" else 0o600)
-
-
-def stale_locks() -> list[str]:
-    """Names of the meshes that nothing is left of here but a lock's file."""
-    locks = [Path(name) for name in private.names(RUN) if name.endswith(".lock")]
-    return [lock.stem for lock in locks if not (RUN / lock.stem).exists()]
-
-
-@contextlib.contextmanager
-def locked(mesh: str) -> Iterator[None]:
-    """Hold the mesh's lock; waits for another process, LOCK_SECONDS at most.
-
-    The lock's file goes with the mesh: whoever leaves last, and finds no record, removes it.
-    """
-    deadline = time.monotonic() + LOCK_SECONDS
-    while (lock := _try_lock(mesh)) is None:
-        if time.monotonic() > deadline:
-            raise MeshError(
-                f"another process has been changing mesh {mesh} for {LOCK_SECONDS:.0f} s",
-                hint=f"fuser {RUN}/{mesh}.lock shows it",
-            )
-        time.sleep(0.02)
-    try:
-        _close_off(RUN / mesh)
-        yield
-    finally:
-        if not (RUN / mesh).exists():
-            (RUN / f"{mesh}.lock").unlink(missing_ok=True)
-            with contextlib.suppress(OSError):
-                RUN.rmdir()
-        os.close(lock)
-
-
-def _try_lock(mesh: str) -> int | None:
-    """A descriptor that holds the lock, or None while somebody else does."""
-    path = RUN / f"{mesh}.lock"
-    try:
-        private.directory(RUN)
-        lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    except PermissionError as error:
-        what = f"cannot write {RUN}: CAP_DAC_OVERRIDE is needed"
-        raise MissingPrivilege(what, hint="run as root") from error
-    except FileNotFoundError:  # RUN went between the two calls
-        return None
-    with contextlib.suppress(OSError):
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        # The one before us may have removed the file we wait on.
-        if os.fstat(lock).st_ino == path.stat().st_ino:
-            return lock
-    os.close(lock)
-    return None

@@ -69,7 +69,7 @@ def mesh_of(owner: str) -> str:
 def home(mesh: str) -> int | None:
     """Inode of the host namespace of a mesh, by its record or else its pins; None: unknown."""
     with contextlib.suppress(NotFound, AbiMismatch), contextlib.closing(Record(mesh)) as found:
-        return int(found.get("netns"))
+        return found.home
     return Pins(mesh).home
 
 
@@ -91,7 +91,7 @@ def damage(mesh: str) -> str:
     try:
         with contextlib.closing(Record(mesh)) as found:
             found.check()
-            if found.get("making"):
+            if found.making:
                 return "its first up was cut short"
     except NotFound:
         return "its record is lost"

@@ -15,7 +15,8 @@ from ebpfmesh.errors import NotFound, UsageError
 from ebpfmesh.kernel import netns
 from ebpfmesh.model import Function, Mesh
 from ebpfmesh.runtime import process
-from ebpfmesh.state.record import RUN, locked
+from ebpfmesh.state.record import RUN
+from ebpfmesh.state.writer import locked
 from support.sockets import connects, listener
 from support.topology import leftovers, mesh_of, poll, running
 

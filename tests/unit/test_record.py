@@ -17,7 +17,8 @@ from ebpfmesh.kernel.prefixes import block_of
 from ebpfmesh.model import Function, Identity, Limits, Mesh, Policy, Scope, Service
 from ebpfmesh.plan import diff
 from ebpfmesh.state import record as module
-from ebpfmesh.state.record import Entry, Place, Record
+from ebpfmesh.state.record import Entry, Place
+from ebpfmesh.state.writer import Writer
 
 pytestmark = pytest.mark.unit
 
@@ -27,12 +28,12 @@ NOWHERE = Place("/run/netns/x", made_netns=False, interface="x", made_interface=
 @pytest.fixture
 def open_record(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Callable[[Mesh], Record]]:
+) -> Iterator[Callable[[Mesh], Writer]]:
     """A function that makes a record of a mesh."""
     monkeypatch.setattr(module, "RUN", tmp_path)
-    made: list[Record] = []
+    made: list[Writer] = []
 
-    def make(mesh: Mesh) -> Record:
+    def make(mesh: Mesh) -> Writer:
         if made:
             made.pop().close()
         made.append(filled(mesh))
@@ -43,8 +44,8 @@ def open_record(
         record.close()
 
 
-def filled(mesh: Mesh) -> Record:
-    record = Record.create(mesh, 1)
+def filled(mesh: Mesh) -> Writer:
+    record = Writer.create(mesh, 1)
     for function in mesh.functions:
         record.id_of("function", function.name)
         record.id_of("tenant", function.tenant)
@@ -65,7 +66,7 @@ def entries(policy: Policy, number: int) -> list[Entry]:
     return [Entry(b"%d %d" % (number, index), policy.priority, 0) for index in range(size)]
 
 
-def test_ids_are_the_smallest_that_are_free(open_record: Callable[[Mesh], Record]) -> None:
+def test_ids_are_the_smallest_that_are_free(open_record: Callable[[Mesh], Writer]) -> None:
     record = open_record(Mesh(name="m"))
     assert [record.id_of("service", name) for name in "abcd"] == [1, 2, 3, 4]
     for name in "bdc":
@@ -77,7 +78,7 @@ def test_ids_are_the_smallest_that_are_free(open_record: Callable[[Mesh], Record
     assert record.names("service") == {1: "a", 2: "x", 3: "y", 4: "z", 5: "v"}
 
 
-def test_only_ids_of_what_is_gone_are_forgotten(open_record: Callable[[Mesh], Record]) -> None:
+def test_only_ids_of_what_is_gone_are_forgotten(open_record: Callable[[Mesh], Writer]) -> None:
     a = Function(name="a", tenant="t", address4=IPv4Address("198.18.0.1"))
     record = open_record(Mesh(name="m", functions=(a,)))
     number = record.id_of("tenant", "t")
@@ -93,7 +94,7 @@ def test_only_ids_of_what_is_gone_are_forgotten(open_record: Callable[[Mesh], Re
 @given(st.lists(st.tuples(st.integers(1, 9), st.booleans()), max_size=40))
 @settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_rows_are_taken_once(
-    open_record: Callable[[Mesh], Record], steps: list[tuple[int, bool]]
+    open_record: Callable[[Mesh], Writer], steps: list[tuple[int, bool]]
 ) -> None:
     """Whatever is taken and returned, nothing is taken twice and all of it comes back."""
     record = open_record(Mesh(name="m"))
@@ -115,7 +116,7 @@ def test_rows_are_taken_once(
 
 
 def test_the_strongest_entry_of_a_key_is_followed_by_the_next(
-    open_record: Callable[[Mesh], Record],
+    open_record: Callable[[Mesh], Writer],
 ) -> None:
     record = open_record(Mesh(name="m"))
     rules = [edit.rule("any", "any", port, protocol="tcp") for port in (1, 2, 3)]
@@ -133,7 +134,7 @@ def test_the_strongest_entry_of_a_key_is_followed_by_the_next(
     assert record.shapes() == []
 
 
-def test_prefixes_know_what_is_around_and_inside(open_record: Callable[[Mesh], Record]) -> None:
+def test_prefixes_know_what_is_around_and_inside(open_record: Callable[[Mesh], Writer]) -> None:
     record = open_record(Mesh(name="m"))
     names = ["10.0.0.0/8", "10.1.0.0/16", "10.1.2.0/24", "10.2.0.0/16", "fc00::/7", "fc00::/64"]
     for name in names:
@@ -147,7 +148,7 @@ def test_prefixes_know_what_is_around_and_inside(open_record: Callable[[Mesh], R
     assert record.sizes()["prefixes"] == 5
 
 
-def test_changes_of_hosts_are_told_once(open_record: Callable[[Mesh], Record]) -> None:
+def test_changes_of_hosts_are_told_once(open_record: Callable[[Mesh], Writer]) -> None:
     a = Function(name="a", address4=IPv4Address("198.18.0.1"))
     both = a.model_copy(update={"address6": IPv6Address("2001:db8::1")})
     record = open_record(Mesh(name="m", functions=(a,)))
@@ -209,7 +210,7 @@ def changes(draw: st.DrawFn) -> Change:
     max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 def test_a_part_shows_what_the_whole_shows(
-    open_record: Callable[[Mesh], Record], before: list[Change], last: Change, limit: int
+    open_record: Callable[[Mesh], Writer], before: list[Change], last: Change, limit: int
 ) -> None:
     """The same operations, or an error of which the whole mesh says what it is."""
     limits = Limits(rules=limit, services=limit, prefixes=5)
@@ -279,7 +280,7 @@ UNSEEN = {
 
 
 @pytest.mark.parametrize("steps", UNSEEN.values(), ids=UNSEEN)
-def test_what_a_part_must_show(open_record: Callable[[Mesh], Record], steps: list[Change]) -> None:
+def test_what_a_part_must_show(open_record: Callable[[Mesh], Writer], steps: list[Change]) -> None:
     """The last step is not possible, and before it nothing is wrong."""
     limits = Limits(services=17, prefixes=6)
     mesh = Mesh(name="m", functions=FUNCTIONS, limits=limits)
@@ -292,7 +293,7 @@ def test_what_a_part_must_show(open_record: Callable[[Mesh], Record], steps: lis
         change(mesh)
 
 
-def test_a_part_is_small(open_record: Callable[[Mesh], Record]) -> None:
+def test_a_part_is_small(open_record: Callable[[Mesh], Writer]) -> None:
     services = tuple(
         Service(name=f"s{n}", address4=IPv4Address("198.19.0.1") + n, port=80, target_port=80,
                 functions=(f"f{n % 4}",))

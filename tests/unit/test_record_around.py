@@ -11,7 +11,8 @@ from ebpfmesh.config import edit
 from ebpfmesh.model import Mesh, Policy, Scope
 from ebpfmesh.plan import diff
 from ebpfmesh.state import record
-from ebpfmesh.state.record import Place, Record
+from ebpfmesh.state.record import Place
+from ebpfmesh.state.writer import Writer
 
 MESH = Mesh.model_validate_json("""{"name": "edge",
 "functions": [
@@ -43,10 +44,10 @@ OLD = Policy.model_validate({"source": "function:g", "destination": "function:h"
 
 
 @pytest.fixture
-def kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Record]:
+def kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Writer]:
     """The record of MESH."""
     monkeypatch.setattr(record, "RUN", tmp_path)
-    made = Record.create(MESH, 1)
+    made = Writer.create(MESH, 1)
     for function in MESH.functions:
         made.id_of("function", function.name)
         made.put_function(function, Place("", made_netns=False, interface="", made_interface=False),
@@ -68,7 +69,7 @@ TOGETHER = [*((function.name,) for function in MESH.functions), ("g-0", "g-1"), 
 
 @pytest.mark.parametrize("names", TOGETHER, ids="+".join)
 def test_what_is_around_functions_is_enough_to_remove_them(
-    kept: Record, names: tuple[str, ...]
+    kept: Writer, names: tuple[str, ...]
 ) -> None:
     whole = kept.model(), kept.model(without=names)
     assert steps(*kept.around([MESH.function(name) for name in names])) == steps(*whole)
@@ -92,13 +93,13 @@ def test_what_is_around_functions_is_enough_to_remove_them(
     ],
 )
 def test_a_part_is_enough_to_change_it(
-    kept: Record, change: Callable[[Mesh], Mesh], scope: Scope
+    kept: Writer, change: Callable[[Mesh], Mesh], scope: Scope
 ) -> None:
     part, whole = kept.part(scope), kept.model()
     assert steps(part, change(part)) == steps(whole, change(whole))
 
 
-def test_a_rule_about_a_service_needs_none_of_its_functions(kept: Record) -> None:
+def test_a_rule_about_a_service_needs_none_of_its_functions(kept: Writer) -> None:
     """However many replicas there are, one of each group is enough to know that it is there."""
     rule = Policy.model_validate({"source": "function:g", "destination": "service:all"})
     part = kept.part(Scope(rules=(rule,)))
@@ -106,7 +107,7 @@ def test_a_rule_about_a_service_needs_none_of_its_functions(kept: Record) -> Non
     assert [service.functions for service in part.services] == [()]
 
 
-def test_the_default_weight_is_no_change(kept: Record) -> None:
+def test_the_default_weight_is_no_change(kept: Writer) -> None:
     mesh = kept.model()
     said = edit.set_service(mesh, "web", addresses=(), weights={"b": 1})
     assert said != mesh
@@ -115,14 +116,14 @@ def test_the_default_weight_is_no_change(kept: Record) -> None:
     assert diff(mesh, same) == ()
 
 
-def test_whose_an_address_is(kept: Record) -> None:
+def test_whose_an_address_is(kept: Writer) -> None:
     owners = {a: item.name for item in (*MESH.functions, *MESH.services) for a in item.addresses}
     assert {address: kept.address_owner(address) for address in owners} == owners
     assert sorted(kept.hosts()) == sorted((str(a), name) for a, name in owners.items())
     assert kept.address_owner(IPv4Address("198.18.0.9")) is None
 
 
-def test_a_tenant_without_functions_is_forgotten(kept: Record) -> None:
+def test_a_tenant_without_functions_is_forgotten(kept: Writer) -> None:
     numbers = {name: kept.id_of("tenant", name) for name in ("one", "two", "three")}
     assert kept.forget_ids() == [numbers["three"]]
     kept.delete_function("a")
