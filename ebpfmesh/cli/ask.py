@@ -36,8 +36,9 @@ def policy_test(source: str, destination: str, six: bool, **flow: Any) -> None:
     """Tell whether FROM may open a flow to TO, and which rule says so.
 
     FROM and TO are function:NAME, service:NAME (TO alone), outside or outside:ADDRESS, or a plain
-    name or address. A packet is put to the programs as they are loaded, which judge it as the
-    first of a flow and keep nothing. Exit code 1 if they would drop it.
+    name or address; of replicas with one name it is the first. A packet is put to the programs as
+    they are loaded, which judge it as the first of a flow and keep nothing. Exit code 1 if they
+    would drop it.
     """
     from ebpfmesh.observe import dryrun, view
 

@@ -42,10 +42,12 @@ class Check:
         else:
             self.more += 1
 
-    def table(self, model: type[_Made], table: object, at: Location) -> _Made | None:
+    def table(
+        self, model: type[_Made], table: object, at: Location, **spare: object
+    ) -> _Made | None:
         """The ``table`` that is ``at`` a place in the file, without what is wrong with it.
 
-        None if what is left is not enough.
+        None if what is left is not enough, with the ``spare`` values of keys that are wrong.
         """
         kept = self._known(model, table, at) if isinstance(table, dict) else {}
         try:
@@ -53,7 +55,8 @@ class Check:
         except ValidationError as error:
             wrong = {detail["loc"][:1] for detail in self._explain(error, at)}
         try:
-            return model.model_validate({k: v for k, v in kept.items() if (k,) not in wrong})
+            right = {key: value for key, value in kept.items() if (key,) not in wrong}
+            return model.model_validate(spare | right)
         except ValidationError:
             return None
 

@@ -264,7 +264,7 @@ def _read(values: dict[str, Any]) -> _File:
     mesh = MeshTable(name="mesh")
     if isinstance(values.get("mesh"), dict):
         frame["mesh"] = mesh
-        mesh = check.table(MeshTable, values["mesh"], ("mesh",)) or mesh
+        mesh = check.table(MeshTable, values["mesh"], ("mesh",), name=mesh.name) or mesh
     functions = _tables(check, "function", FunctionTable, frame)
     services = _tables(check, "service", ServiceTable, frame)
     policies = _tables(check, "policy", PolicyTable, frame)

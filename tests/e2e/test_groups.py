@@ -100,7 +100,6 @@ def test_rules_that_can_never_match_are_warned_of(up: Path) -> None:
     assert added.stderr == (
         "warning: policy any → service:www udp allow can never match: service www speaks tcp\n"
     )
-    assert ebpfmesh("policy", "add", "client", "service:www", code=2).stdout == ""
     assert ebpfmesh("-q", "policy", "add", "outside", "outside").stderr == ""
 
 

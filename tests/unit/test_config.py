@@ -454,6 +454,14 @@ def test_all_that_is_wrong_is_told(write) -> None:
     assert caught.value.more == 0
 
 
+def test_a_fault_of_the_mesh_takes_nothing_else_along(write) -> None:
+    """Its limits and prefix hold, whatever its name is."""
+    many = "limits = {functions = 2000}\n[[function]]\nname = 'a'\nreplicas = 2000\n"
+    with pytest.raises(ConfigError, match='"name" cannot be "Edge"') as caught:
+        load(write(f'[mesh]\nname = "Edge"\n{many}'))
+    assert caught.value.others == ()
+
+
 def test_so_many_faults_that_not_all_are_told(write) -> None:
     with pytest.raises(ConfigError) as caught:
         load(write(HEAD + "[[function]]\nx = 1\n" * 90))
