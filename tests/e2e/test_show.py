@@ -165,15 +165,15 @@ def test_flows_that_are_wanted(edge: Path) -> None:
             ebpfmesh("exec", "client", "--", "ping", six, "-c", 1, "-W", 1, "server-1")
         for words in (
             ("--function", "client", "--protocol", "icmp"),
-            ("--function", "server-1"),
-            ("--peer", "client", "--function", "server-1"),
+            ("--function", "client", "--peer", "server"),
+            ("--function", "server-1", "--peer", "client"),
         ):
             rows = data("show", "flows", *words)["flows"]
             assert len(rows) == 4, words
             assert {(row["protocol"], row["state"]) for row in rows} == {("icmp", "")}
             assert all(row["idle"] < 60 for row in rows)
         for words in (
-            ("--function", "server-0"),
+            ("--function", "server-0", "--peer", "client"),
             ("--function", "outside"),
             ("--protocol", "udp"),
             ("--port", 80),
