@@ -12,18 +12,38 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Self, TypeAlias
+from typing import Any, Self, TypeAlias
 
+from pyroute2.netlink import (
+    NETLINK_EXT_ACK,
+    NLM_F_ACK,
+    NLM_F_CREATE,
+    NLM_F_DUMP,
+    NLM_F_EXCL,
+    NLM_F_REPLACE,
+    NLM_F_REQUEST,
+    NLMSG_DONE,
+    NLMSG_ERROR,
+)
 from pyroute2.netlink.exceptions import NetlinkError
+from pyroute2.netlink.rtnl import (
+    RTM_DELLINK,
+    RTM_GETROUTE,
+    RTM_NEWADDR,
+    RTM_NEWLINK,
+    RTM_NEWNEIGH,
+    RTM_NEWQDISC,
+    RTM_NEWROUTE,
+    RTM_NEWTFILTER,
+)
+from pyroute2.netlink.rtnl.ifaddrmsg import ifaddrmsg
+from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
+from pyroute2.netlink.rtnl.ndmsg import ndmsg
+from pyroute2.netlink.rtnl.rtmsg import rtmsg
+from pyroute2.netlink.rtnl.tcmsg import sched_bpf, tcmsg
 
 from ebpfmesh.model import Address, Network
 
-NEW_LINK, DELETE_LINK, GET_LINK = 16, 17, 18
-NEW_ADDRESS, NEW_ROUTE, GET_ROUTE, NEW_NEIGHBOUR = 20, 24, 26, 28
-NEW_QDISC, NEW_FILTER = 36, 44
-REQUEST, ACK, DUMP = 0x1, 0x4, 0x300
-REPLACE, EXCLUSIVE, CREATE = 0x100, 0x200, 0x400
-ERROR, DONE = 2, 3
 SOL_NETLINK, NETLINK_CAP_ACK = 270, 10
 BUFFER = 1 << 16
 BATCH = 64  # requests whose answers surely fit into a socket
@@ -33,8 +53,26 @@ PERMANENT = 0x80  # NUD_PERMANENT
 MAIN_TABLE, STATIC, UNICAST, LINK_SCOPE = 254, 4, 1, 253
 CLSACT, CLSACT_HANDLE = 0xFFFFFFF1, 0xFFFF0000
 DIRECT_ACTION = 1
-# IFLA_AF_SPEC: an address generation mode of none.
-NO_LINK_LOCAL: "Attribute" = (26, [(socket.AF_INET6, [(8, b"\x01")])])
+VETH_INFO_PEER = 1  # linux/veth.h
+NO_ADDRESS = b"\x01"  # IN6_ADDR_GEN_MODE_NONE
+REASON = 1  # NLMSGERR_ATTR_MSG
+ERROR_BYTES = 20  # struct nlmsgerr without the request's body
+
+
+def _numbers(message: Any) -> dict[str, int]:
+    """The attributes of a message of pyroute2, by name."""
+    return {name: number for number, (name, *_) in enumerate(message.nla_map)}
+
+
+IFLA, IFA, NDA, RTA, TCA = map(_numbers, (ifinfmsg, ifaddrmsg, ndmsg, rtmsg, tcmsg))
+IFLA_INFO, IFLA_INET6, BPF = map(
+    _numbers, (ifinfmsg.ifinfo, ifinfmsg.af_spec_inet.inet6, sched_bpf.options)
+)
+# An address generation mode of none.
+NO_LINK_LOCAL: "Attribute" = (
+    IFLA["IFLA_AF_SPEC"],
+    [(socket.AF_INET6, [(IFLA_INET6["IFLA_INET6_ADDR_GEN_MODE"], NO_ADDRESS)])],
+)
 
 Value: TypeAlias = "int | str | bytes | list[Attribute]"
 Attribute: TypeAlias = "tuple[int, Value]"
@@ -54,7 +92,8 @@ class Socket:
 
     def __init__(self) -> None:
         self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE)
-        self._socket.setsockopt(SOL_NETLINK, NETLINK_CAP_ACK, 1)
+        for option in (NETLINK_CAP_ACK, NETLINK_EXT_ACK):
+            self._socket.setsockopt(SOL_NETLINK, option, 1)
         self._sequence = 0
 
     def __enter__(self) -> Self:
@@ -70,36 +109,35 @@ class Socket:
 
     def do(self, *requests: Request) -> None:
         """Have them all done, in order; NetlinkError of the first that failed, after the last."""
-        failed = 0
+        failed: NetlinkError | None = None
         for start in range(0, len(requests), BATCH):
             part = requests[start : start + BATCH]
-            self._send(part, ACK)
+            self._send(part, NLM_F_ACK)
             left = len(part)
             while left:
                 for kind, body in self._receive():
-                    if kind == ERROR:
+                    if kind == NLMSG_ERROR:
                         left -= 1
-                        failed = failed or -struct.unpack_from("=i", body)[0]
+                        failed = failed or _error(body)
         if failed:
-            raise NetlinkError(failed, os.strerror(failed))
+            raise failed
 
     def dump(self, request: Request) -> Iterator[bytes]:
         """Bodies of all messages that answer a question."""
-        self._send((request,), DUMP)
+        self._send((request,), NLM_F_DUMP)
         while True:
             for kind, body in self._receive():
-                if kind == DONE:
+                if kind == NLMSG_DONE:
                     return
-                if kind == ERROR:
-                    code = -struct.unpack_from("=i", body)[0]
-                    raise NetlinkError(code, os.strerror(code))
+                if kind == NLMSG_ERROR and (failed := _error(body)):
+                    raise failed
                 yield body
 
     def _send(self, requests: tuple[Request, ...], flags: int) -> None:
         parts = []
         for one in requests:
             self._sequence += 1
-            flag = REQUEST | flags | one.flags
+            flag = NLM_F_REQUEST | flags | one.flags
             parts.append(
                 struct.pack("=IHHII", 16 + len(one.body), one.kind, flag, self._sequence, 0)
             )
@@ -112,6 +150,20 @@ class Socket:
             length, kind = struct.unpack_from("=IH", data, start)
             yield kind, data[start + 16 : start + length]
             start += -(-length // 4) * 4
+
+
+def _error(body: bytes) -> NetlinkError | None:
+    """What an answer says that went wrong, in the kernel's own words if it has some."""
+    code = -struct.unpack_from("=i", body)[0]
+    if not code:
+        return None
+    said, start = os.strerror(code), ERROR_BYTES
+    while start + 4 <= len(body):
+        length, kind = struct.unpack_from("=HH", body, start)
+        if kind == REASON:
+            said += f" ({body[start + 4 : start + length].rstrip(bytes(1)).decode()})"
+        start += max(4, -(-length // 4) * 4)
+    return NetlinkError(code, said)
 
 
 def _packed(attributes: list[Attribute]) -> bytes:
@@ -144,13 +196,21 @@ def _link(index: int = 0, flags: int = 0, change: int = 0) -> bytes:
 
 def add_veth(name: str, mac: str, peer: str, peer_mac: str, namespace: int) -> Request:
     """A veth pair, the peer in the namespace behind a descriptor; both are down."""
-    inner = _link() + _packed([(3, peer), (1, _mac(peer_mac)), (28, namespace)])
-    attributes: list[Attribute] = [
-        (3, name),
-        (1, _mac(mac)),
-        (18, [(1, "veth"), (2, [(1, inner)])]),
+    inside: list[Attribute] = [
+        (IFLA["IFLA_IFNAME"], peer),
+        (IFLA["IFLA_ADDRESS"], _mac(peer_mac)),
+        (IFLA["IFLA_NET_NS_FD"], namespace),
     ]
-    return Request(NEW_LINK, CREATE | EXCLUSIVE, _link() + _packed(attributes))
+    info: list[Attribute] = [
+        (IFLA_INFO["IFLA_INFO_KIND"], "veth"),
+        (IFLA_INFO["IFLA_INFO_DATA"], [(VETH_INFO_PEER, _link() + _packed(inside))]),
+    ]
+    attributes: list[Attribute] = [
+        (IFLA["IFLA_IFNAME"], name),
+        (IFLA["IFLA_ADDRESS"], _mac(mac)),
+        (IFLA["IFLA_LINKINFO"], info),
+    ]
+    return Request(RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, _link() + _packed(attributes))
 
 
 def set_link(
@@ -163,36 +223,39 @@ def set_link(
     link_local: bool = True,
 ) -> Request:
     """Change an interface; what is not given stays."""
-    attributes: list[Attribute] = [(20, alias)] if alias else []
-    attributes += [(27, group)] if group else []
+    attributes: list[Attribute] = [(IFLA["IFLA_IFALIAS"], alias)] if alias else []
+    attributes += [(IFLA["IFLA_GROUP"], group)] if group else []
     attributes += [] if link_local else [NO_LINK_LOCAL]
     body = _link(index, UP if up else 0, UP if up or down else 0)
-    return Request(NEW_LINK, 0, body + _packed(attributes))
+    return Request(RTM_NEWLINK, 0, body + _packed(attributes))
 
 
 def delete_link(index: int) -> Request:
     """Delete an interface."""
-    return Request(DELETE_LINK, 0, _link(index))
+    return Request(RTM_DELLINK, 0, _link(index))
 
 
 def delete_group(group: int) -> Request:
     """Delete all interfaces of a group, which takes little longer than deleting one."""
-    return Request(DELETE_LINK, 0, _link() + _packed([(27, group)]))
+    return Request(RTM_DELLINK, 0, _link() + _packed([(IFLA["IFLA_GROUP"], group)]))
 
 
 def add_address(index: int, address: Address) -> Request:
     """An address that stands alone; an IPv6 one is usable at once."""
     flags = NO_DAD if address.version == 6 else 0
     body = struct.pack("=BBBBI", _family(address), address.max_prefixlen, flags, 0, index)
-    packed = address.packed
-    return Request(NEW_ADDRESS, CREATE | EXCLUSIVE, body + _packed([(2, packed), (1, packed)]))
+    both: list[Attribute] = [(IFA[name], address.packed) for name in ("IFA_LOCAL", "IFA_ADDRESS")]
+    return Request(RTM_NEWADDR, NLM_F_CREATE | NLM_F_EXCL, body + _packed(both))
 
 
 def set_neighbour(index: int, address: Address, mac: str) -> Request:
     """A neighbour that is never asked for."""
     body = struct.pack("=BxxxiHBB", _family(address), index, PERMANENT, 0, 0)
-    attributes: list[Attribute] = [(1, address.packed), (2, _mac(mac))]
-    return Request(NEW_NEIGHBOUR, CREATE | REPLACE, body + _packed(attributes))
+    attributes: list[Attribute] = [
+        (NDA["NDA_DST"], address.packed),
+        (NDA["NDA_LLADDR"], _mac(mac)),
+    ]
+    return Request(RTM_NEWNEIGH, NLM_F_CREATE | NLM_F_REPLACE, body + _packed(attributes))
 
 
 def set_route(
@@ -203,14 +266,20 @@ def set_route(
     body = struct.pack(
         "=BBBBBBBBI", _family(to), to.prefixlen, 0, 0, MAIN_TABLE, STATIC, scope, UNICAST, 0
     )
-    attributes: list[Attribute] = [(1, to.network_address.packed)] if to.prefixlen else []
-    attributes += [(5, gateway.packed)] if gateway else []
-    return Request(NEW_ROUTE, CREATE | REPLACE, body + _packed([*attributes, (4, index)]))
+    attributes: list[Attribute] = (
+        [(RTA["RTA_DST"], to.network_address.packed)] if to.prefixlen else []
+    )
+    attributes += [(RTA["RTA_GATEWAY"], gateway.packed)] if gateway else []
+    return Request(
+        RTM_NEWROUTE,
+        NLM_F_CREATE | NLM_F_REPLACE,
+        body + _packed([*attributes, (RTA["RTA_OIF"], index)]),
+    )
 
 
 def default_routes(ip: Socket) -> set[int]:
     """IP versions for which the main table has a default route."""
-    question = Request(GET_ROUTE, 0, struct.pack("=BBBBBBBBI", 0, 0, 0, 0, 0, 0, 0, 0, 0))
+    question = Request(RTM_GETROUTE, 0, struct.pack("=BBBBBBBBI", 0, 0, 0, 0, 0, 0, 0, 0, 0))
     found = set()
     for answer in ip.dump(question):
         family, length, _, _, table, _, _, kind = struct.unpack_from("=8B", answer)
@@ -222,11 +291,21 @@ def default_routes(ip: Socket) -> set[int]:
 def add_clsact(index: int) -> Request:
     """The qdisc that filters of both directions hang on."""
     body = struct.pack("=BxxxiIII", 0, index, CLSACT_HANDLE, CLSACT, 0)
-    return Request(NEW_QDISC, CREATE | EXCLUSIVE, body + _packed([(1, "clsact")]))
+    return Request(
+        RTM_NEWQDISC, NLM_F_CREATE | NLM_F_EXCL, body + _packed([(TCA["TCA_KIND"], "clsact")])
+    )
 
 
 def add_filter(index: int, parent: int, info: int, handle: int, program: int, name: str) -> Request:
     """A BPF program as a filter that decides by itself; ``info``: priority << 16 | protocol."""
     body = struct.pack("=BxxxiIII", 0, index, handle, parent, info)
-    options: list[Attribute] = [(6, program), (7, name), (8, DIRECT_ACTION)]
-    return Request(NEW_FILTER, CREATE | EXCLUSIVE, body + _packed([(1, "bpf"), (2, options)]))
+    options: list[Attribute] = [
+        (BPF["TCA_BPF_FD"], program),
+        (BPF["TCA_BPF_NAME"], name),
+        (BPF["TCA_BPF_FLAGS"], DIRECT_ACTION),
+    ]
+    return Request(
+        RTM_NEWTFILTER,
+        NLM_F_CREATE | NLM_F_EXCL,
+        body + _packed([(TCA["TCA_KIND"], "bpf"), (TCA["TCA_OPTIONS"], options)]),
+    )
