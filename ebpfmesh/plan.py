@@ -59,6 +59,16 @@ _MODELS: dict[str, type[Mesh | Timeouts | Function | Service | Policy]] = {
     "service": Service,
     "policy": Policy,
 }
+_INVERSE: dict[Kind, Kind] = {
+    "add-function": "remove-function",
+    "remove-function": "add-function",
+    "set-service": "remove-service",
+    "remove-service": "set-service",
+    "add-policy": "remove-policy",
+    "remove-policy": "add-policy",
+}
+"""What undoes an operation that takes nothing's place; others are undone by what was there."""
+M = TypeVar("M", bound=Mesh | Timeouts | Function | Service | Policy)
 _Rules = dict[Match, Policy]
 
 _SIGNS = {"create": "+", "add": "+", "change": "~", "set": "~", "remove": "-"}
@@ -82,6 +92,19 @@ class Operation:
     def name(self) -> str:
         """What it is about."""
         return str(getattr(self.object, "name", self.object))
+
+    def of(self, model: type[M]) -> M:
+        """Its object, which is of this kind."""
+        if not isinstance(self.object, model):
+            raise TypeError(f"{self.kind}: {type(self.object).__name__} is no {model.__name__}")
+        return self.object
+
+    def inverse(self) -> "Operation | None":
+        """The operation that undoes it; None if there is nothing to undo."""
+        if self.old is not None:
+            return Operation(self.kind, self.old, self.object)
+        back = _INVERSE.get(self.kind)
+        return back and Operation(back, self.object)
 
     def dump(self) -> str:
         """As text that ``load`` reads."""

@@ -12,6 +12,7 @@ import resource
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import assert_never
 
 from pyroute2 import IPRoute
 
@@ -114,9 +115,9 @@ class Live:
 
     def _undo(self, operation: Operation, iface: str) -> list[Operation]:
         """Do the inverse of an operation that may have been cut short; what was done."""
-        if operation.kind == "create-mesh":
+        back = operation.inverse()
+        if back is None:
             return []
-        back = inverse(operation)
         if back.kind == "add-function" and isinstance(back.object, Function):
             name = back.object.name
             row = self.record.function(name)
@@ -228,31 +229,35 @@ class Live:
         return not any(file.exists() for file in files) and not self._cgroup(name).processes()
 
     def _do(self, operation: Operation, adopt: str = "", force: bool = False) -> None:
-        match operation.kind, operation.object:
-            case "add-function", Function() as function:
-                self.add_function(function, adopt=adopt, force=force)
-            case "change-function", Function() as function:
-                self._change_function(function)
-            case "remove-function", Function() as function:
-                self.remove_function(function.name)
-            case "set-service", Service() as service:
-                self.step(f"service {service.name}")
-                self.control.set_service(service)
-            case "remove-service", Service() as service:
-                self.step(f"remove service {service.name}")
-                self.control.remove_service(service)
-            case "set-timeouts", Timeouts() as timeouts:
+        match operation.kind:
+            case "add-function":
+                self.add_function(operation.of(Function), adopt=adopt, force=force)
+            case "change-function":
+                self._change_function(operation.of(Function))
+            case "remove-function":
+                self.remove_function(operation.name)
+            case "set-service":
+                self.step(f"service {operation.name}")
+                self.control.set_service(operation.of(Service))
+            case "remove-service":
+                self.step(f"remove service {operation.name}")
+                self.control.remove_service(operation.of(Service))
+            case "set-timeouts":
                 self.step("timeouts")
-                self.control.set_timeouts(timeouts)
-            case "set-reject", Mesh() as mesh:
+                self.control.set_timeouts(operation.of(Timeouts))
+            case "set-reject":
                 self.step("reject")
-                self.control.set_reject(mesh.reject)
-            case "add-policy", Policy() as policy:
-                self.step(f"policy {policy}")
-                self.control.set_policy(policy)
-            case "remove-policy", Policy() as policy:
-                self.step(f"remove policy {policy}")
-                self.control.remove_policy(policy)
+                self.control.set_reject(operation.of(Mesh).reject)
+            case "add-policy":
+                self.step(f"policy {operation.object}")
+                self.control.set_policy(operation.of(Policy))
+            case "remove-policy":
+                self.step(f"remove policy {operation.object}")
+                self.control.remove_policy(operation.of(Policy))
+            case "create-mesh" | "repair":  # done before there are operations
+                pass
+            case unknown:
+                assert_never(unknown)
 
     def add_function(self, function: Function, *, adopt: str = "", force: bool = False) -> None:
         """Make a function, or take one that is there.
@@ -437,15 +442,6 @@ class Live:
 
     def _cgroup(self, name: str) -> Cgroup:
         return cgroup_of(self.record, name)
-
-
-def inverse(operation: Operation) -> Operation:
-    """The operation that undoes another."""
-    verb, _, noun = operation.kind.partition("-")
-    if operation.old is not None:
-        return replace(operation, object=operation.old, old=operation.object)
-    opposite = {"add": "remove", "set": "remove", "remove": "set" if noun == "service" else "add"}
-    return replace(operation, kind=f"{opposite[verb]}-{noun}")  # type: ignore[arg-type]
 
 
 @contextlib.contextmanager
