@@ -8,7 +8,7 @@ from typing import Final, NamedTuple
 be16 = c_uint16.__ctype_be__
 be32 = c_uint32.__ctype_be__
 
-ABI: Final = 0x416fcff
+ABI: Final = 0x95a3d6d
 MEANING: Final = 1
 GATEWAY4: Final = 0xa9fe0101
 GATEWAY6_FIRST: Final = 0xfe800000
@@ -625,7 +625,7 @@ class Question(Structure):
 
 
 class Verdict(Structure):
-    """struct mesh_verdict, 16 bytes."""
+    """struct mesh_verdict, 20 bytes."""
 
     rule: int
     strength: int
@@ -635,6 +635,7 @@ class Verdict(Structure):
     step: int
     event: int
     pad: Array[c_uint8]
+    action: int
 
     _fields_ = (
         ("rule", c_uint32),
@@ -645,11 +646,12 @@ class Verdict(Structure):
         ("step", c_uint8),
         ("event", c_uint8),
         ("pad", c_uint8 * 3),
+        ("action", c_uint32),
     )
 
 
 class Judgement(Structure):
-    """struct mesh_judgement, 892 bytes."""
+    """struct mesh_judgement, 896 bytes."""
 
     packet: Packet
     question: Question
@@ -719,7 +721,7 @@ class Socket(Structure):
 
 
 class Asked(Structure):
-    """struct mesh_asked, 896 bytes."""
+    """struct mesh_asked, 900 bytes."""
 
     users: int
     judgement: Judgement

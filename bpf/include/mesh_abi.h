@@ -422,7 +422,7 @@ _Static_assert(sizeof(struct mesh_pair) == 16, "padding");
 enum mesh_step {
 	MESH_ARRIVED,
 	MESH_JUDGED,	  /* its flow was judged, just now */
-	MESH_ESTABLISHED, /* its flow became an established one, just now */
+	MESH_ESTABLISHED, /* it is out, and its flow is to become an established one */
 };
 
 /* What is known of the packet. Written by mesh_slow(), the direction by who calls it. */
@@ -472,8 +472,9 @@ struct mesh_verdict {
 	__u8 step;	/* enum mesh_step */
 	__u8 event;	/* enum mesh_event_kind: sent already, 0: none */
 	__u8 pad[3];
+	__u32 action; /* what the hook is to do with the packet, for mesh_store() to return */
 };
-_Static_assert(sizeof(struct mesh_verdict) == 16, "padding");
+_Static_assert(sizeof(struct mesh_verdict) == 20, "padding");
 
 /* What the programs of the slow path tell each other of the packet that is on it. */
 struct mesh_judgement {
@@ -481,7 +482,7 @@ struct mesh_judgement {
 	struct mesh_question question;
 	struct mesh_verdict verdict;
 };
-_Static_assert(sizeof(struct mesh_judgement) == 892, "padding");
+_Static_assert(sizeof(struct mesh_judgement) == 896, "padding");
 
 /* A datagram's first fragment has the ports, the others have this. */
 struct mesh_fragment_key {
@@ -518,7 +519,7 @@ struct mesh_asked {
 	__u32 users; /* only the first may write */
 	struct mesh_judgement judgement;
 };
-_Static_assert(sizeof(struct mesh_asked) == 896, "padding");
+_Static_assert(sizeof(struct mesh_asked) == 900, "padding");
 
 /* What is sent to mesh_events; so many bytes of the packet as `captured` says come after it. */
 struct mesh_event {

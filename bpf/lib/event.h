@@ -29,9 +29,8 @@ HOT __u32 event_kind(const struct mesh_config *config, const struct mesh_judgeme
 {
 	if (reason || j->verdict.audited)
 		return MESH_EVENT_DROP;
-	return j->verdict.step == MESH_JUDGED && config->events & MESH_EVENT_FLOW ?
-		       MESH_EVENT_FLOW :
-		       MESH_EVENT_VERDICT;
+	return j->verdict.step && config->events & MESH_EVENT_FLOW ? MESH_EVENT_FLOW :
+								     MESH_EVENT_VERDICT;
 }
 
 /* The event of j->verdict.event and j->verdict.reason. */

@@ -219,8 +219,7 @@ HOT int judge_parties(CTX *ctx, const struct mesh_config *config, struct mesh_ju
 HOT int judge_return(CTX *ctx, struct mesh_judgement *j, int reason)
 {
 	j->verdict.reason = reason;
-	if (!j->verdict.step)
-		j->verdict.step = MESH_JUDGED;
+	j->verdict.step = MESH_JUDGED;
 	verdict_call(ctx, MESH_CALL_SLOW);
 	mesh_slow_clear(j);
 	return mesh_drop(ctx, j->packet.direction, MESH_NO_PROGRAM);

@@ -62,8 +62,12 @@ HOT void room_unlock(struct mesh_slot *slot)
 	__sync_fetch_and_add(&slot->users, -1);
 }
 
-/* How long the flow of a slot has been silent, and a tick. Both of its sides: either may speak. */
-HOT __u32 room_age(const struct mesh_config *config, struct mesh_slot *slot, __u32 half, __u32 now)
+/*
+ * How long the flow of a slot has been silent, and a tick. Both of its sides: either may speak; the
+ * other one is only looked at if that would make it older than what is known.
+ */
+HOT __u32 room_age(const struct mesh_config *config, struct mesh_slot *slot, __u32 half, __u32 now,
+		   __u32 known)
 {
 	struct mesh_flow *flow = slot->tenant ? flow_get(&slot->key[0]) : NULL;
 	__u32 silent, timeout, closed;
@@ -73,7 +77,7 @@ HOT __u32 room_age(const struct mesh_config *config, struct mesh_slot *slot, __u
 	timeout = flow_timeout(config, flow, slot->key[0].origin & 0xff);
 	closed = flow->flags & MESH_FLOW_CLOSING ? ROOM_CLOSED : 0;
 	silent = now - flow->seen;
-	if (silent) {
+	if (silent >= known) {
 		flow = flow_get(&slot->key[1]);
 		if (flow && now - flow->seen < silent)
 			silent = now - flow->seen;
@@ -121,7 +125,7 @@ HOT void room_look(const struct mesh_config *config, struct room_choice *best, _
 	if (!slot || *(volatile __u32 *)&slot->users)
 		return;
 	turn = *(volatile __u16 *)&slot->turn;
-	age = room_age(config, slot, half, now);
+	age = room_age(config, slot, half, now, best->age);
 	if (age <= best->age || (age != ROOM_FREE && slot->tenant != tenant + 1))
 		return;
 	best->number = number;

@@ -27,6 +27,7 @@ struct slow {
 	struct mesh_judgement *j;
 	struct pkt p;
 	struct track track;
+	int establish; /* the flow is an established one from here on */
 };
 
 /* Whose interface is it? Of a packet that comes here for the first time. */
@@ -141,11 +142,8 @@ HOT int slow_find(CTX *ctx, struct slow *s)
 				j->packet.function :
 				endpoint_by_ifindex(flow_answer_ifindex(s->track.flow));
 	}
-	if (!track_packet(&s->track, &s->p, now) || j->verdict.step)
-		return MESH_OK;
-	j->verdict.step = MESH_ESTABLISHED;
-	verdict_call(ctx, MESH_CALL_STORE);
-	return MESH_NO_PROGRAM;
+	s->establish = track_packet(&s->track, &s->p, now);
+	return MESH_OK;
 }
 
 /* MESH_OK, with s->track.flow NULL for what belongs to no flow and passes; or a reason. */
@@ -280,6 +278,12 @@ HOT int mesh_slow(CTX *ctx)
 	mesh_slow_clear(s.j);
 	if (s.j->verdict.audited)
 		drop_count(ctx, s.j->question.receiver, MESH_TO_FN, MESH_POLICY, 1);
-	return slow_deliver(ctx, &s);
+	s.j->verdict.action = slow_deliver(ctx, &s);
+	if (s.establish) {
+		s.j->verdict.step = MESH_ESTABLISHED;
+		verdict_call(ctx, MESH_CALL_STORE);
+		mesh_slow_clear(s.j);
+	}
+	return s.j->verdict.action;
 }
 #endif

@@ -184,14 +184,13 @@ HOT int mesh_store(CTX *ctx)
 {
 	struct mesh_config *config = mesh_config_get();
 	struct mesh_judgement *j = mesh_scratch_get();
-	int reason = MESH_OK;
 
 	if (!config || !j)
 		return mesh_drop(ctx, MESH_FROM_FN, MESH_NO_PROGRAM);
-	if (j->verdict.step == MESH_ESTABLISHED)
-		store_established(config, j);
-	else
-		reason = store_judged(config, j);
-	return judge_return(ctx, j, reason);
+	if (j->verdict.step != MESH_ESTABLISHED)
+		return judge_return(ctx, j, store_judged(config, j));
+	store_established(config, j);
+	mesh_slow_clear(j);
+	return j->verdict.action;
 }
 #endif
