@@ -101,7 +101,7 @@ class Live:
             self._finish(self._undo_steps())
         except MeshError as second:
             raise MeshError(
-                f"{error}; and it could not be undone: {second.message}",
+                f"{str(error) or 'interrupted'}; and it could not be undone: {second.message}",
                 hint=f"mend this, then ebpfmesh gc: {second.hint}",
             ) from error
 
@@ -147,7 +147,7 @@ class Live:
             broken = self.broken()
             self._close(broken)
             self.remove_functions(broken)
-            broken += lost
+            broken += [name for name in lost if name not in broken]
             self.record.drop_dangling()
             rows = self.record.functions()
             self.control.resync({row.id: (row.function, self._plugged(row)) for row in rows})
@@ -388,6 +388,9 @@ class Live:
             name, place = row.function.name, row.place
             self.step(f"remove function {name}: programs")
             there = interface.find(place.interface) == place.ifindex  # else it is another one
+            if there and place.made_interface:
+                what = f"function {name}: interface {place.interface} cannot be removed"
+                raise MeshError(what, hint="its programs stay while it is there: ip link delete")
             for direction in HOOKS:
                 pin = self.pins.links / f"{name}-{direction}"
                 links.detach(self.ip, place.ifindex if there else None, direction, pin)

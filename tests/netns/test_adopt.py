@@ -4,6 +4,7 @@
 box: eth0 (198.18.77.1, its own) ── boxhost: 198.18.77.254, on the host
 """
 
+import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +18,9 @@ from ebpfmesh.errors import ForeignProgram, MeshError, NotFound, UsageError
 from ebpfmesh.kernel import bpf, cgroup, interface, links, netns
 from ebpfmesh.kernel.programs import Program
 from ebpfmesh.model import Function, Mesh
+from ebpfmesh.state.record import RUN
 from support import topology
+from support.killing import killed_at, steps_of
 from support.sockets import carries, connection, connects, listener
 from support.topology import collected, drops, in_fn, leftovers, mesh_of, running, wait_until
 
@@ -155,6 +158,36 @@ def test_an_adopted_interface_that_goes_is_noticed(mesh: Mesh) -> None:
     assert collected("adopt") == ["function box of mesh adopt"]
     assert (netns.RUN / "box").exists()
     assert apply.plan(mesh) == ()
+
+
+@pytest.mark.usefixtures("box")
+@pytest.mark.parametrize("way", ["up", "gc"])
+def test_with_the_record_lost_an_adopted_interface_is_set_down(mesh: Mesh, way: str) -> None:
+    """Its programs go, and nobody asked for that: so nothing may pass."""
+    apply.add_function(mesh.name, BOX, iface="boxhost")
+    shutil.rmtree(RUN / mesh.name)
+    told = [step.name for step in apply.up(mesh)] if way == "up" else apply.gc()
+    assert any("boxhost is set down" in line for line in told)
+    assert programs() == []
+    assert "state DOWN" in ip("-o", "link", "show", "boxhost")
+    apply.up(mesh)
+
+
+@pytest.mark.usefixtures("box")
+def test_down_gives_an_adopted_interface_back(mesh: Mesh) -> None:
+    """Also where a kill came between: the second one knows that the first was asked for."""
+    before = inside()
+    apply.add_function(mesh.name, BOX, iface="boxhost")
+    steps = steps_of(lambda on_step: apply.down(mesh.name, on_step))
+    for step in range(1, len(steps)):
+        apply.up(mesh)
+        apply.add_function(mesh.name, BOX, iface="boxhost")
+        assert killed_at(step, lambda on_step: apply.down(mesh.name, on_step)), steps[step]
+        apply.gc()
+        assert programs() == []
+        assert "state UP" in ip("-o", "link", "show", "boxhost"), steps[step]
+        assert inside() == before
+    apply.up(mesh)
 
 
 def test_what_cannot_be_adopted(mesh: Mesh) -> None:
