@@ -249,9 +249,10 @@ class Record(Tables):
         for identity in self._left_by(functions):
             texts |= self._naming(str(identity))
         near = {name for function in functions for name in (function.name, function.group) if name}
-        query = "SELECT name FROM service WHERE instr(model, ?)"
-        found = {row[0] for name in near for row in self._all(query, json.dumps(name))}
-        services = [one for one in self._services(sorted(found)) if near & set(one.functions)]
+        query = "SELECT service FROM backend WHERE name = ?"
+        services = self._services(
+            sorted({row[0] for name in near for row in self._all(query, name)})
+        )
         others = self._ready(self._backends(services) - gone)
         parts = {
             "functions": (*functions, *others),

@@ -22,7 +22,7 @@ Kind = Literal["function", "tenant", "service", "prefix", "group"]
 Setting = Literal["netns", "limits", "mesh", "making", "dirty", "listener", "maglev_rows"]
 T = TypeVar("T")
 
-VERSION = 4
+VERSION = 5
 """Of the tables and of what the settings mean: another one is not read."""
 APPLICATION = int.from_bytes(b"mesh")  # what file(1) would tell the file by
 SCHEMA = """
@@ -37,6 +37,8 @@ CREATE TABLE service (name TEXT PRIMARY KEY, model TEXT, row INTEGER, rows INTEG
  size INTEGER);
 CREATE INDEX service_depths ON service (depths);
 CREATE INDEX service_row ON service (row, rows);
+CREATE TABLE backend (name TEXT, service TEXT, PRIMARY KEY (name, service)) WITHOUT ROWID;
+CREATE INDEX backend_service ON backend (service);
 CREATE TABLE address (packed BLOB, kind TEXT, name TEXT, address TEXT,
  PRIMARY KEY (packed, kind, name)) WITHOUT ROWID;
 CREATE INDEX address_name ON address (kind, name);

@@ -143,6 +143,7 @@ class Writer(Record):
         with self.transaction():
             self._db.execute("REPLACE INTO service VALUES (?, ?, ?, ?, ?, ?)", values)
             self._count("services", size - sum(number for (number,) in old))
+            self._put_backends(service.name, service.functions)
             self._put_addresses("service", service.name, service.addresses)
 
     def delete_service(self, name: str) -> None:
@@ -151,7 +152,14 @@ class Writer(Record):
             self._unsure.add(("service", name))
             old = self._all("DELETE FROM service WHERE name = ? RETURNING size", name)
             self._count("services", -sum(number for (number,) in old))
+            self._put_backends(name, ())
             self._put_addresses("service", name, ())
+
+    def _put_backends(self, service: str, names: Sequence[str]) -> None:
+        """Write which functions and groups a service names."""
+        self._db.execute("DELETE FROM backend WHERE service = ?", (service,))
+        rows = [(name, service) for name in names]
+        self._db.executemany("INSERT INTO backend VALUES (?, ?)", rows)
 
     def put_policy(self, policy: Policy, entries: Sequence[Entry]) -> int:
         """Write a policy's row, in the place of one with the same match; its id."""
@@ -182,6 +190,7 @@ class Writer(Record):
         for service in whole.services:
             text = service.model_dump_json()
             self._db.execute("UPDATE service SET model = ? WHERE name = ?", (text, service.name))
+            self._put_backends(service.name, service.functions)
         kept = {policy.match for policy in whole.policies}
         for _, policy in self.policies():
             if policy.match not in kept:
