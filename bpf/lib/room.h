@@ -29,6 +29,7 @@
 
 /* Older than any flow: one that has closed, and where what the slot names is no flow any more. */
 #define ROOM_CLOSED 0x80000000
+#define ROOM_OVER (ROOM_CLOSED | 3) /* for two ticks: nothing of it is on its way any more */
 #define ROOM_FREE 0xffffffff
 
 HOT struct mesh_slot *room_slot(__u32 number)
@@ -150,6 +151,7 @@ HOT struct mesh_slot *room_take(const struct mesh_config *config, __u32 half, __
 	struct room_choice best = {};
 	struct mesh_slot *slot = NULL;
 	__u32 looks;
+	__u64 lived;
 
 	if (!room)
 		return NULL;
@@ -159,17 +161,18 @@ HOT struct mesh_slot *room_take(const struct mesh_config *config, __u32 half, __
 		loop_head(i);
 		room_look(config, &best, room_next(i & 1 ? &room->common : &room->own, i, random),
 			  half, tenant, now);
-		if (best.age >= ROOM_CLOSED)
+		if (best.age >= ROOM_OVER)
 			slot = room_have(&best);
 	}
 	if (slot) {
 		room->full = 0;
 	} else {
 		room->full++;
+		lived = best.age < ROOM_CLOSED;
 		slot = room_have(&best);
 		if (!slot)
 			return NULL;
-		__sync_fetch_and_add(&room->evicted, 1);
+		__sync_fetch_and_add(&room->evicted, lived);
 	}
 	room_clear(slot, half);
 	slot->tenant = tenant + 1;

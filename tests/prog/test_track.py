@@ -223,6 +223,21 @@ def test_a_new_connection_with_the_ports_of_a_closed_one(lab: Lab, hook: Hook, v
 
 @HOOKS
 @BOTH
+def test_a_closed_connection_is_known_for_a_while(lab: Lab, hook: Hook, v: int) -> None:
+    """Though the slot of an earlier one with its ports is the first that is looked at."""
+    for _ in range(2):
+        handshake(lab, hook, v)
+        close(lab, hook, v)
+    for key, room in list(lab.maps["mesh_room"].items()):
+        room.own.hand = room.common.hand = 0
+        lab.maps["mesh_room"].set(key, room)
+    for port in range(2000, 2010):
+        assert send(lab, hook, A, udp(v, A, B, port, 53)).verdict == "forward"
+    assert send(lab, hook, C, back(v, "FA")).verdict == "forward"
+
+
+@HOOKS
+@BOTH
 def test_a_new_connection_is_judged_anew(lab: Lab, hook: Hook, v: int) -> None:
     """By its opener, who may be the other side now; an old flow's answer is still one."""
     handshake(lab, hook, v)
