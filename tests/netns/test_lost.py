@@ -325,3 +325,19 @@ def test_killed_at_random(nothing: set[str], file: Path) -> None:
         assert works(LOST)
         apply.down("lost")
         assert gone(nothing), leftovers() - nothing
+
+
+def test_a_first_up_that_was_cut_short_is_told(nothing: set[str]) -> None:
+    """By every command that would look at the mesh or change it: no error of ours, or SQLite's."""
+    steps = steps_of(WAYS["up"])
+    apply.down("lost")
+    for step in ("bpffs", "maps", "programs"):
+        assert killed_at(steps.index(step), WAYS["up"])
+        for words in (["show", "mesh"], ["detach", "a"], ["exec", "a", "--", "true"]):
+            said = ebpfmesh("--mesh", "lost", *words, code=3).stderr
+            assert "was cut short" in said
+            assert "ebpfmesh up" in said
+        [check] = [c for c in checks() if c["topic"] == "mesh lost"]
+        assert (check["status"], "cut short" in check["text"]) == ("missing", True)
+        apply.gc()
+        assert gone(nothing), (step, leftovers() - nothing)
