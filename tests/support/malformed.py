@@ -45,6 +45,10 @@ MALFORMED: list[tuple[str, str, str, str]] = [
     ("unknown key at top", "foo = 1 # here\n" + HEAD, 'unknown key "foo"', "known: function"),
     ("one bracket", HEAD + "[function] # here\n", "must be an array, not a table", "[[function]]"),
     ("not tables", "function = [\n1] # here\n" + HEAD, "element 1", "[[function]]"),
+    # Names that /etc/hosts has already
+    ("function localhost", HEAD + '[[function]]\nname = "localhost" # here\n', "taken", "itself"),
+    ("function is a service", TWO + '[[service]]\nname = "a" # here\naddress = "198.18.128.1"\n'
+     'port = 80\nfunctions = ["b"]\n', "a function has that name", "rename"),
     # The table of the mesh
     ("no mesh name", "[mesh] # here\nlimits = {}", '[mesh]: "name" is missing', "letters"),
     ("bad mesh name", '[mesh]\nname = "Edge" # here', '"name" cannot be "Edge"', "lower-case"),
