@@ -11,7 +11,7 @@ from ebpfmesh.apply import programs, target
 from ebpfmesh.apply.live import Live, OnStep, changing, opened, quiet
 from ebpfmesh.apply.lookup import functions
 from ebpfmesh.apply.remove import take_down
-from ebpfmesh.config.edit import new_function
+from ebpfmesh.config.edit import new_function, scope_of_function
 from ebpfmesh.errors import MeshError, NotFound, UsageError
 from ebpfmesh.kernel import links, netns, pins
 from ebpfmesh.kernel.maps import create_maps
@@ -171,24 +171,37 @@ def attach(request: Request, on_step: OnStep = quiet) -> FunctionRow:
     with opened(request.mesh, on_step) as live:
         live.settle()
         found = target.find(
-            live.record.functions(),
+            live.record,
             namespace=request.namespace,
             pid=request.pid,
             container=request.container,
             iface=request.iface,
         )
-        function = new_function(
-            live.record.model(),
-            request.name,
-            addresses=request.addresses or found.addresses,
-            tenant=request.tenant,
-            audit=request.audit,
-            netns=found.netns,
-        )
+        function = _as_asked(live.record, request, found)
         step = Operation("add-function", function)
         live.apply((step,), adopt=found.iface, force=request.force)
         (row,) = functions(live.record, function.name)
         return row
+
+
+def _as_asked(record: Record, request: Request, found: target.Target) -> Function:
+    """The function of a request. Of the rest of the mesh only what it meets is read.
+
+    But where another has the address that its name stands for, all is: it gets the next free one.
+    """
+    addresses = request.addresses or found.addresses
+    ask = functools.partial(
+        new_function,
+        name=request.name,
+        addresses=addresses,
+        tenant=request.tenant,
+        audit=request.audit,
+        netns=found.netns,
+    )
+    function = ask(record.part(scope_of_function(request.name, addresses=addresses)))
+    if any(map(record.address_owner, function.addresses)):
+        return ask(record.model())
+    return function
 
 
 def add_function(

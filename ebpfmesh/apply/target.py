@@ -1,14 +1,13 @@
 # SPDX-License-Identifier: BSD-2-Clause
 """The namespace or interface that the options of attach name."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from ebpfmesh.errors import UsageError
 from ebpfmesh.kernel import interface, netns
 from ebpfmesh.runtime import process
-from ebpfmesh.state.record import FunctionRow
+from ebpfmesh.state.record import Record
 
 
 @dataclass(frozen=True)
@@ -21,7 +20,7 @@ class Target:
 
 
 def find(
-    functions: Sequence[FunctionRow],
+    record: Record,
     *,
     namespace: str | None = None,
     pid: int | None = None,
@@ -32,7 +31,7 @@ def find(
 
     ``namespace`` is a name or a path, ``pid`` a process in one, ``container`` what podman or
     docker runs, ``iface`` the host side of a veth pair. NotFound if it is not there, UsageError
-    if one of the ``functions`` of the mesh is there already.
+    if a function of the mesh is there already.
     """
     if sum(given is not None for given in (namespace, pid, container, iface)) != 1:
         hint = "give exactly one of --netns, --pid, --container and --iface"
@@ -40,18 +39,16 @@ def find(
     if iface is not None:
         with netns.rtnetlink() as ip:
             found = interface.adopt(ip, iface)
-        _check_free(functions, found.netns)
+        _check_free(record, found.netns)
         return Target(iface=iface, addresses=tuple(map(str, found.addresses)))
     if container is not None:
         pid = process.in_container(container)
     path = netns.of_pid(pid) if pid is not None else netns.find(str(namespace))
-    _check_free(functions, path)
+    _check_free(record, path)
     return Target(netns=str(path) if pid is not None else namespace)
 
 
-def _check_free(functions: Sequence[FunctionRow], path: Path) -> None:
-    inode = netns.NetnsId.of(path).inode
-    for row in functions:
-        if row.place.netns_inode == inode:
-            what = f"function {row.function.name} is in that namespace already"
-            raise UsageError(what, hint="a namespace holds one function")
+def _check_free(record: Record, path: Path) -> None:
+    if name := record.function_in(netns.NetnsId.of(path).inode):
+        what = f"function {name} is in that namespace already"
+        raise UsageError(what, hint="a namespace holds one function")

@@ -135,6 +135,12 @@ def delete_policy(mesh: Mesh, policy: Policy) -> Mesh:
     return _whole(mesh, policies=others)
 
 
+def scope_of_function(name: str, *, addresses: Iterable[str] = ()) -> Scope:
+    """What ``new_function`` looks at, but for the addresses it could assign."""
+    found = tuple(parse_address(text) for text in addresses)
+    return Scope(functions=(name,), services=(name,), addresses=found)
+
+
 def scope_of_service(
     name: str, *, addresses: Iterable[str] = (), functions: Iterable[str] = ()
 ) -> Scope:

@@ -278,6 +278,12 @@ class Record(Tables):
         ends = {i.name for i in (rule.source, rule.destination) if i.kind == "function"}
         return rule.named({name for name in ends if self.group(name)})
 
+    def function_in(self, netns_inode: int) -> str | None:
+        """Name of the function that has this namespace."""
+        query = "SELECT name FROM function WHERE json_extract(place, '$.netns_inode') = ?"
+        rows = self._all(query, netns_inode)
+        return rows[0][0] if rows else None
+
     def group(self, name: str) -> tuple[str, ...]:
         """The functions of a group, those that are being made or removed too; () if it is none."""
         query = "SELECT name FROM function WHERE group_name = ? ORDER BY length(name), name"
