@@ -162,7 +162,7 @@ def test_the_machines_own_interfaces_are_refused(words: list[str]) -> None:
 
 
 def first_is_ours() -> bool:
-    from ebpfmesh.bench import send  # noqa: PLC0415  (private, on purpose)
+    from ebpfmesh.bench.packets import send  # noqa: PLC0415  (private, on purpose)
 
     return send._is_initial(netns.OWN)
 

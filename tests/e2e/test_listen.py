@@ -125,7 +125,7 @@ def test_a_rule_rejects() -> None:
     rule = ("function:camera", "function:web", "--protocol", "icmp")
     ebpfmesh("policy", "add", *rule, "--action", "reject", "--priority", 5)
     try:
-        with listening("events", "--function", "web", "--count", 1) as process:
+        with listening("events", "--reason", "POLICY", "--count", 1) as process:
             done = ebpfmesh("exec", "camera", "--", "ping", "-c", 1, "-W", 20, "web", code=1)
             out, _ = process.communicate(timeout=20)
         asked = ebpfmesh("policy", "test", "camera", "web", code=1).stdout
