@@ -385,7 +385,7 @@ struct mesh_room {
 	struct mesh_region own;
 	struct mesh_region common;
 	__u64 evicted; /* of the tenant's, before their time was over */
-	__u32 full;    /* how often in a row nothing was found that is free or over */
+	__u32 full;    /* how many more searches found nothing free or over than did */
 	__u32 pad;
 };
 _Static_assert(sizeof(struct mesh_room) == 40, "padding");

@@ -20,7 +20,7 @@
 
 /*
  * How many slots are looked at, and how many of them are where the last one was given away. Each costs
- * some cache misses, so where that many searches in a row have found nothing free, fewer are made.
+ * some cache misses, so while so many more searches found nothing free than did, fewer are made.
  */
 #define ROOM_LOOKS 16
 #define ROOM_SWEEPS 4
@@ -165,9 +165,9 @@ HOT struct mesh_slot *room_take(const struct mesh_config *config, __u32 half, __
 			slot = room_have(&best);
 	}
 	if (slot) {
-		room->full = 0;
+		room->full -= room->full > 0;
 	} else {
-		room->full++;
+		room->full += room->full < 2 * ROOM_SEARCHES;
 		lived = best.age < ROOM_CLOSED;
 		slot = room_have(&best);
 		if (!slot)
