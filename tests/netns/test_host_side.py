@@ -11,6 +11,7 @@ import pytest
 from ebpfmesh import apply
 from ebpfmesh.kernel import links, rcu
 from ebpfmesh.model import Mesh
+from support import topology
 from support.topology import in_fn, mesh_of, running
 
 MESH = """
@@ -53,11 +54,21 @@ def reaches(mesh: Mesh) -> list[bool]:
     ]  # fmt: skip
 
 
+def heard(mesh: Mesh) -> int:
+    """Echo requests that the function's stack took for its own, answered or not."""
+    shown = in_fn(mesh, "a", ["cat", "/proc/net/snmp", "/proc/net/snmp6"]).stdout
+    names, values, *_ = [row.split() for row in shown.splitlines() if row.startswith("Icmp: ")]
+    six = next(row.split()[1] for row in shown.splitlines() if row.startswith("Icmp6InEchos "))
+    return int(values[names.index("InEchos")]) + int(six)
+
+
 def test_without_its_program_the_hosts_packets_are_another_ones(mesh: Mesh) -> None:
     """Whoever deletes the qdisc of the filter opens nothing; `up` brings it back."""
     assert reaches(mesh) == [True, True]
     subprocess.run(["tc", "qdisc", "del", "dev", host_link(), "clsact"], check=True)
+    before = heard(mesh)
     assert reaches(mesh) == [False, False]
+    assert heard(mesh) == before
     with apply.opened("side") as live:
         assert live.broken() == ["a"]
     apply.up(mesh)
@@ -66,7 +77,7 @@ def test_without_its_program_the_hosts_packets_are_another_ones(mesh: Mesh) -> N
 
 def test_packets_of_functions_are_on_a_link(mesh: Mesh) -> None:
     if not links.has_tcx():
-        pytest.skip("no TCX")
+        topology.unavailable("the kernel has no TCX")
     with apply.opened("side") as live:
         row = live.record.function("a")
         assert row is not None
