@@ -19,8 +19,8 @@ from support.topology import background, in_network, needs, running, wait_until
 BACKENDS = ("web-0", "web-1", "web-2")
 OTHERS = {"web-1", "web-2"}
 URL = {4: "http://198.19.0.1/", 6: "http://[2001:db8:1::1]/"}
-# Exit codes of curl for a server that dies: no connection, no answer, a reset.
-DYING = {"failed 7", "failed 52", "failed 56"}
+# Exit codes of curl for a server that dies: no connection, no answer, a reset as it sends or reads.
+DYING = {"failed 7", "failed 52", "failed 55", "failed 56"}
 
 
 @contextmanager
