@@ -26,115 +26,30 @@ the old one of one and the new one of the other; rules that keep them from sendi
 Services go with the backends that their groups have: one whose group grows or shrinks is set.
 """
 
-import json
 import shlex
 from collections.abc import Iterable, Iterator, Set
 from dataclasses import dataclass
-from typing import Literal, TypeVar
+from typing import TypeVar
 
 from ebpfmesh.errors import UsageError
-from ebpfmesh.model import Function, Identity, Match, Mesh, Policy, Service, Timeouts, ports_text
-
-Kind = Literal[
-    "create-mesh",
-    "set-timeouts",
-    "set-reject",
-    "add-function",
-    "change-function",
-    "remove-function",
-    "set-service",
-    "remove-service",
-    "add-policy",
-    "remove-policy",
-    "repair",
-]
+from ebpfmesh.model import Function, Identity, Match, Mesh, Policy, Service
+from ebpfmesh.operation import (
+    AddFunction,
+    AddPolicy,
+    ChangeFunction,
+    CreateMesh,
+    Object,
+    Operation,
+    RemoveFunction,
+    RemovePolicy,
+    RemoveService,
+    SetReject,
+    SetService,
+    SetTimeouts,
+)
 
 _Named = TypeVar("_Named", Function, Service)
-Object = Mesh | Timeouts | Function | Service | Policy | str
-_MODELS: dict[str, type[Mesh | Timeouts | Function | Service | Policy]] = {
-    "mesh": Mesh,
-    "reject": Mesh,
-    "timeouts": Timeouts,
-    "function": Function,
-    "service": Service,
-    "policy": Policy,
-}
-_INVERSE: dict[Kind, Kind] = {
-    "add-function": "remove-function",
-    "remove-function": "add-function",
-    "set-service": "remove-service",
-    "remove-service": "set-service",
-    "add-policy": "remove-policy",
-    "remove-policy": "add-policy",
-}
-"""What undoes an operation that takes nothing's place; others are undone by what was there."""
-M = TypeVar("M", bound=Mesh | Timeouts | Function | Service | Policy)
 _Rules = dict[Match, Policy]
-
-_SIGNS = {"create": "+", "add": "+", "change": "~", "set": "~", "remove": "-"}
-
-
-@dataclass(frozen=True)
-class Operation:
-    """One step. ``old`` is what ``object`` takes the place of: in place, in one update.
-
-    ``create-mesh`` has a mesh without functions, services and policies; so has ``set-reject``, of
-    which the one setting counts. What is removed is ``object`` itself. A policy takes the place of
-    the one with the same ``match``. ``repair`` is what was found wrong, and done about it before
-    the others; ``object`` says what.
-    """
-
-    kind: Kind
-    object: Object
-    old: Object | None = None
-
-    @property
-    def name(self) -> str:
-        """What it is about."""
-        return str(getattr(self.object, "name", self.object))
-
-    def of(self, model: type[M]) -> M:
-        """Its object, which is of this kind."""
-        if not isinstance(self.object, model):
-            raise TypeError(f"{self.kind}: {type(self.object).__name__} is no {model.__name__}")
-        return self.object
-
-    def inverse(self) -> "Operation | None":
-        """The operation that undoes it; None if there is nothing to undo."""
-        if self.old is not None:
-            return Operation(self.kind, self.old, self.object)
-        back = _INVERSE.get(self.kind)
-        return back and Operation(back, self.object)
-
-    def dump(self) -> str:
-        """As text that ``load`` reads."""
-        parts = (part for part in (self.object, self.old) if part and not isinstance(part, str))
-        return json.dumps([self.kind, *(part.model_dump_json() for part in parts)])
-
-    @staticmethod
-    def load(text: str) -> "Operation":
-        """What ``dump`` wrote down."""
-        kind, *parts = json.loads(text)
-        model = _MODELS[kind.partition("-")[2]]
-        return Operation(kind, *(model.model_validate_json(part) for part in parts))
-
-    def describe(self) -> str:
-        """One line for people, such as ``+ function decode-0  tenant op-a  198.18.0.2``."""
-        if self.kind == "repair":
-            return f"~ repaired {self.object}"
-        verb, _, noun = self.kind.partition("-")
-        sign = _SIGNS[verb]
-        if verb in ("add", "set"):
-            sign = "~" if self.old else "+"
-        if isinstance(self.object, Function) and isinstance(self.old, Function):
-            text = _changed(self.old, self.object)
-        elif isinstance(self.object, Timeouts) and isinstance(self.old, Timeouts):
-            text = _changed_timeouts(self.old, self.object)
-        elif self.kind == "set-reject" and isinstance(self.object, Mesh):
-            text = "on" if self.object.reject else "off"
-        else:
-            text = _text(self.object)
-        return f"{sign} {noun} {text}"
 
 
 def diff(current: Mesh | None, wanted: Mesh) -> tuple[Operation, ...]:
@@ -146,7 +61,7 @@ def diff(current: Mesh | None, wanted: Mesh) -> tuple[Operation, ...]:
     create: list[Operation] = []
     if current is None:
         current = _bare(wanted)
-        create = [Operation("create-mesh", current)]
+        create = [CreateMesh(current)]
     _check_fixed(current, wanted)
     before, after = _by_name(current.functions), _by_name(wanted.functions)
     changed = {n: f for n, f in before.items() if n in after and _in_place(f, after[n])}
@@ -157,20 +72,20 @@ def diff(current: Mesh | None, wanted: Mesh) -> tuple[Operation, ...]:
     old_rules = {policy.match: policy for policy in current.policies}
     new_rules = {policy.match: policy for policy in wanted.policies}
     strict = _stricter(old_rules, new_rules) | _quarantine(moving)
-    stricter = sorted(_rule_steps(old_rules, strict), key=lambda step: step.kind != "add-policy")
-    looser = sorted(_rule_steps(strict, new_rules), key=lambda step: step.kind == "add-policy")
+    stricter = sorted(_rule_steps(old_rules, strict), key=_adds_rule, reverse=True)
+    looser = sorted(_rule_steps(strict, new_rules), key=_adds_rule)
     gone, new = before.keys() - after.keys(), after.keys() - before.keys()
     return (
         *create,
         *_setting_steps(current, wanted),
         *(step for step in stricter if not _is_about(step, new)),
         *leave,
-        *(Operation("remove-function", f) for n, f in before.items() if n not in staying),
+        *(RemoveFunction(f) for n, f in before.items() if n not in staying),
         *(step for step in looser if _is_about(step, gone)),
-        *(Operation("change-function", after[n], old) for n, old in changed.items()),
+        *(ChangeFunction(after[n], old) for n, old in changed.items()),
         *ready,
         *(step for step in stricter if _is_about(step, new)),
-        *(Operation("add-function", f) for n, f in after.items() if n not in staying),
+        *(AddFunction(f) for n, f in after.items() if n not in staying),
         *(step for step in enter if not staying.issuperset(_backends(step))),
         *(step for step in looser if not _is_about(step, gone)),
     )
@@ -191,9 +106,9 @@ def _bare(mesh: Mesh) -> Mesh:
 
 def _setting_steps(current: Mesh, wanted: Mesh) -> Iterator[Operation]:
     if current.timeouts != wanted.timeouts:
-        yield Operation("set-timeouts", wanted.timeouts, current.timeouts)
+        yield SetTimeouts(wanted.timeouts, current.timeouts)
     if current.reject != wanted.reject:
-        yield Operation("set-reject", _bare(wanted), _bare(current))
+        yield SetReject(_bare(wanted), _bare(current))
 
 
 def _backends(step: Operation) -> tuple[str, ...]:
@@ -225,21 +140,22 @@ def _service_steps(
     """
     before, after = _by_name(current.backed), _by_name(wanted.backed)
     groups = wanted.groups.keys()
-    leave, enter = [], []
+    leave: list[Operation] = []
+    enter: list[Operation] = []
     for name, old in before.items():
         new = after.pop(name, None)
         if new is None or new.frontends != old.frontends:
-            leave.append(Operation("remove-service", old))
-            enter += [Operation("set-service", new)] if new else []
+            leave.append(RemoveService(old))
+            enter += [SetService(new)] if new else []
             continue
         one_step = staying.issuperset(new.backends) and not some_move
         keep = staying if one_step else staying.intersection(new.backends)
         between = old.only(keep | groups)
         if between != old:
-            leave.append(Operation("set-service", between, old))
+            leave.append(SetService(between, old))
         if between != new:
-            enter.append(Operation("set-service", new, between))
-    return leave, [*enter, *(Operation("set-service", service) for service in after.values())]
+            enter.append(SetService(new, between))
+    return leave, [*enter, *(SetService(service) for service in after.values())]
 
 
 def _stricter(old: _Rules, new: _Rules) -> dict[Match, Policy]:
@@ -285,55 +201,17 @@ def _is_about(step: Operation, functions: Set[str]) -> bool:
     )
 
 
+def _adds_rule(step: Operation) -> bool:
+    return isinstance(step, AddPolicy)
+
+
 def _rule_steps(old: _Rules, new: _Rules) -> Iterator[Operation]:
     for match, rule in new.items():
         if old.get(match) != rule:
-            yield Operation("add-policy", rule, old.get(match))
+            yield AddPolicy(rule, old.get(match))
     for match, rule in old.items():
         if match not in new:
-            yield Operation("remove-policy", rule)
-
-
-def _text(item: Object) -> str:
-    match item:
-        case Function():
-            return "  ".join([item.name, f"tenant {item.tenant}", *map(str, item.addresses)])
-        case Service():
-            return "  ".join([item.name, *map(str, item.addresses), *_service_text(item)])
-        case Timeouts():
-            return "  ".join(f"{key} {value} s" for key, value in item)
-        case Mesh():
-            return item.name
-    return str(item)
-
-
-def _service_text(service: Service) -> list[str]:
-    names = service.functions
-    target = service.target_port
-    ports = f"{service.protocol}/{ports_text(service.port, service.last_port)}"
-    if service.shift:
-        ports += f" → {ports_text(target, target + service.ports - 1)}"
-    parts = [ports, ", ".join(names) if 0 < len(names) <= 4 else f"{len(names)} functions"]
-    if service.weights:
-        weights = sorted(service.weights.items())
-        parts.append("weights " + ", ".join(f"{name} {weight}" for name, weight in weights))
-    return parts + (["affinity source"] if service.affinity == "source" else [])
-
-
-def _changed(old: Function, new: Function) -> str:
-    parts = [new.name]
-    if old.tenant != new.tenant:
-        parts.append(f"tenant {old.tenant} → {new.tenant}")
-    if old.group != new.group:
-        parts.append(f"of group {new.group}" if new.group else "of no group")
-    if old.audit != new.audit:
-        parts.append(f"audit {'on' if new.audit else 'off'}")
-    return "  ".join(parts)
-
-
-def _changed_timeouts(old: Timeouts, new: Timeouts) -> str:
-    pairs = zip(old, new, strict=True)
-    return "  ".join(f"{key} {was} → {now} s" for (key, was), (_, now) in pairs if was != now)
+            yield RemovePolicy(rule)
 
 
 @dataclass(frozen=True)
@@ -357,16 +235,16 @@ class Told:
 def told(operations: Iterable[Operation]) -> Iterator[Told]:
     """Each step with what it changes."""
     steps = tuple(operations)
-    gone = {step.name: step.object for step in steps if step.kind == "remove-function"}
-    new = {step.name: step.object for step in steps if step.kind == "add-function"}
+    gone = {step.name: step.object for step in steps if isinstance(step, RemoveFunction)}
+    new = {step.name: step.object for step in steps if isinstance(step, AddFunction)}
     anew = gone.keys() & new.keys()
     for step in steps:
         old, then = step.old, step.object
-        if step.kind in ("remove-function", "add-function") and step.name in anew:
+        if isinstance(step, RemoveFunction | AddFunction) and step.name in anew:
             old, then = gone[step.name], new[step.name]
         fields = _fields(old, then)
         text = step.describe()
-        if step.kind == "remove-function" and fields:
+        if isinstance(step, RemoveFunction) and fields:
             changes = ", ".join(
                 f"{key} {_shown(a)} → {_shown(b)}" for key, (a, b) in fields.items()
             )

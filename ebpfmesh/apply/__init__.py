@@ -6,6 +6,7 @@ up(config.load(path)); attach(Request(mesh="edge", name="cache", pid=1234)); dow
 
 from ebpfmesh.apply.ahead import compile_ahead
 from ebpfmesh.apply.collect import gc
+from ebpfmesh.apply.held import OnStep
 from ebpfmesh.apply.lifecycle import (
     Request,
     add_function,
@@ -16,7 +17,7 @@ from ebpfmesh.apply.lifecycle import (
     plan,
     up,
 )
-from ebpfmesh.apply.live import OnStep, opened
+from ebpfmesh.apply.live import opened
 from ebpfmesh.apply.lookup import home
 from ebpfmesh.apply.trace import traced
 

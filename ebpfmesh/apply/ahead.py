@@ -5,7 +5,7 @@ import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 
-from ebpfmesh.apply.live import OnStep, quiet
+from ebpfmesh.apply.held import OnStep, quiet
 from ebpfmesh.apply.programs import load_sources
 from ebpfmesh.compile import compiled
 from ebpfmesh.compile.source import bpf_dir

@@ -11,8 +11,9 @@ from collections.abc import Iterator
 
 from pyroute2 import IPRoute
 
-from ebpfmesh.apply import listen
-from ebpfmesh.apply.live import Live, OnStep, changing, quiet
+from ebpfmesh.apply import batch, listen
+from ebpfmesh.apply.held import OnStep, quiet
+from ebpfmesh.apply.live import Live, changing
 from ebpfmesh.apply.remove import take_down
 from ebpfmesh.errors import AbiMismatch, MeshError, NotFound
 from ebpfmesh.kernel import cgroup, interface, netns, rcu
@@ -59,9 +60,9 @@ def _collect_mesh(ip: IPRoute, mesh: str, on_step: OnStep) -> list[str]:
         dead = listen.stop_dead(found, live.control.maps)
         removed = [f"events of mesh {mesh} for process {dead.pid}"] if dead else []
         removed += [f"half a change of mesh {mesh}"] if found.cut_short else []
-        wrong = live.faults()
+        wrong = batch.faults(live)
         removed += [f"what was wrong with {what} of mesh {mesh}" for what in wrong]
-        removed += [f"function {name} of mesh {mesh}" for name in live.recover(wrong)]
+        removed += [f"function {name} of mesh {mesh}" for name in batch.recover(live, wrong)]
         known = {row.function.name for row in found.functions()}
     return [*removed, *_collect_strays(ip, mesh, known)]
 

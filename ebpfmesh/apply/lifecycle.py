@@ -7,8 +7,9 @@ import shutil
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
-from ebpfmesh.apply import programs, target
-from ebpfmesh.apply.live import Live, OnStep, changing, opened, quiet
+from ebpfmesh.apply import batch, programs, target
+from ebpfmesh.apply.held import OnStep, quiet
+from ebpfmesh.apply.live import Live, changing, opened
 from ebpfmesh.apply.lookup import functions
 from ebpfmesh.apply.remove import take_down
 from ebpfmesh.config.edit import new_function, scope_of_function
@@ -18,7 +19,8 @@ from ebpfmesh.kernel.maps import create_maps
 from ebpfmesh.kernel.pins import Pins
 from ebpfmesh.kernel.programs import CALLS
 from ebpfmesh.model import Function, Mesh, Scope
-from ebpfmesh.plan import Operation, diff
+from ebpfmesh.operation import AddFunction, Operation, Repair
+from ebpfmesh.plan import diff
 from ebpfmesh.state import remains
 from ebpfmesh.state.place import check_place, fault
 from ebpfmesh.state.record import FunctionRow, Record
@@ -60,13 +62,13 @@ def up(wanted: Mesh, on_step: OnStep = quiet) -> tuple[Operation, ...]:
         try:
             wrong: list[str] = []
             with _created(wanted, on_step) as live:
-                if not new and (wrong := live.faults()):
-                    repaired += tuple(Operation("repair", what) for what in wrong)
-                live.recover(wrong)
+                if not new and (wrong := batch.faults(live)):
+                    repaired += tuple(Repair(what) for what in wrong)
+                batch.recover(live, wrong)
                 operations = diff(None if new else live.record.model(), wanted)
                 _check_there(operations)
                 if new or operations:
-                    live.apply(operations)
+                    batch.apply(live, operations)
                 live.record.set_made()
                 return repaired + operations
         except BaseException:
@@ -80,7 +82,7 @@ def _check_there(operations: Iterable[Operation]) -> None:
     which = functools.cache(shutil.which)
     faults: list[MeshError] = []
     for step in operations:
-        if step.kind != "add-function" or not isinstance(step.object, Function):
+        if not isinstance(step, AddFunction):
             continue
         name, command, where = step.object.name, step.object.command, step.object.netns
         if command and which(command[0]) is None:
@@ -106,7 +108,7 @@ def _make_room(mesh: str, on_step: OnStep) -> tuple[Operation, ...]:
         return ()
     on_step("recover")
     told = take_down(mesh, on_step)
-    return tuple(Operation("repair", text) for text in (f"mesh {mesh}: {why}", *told))
+    return tuple(Repair(text) for text in (f"mesh {mesh}: {why}", *told))
 
 
 @contextlib.contextmanager
@@ -169,7 +171,7 @@ def attach(request: Request, on_step: OnStep = quiet) -> FunctionRow:
     or cannot be meant, NotFound for what is not there, ForeignProgram as ``add_function``.
     """
     with opened(request.mesh, on_step) as live:
-        live.settle()
+        batch.settle(live)
         found = target.find(
             live.record,
             namespace=request.namespace,
@@ -178,8 +180,8 @@ def attach(request: Request, on_step: OnStep = quiet) -> FunctionRow:
             iface=request.iface,
         )
         function = _as_asked(live.record, request, found)
-        step = Operation("add-function", function)
-        live.apply((step,), adopt=found.iface, force=request.force)
+        step = AddFunction(function, adopt=found.iface, force=request.force)
+        batch.apply(live, (step,))
         (row,) = functions(live.record, function.name)
         return row
 
@@ -213,7 +215,7 @@ def add_function(
     ``iface`` unless ``force``.
     """
     with opened(mesh, on_step) as live:
-        live.settle()
+        batch.settle(live)
         if live.record.function(function.name) or live.record.group(function.name):
             raise UsageError(
                 f"there is a function {function.name} already",
@@ -222,7 +224,7 @@ def add_function(
         for address in function.addresses:
             if owner := live.record.address_owner(address):
                 raise UsageError(f"{address} is the address of {owner}", hint="choose another --ip")
-        live.apply((Operation("add-function", function),), adopt=iface, force=force)
+        batch.apply(live, (AddFunction(function, adopt=iface, force=force),))
 
 
 def detach(
@@ -236,11 +238,11 @@ def detach(
     if missing_ok and not Record.exists(mesh):
         return ()
     with opened(mesh, on_step) as live:
-        live.settle()
+        batch.settle(live)
         if missing_ok and not (live.record.function(name) or live.record.group(name)):
             return ()
         rows = functions(live.record, name)
-        live.apply(diff(*live.record.around([row.function for row in rows])))
+        batch.apply(live, diff(*live.record.around([row.function for row in rows])))
         return tuple(row.function.name for row in rows)
 
 
@@ -256,13 +258,13 @@ def edit(
     With a ``scope`` the change is shown only that part of the mesh, however large the rest is.
     """
     with opened(mesh, on_step) as live:
-        live.settle()
+        batch.settle(live)
         operations = within(live.record, change, scope) if scope else None
         if operations is None:
             current = live.record.model()
             operations = diff(current, change(current))
         if operations:
-            live.apply(operations)
+            batch.apply(live, operations)
         return operations
 
 

@@ -7,7 +7,7 @@ one that is somebody else's is given back to who asks for that, and else set dow
 
 import contextlib
 
-from ebpfmesh.apply.live import OnStep
+from ebpfmesh.apply.held import OnStep
 from ebpfmesh.errors import AbiMismatch, MeshError, NotFound, UnreadableRecord
 from ebpfmesh.kernel import cgroup, interface, links, netns, pins, rcu, sockets
 from ebpfmesh.kernel.pins import Pins

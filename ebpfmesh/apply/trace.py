@@ -4,7 +4,7 @@
 import contextlib
 from collections.abc import Iterator
 
-from ebpfmesh.apply import listen
+from ebpfmesh.apply import batch, listen
 from ebpfmesh.apply.live import opened
 from ebpfmesh.errors import MeshError, NotFound
 from ebpfmesh.state import listener
@@ -20,7 +20,7 @@ def traced(mesh: str, *, events: int, snap: int = 0) -> Iterator[None]:
     begun = False
     try:
         with opened(mesh) as live:
-            live.settle()
+            batch.settle(live)
             if (other := listener.find(live.record)) is not None:
                 what = f"process {other.pid} listens to mesh {mesh} already"
                 raise MeshError(what, hint="one can at a time: wait for it, or end it")

@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from rich.text import Text
 
     from ebpfmesh.model import Policy
-    from ebpfmesh.plan import Operation, Told
+    from ebpfmesh.operation import Operation
+    from ebpfmesh.plan import Told
 
 Part: TypeAlias = str | tuple[str, str]
 """A piece of a line: a text, or one and its style: a colour, ``bold``, or nothing."""

@@ -22,7 +22,7 @@ Kind = Literal["function", "tenant", "service", "prefix", "group"]
 Setting = Literal["netns", "limits", "mesh", "making", "dirty", "listener", "maglev_rows"]
 T = TypeVar("T")
 
-VERSION = 5
+VERSION = 6
 """Of the tables and of what the settings mean: another one is not read."""
 APPLICATION = int.from_bytes(b"mesh")  # what file(1) would tell the file by
 SCHEMA = """
@@ -57,7 +57,7 @@ CREATE TABLE used (key TEXT PRIMARY KEY, number INTEGER) WITHOUT ROWID;
 INSERT INTO used VALUES ('services', 0), ('rules', 0), ('prefixes', 0);
 CREATE TABLE free_rows (row INTEGER PRIMARY KEY, rows INTEGER);
 CREATE INDEX free_rows_rows ON free_rows (rows, row);
-CREATE TABLE step (number INTEGER PRIMARY KEY, operation TEXT, iface TEXT);
+CREATE TABLE step (number INTEGER PRIMARY KEY, operation TEXT);
 """
 _TABLES = frozenset(re.findall(r"CREATE TABLE (\w+)", SCHEMA))
 
@@ -178,9 +178,9 @@ class Tables:
         except (ValueError, TypeError) as error:  # pydantic's are ValueErrors
             raise unreadable(self._path, f"{type(error).__name__} in a row") from error
 
-    def steps(self) -> list[tuple[int, str, str]]:
-        """(Number, operation, interface) of what a change has begun to do, the last one first."""
-        return self._all("SELECT number, operation, iface FROM step ORDER BY number DESC")
+    def steps(self) -> list[tuple[int, str]]:
+        """(Number, operation) of what a change has begun to do, the last one first."""
+        return self._all("SELECT number, operation FROM step ORDER BY number DESC")
 
     @property
     def cut_short(self) -> bool:

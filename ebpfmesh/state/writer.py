@@ -216,10 +216,9 @@ class Writer(Record):
         """Write down who is sent events: process and start; None: nobody."""
         self._set("listener", process)
 
-    def begin_step(self, operation: str, iface: str) -> None:
-        """Write down what is about to be done, and the interface of others it is about."""
-        values = (operation, iface)
-        self._db.execute("INSERT INTO step (operation, iface) VALUES (?, ?)", values)
+    def begin_step(self, operation: str) -> None:
+        """Write down what is about to be done."""
+        self._db.execute("INSERT INTO step (operation) VALUES (?)", (operation,))
 
     def end_step(self, number: int) -> None:
         """Forget a step that was undone."""

@@ -14,6 +14,7 @@ import pytest
 
 from ebpfmesh import apply
 from ebpfmesh.kernel import interface
+from ebpfmesh.state.place import exit_file
 from support.command import data, ebpfmesh, lines
 from support.topology import mesh_of, needs, poll, running, wait_until
 
@@ -89,7 +90,7 @@ def test_a_command_cannot_touch_the_hosts_interfaces(tmp_path: Path) -> None:
         refused(said.read_text())
         assert len(host_sides()) == 2
         with apply.opened("confined") as live:
-            assert live.exit_file("two").read_text() == ""
+            assert exit_file(live.record, "two").read_text() == ""
 
 
 @pytest.mark.parametrize(

@@ -154,7 +154,7 @@ def test_an_adopted_interface_that_goes_is_noticed(mesh: Mesh) -> None:
     apply.add_function(mesh.name, BOX, iface="boxhost")
     ip("link", "del", "boxhost")
     with apply.opened(mesh.name) as live:
-        assert live.broken() == ["box"]
+        assert live.functions.broken() == ["box"]
     assert collected("adopt") == ["function box of mesh adopt"]
     assert (netns.RUN / "box").exists()
     assert apply.plan(mesh) == ()

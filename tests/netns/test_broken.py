@@ -105,7 +105,7 @@ def unpin_link() -> None:
     """A program is detached: nothing holds its link any more, as the kernel notices in time."""
     (Pins("broken").links / "b-ingress").unlink()
     with apply.opened("broken") as live:
-        assert poll(lambda: live.broken() == ["b"])
+        assert poll(lambda: live.functions.broken() == ["b"])
 
 
 def unpin_all() -> None:
@@ -151,7 +151,7 @@ def test_noticed(mesh: Mesh, damage: Callable[[], None]) -> None:
     with others_kept():
         damage()
         with apply.opened(mesh.name) as live:
-            assert live.broken() == ["b"]
+            assert live.functions.broken() == ["b"]
         assert any("function b" in operation.describe() for operation in apply.plan(mesh))
 
 
@@ -182,7 +182,7 @@ def test_gc_removes_what_is_left_of_a_function(mesh: Mesh, damage: Callable[[], 
         assert any("function b" in line for line in collected("broken"))
         assert collected("broken") == []
         with apply.opened(mesh.name) as live:
-            assert live.broken() == []
+            assert live.functions.broken() == []
             assert [f.name for f in live.record.model().functions] == ["a"]
             assert live.record.model().services[0].functions == ()
 
@@ -211,7 +211,7 @@ def test_a_namespace_that_lost_its_name_lives_while_a_process_does(mesh: Mesh) -
     with background(mesh, "b", ["sleep", "100"]):
         netns.remove(B.name)
         with apply.opened(mesh.name) as live:
-            assert live.broken() == ["b"]
+            assert live.functions.broken() == ["b"]
         with pytest.raises(NotFound):
             in_fn(mesh, "b", ["true"])
         apply.up(mesh)

@@ -96,7 +96,7 @@ def test_up_again_down_and_nothing_left() -> None:
 def test_a_filter_that_was_taken_away_is_noticed_and_repaired(mesh: Mesh) -> None:
     subprocess.run(["tc", "filter", "del", "dev", host_link("b"), "ingress"], check=True)
     with apply.opened("clsact") as live:
-        assert live.broken() == ["b"]
+        assert live.functions.broken() == ["b"]
     apply.up(mesh)
     in_fn(mesh, "a", ["ping", "-c", 1, "-W", 2, "b"])
 

@@ -15,6 +15,7 @@ from ebpfmesh.kernel import netns
 from ebpfmesh.kernel.cgroup import Cgroup, Hierarchies
 from ebpfmesh.model import Mesh
 from ebpfmesh.runtime.process import keepers
+from ebpfmesh.state.place import exit_file, log_file
 from support.topology import in_fn, mesh_of, running, wait_until
 
 Up = Callable[[str], Mesh]
@@ -83,14 +84,14 @@ def name_of(pid: int) -> str:
 def ended(function: str = "one") -> str:
     """How a command ended, once it has."""
     with apply.opened("command") as live:
-        file = live.exit_file(function)
+        file = exit_file(live.record, function)
     wait_until(file.read_text, what="the command ends")
     return file.read_text()
 
 
 def said(function: str = "one") -> bytes:
     with apply.opened("command") as live:
-        file = live.log_file(function)
+        file = log_file(live.record, function)
     return file.read_bytes() if file.exists() else b""
 
 
@@ -284,7 +285,7 @@ def test_a_running_command_sees_new_names(mesh_up: Up) -> None:
     """The file is written in place: what runs since before has this very file."""
     mesh_up(one("until getent -s files hosts later; do sleep 0.05; done"))
     with apply.opened("command") as live:
-        file = live.exit_file("one")
+        file = exit_file(live.record, "one")
     assert file.read_text() == ""
     both = (
         one("until getent -s files hosts later; do sleep 0.05; done")

@@ -89,7 +89,7 @@ def test_two_ups_of_a_mesh_that_is_not_there() -> None:
     assert left.count(()) == 1
     last = wanted[left.index(())]
     with apply.opened("both") as live:
-        assert live.broken() == []
+        assert live.functions.broken() == []
     apply.up(wanted[0])
     with listener(last, "a", wanted[0].function("a").address4, 80):
         assert connects(last, "b", IPv4Address("198.19.0.1"), 80)
@@ -119,7 +119,7 @@ def test_four_attaches_at_once(mesh: Mesh) -> None:
     assert statuses(children) == [0] * 4
     with apply.opened("both") as live:
         rows = live.record.functions()
-        assert live.broken() == []
+        assert live.functions.broken() == []
     assert [row.function for row in rows] == [extra(n) for n in range(4)]
     assert len({row.id for row in rows}) == 4
     with ExitStack() as stack:

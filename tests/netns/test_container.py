@@ -104,7 +104,7 @@ def test_a_removed_container_is_noticed_and_collected(mesh: Mesh, box: int) -> N
 
     def broken() -> bool:
         with apply.opened(mesh.name) as live:
-            return live.broken() == ["box"]
+            return live.functions.broken() == ["box"]
 
     assert poll(broken)
     assert any("box" in line for line in apply.gc())

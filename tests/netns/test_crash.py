@@ -128,7 +128,7 @@ def whole(mesh: Mesh, works: Callable[[Mesh], bool]) -> None:
     assert works(mesh)
     wait_until(command_runs, what="the command of b runs")
     with apply.opened(mesh.name) as live:
-        assert live.broken() == []
+        assert live.functions.broken() == []
         assert not live.record.cut_short
         maps = live.control.maps
         assert maps["mesh_iface"].count() == len(mesh.functions)

@@ -70,7 +70,7 @@ def test_without_its_program_the_hosts_packets_are_another_ones(mesh: Mesh) -> N
     assert reaches(mesh) == [False, False]
     assert heard(mesh) == before
     with apply.opened("side") as live:
-        assert live.broken() == ["a"]
+        assert live.functions.broken() == ["a"]
     apply.up(mesh)
     assert reaches(mesh) == [True, True]
 

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from ebpfmesh.errors import UsageError
 from ebpfmesh.model import Function, Identity, Limits, Mesh, Policy, Service, Timeouts
-from ebpfmesh.plan import Operation, diff, told
+from ebpfmesh.operation import AddFunction, AddPolicy, Operation, SetService, load
+from ebpfmesh.plan import diff, told
 from support.policy import Party, decide
 
 pytestmark = pytest.mark.unit
@@ -88,6 +89,7 @@ def steps_between(a: Mesh | None, b: Mesh) -> list[Mesh]:
     steps = diff(a, b)
     a = a.model_copy(update={"services": a.backed}) if a else None
     for step in steps:
+        assert load(step.dump()) == step
         a = apply_to_model(a, step)
         meshes.append(a)
     return meshes
@@ -471,12 +473,12 @@ def test_describe(a: Mesh | None, b: Mesh, lines: list[str]) -> None:
 
 def test_describe_both_families() -> None:
     both = X.model_copy(update={"address6": IPv6Address("2001:db8::2")})
-    line = Operation("add-function", both).describe()
+    line = AddFunction(both).describe()
     assert line == "+ function a  tenant x  198.18.0.1  2001:db8::2"
 
 
 def test_many_backends_are_counted() -> None:
-    line = Operation("set-service", service("s", *(f"f-{n}" for n in range(5)))).describe()
+    line = SetService(service("s", *(f"f-{n}" for n in range(5)))).describe()
     assert line == "+ service s  198.18.128.115  tcp/80 → 5201  5 functions"
 
 
@@ -503,8 +505,8 @@ def test_quarantine_keeps_a_rule_of_the_mesh() -> None:
     a, b = mesh(X, Y, rule), mesh(function("a", "y"), function("b", "y"), rule)
     steps = diff(a, b)
     quarantine = rule.model_copy(update={"action": "deny", "priority": 0})
-    assert Operation("add-policy", quarantine, rule) in steps
-    assert steps[-1] == Operation("add-policy", rule, quarantine)
+    assert AddPolicy(quarantine, rule) in steps
+    assert steps[-1] == AddPolicy(rule, quarantine)
     assert quarantine.source == Identity("function", "a")
 
 

@@ -1,0 +1,145 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""A change: its operations are done all, or none.
+
+Every operation can be done again after it was cut short, and undone; each is written down before it
+is begun, so that a change that fails undoes itself, and one that is killed is undone by the next.
+What makes a step visible to ``on_step`` is that something is about to change.
+"""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from ebpfmesh import operation
+from ebpfmesh.apply import listen, programs
+from ebpfmesh.apply.live import Live
+from ebpfmesh.errors import MeshError
+from ebpfmesh.kernel import rcu, sockets
+from ebpfmesh.kernel.cgroup import directory_above
+from ebpfmesh.operation import AddFunction, Operation, SetService
+from ebpfmesh.state import audit
+from ebpfmesh.state.place import group_of
+
+
+def apply(mesh: Live, operations: Iterable[Operation]) -> None:
+    """Do all operations, or none."""
+    operations = tuple(operations)
+    mesh.control.maps.check()  # a map that fails later would fail the undo too
+    _load_sockets(mesh, operations)
+    with rcu.expedited(mesh.fixed.expedited):
+        try:
+            for one in operations:
+                ready = one.prepared(mesh)
+                mesh.record.begin_step(ready.dump())
+                ready.do(mesh)
+            _finish(mesh, operations)
+        except BaseException as error:
+            mesh.step("undo")
+            _undo_all(mesh, error)
+            raise
+
+
+def settle(mesh: Live) -> None:
+    """Repair what a crash left, if the last change was cut short; else costs nothing."""
+    listen.stop_dead(mesh.record, mesh.control.maps)
+    if mesh.record.cut_short:
+        recover(mesh)
+
+
+def recover(mesh: Live, wrong: Sequence[str] = ()) -> list[str]:
+    """Undo a change that was cut short; names of the functions that could not be kept."""
+    listen.stop_dead(mesh.record, mesh.control.maps)
+    broken = mesh.functions.broken()
+    if broken or wrong or mesh.record.cut_short:
+        mesh.step("recover")
+        mesh.record.doubt()
+        mesh.names.doubt()
+        lost = _undo_what_can_be(mesh)
+        broken = mesh.functions.broken()
+        mesh.functions.shut(broken)
+        mesh.functions.remove(broken)
+        broken += [name for name in lost if name not in broken]
+        mesh.record.drop_dangling()
+        _write_anew(mesh)
+    return broken
+
+
+def faults(mesh: Live) -> list[str]:
+    """What is not as the record says, where nothing is known to be broken or unfinished."""
+    if mesh.record.cut_short or mesh.functions.broken():
+        return []
+    found = [f"map {name}" for name in audit.differences(mesh.control.maps, mesh.record)]
+    found += mesh.names.faults()
+    if not sockets.attached(mesh.pins, directory_above(group_of(mesh.record))):
+        found.append("programs at sockets")
+    return found
+
+
+def _undo_all(mesh: Live, error: BaseException) -> None:
+    try:
+        _finish(mesh, _undo_steps(mesh))
+    except MeshError as second:
+        raise MeshError(
+            f"{str(error) or 'interrupted'}; and it could not be undone: {second.message}",
+            hint=f"mend this, then ebpfmesh gc: {second.hint}",
+        ) from error
+
+
+def _undo_steps(mesh: Live) -> list[Operation]:
+    """Undo what a change has begun to do, from the last to the first; what was done."""
+    done = []
+    for number, text in mesh.record.steps():
+        back = operation.load(text).undo(mesh)
+        done += [back] if back else []
+        mesh.record.end_step(number)
+    return done
+
+
+def _undo_what_can_be(mesh: Live) -> list[str]:
+    """As ``_undo_steps``; names of the functions that cannot be brought back."""
+    lost = []
+    mesh.record.doubt_all()
+    for number, text in mesh.record.steps():
+        begun = operation.load(text)
+        try:
+            begun.undo(mesh)
+        except MeshError:
+            lost.append(begun.name)
+        mesh.record.end_step(number)
+    return lost
+
+
+def _write_anew(mesh: Live) -> None:
+    """Have the maps say what the record does; start what was never started."""
+    rows = mesh.record.functions()
+    plugged = {row.id: (row.function, mesh.functions.plugged(row)) for row in rows}
+    mesh.control.resync(plugged)
+    for row in rows:
+        sockets.add_function(mesh.control.maps, row.id, Path(row.place.netns))
+    _finish(mesh, [AddFunction(row.function) for row in rows if mesh.functions.is_new(row)])
+
+
+def _finish(mesh: Live, done: Iterable[Operation]) -> None:
+    """Raise the epoch, once for all changes; start commands when everything is in place."""
+    _attach_sockets(mesh)
+    mesh.step("commit")
+    mesh.control.commit()
+    mesh.names.write()
+    for one in done:
+        one.finish(mesh)
+    mesh.record.end_change()
+
+
+def _load_sockets(mesh: Live, operations: Iterable[Operation]) -> None:
+    """The first service brings the programs at sockets, before anything of it is there."""
+    serves = any(isinstance(one, SetService) for one in operations)
+    if serves and programs.lack_sockets(mesh.pins):
+        mesh.step("programs at sockets")
+        programs.load_sockets(mesh.pins)
+
+
+def _attach_sockets(mesh: Live) -> None:
+    """The cgroup above those of functions comes with the first and goes with the last."""
+    above = directory_above(group_of(mesh.record))
+    if not sockets.attached(mesh.pins, above):
+        mesh.step("sockets")
+        sockets.attach(mesh.pins, above)

@@ -1,0 +1,197 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""Functions, between the record and the kernel: interfaces, programs, namespaces, cgroups.
+
+What is made here comes up after its programs are attached, and goes before they do: no packet gets
+past them.
+"""
+
+import contextlib
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+
+from ebpfmesh.apply.held import Held
+from ebpfmesh.apply.lookup import home_in
+from ebpfmesh.errors import AbiMismatch, MeshError, NotFound, UsageError
+from ebpfmesh.kernel import cgroup, interface, links, netns, sockets
+from ebpfmesh.kernel.programs import HOOKS
+from ebpfmesh.model import Function
+from ebpfmesh.runtime import process
+from ebpfmesh.state.place import exit_file, fault, log_file
+from ebpfmesh.state.record import FunctionRow, Place
+
+
+class Functions:
+    """The functions of a mesh."""
+
+    def __init__(self, mesh: Held) -> None:
+        self._mesh = mesh
+
+    def add(self, function: Function, *, adopt: str = "", force: bool = False) -> None:
+        """Make a function, or take one that is there.
+
+        ``adopt`` is the host-side interface of a container that keeps its own configuration;
+        ``force`` attaches beside programs of others on it. Undone whole if a step fails.
+        """
+        self._mesh.control.make_room("function", function.name)
+        number = self._mesh.record.id_of("function", function.name)
+        ours = netns.name_of(self._mesh.name, function.name)
+        path = netns.find(function.netns) if function.netns else netns.RUN / ours
+        host = adopt or interface.host_name(self._mesh.name, number)
+        place = Place(str(path), not (function.netns or adopt), host, not adopt)
+        if place.made_netns and path.exists():
+            what = f"function {function.name}: namespace {path.name} is there already"
+            raise MeshError(what, hint="remove what is left of other meshes: ebpfmesh gc")
+        self._mesh.step(f"function {function.name}")
+        self._mesh.record.put_function(function, place, ready=False)
+        try:
+            plugged, place = self._plug(function, place, force=force)
+            self._attach(function, place)
+            self._mesh.step(f"function {function.name}: maps")
+            self._mesh.control.set_function(number, function, plugged)
+            sockets.add_function(self._mesh.control.maps, number, plugged.netns)
+            if place.made_interface:
+                self._bring_up(function, plugged)
+            self._mesh.step(f"function {function.name}: cgroup")
+            self._mesh.cgroup(function.name).create(function)
+        except BaseException:
+            self.remove((function.name,))
+            raise
+        self._mesh.record.put_function(function, place, ready=True)
+
+    def _plug(
+        self, function: Function, place: Place, *, force: bool
+    ) -> tuple[interface.Plugged, Place]:
+        path = Path(place.netns)
+        if not place.made_interface:
+            plugged = interface.adopt(self._mesh.ip, place.interface)
+            links.refuse_foreign(
+                self._mesh.ip, plugged.ifindex, place.interface, self._mesh.fixed.hook, force=force
+            )
+            inode = netns.NetnsId.of(plugged.netns).inode
+            where = str(plugged.netns)
+            return plugged, replace(place, ifindex=plugged.ifindex, netns=where, netns_inode=inode)
+        if place.made_netns:
+            self._mesh.step(f"function {function.name}: namespace")
+            netns.create(path.name)
+        inode = netns.NetnsId.of(path).inode
+        if inode == self._mesh.record.home:
+            what = f"function {function.name}: {path} is the host's own namespace"
+            raise UsageError(what, hint="a function is a container: name the namespace of one")
+        self._mesh.step(f"function {function.name}: interface")
+        plugged = interface.create(self._mesh.name, function.name, place.interface, path)
+        place = replace(place, ifindex=plugged.ifindex, netns_inode=inode)
+        self._mesh.record.put_function(function, place, ready=False)
+        return plugged, place
+
+    def _attach(self, function: Function, place: Place) -> None:
+        """Attach the programs; the interface comes up after: no packet gets past them."""
+        for direction, name in HOOKS.items():
+            self._mesh.step(f"function {function.name}: {direction}")
+            with self._mesh.program(name) as program:
+                pin = self._mesh.pins.links / f"{function.name}-{direction}"
+                pin.unlink(missing_ok=True)
+                links.attach(
+                    place.ifindex,
+                    direction,
+                    program,
+                    pin,
+                    self._mesh.fixed.hook,
+                    own=place.made_interface,
+                )
+
+    def _bring_up(self, function: Function, plugged: interface.Plugged) -> None:
+        """Both ends up, the host's first: the inner one then has a carrier from its first moment.
+
+        Where the carrier comes later, the kernel drops what is sent until it has noticed.
+        """
+        self._mesh.step(f"function {function.name}: addresses")
+        # Not the function's own MAC: that is what mesh_to_fn gives a packet it lets in.
+        interface.configure_host(plugged.ifindex, plugged.gateway, function.addresses)
+        interface.configure_inside(plugged, function, self._mesh.fixed)
+
+    def change(self, function: Function) -> None:
+        """Tenant and audit change where the function is, in one map update."""
+        self._mesh.step(f"change function {function.name}")
+        row = self._mesh.record.function(function.name)
+        if row is None:
+            raise NotFound(f"there is no function {function.name}")
+        self._mesh.control.change_function(row.id, function)
+        self._mesh.record.put_function(function, row.place, ready=True)
+
+    def remove(self, names: Iterable[str]) -> None:
+        """Undo add_function for many: what the kernel is slow at is done for all at once."""
+        rows = [row for name in names if (row := self._mesh.record.function(name))]
+        for row in rows:
+            self._mesh.step(f"remove function {row.function.name}")
+            self._mesh.record.put_function(row.function, row.place, ready=False)
+        cgroup.stop([self._mesh.cgroup(row.function.name) for row in rows])
+        for row in rows:
+            self._mesh.cgroup(row.function.name).remove()
+            with contextlib.suppress(NotFound, AbiMismatch):  # maps gone or not ours to write
+                self._mesh.control.remove_function(row.id, row.function)
+                sockets.remove_function(self._mesh.control.maps, row.id)
+        self._unplug(rows)
+        for row in rows:
+            name = row.function.name
+            if row.place.made_netns:
+                netns.remove(Path(row.place.netns).name)
+            for path in (log_file(self._mesh.record, name), exit_file(self._mesh.record, name)):
+                path.unlink(missing_ok=True)
+            self._mesh.record.delete_function(name)
+
+    def _unplug(self, rows: Iterable[FunctionRow]) -> None:
+        """Delete interfaces of ours, and programs with them; from others the programs go."""
+        owners = {}
+        for row in rows:
+            self._mesh.step(f"remove function {row.function.name}: interface")
+            if row.place.made_interface:
+                owners[row.place.interface] = f"{self._mesh.name}/{row.function.name}"
+        interface.remove(self._mesh.ip, owners)
+        for row in rows:
+            name, place = row.function.name, row.place
+            self._mesh.step(f"remove function {name}: programs")
+            there = interface.find(place.interface) == place.ifindex  # else it is another one
+            if there and place.made_interface:
+                what = f"function {name}: interface {place.interface} cannot be removed"
+                raise MeshError(what, hint="its programs stay while it is there: ip link delete")
+            for direction in HOOKS:
+                pin = self._mesh.pins.links / f"{name}-{direction}"
+                links.detach(self._mesh.ip, place.ifindex if there else None, direction, pin)
+
+    def start(self, function: Function) -> None:
+        """Start its command, if it has one."""
+        if function.command:
+            record, name = self._mesh.record, function.name
+            self._mesh.step(f"start {name}")
+            log, status = log_file(record, name), exit_file(record, name)
+            process.start(home_in(record, name), function.command, log=log, exit_file=status)
+
+    def broken(self) -> list[str]:
+        """Names of functions that were cut short, or whose interface went."""
+        return [
+            row.function.name for row in self._mesh.record.functions() if fault(self._mesh.ip, row)
+        ]
+
+    def is_new(self, row: FunctionRow) -> bool:
+        """Whether a function's command was never started."""
+        name = row.function.name
+        files = (log_file(self._mesh.record, name), exit_file(self._mesh.record, name))
+        return not any(file.exists() for file in files) and not self._mesh.cgroup(name).processes()
+
+    def plugged(self, row: FunctionRow) -> interface.Plugged:
+        """The interface of a function, as it was when the function was made."""
+        if row.place.made_interface:
+            return interface.made(
+                self._mesh.name, row.function.name, row.place.ifindex, Path(row.place.netns)
+            )
+        return interface.adopt(self._mesh.ip, row.place.interface)
+
+    def shut(self, names: Iterable[str]) -> None:
+        """Set interfaces of others down whose programs are about to go unasked."""
+        for name in names:
+            row = self._mesh.record.function(name)
+            if row and not row.place.made_interface and interface.exists(row.place.ifindex):
+                self._mesh.step(
+                    f"function {name}: {interface.set_down(row.place.ifindex)} is set down"
+                )

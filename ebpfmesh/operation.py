@@ -1,0 +1,370 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""The steps of a change: what each does to a mesh that is up, what undoes it, how it reads.
+
+Small and frozen, so that they can be written down before they are done, and undone after a kill.
+``plan`` puts them in order; ``apply.batch`` does them.
+"""
+
+import abc
+import functools
+import json
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Protocol, Self
+
+from pydantic import TypeAdapter
+
+from ebpfmesh.model import Function, Mesh, Policy, Service, Timeouts, ports_text
+
+Object = Mesh | Timeouts | Function | Service | Policy | str
+
+
+class Changes(Protocol):
+    """What is done to a mesh. Each can be done again after it was cut short."""
+
+    def set_timeouts(self, timeouts: Timeouts) -> None:
+        """How long flows live."""
+
+    def set_reject(self, reject: bool) -> None:
+        """Whether senders are told that no rule allows what they send."""
+
+    def add_function(self, function: Function, *, adopt: str, force: bool) -> None:
+        """A function is made, or taken that is there (``AddFunction``)."""
+
+    def start_function(self, function: Function) -> None:
+        """Its command, if it has one."""
+
+    def change_function(self, function: Function) -> None:
+        """Tenant, audit and group of one that is there."""
+
+    def remove_function(self, name: str) -> None:
+        """As far as it is there."""
+
+    def is_whole(self, function: str) -> bool:
+        """Whether it is there, and nobody began to remove it."""
+        ...
+
+    def adopted(self, function: str) -> str:
+        """The interface of others that it has; empty if it is ours."""
+        ...
+
+    def set_service(self, service: Service) -> None:
+        """With its backends, in one update."""
+
+    def remove_service(self, service: Service) -> None:
+        """As far as it is there."""
+
+    def set_policy(self, policy: Policy) -> None:
+        """A rule, in the place of the one with the same match."""
+
+    def remove_policy(self, policy: Policy) -> None:
+        """As far as it is there."""
+
+
+@dataclass(frozen=True)
+class Operation(abc.ABC):
+    """One step. ``old`` is what ``object`` takes the place of: in place, in one update.
+
+    What is removed is ``object`` itself.
+    """
+
+    object: Object
+    old: Object | None = None
+    kind: ClassVar[str]
+
+    @abc.abstractmethod
+    def do(self, to: Changes) -> None:
+        """Do it; again, if that was cut short."""
+
+    def inverse(self) -> "Operation | None":
+        """The operation that undoes it; None if there is nothing to undo."""
+        return None if self.old is None else type(self)(self.old, self.object)
+
+    def prepared(self, _to: Changes) -> Self:
+        """With what undoing it needs to know of the mesh as it is before."""
+        return self
+
+    def undo(self, to: Changes) -> "Operation | None":
+        """Undo it, also if it was cut short; what was done."""
+        back = self.inverse()
+        if back:
+            back.do(to)
+        return back
+
+    def finish(self, to: Changes) -> None:  # noqa: B027  (most have nothing)
+        """Do what is left when all of a change is in place."""
+
+    @property
+    def name(self) -> str:
+        """What it is about."""
+        return str(getattr(self.object, "name", self.object))
+
+    def describe(self) -> str:
+        """One line for people, such as ``+ function decode-0  tenant op-a  198.18.0.2``."""
+        return f"{self._sign} {self.kind.partition('-')[2]} {self._text()}"
+
+    @property
+    def _sign(self) -> str:
+        return "~" if self.old else "+"
+
+    def _text(self) -> str:
+        return _text(self.object)
+
+    def dump(self) -> str:
+        """As text that ``load`` reads."""
+        return json.dumps([self.kind, _adapter(type(self)).dump_json(self).decode()])
+
+
+class _Removal(Operation):
+    """What takes something away."""
+
+    @property
+    def _sign(self) -> str:
+        return "-"
+
+
+@dataclass(frozen=True)
+class CreateMesh(Operation):
+    """Of a mesh without functions, services and policies; made before there are operations."""
+
+    object: Mesh
+    kind = "create-mesh"
+
+    def do(self, to: Changes) -> None:
+        """Nothing."""
+
+
+@dataclass(frozen=True)
+class Repair(Operation):
+    """What was found wrong, and done about it before the others."""
+
+    object: str
+    kind = "repair"
+
+    def do(self, to: Changes) -> None:
+        """Nothing."""
+
+    def describe(self) -> str:
+        """One line for people."""
+        return f"~ repaired {self.object}"
+
+
+@dataclass(frozen=True)
+class SetTimeouts(Operation):
+    """How long flows live."""
+
+    object: Timeouts
+    old: Timeouts
+    kind = "set-timeouts"
+
+    def do(self, to: Changes) -> None:
+        """For all flows, from the end of the change on."""
+        to.set_timeouts(self.object)
+
+    def _text(self) -> str:
+        pairs = zip(self.old, self.object, strict=True)
+        return "  ".join(f"{key} {was} → {now} s" for (key, was), (_, now) in pairs if was != now)
+
+
+@dataclass(frozen=True)
+class SetReject(Operation):
+    """Whether senders are told; of the two meshes that one setting counts."""
+
+    object: Mesh
+    old: Mesh
+    kind = "set-reject"
+
+    def do(self, to: Changes) -> None:
+        """From the end of the change on."""
+        to.set_reject(self.object.reject)
+
+    def _text(self) -> str:
+        return "on" if self.object.reject else "off"
+
+
+@dataclass(frozen=True)
+class AddFunction(Operation):
+    """``adopt``: the interface that a container keeps; ``force``: beside programs of others."""
+
+    object: Function
+    old: None = None
+    adopt: str = ""
+    force: bool = False
+    kind = "add-function"
+
+    def do(self, to: Changes) -> None:
+        """Make it, or take what is there."""
+        to.add_function(self.object, adopt=self.adopt, force=self.force)
+
+    def inverse(self) -> Operation:
+        """It is removed."""
+        return RemoveFunction(self.object)
+
+    def finish(self, to: Changes) -> None:
+        """Start its command."""
+        to.start_function(self.object)
+
+
+@dataclass(frozen=True)
+class ChangeFunction(Operation):
+    """Tenant, audit or group change where a function is."""
+
+    object: Function
+    old: Function
+    kind = "change-function"
+
+    def do(self, to: Changes) -> None:
+        """In one update."""
+        to.change_function(self.object)
+
+    def _text(self) -> str:
+        old, new = self.old, self.object
+        parts = [new.name]
+        if old.tenant != new.tenant:
+            parts.append(f"tenant {old.tenant} → {new.tenant}")
+        if old.group != new.group:
+            parts.append(f"of group {new.group}" if new.group else "of no group")
+        if old.audit != new.audit:
+            parts.append(f"audit {'on' if new.audit else 'off'}")
+        return "  ".join(parts)
+
+
+@dataclass(frozen=True)
+class RemoveFunction(_Removal):
+    """``adopt``: the interface of others that is given back, and that undoing it takes again."""
+
+    object: Function
+    old: None = None
+    adopt: str = ""
+    kind = "remove-function"
+
+    def do(self, to: Changes) -> None:
+        """Remove it, as far as it is there."""
+        to.remove_function(self.object.name)
+
+    def inverse(self) -> Operation:
+        """It is there again, with programs of others beside if they were."""
+        return AddFunction(self.object, adopt=self.adopt, force=True)
+
+    def prepared(self, to: Changes) -> Self:
+        """With the interface."""
+        return replace(self, adopt=to.adopted(self.object.name))
+
+    def undo(self, to: Changes) -> Operation | None:
+        """Unless its removal had not begun."""
+        if to.is_whole(self.object.name):
+            return None
+        self.do(to)
+        return super().undo(to)
+
+
+@dataclass(frozen=True)
+class SetService(Operation):
+    """A service, with the backends its groups have."""
+
+    object: Service
+    old: Service | None = None
+    kind = "set-service"
+
+    def do(self, to: Changes) -> None:
+        """In one update."""
+        to.set_service(self.object)
+
+    def inverse(self) -> Operation:
+        """What was there, or nothing."""
+        return super().inverse() or RemoveService(self.object)
+
+
+@dataclass(frozen=True)
+class RemoveService(_Removal):
+    """A service goes."""
+
+    object: Service
+    old: None = None
+    kind = "remove-service"
+
+    def do(self, to: Changes) -> None:
+        """Flows through it end."""
+        to.remove_service(self.object)
+
+    def inverse(self) -> Operation:
+        """It is there again."""
+        return SetService(self.object)
+
+
+@dataclass(frozen=True)
+class AddPolicy(Operation):
+    """A rule, in the place of the one with the same ``match``."""
+
+    object: Policy
+    old: Policy | None = None
+    kind = "add-policy"
+
+    def do(self, to: Changes) -> None:
+        """From the end of the change on."""
+        to.set_policy(self.object)
+
+    def inverse(self) -> Operation:
+        """What was there, or nothing."""
+        return super().inverse() or RemovePolicy(self.object)
+
+
+@dataclass(frozen=True)
+class RemovePolicy(_Removal):
+    """A rule goes."""
+
+    object: Policy
+    old: None = None
+    kind = "remove-policy"
+
+    def do(self, to: Changes) -> None:
+        """From the end of the change on."""
+        to.remove_policy(self.object)
+
+    def inverse(self) -> Operation:
+        """It is there again."""
+        return AddPolicy(self.object)
+
+
+_CLASSES: tuple[type[Operation], ...] = (
+    CreateMesh, Repair, SetTimeouts, SetReject, AddFunction, ChangeFunction, RemoveFunction,
+    SetService, RemoveService, AddPolicy, RemovePolicy,
+)  # fmt: skip
+KINDS = {one.kind: one for one in _CLASSES}
+
+
+def load(text: str) -> Operation:
+    """What ``Operation.dump`` wrote down."""
+    kind, fields = json.loads(text)
+    found: Operation = _adapter(KINDS[kind]).validate_json(fields)
+    return found
+
+
+@functools.cache
+def _adapter(kind: type[Operation]) -> TypeAdapter[Any]:
+    return TypeAdapter(kind)
+
+
+def _text(item: Object) -> str:
+    match item:
+        case Function():
+            return "  ".join([item.name, f"tenant {item.tenant}", *map(str, item.addresses)])
+        case Service():
+            return "  ".join([item.name, *map(str, item.addresses), *_service_text(item)])
+        case Timeouts():
+            return "  ".join(f"{key} {value} s" for key, value in item)
+        case Mesh():
+            return item.name
+    return str(item)
+
+
+def _service_text(service: Service) -> list[str]:
+    names = service.functions
+    target = service.target_port
+    ports = f"{service.protocol}/{ports_text(service.port, service.last_port)}"
+    if service.shift:
+        ports += f" → {ports_text(target, target + service.ports - 1)}"
+    parts = [ports, ", ".join(names) if 0 < len(names) <= 4 else f"{len(names)} functions"]
+    if service.weights:
+        weights = sorted(service.weights.items())
+        parts.append("weights " + ", ".join(f"{name} {weight}" for name, weight in weights))
+    return parts + (["affinity source"] if service.affinity == "source" else [])
