@@ -63,12 +63,12 @@ def recover(mesh: Live, wrong: Sequence[str] = ()) -> list[str]:
     return broken
 
 
-def faults(mesh: Live) -> list[str]:
+def problems(mesh: Live) -> list[str]:
     """What is not as the record says, where nothing is known to be broken or unfinished."""
     if mesh.record.cut_short or mesh.functions.broken():
         return []
     found = [f"map {name}" for name in audit.differences(mesh.control.maps, mesh.record)]
-    found += mesh.names.faults()
+    found += mesh.names.problems()
     if not sockets.attached(mesh.pins, directory_above(group_of(mesh.record))):
         found.append("programs at sockets")
     return found
@@ -114,7 +114,7 @@ def _write_anew(mesh: Live) -> None:
     plugged = {row.id: (row.function, mesh.functions.plugged(row)) for row in rows}
     mesh.control.resync(plugged)
     for row in rows:
-        sockets.add_function(mesh.control.maps, row.id, Path(row.place.netns))
+        sockets.add_function(mesh.control.maps, row.id, Path(row.attachment.netns))
     _finish(mesh, [AddFunction(row.function) for row in rows if mesh.functions.is_new(row)])
 
 

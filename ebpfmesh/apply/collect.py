@@ -60,7 +60,7 @@ def _collect_mesh(ip: IPRoute, mesh: str, on_step: OnStep) -> list[str]:
         dead = listen.stop_dead(found, live.control.maps)
         removed = [f"events of mesh {mesh} for process {dead.pid}"] if dead else []
         removed += [f"half a change of mesh {mesh}"] if found.cut_short else []
-        wrong = batch.faults(live)
+        wrong = batch.problems(live)
         removed += [f"what was wrong with {what} of mesh {mesh}" for what in wrong]
         removed += [f"function {name} of mesh {mesh}" for name in batch.recover(live, wrong)]
         known = {row.function.name for row in found.functions()}

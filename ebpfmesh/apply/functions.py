@@ -17,8 +17,8 @@ from ebpfmesh.kernel import cgroup, interface, links, netns, sockets
 from ebpfmesh.kernel.programs import HOOKS
 from ebpfmesh.model import Function
 from ebpfmesh.runtime import process
-from ebpfmesh.state.place import exit_file, fault, log_file
-from ebpfmesh.state.record import FunctionRow, Place
+from ebpfmesh.state.place import exit_file, log_file, problem
+from ebpfmesh.state.record import Attachment, FunctionRow
 
 
 class Functions:
@@ -38,40 +38,46 @@ class Functions:
         ours = netns.name_of(self._mesh.name, function.name)
         path = netns.find(function.netns) if function.netns else netns.RUN / ours
         host = adopt or interface.host_name(self._mesh.name, number)
-        place = Place(str(path), not (function.netns or adopt), host, not adopt)
-        if place.made_netns and path.exists():
+        attachment = Attachment(str(path), not (function.netns or adopt), host, not adopt)
+        if attachment.made_netns and path.exists():
             what = f"function {function.name}: namespace {path.name} is there already"
             raise MeshError(what, hint="remove what is left of other meshes: ebpfmesh gc")
         self._mesh.step(f"function {function.name}")
-        self._mesh.record.put_function(function, place, ready=False)
+        self._mesh.record.put_function(function, attachment, ready=False)
         try:
-            plugged, place = self._plug(function, place, force=force)
-            self._attach(function, place)
+            plugged, attachment = self._plug(function, attachment, force=force)
+            self._attach(function, attachment)
             self._mesh.step(f"function {function.name}: maps")
             self._mesh.control.set_function(number, function, plugged)
             sockets.add_function(self._mesh.control.maps, number, plugged.netns)
-            if place.made_interface:
+            if attachment.made_interface:
                 self._bring_up(function, plugged)
             self._mesh.step(f"function {function.name}: cgroup")
             self._mesh.cgroup(function.name).create(function)
         except BaseException:
             self.remove((function.name,))
             raise
-        self._mesh.record.put_function(function, place, ready=True)
+        self._mesh.record.put_function(function, attachment, ready=True)
 
     def _plug(
-        self, function: Function, place: Place, *, force: bool
-    ) -> tuple[interface.Plugged, Place]:
-        path = Path(place.netns)
-        if not place.made_interface:
-            plugged = interface.adopt(self._mesh.ip, place.interface)
+        self, function: Function, attachment: Attachment, *, force: bool
+    ) -> tuple[interface.Plugged, Attachment]:
+        path = Path(attachment.netns)
+        if not attachment.made_interface:
+            plugged = interface.adopt(self._mesh.ip, attachment.interface)
             links.refuse_foreign(
-                self._mesh.ip, plugged.ifindex, place.interface, self._mesh.fixed.hook, force=force
+                self._mesh.ip,
+                plugged.ifindex,
+                attachment.interface,
+                self._mesh.fixed.hook,
+                force=force,
             )
             inode = netns.NetnsId.of(plugged.netns).inode
             where = str(plugged.netns)
-            return plugged, replace(place, ifindex=plugged.ifindex, netns=where, netns_inode=inode)
-        if place.made_netns:
+            return plugged, replace(
+                attachment, ifindex=plugged.ifindex, netns=where, netns_inode=inode
+            )
+        if attachment.made_netns:
             self._mesh.step(f"function {function.name}: namespace")
             netns.create(path.name)
         inode = netns.NetnsId.of(path).inode
@@ -79,12 +85,12 @@ class Functions:
             what = f"function {function.name}: {path} is the host's own namespace"
             raise UsageError(what, hint="a function is a container: name the namespace of one")
         self._mesh.step(f"function {function.name}: interface")
-        plugged = interface.create(self._mesh.name, function.name, place.interface, path)
-        place = replace(place, ifindex=plugged.ifindex, netns_inode=inode)
-        self._mesh.record.put_function(function, place, ready=False)
-        return plugged, place
+        plugged = interface.create(self._mesh.name, function.name, attachment.interface, path)
+        attachment = replace(attachment, ifindex=plugged.ifindex, netns_inode=inode)
+        self._mesh.record.put_function(function, attachment, ready=False)
+        return plugged, attachment
 
-    def _attach(self, function: Function, place: Place) -> None:
+    def _attach(self, function: Function, attachment: Attachment) -> None:
         """Attach the programs; the interface comes up after: no packet gets past them."""
         for direction, name in HOOKS.items():
             self._mesh.step(f"function {function.name}: {direction}")
@@ -92,12 +98,12 @@ class Functions:
                 pin = self._mesh.pins.links / f"{function.name}-{direction}"
                 pin.unlink(missing_ok=True)
                 links.attach(
-                    place.ifindex,
+                    attachment.ifindex,
                     direction,
                     program,
                     pin,
                     self._mesh.fixed.hook,
-                    own=place.made_interface,
+                    own=attachment.made_interface,
                 )
 
     def _bring_up(self, function: Function, plugged: interface.Plugged) -> None:
@@ -117,14 +123,14 @@ class Functions:
         if row is None:
             raise NotFound(f"there is no function {function.name}")
         self._mesh.control.change_function(row.id, function)
-        self._mesh.record.put_function(function, row.place, ready=True)
+        self._mesh.record.put_function(function, row.attachment, ready=True)
 
     def remove(self, names: Iterable[str]) -> None:
         """Undo add_function for many: what the kernel is slow at is done for all at once."""
         rows = [row for name in names if (row := self._mesh.record.function(name))]
         for row in rows:
             self._mesh.step(f"remove function {row.function.name}")
-            self._mesh.record.put_function(row.function, row.place, ready=False)
+            self._mesh.record.put_function(row.function, row.attachment, ready=False)
         cgroup.stop([self._mesh.cgroup(row.function.name) for row in rows])
         for row in rows:
             self._mesh.cgroup(row.function.name).remove()
@@ -134,8 +140,8 @@ class Functions:
         self._unplug(rows)
         for row in rows:
             name = row.function.name
-            if row.place.made_netns:
-                netns.remove(Path(row.place.netns).name)
+            if row.attachment.made_netns:
+                netns.remove(Path(row.attachment.netns).name)
             for path in (log_file(self._mesh.record, name), exit_file(self._mesh.record, name)):
                 path.unlink(missing_ok=True)
             self._mesh.record.delete_function(name)
@@ -145,19 +151,20 @@ class Functions:
         owners = {}
         for row in rows:
             self._mesh.step(f"remove function {row.function.name}: interface")
-            if row.place.made_interface:
-                owners[row.place.interface] = f"{self._mesh.name}/{row.function.name}"
+            if row.attachment.made_interface:
+                owners[row.attachment.interface] = f"{self._mesh.name}/{row.function.name}"
         interface.remove(self._mesh.ip, owners)
         for row in rows:
-            name, place = row.function.name, row.place
+            name, attachment = row.function.name, row.attachment
             self._mesh.step(f"remove function {name}: programs")
-            there = interface.find(place.interface) == place.ifindex  # else it is another one
-            if there and place.made_interface:
-                what = f"function {name}: interface {place.interface} cannot be removed"
+            # Otherwise the name is another interface's by now.
+            there = interface.find(attachment.interface) == attachment.ifindex
+            if there and attachment.made_interface:
+                what = f"function {name}: interface {attachment.interface} cannot be removed"
                 raise MeshError(what, hint="its programs stay while it is there: ip link delete")
             for direction in HOOKS:
                 pin = self._mesh.pins.links / f"{name}-{direction}"
-                links.detach(self._mesh.ip, place.ifindex if there else None, direction, pin)
+                links.detach(self._mesh.ip, attachment.ifindex if there else None, direction, pin)
 
     def start(self, function: Function) -> None:
         """Start its command, if it has one."""
@@ -169,9 +176,8 @@ class Functions:
 
     def broken(self) -> list[str]:
         """Names of functions that were cut short, or whose interface went."""
-        return [
-            row.function.name for row in self._mesh.record.functions() if fault(self._mesh.ip, row)
-        ]
+        rows = self._mesh.record.functions()
+        return [row.function.name for row in rows if problem(self._mesh.ip, row)]
 
     def is_new(self, row: FunctionRow) -> bool:
         """Whether a function's command was never started."""
@@ -181,17 +187,16 @@ class Functions:
 
     def plugged(self, row: FunctionRow) -> interface.Plugged:
         """The interface of a function, as it was when the function was made."""
-        if row.place.made_interface:
-            return interface.made(
-                self._mesh.name, row.function.name, row.place.ifindex, Path(row.place.netns)
-            )
-        return interface.adopt(self._mesh.ip, row.place.interface)
+        name, found = row.function.name, row.attachment
+        if found.made_interface:
+            return interface.made(self._mesh.name, name, found.ifindex, Path(found.netns))
+        return interface.adopt(self._mesh.ip, found.interface)
 
     def shut(self, names: Iterable[str]) -> None:
         """Set interfaces of others down whose programs are about to go unasked."""
         for name in names:
             row = self._mesh.record.function(name)
-            if row and not row.place.made_interface and interface.exists(row.place.ifindex):
-                self._mesh.step(
-                    f"function {name}: {interface.set_down(row.place.ifindex)} is set down"
-                )
+            found = row and row.attachment
+            if found and not found.made_interface and interface.exists(found.ifindex):
+                down = interface.set_down(found.ifindex)
+                self._mesh.step(f"function {name}: {down} is set down")

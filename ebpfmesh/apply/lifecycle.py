@@ -22,7 +22,7 @@ from ebpfmesh.model import Function, Mesh, Scope
 from ebpfmesh.operation import AddFunction, Operation, Repair
 from ebpfmesh.plan import diff
 from ebpfmesh.state import remains
-from ebpfmesh.state.place import check_place, fault
+from ebpfmesh.state.place import check_place, problem
 from ebpfmesh.state.record import FunctionRow, Record
 from ebpfmesh.state.remains import check_home
 from ebpfmesh.state.writer import Writer
@@ -43,7 +43,7 @@ def _plan(wanted: Mesh) -> tuple[Operation, ...]:
         return diff(None, wanted)
     with contextlib.closing(Record(wanted.name)) as record, netns.rtnetlink() as ip:
         check_place(record)
-        gone = [row.function.name for row in record.functions() if fault(ip, row)]
+        gone = [row.function.name for row in record.functions() if problem(ip, row)]
         return diff(record.model(without=gone), wanted)
 
 
@@ -62,7 +62,7 @@ def up(wanted: Mesh, on_step: OnStep = quiet) -> tuple[Operation, ...]:
         try:
             wrong: list[str] = []
             with _created(wanted, on_step) as live:
-                if not new and (wrong := batch.faults(live)):
+                if not new and (wrong := batch.problems(live)):
                     repaired += tuple(Repair(what) for what in wrong)
                 batch.recover(live, wrong)
                 operations = diff(None if new else live.record.model(), wanted)

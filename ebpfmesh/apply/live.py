@@ -68,7 +68,7 @@ class Live(Held):
     def adopted(self, function: str) -> str:
         """The interface of others that it has, or nothing."""
         row = self.record.function(function)
-        return "" if row is None or row.place.made_interface else row.place.interface
+        return "" if row is None or row.attachment.made_interface else row.attachment.interface
 
     def set_service(self, service: Service) -> None:
         """A service, in one update."""

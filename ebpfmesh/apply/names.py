@@ -18,7 +18,7 @@ class Names:
         """Have it written anew: something may be wrong with it."""
         self._doubted = True
 
-    def faults(self) -> list[str]:
+    def problems(self) -> list[str]:
         """What is not as the record says."""
         whole = process.has_hosts(self._file, self._record.hosts())
         return [] if whole else [f"file {self._file}"]

@@ -33,7 +33,7 @@ PORT = click.IntRange(1, 65535)
               help="Of FROM.")  # fmt: skip
 @click.option("-6", "six", is_flag=True, help="Over IPv6. Default: IPv4 if both have it.")
 def policy_test(source: str, destination: str, six: bool, **flow: Any) -> None:
-    """Tell whether FROM may open a flow to TO, and which rule says so.
+    """Ask whether FROM may open a flow to TO, and which rule says so.
 
     FROM and TO are function:NAME, service:NAME (TO alone), outside or outside:ADDRESS, or a plain
     name or address; of replicas with one name it is the first. A packet is put to the programs as

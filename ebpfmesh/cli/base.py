@@ -57,8 +57,8 @@ SHARED = (
         offer=complete.meshes,
     ),
     _shared("-j", "--json", text="Print JSON."),
-    _shared("-v", "--verbose", text="Tell every step on stderr."),
-    _shared("-q", "--quiet", text="Tell nothing but errors and what is asked for."),
+    _shared("-v", "--verbose", text="Print every step to stderr."),
+    _shared("-q", "--quiet", text="Print only errors and what is asked for."),
     _shared("--no-color", text="No colours."),
 )
 

@@ -21,7 +21,7 @@ _COLUMNS = (
     examples=("ebpfmesh doctor", "ebpfmesh doctor --json", "ebpfmesh doctor --mesh edge"),
 )
 def doctor() -> None:
-    """Tell what this machine has and lacks for a mesh, and whether meshes are well.
+    """Report what this machine has and lacks for a mesh, and whether meshes are healthy.
 
     Exit code 1 if something is missing.
     """

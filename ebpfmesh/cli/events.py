@@ -47,7 +47,7 @@ def _limits(command: "Callable[..., None]") -> "Callable[..., None]":
               help="Only drops for this reason, such as POLICY.")  # fmt: skip
 @_limits
 def events(kinds: tuple[str, ...], reason: str | None, **limits: Any) -> None:
-    """Tell of packets as they come: a line each, or a line of JSON.
+    """Print what happens to packets as they come: a line each, or a line of JSON.
 
     A drop is a packet that was dropped, or would have been (audit); a flow is a first packet that
     passed, or one that was judged again after a change; a verdict is any other that passed. While

@@ -44,7 +44,7 @@ def attach(
     )
     with output.steps(f"function {name}") as step:
         row = apply.attach(request, step)
-    addresses, interface = list(map(str, row.function.addresses)), row.place.interface
+    addresses, interface = list(map(str, row.function.addresses)), row.attachment.interface
     if settings().json:
         output.data(mesh=mesh, name=name, tenant=tenant, addresses=addresses, interface=interface)
     else:

@@ -68,7 +68,7 @@ def _located(file: Path) -> Iterator[None]:
 @FILE
 @click.option("--exit-code", "tells", is_flag=True, help="Exit with 8 if there are changes.")
 def plan(file: Path, *, tells: bool) -> None:
-    """Tell what `up FILE` would do, and do nothing.
+    """Show what `up FILE` would do, and do nothing.
 
     A function that has another command or other limits is made anew: it goes, and comes again.
     """

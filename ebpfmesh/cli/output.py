@@ -100,13 +100,13 @@ def step(text: str) -> None:
 
 
 def say(text: str) -> None:
-    """Tell something on stderr, unless told to be quiet."""
+    """Print to stderr, unless -q is set."""
     if not settings().quiet:
         click.echo(printable(text), err=True)
 
 
 def complain(word: str, colour: str, text: str, *, color: bool | None) -> None:
-    """Tell on stderr what went wrong, or what to do about it."""
+    """Print to stderr what went wrong, or what to do about it."""
     line = f"{click.style(word, fg=colour, bold=True)} {printable(text)}"
     click.echo(line, err=True, color=color)
 
@@ -138,7 +138,7 @@ def operations(
 
 
 def warn(text: str) -> None:
-    """Tell of what is allowed and hardly meant, unless -q is set."""
+    """Warn of what is allowed and hardly meant, unless -q is set."""
     if not settings().quiet:
         complain("warning:", "yellow", text, color=False if settings().no_color else None)
 

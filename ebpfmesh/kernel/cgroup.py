@@ -45,7 +45,7 @@ class Hierarchies:
                 v1 |= {name: Path(point) for name in options.split(",")}
         return cls(unified, v1)
 
-    def place_of(self, controller: str) -> Path | None:
+    def hierarchy_of(self, controller: str) -> Path | None:
         """Where a controller's files are; None if no hierarchy has it."""
         if controller in self.v1:
             return self.v1[controller]
@@ -55,12 +55,12 @@ class Hierarchies:
 
     def tracking(self) -> Path:
         """The hierarchy that says which processes are a function's."""
-        place = self.unified or self.v1.get("pids") or self.v1.get("freezer")
-        if place is None:
+        found = self.unified or self.v1.get("pids") or self.v1.get("freezer")
+        if found is None:
             raise Unsupported(
                 "no cgroup hierarchy is mounted", hint="mount -t cgroup2 none /sys/fs/cgroup"
             )
-        return place
+        return found
 
     def all(self) -> set[Path]:
         """Every hierarchy that could hold a directory of ours."""
@@ -98,12 +98,13 @@ class Cgroup:
         for controller, wanted in (("cpu", function.cpu), ("memory", function.memory)):
             if wanted is None:
                 continue
-            place = found.place_of(controller)
-            if place is None:
+            hierarchy = found.hierarchy_of(controller)
+            if hierarchy is None:
                 what = f"function {function.name}: no {controller} cgroup controller is mounted"
                 raise Unsupported(what, hint=f"leave out {controller}, or enable the controller")
-            self._make(place, (controller,) if place == found.unified else ())
-            self._limit(self._directory(place), place == found.unified, controller, wanted)
+            unified = hierarchy == found.unified
+            self._make(hierarchy, (controller,) if unified else ())
+            self._limit(self._directory(hierarchy), unified, controller, wanted)
 
     def _make(self, hierarchy: Path, delegate: Iterable[str]) -> None:
         directory = self._directory(hierarchy)
@@ -131,7 +132,7 @@ class Cgroup:
 
     def files(self) -> list[Path]:
         """cgroup.procs of each of its directories; a process that joins writes 0 to all."""
-        directories = (self._directory(place) for place in Hierarchies.mounted().all())
+        directories = (self._directory(one) for one in Hierarchies.mounted().all())
         return [directory / "cgroup.procs" for directory in directories if directory.is_dir()]
 
     def processes(self) -> set[int]:
@@ -144,8 +145,8 @@ class Cgroup:
 
     def remove(self) -> None:
         """Remove the directories; its processes must have ended. Twice is fine."""
-        for place in Hierarchies.mounted().all():
-            directory = self._directory(place)
+        for hierarchy in Hierarchies.mounted().all():
+            directory = self._directory(hierarchy)
             for path in (directory, directory.parent, directory.parents[1]):
                 with contextlib.suppress(OSError):
                     path.rmdir()
@@ -173,8 +174,8 @@ def directory_above(group: str) -> Path | None:
 def groups(netns_inode: int | None = None) -> set[Cgroup]:
     """All cgroups of ours: of meshes in one host namespace, or in any."""
     found = set()
-    for place in Hierarchies.mounted().all():
-        for path in (place / TOP).glob(f"*.{netns_inode or '*'}/*"):
+    for hierarchy in Hierarchies.mounted().all():
+        for path in (hierarchy / TOP).glob(f"*.{netns_inode or '*'}/*"):
             if path.is_dir():
                 found.add(Cgroup(path.parent.name, path.name))
     return found

@@ -21,7 +21,7 @@ from ebpfmesh.kernel import bpf
 from ebpfmesh.kernel.programs import CALLS
 from ebpfmesh.model import Address, Service
 from ebpfmesh.observe.view import OUTSIDE, View
-from ebpfmesh.state.place import fault
+from ebpfmesh.state.place import problem
 from ebpfmesh.state.record import FunctionRow
 
 SOMEBODY: dict[int, Address] = {
@@ -157,7 +157,7 @@ def ask(
     direction = _abi.Direction.FROM_FN if source.function else _abi.Direction.TO_FN
     context = bytearray(SKB_SIZE)
     struct.pack_into("=I", context, SKB_MARK, _abi.DRY_RUN)
-    struct.pack_into("=I", context, SKB_IFINDEX, row.place.ifindex)
+    struct.pack_into("=I", context, SKB_IFINDEX, row.attachment.ifindex)
     struct.pack_into("=I", context, SKB_CB, direction)
     with bpf.obj_get(view.pins.progs / PROGRAM) as program:
         run = bpf.prog_test_run(program, packet, context=bytes(context))
@@ -175,7 +175,7 @@ def _check(view: View, source: Party, destination: Party) -> None:
             what = "services are for functions: the outside does not reach them"
         raise UsageError(what, hint="name a function for one of the two")
     for row in (source.function, destination.function):
-        if row and (what := fault(view.ip, row)):
+        if row and (what := problem(view.ip, row)):
             raise MeshError(f"function {row.function.name}: {what}", hint="ebpfmesh doctor")
 
 

@@ -85,7 +85,7 @@ class Names:
     @functools.cached_property
     def interfaces(self) -> dict[int, str]:
         """Names of functions by the index of their host-side interface."""
-        return {row.place.ifindex: row.function.name for row in self._record.functions()}
+        return {row.attachment.ifindex: row.function.name for row in self._record.functions()}
 
     @functools.cached_property
     def rules(self) -> dict[int, str]:

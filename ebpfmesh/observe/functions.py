@@ -6,10 +6,10 @@ from typing import Literal
 
 from ebpfmesh.observe.view import View
 from ebpfmesh.runtime import process
-from ebpfmesh.state.place import Fault, cgroup_of, exit_file, fault
+from ebpfmesh.state.place import Problem, cgroup_of, exit_file, problem
 from ebpfmesh.state.record import FunctionRow
 
-State = Fault | Literal["up", "down"]
+State = Problem | Literal["up", "down"]
 
 
 @dataclass(frozen=True)
@@ -58,10 +58,10 @@ def _function(view: View, row: FunctionRow) -> Function:
         name=function.name,
         tenant=function.tenant,
         addresses=tuple(map(str, function.addresses)),
-        interface=row.place.interface,
-        ifindex=row.place.ifindex,
-        netns=row.place.netns,
-        state=fault(view.ip, row) or ("down" if row.place.ifindex in view.down else "up"),
+        interface=row.attachment.interface,
+        ifindex=row.attachment.ifindex,
+        netns=row.attachment.netns,
+        state=problem(view.ip, row) or ("down" if row.attachment.ifindex in view.down else "up"),
         audit=function.audit,
         cpu_limit=function.cpu,
         memory_limit=function.memory,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""Whether a mesh is well: its functions, maps, and what others put on its interfaces."""
+"""Whether a mesh is healthy: its functions, maps, and what others put on its interfaces."""
 
 import ctypes
 from collections import Counter
@@ -15,7 +15,7 @@ from ebpfmesh.observe.machine import Check, Status
 from ebpfmesh.observe.view import View, opened
 from ebpfmesh.runtime import capability
 from ebpfmesh.state import listener, remains
-from ebpfmesh.state.place import fault
+from ebpfmesh.state.place import problem
 
 RULES_SHOWN = 20
 
@@ -39,12 +39,14 @@ def _check(view: View, topic: str) -> Iterator[Check]:
     if view.record.cut_short:
         hint = "the next change undoes it first, and so does ebpfmesh gc"
         yield Check(topic, "missing", "a change was cut short", hint)
-    broken = [(row.function.name, what) for row in view.functions if (what := fault(view.ip, row))]
+    broken = [
+        (row.function.name, what) for row in view.functions if (what := problem(view.ip, row))
+    ]
     for name, state in broken:
         yield Check(topic, "missing", f"function {name}: {state}", "ebpfmesh gc removes it")
-    down = [row for row in view.functions if row.ready and row.place.ifindex in view.down]
+    down = [row for row in view.functions if row.ready and row.attachment.ifindex in view.down]
     for row in down:
-        text = f"function {row.function.name}: {row.place.interface} or its other end is down"
+        text = f"function {row.function.name}: {row.attachment.interface} or its other end is down"
         hint = "set it up; what is sent to it meanwhile is lost, and metered as received"
         yield Check(topic, "note", text, hint)
     if not broken and not down:
@@ -61,17 +63,17 @@ def _check(view: View, topic: str) -> Iterator[Check]:
 def _foreign(view: View, topic: str) -> Iterator[Check]:
     ours = set(HOOKS.values())
     for row in view.functions:
-        if fault(view.ip, row):
+        if problem(view.ip, row):
             continue
-        for program in links.programs(view.ip, row.place.ifindex):
+        for program in links.programs(view.ip, row.attachment.ifindex):
             if program.name not in ours:
-                what = f"function {row.function.name}: {row.place.interface} has {program} too"
+                what = f"function {row.function.name}: {row.attachment.interface} has {program} too"
                 yield Check(topic, "note", what, "it sees packets before or after the mesh does")
 
 
 def _administrators(view: View, topic: str) -> Iterator[Check]:
     """Containers that could set down or delete the host's interfaces."""
-    names = {row.place.netns_inode: row.function.name for row in view.functions}
+    names = {row.attachment.netns_inode: row.function.name for row in view.functions}
     found: dict[str, list[int]] = {}
     for inode, process in capability.administrators(names.keys()):
         found.setdefault(names[inode], []).append(process)
@@ -143,7 +145,7 @@ def _netfilter(view: View, topic: str) -> Iterator[Check]:
     owners = [*functions, *view.record.services()]
     ours = netfilter.Ours(
         addresses=frozenset(address for owner in owners for address in owner.addresses),
-        interfaces=frozenset(row.place.interface for row in view.functions),
+        interfaces=frozenset(row.attachment.interface for row in view.functions),
     )
     try:
         found = netfilter.rules(ours)

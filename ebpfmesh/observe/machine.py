@@ -143,7 +143,7 @@ def _cgroups(topic: str) -> Check:
     found = Hierarchies.mounted()
     found.tracking()
     layout = "v2" if not found.v1 else "v1 and v2" if found.unified else "v1"
-    lacking = [name for name in ("cpu", "memory") if found.place_of(name) is None]
+    lacking = [name for name in ("cpu", "memory") if found.hierarchy_of(name) is None]
     if lacking:
         hint = "functions cannot have these limits"
         return Check(topic, "note", f"{layout}, without {' and '.join(lacking)}", hint)

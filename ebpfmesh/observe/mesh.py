@@ -14,7 +14,7 @@ from ebpfmesh.kernel.keys import service_keys
 from ebpfmesh.model import Service as ServiceModel
 from ebpfmesh.model import ports_text
 from ebpfmesh.observe.view import View, opened
-from ebpfmesh.state.place import fault
+from ebpfmesh.state.place import problem
 
 
 @dataclass(frozen=True)
@@ -136,7 +136,7 @@ def read_mesh(view: View) -> Mesh:
         hook="TCX link" if links.uses_tcx(model.hook) else "clsact filter",
         epoch=view.config.judged,
         functions=len(view.functions),
-        functions_broken=sum(bool(fault(view.ip, row)) for row in view.functions),
+        functions_broken=sum(bool(problem(view.ip, row)) for row in view.functions),
         tenants=len({row.function.tenant for row in view.functions}),
         services=len(model.services),
         policies=len(model.policies),
@@ -158,7 +158,7 @@ def read_meshes(names: Iterable[str]) -> Iterator[Mesh]:
 
 def read_services(view: View) -> list[Service]:
     """All services, by name."""
-    alive = {row.function.name for row in view.functions if not fault(view.ip, row)}
+    alive = {row.function.name for row in view.functions if not problem(view.ip, row)}
     services = [service.backed(view.groups) for service in view.record.services()]
     return [_service(view, service, alive) for service in services]
 

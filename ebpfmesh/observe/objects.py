@@ -10,7 +10,7 @@ from ebpfmesh import _abi
 from ebpfmesh.kernel import bpf, links
 from ebpfmesh.kernel.programs import AT_SOCKETS
 from ebpfmesh.observe.view import View
-from ebpfmesh.state.place import fault
+from ebpfmesh.state.place import problem
 
 _TYPES = {
     bpf.PROG_TYPE_SCHED_CLS: "tc",
@@ -108,11 +108,11 @@ def read_programs(view: View) -> list[Program]:
 def _attachments(view: View) -> Iterator[tuple[links.Attached, Attachment]]:
     """Every program at the interfaces of functions that are there, with its place."""
     for row in view.functions:
-        if fault(view.ip, row):
+        if problem(view.ip, row):
             continue
         for direction in links.HOOK:
-            for program in links.attached(view.ip, row.place.ifindex, direction):
-                name, interface = row.function.name, row.place.interface
+            for program in links.attached(view.ip, row.attachment.ifindex, direction):
+                name, interface = row.function.name, row.attachment.interface
                 yield program, Attachment(name, interface, direction, program.how)
 
 

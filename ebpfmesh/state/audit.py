@@ -61,7 +61,7 @@ def _others(maps: Maps, name: str, wanted: Mapping[bytes, int]) -> bool:
 
 
 def _interfaces(record: Record) -> dict[bytes, int]:
-    return {bytes(ctypes.c_uint32(row.place.ifindex)): row.id for row in record.functions()}
+    return {bytes(ctypes.c_uint32(row.attachment.ifindex)): row.id for row in record.functions()}
 
 
 def _addresses(record: Record, services: Sequence[Service]) -> dict[bytes, int]:
@@ -89,7 +89,7 @@ def _functions(record: Record) -> Iterator[tuple[int, ...]]:
         group = record.find_id("group", function.group) if function.group else 0
         flags = _abi.FunctionFlag.AUDIT if function.audit else 0
         address = int(function.address4 or 0)
-        yield row.id, row.place.ifindex, tenant or 0, group or 0, flags, address
+        yield row.id, row.attachment.ifindex, tenant or 0, group or 0, flags, address
 
 
 def _present(maps: Maps) -> Iterator[tuple[int, ...]]:

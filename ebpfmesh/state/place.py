@@ -11,9 +11,9 @@ from ebpfmesh.kernel import interface, links, netns
 from ebpfmesh.kernel.cgroup import Cgroup
 from ebpfmesh.kernel.pins import Pins
 from ebpfmesh.kernel.programs import HOOKS
-from ebpfmesh.state.record import FunctionRow, Place, Record
+from ebpfmesh.state.record import Attachment, FunctionRow, Record
 
-Fault = Literal["", "unfinished", "interface gone", "namespace gone", "programs missing"]
+Problem = Literal["", "unfinished", "interface gone", "namespace gone", "programs missing"]
 
 
 def check_place(record: Record) -> None:
@@ -31,33 +31,33 @@ def check_place(record: Record) -> None:
         )
 
 
-def fault(ip: IPRoute, row: FunctionRow) -> Fault:
+def problem(ip: IPRoute, row: FunctionRow) -> Problem:
     """What is wrong with a function; empty if nothing is. Needs CAP_NET_ADMIN."""
     if not row.ready:
         return "unfinished"
-    if interface.find(row.place.interface) != row.place.ifindex:
+    if interface.find(row.attachment.interface) != row.attachment.ifindex:
         return "interface gone"
-    if _moved(row.place):
+    if _moved(row.attachment):
         return "namespace gone"
     for direction in HOOKS:
         pin = Pins(row.mesh).links / f"{row.function.name}-{direction}"
-        if not links.holds(ip, row.place.ifindex, direction, pin):
+        if not links.holds(ip, row.attachment.ifindex, direction, pin):
             return "programs missing"
     return ""
 
 
-def _moved(place: Place) -> bool:
+def _moved(attachment: Attachment) -> bool:
     """Whether the path of a namespace leads to it no more.
 
     That of a process may end before its namespace does; then the function is still there.
     """
     try:
-        found = netns.NetnsId.of(Path(place.netns)).inode
+        found = netns.NetnsId.of(Path(attachment.netns)).inode
     except NotFound:
         found = 0
-    if found == place.netns_inode:
+    if found == attachment.netns_inode:
         return False
-    return not (place.netns.startswith("/proc/") and netns.lives(place.netns_inode))
+    return not (attachment.netns.startswith("/proc/") and netns.lives(attachment.netns_inode))
 
 
 def group_of(record: Record) -> str:

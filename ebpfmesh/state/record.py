@@ -30,7 +30,7 @@ from ebpfmesh.model import (
 )
 from ebpfmesh.state.tables import Entry, Kind, Tables
 
-__all__ = ["Entry", "FunctionRow", "Kind", "Place", "Record", "all_records"]
+__all__ = ["Attachment", "Entry", "FunctionRow", "Kind", "Record", "all_records"]
 RUN = Path("/run/ebpfmesh")
 
 _FUNCTION = TypeAdapter(Function)
@@ -39,7 +39,7 @@ _POLICY = TypeAdapter(Policy)
 
 
 @dataclass(frozen=True)
-class Place:
+class Attachment:
     """Where a function is: what was made for it, and what was there before.
 
     ``ifindex`` is 0 until the interface exists.
@@ -60,7 +60,7 @@ class FunctionRow:
     mesh: str
     id: int
     function: Function
-    place: Place
+    attachment: Attachment
     ready: bool
 
 
@@ -108,17 +108,17 @@ class Record(Tables):
 
     def functions(self) -> list[FunctionRow]:
         """All functions, by name."""
-        rows = self._all("SELECT name, ready, model, place FROM function ORDER BY name")
+        rows = self._all("SELECT name, ready, model, attachment FROM function ORDER BY name")
         ids = {name: number for number, name in self.names("function").items()}
         return [self._function_row(ids.get(name, 0), *rest) for name, *rest in rows]
 
     def function(self, name: str) -> FunctionRow | None:
         """One function, or None."""
-        rows = self._all("SELECT ready, model, place FROM function WHERE name = ?", name)
+        rows = self._all("SELECT ready, model, attachment FROM function WHERE name = ?", name)
         return self._function_row(self.find_id("function", name) or 0, *rows[0]) if rows else None
 
-    def _function_row(self, number: int, ready: int, model: str, place: str) -> FunctionRow:
-        where = self._read(lambda text: Place(**json.loads(text)), place)
+    def _function_row(self, number: int, ready: int, model: str, attachment: str) -> FunctionRow:
+        where = self._read(lambda text: Attachment(**json.loads(text)), attachment)
         function = self._read(_FUNCTION.validate_json, model)
         return FunctionRow(self.mesh, number, function, where, bool(ready))
 
@@ -280,7 +280,7 @@ class Record(Tables):
 
     def function_in(self, netns_inode: int) -> str | None:
         """Name of the function that has this namespace."""
-        query = "SELECT name FROM function WHERE json_extract(place, '$.netns_inode') = ?"
+        query = "SELECT name FROM function WHERE json_extract(attachment, '$.netns_inode') = ?"
         rows = self._all(query, netns_inode)
         return rows[0][0] if rows else None
 

@@ -29,8 +29,8 @@ SCHEMA = """
 CREATE TABLE setting (key TEXT PRIMARY KEY, value TEXT NOT NULL);
 CREATE TABLE id (kind TEXT, name TEXT, id INTEGER, PRIMARY KEY (kind, name), UNIQUE (kind, id));
 CREATE TABLE free_id (kind TEXT, id INTEGER, PRIMARY KEY (kind, id)) WITHOUT ROWID;
-CREATE TABLE function (name TEXT PRIMARY KEY, ready INTEGER, model TEXT, place TEXT, tenant TEXT,
- group_name TEXT);
+CREATE TABLE function (name TEXT PRIMARY KEY, ready INTEGER, model TEXT, attachment TEXT,
+ tenant TEXT, group_name TEXT);
 CREATE INDEX function_tenant ON function (tenant);
 CREATE INDEX function_group ON function (group_name);
 CREATE TABLE service (name TEXT PRIMARY KEY, model TEXT, row INTEGER, rows INTEGER, depths INTEGER,

@@ -20,7 +20,7 @@ from ebpfmesh.kernel import private
 from ebpfmesh.kernel.prefixes import block_of, packed
 from ebpfmesh.model import Address, Function, Mesh, Policy, Service, port_prefixes
 from ebpfmesh.state import record
-from ebpfmesh.state.record import Place, Record, file_of, match_of
+from ebpfmesh.state.record import Attachment, Record, file_of, match_of
 from ebpfmesh.state.tables import (
     APPLICATION,
     LOCK_SECONDS,
@@ -84,9 +84,9 @@ class Writer(Record):
     def _in_transaction(self) -> bool:
         return self._db.in_transaction
 
-    def put_function(self, function: Function, place: Place, *, ready: bool) -> None:
+    def put_function(self, function: Function, attachment: Attachment, *, ready: bool) -> None:
         """Write a function's row."""
-        text = json.dumps(place.__dict__)
+        text = json.dumps(attachment.__dict__)
         model, about = function.model_dump_json(), (function.tenant, function.group)
         values = (function.name, int(ready), model, text, *about)
         with self.transaction():

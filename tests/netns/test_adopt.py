@@ -144,7 +144,7 @@ def test_an_interrupted_detach_gives_the_interface_back(mesh: Mesh) -> None:
     with apply.opened(mesh.name) as live:
         row = live.record.function("box")
         assert row is not None
-        assert (row.place.interface, row.place.made_interface) == ("boxhost", False)
+        assert (row.attachment.interface, row.attachment.made_interface) == ("boxhost", False)
     apply.detach(mesh.name, "box")
     assert programs() == []
 

@@ -68,7 +68,7 @@ def host_link(name: str) -> str:
     with apply.opened("broken") as live:
         row = live.record.function(name)
         assert row is not None
-        return row.place.interface
+        return row.attachment.interface
 
 
 def delete_host_link() -> None:

@@ -60,7 +60,7 @@ def host_link(function: str) -> str:
     with apply.opened("clsact") as live:
         row = live.record.function(function)
         assert row is not None
-        return row.place.interface
+        return row.attachment.interface
 
 
 def test_it_carries_and_blocks(mesh: Mesh) -> None:

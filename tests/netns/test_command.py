@@ -161,7 +161,7 @@ def test_limits_are_in_the_cgroup_files(mesh_up: Up) -> None:
 
 def limit(controller: str, unified: str, v1: str) -> str:
     found = Hierarchies.mounted()
-    place = found.place_of(controller)
+    place = found.hierarchy_of(controller)
     assert place is not None
     directory = place / "ebpfmesh" / f"command.{netns.current().inode}" / "sleeper"
     return (directory / (unified if place == found.unified else v1)).read_text().split()[0]
@@ -180,7 +180,7 @@ def test_the_cpu_limit_is_kept(mesh_up: Up) -> None:
     """The kernel says that it held the command back."""
     mesh_up(one("while :; do :; done") + "cpu = 0.1\n")
     found = Hierarchies.mounted()
-    place = found.place_of("cpu")
+    place = found.hierarchy_of("cpu")
     assert place is not None
     directory = place / "ebpfmesh" / f"command.{netns.current().inode}" / "one"
 

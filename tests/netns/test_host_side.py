@@ -42,7 +42,7 @@ def host_link() -> str:
     with apply.opened("side") as live:
         row = live.record.function("a")
         assert row is not None
-        return row.place.interface
+        return row.attachment.interface
 
 
 def reaches(mesh: Mesh) -> list[bool]:
@@ -81,7 +81,7 @@ def test_packets_of_functions_are_on_a_link(mesh: Mesh) -> None:
     with apply.opened("side") as live:
         row = live.record.function("a")
         assert row is not None
-        there = list(links.programs(live.ip, row.place.ifindex))
+        there = list(links.programs(live.ip, row.attachment.ifindex))
     assert [(one.name, one.how) for one in there] == [
         ("mesh_from_fn", "TCX link"),
         ("mesh_to_fn", "clsact filter"),

@@ -269,11 +269,11 @@ class Lab:
         finally:
             record.close()
         self.ids = {name: number for number, name in self._functions.items()}
-        self.ifindex = {row.function.name: row.place.ifindex for row in rows}
+        self.ifindex = {row.function.name: row.attachment.ifindex for row in rows}
         self.ifindex["outside"] = socket.if_nametoindex("lo")
         with netns.rtnetlink() as ip:
             for row in rows:
-                ip.link("set", index=row.place.ifindex, state="down")
+                ip.link("set", index=row.attachment.ifindex, state="down")
 
     def change(self, change: Callable[[Mesh], Mesh]) -> None:
         """Change the mesh as a user would; it is MESH again in the next test."""

@@ -59,7 +59,7 @@ def test_v2_only(mounts: Callable[[str], Path]) -> None:
     (top / "cgroup.controllers").write_text("cpuset cpu io memory pids\n")
     found = Hierarchies.mounted()
     assert found == Hierarchies(top, {})
-    assert found.place_of("cpu") == found.place_of("memory") == found.tracking() == top
+    assert found.hierarchy_of("cpu") == found.place_of("memory") == found.tracking() == top
     assert found.all() == {top}
 
 
@@ -67,8 +67,8 @@ def test_v1_only(mounts: Callable[[str], Path]) -> None:
     top = mounts(V1)
     found = Hierarchies.mounted()
     assert found.unified is None
-    assert (found.place_of("cpu"), found.tracking()) == (top / "cpu", top / "pids")
-    assert found.place_of("io") is None
+    assert (found.hierarchy_of("cpu"), found.tracking()) == (top / "cpu", top / "pids")
+    assert found.hierarchy_of("io") is None
     assert found.all() == {top / "cpu", top / "memory", top / "pids"}
 
 
@@ -77,7 +77,7 @@ def test_hybrid(mounts: Callable[[str], Path]) -> None:
     top = mounts(HYBRID)
     (top / "unified" / "cgroup.controllers").write_text("\n")
     found = Hierarchies.mounted()
-    assert (found.tracking(), found.place_of("memory")) == (top / "unified", top / "memory")
+    assert (found.tracking(), found.hierarchy_of("memory")) == (top / "unified", top / "memory")
     assert found.all() == {top / name for name in ("unified", "cpu", "memory", "pids")}
 
 

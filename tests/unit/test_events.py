@@ -41,7 +41,7 @@ class Names:
 
     def functions(self) -> list[Any]:
         places = (SimpleNamespace(ifindex=11), "phone"), (SimpleNamespace(ifindex=12), "web")
-        return [SimpleNamespace(place=p, function=SimpleNamespace(name=n)) for p, n in places]
+        return [SimpleNamespace(attachment=p, function=SimpleNamespace(name=n)) for p, n in places]
 
     def policies(self) -> list[tuple[int, str]]:
         return [(3, RULE)]

@@ -17,12 +17,12 @@ from ebpfmesh.kernel.prefixes import block_of
 from ebpfmesh.model import Function, Identity, Limits, Mesh, Policy, Scope, Service
 from ebpfmesh.plan import diff
 from ebpfmesh.state import record as module
-from ebpfmesh.state.record import Entry, Place
+from ebpfmesh.state.record import Attachment, Entry
 from ebpfmesh.state.writer import Writer
 
 pytestmark = pytest.mark.unit
 
-NOWHERE = Place("/run/netns/x", made_netns=False, interface="x", made_interface=False)
+NOWHERE = Attachment("/run/netns/x", made_netns=False, interface="x", made_interface=False)
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from ebpfmesh.config import edit
 from ebpfmesh.model import Mesh, Policy, Scope
 from ebpfmesh.plan import diff
 from ebpfmesh.state import record
-from ebpfmesh.state.record import Place
+from ebpfmesh.state.record import Attachment
 from ebpfmesh.state.writer import Writer
 
 MESH = Mesh.model_validate_json("""{"name": "edge",
@@ -48,10 +48,10 @@ def kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Writer]:
     """The record of MESH."""
     monkeypatch.setattr(record, "RUN", tmp_path)
     made = Writer.create(MESH, 1)
+    nowhere = Attachment("", made_netns=False, interface="", made_interface=False)
     for function in MESH.functions:
         made.id_of("function", function.name)
-        made.put_function(function, Place("", made_netns=False, interface="", made_interface=False),
-                          ready=True)  # fmt: skip
+        made.put_function(function, nowhere, ready=True)
     for service in MESH.services:
         made.put_service(service, 0, 0, 0)
     for policy in MESH.policies:
