@@ -59,7 +59,7 @@ def test_v2_only(mounts: Callable[[str], Path]) -> None:
     (top / "cgroup.controllers").write_text("cpuset cpu io memory pids\n")
     found = Hierarchies.mounted()
     assert found == Hierarchies(top, {})
-    assert found.hierarchy_of("cpu") == found.place_of("memory") == found.tracking() == top
+    assert found.hierarchy_of("cpu") == found.hierarchy_of("memory") == found.tracking() == top
     assert found.all() == {top}
 
 
