@@ -44,6 +44,13 @@ def the_mesh() -> str:
     return settings().mesh or view.only_mesh()
 
 
+def the_mesh_if_any() -> str | None:
+    """As ``the_mesh``; None if none is named and none is up."""
+    from ebpfmesh.observe import view
+
+    return the_mesh() if settings().mesh or view.meshes() else None
+
+
 def check_file_mesh(file: Path, name: str) -> None:
     """A file says itself which mesh it is; --mesh cannot say another one."""
     wanted = settings().mesh

@@ -7,7 +7,7 @@ import click
 
 from ebpfmesh.cli import complete, output
 from ebpfmesh.cli.base import Command, settings
-from ebpfmesh.cli.choose import need_change, the_mesh
+from ebpfmesh.cli.choose import need_change, the_mesh, the_mesh_if_any
 
 
 @click.command(
@@ -61,7 +61,9 @@ def attach(
     ),
 )
 @click.argument("name", shell_complete=complete.functions)
-@click.option("--if-exists", is_flag=True, help="It is fine if there is no such function.")
+@click.option(
+    "--if-exists", is_flag=True, help="It is fine if there is no such function, or no mesh."
+)
 def detach(name: str, if_exists: bool) -> None:
     """Take function NAME out of the mesh, or all replicas of that name; undoes attach.
 
@@ -70,9 +72,11 @@ def detach(name: str, if_exists: bool) -> None:
     from ebpfmesh import apply
 
     need_change("detach")
-    mesh = the_mesh()
-    with output.steps(f"function {name}") as step:
-        gone = apply.detach(mesh, name, step, missing_ok=if_exists)
+    mesh = the_mesh_if_any() if if_exists else the_mesh()
+    gone: tuple[str, ...] = ()
+    if mesh is not None:
+        with output.steps(f"function {name}") as step:
+            gone = apply.detach(mesh, name, step, missing_ok=if_exists)
     if settings().json:
         output.data(mesh=mesh, name=name, functions=gone)
         return

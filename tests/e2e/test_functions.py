@@ -154,6 +154,20 @@ def test_attach_twice_and_detach_twice(box: str) -> None:
     complaint("detach", "guest", code=3)
 
 
+def test_detach_of_what_may_not_be_there_needs_no_mesh(edge: Path) -> None:
+    ebpfmesh("down")
+    try:
+        assert data("detach", "guest", "--if-exists") == {
+            "mesh": None,
+            "name": "guest",
+            "functions": [],
+        }
+        assert ebpfmesh("detach", "guest", "--if-exists").stderr == "there is no function guest\n"
+        assert complaint("detach", "guest", code=3)[0] == "no mesh is up"
+    finally:
+        ebpfmesh("up", edge)
+
+
 def test_attach_takes_no_address_of_another(box: str) -> None:
     taken = data("show", "functions")["functions"][0]["addresses"][0]
     error, _ = complaint("attach", "guest", "--netns", box, "--ip", taken, code=2)
