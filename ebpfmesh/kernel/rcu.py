@@ -43,6 +43,20 @@ def put_back() -> bool:
         os.close(kept)
 
 
+def is_left() -> bool:
+    """Whether a killed process left something that ``put_back`` would undo; changes nothing.
+
+    Not by trying for the lock: whoever ends just then would not get it, and leave it undone.
+    """
+    try:
+        kept = KEPT.stat()
+    except FileNotFoundError:
+        return False
+    file = f"{os.major(kept.st_dev):02x}:{os.minor(kept.st_dev):02x}:{kept.st_ino}"
+    locks = (line.split() for line in Path("/proc/locks").read_text().splitlines())
+    return not any("FLOCK" in words and file in words for words in locks)
+
+
 def _hold() -> int:
     """The file, made if it is not there, with a lock that others may share."""
     while True:

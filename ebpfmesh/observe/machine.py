@@ -14,7 +14,7 @@ from pyroute2.nftables.main import NFTables
 
 from ebpfmesh.compile import headers
 from ebpfmesh.errors import MeshError, MissingPrivilege
-from ebpfmesh.kernel import bpf, links, pins, probe
+from ebpfmesh.kernel import bpf, links, pins, probe, rcu
 from ebpfmesh.kernel.cgroup import Hierarchies
 from ebpfmesh.observe import privilege
 
@@ -55,6 +55,7 @@ def check() -> Iterator[Check]:
         ("headers", _headers),
         ("bpffs", _bpffs),
         ("cgroups", _cgroups),
+        ("grace periods", _grace_periods),
         ("netfilter", _netfilter),
     ):
         yield _guarded(topic, look)
@@ -148,6 +149,14 @@ def _cgroups(topic: str) -> Check:
         hint = "functions cannot have these limits"
         return Check(topic, "note", f"{layout}, without {' and '.join(lacking)}", hint)
     return Check(topic, "ok", f"{layout}, with cpu and memory")
+
+
+def _grace_periods(topic: str) -> Check:
+    if rcu.is_left():
+        what = f"a change that was killed left {rcu.SETTING} set: CPUs are interrupted for each"
+        hint = "the next change of any mesh puts it back, and so does ebpfmesh gc"
+        return Check(topic, "note", what, hint)
+    return Check(topic, "ok", "no change left them expedited")
 
 
 def _netfilter(topic: str) -> Check:

@@ -11,6 +11,7 @@ import pytest
 from ebpfmesh import apply
 from ebpfmesh.kernel import links, rcu
 from ebpfmesh.model import Mesh
+from ebpfmesh.observe import machine
 from support import topology
 from support.topology import in_fn, mesh_of, running
 
@@ -121,11 +122,14 @@ def test_a_kill_leaves_nothing_expedited(mend: str) -> None:
         os._exit(1)
     assert os.WIFSIGNALED(os.waitpid(child, 0)[1])
     assert expedited()
+    [hint] = [check.hint for check in machine.check() if "rcu_expedited" in check.text]
+    assert "gc" in hint
     if mend == "gc":
         assert "expedited grace periods" in apply.gc()
     else:
         apply.up(mesh)
     assert not expedited()
+    assert not rcu.is_left()
     apply.down(mesh.name)
 
 
@@ -134,6 +138,7 @@ def test_another_that_still_wants_it_keeps_it() -> None:
         with rcu.expedited(True):
             assert expedited()
         assert expedited()
+        assert not rcu.is_left()
         assert not rcu.put_back()
     assert not expedited()
     with rcu.expedited(False):
