@@ -8,7 +8,7 @@ from typing import Final, NamedTuple
 be16 = c_uint16.__ctype_be__
 be32 = c_uint32.__ctype_be__
 
-ABI: Final = 0x95a3d6d
+ABI: Final = 0xd97205a
 MEANING: Final = 1
 GATEWAY4: Final = 0xa9fe0101
 GATEWAY6_FIRST: Final = 0xfe800000
@@ -447,6 +447,46 @@ class Flow(Structure):
         ("backend", c_uint16),
         ("service", c_uint16),
         ("seen", c_uint32),
+    )
+
+
+class FlowCounts(Structure):
+    """struct mesh_flow_counts, 24 bytes."""
+
+    packets: int
+    bytes: int
+    made: int
+    pad: int
+
+    _fields_ = (
+        ("packets", c_uint64),
+        ("bytes", c_uint64),
+        ("made", c_uint32),
+        ("pad", c_uint32),
+    )
+
+
+class CountedFlow(Structure):
+    """struct mesh_counted_flow, 88 bytes."""
+
+    flow: Flow
+    counts: FlowCounts
+
+    _fields_ = (
+        ("flow", Flow),
+        ("counts", FlowCounts),
+    )
+
+
+class Entries(Structure):
+    """struct mesh_entries, 256 bytes."""
+
+    key: Array[Flow6Key]
+    entry: Array[CountedFlow]
+
+    _fields_ = (
+        ("key", Flow6Key * 2),
+        ("entry", CountedFlow * 2),
     )
 
 
@@ -901,6 +941,7 @@ MAPS: Final = (
     MapSpec("sk_storage", "mesh_socket", c_uint32, Socket, "0"),
     MapSpec("percpu_array", "mesh_asked", c_uint32, Asked, "1"),
     MapSpec("percpu_array", "mesh_scratch", c_uint32, Judgement, "1"),
+    MapSpec("percpu_array", "mesh_entries", c_uint32, Entries, "1"),
     MapSpec("percpu_array", "mesh_meter", c_uint32, Meter, "meters"),
     MapSpec("percpu_hash", "mesh_drops", DropKey, Drop, "drops"),
     MapSpec("percpu_array", "mesh_counts", c_uint32, CountValue, "counts"),

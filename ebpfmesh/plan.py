@@ -92,7 +92,7 @@ def diff(current: Mesh | None, wanted: Mesh) -> tuple[Operation, ...]:
 
 
 def _check_fixed(current: Mesh, wanted: Mesh) -> None:
-    for key in ("name", "limits", "hook", "expedited", "prefix4", "prefix6"):
+    for key in ("name", "limits", "hook", "expedited", "count_flows", "prefix4", "prefix6"):
         if getattr(current, key) != getattr(wanted, key):
             what = "the prefixes" if key.startswith("prefix") else f"the {key}"
             message = f'mesh "{current.name}" is up: {what} cannot change while it is'

@@ -360,6 +360,29 @@ struct mesh_flow {
 };
 _Static_assert(sizeof(struct mesh_flow) == 64, "padding");
 
+/* What has passed by a flow's entry, in a mesh that counts its flows; as mesh_meter counts it. */
+struct mesh_flow_counts {
+	__u64 packets;
+	__u64 bytes;
+	__u32 made; /* tick in which it became a flow */
+	__u32 pad;
+};
+_Static_assert(sizeof(struct mesh_flow_counts) == 24, "padding");
+
+/* An entry there. */
+struct mesh_counted_flow {
+	struct mesh_flow flow;
+	struct mesh_flow_counts counts;
+};
+_Static_assert(sizeof(struct mesh_counted_flow) == 88, "padding");
+
+/* Both entries of a flow, that of the opener's way first; IPv4 as in mesh_flow6. */
+struct mesh_entries {
+	struct mesh_flow6_key key[2];
+	struct mesh_counted_flow entry[2];
+};
+_Static_assert(sizeof(struct mesh_entries) == 256, "padding");
+
 /*
  * The place of one flow: the keys of its two entries, IPv4 as in mesh_flow6. Of a fragmented
  * datagram: the first is its key in mesh_fragment.

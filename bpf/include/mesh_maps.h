@@ -74,11 +74,21 @@ MESH_MAP("hash", mesh_policy, struct mesh_policy_key, struct mesh_policy, rules)
 MESH_MAP("lpm_trie", mesh_prefix, struct mesh_prefix_key, struct mesh_prefix, prefixes);
 
 /*
+ * An entry of a flow begins with its struct mesh_flow. In a mesh with `count_flows` the control plane
+ * makes the maps wider, and compiles with MESH_COUNT_FLOWS; in others nothing is spent on it.
+ */
+#ifdef MESH_COUNT_FLOWS
+#define MESH_FLOW_ENTRY struct mesh_counted_flow
+#else
+#define MESH_FLOW_ENTRY struct mesh_flow
+#endif
+
+/*
  * Judged flows, two entries each. Written when a flow is judged; read by every packet. They never
  * have more entries than two for each slot of a flow.
  */
-MESH_MAP("hash", mesh_flow4, struct mesh_flow4_key, struct mesh_flow, flows);
-MESH_MAP("hash", mesh_flow6, struct mesh_flow6_key, struct mesh_flow, flows);
+MESH_MAP("hash", mesh_flow4, struct mesh_flow4_key, MESH_FLOW_ENTRY, flows);
+MESH_MAP("hash", mesh_flow6, struct mesh_flow6_key, MESH_FLOW_ENTRY, flows);
 
 /* Ports of fragmented datagrams. Written by a first fragment, read by the later ones. */
 MESH_MAP("hash", mesh_fragment, struct mesh_fragment_key, struct mesh_fragment, fragments);
@@ -103,6 +113,9 @@ MESH_MAP("percpu_array", mesh_asked, __u32, struct mesh_asked, 1);
  * follow every value it can have: 550 000 instructions instead of 66 000.
  */
 MESH_MAP("percpu_array", mesh_scratch, __u32, struct mesh_judgement, 1);
+
+/* Entries of a flow, while they are put together, where they count: too large for the stack then. */
+MESH_MAP("percpu_array", mesh_entries, __u32, struct mesh_entries, 1);
 
 /* Packets and bytes by function and peer tenant. Written by every packet; read by `show meters`. */
 MESH_MAP("percpu_array", mesh_meter, __u32, struct mesh_meter, meters);

@@ -29,7 +29,7 @@ HOT struct mesh_flow *flow_find4(const struct pkt *p, __u32 ifindex)
 	key.destination = p->ip4->daddr;
 	*(__u32 *)&key.source_port = p->ports;
 	key.origin = flow_origin(ifindex, p->protocol);
-	return mesh_flow4.lookup(&key);
+	return (struct mesh_flow *)mesh_flow4.lookup(&key);
 }
 
 HOT struct mesh_flow *flow_find6(const struct pkt *p, __u32 ifindex)
@@ -40,7 +40,7 @@ HOT struct mesh_flow *flow_find6(const struct pkt *p, __u32 ifindex)
 	__builtin_memcpy(key.destination, &p->ip6->daddr, sizeof(key.destination));
 	*(__u32 *)&key.source_port = p->ports;
 	key.origin = flow_origin(ifindex, p->protocol);
-	return mesh_flow6.lookup(&key);
+	return (struct mesh_flow *)mesh_flow6.lookup(&key);
 }
 
 /* The fast path's: of a packet with ports of its own. */
@@ -74,26 +74,27 @@ HOT struct mesh_flow *flow_get(struct mesh_flow6_key *key)
 {
 	struct mesh_flow4_key key4;
 
-	return flow_key_is4(key, &key4) ? mesh_flow4.lookup(&key4) : mesh_flow6.lookup(key);
+	return (struct mesh_flow *)(flow_key_is4(key, &key4) ? mesh_flow4.lookup(&key4) :
+							       mesh_flow6.lookup(key));
 }
 
 /* 0, or something else where the map takes no more. */
-HOT int flow_put(struct mesh_flow6_key *key, struct mesh_flow *flow)
+HOT int flow_put(struct mesh_flow6_key *key, MESH_FLOW_ENTRY *entry)
 {
 	struct mesh_flow4_key key4;
 
-	return flow_key_is4(key, &key4) ? mesh_flow4.update(&key4, flow) :
-					  mesh_flow6.update(key, flow);
+	return flow_key_is4(key, &key4) ? mesh_flow4.update(&key4, entry) :
+					  mesh_flow6.update(key, entry);
 }
 
 /* The same, if there is an entry; BCC writes BPF_ANY into the call, and has no other word for it. */
-HOT int flow_renew(struct mesh_flow6_key *key, struct mesh_flow *flow)
+HOT int flow_renew(struct mesh_flow6_key *key, MESH_FLOW_ENTRY *entry)
 {
 	const __u64 BPF_ANY = BPF_EXIST;
 	struct mesh_flow4_key key4;
 
-	return flow_key_is4(key, &key4) ? mesh_flow4.update(&key4, flow) :
-					  mesh_flow6.update(key, flow);
+	return flow_key_is4(key, &key4) ? mesh_flow4.update(&key4, entry) :
+					  mesh_flow6.update(key, entry);
 }
 
 HOT void flow_delete(struct mesh_flow6_key *key)

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
  * What is counted: every packet that passes in mesh_meter, every one that does not in mesh_drops.
- * Both are per CPU, so no update is atomic. Bytes are those of the frame, a GSO packet counts as
- * the segments it leaves in.
+ * Both are per CPU, so no update is atomic. A mesh that counts its flows counts those that pass in
+ * the flow's entry, too, which all CPUs have together. Bytes are those of the frame, a GSO packet
+ * counts as the segments it leaves in.
  */
 #ifndef MESH_METER_H
 #define MESH_METER_H
@@ -20,7 +21,18 @@ HOT __u32 meter_slot(const struct mesh_config *config, __u32 function, __u32 pee
 	return function * config->tenants + peer_tenant;
 }
 
-HOT void meter_count(CTX *ctx, const struct mesh_flow *flow)
+/* `flow` is in its map; MESH_FLOW_ENTRY tells what is behind it. */
+HOT void meter_flow(struct mesh_flow *flow, __u64 packets, __u64 bytes)
+{
+#ifdef MESH_COUNT_FLOWS
+	struct mesh_flow_counts *counts = &((MESH_FLOW_ENTRY *)flow)->counts;
+
+	__sync_fetch_and_add(&counts->packets, packets);
+	__sync_fetch_and_add(&counts->bytes, bytes);
+#endif
+}
+
+HOT void meter_count(CTX *ctx, struct mesh_flow *flow)
 {
 	__u32 slot = flow->meter_tx, peer = flow->meter_rx;
 	__u64 packets = context_packets(ctx), bytes = context_length(ctx);
@@ -28,6 +40,7 @@ HOT void meter_count(CTX *ctx, const struct mesh_flow *flow)
 
 	if (MESH_UNMETERED)
 		return;
+	meter_flow(flow, packets, bytes);
 	meter = mesh_meter.lookup(&slot);
 	if (meter) {
 		meter->tx_packets += packets;

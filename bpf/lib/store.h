@@ -13,11 +13,43 @@
 #include "lib/room.h"
 #include "lib/track.h"
 
-/* Both entries, that of the opener's way first. */
+/* Both entries, that of the opener's way first: struct mesh_entries, where they count. */
 struct store {
 	struct mesh_flow6_key key[2];
-	struct mesh_flow flow[2];
+	MESH_FLOW_ENTRY entry[2];
 };
+
+/* Where they are put together, with nothing in it: on the stack if they fit there. */
+HOT struct store *store_place(struct store *stack)
+{
+	struct store *s = stack;
+#ifdef MESH_COUNT_FLOWS
+	__u32 zero = 0;
+
+	s = (struct store *)mesh_entries.lookup(&zero);
+	if (!s)
+		return NULL;
+#endif
+	__builtin_memset(s, 0, sizeof(*s));
+	return s;
+}
+
+/* Every entry begins with it. */
+HOT struct mesh_flow *store_flow(MESH_FLOW_ENTRY *entry)
+{
+	return (struct mesh_flow *)entry;
+}
+
+/* A flow that is judged again counts on; what another CPU counts in the old entry now is lost. */
+HOT void store_counts(MESH_FLOW_ENTRY *entry, const struct mesh_flow *known)
+{
+#ifdef MESH_COUNT_FLOWS
+	if (known)
+		entry->counts = ((const MESH_FLOW_ENTRY *)known)->counts;
+	else
+		entry->counts.made = entry->flow.seen;
+#endif
+}
 
 HOT void store_ethernet(struct mesh_flow *flow, const struct mesh_function *receiver,
 			const struct mesh_function *sender)
@@ -91,40 +123,41 @@ HOT void store_keys(const struct mesh_judgement *j, const struct parties *who, s
 	answer.destination = j->question.target;
 	answer.destination_port = j->question.target_port;
 	if (j->question.flags & MESH_FLOW_HAIRPIN)
-		answer.source = s->flow[0].address;
+		answer.source = store_flow(&s->entry[0])->address;
 	tuple_reverse(&answer);
 	flow_key(&s->key[1], &answer, who->receiver->ifindex);
 }
 
 /* How far an entry had got, above 16 bits that say there is one. */
-HOT __u32 store_kept(struct mesh_flow6_key *key)
+HOT __u32 store_kept(struct mesh_flow6_key *key, MESH_FLOW_ENTRY *entry)
 {
 	struct mesh_flow *flow = flow_get(key);
 
+	store_counts(entry, flow);
 	return flow ? (flow->flags & TRACK_FLAGS) << 16 | 1 : 0;
 }
 
 /* A flow that is judged again is as far as it was; a new one of TCP is half open. */
 HOT void store_progress(const struct mesh_judgement *j, struct store *s)
 {
-	__u32 kept = j->packet.known ? store_kept(&s->key[0]) : 0;
-	__u32 answers = j->packet.known ? store_kept(&s->key[1]) : 0;
+	__u32 kept = j->packet.known ? store_kept(&s->key[0], &s->entry[0]) : 0;
+	__u32 answers = j->packet.known ? store_kept(&s->key[1], &s->entry[1]) : 0;
 	__u32 half = j->question.tuple.protocol == IPPROTO_TCP ? MESH_FLOW_HALF : 0;
 
 	if (kept | answers)
 		half = (kept | answers) >> 16 & MESH_FLOW_HALF;
-	s->flow[0].flags |= kept >> 16 | half;
-	s->flow[1].flags |= answers >> 16 | half;
+	store_flow(&s->entry[0])->flags |= kept >> 16 | half;
+	store_flow(&s->entry[1])->flags |= answers >> 16 | half;
 	if (!half)
 		return;
-	s->flow[0].epoch |= MESH_EPOCH_SLOW;
-	s->flow[1].epoch |= MESH_EPOCH_SLOW;
+	store_flow(&s->entry[0])->epoch |= MESH_EPOCH_SLOW;
+	store_flow(&s->entry[1])->epoch |= MESH_EPOCH_SLOW;
 }
 
 /* Put both entries, with a slot of a tenant for them. MESH_OK or a reason. */
 HOT int store_put(const struct mesh_config *config, struct store *s, __u32 tenant)
 {
-	__u32 half = flow_is_half(&s->flow[0]);
+	__u32 half = flow_is_half(store_flow(&s->entry[0]));
 	struct mesh_slot *slot =
 		room_take(config, half, tenant, flow_clock(), bpf_get_prandom_u32());
 	int failed;
@@ -133,7 +166,7 @@ HOT int store_put(const struct mesh_config *config, struct store *s, __u32 tenan
 		return MESH_FLOW_FULL;
 	slot->key[0] = s->key[0];
 	slot->key[1] = s->key[1];
-	failed = flow_put(&s->key[0], &s->flow[0]) | flow_put(&s->key[1], &s->flow[1]);
+	failed = flow_put(&s->key[0], &s->entry[0]) | flow_put(&s->key[1], &s->entry[1]);
 	room_unlock(slot);
 	count_one(half ? MESH_COUNT_HALF_MADE : MESH_COUNT_FLOW_MADE);
 	return failed ? MESH_FLOW_FULL : MESH_OK;
@@ -144,40 +177,43 @@ HOT int store_judged(const struct mesh_config *config, const struct mesh_judgeme
 {
 	struct parties who = { endpoint_get(j->question.opener),
 			       endpoint_get(j->question.receiver) };
-	struct store s = {};
+	struct store stack, *s = store_place(&stack);
 
 	if (!who.opener || !who.receiver)
 		return MESH_NO_FUNCTION;
-	store_forward(config, j, &who, &s.flow[0]);
-	s.flow[1] = s.flow[0];
-	store_reply(j, &who, &s.flow[1]);
-	store_keys(j, &who, &s);
-	store_progress(j, &s);
-	if (j->packet.known && !flow_is_half(&s.flow[0]) && !flow_renew(&s.key[0], &s.flow[0]) &&
-	    !flow_renew(&s.key[1], &s.flow[1]))
+	if (!s)
+		return MESH_FLOW_FULL;
+	store_forward(config, j, &who, store_flow(&s->entry[0]));
+	store_counts(&s->entry[0], NULL);
+	s->entry[1] = s->entry[0];
+	store_reply(j, &who, store_flow(&s->entry[1]));
+	store_keys(j, &who, s);
+	store_progress(j, s);
+	if (j->packet.known && !flow_is_half(store_flow(&s->entry[0])) &&
+	    !flow_renew(&s->key[0], &s->entry[0]) && !flow_renew(&s->key[1], &s->entry[1]))
 		return MESH_OK;
-	return store_put(config, &s, who.opener->tenant);
+	return store_put(config, s, who.opener->tenant);
 }
 
 /* Of a flow that is established with this packet of its opener's. If it cannot be, it stays. */
 HOT void store_established(const struct mesh_config *config, const struct mesh_judgement *j)
 {
 	struct mesh_function *opener = endpoint_get(j->packet.sender);
-	struct store s = {};
+	struct store stack, *s = store_place(&stack);
 	struct track track;
 
 	track_find(&track, &j->packet.tuple, j->packet.ifindex);
-	if (!opener || !track.flow || !track.peer)
+	if (!s || !opener || !track.flow || !track.peer)
 		return;
-	s.flow[0] = *track.flow;
-	s.flow[1] = *track.peer;
-	flow_key(&s.key[0], &j->packet.tuple, j->packet.ifindex);
-	flow_key(&s.key[1], &track.answer, flow_answer_ifindex(&s.flow[0]));
-	s.flow[0].flags &= ~MESH_FLOW_HALF;
-	s.flow[1].flags &= ~MESH_FLOW_HALF;
-	if (flow_judged(&s.flow[0]) == config->judged)
-		s.flow[0].epoch = s.flow[1].epoch = config->judged;
-	store_put(config, &s, opener->tenant);
+	s->entry[0] = *(MESH_FLOW_ENTRY *)track.flow;
+	s->entry[1] = *(MESH_FLOW_ENTRY *)track.peer;
+	flow_key(&s->key[0], &j->packet.tuple, j->packet.ifindex);
+	flow_key(&s->key[1], &track.answer, flow_answer_ifindex(store_flow(&s->entry[0])));
+	store_flow(&s->entry[0])->flags &= ~MESH_FLOW_HALF;
+	store_flow(&s->entry[1])->flags &= ~MESH_FLOW_HALF;
+	if (flow_judged(store_flow(&s->entry[0])) == config->judged)
+		store_flow(&s->entry[0])->epoch = store_flow(&s->entry[1])->epoch = config->judged;
+	store_put(config, s, opener->tenant);
 }
 
 HOT int mesh_store(CTX *ctx)

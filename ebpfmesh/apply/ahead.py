@@ -33,11 +33,13 @@ def compile_ahead(on_step: OnStep = quiet) -> tuple[Path, list[str]]:
     new = not (compiled.directory() and place.exists())
     place.mkdir(mode=0o755, parents=True, exist_ok=True)
     try:
-        lacking = _lacking()
-        if lacking:
-            on_step(", ".join(lacking))
-            _compile(lacking)
-        if left := _lacking():
+        lacking = {count_flows: _lacking(count_flows=count_flows) for count_flows in (False, True)}
+        if any(lacking.values()):
+            on_step(", ".join(lacking[False] | lacking[True]))
+            netns.own_pins()
+            for count_flows, sources in lacking.items():
+                _compile(sources, count_flows=count_flows)
+        if left := _lacking(count_flows=False) | _lacking(count_flows=True):
             what = f"{place}: the programs of {', '.join(left)} could not be kept"
             raise MeshError(what, hint="is it full, or read-only?")
     except BaseException:
@@ -45,22 +47,25 @@ def compile_ahead(on_step: OnStep = quiet) -> tuple[Path, list[str]]:
             with contextlib.suppress(OSError):  # programs that were kept stay
                 place.rmdir()
         raise
-    return place, [program.name for programs in lacking.values() for program in programs]
+    done = [program.name for sources in lacking.values() for programs in sources.values()
+            for program in programs]  # fmt: skip
+    return place, list(dict.fromkeys(done))
 
 
-def _lacking() -> dict[str, Sequence[Program]]:
+def _lacking(*, count_flows: bool) -> dict[str, Sequence[Program]]:
     """The files of bpf/ whose programs are not all kept."""
     wanted = by_file(MESH if sockets.supported() else ALWAYS)
     return {
         file: programs
         for file, programs in wanted.items()
-        if not compiled.kept(bpf_dir() / file, [program.name for program in programs])
+        if not compiled.kept(
+            bpf_dir() / file, [program.name for program in programs], count_flows=count_flows
+        )
     }
 
 
-def _compile(sources: dict[str, Sequence[Program]]) -> None:
-    netns.own_pins()
-    own = Pins("ahead")
+def _compile(sources: dict[str, Sequence[Program]], *, count_flows: bool) -> None:
+    own = Pins("counting" if count_flows else "ahead")
     own.create()
-    create_maps(own, Limits())
+    create_maps(own, Limits(), count_flows=count_flows)
     load_sources(own, sources)

@@ -125,7 +125,7 @@ def _created(wanted: Mesh, on_step: OnStep) -> Iterator[Live]:
         pins.mount_bpffs()
         on_step("maps")
         own.create(netns.current().inode)
-        create_maps(own, record.limits())
+        create_maps(own, record.limits(), count_flows=record.base().count_flows)
         on_step("programs")
         programs.load_missing(own, services=bool(wanted.services))
         programs.set_calls(own, "mesh_tc_calls", CALLS)

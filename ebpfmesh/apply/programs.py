@@ -8,6 +8,7 @@ import contextlib
 import ctypes
 from collections.abc import Mapping, Sequence
 
+from ebpfmesh.compile import compiled
 from ebpfmesh.compile.build import Build
 from ebpfmesh.compile.source import bpf_dir
 from ebpfmesh.kernel import bpf, sockets
@@ -50,7 +51,7 @@ def load_programs(own: Pins, source: str, programs: Sequence[Program]) -> None:
 
 def load_sources(own: Pins, sources: Mapping[str, Sequence[Program]]) -> None:
     """Compile files of bpf/ side by side, as ``load_programs`` does one."""
-    defines = {"MESH_PINS": f'"{own.maps}"'}
+    defines = compiled.defines(own.maps, count_flows=Maps(own).count_flows)
     with contextlib.ExitStack() as stack:
         builds = [
             stack.enter_context(

@@ -7,7 +7,7 @@ A table is data: what it is of, who reads its rows, and its columns.
 import contextlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +19,7 @@ from ebpfmesh.cli.choose import need_read, the_mesh
 from ebpfmesh.cli.output import Column, mark, number, size
 
 if TYPE_CHECKING:
-    from ebpfmesh.observe.flows import Flow
+    from ebpfmesh.observe.flows import Flow, Order
     from ebpfmesh.observe.functions import Function
     from ebpfmesh.observe.mesh import Backend, Mesh, Policy, Service
     from ebpfmesh.observe.objects import Map, Program
@@ -283,6 +283,12 @@ FLOWS = Table(
     ),
     "no flows",
 )
+COUNTED = (
+    Column("packets", lambda row: number(row.packets), right=True, drop=5),
+    Column("bytes", lambda row: size(row.bytes), right=True, drop=3),
+    Column("age", lambda row: f"{row.age} s", right=True, drop=6),
+)
+"""Of flows, beside the others, in a mesh that counts them."""
 MESHES = (
     Column("mesh", lambda row: row.name),
     Column("state", _mesh_state),
@@ -341,7 +347,7 @@ for _table in TABLES:
     examples=(
         "ebpfmesh show flows",
         "ebpfmesh show flows --function phone --protocol tcp --port 80",
-        "ebpfmesh show flows --service portal --json",
+        "ebpfmesh show flows --service portal --sort idle --json",
     ),
 )
 @click.option("--function", metavar="F", shell_complete=complete.parties,
@@ -353,17 +359,26 @@ for _table in TABLES:
 @click.option("--protocol", type=click.Choice(["tcp", "udp", "icmp"]), help="Only of this one.")
 @click.option("--port", metavar="N", type=click.IntRange(1, 65535),
               help="Only with this port at either end, translated or not.")  # fmt: skip
-def show_flows(**wanted: Any) -> None:
+@click.option("--sort", "order", type=click.Choice(["bytes", "age", "idle"]),
+              help="Most bytes, oldest, or least idle first.")  # fmt: skip
+def show_flows(order: "Order | None", **wanted: Any) -> None:
     """Flows the programs remember: one entry for each direction.
 
     "state" is TCP's of this direction, "idle" how long ago its last packet was. One that is stale
     was judged before the last change, and is judged again with its next packet. F and P may be
-    "outside". Packets and bytes are counted by function: `show meters`.
+    "outside".
+
+    With count_flows = true under [mesh] there are packets and bytes that passed, and how long ago
+    the flow began. Any mesh counts them by function: `show meters`.
     """
-    from ebpfmesh.observe.flows import Wanted
+    from ebpfmesh.observe.flows import HOW_TO_COUNT, Wanted
 
     with _view() as view:
-        FLOWS.tell(view, wanted=Wanted(**wanted))
+        counted = view.maps.count_flows
+        table = replace(FLOWS, columns=(*FLOWS.columns, *COUNTED)) if counted else FLOWS
+        table.tell(view, wanted=Wanted(**wanted), order=order)
+    if not counted and not settings().json:
+        output.say(f"packets and bytes of flows are not counted: {HOW_TO_COUNT}")
 
 
 @show.command("mesh", examples=_examples("mesh", "ebpfmesh show mesh --json | grep memory"))

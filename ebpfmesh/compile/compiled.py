@@ -124,9 +124,14 @@ class Store:
             raise
 
 
-def kept(source: Path, names: Iterable[str]) -> bool:
+def defines(maps: Path | str, *, count_flows: bool) -> dict[str, str]:
+    """What the programs of a mesh are compiled with: where its maps are, and if flows count."""
+    return {PINS: f'"{maps}"'} | ({"MESH_COUNT_FLOWS": "1"} if count_flows else {})
+
+
+def kept(source: Path, names: Iterable[str], *, count_flows: bool) -> bool:
     """Whether programs of a mesh, by the file they are in, are all kept."""
-    store = Store.of(flatten(source), {PINS: ""})
+    store = Store.of(flatten(source), defines("", count_flows=count_flows))
     return store is not None and all(store.has(name) for name in names)
 
 

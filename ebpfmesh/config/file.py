@@ -148,6 +148,7 @@ class MeshTable(Model):
     hook: Hook = Field(default="auto", description='"auto", "tcx" or "clsact"')
     expedited: bool = Field(default=False, description="true or false")
     reject: bool = Field(default=False, description="true or false")
+    count_flows: bool = Field(default=False, description="true or false")
 
 
 class FunctionTable(FunctionSettings):

@@ -38,7 +38,7 @@ Keys, tables or values that are not listed here are refused, and so are names th
 two of one name, and addresses and ports that are taken.
 """
 _TEXTS = {
-    "mesh": "The mesh as a whole. Prefix, hook and limits cannot change while it is up.",
+    "mesh": "The mesh as a whole. Only reject and timeouts can change while it is up.",
     "mesh.limits": "How many entries the maps have room for.",
     "mesh.timeouts": "How many seconds a flow lives without a packet.",
     "function": "A container, or with `replicas` a group of containers that are alike.",
@@ -75,6 +75,10 @@ ABOUT: dict[str, dict[str, tuple[str, str]]] = {
         ),
         "reject": (
             "Who sends what no rule allows, or what no service or function takes, is told so.",
+            "true",
+        ),
+        "count_flows": (
+            "Packets, bytes and age of each flow are in `show flows`; each packet costs more.",
             "true",
         ),
         "limits": ("How much there is room for.", "{functions = 2048}"),

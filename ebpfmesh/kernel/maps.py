@@ -19,6 +19,7 @@ NO_PREALLOC = 1
 EVENT_BYTES = 1 << 20  # of mesh_events; a power of two and of pages
 CALL_SLOTS = 8
 DROP_ENTRIES = 65536  # a bound; entries exist once something was dropped
+FLOWS = ("mesh_flow4", "mesh_flow6")
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -88,13 +89,18 @@ class Maps:
     def __getitem__(self, name: str) -> Map[Any, Any]:
         if name not in self._open:
             spec = next(spec for spec in _abi.MAPS if spec.name == name)
-            self._open[name] = Map(_open(self._pins, spec), spec)
+            self._open[name] = _open(self._pins, *_layouts(spec))
         return self._open[name]
 
     @property
     def config(self) -> Map[ctypes.c_uint32, _abi.Config]:
         """The one record read by every packet."""
         return self["mesh_config"]
+
+    @property
+    def count_flows(self) -> bool:
+        """Whether the values of FLOWS are ``_abi.CountedFlow``, not ``_abi.Flow``."""
+        return self[FLOWS[0]].spec.value is _abi.CountedFlow
 
     def check(self) -> None:
         """Raise NotFound or AbiMismatch unless every map is there and as this version has it."""
@@ -106,16 +112,18 @@ class Maps:
         return {spec.name: bpf.map_memory(self[spec.name].fd) for spec in _abi.MAPS}
 
 
-def create_maps(pins: Pins, limits: Limits) -> bool:
+def create_maps(pins: Pins, limits: Limits, *, count_flows: bool = False) -> bool:
     """Create and pin every map that is not pinned yet; check those that are.
 
+    With ``count_flows`` entries of flows have room for what is counted of each.
     True if there were none, or some were missing: programs that are there use other maps then.
     """
     entries, created = _entries(limits), False
-    for spec in _abi.MAPS:
+    for declared in _abi.MAPS:
+        spec = _layouts(declared)[-1] if count_flows else declared
         path = pins.maps / spec.name
         if path.exists():
-            with _open(pins, spec) as fd:
+            with _open(pins, spec).fd as fd:
                 _check_entries(spec, bpf.map_info(fd).max_entries, entries[spec.entries])
             continue
         flags = NO_PREALLOC if spec.name in LAZY else 0
@@ -166,6 +174,11 @@ def _entries(limits: Limits) -> dict[str, int]:
     }
 
 
+def _layouts(spec: _abi.MapSpec) -> tuple[_abi.MapSpec, ...]:
+    """What a map may be: as declared; or wider, in a mesh that counts its flows."""
+    return (spec, spec._replace(value=_abi.CountedFlow)) if spec.name in FLOWS else (spec,)
+
+
 def _sizes(spec: _abi.MapSpec) -> tuple[int, int]:
     """Bytes of a key and of a value."""
     if spec.kind == "ringbuf":
@@ -178,7 +191,8 @@ def _value_size(spec: _abi.MapSpec) -> int:
     return -(-size // 8) * 8 * bpf.possible_cpus() if spec.kind.startswith("percpu") else size
 
 
-def _open(pins: Pins, spec: _abi.MapSpec) -> bpf.Fd:
+def _open(pins: Pins, spec: _abi.MapSpec, *others: _abi.MapSpec) -> Map[Any, Any]:
+    """A map that is as ``spec`` says, or one of the ``others``."""
     path = pins.maps / spec.name
     try:
         fd = bpf.obj_get(path)
@@ -189,14 +203,15 @@ def _open(pins: Pins, spec: _abi.MapSpec) -> bpf.Fd:
         ) from None
     info = bpf.map_info(fd)
     found = (info.type, info.key_size, info.value_size)
+    for one in (spec, *others):
+        if found == (bpf.MAP_TYPE[one.kind], *_sizes(one)):
+            return Map(fd, one)
+    fd.close()
     wanted = (bpf.MAP_TYPE[spec.kind], *_sizes(spec))
-    if found != wanted:
-        fd.close()
-        raise AbiMismatch(
-            f"{path}: type, key and value are {found}, this version uses {wanted}",
-            hint=f"take the mesh down first: ebpfmesh --mesh {pins.mesh} down",
-        )
-    return fd
+    raise AbiMismatch(
+        f"{path}: type, key and value are {found}, this version uses {wanted}",
+        hint=f"take the mesh down first: ebpfmesh --mesh {pins.mesh} down",
+    )
 
 
 def _check_entries(spec: _abi.MapSpec, found: int, wanted: int) -> None:

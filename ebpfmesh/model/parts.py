@@ -34,7 +34,8 @@ class Parts(Model):
     ``hook`` is how programs are attached: by TCX link or clsact filter; auto means a link where
     packets of functions come by, if the kernel has it. While an ``expedited`` mesh is changed, the
     kernel's grace periods are shorter, for everybody. With ``reject`` the sender of what no rule
-    allows is told, and of what no service or no function of it takes.
+    allows is told, and of what no service or no function of it takes. With ``count_flows``
+    packets and bytes are counted for each flow, too.
     """
 
     name: MeshName
@@ -43,6 +44,7 @@ class Parts(Model):
     hook: Hook = "auto"
     expedited: bool = False
     reject: bool = False
+    count_flows: bool = False
     prefix4: Annotated[IPv4Network, AfterValidator(check_prefix)] = IPv4Network("198.18.0.0/16")
     prefix6: Annotated[IPv6Network, AfterValidator(check_prefix)] = IPv6Network("2001:db8::/64")
     functions: tuple[Function, ...] = ()

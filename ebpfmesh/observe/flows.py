@@ -2,11 +2,14 @@
 """Flows that the programs remember: two entries for each, one a direction."""
 
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, ip_address
+from operator import attrgetter
+from typing import Final, Literal
 
 from ebpfmesh import _abi
+from ebpfmesh.errors import UsageError
 from ebpfmesh.kernel import clock
 from ebpfmesh.kernel.keys import PROTOCOL
 from ebpfmesh.observe.view import OUTSIDE, View
@@ -14,6 +17,7 @@ from ebpfmesh.observe.view import OUTSIDE, View
 PROTOCOLS = {number: name for name, number in PROTOCOL.items() if number} | {
     socket.IPPROTO_ICMPV6: "icmp"
 }
+HOW_TO_COUNT: Final = "say count_flows = true under [mesh], then take it down and up again"
 
 
 @dataclass(frozen=True)
@@ -28,6 +32,9 @@ class Flow:
     ``state`` is TCP's, of this direction: ``opening`` until both sides were heard, ``established``,
     ``closing`` once this side has closed, ``closed`` once both have or one has reset; else empty.
     ``idle`` is the seconds since its last packet, ``timeout`` after how many it is forgotten.
+
+    ``packets`` and ``bytes`` are what passed in this direction, counted as in `show meters`, in the
+    ``age`` seconds since the flow was made; None in a mesh that does not count its flows.
     """
 
     protocol: str
@@ -46,6 +53,9 @@ class Flow:
     state: str
     idle: int
     timeout: int
+    packets: int | None = None
+    bytes: int | None = None
+    age: int | None = None
 
 
 @dataclass(frozen=True)
@@ -78,37 +88,52 @@ class Wanted:
 
 
 EVERY = Wanted()
+Order = Literal["bytes", "age", "idle"]
 
 
-def read(view: View, wanted: Wanted = EVERY) -> Iterator[Flow]:
-    """Entries, IPv4 first.
+def read(view: View, wanted: Wanted = EVERY, order: Order | None = None) -> Iterable[Flow]:
+    """Entries, IPv4 first; or by ``order``: most bytes, oldest, or least idle first.
 
-    NotFound if there is no such function, other than the outside, or no such service.
+    NotFound if there is no such function, other than the outside, or no such service; UsageError
+    for an order by what the mesh does not count.
     """
+    if order in ("bytes", "age") and not view.maps.count_flows:
+        what = f"mesh {view.name} does not count its flows: they have no {order}"
+        raise UsageError(what, hint=HOW_TO_COUNT)
     for name in (wanted.function, wanted.peer):
         if name not in (None, OUTSIDE):
             view.named(str(name))
     if wanted.service is not None:
         view.check_service(wanted.service)
     groups = view.groups if wanted.function or wanted.peer else {}
-    return (flow for flow in _all(view) if wanted.matches(flow, groups))
+    found = (flow for flow in _all(view) if wanted.matches(flow, groups))
+    if order is None:
+        return found
+    return sorted(found, key=attrgetter(order), reverse=order != "idle")
 
 
 def _all(view: View) -> Iterator[Flow]:
-    for key, flow in view.maps["mesh_flow4"].items():
-        yield _flow(view, key, flow, IPv4Address(key.source), IPv4Address(key.destination))
-    for key, flow in view.maps["mesh_flow6"].items():
+    for key, entry in view.maps["mesh_flow4"].items():
+        yield _flow(view, key, entry, IPv4Address(key.source), IPv4Address(key.destination))
+    for key, entry in view.maps["mesh_flow6"].items():
         source, destination = IPv6Address(bytes(key.source)), IPv6Address(bytes(key.destination))
-        yield _flow(view, key, flow, source, destination)
+        yield _flow(view, key, entry, source, destination)
+
+
+def flow_of(entry: _abi.Flow | _abi.CountedFlow) -> _abi.Flow:
+    """The flow of an entry, whether it is counted or not."""
+    return entry.flow if isinstance(entry, _abi.CountedFlow) else entry
 
 
 def _flow(
     view: View,
     key: _abi.Flow4Key | _abi.Flow6Key,
-    flow: _abi.Flow,
+    entry: _abi.Flow | _abi.CountedFlow,
     source: IPv4Address | IPv6Address,
     destination: IPv4Address | IPv6Address,
 ) -> Flow:
+    flow = flow_of(entry)
+    counts = entry.counts if isinstance(entry, _abi.CountedFlow) else None
     reply = bool(flow.flags & _abi.FlowFlag.REPLY)
     number = key.origin & 0xFF
     protocol = PROTOCOLS.get(number, str(number))
@@ -132,6 +157,9 @@ def _flow(
         state=_state(flow) if protocol == "tcp" else "",
         idle=round(clock.age(flow.seen) * tick),
         timeout=round(view.config.timeouts[timeout_of(number, flow)] * tick),
+        packets=None if counts is None else counts.packets,
+        bytes=None if counts is None else counts.bytes,
+        age=None if counts is None else round(clock.age(counts.made) * tick),
     )
 
 

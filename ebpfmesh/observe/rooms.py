@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from ebpfmesh import _abi
 from ebpfmesh._abi import RoomKind
 from ebpfmesh.kernel import clock, rooms
-from ebpfmesh.observe.flows import timeout_of
+from ebpfmesh.observe.flows import flow_of, timeout_of
 from ebpfmesh.observe.view import View
 
 WORDS = {
@@ -65,7 +65,8 @@ def _used(view: View) -> Counter[tuple[RoomKind, int]]:
     tenants = {row.ifindex: row.tenant for row in functions.values()}
     found: Counter[tuple[RoomKind, int]] = Counter()
     for name in ("mesh_flow4", "mesh_flow6"):
-        for key, flow in view.maps[name].items():
+        for key, entry in view.maps[name].items():
+            flow = flow_of(entry)
             reply = flow.flags & _abi.FlowFlag.REPLY
             timeout = view.config.timeouts[timeout_of(key.origin & 0xFF, flow)]
             if not reply and clock.age(flow.seen) <= timeout:

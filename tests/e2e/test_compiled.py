@@ -132,13 +132,24 @@ def test_programs_are_compiled_ahead(file: Path, beside: Path) -> None:
     assert place == f"kept in {beside}"
     assert {"+ program mesh_slow_fn", "+ program mesh_from_fn"} < set(programs)
     assert lines("compile") == [f"nothing to do: all are kept in {beside}"]
-    carried(file)
-    (slow,) = beside.rglob("mesh_slow_fn")
-    slow.write_bytes(bytes(8))
-    error, hint = complaint("up", file, code=1)
-    assert f": remove {slow}, it does not load: " in error
-    Path(hint.rpartition(" ")[2]).unlink()
-    slow.unlink()
+    counting = file.with_name("counting.toml")
+    counting.write_text(TEXT.replace("[mesh]", "[mesh]\ncount_flows = true"))
+    for text in (file, counting):
+        kept = sorted(beside.rglob("*"))
+        carried(text)
+        assert sorted(beside.rglob("*")) == kept
+    both = list(beside.rglob("mesh_slow_fn"))
+    assert len(both) == 2, "one counts flows"
+    for slow in both:
+        slow.write_bytes(bytes(8))
+    refused = set()
+    for text in (file, counting):
+        error, hint = complaint("up", text, code=1)
+        refused |= {slow for slow in both if f": remove {slow}, it does not load: " in error}
+        Path(hint.rpartition(" ")[2]).unlink()
+    assert refused == set(both)
+    for slow in both:
+        slow.unlink()
     assert data("compile") == {"directory": str(beside), "compiled": ["mesh_slow_fn"]}
     assert leftovers() == before
 

@@ -186,6 +186,49 @@ def test_flows_that_are_wanted(edge: Path) -> None:
     complaint("show", "flows", "--service", "nothing", code=3)
 
 
+COUNTING = """
+[mesh]
+name = "counting"
+count_flows = true
+[[function]]
+name = "one"
+[[function]]
+name = "two"
+"""
+COUNTED = {"packets", "bytes", "age"}
+
+
+def test_flows_with_what_passed(tmp_path: Path) -> None:
+    """Columns of their own where the mesh counts it, else a note."""
+    plain = ebpfmesh("show", "flows")
+    assert not COUNTED & set(plain.stdout.partition("\n")[0].split())
+    assert "count_flows = true" in plain.stderr
+    assert not ebpfmesh("-q", "show", "flows").stderr
+    _, hint = complaint("show", "flows", "--sort", "bytes", code=2)
+    assert "count_flows = true" in hint
+    file = tmp_path / "counting.toml"
+    file.write_text(COUNTING)
+    ebpfmesh("up", file)
+    try:
+        mesh = ("--mesh", "counting")
+        for size, count in ((10, 1), (1000, 3)):
+            ping = ("ping", "-4", "-c", count, "-i", 0.2, "-s", size, "-W", 2, "two")
+            ebpfmesh(*mesh, "exec", "one", "--", *ping)
+        rows = data(*mesh, "show", "flows", "--sort", "bytes")["flows"]
+        found = [(row["packets"], row["bytes"]) for row in rows]
+        assert found == [(3, 3126), (3, 3126), (1, 52), (1, 52)]
+        shown = ebpfmesh(*mesh, "show", "flows")
+        assert set(shown.stdout.partition("\n")[0].split()) > COUNTED
+        assert "3.1 KiB" in shown.stdout
+        assert not shown.stderr
+        file.write_text(COUNTING.replace("count_flows = true\n", ""))
+        error, hint = complaint("plan", file, code=2)
+        assert "the count_flows cannot change while it is" in error
+        assert "down first" in hint
+    finally:
+        ebpfmesh("down", *mesh)
+
+
 def test_all_meshes_without_a_name(tmp_path: Path) -> None:
     file = tmp_path / "other.toml"
     file.write_text('[mesh]\nname = "other"\n')

@@ -31,14 +31,17 @@ def layout(shape: Any) -> list[Any]:
 
 
 def main() -> None:
-    """Compile the declarations alone; the names of the maps are the arguments."""
+    """Compile the declarations alone; the arguments are names of maps, and -D for a definition."""
     with tempfile.TemporaryDirectory() as tree:
         os.environ[SOURCE_VARIABLE] = str(header_tree(Path(tree)))
         from bcc import BPF  # noqa: PLC0415  (reads the environment when imported)
 
-        module = BPF(text=MAPS + flatten(bpf_dir() / "include" / "mesh_maps.h"), cflags=[*CFLAGS])
+        names = [word for word in sys.argv[1:] if not word.startswith("-D")]
+        defined = [word for word in sys.argv[1:] if word not in names]
+        text = MAPS + flatten(bpf_dir() / "include" / "mesh_maps.h")
+        module = BPF(text=text, cflags=[*CFLAGS, *defined])
         found = {}
-        for name in sys.argv[1:]:
+        for name in names:
             table = module[name]
             found[name] = {
                 "key": layout(table.Key),

@@ -13,17 +13,17 @@ from typing import Any
 import pytest
 
 from ebpfmesh import _abi
+from ebpfmesh.kernel.maps import FLOWS
 from prog.bcc_layout import layout
 
 LAID_OUT = [spec for spec in _abi.MAPS if spec.kind != "ringbuf"]  # that has but struct mesh_event
 
 
-@pytest.fixture(scope="module")
-def compiled() -> dict[str, dict[str, Any]]:
+def laid_out(*arguments: str) -> dict[str, dict[str, Any]]:
     """What BCC says of each map."""
     names = [spec.name for spec in LAID_OUT]
     done = subprocess.run(
-        [sys.executable, "-m", "tests.prog.bcc_layout", *names],
+        [sys.executable, "-m", "tests.prog.bcc_layout", *names, *arguments],
         cwd=Path(__file__).parents[2],
         capture_output=True,
         text=True,
@@ -34,10 +34,24 @@ def compiled() -> dict[str, dict[str, Any]]:
     return found
 
 
+@pytest.fixture(scope="module")
+def compiled() -> dict[str, dict[str, Any]]:
+    return laid_out()
+
+
 @pytest.mark.parametrize("spec", LAID_OUT, ids=lambda spec: spec.name)
 @pytest.mark.parametrize("part", ["key", "value"])
 def test_layout(compiled: dict[str, dict[str, Any]], spec: _abi.MapSpec, part: str) -> None:
     assert compiled[spec.name][part] == layout(getattr(spec, part))
+
+
+def test_flows_are_wider_where_they_count(compiled: dict[str, dict[str, Any]]) -> None:
+    """That is all that differs, and a flow stands at the beginning of its entry."""
+    counted = laid_out("-DMESH_COUNT_FLOWS=1")
+    shapes = {name: {**counted[name], "value": layout(_abi.CountedFlow)} for name in FLOWS}
+    assert counted == compiled | shapes
+    assert _abi.CountedFlow.flow.offset == 0
+    assert "__pad_" not in json.dumps(counted)
 
 
 def test_no_padding(compiled: dict[str, dict[str, Any]]) -> None:

@@ -25,12 +25,12 @@ SPEED = {
     "loopback": 2.2, "xdp_redirect": 2.0, "redirect_peer": 1.25, "mesh": 1.0, "routed": 0.62,
     "bridge": 0.66, "ovs": 0.16, "ovs-kernel": 0.6, "nftables": 0.36, "iptables": 0.4,
     "iptables-legacy": 0.43, "iptables-each-packet": 0.39, "iptables-append": 0.4,
-    "mesh-unmetered": 1.03,
+    "mesh-unmetered": 1.03, "mesh-counted": 0.98,
 }  # fmt: skip
 """How fast paths are, beside the mesh."""
 WITH_SERVICES = (
-    "mesh", "mesh-unmetered", "nftables", "iptables", "iptables-legacy", "iptables-each-packet",
-    "iptables-append",
+    "mesh", "mesh-unmetered", "mesh-counted", "nftables", "iptables", "iptables-legacy",
+    "iptables-each-packet", "iptables-append",
 )  # fmt: skip
 LISTS = {"iptables": 0.02, "iptables-legacy": 0.01, "iptables-each-packet": 0.03}
 """What an entry of a list costs, as a part of the time for a packet."""

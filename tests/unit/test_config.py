@@ -161,12 +161,13 @@ def test_whole_file(write) -> None:
     assert json.loads(mesh.model_dump_json())["policies"][0]["source"] == "tenant:op-a"
 
 
-def test_a_mesh_that_rejects(write) -> None:
+def test_a_mesh_that_rejects_and_counts_its_flows(write) -> None:
     mesh = load(
         write("""
             [mesh]
             name = "edge"
             reject = true
+            count_flows = true
             [[policy]]
             from = "any"
             to = "any"
@@ -174,6 +175,7 @@ def test_a_mesh_that_rejects(write) -> None:
             """)
     )
     assert mesh.reject
+    assert mesh.count_flows
     assert [str(rule) for rule in mesh.policies] == ["any → any reject"]
 
 

@@ -3,6 +3,7 @@
 
 import ctypes
 import re
+from dataclasses import replace
 from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 from types import SimpleNamespace
@@ -68,6 +69,47 @@ def test_a_flow_through_a_service() -> None:
         service="portal", nat="198.18.0.2:8080", epoch=5, current=True, state="established",
         idle=0, timeout=round(200 * 256 / clock.hz()),
     )  # fmt: skip
+
+
+def test_a_flow_that_is_counted() -> None:
+    """What it is stays the same; a tick in the future is one that the two clocks differ by."""
+    key, made = flow4(6, 40000, 80, 11), clock.now() - 50
+    flow = _abi.Flow(epoch=5, output=12, seen=clock.now())
+    counts = _abi.FlowCounts(packets=3, bytes=1 << 40, made=made)
+    (plain,) = flows.read(view(mesh_flow4=[(key, flow)]))
+    assert (plain.packets, plain.bytes, plain.age) == (None, None, None)
+    (row,) = flows.read(view(mesh_flow4=[(key, _abi.CountedFlow(flow=flow, counts=counts))]))
+    assert row.age is not None
+    assert abs(row.age - 50 * 256 / clock.hz()) <= 2 * 256 / clock.hz()
+    assert row == replace(plain, packets=3, bytes=1 << 40, age=row.age)
+
+
+@pytest.mark.parametrize(
+    ("order", "ports"),
+    [(None, [1, 2, 3]), ("bytes", [3, 1, 2]), ("age", [2, 3, 1]), ("idle", [1, 3, 2])],
+)
+def test_flows_in_order(order: flows.Order | None, ports: list[int]) -> None:
+    """The most bytes, the oldest, or who spoke last first."""
+    now = clock.now()
+    entries = [
+        (
+            flow4(17, port, 53, 11),
+            _abi.CountedFlow(
+                flow=_abi.Flow(seen=now - idle * 100),
+                counts=_abi.FlowCounts(bytes=length, made=now - age * 100),
+            ),
+        )
+        for port, length, age, idle in ((1, 20, 4, 0), (2, 10, 9, 9), (3, 30, 5, 5))
+    ]
+    shown = view(mesh_flow4=entries)
+    shown.maps = cast(Any, Counted(cast(Any, shown.maps)))
+    assert [row.source_port for row in flows.read(shown, order=order)] == ports
+
+
+class Counted(dict[str, Any]):
+    """Maps of a mesh that counts its flows."""
+
+    count_flows = True
 
 
 @pytest.mark.parametrize(

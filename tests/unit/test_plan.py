@@ -487,6 +487,7 @@ def test_many_backends_are_counted() -> None:
     [
         ({"limits": Limits(functions=2)}, "the limits cannot change"),
         ({"hook": "clsact"}, "the hook cannot change"),
+        ({"count_flows": True}, "the count_flows cannot change"),
         ({"prefix4": "198.19.0.0/16"}, "the prefixes cannot change"),
         ({"prefix6": "2001:db8:1::/64"}, "the prefixes cannot change"),
         ({"name": "core"}, "the name cannot change"),

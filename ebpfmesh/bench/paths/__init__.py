@@ -20,7 +20,7 @@ from ebpfmesh.bench.paths.iptables import (
 from ebpfmesh.bench.paths.nftables import Nftables
 from ebpfmesh.bench.paths.other_build import beside
 from ebpfmesh.bench.paths.ovs import Ovs, OvsKernel
-from ebpfmesh.bench.paths.this_build import MeshPath, MeshUnmetered
+from ebpfmesh.bench.paths.this_build import MeshCounted, MeshPath, MeshUnmetered
 
 PATHS: dict[str, type[DataPath]] = {
     path.name: path
@@ -39,6 +39,7 @@ PATHS: dict[str, type[DataPath]] = {
         OvsKernel,
         MeshUnmetered,
         MeshPath,
+        MeshCounted,
     )
 }
 """By name, from what does least to what does most."""

@@ -104,6 +104,20 @@ class MeshPath(DataPath):
         )
 
 
+class MeshCounted(MeshPath):
+    """The mesh where each flow is counted, too."""
+
+    name = "mesh-counted"
+
+    def __init__(self, mesh: Mesh, scale: Scale = SMALLEST) -> None:
+        counted = mesh.model_copy(update={"name": f"{mesh.name}-c", "count_flows": True})
+        super().__init__(counted, scale)
+
+    def describe(self) -> str:
+        """See DataPath."""
+        return "the mesh that counts each flow, too"
+
+
 class MeshUnmetered(MeshPath):
     """The mesh with a fast path that counts nothing: what the meters cost is the difference.
 

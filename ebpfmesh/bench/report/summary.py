@@ -18,6 +18,7 @@ GLOSSES = {
     ),
     "iptables-append": "the rules of iptables, to whose end a new one is appended, and no more",
     "mesh-unmetered": "the mesh with a fast path that counts nothing",
+    "mesh-counted": "the mesh with `count_flows = true`",
 }
 
 
