@@ -70,7 +70,7 @@ def _collect_mesh(ip: IPRoute, mesh: str, on_step: OnStep) -> list[str]:
 def _is_lost(mesh: str) -> bool:
     """Whether a mesh cannot be repaired: not by this version, or not any more."""
     try:
-        return remains.home(mesh) not in (None, netns.current().inode) or bool(remains.damage(mesh))
+        return bool(remains.damage(mesh))
     except AbiMismatch:
         return True
 
@@ -96,7 +96,7 @@ def _collect_strays(ip: IPRoute, mesh: str, known: set[str]) -> Iterator[str]:
 
 def _collect_dead_cgroups() -> list[str]:
     """Of functions whose host namespace is gone."""
-    groups = [one for one in cgroup.groups() if one.netns and not netns.lives(one.netns)]
+    groups = [one for one in cgroup.groups() if one.home and not one.home.lives()]
     return [_collect_cgroup(group) for group in groups]
 
 

@@ -72,7 +72,7 @@ class Functions:
                 self._mesh.fixed.hook,
                 force=force,
             )
-            inode = netns.NetnsId.of(plugged.netns).inode
+            inode = netns.inode(plugged.netns)
             where = str(plugged.netns)
             return plugged, replace(
                 attachment, ifindex=plugged.ifindex, netns=where, netns_inode=inode
@@ -80,8 +80,8 @@ class Functions:
         if attachment.made_netns:
             self._mesh.step(f"function {function.name}: namespace")
             netns.create(path.name)
-        inode = netns.NetnsId.of(path).inode
-        if inode == self._mesh.record.home:
+        inode = netns.inode(path)
+        if inode == self._mesh.record.home.inode:
             what = f"function {function.name}: {path} is the host's own namespace"
             raise UsageError(what, hint="a function is a container: name the namespace of one")
         self._mesh.step(f"function {function.name}: interface")

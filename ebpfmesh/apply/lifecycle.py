@@ -119,12 +119,12 @@ def _created(wanted: Mesh, on_step: OnStep) -> Iterator[Live]:
     if Record.exists(wanted.name):
         record = Writer(wanted.name)
     else:
-        record = Writer.create(wanted, netns.current().inode)
+        record = Writer.create(wanted, netns.current())
     with contextlib.closing(record):
         on_step("bpffs")
         pins.mount_bpffs()
         on_step("maps")
-        own.create(netns.current().inode)
+        own.create(str(netns.current()))
         create_maps(own, record.limits(), count_flows=record.base().count_flows)
         on_step("programs")
         programs.load_missing(own, services=bool(wanted.services))

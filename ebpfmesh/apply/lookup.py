@@ -25,7 +25,7 @@ def home_in(record: Record, name: str) -> Home:
         names = ", ".join(one.function.name for one in (row, *others))
         raise UsageError(f"{name} is a group of functions", hint=f"name one: {names}")
     path = Path(row.attachment.netns)
-    if row.attachment.netns_inode not in (0, netns.NetnsId.of(path).inode):
+    if row.attachment.netns_inode not in (0, netns.inode(path)):
         what = f"function {name}: the namespace at {path} is another one now"
         raise NotFound(what, hint="ebpfmesh gc, then up or attach again")
     return Home(path, cgroup_of(record, name), hosts_file(record), RUN)

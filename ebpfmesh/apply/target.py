@@ -49,6 +49,9 @@ def find(
 
 
 def _check_free(record: Record, path: Path) -> None:
-    if name := record.function_in(netns.NetnsId.of(path).inode):
-        what = f"function {name} is in that namespace already"
-        raise UsageError(what, hint="a namespace holds one function")
+    name = record.function_in(netns.inode(path))
+    row = record.function(name) if name else None
+    if row is None or interface.find(row.attachment.interface) != row.attachment.ifindex:
+        return  # gone with the namespace that had this inode before
+    what = f"function {name} is in that namespace already"
+    raise UsageError(what, hint="a namespace holds one function")

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from ebpfmesh.errors import MeshError, Unsupported
 from ebpfmesh.kernel import private
+from ebpfmesh.kernel.netns import NetnsId
 from ebpfmesh.model import Function
 
 PERIOD_US = 100_000
@@ -83,10 +84,9 @@ class Cgroup:
         return self.group.rpartition(".")[0]
 
     @property
-    def netns(self) -> int:
-        """Inode of the host namespace of its mesh; 0 if the directory is not named by us."""
-        inode = self.group.rpartition(".")[2]
-        return int(inode) if inode.isdigit() else 0
+    def home(self) -> NetnsId | None:
+        """The host namespace of its mesh; None if the directory is not named by us."""
+        return NetnsId.parse(self.group.rpartition(".")[2])
 
     def _directory(self, hierarchy: Path) -> Path:
         return hierarchy / TOP / self.group / self.function
@@ -171,11 +171,11 @@ def directory_above(group: str) -> Path | None:
     return unified and unified / TOP / group
 
 
-def groups(netns_inode: int | None = None) -> set[Cgroup]:
+def groups(home: NetnsId | None = None) -> set[Cgroup]:
     """All cgroups of ours: of meshes in one host namespace, or in any."""
     found = set()
     for hierarchy in Hierarchies.mounted().all():
-        for path in (hierarchy / TOP).glob(f"*.{netns_inode or '*'}/*"):
+        for path in (hierarchy / TOP).glob(f"*.{home or '*'}/*"):
             if path.is_dir():
                 found.add(Cgroup(path.parent.name, path.name))
     return found

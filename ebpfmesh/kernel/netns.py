@@ -4,7 +4,9 @@
 import contextlib
 import fcntl
 import os
+import re
 import socket
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +18,7 @@ from ebpfmesh.kernel import libc
 from ebpfmesh.kernel.pins import BPFFS
 
 NS_GET_NSTYPE = 0xB703  # linux/include/uapi/linux/nsfs.h
+SO_NETNS_COOKIE = 71  # linux/include/uapi/asm-generic/socket.h
 OWN = Path("/proc/thread-self/ns/net")
 RUN = Path("/run/netns")
 PREFIX = "ebpfmesh."
@@ -23,35 +26,81 @@ PREFIX = "ebpfmesh."
 
 @dataclass(frozen=True)
 class NetnsId:
-    """What tells one namespace from all others while it lives: its inode on nsfs."""
+    """What tells one namespace from all others, be they gone or still to come.
 
-    device: int
+    The kernel gives the inode of one that is gone to the next that is made (fs/proc takes
+    the smallest that is free), so the cookie is beside it, which is given once between two boots;
+    0 before Linux 5.14.
+    """
+
     inode: int
+    cookie: int
 
     @classmethod
-    def of(cls, path: Path) -> "NetnsId":
-        """The namespace at a path; NotFound if there is none."""
+    def parse(cls, text: str) -> "NetnsId | None":
+        """What ``str`` made a text of; None if it did not."""
+        found = re.fullmatch(r"(\d+)-(\d+)", text, re.ASCII)
+        return cls(int(found[1]), int(found[2])) if found else None
+
+    def __str__(self) -> str:
+        return f"{self.inode}-{self.cookie}"
+
+    def lives(self) -> bool:
+        """Whether it still has a process or a name.
+
+        To who may not enter it, one of the same inode is the same.
+        """
+        place = _place_of(self.inode)
         try:
-            status = path.stat()
-        except OSError as error:
-            raise NotFound(
-                f"no network namespace at {path}", hint="ip netns list shows the named ones"
-            ) from error
-        return cls(status.st_dev, status.st_ino)
+            return place is not None and cookie(place) in (0, self.cookie)
+        except NotFound:
+            return False
+        except (MeshError, OSError):
+            return True
 
 
 def current() -> NetnsId:
     """The calling thread's namespace."""
-    return NetnsId.of(OWN)
+    return NetnsId(inode(OWN), _own_cookie())
+
+
+def inode(path: Path) -> int:
+    """Of the namespace at a path, on nsfs; NotFound if there is none."""
+    try:
+        return path.stat().st_ino
+    except OSError as error:
+        raise NotFound(
+            f"no network namespace at {path}", hint="ip netns list shows the named ones"
+        ) from error
+
+
+def cookie(path: Path) -> int:
+    """What programs know the namespace at a path by, never given twice; 0: not on this kernel."""
+    with entered(path):
+        return _own_cookie()
+
+
+def _own_cookie() -> int:
+    with socket.socket(socket.AF_UNIX) as any_socket:
+        try:
+            raw = any_socket.getsockopt(socket.SOL_SOCKET, SO_NETNS_COOKIE, 8)
+        except OSError:  # before Linux 5.14
+            return 0
+    return int.from_bytes(raw, sys.byteorder)
 
 
 def lives(inode: int) -> bool:
-    """Whether a namespace of this inode still has a process or a name."""
+    """Whether a namespace of this inode, be it another than before, has a process or a name."""
+    return _place_of(inode) is not None
+
+
+def _place_of(inode: int) -> Path | None:
+    """A path of the namespace with this inode."""
     for place in (*RUN.glob("*"), *Path("/proc").glob("[0-9]*/ns/net")):
         with contextlib.suppress(OSError):
             if place.stat().st_ino == inode:
-                return True
-    return False
+                return place
+    return None
 
 
 def name_of(mesh: str, function: str) -> str:

@@ -55,10 +55,10 @@ class Pins:
         return self.root / "links"
 
     @property
-    def home(self) -> int | None:
-        """Inode of the host namespace of the mesh, by the name of a directory; None: unknown."""
+    def home(self) -> str:
+        """The host namespace of the mesh, by the name of a directory; empty: unknown."""
         found = (path.name.removeprefix(HOME) for path in self.top.glob(f"{HOME}*"))
-        return next(map(int, found), None)
+        return next(found, "")
 
     def exist(self) -> bool:
         """Whether there are any that the caller may see."""
@@ -66,7 +66,7 @@ class Pins:
             return self.top.is_dir()
         return False
 
-    def create(self, home: int = 0) -> None:
+    def create(self, home: str = "0-0") -> None:
         """Make the directories; the ones that are there stay."""
         above = (self.top.parent, self.top, self.top / f"{HOME}{home}", self.root)
         for directory in (*above, self.maps, self.progs, self.links):

@@ -11,7 +11,6 @@ import contextlib
 import ctypes
 import functools
 import os
-import socket
 from pathlib import Path
 
 from ebpfmesh.errors import MissingPrivilege
@@ -21,32 +20,20 @@ from ebpfmesh.kernel.maps import Maps
 from ebpfmesh.kernel.pins import Pins
 from ebpfmesh.kernel.programs import AT_SOCKETS as PROGRAMS
 
-SO_NETNS_COOKIE = 71
-
 
 @functools.cache
 def supported() -> bool:
     """Whether there is a cgroup v2, and a kernel that can attach to it what we have."""
     return (
         Hierarchies.mounted().unified is not None
-        and namespace_cookie(Path("/proc/thread-self/ns/net")) != 0
+        and netns.current().cookie != 0
         and probe.has_netns_cookie()
     )
 
 
-def namespace_cookie(path: Path) -> int:
-    """What the programs know a network namespace by, never given twice; 0: not on this kernel."""
-    with netns.entered(path), socket.socket(socket.AF_UNIX) as any_socket:
-        try:
-            raw = any_socket.getsockopt(socket.SOL_SOCKET, SO_NETNS_COOKIE, 8)
-        except OSError:  # before Linux 5.14
-            return 0
-    return int.from_bytes(raw, "little" if ctypes.c_uint16(1).value else "big")
-
-
 def add_function(maps: Maps, number: int, namespace: Path) -> None:
     """Have sockets in a function's namespace meet backends."""
-    if cookie := namespace_cookie(namespace):
+    if cookie := netns.cookie(namespace):
         maps["mesh_netns"].set(ctypes.c_uint64(cookie), ctypes.c_uint32(number))
 
 

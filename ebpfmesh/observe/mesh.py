@@ -132,7 +132,7 @@ def read_mesh(view: View) -> Mesh:
     return Mesh(
         name=view.name,
         abi=_abi.ABI,
-        netns_inode=view.record.home,
+        netns_inode=view.record.home.inode,
         hook="TCX link" if links.uses_tcx(model.hook) else "clsact filter",
         epoch=view.config.judged,
         functions=len(view.functions),

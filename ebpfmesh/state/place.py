@@ -18,10 +18,9 @@ Problem = Literal["", "unfinished", "interface gone", "namespace gone", "program
 
 def check_place(record: Record) -> None:
     """Raise NotFound if the mesh belongs to another network namespace, or is not all made."""
-    inode = record.home
-    if inode != netns.current().inode:
+    if record.home != netns.current():
         raise NotFound(
-            f"mesh {record.mesh} is in another network namespace (inode {inode})",
+            f"mesh {record.mesh} is in another network namespace (inode {record.home.inode})",
             hint="enter it first: nsenter --net=…, or run gc if it is gone",
         )
     if record.making:
@@ -52,7 +51,7 @@ def _moved(attachment: Attachment) -> bool:
     That of a process may end before its namespace does; then the function is still there.
     """
     try:
-        found = netns.NetnsId.of(Path(attachment.netns)).inode
+        found = netns.inode(Path(attachment.netns))
     except NotFound:
         found = 0
     if found == attachment.netns_inode:

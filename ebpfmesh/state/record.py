@@ -16,6 +16,7 @@ from pydantic import TypeAdapter
 
 from ebpfmesh.errors import NotFound
 from ebpfmesh.kernel import private
+from ebpfmesh.kernel.netns import NetnsId
 from ebpfmesh.kernel.pins import Pins
 from ebpfmesh.kernel.prefixes import Block, block_of, packed
 from ebpfmesh.model import (
@@ -92,7 +93,7 @@ class Record(Tables):
         """Raise UnreadableRecord unless all of it can be read."""
         self.check_pages()
         self.model()
-        self._read(int, self.home)
+        _ = self.home
 
     @property
     def is_current(self) -> bool:
@@ -157,9 +158,9 @@ class Record(Tables):
         return int(rows[0][0]) if rows else None
 
     @property
-    def home(self) -> int:
-        """Inode of the host namespace it was made in."""
-        return self._read(int, self._get("netns"))
+    def home(self) -> NetnsId:
+        """The host namespace it was made in."""
+        return self._read(_home, self._get("netns"))
 
     @property
     def making(self) -> bool:
@@ -354,3 +355,10 @@ def _is_there(path: Path) -> bool:
         return path.exists()
     except PermissionError as error:
         raise private.closed(RUN) from error
+
+
+def _home(text: str) -> NetnsId:
+    found = NetnsId.parse(text)
+    if found is None:
+        raise ValueError(text)
+    return found

@@ -16,6 +16,7 @@ from ebpfmesh import _abi
 from ebpfmesh.errors import AbiMismatch, NotFound, UnreadableRecord
 from ebpfmesh.kernel import bpf, cgroup, interface, links, netns, pins
 from ebpfmesh.kernel.cgroup import Cgroup
+from ebpfmesh.kernel.netns import NetnsId
 from ebpfmesh.kernel.pins import Pins
 from ebpfmesh.state import record
 from ebpfmesh.state.record import Record
@@ -36,7 +37,7 @@ class Remains:
 
 def of(ip: IPRoute, mesh: str) -> Remains:
     """What there is of a mesh here."""
-    here = netns.current().inode
+    here = netns.current()
     return Remains(
         mesh,
         {
@@ -52,7 +53,7 @@ def of(ip: IPRoute, mesh: str) -> Remains:
 def meshes(ip: IPRoute) -> set[str]:
     """Names of the meshes that there is anything of; some may be in other host namespaces."""
     owners = {*interface.ours(ip).values(), *map(netns.owner_of, netns.ours())}
-    groups = cgroup.groups(netns.current().inode)
+    groups = cgroup.groups(netns.current())
     return {*named(), *map(mesh_of, owners), *(group.mesh for group in groups)}
 
 
@@ -66,19 +67,19 @@ def mesh_of(owner: str) -> str:
     return owner.partition("/")[0]
 
 
-def home(mesh: str) -> int | None:
-    """Inode of the host namespace of a mesh, by its record or else its pins; None: unknown."""
+def home(mesh: str) -> NetnsId | None:
+    """The host namespace of a mesh, by its record or else its pins; None: unknown."""
     with contextlib.suppress(NotFound, AbiMismatch), contextlib.closing(Record(mesh)) as found:
         return found.home
-    return Pins(mesh).home
+    return NetnsId.parse(Pins(mesh).home)
 
 
 def check_home(mesh: str) -> None:
     """Raise NotFound if a mesh belongs to another network namespace that is still there."""
-    inode = home(mesh)
-    if inode not in (None, netns.current().inode) and netns.lives(inode or 0):
+    found = home(mesh)
+    if found and found != netns.current() and found.lives():
         raise NotFound(
-            f"mesh {mesh} is in another network namespace (inode {inode})",
+            f"mesh {mesh} is in another network namespace (inode {found.inode})",
             hint="enter it first: nsenter --net=…",
         )
 
@@ -86,13 +87,16 @@ def check_home(mesh: str) -> None:
 def damage(mesh: str) -> str:
     """Why a mesh cannot be repaired, only made anew or removed; empty if it can.
 
-    Raises AbiMismatch if another version made it.
+    That its host namespace is another that lives was told by ``check_home`` before. Raises
+    AbiMismatch if another version made it.
     """
     try:
         with contextlib.closing(Record(mesh)) as found:
             found.check()
             if found.making:
                 return "its first up was cut short"
+            if found.home != netns.current():
+                return "its host namespace is gone"
     except NotFound:
         return "its record is lost"
     except UnreadableRecord:

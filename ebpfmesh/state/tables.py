@@ -22,7 +22,7 @@ Kind = Literal["function", "tenant", "service", "prefix", "group"]
 Setting = Literal["netns", "limits", "mesh", "making", "dirty", "listener", "maglev_rows"]
 T = TypeVar("T")
 
-VERSION = 6
+VERSION = 7
 """Of the tables and of what the settings mean: another one is not read."""
 APPLICATION = int.from_bytes(b"mesh")  # what file(1) would tell the file by
 SCHEMA = """

@@ -17,6 +17,7 @@ from typing import Any, Self
 
 from ebpfmesh.errors import MeshError, MissingPrivilege
 from ebpfmesh.kernel import private
+from ebpfmesh.kernel.netns import NetnsId
 from ebpfmesh.kernel.prefixes import block_of, packed
 from ebpfmesh.model import Address, Function, Mesh, Policy, Service, port_prefixes
 from ebpfmesh.state import record
@@ -49,7 +50,7 @@ class Writer(Record):
         self._hosts: dict[tuple[str, str], bool] = {}  # lines that came or went
 
     @classmethod
-    def create(cls, wanted: Mesh, home: int) -> Self:
+    def create(cls, wanted: Mesh, home: NetnsId) -> Self:
         """The record of a mesh that there is nothing of yet, in the host namespace ``home``.
 
         Until ``made`` it is one that nobody but ``up`` finishes.
@@ -58,7 +59,7 @@ class Writer(Record):
         private.directory(record.RUN / wanted.name)
         base = wanted.model_copy(update={"functions": (), "services": (), "policies": ()})
         settings = {
-            "netns": home,
+            "netns": str(home),
             "limits": wanted.limits.model_dump(),
             "mesh": base.model_dump(mode="json"),
             "making": True,

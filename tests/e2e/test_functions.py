@@ -80,7 +80,7 @@ def test_exec_is_in_the_function() -> None:
         "two", "sh", "-c", "readlink /proc/self/ns/net; cat /proc/self/cgroup; hostname -I"
     )
     assert str((netns.RUN / "ebpfmesh.edge.two").stat().st_ino) in found
-    assert f"/ebpfmesh/edge.{netns.current().inode}/two" in found
+    assert f"/ebpfmesh/edge.{netns.current()}/two" in found
     assert data("show", "functions")["functions"][1]["addresses"][0] in found
     assert inside("one", "getent", "-s", "files", "hosts", "two").split()[-1] == "two"
 

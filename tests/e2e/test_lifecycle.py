@@ -58,7 +58,7 @@ def fingerprint() -> dict[str, Any]:
             found[path.name] = info.id
     for path in netns.RUN.iterdir():
         found[f"namespace {path.name}"] = path.stat().st_ino
-    for group in cgroup.groups(netns.current().inode):
+    for group in cgroup.groups(netns.current()):
         found[f"cgroup {group.function}"] = sorted(group.processes())
     return found | {"epoch": data("show", "mesh")["epoch"]}
 
@@ -72,7 +72,7 @@ def settled() -> None:
     """Commands are started, and the shells around them are what they stay."""
 
     def programs(name: str) -> list[str]:
-        groups = [g for g in cgroup.groups(netns.current().inode) if g.function == name]
+        groups = [g for g in cgroup.groups(netns.current()) if g.function == name]
         pids = [pid for group in groups for pid in group.processes()]
         return [Path(f"/proc/{pid}/comm").read_text().strip() for pid in pids]
 

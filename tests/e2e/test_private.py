@@ -54,7 +54,7 @@ def up(file: Path, umask: int) -> None:
 
 def kept() -> dict[Path, int]:
     """All that a mesh keeps in directories, with modes; links to others and the kernel's files."""
-    here = f"private.{netns.current().inode}"
+    here = f"private.{netns.current()}"
     cgroups = [place / cgroup.TOP / here for place in cgroup.Hierarchies.mounted().all()]
     tops = [RUN, BPFFS / "ebpfmesh", *(top for top in cgroups if top.exists())]
     found = {path: path.stat().st_mode for top in tops for path in (top, *top.rglob("*"))}

@@ -7,12 +7,13 @@ Each is noticed, never a crash; ``up`` repairs it and ``gc`` removes what is lef
 import contextlib
 import shutil
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
 from ebpfmesh import apply
 from ebpfmesh.errors import MeshError, NotFound
-from ebpfmesh.kernel import interface, netns
+from ebpfmesh.kernel import cgroup, interface, netns
 from ebpfmesh.kernel.pins import Pins
 from ebpfmesh.model import Mesh
 from ebpfmesh.state.record import RUN
@@ -258,6 +259,66 @@ def test_a_dead_host_namespace_is_collected() -> None:
         netns.remove("elsewhere")
     assert poll(lambda: "mesh elsewhere" in apply.gc())
     assert not {word for word in leftovers() if "elsewhere" in word}
+
+
+@contextlib.contextmanager
+def of_inode(inode: int) -> Iterator[Path]:
+    """A new namespace with the inode of one that is gone, which the kernel gives again."""
+    made: list[Path] = []
+
+    def again() -> bool:
+        made.append(netns.create(f"again-{len(made)}"))
+        return netns.inode(made[-1]) == inode
+
+    try:
+        assert poll(again)
+        yield made[-1]
+    finally:
+        for path in made:
+            netns.remove(path.name)
+
+
+@pytest.mark.parametrize("way", ["up", "gc"])
+def test_a_host_namespace_is_not_a_later_one_of_its_inode(way: str) -> None:
+    """Its mesh is one whose host namespace is gone, whatever has the inode now."""
+    host = netns.create("elsewhere")
+    inode = netns.inode(host)
+    with netns.entered(host):
+        apply.up(elsewhere())
+        own = netns.current()
+    netns.remove("elsewhere")
+    stays = background(elsewhere(), None, ["sleep", 1000])  # where other meshes are
+    with stays, of_inode(inode) as later, netns.entered(later):
+        assert poll(lambda: not own.lives())
+        assert netns.current().inode == inode
+        assert netns.current().lives()
+        assert cgroup.groups(own)
+        assert not cgroup.groups(netns.current())
+        if way == "up":
+            repaired, *_ = apply.up(elsewhere())
+            assert "host namespace is gone" in repaired.describe()
+            in_fn(elsewhere(), "a", ["true"])
+            assert apply.up(elsewhere()) == ()
+            apply.down("elsewhere")
+            apply.gc()
+        else:
+            with pytest.raises(NotFound, match="another network namespace"):
+                apply.detach("elsewhere", "a")
+            assert "mesh elsewhere" in apply.gc()
+        assert not {word for word in leftovers() if "elsewhere" in word}
+    assert not cgroup.groups(own)
+
+
+def test_attach_where_a_dead_function_was(mesh: Mesh) -> None:
+    """A namespace that has the inode of one which is gone, function and all, holds none."""
+    inode = netns.inode(netns.create("mine"))
+    apply.attach(apply.Request(mesh=mesh.name, name="own", namespace="mine"))
+    netns.remove("mine")
+    with of_inode(inode) as later:
+        row = apply.attach(apply.Request(mesh=mesh.name, name="next", namespace=str(later)))
+        assert row.attachment.netns_inode == inode
+        assert apply.detach(mesh.name, "next") == ("next",)
+    apply.up(mesh)
 
 
 def elsewhere() -> Mesh:

@@ -54,7 +54,7 @@ def one(script: str) -> str:
 
 
 def cgroup(function: str) -> Cgroup:
-    return Cgroup(f"command.{netns.current().inode}", function)
+    return Cgroup(f"command.{netns.current()}", function)
 
 
 def workers(function: str) -> list[int]:
@@ -101,7 +101,7 @@ def test_a_command_runs_in_its_namespace_and_cgroup(mesh_up: Up) -> None:
     assert Path(f"/proc/{pid}/cmdline").read_bytes() == b"sleep\0001000\0"
     inside = (netns.RUN / "ebpfmesh.command.sleeper").stat().st_ino
     assert Path(f"/proc/{pid}/ns/net").stat().st_ino == inside != netns.current().inode
-    own = f"/ebpfmesh/command.{netns.current().inode}/sleeper"
+    own = f"/ebpfmesh/command.{netns.current()}/sleeper"
     found = dict(
         line.split(":", 2)[1:] for line in Path(f"/proc/{pid}/cgroup").read_text().splitlines()
     )
@@ -163,7 +163,7 @@ def limit(controller: str, unified: str, v1: str) -> str:
     found = Hierarchies.mounted()
     place = found.hierarchy_of(controller)
     assert place is not None
-    directory = place / "ebpfmesh" / f"command.{netns.current().inode}" / "sleeper"
+    directory = place / "ebpfmesh" / f"command.{netns.current()}" / "sleeper"
     return (directory / (unified if place == found.unified else v1)).read_text().split()[0]
 
 
@@ -182,7 +182,7 @@ def test_the_cpu_limit_is_kept(mesh_up: Up) -> None:
     found = Hierarchies.mounted()
     place = found.hierarchy_of("cpu")
     assert place is not None
-    directory = place / "ebpfmesh" / f"command.{netns.current().inode}" / "one"
+    directory = place / "ebpfmesh" / f"command.{netns.current()}" / "one"
 
     def throttled() -> int:
         lines = (directory / "cpu.stat").read_text().splitlines()

@@ -230,7 +230,7 @@ def leftovers() -> set[str]:
     found |= {f"namespace {path.name}" for path in netns.RUN.glob("*")}
     devices = Path("/proc/thread-self/net/dev").read_text().splitlines()[2:]
     found |= {f"interface {line.partition(':')[0].strip()}" for line in devices}
-    found |= {f"cgroup {g.group}/{g.function}" for g in cgroup.groups(netns.current().inode)}
+    found |= {f"cgroup {g.group}/{g.function}" for g in cgroup.groups(netns.current())}
     found |= {f"process {pid}" for pid in _processes()}
     return found
 

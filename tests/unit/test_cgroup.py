@@ -13,6 +13,7 @@ import pytest
 from ebpfmesh.errors import MeshError, Unsupported
 from ebpfmesh.kernel import cgroup
 from ebpfmesh.kernel.cgroup import Cgroup, Hierarchies
+from ebpfmesh.kernel.netns import NetnsId
 from ebpfmesh.model import Function
 
 V2 = "cgroup2 {top} cgroup2 rw,nosuid 0 0\n"
@@ -22,8 +23,8 @@ V1 = (
     "cgroup {top}/pids cgroup rw,pids 0 0\n"
 )
 HYBRID = "tmpfs {top} tmpfs rw 0 0\ncgroup2 {top}/unified cgroup2 rw 0 0\n" + V1
-OWN = Cgroup("edge.4026531840", "web")
-PLACE = "ebpfmesh/edge.4026531840/web"
+OWN = Cgroup("edge.4026531840-1", "web")
+PLACE = "ebpfmesh/edge.4026531840-1/web"
 
 
 @pytest.fixture
@@ -137,7 +138,7 @@ def test_remove_takes_what_is_empty(mounts: Callable[[str], Path]) -> None:
     top = mounts(HYBRID)
     (top / "unified" / "cgroup.controllers").write_text("\n")
     OWN.create(function())
-    other = Cgroup("edge.4026531840", "other")
+    other = Cgroup("edge.4026531840-1", "other")
     other.create(function())
     OWN.remove()
     OWN.remove()
@@ -151,11 +152,13 @@ def test_groups_are_of_one_host_namespace(mounts: Callable[[str], Path]) -> None
     top = mounts(HYBRID)
     (top / "unified" / "cgroup.controllers").write_text("\n")
     OWN.create(function())
-    Cgroup("edge.7", "web").create(function())
-    (top / "unified" / "ebpfmesh" / "edge.4026531840" / "cgroup.procs").write_text("")
-    assert cgroup.groups(4026531840) == {OWN}
-    assert cgroup.groups(7) == {Cgroup("edge.7", "web")}
-    assert cgroup.groups(8) == set()
+    later = Cgroup("edge.4026531840-2", "web")  # of one that was given the same inode
+    later.create(function())
+    (top / "unified" / "ebpfmesh" / "edge.4026531840-1" / "cgroup.procs").write_text("")
+    assert cgroup.groups(NetnsId(4026531840, 1)) == {OWN}
+    assert cgroup.groups(NetnsId(4026531840, 2)) == {later}
+    assert cgroup.groups(NetnsId(8, 1)) == set()
+    assert cgroup.groups() == {OWN, later}
 
 
 def test_stop_ends_what_will_not_end(

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from ebpfmesh.apply.lifecycle import within
 from ebpfmesh.config import edit
 from ebpfmesh.errors import MeshError
+from ebpfmesh.kernel.netns import NetnsId
 from ebpfmesh.kernel.prefixes import block_of
 from ebpfmesh.model import Function, Identity, Limits, Mesh, Policy, Scope, Service
 from ebpfmesh.plan import diff
@@ -45,7 +46,7 @@ def open_record(
 
 
 def filled(mesh: Mesh) -> Writer:
-    record = Writer.create(mesh, 1)
+    record = Writer.create(mesh, NetnsId(1, 2))
     for function in mesh.functions:
         record.id_of("function", function.name)
         record.id_of("tenant", function.tenant)

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from ebpfmesh.config import edit
+from ebpfmesh.kernel.netns import NetnsId
 from ebpfmesh.model import Mesh, Policy, Scope
 from ebpfmesh.plan import diff
 from ebpfmesh.state import record
@@ -47,7 +48,7 @@ OLD = Policy.model_validate({"source": "function:g", "destination": "function:h"
 def kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Writer]:
     """The record of MESH."""
     monkeypatch.setattr(record, "RUN", tmp_path)
-    made = Writer.create(MESH, 1)
+    made = Writer.create(MESH, NetnsId(1, 2))
     nowhere = Attachment("", made_netns=False, interface="", made_interface=False)
     for function in MESH.functions:
         made.id_of("function", function.name)

@@ -26,7 +26,6 @@ from ebpfmesh.bench.tools import one_core
 from ebpfmesh.bench.workload import Target
 from ebpfmesh.errors import MeshError, NotFound, UsageError
 from ebpfmesh.kernel import interface, netns
-from ebpfmesh.kernel.netns import NetnsId
 from ebpfmesh.kernel.pins import BPFFS
 from ebpfmesh.model import Address
 
@@ -166,7 +165,7 @@ def _peer_mac(ip: IPRoute, link: Any, name: str) -> str | None:
 def _is_initial(namespace: Path) -> bool:
     """Whether a namespace is that of the first process; so it may be where that is not told."""
     try:
-        return NetnsId.of(namespace) == NetnsId.of(FIRST)
+        return netns.inode(namespace) == netns.inode(FIRST)
     except NotFound:
         return True
 
