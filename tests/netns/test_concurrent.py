@@ -4,6 +4,7 @@
 import fcntl
 import os
 import signal
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from ipaddress import IPv4Address
@@ -11,7 +12,8 @@ from ipaddress import IPv4Address
 import pytest
 
 from ebpfmesh import apply
-from ebpfmesh.errors import NotFound, UsageError
+from ebpfmesh.apply import batch
+from ebpfmesh.errors import MeshError, NotFound, UsageError
 from ebpfmesh.kernel import netns
 from ebpfmesh.model import Function, Mesh
 from ebpfmesh.runtime import process
@@ -55,15 +57,15 @@ action = "deny"
 
 
 def fork(work: Callable[[], object]) -> int:
-    """Do ``work`` in a child; its exit status is 0, 2 for a UsageError, else 1."""
+    """Do ``work`` in a child; its exit status is that of the command: 2 for a UsageError."""
     child = os.fork()
     if child == 0:
         status = 1
         try:
             work()
             status = 0
-        except UsageError:
-            status = 2
+        except MeshError as error:
+            status = error.exit_code if error.message and error.hint else 1
         finally:
             os._exit(status)
     return child
@@ -168,6 +170,91 @@ def test_addresses_are_chosen_one_after_the_other() -> None:
         assert row.ready
         assert row.function.address4 in small.prefix4
         apply.up(small)
+
+
+def at_once(*works: Callable[[], object]) -> list[int]:
+    """Exit statuses of changes of "both" that all wait for its lock when it is let go of."""
+    read, write = os.pipe()
+    begin, held = os.pipe()
+
+    def waits(work: Callable[[], object]) -> object:
+        os.read(begin, 1)  # a child of who holds the lock would hold it too
+        tried = iter((b"x",))
+
+        def on_flock(event: str, _arguments: object) -> None:
+            if event == "fcntl.flock":
+                os.write(write, next(tried, b""))
+
+        sys.addaudithook(on_flock)
+        return work()
+
+    children = [fork(lambda work=work: waits(work)) for work in works]
+    with locked("both"):
+        os.write(held, bytes(len(works)))
+        for _ in children:
+            assert os.read(read, 1) == b"x"
+    for end in (read, write, begin, held):
+        os.close(end)
+    return [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+
+
+@pytest.fixture
+def box() -> Iterator[str]:
+    netns.create("box")
+    yield "box"
+    netns.remove("box")
+
+
+def has(name: str) -> bool:
+    """Whether the mesh has this function; all of it works, and no change was cut short."""
+    with apply.opened("both") as live:
+        assert not live.record.cut_short
+        assert live.functions.broken() == []
+        assert batch.problems(live) == []
+        return live.record.function(name) is not None
+
+
+ROUNDS = 6
+
+
+@pytest.mark.parametrize("name", ["guest", "b"])
+def test_attach_and_the_first_up_at_once(box: str, name: str) -> None:
+    """Attach finds no mesh, or a whole one: with that name taken, or with room for it."""
+    request = apply.Request(mesh="both", name=name, namespace=box)
+    before = leftovers()
+    for _ in range(ROUNDS):
+        up, attach = at_once(lambda: apply.up(mesh_of(ONE)), lambda: apply.attach(request))
+        assert (up, attach) in {(0, 3), (0, 0) if name == "guest" else (0, 2)}
+        assert has("guest") == (attach == 0)
+        assert bool(apply.up(mesh_of(ONE))) == (attach == 0)
+        apply.down("both")
+        assert leftovers() == before
+
+
+@pytest.mark.parametrize("name", ["guest", "b"])
+def test_attach_and_an_up_at_once(mesh: Mesh, box: str, name: str) -> None:
+    """Up comes second and the mesh is its file, or attach does and adds to that or is refused."""
+    request = apply.Request(mesh="both", name=name, namespace=box)
+    wanted = mesh_of(ONE)
+    for _ in range(ROUNDS):
+        up, attach = at_once(lambda: apply.up(wanted), lambda: apply.attach(request))
+        assert (up, attach) in {(0, 0), (0, 0) if name == "guest" else (0, 2)}
+        more = apply.plan(wanted)
+        assert has("guest") == bool(more)
+        assert {(one.kind, one.name) for one in more} <= {("remove-function", "guest")}
+        with listener(wanted, "a", wanted.function("a").address4, 80):
+            assert connects(wanted, "b", IPv4Address("198.19.0.1"), 80)
+        apply.up(mesh)
+
+
+def test_attach_and_a_down_at_once(box: str) -> None:
+    request = apply.Request(mesh="both", name="guest", namespace=box)
+    before = leftovers()
+    for _ in range(ROUNDS):
+        apply.up(mesh_of(ONE))
+        down, attach = at_once(lambda: apply.down("both"), lambda: apply.attach(request))
+        assert (down, attach) in {(0, 0), (0, 3)}
+        assert leftovers() == before
 
 
 def test_exec_waits_for_nobody(mesh: Mesh) -> None:
