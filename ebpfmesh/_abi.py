@@ -8,7 +8,7 @@ from typing import Final, NamedTuple
 be16 = c_uint16.__ctype_be__
 be32 = c_uint32.__ctype_be__
 
-ABI: Final = 0xd97205a
+ABI: Final = 0x13121d9
 MEANING: Final = 1
 GATEWAY4: Final = 0xa9fe0101
 GATEWAY6_FIRST: Final = 0xfe800000
@@ -33,6 +33,9 @@ CALL_DECIDE: Final = 2
 CALL_EVENT: Final = 3
 CALL_ANSWER: Final = 4
 CALL_STORE: Final = 5
+CHAIN_MAX: Final = 15
+CHAIN_SLOTS: Final = 16384
+CHAIN_LAST: Final = 0x80000000
 SNAP_MAX: Final = 2048
 
 class Reason(IntEnum):
@@ -58,7 +61,8 @@ class Reason(IntEnum):
     FLOW_FULL = 17
     NOT_HERE = 18
     NO_PROGRAM = 19
-    REASONS = 20
+    INJECTED = 20
+    REASONS = 21
 
 
 class Direction(IntEnum):
@@ -136,6 +140,7 @@ class OutputKind(IntEnum):
 
     PEER = 0
     STACK = 1
+    CHAIN = 2
 
 
 class IfaceKind(IntEnum):
@@ -180,6 +185,35 @@ class Dry(IntEnum):
     WORDS = 5
 
 
+class ChainWord(IntEnum):
+    """enum mesh_chain_word."""
+
+    NEXT = 0
+    OUTPUT = 1
+    TX = 2
+    RX = 3
+    VERDICT = 4
+    WORDS = 5
+
+
+class InjectedVerdict(IntEnum):
+    """enum mesh_injected_verdict."""
+
+    ACTION = 3
+    INDEX = 60
+    DSCP = 4032
+    SET_DSCP = 4096
+    SET_CE = 8192
+
+
+class InjectedAction(IntEnum):
+    """enum mesh_injected_action."""
+
+    NEXT = 0
+    DROP = 1
+    REDIRECT = 2
+
+
 class Count(IntEnum):
     """enum mesh_count."""
 
@@ -211,11 +245,13 @@ class Address(Structure):
 
 
 class Config(Structure):
-    """struct mesh_config, 196 bytes."""
+    """struct mesh_config, 204 bytes."""
 
     epoch: int
     judged: int
     tenants: int
+    inverse: int
+    shift: int
     events: int
     snap: int
     service_depths: int
@@ -229,6 +265,8 @@ class Config(Structure):
         ("epoch", c_uint32),
         ("judged", c_uint32),
         ("tenants", c_uint32),
+        ("inverse", c_uint32),
+        ("shift", c_uint32),
         ("events", c_uint32),
         ("snap", c_uint32),
         ("service_depths", c_uint32),
@@ -588,6 +626,28 @@ class Pair(Structure):
     )
 
 
+class Chain(Structure):
+    """struct mesh_chain, 4 bytes."""
+
+    head: Array[c_uint16]
+
+    _fields_ = (
+        ("head", c_uint16 * 2),
+    )
+
+
+class InjectedKey(Structure):
+    """struct mesh_injected_key, 4 bytes."""
+
+    program: int
+    index: int
+
+    _fields_ = (
+        ("program", c_uint16),
+        ("index", c_uint16),
+    )
+
+
 class Step(IntEnum):
     """enum mesh_step."""
 
@@ -910,6 +970,7 @@ REASON_TEXT: Final = {
     Reason.FLOW_FULL: "no room for a flow entry",
     Reason.NOT_HERE: "from the host: the address is not this function's",
     Reason.NO_PROGRAM: "a part of the mesh's program is missing",
+    Reason.INJECTED: "a function injected there dropped it",
 }
 
 
@@ -948,6 +1009,10 @@ MAPS: Final = (
     MapSpec("array", "mesh_answers", c_uint32, Answers, "functions"),
     MapSpec("ringbuf", "mesh_events", type(None), type(None), "events"),
     MapSpec("percpu_array", "mesh_event_buf", c_uint32, EventBuffer, "1"),
+    MapSpec("array", "mesh_chain", c_uint32, Chain, "functions"),
+    MapSpec("prog", "mesh_injected", c_uint32, c_uint32, "chain_slots"),
+    MapSpec("hash", "mesh_target", InjectedKey, c_uint32, "targets"),
+    MapSpec("percpu_hash", "mesh_refused", InjectedKey, Drop, "drops"),
     MapSpec("prog", "mesh_tc_calls", c_uint32, c_uint32, "calls"),
     MapSpec("prog", "mesh_xdp_calls", c_uint32, c_uint32, "calls"),
 )

@@ -41,6 +41,9 @@ PREFIXES = {
     "mesh_room_kind": "MESH_ROOM_",
     "mesh_dry": "MESH_DRY_",
     "mesh_output_kind": "MESH_OUTPUT_",
+    "mesh_chain_word": "MESH_CHAIN_",
+    "mesh_injected_verdict": "MESH_VERDICT_",
+    "mesh_injected_action": "MESH_ACT_",
     "mesh_iface_kind": "MESH_IFACE_",
 }
 # A map becomes a variable whose type and initialiser carry its row through the parser.
@@ -172,7 +175,7 @@ def _enum(node: c_ast.Enum) -> str:
     lines, value = [], 0
     prefix = PREFIXES.get(node.name, "MESH_")
     for member in node.values.enumerators:
-        value = int(member.value.value) if member.value else value
+        value = int(member.value.value, 0) if member.value else value
         lines.append(f"    {member.name.removeprefix(prefix)} = {value}")
         value += 1
     head = f'\nclass {_class(node.name)}(IntEnum):\n    """enum {node.name}."""\n\n'

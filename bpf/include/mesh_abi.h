@@ -69,6 +69,17 @@
 #define MESH_CALL_ANSWER 4
 #define MESH_CALL_STORE 5
 
+/*
+ * Slots of mesh_injected. A chain has sixteen, of which its programs take the first ones but one: it is
+ * named by the last of them, where a packet begins, and goes down to a number whose last four bits
+ * are 0.
+ */
+#define MESH_CHAIN_MAX 15
+#define MESH_CHAIN_SLOTS 16384
+
+/* mesh_chain_word MESH_CHAIN_NEXT: the receiver's chain runs, the sender's is over. */
+#define MESH_CHAIN_LAST 0x80000000
+
 /* Most bytes of a packet that an event carries. */
 #define MESH_SNAP_MAX 2048
 
@@ -97,6 +108,7 @@ enum mesh_reason {
 	MESH_FLOW_FULL = 17,  /* no room for a flow entry */
 	MESH_NOT_HERE = 18,   /* from the host: the address is not this function's */
 	MESH_NO_PROGRAM = 19, /* a part of the mesh's program is missing */
+	MESH_INJECTED = 20,   /* a function injected there dropped it */
 	MESH_REASONS
 };
 
@@ -168,6 +180,7 @@ enum mesh_flow_flag {
 enum mesh_output_kind {
 	MESH_OUTPUT_PEER,  /* into the function behind the host-side interface of this index */
 	MESH_OUTPUT_STACK, /* on to the host's stack; the target is 0 */
+	MESH_OUTPUT_CHAIN, /* a bit: first through the chains of sender and receiver */
 };
 
 /* What an interface is to the mesh. */
@@ -206,6 +219,27 @@ enum mesh_dry {
 	MESH_DRY_WORDS
 };
 
+/* Words of a packet's cb[] on its way through chains. No injected program can write them. */
+enum mesh_chain_word {
+	MESH_CHAIN_NEXT,   /* slot of the program; above 16 bits the receiver's chain, or LAST */
+	MESH_CHAIN_OUTPUT, /* of the flow */
+	MESH_CHAIN_TX,	   /* its meters */
+	MESH_CHAIN_RX,
+	MESH_CHAIN_VERDICT, /* of the program that ran, and above 16 bits its id */
+	MESH_CHAIN_WORDS
+};
+
+/* What an injected program asks for, in the bits of its verdict. */
+enum mesh_injected_verdict {
+	MESH_VERDICT_ACTION = 0x3, /* enum mesh_injected_action */
+	MESH_VERDICT_INDEX = 0x3c, /* of a reason to drop, or of a target */
+	MESH_VERDICT_DSCP = 0xfc0,
+	MESH_VERDICT_SET_DSCP = 0x1000,
+	MESH_VERDICT_SET_CE = 0x2000, /* where the sender understands it (RFC 3168) */
+};
+
+enum mesh_injected_action { MESH_ACT_NEXT, MESH_ACT_DROP, MESH_ACT_REDIRECT };
+
 /* What is counted for `doctor`. */
 enum mesh_count {
 	MESH_COUNT_FLOW_MADE,	  /* flows that got a place as established ones */
@@ -230,9 +264,11 @@ _Static_assert(sizeof(struct mesh_address) == 16, "padding");
  * 0 there sends every packet the slow way, where events are made.
  */
 struct mesh_config {
-	__u32 epoch;	      /* judged, or 0 while every packet's verdict is wanted */
-	__u32 judged;	      /* entries of another epoch are judged again; 1 to 2^31 - 1 */
-	__u32 tenants;	      /* meter slots of one function */
+	__u32 epoch;   /* judged, or 0 while every packet's verdict is wanted */
+	__u32 judged;  /* entries of another epoch are judged again; 1 to 2^31 - 1 */
+	__u32 tenants; /* meter slots of one function */
+	__u32 inverse; /* a slot times this, shifted right, is the function it is of */
+	__u32 shift;
 	__u32 events;	      /* enum mesh_event_kind, a bit each */
 	__u32 snap;	      /* bytes of a packet that go with an event */
 	__u32 service_depths; /* bit n: some service has a range of ports that share n bits */
@@ -242,7 +278,7 @@ struct mesh_config {
 	__be32 hairpin4;      /* stands for a function that reaches itself through a service */
 	__be32 hairpin6[4];
 };
-_Static_assert(sizeof(struct mesh_config) == 196, "padding");
+_Static_assert(sizeof(struct mesh_config) == 204, "padding");
 
 /* An interface, by its index. */
 struct mesh_iface {
@@ -440,6 +476,19 @@ struct mesh_pair {
 	__u32 port; /* in network order; or ICMP type */
 };
 _Static_assert(sizeof(struct mesh_pair) == 16, "padding");
+
+/* Where packets of a function begin on their way through what is injected, by enum mesh_direction. */
+struct mesh_chain {
+	__u16 head[2]; /* slot in mesh_injected, 0: there is none */
+};
+_Static_assert(sizeof(struct mesh_chain) == 4, "padding");
+
+/* A number that an injected program has given something: a reason to drop, or a target. */
+struct mesh_injected_key {
+	__u16 program; /* id */
+	__u16 index;
+};
+_Static_assert(sizeof(struct mesh_injected_key) == 4, "padding");
 
 /* How far a packet has got on the slow path. */
 enum mesh_step {

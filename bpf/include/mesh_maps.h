@@ -133,6 +133,19 @@ MESH_MAP("array", mesh_answers, __u32, struct mesh_answers, functions);
 MESH_RING(mesh_events, events);
 MESH_MAP("percpu_array", mesh_event_buf, __u32, struct mesh_event_buffer, 1);
 
+/* Function → its chains. Written last by a change of what is injected; read by every packet of a
+ * flow with MESH_OUTPUT_CHAIN, once. */
+MESH_MAP("array", mesh_chain, __u32, struct mesh_chain, functions);
+
+/* The programs of all chains. Slots are given away again a grace period after their chain went. */
+MESH_MAP("prog", mesh_injected, __u32, __u32, chain_slots);
+
+/* Target of an injected program → function. Written before the program is in a chain. */
+MESH_MAP("hash", mesh_target, struct mesh_injected_key, __u32, targets);
+
+/* What injected programs dropped, by their own reasons. */
+MESH_MAP("percpu_hash", mesh_refused, struct mesh_injected_key, struct mesh_drop, drops);
+
 /*
  * Programs that go on where another leaves off, by MESH_CALL_*, for each kind of program. Written
  * when they are loaded.

@@ -146,6 +146,17 @@ HOT __u32 flow_output_kind(const struct mesh_flow *flow)
 	return flow->output >> MESH_IFINDEX_BITS;
 }
 
+HOT int flow_is_to_peer(const struct mesh_flow *flow)
+{
+	return !(flow_output_kind(flow) & MESH_OUTPUT_STACK);
+}
+
+/* Do its packets go through what is injected? */
+HOT int flow_is_chained(const struct mesh_flow *flow)
+{
+	return !!(flow_output_kind(flow) & MESH_OUTPUT_CHAIN);
+}
+
 /* Where an answer comes from, as the key of its entry has it: 0 from the host's stack. */
 HOT __u32 flow_answer_ifindex(const struct mesh_flow *flow)
 {

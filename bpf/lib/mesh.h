@@ -21,26 +21,14 @@
 
 #include "include/mesh_maps.h"
 #include "lib/context.h"
+#include "lib/state.h"
 #include "lib/plain.h"
 #include "lib/flow.h"
 #include "lib/endpoint.h"
 #include "lib/rewrite.h"
 #include "lib/meter.h"
 #include "lib/verdict.h"
-
-HOT struct mesh_config *mesh_config_get(void)
-{
-	__u32 zero = 0;
-
-	return mesh_config.lookup(&zero);
-}
-
-HOT struct mesh_judgement *mesh_scratch_get(void)
-{
-	__u32 zero = 0;
-
-	return mesh_scratch.lookup(&zero);
-}
+#include "lib/chain.h"
 
 HOT int mesh_drop(CTX *ctx, __u8 direction, int reason)
 {
@@ -59,14 +47,19 @@ HOT int mesh_flow_is_fresh(struct mesh_flow *flow)
 	return 1;
 }
 
-HOT int mesh_deliver(CTX *ctx, const struct pkt *p, const struct mesh_flow *flow)
+HOT void mesh_rewrite(CTX *ctx, const struct pkt *p, const struct mesh_flow *flow)
 {
-	__u32 ifindex = flow->output; /* MESH_OUTPUT_PEER is 0 */
-
 	rewrite_ttl(p);
 	rewrite_ethernet(p, flow);
 	if (flow->flags & (MESH_FLOW_NAT_SRC | MESH_FLOW_NAT_DST))
 		rewrite_nat(ctx, p, flow);
+}
+
+HOT int mesh_deliver(CTX *ctx, const struct pkt *p, const struct mesh_flow *flow)
+{
+	__u32 ifindex = flow->output; /* MESH_OUTPUT_PEER is 0 */
+
+	mesh_rewrite(ctx, p, flow);
 	return verdict_redirect(ctx, ifindex);
 }
 
@@ -91,6 +84,23 @@ HOT int mesh_go_slow(CTX *ctx, __u32 direction)
 	return mesh_drop(ctx, direction, MESH_NO_PROGRAM);
 }
 
+/* Through what is injected. At XDP nothing is: the packet goes on to tc as it came. */
+HOT int mesh_inject(CTX *ctx, const struct mesh_config *config, const struct pkt *p,
+		    struct mesh_flow *flow)
+{
+#ifdef MESH_XDP
+	return verdict_pass(ctx);
+#else
+	if (flow_is_to_peer(flow)) {
+		if (unlikely(rewrite_check_ttl(p)))
+			return mesh_go_slow(ctx, MESH_FROM_FN);
+		mesh_rewrite(ctx, p, flow);
+	}
+	chain_begin(ctx, config, flow);
+	return chain_step(ctx);
+#endif
+}
+
 /* A packet that a function sends. */
 HOT int mesh_from_function(CTX *ctx)
 {
@@ -106,6 +116,8 @@ HOT int mesh_from_function(CTX *ctx)
 	if (unlikely(!mac_equal(p.eth->h_source, flow->sender)))
 		goto slow;
 	if (unlikely(flow_output_kind(flow) != MESH_OUTPUT_PEER)) {
+		if (flow_is_chained(flow))
+			return mesh_inject(ctx, config, &p, flow);
 		meter_count(ctx, flow);
 		return verdict_pass(ctx);
 	}

@@ -21,6 +21,12 @@ HOT __u32 meter_slot(const struct mesh_config *config, __u32 function, __u32 pee
 	return function * config->tenants + peer_tenant;
 }
 
+/* Division by a number that is known before (Granlund and Montgomery, PLDI 1994). */
+HOT __u32 meter_function(const struct mesh_config *config, __u32 slot)
+{
+	return (__u64)slot * config->inverse >> config->shift;
+}
+
 /* `flow` is in its map; MESH_FLOW_ENTRY tells what is behind it. */
 HOT void meter_flow(struct mesh_flow *flow, __u64 packets, __u64 bytes)
 {
@@ -32,15 +38,14 @@ HOT void meter_flow(struct mesh_flow *flow, __u64 packets, __u64 bytes)
 #endif
 }
 
-HOT void meter_count(CTX *ctx, struct mesh_flow *flow)
+/* Of the sender and of the receiver. */
+HOT void meter_ends(CTX *ctx, __u32 slot, __u32 peer)
 {
-	__u32 slot = flow->meter_tx, peer = flow->meter_rx;
 	__u64 packets = context_packets(ctx), bytes = context_length(ctx);
 	struct mesh_meter *meter;
 
 	if (MESH_UNMETERED)
 		return;
-	meter_flow(flow, packets, bytes);
 	meter = mesh_meter.lookup(&slot);
 	if (meter) {
 		meter->tx_packets += packets;
@@ -51,6 +56,14 @@ HOT void meter_count(CTX *ctx, struct mesh_flow *flow)
 		meter->rx_packets += packets;
 		meter->rx_bytes += bytes;
 	}
+}
+
+HOT void meter_count(CTX *ctx, struct mesh_flow *flow)
+{
+	if (MESH_UNMETERED)
+		return;
+	meter_flow(flow, context_packets(ctx), context_length(ctx));
+	meter_ends(ctx, flow->meter_tx, flow->meter_rx);
 }
 
 /* enum mesh_count. */

@@ -170,7 +170,7 @@ HOT int slow_check_delivery(const struct slow *s)
 {
 	const struct mesh_flow *flow = s->track.flow;
 
-	if (flow_output_kind(flow) != MESH_OUTPUT_PEER || s->j->packet.direction == MESH_TO_FN)
+	if (!flow_is_to_peer(flow) || s->j->packet.direction == MESH_TO_FN)
 		return MESH_OK;
 	return rewrite_check_ttl(&s->p);
 }
@@ -190,6 +190,23 @@ HOT void slow_rewrite(CTX *ctx, struct slow *s, const struct mesh_flow *flow)
 		rewrite_nat(ctx, &s->p, flow);
 }
 
+/* Made ready for what is injected, where it goes when its flow has been looked after. */
+HOT int slow_inject(CTX *ctx, struct slow *s, struct mesh_flow *flow)
+{
+#ifdef MESH_XDP
+	return verdict_pass(ctx);
+#else
+	chain_begin(ctx, s->config, flow);
+	if (s->j->packet.direction == MESH_TO_FN) {
+		ctx->cb[MESH_CHAIN_OUTPUT] = MESH_OUTPUT_STACK << MESH_IFINDEX_BITS;
+		rewrite_destination(&s->p, flow);
+	} else if (flow_is_to_peer(flow)) {
+		slow_rewrite(ctx, s, flow);
+	}
+	return CHAIN_ACTION;
+#endif
+}
+
 HOT int slow_deliver(CTX *ctx, struct slow *s)
 {
 	struct mesh_flow *flow = s->track.flow;
@@ -197,13 +214,15 @@ HOT int slow_deliver(CTX *ctx, struct slow *s)
 
 	if (!flow)
 		return verdict_pass(ctx);
+	if (flow_is_chained(flow))
+		return slow_inject(ctx, s, flow);
 	output = flow->output;
 	meter_count(ctx, flow);
 	if (s->j->packet.direction == MESH_TO_FN) {
 		rewrite_destination(&s->p, flow);
 		return verdict_pass(ctx);
 	}
-	if (flow_output_kind(flow) != MESH_OUTPUT_PEER)
+	if (!flow_is_to_peer(flow))
 		return verdict_pass(ctx);
 	slow_rewrite(ctx, s, flow);
 	return verdict_redirect(ctx, output);
@@ -284,6 +303,6 @@ HOT int mesh_slow(CTX *ctx)
 		verdict_call(ctx, MESH_CALL_STORE);
 		mesh_slow_clear(s.j);
 	}
-	return s.j->verdict.action;
+	return chain_or(ctx, s.j->verdict.action);
 }
 #endif

@@ -60,6 +60,13 @@ HOT void store_ethernet(struct mesh_flow *flow, const struct mesh_function *rece
 	__builtin_memcpy(flow->sender, sender->mac, 6);
 }
 
+/* Is something injected at either end? */
+HOT void store_chain(struct mesh_flow *flow, __u32 sender, __u32 receiver)
+{
+	if (chain_head(sender, MESH_FROM_FN) || chain_head(receiver, MESH_TO_FN))
+		flow->output |= MESH_OUTPUT_CHAIN << MESH_IFINDEX_BITS;
+}
+
 /* What takes the place of the service's address: the receiver's, or what stands for both sides. */
 HOT void store_new_address(const struct mesh_config *config, const struct mesh_judgement *j,
 			   struct mesh_address *address)
@@ -94,6 +101,7 @@ HOT void store_forward(const struct mesh_config *config, const struct mesh_judge
 			csum_difference(j->question.tuple.destination.word, flow->address.word, 4);
 	}
 	store_ethernet(flow, who->receiver, who->opener);
+	store_chain(flow, j->question.opener, j->question.receiver);
 }
 
 /* The entry of the answers, which `flow` is a copy of the other for. */
@@ -112,6 +120,7 @@ HOT void store_reply(const struct mesh_judgement *j, const struct parties *who,
 		flow->checksum = ~flow->checksum;
 	}
 	store_ethernet(flow, who->opener, who->receiver);
+	store_chain(flow, j->question.receiver, j->question.opener);
 }
 
 /* The keys of both, from the flow as its opener sent it. */
@@ -227,6 +236,6 @@ HOT int mesh_store(CTX *ctx)
 		return judge_return(ctx, j, store_judged(config, j));
 	store_established(config, j);
 	mesh_slow_clear(j);
-	return j->verdict.action;
+	return chain_or(ctx, j->verdict.action);
 }
 #endif

@@ -87,6 +87,7 @@ class Control:
         config.judged = config.judged % (_abi.EPOCH_SLOW - 1) + 1
         config.epoch = 0 if config.events & _abi.EventKind.VERDICT else config.judged
         config.tenants = tenant_ids(self._limits)
+        config.inverse, config.shift = inverse(config.tenants)
         config.service_depths = self.record.service_depths()
         config.timeouts[:] = [ticks(getattr(base.timeouts, key)) for key in _TIMEOUTS]
         config.depths[:] = [0] * len(config.depths)
@@ -425,6 +426,16 @@ class Control:
 def _kind(identity: Identity) -> str:
     """The kind of an identity, as the maps have it."""
     return "prefix" if identity.prefix else identity.kind
+
+
+def inverse(number: int) -> tuple[int, int]:
+    """What to multiply by, and then to shift by, instead of dividing by ``number``.
+
+    Exact for whatever times ``number`` is below 2^31 times its highest bit, as meters are. The
+    multiplier has 32 bits (Granlund and Montgomery, PLDI 1994).
+    """
+    shift = 31 + number.bit_length() - 1
+    return -(-(1 << shift) // number), shift
 
 
 def ticks(seconds: int) -> int:

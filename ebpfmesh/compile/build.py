@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import IO, Self, cast
 
 from ebpfmesh.compile import compiled
+from ebpfmesh.compile.source import flatten
 from ebpfmesh.errors import MeshError, MissingPrivilege, Unsupported, VerifierRejected
+from ebpfmesh.kernel import bpf
 from ebpfmesh.kernel.programs import Program
 
 NO_BCC = 5  # exit code of the loader
@@ -30,6 +32,7 @@ class Build:
         pin_to: Path,
         defines: Mapping[str, str] | None = None,
         pin_maps: Sequence[str] = (),
+        code_to: Path | None = None,
     ) -> None:
         compiled.directory()  # its errors are reported here, not by the child
         self._source = source
@@ -40,6 +43,7 @@ class Build:
             "pin_to": str(pin_to),
             "defines": dict(defines or {}),
             "pin_maps": list(pin_maps),
+            "code_to": str(code_to or ""),
         }
         self._loader = subprocess.Popen(  # -P: no module of the working directory
             [sys.executable, "-P", "-m", "ebpfmesh.compile.loader"],
@@ -83,6 +87,25 @@ def build(
     """
     with Build(source, programs, pin_to=pin_to, defines=defines, pin_maps=pin_maps) as begun:
         begun.wait()
+
+
+def instructions(source: Path, name: str, *, maps: Path) -> tuple[bytes, list[bpf.Fd]]:
+    """The instructions of a function of ``source`` and the maps they name, pinned in ``maps``.
+
+    Compiled if they are not kept; nothing is loaded. Raises what ``build`` does.
+    """
+    defines = {compiled.PINS: f'"{maps}"'}
+    kept = compiled.Store.of(flatten(source), defines)
+    if kept and kept.has(name):
+        code, opened = kept.code(name)
+        return bytes(code), opened
+    with tempfile.TemporaryDirectory(prefix="ebpfmesh-") as there:
+        place = Path(there) / "code"
+        program = Program(name, "tc", source.name)
+        with Build(source, [program], pin_to=place, defines=defines, code_to=place) as begun:
+            begun.wait()
+        code, opened = compiled.Store(place, maps).code(name)
+        return bytes(code), opened
 
 
 def _error(source: Path, code: int, log: str) -> MeshError:

@@ -101,19 +101,27 @@ class Store:
             _write(self.path / f"{name}.json", json.dumps(used).encode())
             _write(self.path / name, code)
 
+    def code(self, name: str) -> tuple[bytearray, list[bpf.Fd]]:
+        """The instructions of a program that was kept, and the maps they name while these are open.
+
+        Raises FileNotFoundError if it was not.
+        """
+        code = bytearray((self.path / name).read_bytes())
+        used: dict[str, str] = json.loads((self.path / f"{name}.json").read_text())
+        opened = {pin: bpf.obj_get(self.maps / pin) for pin in set(used.values())}
+        for at, pin in used.items():
+            ctypes.c_int32.from_buffer(code, int(at) + 4).value = opened[pin].fileno()
+        return code, list(opened.values())
+
     def load(self, name: str, prog_type: int, attach_type: int = 0) -> bpf.Fd | None:
         """Load a program that was kept; None if it was not.
 
         Raises OSError, with the verifier's log on stderr.
         """
         try:
-            code = bytearray((self.path / name).read_bytes())
+            code, _maps = self.code(name)
         except FileNotFoundError:
             return None
-        used: dict[str, str] = json.loads((self.path / f"{name}.json").read_text())
-        opened = {pin: bpf.obj_get(self.maps / pin) for pin in set(used.values())}
-        for at, pin in used.items():
-            ctypes.c_int32.from_buffer(code, int(at) + 4).value = opened[pin].fileno()
         try:
             return bpf.prog_load(prog_type, name, code, attach_type)
         except OSError:

@@ -4,7 +4,8 @@
 The only module that imports bcc. LLVM is a hundred megabytes that would never leave a process, and
 BCC is not thread-safe, so ``ebpfmesh.compile.build`` runs this once for each source file. It reads
 a Request as JSON from stdin, compiles, loads and pins, and exits 0; on failure the last line of
-stderr is the error, and what precedes it the log of clang or the verifier.
+stderr is the error, and what precedes it the log of clang or the verifier. With ``code_to`` it
+writes the instructions there (as ``compiled.Store`` does) and loads nothing.
 """
 
 import contextlib
@@ -12,6 +13,7 @@ import json
 import os
 import signal
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +57,10 @@ def main() -> int:
 def _build(request: Request) -> None:
     """Load and pin, compiled if they are not kept; what was pinned before a failure is unpinned."""
     text, defines = flatten(Path(request["source"])), request["defines"]
+    if request["code_to"]:
+        to = compiled.Store(Path(request["code_to"]), Path(defines[compiled.PINS].strip('"')))
+        _keep(_module(text, defines), [program["name"] for program in request["programs"]], to)
+        return
     store = None if request["pin_maps"] else compiled.Store.of(text, defines)
     loaded = (store and _kept(store, request)) or _compiled(text, defines, store, request)
     target, pinned = Path(request["pin_to"]), []
@@ -87,21 +93,30 @@ def _compiled(
     text: str, defines: dict[str, str], store: compiled.Store | None, request: Request
 ) -> dict[str, bpf.Fd]:
     """The programs and maps, compiled and loaded; the programs are kept if they can be."""
-    os.environ[SOURCE_VARIABLE] = str(header_tree(libc.detached_tmpfs()))
-    from bcc import BPF  # noqa: PLC0415  (reads the environment when imported)
-
-    options = [f"-D{name}={value}" for name, value in defines.items()]
-    module = BPF(text=text, cflags=[*CFLAGS, "-O2", *options])
+    module = _module(text, defines)
     numbers = {
         program["name"]: module.load_func(program["name"], **KINDS[program["type"]]).fd
         for program in request["programs"]
     }
     if store:
         with contextlib.suppress(OSError):  # full, read-only: then it is compiled the next time too
-            for name in numbers:
-                store.keep(name, module.dump_func(name))
+            _keep(module, numbers, store)
     numbers |= {name: module[name].map_fd for name in request["pin_maps"]}
     return {name: bpf.Fd(os.dup(number)) for name, number in numbers.items()}
+
+
+def _module(text: str, defines: dict[str, str]) -> Any:
+    """What BCC makes of a text."""
+    os.environ[SOURCE_VARIABLE] = str(header_tree(libc.detached_tmpfs()))
+    from bcc import BPF  # noqa: PLC0415  (reads the environment when imported)
+
+    options = [f"-D{name}={value}" for name, value in defines.items()]
+    return BPF(text=text, cflags=[*CFLAGS, "-O2", *options])
+
+
+def _keep(module: Any, names: Iterable[str], store: compiled.Store) -> None:
+    for name in names:
+        store.keep(name, module.dump_func(name))
 
 
 if __name__ == "__main__":

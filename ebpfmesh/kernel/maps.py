@@ -19,6 +19,7 @@ NO_PREALLOC = 1
 EVENT_BYTES = 1 << 20  # of mesh_events; a power of two and of pages
 CALL_SLOTS = 8
 DROP_ENTRIES = 65536  # a bound; entries exist once something was dropped
+TARGETS = 4096  # of all injected programs
 FLOWS = ("mesh_flow4", "mesh_flow6")
 
 K = TypeVar("K")
@@ -136,7 +137,7 @@ def create_maps(pins: Pins, limits: Limits, *, count_flows: bool = False) -> boo
 
 LAZY = frozenset(
     {"mesh_policy", "mesh_service", "mesh_address", "mesh_iface", "mesh_drops", "mesh_prefix"}
-    | {"mesh_socket"}
+    | {"mesh_socket", "mesh_target", "mesh_refused"}
 )
 
 
@@ -169,6 +170,8 @@ def _entries(limits: Limits) -> dict[str, int]:
         "events": EVENT_BYTES,
         "counts": len(_abi.Count),
         "calls": CALL_SLOTS,
+        "chain_slots": _abi.CHAIN_SLOTS,
+        "targets": TARGETS,
         "meters": functions * tenant_ids(limits),
         "drops": DROP_ENTRIES,
     }

@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""What the kernel gets for an injected program: the author's instructions between ours.
+
+    keep the context
+    the author's, which end in a verdict and nowhere else
+    passed on, and not the last of its chain? a tail call to the next
+    else verdict, id and place into cb[], and on to mesh_chain_end (bpf/mesh_chain.c)
+
+The author's part needs no trust for that: where it spoils what is kept, the verifier refuses the
+whole. The place is a constant, since a tail call to one is a jump (and four times as fast as one
+that goes through a retpoline, linux/arch/x86/net/bpf_jit_comp.c).
+"""
+
+import struct
+
+from ebpfmesh import _abi
+from ebpfmesh.errors import UsageError
+
+INSTRUCTION = 8  # bytes
+CB = 48  # offset of cb[] in struct __sk_buff
+R0, R1, R2, R3, R10 = 0, 1, 2, 3, 10
+LD_IMM64, PSEUDO_MAP_FD = 0x18, 1
+CALL, EXIT, JA = 0x85, 0x95, 0x05
+TAIL_CALL = 12  # enum bpf_func_id in linux/include/uapi/linux/bpf.h
+KEPT = -512  # where on the stack the context is: the author's grows down to there
+ID_SHIFT = 16
+
+
+def compose(author: bytes, end: bytes, *, number: int, slot: int, chain: int, last: bool) -> bytes:
+    """One program of a chain.
+
+    ``author`` are its instructions, ``end`` those of mesh_chain_end, ``number`` its id, ``slot``
+    where it is in mesh_injected and ``chain`` a descriptor of that; ``last``: none comes behind it.
+    Raises UsageError if the author's are more than a jump can cross.
+    """
+    if len(author) // INSTRUCTION > 0x7FFF:
+        raise UsageError(
+            f"{len(author) // INSTRUCTION} instructions are too many",
+            hint="a program has at most 32767",
+        )
+    return b"".join(
+        (
+            _op(0x7B, R10, R1, KEPT),  # *(u64 *)(r10 + KEPT) = r1
+            _without_exits(author),
+            b"" if last else _next(slot, chain),
+            _tell(number, 0 if last else slot - 1),
+            end,
+        )
+    )
+
+
+def _without_exits(author: bytes) -> bytes:
+    """Instructions that go on behind their last one, where they ended before."""
+    code, count = bytearray(author), len(author) // INSTRUCTION
+    place = 0
+    while place < count:
+        at = place * INSTRUCTION
+        if code[at] == EXIT:
+            code[at : at + INSTRUCTION] = _op(JA, 0, 0, count - place - 1)
+        place += 2 if code[at] == LD_IMM64 else 1
+    return bytes(code)
+
+
+def _next(slot: int, chain: int) -> bytes:
+    """A packet that passes goes on to the next of the chain; the others stay."""
+    call = b"".join(
+        (
+            _op(0x79, R1, R10, KEPT),
+            _op(LD_IMM64, R2, PSEUDO_MAP_FD, 0, chain),
+            _op(0, 0, 0),
+            _op(0xB7, R3, 0, 0, slot - 1),
+            _op(CALL, 0, 0, 0, TAIL_CALL),
+            _op(0xB7, R0, 0, 0, _abi.InjectedAction.NEXT),  # it failed, and will once more
+        )
+    )
+    return _op(0x55, R0, 0, len(call) // INSTRUCTION) + call  # if r0 != 0 goto behind
+
+
+def _tell(number: int, following: int) -> bytes:
+    """The verdict in r0 and the id, and where the packet is, for mesh_chain_end."""
+    verdict, place = (CB + 4 * word for word in (_abi.ChainWord.VERDICT, _abi.ChainWord.NEXT))
+    return b"".join(
+        (
+            _op(0x79, R1, R10, KEPT),
+            _op(0x54, R0, 0, 0, (1 << ID_SHIFT) - 1),
+            _op(0x44, R0, 0, 0, _signed(number << ID_SHIFT)),
+            _op(0x63, R1, R0, verdict),
+            _op(0x61, R2, R1, place),
+            _op(0x54, R2, 0, 0, _signed(0xFFFF0000)),
+            _op(0x44, R2, 0, 0, following),
+            _op(0x63, R1, R2, place),
+        )
+    )
+
+
+def _signed(word: int) -> int:
+    """A word as an immediate has it."""
+    return word - (1 << 32) if word >> 31 else word
+
+
+def _op(code: int, to: int, source: int, offset: int = 0, immediate: int = 0) -> bytes:
+    """An instruction (linux/Documentation/bpf/standardization/instruction-set.rst)."""
+    return struct.pack("=BBhi", code, source << 4 | to, offset, immediate)
