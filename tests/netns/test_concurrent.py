@@ -5,6 +5,7 @@ import fcntl
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from ipaddress import IPv4Address
@@ -172,12 +173,16 @@ def test_addresses_are_chosen_one_after_the_other() -> None:
         apply.up(small)
 
 
-def at_once(*works: Callable[[], object]) -> list[int]:
-    """Exit statuses of changes of "both" that all wait for its lock when it is let go of."""
-    read, write = os.pipe()
-    begin, held = os.pipe()
+def at_once(*works: Callable[[], object], backwards: bool = False) -> list[int]:
+    """Exit statuses of changes of "both" that all wait for its lock when it is let go of.
 
-    def waits(work: Callable[[], object]) -> object:
+    Each tries again after 20 ms, so the first to try most likely comes first: the first of
+    ``works``, or ``backwards`` the last. Nothing is wrong if it does not.
+    """
+    read, write = os.pipe()
+    begins = [os.pipe() for _ in works]
+
+    def waits(begin: int, work: Callable[[], object]) -> object:
         os.read(begin, 1)  # a child of who holds the lock would hold it too
         tried = iter((b"x",))
 
@@ -188,12 +193,14 @@ def at_once(*works: Callable[[], object]) -> list[int]:
         sys.addaudithook(on_flock)
         return work()
 
-    children = [fork(lambda work=work: waits(work)) for work in works]
+    both = zip(begins, works, strict=True)
+    children = [fork(lambda begin=begin, work=work: waits(begin[0], work)) for begin, work in both]
     with locked("both"):
-        os.write(held, bytes(len(works)))
-        for _ in children:
+        for _, begin in reversed(begins) if backwards else begins:
+            os.write(begin, b"x")
             assert os.read(read, 1) == b"x"
-    for end in (read, write, begin, held):
+            time.sleep(0.007)
+    for end in (read, write, *(end for begin in begins for end in begin)):
         os.close(end)
     return [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
 
@@ -214,7 +221,7 @@ def has(name: str) -> bool:
         return live.record.function(name) is not None
 
 
-ROUNDS = 6
+ROUNDS = 3
 
 
 @pytest.mark.parametrize("name", ["guest", "b"])
@@ -222,8 +229,10 @@ def test_attach_and_the_first_up_at_once(box: str, name: str) -> None:
     """Attach finds no mesh, or a whole one: with that name taken, or with room for it."""
     request = apply.Request(mesh="both", name=name, namespace=box)
     before = leftovers()
-    for _ in range(ROUNDS):
-        up, attach = at_once(lambda: apply.up(mesh_of(ONE)), lambda: apply.attach(request))
+    for backwards in (False, True) * ROUNDS:
+        up, attach = at_once(
+            lambda: apply.up(mesh_of(ONE)), lambda: apply.attach(request), backwards=backwards
+        )
         assert (up, attach) in {(0, 3), (0, 0) if name == "guest" else (0, 2)}
         assert has("guest") == (attach == 0)
         assert bool(apply.up(mesh_of(ONE))) == (attach == 0)
@@ -236,8 +245,10 @@ def test_attach_and_an_up_at_once(mesh: Mesh, box: str, name: str) -> None:
     """Up comes second and the mesh is its file, or attach does and adds to that or is refused."""
     request = apply.Request(mesh="both", name=name, namespace=box)
     wanted = mesh_of(ONE)
-    for _ in range(ROUNDS):
-        up, attach = at_once(lambda: apply.up(wanted), lambda: apply.attach(request))
+    for backwards in (False, True) * ROUNDS:
+        up, attach = at_once(
+            lambda: apply.up(wanted), lambda: apply.attach(request), backwards=backwards
+        )
         assert (up, attach) in {(0, 0), (0, 0) if name == "guest" else (0, 2)}
         more = apply.plan(wanted)
         assert has("guest") == bool(more)
@@ -250,9 +261,11 @@ def test_attach_and_an_up_at_once(mesh: Mesh, box: str, name: str) -> None:
 def test_attach_and_a_down_at_once(box: str) -> None:
     request = apply.Request(mesh="both", name="guest", namespace=box)
     before = leftovers()
-    for _ in range(ROUNDS):
+    for backwards in (False, True) * ROUNDS:
         apply.up(mesh_of(ONE))
-        down, attach = at_once(lambda: apply.down("both"), lambda: apply.attach(request))
+        down, attach = at_once(
+            lambda: apply.down("both"), lambda: apply.attach(request), backwards=backwards
+        )
         assert (down, attach) in {(0, 0), (0, 3)}
         assert leftovers() == before
 
