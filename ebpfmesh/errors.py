@@ -39,6 +39,23 @@ class VerifierRejected(MeshError):
         self.log = log
 
 
+class FunctionRefused(MeshError):
+    """Code of others is not taken: ``file`` and ``line`` (1-based) of its author say where.
+
+    ``log`` has all that compiler or verifier said; None if it was neither of them.
+    """
+
+    def __init__(
+        self, message: str, *, file: Path, line: int | None, log: Path | None = None, hint: str = ""
+    ) -> None:
+        where = f"{file}:{line}" if line else str(file)
+        logged = f"the whole log is in {log}" if log else ""
+        super().__init__(f"{where}: {message}", hint="; ".join(filter(None, (hint, logged))))
+        self.file = file
+        self.line = line
+        self.log = log
+
+
 class UsageError(MeshError):
     """The command line asks for something that cannot be meant."""
 

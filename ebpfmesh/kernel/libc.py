@@ -91,3 +91,14 @@ def capset(kept: int) -> None:
     header = (ctypes.c_uint32 * 2)(_CAPABILITIES, 0)
     sets = (ctypes.c_uint32 * 6)(kept, kept, 0)  # effective, permitted, inheritable
     _call("capset", header, sets)
+
+
+def set_effective(capabilities: int) -> int:
+    """Have the calling thread's effective capabilities be these bits; returns those it had."""
+    header = (ctypes.c_uint32 * 2)(_CAPABILITIES, 0)
+    sets = (ctypes.c_uint32 * 6)()  # effective, permitted, inheritable; then the upper halves
+    _call("capget", header, sets)
+    before = sets[0] | sets[3] << 32
+    sets[0], sets[3] = capabilities & 0xFFFFFFFF, capabilities >> 32
+    _call("capset", header, sets)
+    return before

@@ -1,0 +1,170 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * All that an injected function is written with: one C file that includes this and nothing else.
+ *
+ *     #include "mesh_function.h"
+ *     MESH_COUNTER(seen, "packets that came by");
+ *     MESH_FUNCTION(p)
+ *     {
+ *             mesh_count(seen);
+ *             return mesh_next();
+ *     }
+ *
+ * It reads the packet as `p` (struct mesh_view, in include/mesh_view.h) and answers with a verdict;
+ * it changes nothing itself. It knows nothing of its hook: the same file serves tc and XDP.
+ * `ebpfmesh inject --new NAME` writes a commented one; more are in bpf/functions/.
+ *
+ * What stands in MESH_PARAMETER, MESH_COUNTER, MESH_REASON and MESH_TARGET is read from the text, as
+ * it is written: numbers and strings, not names of numbers or parts of macros. So are the names of
+ * maps. Names that begin with mesh_ or MESH_ are ours.
+ */
+#ifndef MESH_FUNCTION_H
+#define MESH_FUNCTION_H
+
+#include "include/mesh_view.h"
+
+/* The function itself, once: MESH_FUNCTION(p) { … return mesh_next(); } */
+#define MESH_FUNCTION(p) static __always_inline __u32 mesh_author(const struct mesh_view *p)
+
+/* ---- Verdicts ---- */
+
+/* On to the next function at this place, or to where the packet goes. */
+HOT __u32 mesh_next(void)
+{
+	return MESH_ACT_NEXT;
+}
+
+/* Drop it, for reason n, which MESH_REASON(n, "text") declares: 0 to 15. */
+HOT __u32 mesh_drop(__u32 n)
+{
+	return MESH_ACT_DROP | (n << 2 & MESH_VERDICT_INDEX);
+}
+
+/* To another function of the same tenant, which MESH_TARGET(n, "name") declares: 0 to 15. */
+HOT __u32 mesh_redirect(__u32 n)
+{
+	return MESH_ACT_REDIRECT | (n << 2 & MESH_VERDICT_INDEX);
+}
+
+/* The same verdict, and give the packet this DSCP (0 to 63). */
+HOT __u32 mesh_set_dscp(__u32 verdict, __u32 dscp)
+{
+	verdict &= ~MESH_VERDICT_DSCP;
+	return verdict | (dscp << 6 & MESH_VERDICT_DSCP) | MESH_VERDICT_SET_DSCP;
+}
+
+HOT __u32 mesh_next_dscp(__u32 dscp)
+{
+	return mesh_set_dscp(mesh_next(), dscp);
+}
+
+/* The same verdict, and mark "congestion experienced" (RFC 3168) if the packet's flow knows ECN. */
+HOT __u32 mesh_mark_ce(__u32 verdict)
+{
+	return verdict | MESH_VERDICT_SET_CE;
+}
+
+#define MESH_REASON(n, text)                                                 \
+	_Static_assert((n) < 16 && sizeof(text) > 1, "a number below 16, a " \
+						     "text")
+#define MESH_TARGET(n, function) \
+	_Static_assert((n) < 16 && sizeof(function) > 1, "a number below 16, a name")
+
+/* ---- Parameters: an integer that `inject set` changes while packets flow; mesh_get(name). ---- */
+#define MESH_PARAMETER(type, name, value, text) \
+	_Static_assert(sizeof(type) <= 8 && sizeof(text) > 1, "an integer type, a text")
+#define mesh_get(name) (mesh_parameters()->name)
+
+/* ---- Counters: one for each CPU, summed when shown; mesh_count(name), mesh_add(name, 10). ---- */
+#define MESH_COUNTER(name, text) _Static_assert(sizeof(text) > 1, "a text")
+#define mesh_count(name) mesh_count_at(MESH_COUNTER_##name, 1)
+#define mesh_add(name, number) mesh_count_at(MESH_COUNTER_##name, number)
+
+/*
+ * ---- Maps ---- of the kinds hash, lru_hash, array, percpu_hash, percpu_array, lru_percpu_hash:
+ *     MESH_MAP(lru_hash, flows, struct key, struct state, 4096);
+ *     value = flows.lookup(&key);  flows.update(&key, &value);  flows.delete(&key);
+ * Not within a macro. A key has no padding that is not set to 0.
+ */
+#define MESH_MAP(kind, name, key, value, entries) BPF_TABLE(#kind, key, value, name, entries)
+
+/*
+ * To a reader in user space; a power of two, at least 4096:
+ *     MESH_RING(samples, 65536);
+ *     samples.ringbuf_output(&record, sizeof(record), 0);
+ */
+#define MESH_RING(name, bytes)                                                                 \
+	struct name##_table_t {                                                                \
+		int key;                                                                       \
+		__u32 leaf;                                                                    \
+		int (*ringbuf_output)(void *, __u64, __u64);                                   \
+		void *(*ringbuf_reserve)(__u64);                                               \
+		void (*ringbuf_submit)(void *, __u64);                                         \
+		void (*ringbuf_discard)(void *, __u64);                                        \
+		__u32 max_entries;                                                             \
+		int flags;                                                                     \
+	};                                                                                     \
+	__attribute__((section("maps/ringbuf"))) struct name##_table_t name = { .max_entries = \
+											(bytes) }
+
+/* ---- The packet beyond the view, and the rest of the world ---- */
+
+/* Copy `length` bytes at `offset` of the frame (p->payload + …) to `to`; 0, or negative: not there. */
+#ifdef MESH_XDP
+#define mesh_read(p, offset, to, length) bpf_xdp_load_bytes((p)->context, offset, to, length)
+#else
+#define mesh_read(p, offset, to, length) bpf_skb_load_bytes((p)->context, offset, to, length)
+#endif
+
+HOT __u64 mesh_mix(__u64 hash, __u64 word)
+{
+	hash = (hash ^ word) * 0x9e3779b97f4a7c15; /* 2^64 by the golden ratio, Knuth */
+	return hash ^ hash >> 32;
+}
+
+#ifdef MESH_VIEW_TRANSPORT
+/* A number for a flow's packets in one direction, to spread by or to choose by; no secret. */
+HOT __u32 mesh_hash(const struct mesh_view *p)
+{
+	const __u32 *from = p->source.word, *to = p->destination.word;
+	__u64 hash = mesh_mix(p->protocol, (__u64)p->source_port << 16 | p->destination_port);
+
+	hash = mesh_mix(hash, (__u64)from[0] << 32 | from[1]);
+	hash = mesh_mix(hash, (__u64)from[2] << 32 | from[3]);
+	hash = mesh_mix(hash, (__u64)to[0] << 32 | to[1]);
+	return mesh_mix(hash, (__u64)to[2] << 32 | to[3]);
+}
+#endif
+
+/* Nanoseconds since the machine started, without its sleep. */
+HOT __u64 mesh_now(void)
+{
+	return bpf_ktime_get_ns();
+}
+
+HOT __u32 mesh_random(void)
+{
+	return bpf_get_prandom_u32();
+}
+
+/* ---- What the declarations above come down to (written by ebpfmesh/inject/source.py) ---- */
+
+#ifdef MESH_PARAMETERS
+HOT const struct mesh_parameters *mesh_parameters(void)
+{
+	return (const void *)bpf_pseudo_fd(2, MESH_PARAMETERS); /* BPF_PSEUDO_MAP_VALUE */
+}
+#endif
+
+#ifdef MESH_COUNTERS
+BPF_TABLE("percpu_array", __u32, __u64, mesh_counters, MESH_COUNTERS);
+
+HOT void mesh_count_at(__u32 counter, __u64 number)
+{
+	__u64 *value = mesh_counters.lookup(&counter);
+
+	if (value)
+		*value += number;
+}
+#endif
+#endif

@@ -1,0 +1,242 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""From an author's file to instructions that may run in a chain, ``build``; and there, ``load``.
+
+Each step may refuse, and none leaves anything behind then: text, compiler, instructions, maps,
+verifier, costs. The program is verified twice: as if its author had loaded it without the right to
+learn the kernel's addresses (CAP_PERFMON), so that it gives none away and reads no memory that it
+did not write; and as it runs.
+"""
+
+import ctypes
+import hashlib
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from types import TracebackType
+from typing import Self
+
+from ebpfmesh.errors import FunctionRefused, MeshError, MissingPrivilege
+from ebpfmesh.inject import check, instructions, maps
+from ebpfmesh.inject import source as sources
+from ebpfmesh.inject.budget import Budget, Figures
+from ebpfmesh.inject.compile import Compiled, compiled, keep_log
+from ebpfmesh.inject.compose import compose
+from ebpfmesh.inject.instructions import decode, with_maps
+from ebpfmesh.inject.maps import Layout, OwnMap
+from ebpfmesh.inject.measure import KINDS, NOTHING, measure
+from ebpfmesh.inject.source import PARAMETERS, Parameter, Source
+from ebpfmesh.kernel import bpf, libc
+
+LOG_BYTES = 16 << 20
+NET_ADMIN, BPF = 12, 39  # linux/include/uapi/linux/capability.h
+
+
+@dataclass(frozen=True)
+class Built:
+    """An author's function that may run; closes its descriptors with its ``with`` block.
+
+    ``code`` are its instructions, which name ``maps`` by their descriptors; a program that was
+    loaded holds the maps too. ``alone`` is a loaded program of it in no chain, for
+    BPF_PROG_TEST_RUN: its verdict is in cb[] (enum mesh_chain_word) at tc, and what it returns at
+    XDP. ``shared`` are names of maps that an older one has too; ``digest`` is the SHA-256 of the
+    text, ``tag`` the kernel's of ``alone``.
+    """
+
+    source: Source
+    hook: str
+    compiled: Compiled
+    code: bytes
+    alone: bpf.Fd
+    maps: dict[str, OwnMap]
+    shared: frozenset[str]
+    figures: Figures
+    digest: str
+    tag: str
+
+    @property
+    def name(self) -> str:
+        """The file's name without its ending."""
+        return self.source.path.stem
+
+    @property
+    def parameters(self) -> dict[str, Parameter]:
+        """By name, with the defaults; in the order of their slots in mesh_parameters."""
+        return self.source.parameters
+
+    @property
+    def layouts(self) -> dict[str, Layout]:
+        """What each map is, by name."""
+        return {name: one.layout for name, one in self.maps.items()}
+
+    def close(self) -> None:
+        """Close program and maps; twice is fine."""
+        self.alone.close()
+        for one in self.maps.values():
+            one.fd.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def build(
+    path: Path,
+    *,
+    hook: str = "tc",
+    budget: Budget | None = None,
+    reuse: Mapping[str, OwnMap] | None = None,
+) -> Built:
+    """Compile, check, verify and measure an author's file for a hook, "tc" or "xdp".
+
+    ``reuse``: maps of an older Built of the function, taken over where name and layout are the
+    same. Raises FunctionRefused, MissingPrivilege, Unsupported; OSError if the file cannot be read.
+    """
+    allowed = budget or Budget()
+    source = sources.read(path)
+    program = compiled(source, hook)
+    _check(source, program, hook, allowed)
+    wanted = maps.layouts(source, program, allowed)
+    figures = _tried(source, program, wanted, hook)
+    if over := list(figures.over(allowed)):
+        raise source.refuse("over its budget: " + "; ".join(over), None)
+    with ExitStack() as stack:
+        own = maps.create(source, wanted, reuse or {}, stack)
+        code = with_maps(program.instructions, _numbers(own))
+        alone = stack.enter_context(_loaded(source, program, _alone(code, hook), hook))
+        shared = frozenset(
+            name for name, one in (reuse or {}).items()
+            if name in own and own[name].layout == one.layout
+        )  # fmt: skip
+        digest = hashlib.sha256(source.text.encode()).hexdigest()
+        tag = bytes(bpf.prog_info(alone).tag).hex()
+        built = Built(source, hook, program, code, alone, own, shared, figures, digest, tag)
+        stack.pop_all()
+    return built
+
+
+def _check(source: Source, program: Compiled, hook: str, budget: Budget) -> None:
+    code = decode(program.instructions)
+    if len(code) > budget.instructions:
+        what = f"{len(code)} instructions, of {budget.instructions} it may have"
+        raise source.refuse(what, program.line(budget.instructions))
+    values = {PARAMETERS: maps.SLOT * len(source.parameters)}
+    try:
+        numbers = {table.number for table in program.tables}
+        check.check(code, hook=hook, maps=numbers, values=values)
+    except check.Refused as error:
+        raise source.refuse(error.message, program.line(error.at), error.hint) from error
+
+
+def _tried(
+    source: Source, program: Compiled, wanted: Mapping[str, tuple[int, Layout]], hook: str
+) -> Figures:
+    """Verified as the author's own and measured, with maps that are gone afterwards."""
+    with ExitStack() as stack:
+        own = maps.create(source, wanted, {}, stack)
+        code = _alone(with_maps(program.instructions, _numbers(own)), hook)
+        with _without_addresses():
+            verified = stack.enter_context(_loaded(source, program, code, hook))
+        told = bpf.fdinfo(verified).get("verified_insns")
+        loaded = stack.enter_context(_loaded(source, program, code, hook))
+        cost = measure(loaded, hook)
+        return Figures(
+            instructions=len(program.instructions) // instructions.SIZE,
+            verified=int(told or 0),
+            jited_bytes=bpf.prog_info(loaded).jited_prog_len,
+            maps=len(source.maps),
+            map_bytes=sum(bpf.map_memory(one.fd) for one in own.values()),
+            ns_median=median(cost.warm.values()),
+            ns_worst=cost.warm[cost.slowest],
+            ns_cold_median=median(cost.cold.values()),
+            ns_cold_worst=max(cost.cold.values()),
+            slowest=cost.slowest,
+        )
+
+
+@contextmanager
+def _without_addresses() -> Iterator[None]:
+    """The calling thread may load programs, but none that learns the kernel's addresses."""
+    before = libc.set_effective(1 << BPF | 1 << NET_ADMIN)
+    try:
+        yield
+    finally:
+        libc.set_effective(before)
+
+
+def _numbers(own: Mapping[str, OwnMap]) -> dict[int, int]:
+    return {one.number: one.fd.fileno() for one in own.values()}
+
+
+def _alone(code: bytes, hook: str) -> bytes:
+    """A program of the author's instructions that is called by nobody and calls nobody."""
+    if hook == "xdp":
+        return code
+    return compose(code, NOTHING, number=0, slot=1, chain=0, last=True)
+
+
+def load(built: Built, end: bytes, *, number: int, slot: int, chain: int, last: bool) -> bpf.Fd:
+    """A program of what was built for one place of a chain; the arguments are those of ``compose``.
+
+    Raises FunctionRefused if the verifier does not take it in that place.
+    """
+    code = compose(built.code, end, number=number, slot=slot, chain=chain, last=last)
+    return _loaded(built.source, built.compiled, code, built.hook)
+
+
+def _loaded(source: Source, program: Compiled, code: bytes, hook: str) -> bpf.Fd:
+    name = re.sub(r"\W", "_", source.path.stem)
+    with suppress(OSError, MissingPrivilege):
+        return bpf.prog_load(KINDS[hook], name, code)
+    log = ctypes.create_string_buffer(LOG_BYTES)
+    try:
+        return bpf.prog_load(KINDS[hook], name, code, log=log)
+    except (OSError, MissingPrivilege) as error:
+        said = log.value.decode(errors="replace")
+        if not said:
+            raise
+        raise _refused(source, program, said, before=1 if hook == "tc" else 0) from error
+
+
+_INSTRUCTION = re.compile(r"^(\d+): \([0-9a-f]{2}\)", re.M)
+_NAMED = re.compile(r"\binsn (\d+)")
+
+
+def _refused(source: Source, program: Compiled, said: str, before: int) -> MeshError:
+    """What the verifier says, at the author's line of the instruction where it stopped."""
+    lines = [line for line in said.splitlines() if line and not line.startswith("processed ")]
+    last = lines[-1] if lines else "the verifier says nothing"
+    places = _NAMED.findall(last) or _INSTRUCTION.findall(said)
+    at = int(places[-1]) - before if places else 0
+    line, hint = program.line(at), _hint(last)
+    if at >= len(program.lines):
+        line, hint = None, "its verdict, or what it did to the stack, is not what the mesh can use"
+    return FunctionRefused(
+        f"the verifier: {last}", file=source.path, line=line, log=keep_log(source, said), hint=hint
+    )
+
+
+HINTS: Sequence[tuple[str, str]] = (
+    (r"map_value_or_null|invalid mem access", "is a look-up's result compared with NULL first?"),
+    (r"invalid access to packet", "mesh_read() says whether there is as much of the packet"),
+    (r"infinite loop|back-edge|too (complex|large)|jumps is too", "give the loop a constant bound"),
+    (
+        r"prohibited for !root|leaks addr|pointer comparison",
+        "compute with values, no pointers",
+    ),
+    (r"invalid read from stack|uninit|!read_ok", "set it before it is read: struct x = {};"),
+    (r"stack", "at most 496 bytes of stack"),
+)
+
+
+def _hint(said: str) -> str:
+    return next((hint for pattern, hint in HINTS if re.search(pattern, said)), "")
