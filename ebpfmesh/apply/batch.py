@@ -6,6 +6,7 @@ is begun, so that a change that fails undoes itself, and one that is killed is u
 What makes a step visible to ``on_step`` is that something is about to change.
 """
 
+import contextlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -24,6 +25,7 @@ def apply(mesh: Live, operations: Iterable[Operation]) -> None:
     """Do all operations, or none."""
     operations = tuple(operations)
     mesh.control.maps.check()  # a map that fails later would fail the undo too
+    mesh.record.reserve()
     _load_sockets(mesh, operations)
     with rcu.expedited(mesh.fixed.expedited):
         try:
@@ -51,6 +53,7 @@ def recover(mesh: Live, wrong: Sequence[str] = ()) -> list[str]:
     broken = mesh.functions.broken()
     if broken or wrong or mesh.record.cut_short:
         mesh.step("recover")
+        mesh.record.release()
         mesh.record.doubt()
         mesh.names.doubt()
         lost = _undo_what_can_be(mesh)
@@ -76,7 +79,11 @@ def problems(mesh: Live) -> list[str]:
 
 def _undo_all(mesh: Live, error: BaseException) -> None:
     try:
+        mesh.record.release()
+        mesh.names.doubt()  # what was asked for may not be written, or was rolled back
         _finish(mesh, _undo_steps(mesh))
+        with contextlib.suppress(MeshError):  # the next change cannot be begun without
+            mesh.record.reserve()
     except MeshError as second:
         raise MeshError(
             f"{str(error) or 'interrupted'}; and it could not be undone: {second.message}",

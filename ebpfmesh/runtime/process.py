@@ -133,10 +133,8 @@ def has_hosts(path: Path, lines: Sequence[tuple[str, str]]) -> bool:
 
 def write_hosts(path: Path, lines: Sequence[tuple[str, str]]) -> None:
     """Write (address, name) as /etc/hosts, in place: running functions have this file bound."""
-    text = _hosts(lines)
     private.file(path, 0o644)  # all users of a function read it
-    with path.open("w") as file:
-        file.write(text)
+    _overwrite(path, 0, _hosts(lines))
 
 
 def change_hosts(
@@ -145,14 +143,25 @@ def change_hosts(
     """Take lines that ``write_hosts`` wrote out of its file, and add others, in place."""
     added = "".join(f"{address} {name}\n" for address, name in new)
     if not gone:
-        with path.open("a") as file:
-            file.write(added)
+        _overwrite(path, path.stat().st_size, added)
         return
     text = path.read_text()
     for address, name in gone:
         text = text.replace(f"\n{address} {name}\n", "\n")
-    with path.open("w") as file:
-        file.write(text + added)
+    _overwrite(path, 0, text + added)
+
+
+def _overwrite(path: Path, start: int, text: str) -> None:
+    """Have a file end with this text; MeshError if there is no room, and it says what it did."""
+    raw = text.encode()
+    try:
+        with path.open("r+b", buffering=0) as file:
+            os.posix_fallocate(file.fileno(), start, len(raw) or 1)
+            os.pwrite(file.fileno(), raw, start)
+            file.truncate(start + len(raw))
+    except OSError as error:
+        what = f"{path}: {error.strerror}"
+        raise MeshError(what, hint=f"is there room? df {path.parent}; ulimit -f") from error
 
 
 def in_container(reference: str) -> int:

@@ -22,7 +22,7 @@ Kind = Literal["function", "tenant", "service", "prefix", "group"]
 Setting = Literal["netns", "limits", "mesh", "making", "dirty", "listener", "maglev_rows"]
 T = TypeVar("T")
 
-VERSION = 7
+VERSION = 8
 """Of the tables and of what the settings mean: another one is not read."""
 APPLICATION = int.from_bytes(b"mesh")  # what file(1) would tell the file by
 SCHEMA = """
@@ -58,6 +58,7 @@ INSERT INTO used VALUES ('services', 0), ('rules', 0), ('prefixes', 0);
 CREATE TABLE free_rows (row INTEGER PRIMARY KEY, rows INTEGER);
 CREATE INDEX free_rows_rows ON free_rows (rows, row);
 CREATE TABLE step (number INTEGER PRIMARY KEY, operation TEXT);
+CREATE TABLE reserve (room BLOB);
 """
 _TABLES = frozenset(re.findall(r"CREATE TABLE (\w+)", SCHEMA))
 
@@ -85,10 +86,15 @@ def _translated(path: Path) -> Iterator[None]:
         if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
             hint = f"another process has it open: fuser {path}"
         elif code in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN):
-            hint = f"is there room? df {path.parent}; ulimit -f -n"
+            raise no_room(path, error) from error
         else:
             raise unreadable(path, error) from error
         raise MeshError(what, hint=hint) from error
+
+
+def no_room(path: Path, why: object) -> MeshError:
+    """What to raise if a file cannot be written."""
+    return MeshError(f"{path}: {why}", hint=f"is there room? df {path.parent}; ulimit -f -n")
 
 
 def unreadable(path: Path, why: object) -> UnreadableRecord:
@@ -122,6 +128,7 @@ def connect(path: Path) -> _Connection:
         )  # fmt: skip
     made.path = path
     made.execute("PRAGMA synchronous = OFF")  # a tmpfs: there is no disk to wait for
+    made.execute("PRAGMA journal_mode = PERSIST")  # what room it has, it keeps
     return made
 
 

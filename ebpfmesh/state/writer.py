@@ -31,8 +31,13 @@ from ebpfmesh.state.tables import (
     Kind,
     Setting,
     connect,
+    no_room,
 )
 
+UNDO_PAGES = 256 << 10
+"""Bytes of the record that only an undo may fill: steps it undoes give it more than it takes."""
+UNDO_JOURNAL = 512 << 10
+"""Bytes of SQLite's journal, which has the pages of one transaction: of a rule with many ports."""
 _USED = {
     "function": "SELECT 1 FROM function WHERE name = ?1",
     "tenant": "SELECT 1 FROM function WHERE tenant = ?1",
@@ -157,7 +162,13 @@ class Writer(Record):
             self._put_addresses("service", name, ())
 
     def _put_backends(self, service: str, names: Sequence[str]) -> None:
-        """Write which functions and groups a service names."""
+        """Write which functions and groups a service names; nothing where it does already.
+
+        Undoing what had no room must need little.
+        """
+        old = self._all("SELECT name FROM backend WHERE service = ?", service)
+        if sorted(name for (name,) in old) == sorted(names):
+            return
         self._db.execute("DELETE FROM backend WHERE service = ?", (service,))
         rows = [(name, service) for name in names]
         self._db.executemany("INSERT INTO backend VALUES (?, ?)", rows)
@@ -216,6 +227,25 @@ class Writer(Record):
     def set_listener(self, process: tuple[int, int] | None) -> None:
         """Write down who is sent events: process and start; None: nobody."""
         self._set("listener", process)
+
+    def reserve(self) -> None:
+        """Have what an undo needs, whatever else fills /run; MeshError if there is no room.
+
+        In the files themselves, so that nobody else takes it meanwhile.
+        """
+        journal = _journal(self._path)
+        try:
+            private.file(journal)
+            with journal.open("r+b") as file:
+                os.posix_fallocate(file.fileno(), 0, UNDO_JOURNAL)  # zeros are no journal to SQLite
+        except OSError as error:
+            raise no_room(journal, error.strerror) from error
+        if not self._all("SELECT 1 FROM reserve"):
+            self._db.execute("INSERT INTO reserve VALUES (zeroblob(?))", (UNDO_PAGES,))
+
+    def release(self) -> None:
+        """Let an undo have what was reserved."""
+        self._db.execute("DELETE FROM reserve")
 
     def begin_step(self, operation: str) -> None:
         """Write down what is about to be done."""
