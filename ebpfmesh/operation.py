@@ -13,9 +13,9 @@ from typing import Any, ClassVar, Protocol, Self
 
 from pydantic import TypeAdapter
 
-from ebpfmesh.model import Function, Mesh, Policy, Service, Timeouts, ports_text
+from ebpfmesh.model import Function, Injection, Mesh, Policy, Service, Timeouts, ports_text
 
-Object = Mesh | Timeouts | Function | Service | Policy | str
+Object = Mesh | Timeouts | Function | Service | Policy | Injection | str
 
 
 class Changes(Protocol):
@@ -57,6 +57,12 @@ class Changes(Protocol):
         """A rule, in the place of the one with the same match."""
 
     def remove_policy(self, policy: Policy) -> None:
+        """As far as it is there."""
+
+    def set_injection(self, injection: Injection) -> None:
+        """A program of somebody's, in the place of the one of its name."""
+
+    def remove_injection(self, name: str) -> None:
         """As far as it is there."""
 
 
@@ -325,9 +331,61 @@ class RemovePolicy(_Removal):
         return AddPolicy(self.object)
 
 
+@dataclass(frozen=True)
+class SetInjection(Operation):
+    """A program is injected, or swapped for another, or gets other parameters."""
+
+    object: Injection
+    old: Injection | None = None
+    kind = "set-injection"
+
+    def do(self, to: Changes) -> None:
+        """Compiled and checked now, met by packets from the end of the change on."""
+        to.set_injection(self.object)
+
+    def inverse(self) -> Operation:
+        """What was there, or nothing."""
+        return super().inverse() or RemoveInjection(self.object)
+
+    def _text(self) -> str:
+        old, new = self.old, self.object
+        if old is None:
+            return str(new)
+        parts = [new.name]
+        parts += [f"at {old.at} → {new.at}"] if old.at != new.at else []
+        parts += [f"{old.file} → {new.file}"] if old.file != new.file else []
+        parts += ["text changed"] if old.source != new.source else []
+        parts += [f"place {old.rank + 1} → {new.rank + 1}"] if old.rank != new.rank else []
+        names = sorted({*old.parameters, *new.parameters})
+        pairs = ((name, old.parameters.get(name), new.parameters.get(name)) for name in names)
+        parts += [f"{name} {_or_own(a)} → {_or_own(b)}" for name, a, b in pairs if a != b]
+        return "  ".join(parts)
+
+
+def _or_own(value: int | None) -> str:
+    return "its own" if value is None else str(value)
+
+
+@dataclass(frozen=True)
+class RemoveInjection(_Removal):
+    """A program goes."""
+
+    object: Injection
+    old: None = None
+    kind = "remove-injection"
+
+    def do(self, to: Changes) -> None:
+        """From the end of the change on."""
+        to.remove_injection(self.object.name)
+
+    def inverse(self) -> Operation:
+        """It is there again."""
+        return SetInjection(self.object)
+
+
 _CLASSES: tuple[type[Operation], ...] = (
     CreateMesh, Repair, SetTimeouts, SetReject, AddFunction, ChangeFunction, RemoveFunction,
-    SetService, RemoveService, AddPolicy, RemovePolicy,
+    SetService, RemoveService, AddPolicy, RemovePolicy, SetInjection, RemoveInjection,
 )  # fmt: skip
 KINDS = {one.kind: one for one in _CLASSES}
 

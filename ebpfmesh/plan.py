@@ -14,7 +14,9 @@ Pure: nothing is read or changed here. The order, and why:
 7. the other services are set: all their functions are there;
 8. rules become looser: denies and rejects that go, then new allows.
 
-Timeouts and ``reject`` come first: they say nothing about who may talk to whom.
+Timeouts and ``reject`` come first: they say nothing about who may talk to whom. What is injected
+comes next, since a program that is refused must not cost anything; packets meet it, as they lose
+what is ejected, when all else is in place.
 
 At no time is a flow allowed that was not before and will not be after, and no service names a
 function that is not there. Rules go by name: a deny comes before the function or service it
@@ -32,7 +34,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from ebpfmesh.errors import UsageError
-from ebpfmesh.model import Function, Identity, Match, Mesh, Policy, Service
+from ebpfmesh.model import Function, Identity, Injection, Match, Mesh, Policy, Service
 from ebpfmesh.operation import (
     AddFunction,
     AddPolicy,
@@ -41,14 +43,16 @@ from ebpfmesh.operation import (
     Object,
     Operation,
     RemoveFunction,
+    RemoveInjection,
     RemovePolicy,
     RemoveService,
+    SetInjection,
     SetReject,
     SetService,
     SetTimeouts,
 )
 
-_Named = TypeVar("_Named", Function, Service)
+_Named = TypeVar("_Named", Function, Service, Injection)
 _Rules = dict[Match, Policy]
 
 
@@ -78,6 +82,7 @@ def diff(current: Mesh | None, wanted: Mesh) -> tuple[Operation, ...]:
     return (
         *create,
         *_setting_steps(current, wanted),
+        *_injection_steps(current, wanted),
         *(step for step in stricter if not _is_about(step, new)),
         *leave,
         *(RemoveFunction(f) for n, f in before.items() if n not in staying),
@@ -88,6 +93,7 @@ def diff(current: Mesh | None, wanted: Mesh) -> tuple[Operation, ...]:
         *(AddFunction(f) for n, f in after.items() if n not in staying),
         *(step for step in enter if not staying.issuperset(_backends(step))),
         *(step for step in looser if not _is_about(step, gone)),
+        *_ejection_steps(current, wanted),
     )
 
 
@@ -100,7 +106,7 @@ def _check_fixed(current: Mesh, wanted: Mesh) -> None:
 
 
 def _bare(mesh: Mesh) -> Mesh:
-    nothing: dict[str, object] = {"functions": (), "services": (), "policies": ()}
+    nothing: dict[str, object] = {"functions": (), "services": (), "policies": (), "injections": ()}
     return mesh.model_copy(update=nothing)
 
 
@@ -109,6 +115,18 @@ def _setting_steps(current: Mesh, wanted: Mesh) -> Iterator[Operation]:
         yield SetTimeouts(wanted.timeouts, current.timeouts)
     if current.reject != wanted.reject:
         yield SetReject(_bare(wanted), _bare(current))
+
+
+def _injection_steps(current: Mesh, wanted: Mesh) -> Iterator[Operation]:
+    before = _by_name(current.injections)
+    for one in wanted.injections:
+        if (old := before.get(one.name)) != one:
+            yield SetInjection(one, old)
+
+
+def _ejection_steps(current: Mesh, wanted: Mesh) -> Iterator[Operation]:
+    after = _by_name(wanted.injections)
+    return (RemoveInjection(one) for one in current.injections if one.name not in after)
 
 
 def _backends(step: Operation) -> tuple[str, ...]:

@@ -15,6 +15,7 @@ from ebpfmesh.apply.lifecycle import (
     down,
     edit,
     plan,
+    rollback,
     up,
 )
 from ebpfmesh.apply.live import opened
@@ -34,6 +35,7 @@ __all__ = [
     "home",
     "opened",
     "plan",
+    "rollback",
     "traced",
     "up",
 ]

@@ -56,6 +56,7 @@ def recover(mesh: Live, wrong: Sequence[str] = ()) -> list[str]:
         mesh.record.release()
         mesh.record.doubt()
         mesh.names.doubt()
+        mesh.chains.doubt()
         lost = _undo_what_can_be(mesh)
         broken = mesh.functions.broken()
         mesh.functions.shut(broken)
@@ -71,7 +72,7 @@ def problems(mesh: Live) -> list[str]:
     if mesh.record.cut_short or mesh.functions.broken():
         return []
     found = [f"map {name}" for name in audit.differences(mesh.control.maps, mesh.record)]
-    found += mesh.names.problems()
+    found += mesh.names.problems() + mesh.chains.problems()
     if not sockets.attached(mesh.pins, directory_above(group_of(mesh.record))):
         found.append("programs at sockets")
     return found
@@ -128,8 +129,10 @@ def _write_anew(mesh: Live) -> None:
 def _finish(mesh: Live, done: Iterable[Operation]) -> None:
     """Raise the epoch, once for all changes; start commands when everything is in place."""
     _attach_sockets(mesh)
+    mesh.chains.draw()
     mesh.step("commit")
     mesh.control.commit()
+    mesh.chains.sweep()
     mesh.names.write()
     for one in done:
         one.finish(mesh)

@@ -202,6 +202,7 @@ class Control:
             if owner and owner.value == number:
                 self.maps["mesh_address"].delete(packed(address))
         self.maps["mesh_function"].set(key, _abi.Function())
+        self.maps["mesh_chain"].set(key, _abi.Chain())
         stride = tenant_ids(self._limits)
         for slot in range(number * stride, (number + 1) * stride):
             self.maps["mesh_meter"].set(ctypes.c_uint32(slot), _abi.Meter())

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
+from ebpfmesh.apply.chains import Chains
 from ebpfmesh.apply.held import Held
 from ebpfmesh.apply.lookup import home_in
 from ebpfmesh.errors import AbiMismatch, MeshError, NotFound, UsageError
@@ -24,8 +25,9 @@ from ebpfmesh.state.record import Attachment, FunctionRow
 class Functions:
     """The functions of a mesh."""
 
-    def __init__(self, mesh: Held) -> None:
+    def __init__(self, mesh: Held, chains: Chains) -> None:
         self._mesh = mesh
+        self._chains = chains
 
     def add(self, function: Function, *, adopt: str = "", force: bool = False) -> None:
         """Make a function, or take one that is there.
@@ -50,6 +52,7 @@ class Functions:
             self._mesh.step(f"function {function.name}: maps")
             self._mesh.control.set_function(number, function, plugged)
             sockets.add_function(self._mesh.control.maps, number, plugged.netns)
+            self._chains.write(FunctionRow(self._mesh.name, number, function, attachment, False))
             if attachment.made_interface:
                 self._bring_up(function, plugged)
             self._mesh.step(f"function {function.name}: cgroup")
@@ -123,6 +126,7 @@ class Functions:
         if row is None:
             raise NotFound(f"there is no function {function.name}")
         self._mesh.control.change_function(row.id, function)
+        self._chains.write(replace(row, function=function))
         self._mesh.record.put_function(function, row.attachment, ready=True)
 
     def remove(self, names: Iterable[str]) -> None:

@@ -19,7 +19,7 @@ from ebpfmesh.kernel.maps import create_maps
 from ebpfmesh.kernel.pins import Pins
 from ebpfmesh.kernel.programs import CALLS
 from ebpfmesh.model import Function, Mesh, Scope
-from ebpfmesh.operation import AddFunction, Operation, Repair
+from ebpfmesh.operation import AddFunction, Operation, Repair, SetInjection
 from ebpfmesh.plan import diff
 from ebpfmesh.state import remains
 from ebpfmesh.state.place import check_place, problem
@@ -265,6 +265,24 @@ def edit(
             operations = diff(current, change(current))
         if operations:
             batch.apply(live, operations)
+        return operations
+
+
+def rollback(mesh: str, name: str, on_step: OnStep = quiet) -> tuple[Operation, ...]:
+    """Put back what was injected under a name before; returns what was done.
+
+    Raises NotFound if nothing is or was.
+    """
+    with opened(mesh, on_step) as live:
+        batch.settle(live)
+        row = live.record.injection(name)
+        if row is None or not row.before:
+            what = f'nothing was injected as "{name}" before what is now'
+            raise NotFound(what, hint="ebpfmesh show injected says what there is")
+        before = live.record.program(row.before).injection
+        wanted = before.model_copy(update={"at": row.injection.at, "rank": row.injection.rank})
+        operations = (SetInjection(wanted, row.injection),)
+        batch.apply(live, operations)
         return operations
 
 

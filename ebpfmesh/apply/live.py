@@ -6,6 +6,7 @@ import functools
 import resource
 from collections.abc import Iterator
 
+from ebpfmesh.apply.chains import Chains
 from ebpfmesh.apply.functions import Functions
 from ebpfmesh.apply.held import Held, OnStep, quiet
 from ebpfmesh.apply.lookup import home_in
@@ -13,7 +14,7 @@ from ebpfmesh.apply.names import Names
 from ebpfmesh.errors import MeshError
 from ebpfmesh.kernel import rcu
 from ebpfmesh.kernel.pins import Pins
-from ebpfmesh.model import Function, Policy, Service, Timeouts
+from ebpfmesh.model import Function, Injection, Policy, Service, Timeouts
 from ebpfmesh.runtime.process import Home
 from ebpfmesh.state.place import check_place
 from ebpfmesh.state.writer import Writer, locked
@@ -27,7 +28,12 @@ class Live(Held):
     @functools.cached_property
     def functions(self) -> Functions:
         """Its functions."""
-        return Functions(self)
+        return Functions(self, self.chains)
+
+    @functools.cached_property
+    def chains(self) -> Chains:
+        """What is injected."""
+        return Chains(self)
 
     @functools.cached_property
     def names(self) -> Names:
@@ -89,6 +95,16 @@ class Live(Held):
         """A rule goes."""
         self.step(f"remove policy {policy}")
         self.control.remove_policy(policy)
+
+    def set_injection(self, injection: Injection) -> None:
+        """A program of somebody's; it is compiled and checked here."""
+        self.step(f"inject {injection.name}")
+        self.chains.put(injection)
+
+    def remove_injection(self, name: str) -> None:
+        """It is met by no packet from the end of the change on."""
+        self.step(f"eject {name}")
+        self.record.delete_injection(name)
 
     def home(self, name: str) -> Home:
         """Where a function's processes run; NotFound if there is no such function or namespace."""

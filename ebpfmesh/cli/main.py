@@ -15,6 +15,7 @@ from ebpfmesh.cli import (
     events,
     example,
     functions,
+    inject,
     interrupt,
     mesh,
     output,
@@ -50,7 +51,7 @@ def cli() -> None:
     """
 
 
-for _module in (mesh, example, functions, show, edit, events, doctor, bench):
+for _module in (mesh, example, functions, show, edit, inject, events, doctor, bench):
     for _command in _module.COMMANDS:
         cli.add_command(_command)
 

@@ -6,7 +6,7 @@ A table is data: what it is of, who reads its rows, and its columns.
 
 import contextlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -21,6 +21,7 @@ from ebpfmesh.cli.output import Column, mark, number, size
 if TYPE_CHECKING:
     from ebpfmesh.observe.flows import Flow, Order
     from ebpfmesh.observe.functions import Function
+    from ebpfmesh.observe.injected import Injected
     from ebpfmesh.observe.mesh import Backend, Mesh, Policy, Service
     from ebpfmesh.observe.objects import Map, Program
     from ebpfmesh.observe.view import View
@@ -94,6 +95,10 @@ def _share(backend: "Backend") -> str:
 
 def _alive(row: "Service") -> object:
     return mark(f"{row.alive}/{len(row.backends)}", "" if row.alive else "red")
+
+
+def _named_numbers(numbers: "Mapping[str, int]") -> str | None:
+    return "  ".join(f"{name}={number(value)}" for name, value in numbers.items()) or None
 
 
 def _action(row: "Policy") -> object:
@@ -264,6 +269,22 @@ TABLES = (
         "no drops",
     ),
 )
+INJECTED = Table(
+    "injected",
+    "",
+    "injected.read_injected",
+    (
+        Column("name", lambda row: row.name),
+        Column("at", lambda row: row.at),
+        Column("place", lambda row: row.place, right=True, drop=4),
+        Column("file", lambda row: row.file, drop=3),
+        Column("parameters", lambda row: _named_numbers(row.parameters), drop=2),
+        Column("counters", lambda row: _named_numbers(row.counters)),
+        Column("dropped", lambda row: number(sum(row.refused.values())), right=True),
+        Column("ns", lambda row: f"{row.ns_median:.0f}", right=True, drop=1),
+    ),
+    "nothing is injected",
+)
 FLOWS = Table(
     "flows",
     "",
@@ -379,6 +400,51 @@ def show_flows(order: "Order | None", **wanted: Any) -> None:
         table.tell(view, wanted=Wanted(**wanted), order=order)
     if not counted and not settings().json:
         output.say(f"packets and bytes of flows are not counted: {HOW_TO_COUNT}")
+
+
+@show.command(
+    "injected",
+    examples=(
+        "ebpfmesh show injected",
+        "ebpfmesh show injected greeter",
+        "ebpfmesh show injected --json",
+    ),
+)
+@click.argument("name", required=False, shell_complete=complete.injected)
+def show_injected(name: str | None) -> None:
+    """What is injected, in the order in which packets meet it; all that is known of NAME.
+
+    "ns" is the median cost of a packet, above that of a function that does nothing, as it was
+    measured when it was compiled.
+    """
+    from ebpfmesh.observe import injected
+
+    with _view() as view:
+        if name is None:
+            INJECTED.tell(view)
+            return
+        row = injected.one(view, name)
+    if settings().json:
+        output.data(mesh=view.name, time=output.now(), injected=[row])
+    else:
+        _tell_injected(row)
+
+
+def _tell_injected(row: "Injected") -> None:
+    cost = f"{row.ns_median:.0f} ns a packet, worst {row.ns_worst:.0f}; "
+    cost += f"{row.instructions} instructions, verified {row.verified}"
+    for title, text in (
+        ("name", row.name),
+        ("at", f"{row.at}, place {row.place}"),
+        ("file", row.file),
+        ("rollback", "there is one" if row.before else "none"),
+        ("cost", cost),
+    ):
+        output.echo(f"{title:<10} {text}")
+    for title, numbers in (("parameter", row.parameters), ("counter", row.counters),
+                           ("dropped", row.refused)):  # fmt: skip
+        for key, value in numbers.items():
+            output.echo(f"{title:<10} {key} = {number(value)}  {row.texts.get(key, '')}".rstrip())
 
 
 @show.command("mesh", examples=_examples("mesh", "ebpfmesh show mesh --json | grep memory"))

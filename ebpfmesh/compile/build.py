@@ -89,12 +89,14 @@ def build(
         begun.wait()
 
 
-def instructions(source: Path, name: str, *, maps: Path) -> tuple[bytes, list[bpf.Fd]]:
-    """The instructions of a function of ``source`` and the maps they name, pinned in ``maps``.
+def instructions(
+    source: Path, name: str, *, defines: Mapping[str, str]
+) -> tuple[bytes, list[bpf.Fd]]:
+    """The instructions of a function of ``source`` and the maps they name.
 
     Compiled if they are not kept; nothing is loaded. Raises what ``build`` does.
     """
-    defines = {compiled.PINS: f'"{maps}"'}
+    maps = Path(defines[compiled.PINS].strip('"'))
     kept = compiled.Store.of(flatten(source), defines)
     if kept and kept.has(name):
         code, opened = kept.code(name)

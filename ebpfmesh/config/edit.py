@@ -15,12 +15,15 @@ from ebpfmesh.model import (
     Address,
     Function,
     Identity,
+    Injection,
     Invalid,
     Mesh,
     Policy,
     Scope,
     Service,
     parse_ports,
+    ranked,
+    suggest,
 )
 
 
@@ -172,3 +175,41 @@ def _by_family(addresses: Iterable[Address]) -> dict[str, Address]:
             raise Invalid(f"{address} is the second of IPv{address.version}", hint=hint)
         found[key] = address
     return found
+
+
+def inject(
+    mesh: Mesh, injection: Injection, *, before: str | None = None, after: str | None = None
+) -> Mesh:
+    """``mesh`` with one more injected program, the last at its place or beside another."""
+    rows = list(mesh.injections)
+    if any(one.name == injection.name for one in rows):
+        hint = f"ebpfmesh swap {injection.name} FILE.c puts another in its place; or --name"
+        raise UsageError(f'"{injection.name}" is injected already', hint=hint)
+    place = len(rows)
+    if beside := before or after:
+        place = rows.index(_injection(mesh, beside)) + bool(after)
+        if rows[place - bool(after)].at != injection.at:
+            what = f'"{beside}" is at {rows[place - bool(after)].at}, not at {injection.at}'
+            raise UsageError(what, hint="name one of the same place")
+    return _whole(mesh, injections=ranked((*rows[:place], injection, *rows[place:])))
+
+
+def swap(mesh: Mesh, name: str, **changes: Any) -> Mesh:
+    """``mesh`` with another file, text or parameters for an injected program."""
+    old = _injection(mesh, name)
+    new = make(Injection, **(old.model_dump() | changes))
+    return _whole(mesh, injections=tuple(new if one is old else one for one in mesh.injections))
+
+
+def eject(mesh: Mesh, name: str) -> Mesh:
+    """``mesh`` without an injected program."""
+    old = _injection(mesh, name)
+    return _whole(mesh, injections=ranked(tuple(i for i in mesh.injections if i is not old)))
+
+
+def _injection(mesh: Mesh, name: str) -> Injection:
+    for one in mesh.injections:
+        if one.name == name:
+            return one
+    hint = suggest(name, (one.name for one in mesh.injections))
+    raise NotFound(f'nothing called "{name}" is injected', hint=hint)

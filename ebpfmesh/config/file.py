@@ -26,6 +26,8 @@ from ebpfmesh.model import (
     Function,
     FunctionSettings,
     Hook,
+    Injection,
+    InjectionSettings,
     Invalid,
     Limits,
     Location,
@@ -45,9 +47,11 @@ from ebpfmesh.model import (
     parse_ports,
     parse_prefix,
     problems,
+    ranked,
     show,
     too_many,
 )
+from ebpfmesh.model.injection import SOURCE_CHARACTERS
 
 _Either = TypeVar("_Either", Address, Network)
 _Table = TypeVar("_Table", bound=Model)
@@ -57,7 +61,7 @@ _Origin = dict[Location, Location]
 def load(path: Path) -> Mesh:
     """The mesh described by the file at ``path``; raises ``ConfigError`` for whatever is wrong."""
     text = toml.read(path)
-    mesh, check = _build(toml.parse(path, text))
+    mesh, check = _build(toml.parse(path, text), path.parent)
     if check.told:
         raise toml.fault(path, text, check.told, check.more)
     return mesh
@@ -206,6 +210,15 @@ class PolicyTable(PolicySettings):
     port: _Ports | None = Field(default=None, description=_PORTS)
 
 
+class InjectTable(InjectionSettings):
+    """A table [[inject]]."""
+
+    name: Name
+    file: str = Field(
+        min_length=1, max_length=4095, description="a C file, by its path from the mesh file"
+    )
+
+
 class MeshFile(Model):
     """A mesh file."""
 
@@ -219,6 +232,9 @@ class MeshFile(Model):
     policy: tuple[PolicyTable, ...] = Field(
         default=(), strict=False, description="tables, each under [[policy]]"
     )
+    inject: tuple[InjectTable, ...] = Field(
+        default=(), strict=False, description="tables, each under [[inject]]"
+    )
 
 
 @dataclass(frozen=True)
@@ -230,12 +246,16 @@ class _File:
     functions: dict[int, FunctionTable]
     services: dict[int, ServiceTable]
     policies: dict[int, PolicyTable]
+    injections: dict[int, InjectTable]
     besides: frozenset[str]
     """Names that stand in the other tables."""
 
 
-def _build(values: dict[str, Any]) -> tuple[Mesh, Check]:
-    """The mesh of the ``values`` of a file, and what is wrong with them, ``path`` by the file."""
+def _build(values: dict[str, Any], beside: Path) -> tuple[Mesh, Check]:
+    """The mesh of the ``values`` of a file, and what is wrong with them, ``path`` by the file.
+
+    Files that it names are read from where it is, ``beside``.
+    """
     file = _read(values)
     origin: _Origin = {}
     parts: dict[str, Any] = {
@@ -250,6 +270,7 @@ def _build(values: dict[str, Any]) -> tuple[Mesh, Check]:
     parts["services"] = _services(file, origin)
     mesh = Mesh.model_construct(**parts)
     mesh = mesh.model_copy(update={"policies": _policies(file, mesh, origin)})
+    mesh = mesh.model_copy(update={"injections": _injections(file, beside, origin)})
     for found in problems(mesh, file.besides):
         if file.check.enough:
             break
@@ -269,6 +290,7 @@ def _read(values: dict[str, Any]) -> _File:
     functions = _tables(check, "function", FunctionTable, frame)
     services = _tables(check, "service", ServiceTable, frame)
     policies = _tables(check, "policy", PolicyTable, frame)
+    injections = _tables(check, "inject", InjectTable, frame)
     check.table(MeshFile, frame, ())  # what is left there is the shape of the file
     besides = frozenset(
         table[name]
@@ -277,7 +299,7 @@ def _read(values: dict[str, Any]) -> _File:
         for name in ("name", "tenant")
         if index not in made and isinstance(table, dict) and isinstance(table.get(name), str)
     )
-    return _File(check, mesh, functions, services, policies, besides)
+    return _File(check, mesh, functions, services, policies, injections, besides)
 
 
 def _tables(
@@ -392,6 +414,40 @@ def _policies(file: _File, mesh: Mesh, origin: _Origin) -> tuple[Policy, ...]:
         else:
             policies.append(policy.named(groups))
     return tuple(policies)
+
+
+def _injections(file: _File, beside: Path, origin: _Origin) -> tuple[Injection, ...]:
+    """What it injects, with the texts of the files."""
+    found: list[Injection] = []
+    for index, table in file.injections.items():
+        try:
+            source = read_source(beside / table.file)
+        except Invalid as fault:
+            path = ("inject", index, "file")
+            file.check.add(Invalid(fault.message, path=path, hint=fault.hint))
+            continue
+        origin["injections", len(found)] = ("inject", index)
+        found.append(make(Injection, **dict(table), source=source))
+    try:
+        return ranked(tuple(found))
+    except Invalid as fault:
+        file.check.add(Invalid(fault.message, path=_in_file(origin, fault.path), hint=fault.hint))
+        return ()
+
+
+def read_source(path: Path) -> str:
+    """The text of a program that is to be injected; raises ``Invalid``."""
+    try:
+        with path.open("rb") as file:
+            content = file.read(SOURCE_CHARACTERS + 1)
+    except OSError as error:
+        raise Invalid(f"{path}: {error.strerror}", hint="name a C file") from error
+    if len(content) > SOURCE_CHARACTERS:
+        raise Invalid(f"{path}: larger than {SOURCE_CHARACTERS >> 10} KiB", hint="split it")
+    try:
+        return content.decode()
+    except UnicodeDecodeError:
+        raise Invalid(f"{path}: no text", hint="it must be UTF-8") from None
 
 
 def _by_family(key: str, items: tuple[_Either, ...]) -> dict[str, _Either]:

@@ -44,6 +44,7 @@ _TEXTS = {
     "function": "A container, or with `replicas` a group of containers that are alike.",
     "service": "An address and a port, or a range of ports, in front of functions.",
     "policy": "Who may open flows to whom; answers need no rule.",
+    "inject": "A program of yours that packets meet in the kernel, see `ebpfmesh inject --help`.",
 }
 """What each table is."""
 _WITHOUT = {
@@ -135,6 +136,15 @@ ABOUT: dict[str, dict[str, tuple[str, str]]] = {
             "Part of the new flows that a function gets, or each of a group; 0 drains it.",
             "{web = 2, web-1 = 0}",
         ),
+    },
+    "inject": {
+        "name": ("What it is called, for `swap`, `eject` and `show injected`.", '"bucket"'),
+        "file": ("A C file, by its path from the mesh file.", '"token_bucket.c"'),
+        "at": (
+            "Whose packets meet it, and which way: FUNCTION or tenant:NAME, /egress or /ingress.",
+            '"web/ingress"',
+        ),
+        "parameters": ("Parameters of it, other than the file says.", "{rate = 1000000}"),
     },
     "policy": {
         "from": (

@@ -90,19 +90,19 @@ class Built:
 
 
 def build(
-    path: Path,
+    text: Path | Source,
     *,
     hook: str = "tc",
     budget: Budget | None = None,
     reuse: Mapping[str, OwnMap] | None = None,
 ) -> Built:
-    """Compile, check, verify and measure an author's file for a hook, "tc" or "xdp".
+    """Compile, check, verify and measure an author's file, or its text, for a hook, "tc" or "xdp".
 
     ``reuse``: maps of an older Built of the function, taken over where name and layout are the
     same. Raises FunctionRefused, MissingPrivilege, Unsupported; OSError if the file cannot be read.
     """
     allowed = budget or Budget()
-    source = sources.read(path)
+    source = text if isinstance(text, Source) else sources.read(text)
     program = compiled(source, hook)
     _check(source, program, hook, allowed)
     wanted = maps.layouts(source, program, allowed)

@@ -55,6 +55,11 @@ class Pins:
         return self.root / "links"
 
     @property
+    def injected(self) -> Path:
+        """A directory for each injected program, by its id, with a pin for each of its maps."""
+        return self.root / "injected"
+
+    @property
     def home(self) -> str:
         """The host namespace of the mesh, by the name of a directory; empty: unknown."""
         found = (path.name.removeprefix(HOME) for path in self.top.glob(f"{HOME}*"))
@@ -69,7 +74,7 @@ class Pins:
     def create(self, home: str = "0-0") -> None:
         """Make the directories; the ones that are there stay."""
         above = (self.top.parent, self.top, self.top / f"{HOME}{home}", self.root)
-        for directory in (*above, self.maps, self.progs, self.links):
+        for directory in (*above, self.maps, self.progs, self.links, self.injected):
             private.directory(directory)
 
     def remove(self) -> None:

@@ -29,6 +29,7 @@ from ebpfmesh.model.base import (
     too_many,
 )
 from ebpfmesh.model.idle import idle_rules
+from ebpfmesh.model.injection import Injection, InjectionSettings, ranked
 from ebpfmesh.model.mesh import Mesh
 from ebpfmesh.model.objects import (
     Endpoint,
@@ -65,6 +66,8 @@ __all__ = [
     "Hints",
     "Hook",
     "Identity",
+    "Injection",
+    "InjectionSettings",
     "Invalid",
     "Limits",
     "Location",
@@ -94,6 +97,7 @@ __all__ = [
     "port_prefixes",
     "ports_text",
     "problems",
+    "ranked",
     "show",
     "suggest",
     "too_many",

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator
 
 from ebpfmesh.model.base import MeshName, Model, check_prefix
+from ebpfmesh.model.injection import Injection
 from ebpfmesh.model.objects import Function, Limits, Service, Timeouts
 from ebpfmesh.model.policy import Policy
 from ebpfmesh.model.ports import port_prefixes
@@ -50,6 +51,7 @@ class Parts(Model):
     functions: tuple[Function, ...] = ()
     services: tuple[Service, ...] = ()
     policies: tuple[Policy, ...] = ()
+    injections: tuple[Injection, ...] = ()
 
     @property
     def tenants(self) -> tuple[str, ...]:

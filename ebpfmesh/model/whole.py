@@ -28,7 +28,7 @@ def problems(mesh: Parts, besides: Collection[str] = ()) -> Iterator[Invalid]:
         _same_ports,
         _bad_prefixes,
     )
-    named = (_bad_backends, _bad_policies)
+    named = (_bad_backends, _bad_policies, _bad_injections)
     return chain(
         chain.from_iterable(check(mesh) for check in checks),
         chain.from_iterable(check(mesh, besides) for check in named),
@@ -191,6 +191,20 @@ def _bad_policies(mesh: Parts, besides: Collection[str]) -> Iterator[Invalid]:
             what = f"policy {policy}: policy number {other + 1} is about the same flows"
             hint = "keep one, or make them differ in from, to, protocol or port"
             yield Invalid(what, path=("policies", index), hint=hint)
+
+
+def _bad_injections(mesh: Parts, besides: Collection[str]) -> Iterator[Invalid]:
+    for index, name in repeated([one.name for one in mesh.injections]):
+        what = f'there are two injected functions called "{name}"'
+        yield Invalid(what, path=("injections", index, "name"), hint="rename one of them")
+    functions = {function.name for function in mesh.functions} | set(mesh.groups)
+    known = {"function": functions, "tenant": set(mesh.tenants)}
+    hints = {kind: Hints(names) for kind, names in known.items()}
+    for index, one in enumerate(mesh.injections):
+        kind, name = one.target
+        if name not in known[kind] and name not in besides:
+            what = f'injected function "{one.name}": there is no {kind} "{name}"'
+            yield Invalid(what, path=("injections", index, "at"), hint=hints[kind](name))
 
 
 def _bad_prefixes(mesh: Parts) -> Iterator[Invalid]:

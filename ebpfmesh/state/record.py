@@ -10,7 +10,7 @@ import json
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import TypeAdapter
 
@@ -23,20 +23,32 @@ from ebpfmesh.model import (
     Address,
     Function,
     Identity,
+    Injection,
     Limits,
     Mesh,
     Policy,
     Scope,
     Service,
+    ranked,
 )
 from ebpfmesh.state.tables import Entry, Kind, Tables
 
-__all__ = ["Attachment", "Entry", "FunctionRow", "Kind", "Record", "all_records"]
+__all__ = [
+    "Attachment",
+    "Entry",
+    "FunctionRow",
+    "InjectionRow",
+    "Kind",
+    "ProgramRow",
+    "Record",
+    "all_records",
+]
 RUN = Path("/run/ebpfmesh")
 
 _FUNCTION = TypeAdapter(Function)
 _SERVICE = TypeAdapter(Service)
 _POLICY = TypeAdapter(Policy)
+_INJECTION = TypeAdapter(Injection)
 
 
 @dataclass(frozen=True)
@@ -52,6 +64,24 @@ class Attachment:
     made_interface: bool
     netns_inode: int = 0
     ifindex: int = 0
+
+
+@dataclass(frozen=True)
+class InjectionRow:
+    """What is injected: its program's id, and that of the one before it, 0 for none."""
+
+    injection: Injection
+    program: int
+    before: int
+
+
+@dataclass(frozen=True)
+class ProgramRow:
+    """A program: what it was injected as last, and what ``inject`` made of its text."""
+
+    id: int
+    injection: Injection
+    compiled: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -157,6 +187,41 @@ class Record(Tables):
         rows = self._all("SELECT id FROM policy WHERE match = ?", match_of(policy))
         return int(rows[0][0]) if rows else None
 
+    def injections(self) -> list[InjectionRow]:
+        """What is injected, in the order of names, places and ranks."""
+        rows = self._all("SELECT model, program, before FROM injection ORDER BY name")
+        found = [
+            InjectionRow(self._read(_INJECTION.validate_json, model), program, before)
+            for model, program, before in rows
+        ]
+        return sorted(found, key=lambda row: (row.injection.at, row.injection.rank))
+
+    def injection(self, name: str) -> InjectionRow | None:
+        """What is injected under a name, or None."""
+        return next((row for row in self.injections() if row.injection.name == name), None)
+
+    @property
+    def injects(self) -> bool:
+        """Whether something is injected, or was until now."""
+        query = "SELECT 1 FROM injection UNION SELECT 1 FROM chain UNION SELECT 1 FROM program"
+        return bool(self._all(query))
+
+    def program(self, number: int) -> ProgramRow:
+        """A program that is injected, or was before the one that is."""
+        rows = self._all("SELECT model, compiled FROM program WHERE id = ?", number)
+        model, compiled = rows[0]
+        injection = self._read(_INJECTION.validate_json, model)
+        return ProgramRow(number, injection, self._read(json.loads, compiled))
+
+    def programs(self) -> list[int]:
+        """Ids of all programs."""
+        return [number for (number,) in self._all("SELECT id FROM program ORDER BY id")]
+
+    def chains(self) -> dict[tuple[int, ...], int]:
+        """The block of mesh_injected that each chain of programs has."""
+        rows = self._all("SELECT programs, block FROM chain")
+        return {tuple(self._read(json.loads, programs)): block for programs, block in rows}
+
     @property
     def home(self) -> NetnsId:
         """The host namespace it was made in."""
@@ -188,10 +253,16 @@ class Record(Tables):
         """
         rows = [row for row in self.functions() if row.ready and row.function.name not in without]
         policies = [policy for _, policy in self.policies()]
-        return self._mesh([row.function for row in rows], self.services(), policies)
+        injections = [row.injection for row in self.injections()]
+        functions = [row.function for row in rows]
+        return self._mesh(functions, self.services(), policies, injections)
 
     def _mesh(
-        self, functions: Sequence[Function], services: Sequence[Service], policies: Sequence[Policy]
+        self,
+        functions: Sequence[Function],
+        services: Sequence[Service],
+        policies: Sequence[Policy],
+        injections: Sequence[Injection] = (),
     ) -> Mesh:
         known = {function.name for function in functions}
         groups = {function.group for function in functions if function.group}
@@ -208,7 +279,10 @@ class Record(Tables):
                 i.name in names.get(i.kind, {i.name}) for i in (policy.source, policy.destination)
             )
         )
+        there = {("function", name) for name in known | groups}
+        there |= {("tenant", name) for name in names["tenant"]}
         parts = {"functions": tuple(functions), "policies": kept}
+        parts["injections"] = ranked(tuple(one for one in injections if one.target in there))
         parts["services"] = tuple(service.only(known | groups) for service in services)
         return self.base().model_copy(update=parts)
 
@@ -255,7 +329,11 @@ class Record(Tables):
             sorted({row[0] for name in near for row in self._all(query, name)})
         )
         others = self._ready(self._backends(services) - gone)
+        left = {("function" if one.kind == "group" else one.kind, one.name)
+                for one in self._left_by(functions)}  # fmt: skip
+        injections = (row.injection for row in self.injections())
         parts = {
+            "injections": tuple(one for one in injections if one.target in left),
             "functions": (*functions, *others),
             "services": tuple(services),
             "policies": tuple(self._policies(texts)),

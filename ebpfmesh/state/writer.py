@@ -6,11 +6,12 @@ Only who holds the mesh's lock does; ``locked`` gives it.
 
 import contextlib
 import fcntl
+import itertools
 import json
 import os
 import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from pathlib import Path
 from stat import S_IMODE
 from typing import Any, Self
@@ -19,7 +20,7 @@ from ebpfmesh.errors import MeshError, MissingPrivilege
 from ebpfmesh.kernel import private
 from ebpfmesh.kernel.netns import NetnsId
 from ebpfmesh.kernel.prefixes import block_of, packed
-from ebpfmesh.model import Address, Function, Mesh, Policy, Service, port_prefixes
+from ebpfmesh.model import Address, Function, Injection, Mesh, Policy, Service, port_prefixes
 from ebpfmesh.state import record
 from ebpfmesh.state.record import Attachment, Record, file_of, match_of
 from ebpfmesh.state.tables import (
@@ -62,7 +63,9 @@ class Writer(Record):
         """
         private.directory(record.RUN)
         private.directory(record.RUN / wanted.name)
-        base = wanted.model_copy(update={"functions": (), "services": (), "policies": ()})
+        base = wanted.model_copy(
+            update={"functions": (), "services": (), "policies": (), "injections": ()}
+        )
         settings = {
             "netns": str(home),
             "limits": wanted.limits.model_dump(),
@@ -196,6 +199,46 @@ class Writer(Record):
                 self._db.execute("DELETE FROM policy WHERE id = ?", (number,))
                 self._put_entries(number, ())
 
+    def put_injection(self, injection: Injection, program: int, before: int) -> None:
+        """Write what is injected under a name, and what its program was injected as last."""
+        text = injection.model_dump_json()
+        with self.transaction():
+            values = (injection.name, text, program, before)
+            self._db.execute("REPLACE INTO injection VALUES (?, ?, ?, ?)", values)
+            self._db.execute("UPDATE program SET model = ? WHERE id = ?", (text, program))
+
+    def delete_injection(self, name: str) -> None:
+        """Forget what is injected under a name."""
+        self._db.execute("DELETE FROM injection WHERE name = ?", (name,))
+
+    def new_program(self, injection: Injection, compiled: Mapping[str, Any]) -> int:
+        """Write down a program; its id, the smallest that is free."""
+        with self.transaction():
+            used = set(self.programs())
+            number = next(n for n in itertools.count(1) if n not in used)
+            values = (number, injection.model_dump_json(), json.dumps(compiled))
+            self._db.execute("INSERT INTO program VALUES (?, ?, ?)", values)
+        return number
+
+    def delete_program(self, number: int) -> None:
+        """Forget a program."""
+        self._db.execute("DELETE FROM program WHERE id = ?", (number,))
+
+    def take_block(self, programs: Sequence[int], last: int, avoid: Set[int]) -> int:
+        """A block of mesh_injected for a chain, the smallest that is free, up to ``last``."""
+        used = avoid | set(self.chains().values())
+        block = next(n for n in itertools.count(1) if n not in used)
+        if block > last:
+            what = f"no room for another chain: there are {last}"
+            raise MeshError(what, hint="inject at tenants rather than at each function")
+        values = (block, json.dumps(list(programs)))
+        self._db.execute("INSERT INTO chain VALUES (?, ?)", values)
+        return block
+
+    def free_block(self, block: int) -> None:
+        """Nothing is in a block any more."""
+        self._db.execute("DELETE FROM chain WHERE block = ?", (block,))
+
     def drop_dangling(self) -> None:
         """Take names that lead nowhere out of services, and policies with such names away."""
         whole = self.model()
@@ -207,6 +250,10 @@ class Writer(Record):
         for _, policy in self.policies():
             if policy.match not in kept:
                 self.delete_policy(policy)
+        kept_injections = {one.name for one in whole.injections}
+        for row in self.injections():
+            if row.injection.name not in kept_injections:
+                self.delete_injection(row.injection.name)
         self.doubt_all()
 
     def _set(self, key: Setting, value: object) -> None:

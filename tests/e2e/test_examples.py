@@ -73,6 +73,17 @@ BEGIN = {
 }
 """The mesh that the examples of a command begin with, where it is not FULL."""
 ONLY_PARSED = ("bench run", "bench report", "demo", "bench")
+INJECT = "ebpfmesh inject greeter.c --at phone/egress"
+INJECTED = {
+    "inject": (),
+    "inject file": (INJECT,),
+    "inject set": (INJECT,),
+    "swap": (INJECT,),
+    "rollback": (INJECT, "ebpfmesh swap greeter new.c"),
+    "eject": (INJECT, f"{INJECT} --name second", f"{INJECT} --name third"),
+    "show injected": (INJECT,),
+}
+"""What is done before the examples of a command; for the first one there is no file yet."""
 MAY_DENY = ("policy test", "doctor")
 """Commands whose exit code 1 is an answer."""
 
@@ -147,6 +158,8 @@ def test_examples_of_help(path: str, place: Path) -> None:
     begin = {BARE: "bare", FUNCTIONS: "functions", FULL: "full"}[BEGIN.get(path, FULL)]
     with surroundings(path, place):
         ebpfmesh("up", place / f"{begin}.toml")
+        for line in INJECTED.get(path, ()):
+            run(line, place)
         for line in examples_of(path):
             codes = (0, 1) if path in MAY_DENY else (0,)
             run(line, place, codes=codes, listens=path in ("events", "capture"))
@@ -161,9 +174,27 @@ def surroundings(path: str, place: Path) -> Iterator[None]:
             stack.enter_context(containers.engine())
             containers.start("shop", "sleep", "1000")
             stack.enter_context(running_probe(place))
+        if INJECTED.get(path):
+            stack.enter_context(sources(place))
+        if path == "inject":
+            stack.callback((place / "greeter.c").unlink)
         if path == "bench generate":
             stack.enter_context(veths())
         yield
+
+
+@contextlib.contextmanager
+def sources(place: Path) -> Iterator[None]:
+    """Two files to inject, unless the examples write one themselves."""
+    text = (ROOT / "bpf/functions/template.c").read_text()
+    files = [place / name for name in ("greeter.c", "new.c")]
+    for number, file in enumerate(files):
+        file.write_text(f"{text}/* {number} */\n")
+    try:
+        yield
+    finally:
+        for file in files:
+            file.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager

@@ -18,6 +18,7 @@ from scapy.packet import Packet
 from ebpfmesh import _abi, apply
 from ebpfmesh._abi import Direction, InjectedAction, InjectedVerdict, Reason
 from ebpfmesh.apply import control
+from ebpfmesh.compile import compiled
 from ebpfmesh.compile.build import instructions
 from ebpfmesh.compile.source import bpf_dir
 from ebpfmesh.inject.compose import compose
@@ -111,8 +112,11 @@ class Chains:
 def end(_lab: Lab) -> Iterator[bytes]:
     """The instructions that stand behind every injected program."""
     with ExitStack() as stack:
-        source = bpf_dir() / "mesh_chain.c"
-        code, maps = instructions(source, "mesh_chain_end", maps=Pins(NAME).maps)
+        source, defines = (
+            bpf_dir() / "mesh_chain.c",
+            compiled.defines(Pins(NAME).maps, count_flows=False),
+        )
+        code, maps = instructions(source, "mesh_chain_end", defines=defines)
         for one in maps:
             stack.enter_context(one)
         yield code

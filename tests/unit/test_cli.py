@@ -81,6 +81,8 @@ def parse(words: list[str]) -> Settings:
         if not isinstance(command, Group):
             return settings
         words = [*parent._protected_args, *parent.args]
+        if command.invoke_without_command and not words:
+            return settings
         name, command, words = command.resolve_command(parent, words)
 
 

@@ -1,0 +1,318 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""What is injected, between the record and the kernel.
+
+An injection is only written down, with its program, when it is ``put``; ``draw`` makes the kernel's
+chains what the record says: new ones are put together in blocks that nobody uses, then the heads of
+functions flip to them, one update each. What nothing leads to any more goes a grace period later.
+"""
+
+import contextlib
+import ctypes
+import functools
+import shutil
+import struct
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from ebpfmesh import _abi
+from ebpfmesh.apply.held import Held
+from ebpfmesh.compile import compiled
+from ebpfmesh.compile.build import instructions
+from ebpfmesh.compile.source import bpf_dir
+from ebpfmesh.errors import UsageError
+from ebpfmesh.inject import build, compose, maps, source
+from ebpfmesh.inject.build import Built
+from ebpfmesh.inject.instructions import with_maps
+from ebpfmesh.inject.maps import Layout, OwnMap
+from ebpfmesh.kernel import bpf, libc, private
+from ebpfmesh.model import Injection, suggest
+from ebpfmesh.state import chains
+from ebpfmesh.state.chains import Both, Chain
+from ebpfmesh.state.record import FunctionRow, InjectionRow, ProgramRow
+
+LAST_BLOCK = _abi.CHAIN_SLOTS // (_abi.CHAIN_MAX + 1) - 1
+
+
+class Chains:
+    """The chains of a mesh."""
+
+    def __init__(self, mesh: Held) -> None:
+        self._mesh = mesh
+        self._record = mesh.record
+        self._maps = mesh.control.maps
+        self._doubted = False
+        self._new: set[str] = set()
+        self._avoid: set[int] = set()
+
+    def doubt(self) -> None:
+        """Have all be drawn anew: something may be wrong with what is there."""
+        self._doubted = True
+
+    # ---- what is injected
+
+    def put(self, injection: Injection) -> None:
+        """Write an injection down; a text that is new is compiled and checked, or refused."""
+        number, before = self._program(injection)
+        _check_parameters(injection, self._record.program(number).compiled)
+        self._record.put_injection(injection, number, before)
+        self._new.add(injection.name)
+
+    def _program(self, injection: Injection) -> tuple[int, int]:
+        """Ids of the program of an injection and of the one before it, 0: there is none."""
+        row = self._record.injection(injection.name)
+        if row is None:
+            return self._build(injection, None), 0
+        current = self._record.program(row.program)
+        if current.injection.source == injection.source:
+            return row.program, row.before
+        if row.before and self._record.program(row.before).injection.source == injection.source:
+            ran = any(row.program in chain for chain in self._record.chains())
+            return row.before, row.program if ran else 0
+        return self._build(injection, current), row.program
+
+    def _build(self, injection: Injection, older: ProgramRow | None) -> int:
+        """A new program; maps that are the same as the older one's are shared with it."""
+        text = source.parse(Path(injection.file), injection.source)
+        with (
+            self.opened(older) as reuse,
+            build.build(text, reuse=reuse) as built,
+        ):
+            number = self._record.new_program(injection, _dump(built))
+            directory = self._pins(number)
+            shutil.rmtree(directory, ignore_errors=True)  # of a change that was cut short
+            for one in (directory.parent, directory):
+                private.directory(one)
+            for name, own in built.maps.items():
+                bpf.obj_pin(own.fd, directory / name)
+        return number
+
+    def _pins(self, program: int) -> Path:
+        return self._mesh.pins.injected / str(program)
+
+    @contextlib.contextmanager
+    def opened(self, program: ProgramRow | None) -> Iterator[dict[str, OwnMap]]:
+        """The maps of a program."""
+        with contextlib.ExitStack() as stack:
+            found = {}
+            if program:
+                for name, (number, layout) in program.compiled["maps"].items():
+                    fd = stack.enter_context(bpf.obj_get(self._pins(program.id) / name))
+                    found[name] = OwnMap(name, number, Layout(**layout), fd)
+            yield found
+
+    def _check_targets(self, row: InjectionRow) -> None:
+        """Raise UsageError if one is no function of the tenant at whose place the program is."""
+        injection = row.injection
+        for index, name in self._record.program(row.program).compiled["targets"].items():
+            function = self._record.function(name)
+            if function is None or function.function.tenant not in self._tenants(injection):
+                what = f"{injection.file}: target {index}, {name}, is no function of its own tenant"
+                raise UsageError(what, hint="MESH_TARGET(n, name) names a function of this mesh")
+
+    def _tenants(self, injection: Injection) -> set[str]:
+        kind, name = injection.target
+        if kind == "tenant":
+            return {name}
+        rows = (self._record.function(one) for one in self._record.group(name) or (name,))
+        return {row.function.tenant for row in rows if row}
+
+    # ---- the kernel's chains
+
+    def draw(self) -> None:
+        """Have packets meet what the record says, from their next flow or epoch on."""
+        if not self._record.injects:
+            return
+        for row in self._record.injections():
+            if row.injection.name in self._new:
+                self._check_targets(row)
+        self._new.clear()
+        if self._doubted:
+            self._renew()
+            self._avoid = set(self._record.chains().values())
+            for block in self._avoid:
+                self._record.free_block(block)
+        self._write_programs()
+        self._write_heads(chains.wanted(self._record))
+
+    def _renew(self) -> None:
+        """Compile again what has lost its maps; they begin empty."""
+        for row in self._record.injections():
+            program, before = row.program, row.before
+            if not self._has_maps(program):
+                program = self._build(row.injection, None)
+            if before and not self._has_maps(before):
+                before = 0
+            if (program, before) != (row.program, row.before):
+                self._record.put_injection(row.injection, program, before)
+
+    def problems(self) -> list[str]:
+        """What is not as the record says."""
+        if not self._record.injects:
+            return []
+        blocks, wanted = self._record.chains(), chains.wanted(self._record)
+        lost = [chain for both in wanted.values() for chain in (both.egress, both.ingress)
+                if chain and chain not in blocks]  # fmt: skip
+        table = self._maps["mesh_injected"]
+        if lost or not all(table.get(ctypes.c_uint32(slot)) for slot in self._used_slots()):
+            return ["map mesh_injected"]
+        for function, both in wanted.items():
+            row = self._maps["mesh_chain"].get(ctypes.c_uint32(function))
+            if row is None or tuple(row.head) != both.heads(blocks):
+                return ["map mesh_chain"]
+        rows = self._record.injections()
+        return [f"maps of {row.injection.name}" for row in rows if not self._has_maps(row.program)]
+
+    def _has_maps(self, program: int) -> bool:
+        names = self._record.program(program).compiled["maps"]
+        return all((self._pins(program) / name).exists() for name in names)
+
+    def write(self, row: FunctionRow) -> None:
+        """Have the packets of a function meet what is injected, before there are any."""
+        if self._record.injects:
+            self._write_heads({row.id: chains.of(self._record.injections(), row.function)})
+
+    def _write_heads(self, wanted: Mapping[int, Both]) -> None:
+        blocks = self._record.chains()
+        for chain in {one for both in wanted.values() for one in (both.egress, both.ingress)}:
+            if chain and chain not in blocks:
+                blocks[chain] = self._make(chain)
+        for function, both in wanted.items():
+            key, heads = ctypes.c_uint32(function), both.heads(blocks)
+            row = self._maps["mesh_chain"].get(key)
+            if row is None or tuple(row.head) != heads:
+                self._mesh.step(f"chains of function {function}")
+                self._maps["mesh_chain"].set(key, _abi.Chain(head=(ctypes.c_uint16 * 2)(*heads)))
+
+    def _make(self, chain: Chain) -> int:
+        """Put a chain together in a block that nothing leads to; which one."""
+        if len(chain) > _abi.CHAIN_MAX:
+            what = f"packets would meet {len(chain)} injected functions in a row"
+            raise UsageError(
+                what, hint=f"at most {_abi.CHAIN_MAX}, tenant's and function's together"
+            )
+        self._mesh.step(f"chain of {len(chain)}")
+        block = self._record.take_block(chain, LAST_BLOCK, self._avoid)
+        for slot, program in zip(chains.slots(block, len(chain)), chain, strict=True):
+            self._put(slot, self._record.program(program), last=program == chain[-1])
+        return block
+
+    def _put(self, slot: int, program: ProgramRow, *, last: bool) -> None:
+        table = self._maps["mesh_injected"]
+        with self.opened(program) as own:
+            numbers = {one.number: one.fd.fileno() for one in own.values()}
+            code = compose.compose(
+                with_maps(bytes.fromhex(program.compiled["code"]), numbers),
+                self._end[0],
+                number=program.id,
+                slot=slot,
+                chain=table.fd.fileno(),
+                last=last,
+            )
+            name = program.injection.name.replace("-", "_")
+            with bpf.prog_load(bpf.PROG_TYPE_SCHED_CLS, name, code) as loaded:
+                table.set(ctypes.c_uint32(slot), ctypes.c_uint32(loaded.fileno()))
+
+    @functools.cached_property
+    def _end(self) -> tuple[bytes, list[bpf.Fd]]:
+        """What stands behind every program, and the maps that it names."""
+        pins = self._mesh.pins.maps
+        defines = compiled.defines(pins, count_flows=self._maps.count_flows)
+        return instructions(bpf_dir() / "mesh_chain.c", "mesh_chain_end", defines=defines)
+
+    def _write_programs(self) -> None:
+        """Parameters and targets of all programs that are injected."""
+        for row in self._record.injections():
+            program = self._record.program(row.program)
+            self._write_parameters(row.injection, program)
+            tenants = self._tenants(row.injection)
+            for index, name in program.compiled["targets"].items():
+                key = _abi.InjectedKey(program=program.id, index=int(index))
+                function = self._record.function(name)
+                if function and function.function.tenant in tenants:
+                    self._maps["mesh_target"].set(key, ctypes.c_uint32(function.id))
+                else:
+                    self._maps["mesh_target"].delete(key)
+
+    def _write_parameters(self, injection: Injection, program: ProgramRow) -> None:
+        given = program.compiled["parameters"]
+        if not given:
+            return
+        values = (injection.parameters.get(name, default) for name, _, default, _ in given)
+        slots = zip(given, values, strict=True)
+        value = b"".join(maps.packed(kind, number) for (_, kind, _, _), number in slots)
+        with bpf.obj_get(self._pins(program.id) / maps.PARAMETER_MAP) as table:
+            if bpf.map_lookup(table, bytes(4), len(value)) != value:
+                bpf.map_update(table, bytes(4), value)
+
+    # ---- what nothing leads to any more
+
+    def sweep(self) -> None:
+        """Remove what no packet can meet, a grace period after the last one could."""
+        if not self._record.injects:
+            return
+        rows = self._record.injections()
+        used = {one for both in chains.wanted(self._record).values()
+                for one in (both.egress, both.ingress)}  # fmt: skip
+        idle = {chain: block for chain, block in self._record.chains().items() if chain not in used}
+        gone = set(self._record.programs()) - {n for row in rows for n in (row.program, row.before)}
+        if not (idle or gone or self._doubted):
+            return
+        self._mesh.step("grace period")
+        libc.grace_period()
+        for block in idle.values():
+            self._clear(chains.slots(block, _abi.CHAIN_MAX))
+            self._record.free_block(block)
+        if self._doubted:
+            self._clear(set(range(_abi.CHAIN_SLOTS)) - self._used_slots())
+            self._doubted = False
+            self._avoid = set()
+        for program in gone:
+            self._forget(program)
+        for directory in self._mesh.pins.injected.glob("*"):
+            if int(directory.name) not in self._record.programs():
+                shutil.rmtree(directory)
+
+    def _used_slots(self) -> set[int]:
+        found = self._record.chains().items()
+        return {slot for chain, block in found for slot in chains.slots(block, len(chain))}
+
+    def _clear(self, slots: Iterable[int]) -> None:
+        for slot in slots:
+            self._maps["mesh_injected"].delete(ctypes.c_uint32(slot))
+
+    def _forget(self, program: int) -> None:
+        for name in ("mesh_target", "mesh_refused"):
+            for key, _ in list(self._maps[name].items()):
+                if key.program == program:
+                    self._maps[name].delete(key)
+        shutil.rmtree(self._pins(program), ignore_errors=True)
+        self._record.delete_program(program)
+
+
+def _dump(built: Built) -> dict[str, Any]:
+    """What is written down of a program, for JSON: enough to put it into a chain again."""
+    text = built.source
+    return {
+        "code": built.compiled.instructions.hex(),
+        "maps": {name: (one.number, asdict(one.layout)) for name, one in built.maps.items()},
+        "parameters": [(p.name, p.type, p.value, p.text) for p in text.parameters.values()],
+        "counters": text.counters,
+        "reasons": text.reasons,
+        "targets": text.targets,
+        "figures": asdict(built.figures),
+    }
+
+
+def _check_parameters(injection: Injection, compiled: dict[str, Any]) -> None:
+    known = {name: kind for name, kind, _, _ in compiled["parameters"]}
+    for name, value in injection.parameters.items():
+        if name not in known:
+            what = f"{injection.file} has no parameter {name}"
+            raise UsageError(what, hint=suggest(name, known))
+        try:
+            maps.packed(known[name], value)
+        except struct.error:
+            what = f"{injection.file}: {value} is no {known[name]}, as {name} must be"
+            raise UsageError(what, hint="ebpfmesh show injected says what each may be") from None

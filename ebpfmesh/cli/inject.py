@@ -1,0 +1,223 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""Commands for programs of others in the way of packets."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ebpfmesh.cli import complete, output
+from ebpfmesh.cli.base import Command, Group
+from ebpfmesh.cli.choose import need_change, the_mesh
+from ebpfmesh.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from ebpfmesh.model import Injection, Mesh
+
+SUFFIXES = {"": 1, "k": 10**3, "K": 10**3, "M": 10**6, "G": 10**9}
+FILE = click.Path(path_type=Path)
+
+
+def _edit(what: str, change: "Callable[[Mesh], Mesh]") -> None:
+    from ebpfmesh import apply
+
+    mesh = the_mesh()
+    with output.steps(what) as step:
+        done = apply.edit(mesh, change, step)
+    output.operations(mesh, done)
+
+
+def _numbers(
+    _context: click.Context, _option: click.Parameter, texts: "Sequence[str]"
+) -> dict[str, int]:
+    """NAME=N, with N an integer or one with k, M or G behind it."""
+    found = {}
+    for text in texts:
+        name, _, number = text.partition("=")
+        digits = number.rstrip("kKMG")
+        factor = SUFFIXES.get(number[len(digits) :])
+        if not name or factor is None or not digits.lstrip("-").isdecimal():
+            raise click.BadParameter(f"{text!r} is not NAME=N, such as rate=10M.")
+        found[name] = int(digits) * factor
+    return found
+
+
+class _Inject(Group):
+    """What is no command of it is a file to inject."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        own = args and args[0] in self.commands and args[0] != "file"
+        return super().resolve_command(ctx, args if own else ["file", *args])
+
+    def format_usage(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        for line in ("FILE.c --at PLACE", "set NAME PARAMETER=N ...", "--new NAME"):
+            formatter.write_usage(ctx.command_path, line)
+
+
+@click.group(
+    cls=_Inject,
+    invoke_without_command=True,
+    context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False},
+    examples=(
+        "ebpfmesh inject --new greeter",
+        "ebpfmesh inject greeter.c --at phone/egress",
+        "ebpfmesh inject set greeter limit=1000",
+    ),
+)
+@click.option("--new", metavar="NAME", help="Write NAME.c, a commented function to begin with.")
+@click.pass_context
+def inject(context: click.Context, new: str | None) -> None:
+    """Put a function of yours into the kernel, in the way of packets.
+
+    FILE is written with one header, mesh_function.h (bpf/functions/ has examples). It is
+    compiled, its instructions are checked, the verifier takes it, its cost is measured. Then it
+    meets every packet of PLACE that policy lets pass: FUNCTION/egress is what a function sends,
+    FUNCTION/ingress what it gets; tenant:NAME/egress and tenant:NAME/ingress are for all functions
+    of a tenant.
+    """
+    if new is not None:
+        _write_new(new)
+    elif context.invoked_subcommand is None:
+        raise click.UsageError("name a file to inject, or --new NAME", context)
+
+
+def _write_new(name: str) -> None:
+    from ebpfmesh.inject.template import new_file
+
+    path = new_file(name, Path.cwd())
+    output.done(f"+ {path.name}")
+    output.say(f"hint: ebpfmesh inject {path.name} --at FUNCTION/egress")
+
+
+@inject.command(
+    "file",
+    hidden=True,
+    examples=(
+        "ebpfmesh inject greeter.c --at phone/ingress --name back",
+        "ebpfmesh inject greeter.c --at tenant:operator/ingress --name all --param limit=1k",
+        "ebpfmesh inject greeter.c --at phone/egress --name first --before greeter",
+    ),
+)
+@click.argument("file", type=FILE)
+@click.option("--at", metavar="PLACE", required=True, help="Whose packets, and which way.")
+@click.option("--name", metavar="NAME", help="What to call it; the file's name if left out.")
+@click.option("--before", metavar="NAME", help="Packets meet it before this one.")
+@click.option("--after", metavar="NAME", help="Packets meet it right after this one.")
+@click.option("--param", "parameters", metavar="NAME=N", multiple=True, callback=_numbers,
+              help="A parameter, other than the file says; may be repeated.")  # fmt: skip
+def inject_file(file: Path, before: str | None, after: str | None, **values: Any) -> None:
+    """Inject FILE at PLACE."""
+    from ebpfmesh.config import edit
+
+    need_change("inject")
+    if before and after:
+        raise UsageError("--before and --after exclude each other", hint="name one of them")
+    injection = _injection(file, **values)
+    change = lambda mesh: edit.inject(mesh, injection, before=before, after=after)  # noqa: E731
+    _edit(f"inject {injection.name}", change)
+
+
+def _injection(file: Path, *, name: str | None, at: str, parameters: dict[str, int]) -> "Injection":
+    from ebpfmesh.config.explain import make
+    from ebpfmesh.config.file import read_source
+    from ebpfmesh.model import Injection
+
+    chosen = name or file.stem.replace("_", "-").lower()
+    source = read_source(file)
+    return make(Injection, name=chosen, at=at, file=file.name, source=source, parameters=parameters)
+
+
+@inject.command(
+    "set",
+    examples=(
+        "ebpfmesh inject set greeter limit=1000",
+        "ebpfmesh inject set greeter limit=9k",
+        "ebpfmesh inject set greeter limit=1500 --json",
+    ),
+)
+@click.argument("name", shell_complete=complete.injected)
+@click.argument("parameters", metavar="PARAMETER=N", nargs=-1, required=True, callback=_numbers)
+def inject_set(name: str, parameters: dict[str, int]) -> None:
+    """Change parameters of what is injected, while packets flow."""
+    from ebpfmesh.config import edit
+
+    need_change("inject set")
+
+    def change(mesh: "Mesh") -> "Mesh":
+        given = {one.name: one.parameters for one in mesh.injections}.get(name, {})
+        return edit.swap(mesh, name, parameters=given | parameters)
+
+    _edit(f"inject set {name}", change)
+
+
+@click.command(
+    cls=Command,
+    examples=(
+        "ebpfmesh swap greeter new.c",
+        "ebpfmesh swap greeter greeter.c --param limit=1k",
+        "ebpfmesh swap greeter new.c --json",
+    ),
+)
+@click.argument("name", shell_complete=complete.injected)
+@click.argument("file", type=FILE)
+@click.option("--param", "parameters", metavar="NAME=N", multiple=True, callback=_numbers,
+              help="A parameter; those that are not given are as FILE says.")  # fmt: skip
+def swap(name: str, file: Path, parameters: dict[str, int]) -> None:
+    """Put FILE in the place of what is injected as NAME; no packet is lost, none meets both.
+
+    Maps with the same name and layout are shared, so that it goes on with what the other knew. The
+    other is kept: `rollback NAME` brings it back.
+    """
+    from ebpfmesh.config import edit
+    from ebpfmesh.config.file import read_source
+
+    need_change("swap")
+    new = {"file": file.name, "source": read_source(file), "parameters": parameters}
+    _edit(f"swap {name}", lambda mesh: edit.swap(mesh, name, **new))
+
+
+@click.command(
+    cls=Command,
+    examples=(
+        "ebpfmesh rollback greeter",
+        "ebpfmesh rollback greeter -v",
+        "ebpfmesh rollback greeter --json",
+    ),
+)
+@click.argument("name", shell_complete=complete.injected)
+def rollback(name: str) -> None:
+    """Put back what was injected as NAME before the last swap; once more undoes that.
+
+    It has the maps it had: those it shares go on, its own are as it left them.
+    """
+    from ebpfmesh import apply
+
+    need_change("rollback")
+    mesh = the_mesh()
+    with output.steps(f"rollback {name}") as step:
+        done = apply.rollback(mesh, name, step)
+    output.operations(mesh, done)
+
+
+@click.command(
+    cls=Command,
+    examples=(
+        "ebpfmesh eject greeter",
+        "ebpfmesh eject second -v",
+        "ebpfmesh eject third --json",
+    ),
+)
+@click.argument("name", shell_complete=complete.injected)
+def eject(name: str) -> None:
+    """Take what is injected as NAME out of the way of packets, and its maps with it."""
+    from ebpfmesh.config import edit
+
+    need_change("eject")
+    _edit(f"eject {name}", lambda mesh: edit.eject(mesh, name))
+
+
+COMMANDS = (inject, swap, rollback, eject)

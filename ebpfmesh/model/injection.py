@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""What is injected into the way of packets, and where."""
+
+from typing import Annotated, Literal
+
+from pydantic import BeforeValidator, Field
+
+from ebpfmesh.model.base import LABEL, Invalid, Model, Name, few, show
+
+Way = Literal["egress", "ingress"]
+AT_ONE_PLACE = 8
+SOURCE_CHARACTERS = 256 << 10
+
+
+def _place(text: object) -> object:
+    """A place as it is written shortest: ``web/ingress`` for ``function:web/ingress``."""
+    if isinstance(text, str):
+        return text.removeprefix("function:")
+    return text
+
+
+At = Annotated[
+    str,
+    BeforeValidator(_place),
+    Field(
+        pattern=rf"^(tenant:)?{LABEL[1:-1]}/(egress|ingress)$",
+        max_length=80,
+        description='a place such as "web/ingress" or "tenant:op-a/egress"',
+    ),
+]
+_PARAMETERS = "a table of integers, such as {rate = 1000000}"
+
+
+class InjectionSettings(Model):
+    """What can be said of an injected program besides its name and its text."""
+
+    at: At
+    parameters: Annotated[dict[str, int], BeforeValidator(few)] = Field(
+        default_factory=dict, description=_PARAMETERS
+    )
+
+
+class Injection(InjectionSettings):
+    """A program of somebody's at a place: it meets what a function sends or gets.
+
+    ``at`` names a function, a group or a tenant, and the way. ``source`` is the text, ``file`` what
+    it was read from, for people. Those at one place are met in the order of their ``rank``.
+    """
+
+    name: Name
+    file: str
+    source: str = Field(max_length=SOURCE_CHARACTERS)
+    rank: int = Field(default=0, ge=0, lt=AT_ONE_PLACE)
+
+    @property
+    def target(self) -> tuple[str, str]:
+        """(tenant or function, its name); a function's may be a group's."""
+        where = self.at.rpartition("/")[0]
+        kind, colon, name = where.partition(":")
+        return (kind, name) if colon else ("function", where)
+
+    @property
+    def way(self) -> Way:
+        """Whether it meets what is sent or what is received."""
+        return "egress" if self.at.endswith("/egress") else "ingress"
+
+    def __str__(self) -> str:
+        return f"{self.name}  {self.at}  {self.file}"
+
+
+def ranked(injections: "tuple[Injection, ...]") -> "tuple[Injection, ...]":
+    """The same with their ranks: their order at each place. Raises Invalid if they are too many."""
+    counts: dict[str, int] = {}
+    found = []
+    for index, one in enumerate(injections):
+        rank = counts.setdefault(one.at, 0)
+        if rank == AT_ONE_PLACE:
+            what = f"{show(one.at)}: more than {AT_ONE_PLACE} are injected there"
+            raise Invalid(what, path=("injections", index, "at"), hint="make two of them one")
+        counts[one.at] += 1
+        found.append(one.model_copy(update={"rank": rank}))
+    return tuple(found)

@@ -1,0 +1,334 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""Programs of others in the way of packets: injected, swapped, rolled back, ejected, under traffic.
+
+a ──▶ b and web-0, web-1 of tenant one; c of tenant two.
+"""
+
+import ctypes
+from collections.abc import Iterator
+from ipaddress import IPv4Address
+from pathlib import Path
+
+import pytest
+
+from ebpfmesh import _abi, apply, config
+from ebpfmesh._abi import Direction, Reason
+from ebpfmesh.apply import batch
+from ebpfmesh.config import edit
+from ebpfmesh.errors import FunctionRefused, UsageError
+from ebpfmesh.kernel import bpf
+from ebpfmesh.model import Injection, Mesh
+from ebpfmesh.observe import counters, injected, view
+from ebpfmesh.state import chains
+from support.sockets import datagrams
+from support.topology import drops, mesh_of, running
+
+MESH = """
+[mesh]
+name = "inject"
+[[function]]
+name = "a"
+tenant = "one"
+[[function]]
+name = "b"
+tenant = "one"
+[[function]]
+name = "web"
+tenant = "one"
+replicas = 2
+[[function]]
+name = "c"
+tenant = "two"
+"""
+COUNT = """
+#include "mesh_function.h"
+MESH_PARAMETER(u32, port, 0, "whose packets are dropped");
+MESH_COUNTER(seen, "packets that came by");
+MESH_REASON(0, "to that port");
+MESH_MAP(array, total, u32, u64, 1);
+MESH_FUNCTION(p)
+{
+	u32 zero = 0;
+	u64 *sum = total.lookup(&zero);
+
+	mesh_count(seen);
+	if (sum)
+		*sum += STEP;
+	return p->destination_port == mesh_get(port) ? mesh_drop(0) : mesh_next();
+}
+"""
+ONE, TEN = COUNT.replace("STEP", "1"), COUNT.replace("STEP", "10")
+OTHER = ONE.replace("u64, 1)", "u64, 2)")
+BROKEN = ONE.replace("mesh_count(seen)", "mesh_count(sene)")
+UNSAFE = ONE.replace("if (sum)", "").replace("zero = 0", "zero = p->source_port")
+AWAY = """
+#include "mesh_function.h"
+MESH_TARGET(0, "NAME");
+MESH_FUNCTION(p)
+{
+	return p->destination_port == 7 ? mesh_redirect(0) : mesh_next();
+}
+"""
+
+INJECT = """
+[[inject]]
+name = "count"
+file = "count.c"
+at = "a/egress"
+parameters = { port = 9 }
+"""
+LATE = IPv4Address("198.18.0.99")
+MAPS = ("mesh_chain", "mesh_target", "mesh_refused")
+
+
+@pytest.fixture
+def mesh() -> Iterator[Mesh]:
+    with running(MESH) as found:
+        yield found
+
+
+def injection(at: str, source: str = ONE, name: str = "count", **parameters: int) -> Injection:
+    return Injection(name=name, at=at, file=f"{name}.c", source=source, parameters=parameters)
+
+
+def inject(mesh: Mesh, *wanted: Injection) -> None:
+    """Inject, one after the other."""
+    for one in wanted:
+        apply.edit(mesh.name, lambda whole, one=one: edit.inject(whole, one))
+
+
+def swap(mesh: Mesh, source: str, **parameters: int) -> None:
+    """Another text for "count"."""
+    change = {"source": source, "parameters": parameters}
+    apply.edit(mesh.name, lambda whole: edit.swap(whole, "count", **change))
+
+
+def seen(mesh: Mesh, name: str = "count") -> int:
+    """Packets that a program met."""
+    with view.opened(mesh.name) as opened:
+        return injected.one(opened, name).counters["seen"]
+
+
+def total(mesh: Mesh) -> int:
+    """What the map of "count" holds."""
+    with apply.opened(mesh.name) as live:
+        row = live.record.injection("count")
+        assert row
+        with live.chains.opened(live.record.program(row.program)) as maps:
+            value = bpf.map_lookup(maps["total"].fd, bytes(4), 8)
+    return int.from_bytes(value or b"", "little")
+
+
+def passes(mesh: Mesh, source: str, destination: str, port: int, arrives: str = "") -> bool:
+    """Whether a datagram arrives, at whom it is for or at somebody else."""
+    to = mesh.function(destination).address4
+    own = mesh.function(source).address4
+    assert to
+    assert own
+    with (
+        datagrams(mesh, arrives or destination, to, port) as there,
+        datagrams(mesh, source, own) as here,
+    ):
+        there.setblocking(False)
+        here.sendto(b"ping", (str(to), port))
+        try:
+            return there.recv(64) == b"ping"
+        except BlockingIOError:
+            return False
+
+
+def test_a_program_meets_what_is_sent(mesh: Mesh) -> None:
+    """What it drops is counted by its own reasons, and what passes by its own counters."""
+    inject(mesh, injection("a/egress", port=9))
+    assert passes(mesh, "a", "b", 8)
+    assert seen(mesh) == 1
+    assert not passes(mesh, "a", "b", 9)
+    with view.opened(mesh.name) as opened:
+        row = injected.one(opened, "count")
+    assert (row.counters, row.refused, row.parameters) == (
+        {"seen": 2},
+        {"to that port": 1},
+        {"port": 9},
+    )
+    assert drops(mesh)["a", Direction.FROM_FN, Reason.INJECTED] == 1
+    assert passes(mesh, "b", "a", 9)
+
+
+@pytest.mark.parametrize(
+    ("at", "met", "others"),
+    [
+        ("b/ingress", [("a", "b")], [("b", "a"), ("a", "web-0")]),
+        ("web/ingress", [("a", "web-0"), ("b", "web-1")], [("web-0", "b")]),
+        ("tenant:one/egress", [("a", "b"), ("web-0", "a")], []),
+        ("tenant:one/ingress", [("a", "b"), ("web-0", "a")], []),
+        ("tenant:two/egress", [], [("a", "b")]),
+    ],
+)
+def test_who_meets_it(
+    mesh: Mesh, at: str, met: list[tuple[str, str]], others: list[tuple[str, str]]
+) -> None:
+    inject(mesh, injection(at, port=9))
+    assert not any(passes(mesh, source, to, 9) for source, to in met)
+    assert all(passes(mesh, source, to, 9) for source, to in others)
+
+
+def test_a_function_that_comes_later_meets_it_too(mesh: Mesh) -> None:
+    """At once: there is no packet of it that does not."""
+    inject(mesh, injection("tenant:one/ingress", port=9))
+    late = mesh.function("b").model_copy(
+        update={"name": "late", "address4": LATE, "address6": None}
+    )
+    apply.add_function(mesh.name, late)
+    whole = mesh.model_copy(update={"functions": (*mesh.functions, late)})
+    assert passes(whole, "a", "late", 8)
+    assert not passes(whole, "a", "late", 9)
+
+
+def test_swap_keeps_what_is_shared_and_rollback_brings_back(mesh: Mesh) -> None:
+    inject(mesh, injection("a/egress"))
+    passes(mesh, "a", "b", 1)
+    assert (seen(mesh), total(mesh)) == (1, 1)
+    swap(mesh, TEN)
+    passes(mesh, "a", "b", 1)
+    assert (seen(mesh), total(mesh)) == (2, 11)
+    apply.rollback(mesh.name, "count")
+    passes(mesh, "a", "b", 1)
+    assert (seen(mesh), total(mesh)) == (3, 12)
+    apply.rollback(mesh.name, "count")
+    passes(mesh, "a", "b", 1)
+    assert (seen(mesh), total(mesh)) == (4, 22)
+
+
+def test_a_map_of_another_layout_begins_empty(mesh: Mesh) -> None:
+    """And the one before has what it had when it comes back."""
+    inject(mesh, injection("a/egress"))
+    passes(mesh, "a", "b", 1)
+    swap(mesh, OTHER)
+    assert (seen(mesh), total(mesh)) == (1, 0)
+    passes(mesh, "a", "b", 1)
+    apply.rollback(mesh.name, "count")
+    assert (seen(mesh), total(mesh)) == (2, 1)
+
+
+def test_parameters_change_while_packets_flow(mesh: Mesh) -> None:
+    inject(mesh, injection("a/egress", port=9))
+    swap(mesh, ONE, port=8)
+    assert not passes(mesh, "a", "b", 8)
+    assert passes(mesh, "a", "b", 9)
+    with pytest.raises(UsageError, match="no parameter prot") as caught:
+        swap(mesh, ONE, prot=1)
+    assert caught.value.hint == 'did you mean "port"?'
+    with pytest.raises(UsageError, match="-1 is no u32"):
+        swap(mesh, ONE, port=-1)
+    assert not passes(mesh, "a", "b", 8)
+
+
+def test_order(mesh: Mesh) -> None:
+    """Those at one place in the order that is asked for; a tenant's after a function's own."""
+    first, second, third = (injection("a/egress", name=name) for name in ("one", "two", "three"))
+    inject(mesh, first, second)
+    apply.edit(mesh.name, lambda whole: edit.inject(whole, third, before="two"))
+    inject(mesh, injection("tenant:one/egress", name="last"))
+    with apply.opened(mesh.name) as live:
+        names = [row.injection.name for row in live.record.injections()]
+        ids = {row.injection.name: row.program for row in live.record.injections()}
+        chain = chains.wanted(live.record)[live.record.find_id("function", "a") or 0]
+    assert names == ["one", "three", "two", "last"]
+    assert chain.egress == tuple(ids[name] for name in names)
+
+
+@pytest.mark.parametrize(
+    ("source", "what"), [(BROKEN, r"c:12: .*sene"), (UNSAFE, r"c:15: the verifier: ")]
+)
+def test_what_is_refused_changes_nothing(mesh: Mesh, source: str, what: str) -> None:
+    inject(mesh, injection("a/egress", port=9))
+    before = everything(mesh)
+    with pytest.raises(FunctionRefused, match=what):
+        swap(mesh, source)
+    with pytest.raises(FunctionRefused, match=what):
+        inject(mesh, injection("b/egress", source, name="other"))
+    assert everything(mesh) == before
+    assert not passes(mesh, "a", "b", 9)
+
+
+def everything(mesh: Mesh) -> tuple[object, ...]:
+    """Pins, slots and heads of all that is injected, and the mesh itself."""
+    with apply.opened(mesh.name) as live:
+        pins = sorted(str(path) for path in live.pins.injected.rglob("*"))
+        found = live.control.maps
+        maps = [[bytes(key) + bytes(row) for key, row in found[name].items()] for name in MAPS]
+        slots = [bool(found["mesh_injected"].get(ctypes.c_uint32(slot))) for slot in range(256)]
+        return live.record.model(), pins, maps, slots, live.record.chains()
+
+
+def test_nothing_is_left(mesh: Mesh) -> None:
+    before = everything(mesh)
+    inject(mesh, injection("a/egress"), injection("tenant:one/ingress", name="other"))
+    swap(mesh, TEN)
+    for name in ("count", "other"):
+        apply.edit(mesh.name, lambda whole, name=name: edit.eject(whole, name))
+    assert everything(mesh) == before
+    inject(mesh, injection("a/egress"))
+    apply.detach(mesh.name, "a")
+    with apply.opened(mesh.name) as live:
+        assert live.record.model().injections == ()
+        assert list(live.pins.injected.iterdir()) == []
+
+
+@pytest.mark.parametrize("lost", ["heads", "slots", "pins"])
+def test_what_is_lost_is_repaired(mesh: Mesh, lost: str) -> None:
+    inject(mesh, injection("a/egress", port=9))
+    with apply.opened(mesh.name) as live:
+        maps, whole = live.control.maps, live.record.model()
+        assert batch.problems(live) == []
+        if lost == "heads":
+            number = live.record.find_id("function", "a") or 0
+            maps["mesh_chain"].set(ctypes.c_uint32(number), _abi.Chain())
+        elif lost == "slots":
+            for slot in range(256):
+                maps["mesh_injected"].delete(ctypes.c_uint32(slot))
+        else:
+            for path in live.pins.injected.rglob("*_*"):
+                path.unlink()
+        assert batch.problems(live)
+    assert [step.kind for step in apply.up(whole)] == ["repair"]
+    assert not passes(mesh, "a", "b", 9)
+    with apply.opened(mesh.name) as live:
+        assert batch.problems(live) == []
+
+
+def test_redirect(mesh: Mesh) -> None:
+    """To a function of its own tenant, and to no other."""
+    inject(mesh, injection("a/egress", AWAY.replace("NAME", "web-1"), name="away"))
+    assert passes(mesh, "a", "b", 8)
+    assert not passes(mesh, "a", "b", 7)
+    with view.opened(mesh.name) as opened:
+        rows = counters.read_meters(opened)
+    assert [row.rx_packets for row in rows if row.function == "web-1"] == [1]
+    for name in ("c", "nobody"):
+        with pytest.raises(UsageError, match=f"target 0, {name}, is no function of its own tenant"):
+            inject(mesh, injection("b/egress", AWAY.replace("NAME", name), name="other"))
+
+
+def test_from_a_file(tmp_path: Path) -> None:
+    """[[inject]] in the mesh file, with a plan that tells; the file beside it is what counts."""
+    (tmp_path / "count.c").write_text(ONE)
+    file = tmp_path / "mesh.toml"
+    file.write_text(MESH + INJECT)
+    wanted = config.load(file)
+    try:
+        apply.up(wanted)
+        assert not passes(wanted, "a", "b", 9)
+        assert apply.plan(config.load(file)) == ()
+        (tmp_path / "count.c").write_text(TEN)
+        changed = config.load(file)
+        lines = [step.describe() for step in apply.plan(changed)]
+        assert lines == ["~ injection count  text changed"]
+        apply.up(changed)
+        assert apply.plan(changed) == ()
+        without = mesh_of(MESH)
+        lines = [step.describe() for step in apply.up(without)]
+        assert lines == ["- injection count  a/egress  count.c"]
+        assert passes(wanted, "a", "b", 9)
+    finally:
+        apply.down(wanted.name)
