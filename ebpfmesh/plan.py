@@ -99,10 +99,15 @@ def diff(current: Mesh | None, wanted: Mesh) -> tuple[Operation, ...]:
 
 def _check_fixed(current: Mesh, wanted: Mesh) -> None:
     for key in ("name", "limits", "hook", "expedited", "count_flows", "prefix4", "prefix6"):
-        if getattr(current, key) != getattr(wanted, key):
+        if _fixed(current, key) != _fixed(wanted, key):
             what = "the prefixes" if key.startswith("prefix") else f"the {key}"
             message = f'mesh "{current.name}" is up: {what} cannot change while it is'
             raise UsageError(message, hint="take it down first, then bring it up again")
+
+
+def _fixed(mesh: Mesh, key: str) -> object:
+    """What of a key cannot change; a limit that has no effect may."""
+    return mesh.limits.model_dump(exclude={"sockets"}) if key == "limits" else getattr(mesh, key)
 
 
 def _bare(mesh: Mesh) -> Mesh:

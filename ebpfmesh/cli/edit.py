@@ -66,18 +66,18 @@ def _edit(
     what: str,
     change: "Callable[[Mesh], Mesh]",
     scope: "Scope",
-    idle: "Sequence[tuple[Policy, str]]" = (),
+    warnings: "Sequence[str]" = (),
 ) -> None:
     """Apply a change of the model and tell the operations it came to.
 
-    ``idle``: the new rules that can never match, known once the change is made.
+    ``warnings`` of what is new are known once the change is made.
     """
     from ebpfmesh import apply
 
     mesh = the_mesh()
     with output.steps(what) as step:
         done = apply.edit(mesh, change, step, scope=scope)
-    output.operations(mesh, done, idle=idle)
+    output.operations(mesh, done, warnings=warnings)
 
 
 @click.group(
@@ -247,14 +247,15 @@ def policy_add(**values: Any) -> None:
 
     need_change("policy add")
     rule = _policy(**values)
-    idle: list[tuple[Policy, str]] = []
+    warnings: list[str] = []
 
     def add(mesh: "Mesh") -> "Mesh":
         changed = edit.add_policy(mesh, rule)
-        idle[:] = [row for row in idle_rules(changed) if row[0] == changed.policies[-1]]
+        new = changed.policies[-1]
+        warnings[:] = [text for one, text in idle_rules(changed) if one == new]
         return changed
 
-    _edit(f"policy {rule}", add, edit.scope_of_policy(rule), idle)
+    _edit(f"policy {rule}", add, edit.scope_of_policy(rule), warnings)
 
 
 @policy.command(

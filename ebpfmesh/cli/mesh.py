@@ -41,7 +41,7 @@ def up(file: Path) -> None:
     check_file_mesh(file, wanted.name)
     with _located(file), output.steps(f"mesh {wanted.name}") as step:
         done = apply.up(wanted, step)
-    output.operations(wanted.name, done, idle=model.idle_rules(wanted))
+    output.operations(wanted.name, done, warnings=model.warnings(wanted))
 
 
 @contextlib.contextmanager
@@ -78,7 +78,7 @@ def plan(file: Path, *, tells: bool) -> None:
     check_file_mesh(file, wanted.name)
     with _located(file):
         found = apply.plan(wanted)
-    output.operations(wanted.name, found, output.step, idle=model.idle_rules(wanted))
+    output.operations(wanted.name, found, output.step, warnings=model.warnings(wanted))
     if tells and found:
         click.get_current_context().exit(CHANGES)
 

@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from rich.segment import Segment
     from rich.text import Text
 
-    from ebpfmesh.model import Policy
     from ebpfmesh.operation import Operation
     from ebpfmesh.plan import Told
 
@@ -116,16 +115,16 @@ def operations(
     found: "Iterable[Operation]",
     tell: Callable[[str], None] = done,
     *,
-    idle: "Iterable[tuple[Policy, str]]" = (),
+    warnings: Iterable[str] = (),
 ) -> None:
     """Print the operations that were done, or with ``step`` those that would be.
 
-    ``idle`` are rules to warn of, which can never match, with the reason.
+    ``warnings`` tell of what is allowed and hardly meant.
     """
     from ebpfmesh.plan import told
 
     steps = list(told(found))
-    warnings = [f"policy {rule} can never match: {why}" for rule, why in idle]
+    warnings = list(warnings)
     if settings().json:
         data(mesh=mesh, operations=[_row(step) for step in steps], warnings=warnings)
         return

@@ -94,7 +94,7 @@ ABOUT: dict[str, dict[str, tuple[str, str]]] = {
         "flows": ("Flows that are remembered; the oldest makes room.", "65536"),
         "half_open": ("TCP flows of which one side was heard.", "16384"),
         "fragments": ("Datagrams in fragments that are on their way.", "1024"),
-        "sockets": ("Has no effect any more.", "8192"),
+        "sockets": ("Deprecated: has no effect any more, and is warned of.", "8192"),
     },
     "mesh.timeouts": {
         "handshake": ("Seconds; TCP until both sides were heard.", "30"),

@@ -28,7 +28,7 @@ from ebpfmesh.model.base import (
     suggest,
     too_many,
 )
-from ebpfmesh.model.idle import idle_rules
+from ebpfmesh.model.idle import idle_rules, warnings
 from ebpfmesh.model.injection import Injection, InjectionSettings, ranked
 from ebpfmesh.model.mesh import Mesh
 from ebpfmesh.model.objects import (
@@ -101,4 +101,5 @@ __all__ = [
     "show",
     "suggest",
     "too_many",
+    "warnings",
 ]

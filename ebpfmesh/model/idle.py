@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""Rules that are right and yet never apply to any packet."""
+"""What a mesh may say and says in vain: rules that never apply, a limit that nothing has."""
 
 from collections.abc import Iterator
 
@@ -9,12 +9,19 @@ from ebpfmesh.model.policy import Policy
 from ebpfmesh.model.ports import ports_text
 
 
+def warnings(mesh: Parts) -> Iterator[str]:
+    """All of it, a line each."""
+    if "sockets" in mesh.limits.model_fields_set:
+        yield "limits.sockets has no effect any more: leave it out"
+    yield from (text for _, text in idle_rules(mesh))
+
+
 def idle_rules(mesh: Parts) -> Iterator[tuple[Policy, str]]:
-    """The rules of a mesh that can never match, each with the reason."""
+    """The rules of a mesh that can never match, each with a line that says why."""
     services = {service.name: service for service in mesh.services}
     for policy in mesh.policies:
         if why := _why_idle(policy, services.get(policy.destination.name)):
-            yield policy, why
+            yield policy, f"policy {policy} can never match: {why}"
 
 
 def _why_idle(policy: Policy, service: Service | None) -> str:

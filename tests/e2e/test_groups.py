@@ -103,6 +103,18 @@ def test_rules_that_can_never_match_are_warned_of(up: Path) -> None:
     assert ebpfmesh("-q", "policy", "add", "outside", "outside").stderr == ""
 
 
+@pytest.mark.usefixtures("up")
+def test_a_limit_that_nothing_has_is_warned_of(file: Path) -> None:
+    """It may be there, and may be left out of a mesh that is up, since it makes no difference."""
+    warning = "limits.sockets has no effect any more: leave it out"
+    for number in (8192, 64):
+        file.write_text(MESH.replace("[mesh]", f"[mesh]\nlimits = {{sockets = {number}}}"))
+        assert data("plan", file) == {"mesh": "edge", "operations": [], "warnings": [warning]}
+        assert ebpfmesh("up", file).stderr.splitlines()[0] == f"warning: {warning}"
+    file.write_text(MESH)
+    assert ebpfmesh("up", file).stderr == ""
+
+
 def test_all_that_is_wrong_with_a_file_is_told_and_nothing_changed(file: Path) -> None:
     file.write_text(MESH.replace("port = 80", "prt = 80") + '[[policy]]\nfrom = "x"\nto = "any"\n')
     done = ebpfmesh("up", file, code=2)
