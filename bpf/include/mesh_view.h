@@ -3,11 +3,11 @@
  * How struct mesh_view is made of a packet: bounded, without writing and without trust. What does
  * not fit the packet is 0, and so is all that would have come after it.
  *
- * A field that the author does not read costs nothing: the compiler leaves out what it is made
- * of. It cannot where a helper is called, so the fields behind it are there only for a text that
- * names one of them (MESH_VIEW_TRANSPORT). Code of others is verified without the right to learn
- * kernel addresses, and then no variable may be added to a pointer into the packet: hence
- * view_load() for what has no fixed place.
+ * Fields are there for a text that names one of their group (MESH_VIEW_IP, MESH_VIEW_TRANSPORT), so
+ * that the others cost nothing where the compiler could not leave them out by itself: a call of a
+ * helper, or assembly. Code of others is verified without the right to learn kernel addresses, and
+ * then no variable may be added to a pointer into the packet: hence view_load() for what has no
+ * fixed place, and VIEW_BRANCH().
  */
 #ifndef MESH_VIEW_H
 #define MESH_VIEW_H
@@ -36,13 +36,16 @@ enum mesh_view_fragment {
 
 /* A packet as the author sees it. Ports, lengths and offsets are in host order. */
 struct mesh_view {
+	__u32 length;	   /* of the frame, Ethernet's 14 bytes among them */
+	VIEW_CTX *context; /* for mesh_read() */
+#ifdef MESH_VIEW_IP
 	struct mesh_address source; /* network order; IPv4 as ::ffff:a.b.c.d */
 	struct mesh_address destination;
-	__u32 length; /* of the frame, Ethernet's 14 bytes among them */
 	__u8 version; /* 4 or 6; 0: no IP, or malformed */
 	__u8 dscp;
 	__u8 ecn;
 	__u8 ttl;
+#endif
 #ifdef MESH_VIEW_TRANSPORT
 	__u8 protocol; /* of the transport, behind extension headers */
 	__u8 fragment; /* enum mesh_view_fragment */
@@ -54,7 +57,6 @@ struct mesh_view {
 	__u32 payload;	      /* where the data behind the transport's header begins; 0: none */
 	__u32 payload_length; /* of what GSO has yet to cut: of all segments */
 #endif
-	VIEW_CTX *context; /* for mesh_read() */
 };
 
 /* Bytes of a header by one load. */
@@ -65,6 +67,12 @@ struct mesh_view {
 static __u64 (*view_xdp_length)(VIEW_CTX *) __attribute__((const)) = (void *)188;
 #endif
 
+/*
+ * The packet's start as it is in one branch. With one pointer for both clang would choose the offset
+ * and add that, which is a variable.
+ */
+#define VIEW_BRANCH(data) asm("" : "+r"(data))
+
 HOT __u32 view_length(VIEW_CTX *ctx)
 {
 #ifdef MESH_XDP
@@ -74,6 +82,7 @@ HOT __u32 view_length(VIEW_CTX *ctx)
 #endif
 }
 
+#ifdef MESH_VIEW_IP
 #ifdef MESH_VIEW_TRANSPORT
 /*
  * Eight bytes of the packet, in host order; 0 if they are not there. They go through a place of the
@@ -203,9 +212,11 @@ HOT void view_transport6(struct mesh_view *p, struct ipv6hdr *ip, void *data, vo
 
 HOT void view_ip4(struct mesh_view *p, void *data, void *end)
 {
-	struct iphdr *ip = data + ETH_HLEN;
+	struct iphdr *ip;
 	__u32 header, total;
 
+	VIEW_BRANCH(data);
+	ip = data + ETH_HLEN;
 	if ((void *)(ip + 1) > end || ip->version != 4)
 		return;
 	header = ip->ihl * 4;
@@ -226,9 +237,11 @@ HOT void view_ip4(struct mesh_view *p, void *data, void *end)
 
 HOT void view_ip6(struct mesh_view *p, void *data, void *end)
 {
-	struct ipv6hdr *ip = data + ETH_HLEN;
+	struct ipv6hdr *ip;
 	__u16 first;
 
+	VIEW_BRANCH(data);
+	ip = data + ETH_HLEN;
 	if ((void *)(ip + 1) > end || ip->version != 6)
 		return;
 	if (ETH_HLEN + sizeof(*ip) + bpf_ntohs(ip->payload_len) > p->length)
@@ -245,18 +258,26 @@ HOT void view_ip6(struct mesh_view *p, void *data, void *end)
 #endif
 }
 
-HOT void mesh_view_packet(VIEW_CTX *ctx, struct mesh_view *p)
+HOT void view_ip(VIEW_CTX *ctx, struct mesh_view *p)
 {
 	void *data = (void *)(long)ctx->data, *end = (void *)(long)ctx->data_end;
 	struct ethhdr *eth = data;
 
-	p->context = ctx;
-	p->length = view_length(ctx);
 	if ((void *)(eth + 1) > end)
 		return;
 	if (eth->h_proto == bpf_htons(ETH_P_IP))
 		view_ip4(p, data, end);
 	else if (eth->h_proto == bpf_htons(ETH_P_IPV6))
 		view_ip6(p, data, end);
+}
+#endif
+
+HOT void mesh_view_packet(VIEW_CTX *ctx, struct mesh_view *p)
+{
+	p->context = ctx;
+	p->length = view_length(ctx);
+#ifdef MESH_VIEW_IP
+	view_ip(ctx, p);
+#endif
 }
 #endif

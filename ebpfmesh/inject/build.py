@@ -227,8 +227,11 @@ def _refused(source: Source, program: Compiled, said: str, before: int) -> MeshE
 
 HINTS: Sequence[tuple[str, str]] = (
     (r"map_value_or_null|invalid mem access", "is a look-up's result compared with NULL first?"),
-    (r"invalid access to packet", "mesh_read() says whether there is as much of the packet"),
-    (r"infinite loop|back-edge|too (complex|large)|jumps is too", "give the loop a constant bound"),
+    (
+        r"invalid access to packet|outside of the packet",
+        "mesh_read() says whether there is as much of the packet",
+    ),
+    (r"infinite loop|back-edge|too (complex|large)", "loops are unrolled: #pragma unroll"),
     (
         r"prohibited for !root|leaks addr|pointer comparison",
         "compute with values, no pointers",

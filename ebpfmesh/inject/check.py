@@ -130,7 +130,7 @@ def _alone(
 
 def _call(at: int, one: Instruction, hook: str) -> None:
     if one.src == i.PSEUDO_CALL:
-        raise Refused("a call of a function of its own", at, "make it static inline")
+        raise Refused("a call of another function", at, "make it static inline")
     if one.src:
         raise Refused("a call of a kernel function", at)
     if one.imm not in HELPERS and one.imm not in AT[hook][0]:
@@ -220,6 +220,8 @@ class _Flow:
                     waiting.add(to)
                 elif known.join(after):
                     waiting.add(to)
+        if not any(self._code[at].code == i.EXIT for at in self._before):
+            raise Refused("it never ends", max(self._before))
 
     @staticmethod
     def _next(at: int, one: Instruction) -> Iterator[int]:

@@ -8,7 +8,7 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -18,6 +18,7 @@ from ebpfmesh.inject.source import ENTRY, Source, assemble
 
 NO_BCC = 5  # exit code of the compiler
 SECONDS = 60
+WORDS = 300  # of a message, whatever the author makes the compiler say
 FLAGS = {"tc": (), "xdp": ("-DMESH_XDP",)}
 """What tells the header of the hook; the keys are the hooks there are."""
 
@@ -114,10 +115,25 @@ def _error(source: Source, code: int, said: str) -> MeshError:
     if "CAP_SYS_ADMIN" in last:
         return MissingPrivilege(last, hint="run as root")
     line, what = _first_error(source, said)
-    if not what and (code < 0 or "out of memory" in said or "bad_alloc" in said):
-        what = f"the compiler takes more than {SECONDS} s or 1 GiB for it, or breaks down"
+    hint = ""
+    if "BPF stack limit" in said:
+        what = "more than 512 bytes of stack"
+    elif not what and "Assertion" in said:
+        what = "the compiler breaks down over it"
+        hint = "ringbuf_output() is given the address of a variable: &record"
+    elif not what and (code < 0 or "out of memory" in said or "bad_alloc" in said):
+        what = f"the compiler takes more than {SECONDS} s or 1 GiB for it"
     what = what or last.removeprefix("refused: ") or "the compiler says nothing"
-    return FunctionRefused(what, file=source.path, line=line, log=keep_log(source, said))
+    if "refused: " in last:
+        line = line or _named_in(source, said)
+    log = keep_log(source, said)
+    return FunctionRefused(what[:WORDS], file=source.path, line=line, log=log, hint=hint)
+
+
+def _named_in(source: Source, said: str) -> int | None:
+    """The line of the map that BCC says it could not open."""
+    found = re.search(r"could not open bpf map: (\w+)", said)
+    return source.line_of(found[1]) if found else None
 
 
 def _first_error(source: Source, said: str) -> tuple[int | None, str]:
@@ -129,13 +145,15 @@ def _first_error(source: Source, said: str) -> tuple[int | None, str]:
         if found := re.search(rf"^{re.escape(source.alias)}:(\d+):\d+: note:", notes, re.M):
             return int(found[1]), match["what"]
         return None, match["what"]
-    return None, ""
+    found = re.search(r"\berror: (.*)", said)
+    return None, found[1] if found else ""
 
 
 def _compiled(source: Source, answer: dict[str, Any], said: str) -> Compiled:
     """The answer, as far as it can be right: it comes from a process that read the text."""
     if answer["refused"]:
-        raise source.refuse(f"it {answer['refused'][0]}", None)
+        line = _named_in(source, said) or source.line_of("BPF_TABLE_PINNED")
+        raise source.refuse(f"it {answer['refused'][0]}", line)
     code = bytes.fromhex(answer["instructions"])
     if not code:
         log = keep_log(source, said)
@@ -152,10 +170,30 @@ def _compiled(source: Source, answer: dict[str, Any], said: str) -> Compiled:
                 key=one["key"], value=one["value"],
             )
         )  # fmt: skip
-    places = [
-        (at, line if file == source.alias else None) for at, file, line, _ in answer["places"]
-    ]
+    places = list(_places(source, answer["places"], said))
     return Compiled(code, _lines(len(code) // 8, places), tuple(tables))
+
+
+INLINE = "__attribute__((always_inline))"
+"""The line that BCC puts before each function (bcc/src/cc/frontends/clang/b_frontend_action.cc)."""
+
+
+def _places(
+    source: Source, places: Sequence[tuple[int, str, int, int]], said: str
+) -> Iterator[tuple[int, int | None]]:
+    """(Instruction, the author's line) of the compiler's, which count what BCC has put in."""
+    changed = said.partition(f'\n#line 1 "{source.alias}"\n')[2].rpartition('\n#line 1 "entry"\n')[
+        0
+    ]
+    lines, original = [0], source.text.split("\n")
+    for line in changed.split("\n"):
+        before = lines[-1]
+        wanted = original[before] if before < len(original) else ""
+        lines.append(before if line == INLINE != wanted else before + 1)
+    for at, file, number, _ in places:
+        inside = file == source.alias and 0 < number < len(lines)
+        put_in = inside and lines[number] == lines[number - 1]
+        yield at, lines[number] + put_in if inside else None
 
 
 def _lines(count: int, places: Sequence[tuple[int, int | None]]) -> tuple[int | None, ...]:

@@ -6,7 +6,8 @@ but compute: it is nobody, without a capability, in a root directory of headers,
 with bounded memory and time; and bpf(2) is not the kernel's here but answered by a thread of this
 process (seccomp_unotify(2)). So BCC "creates" maps and "loads" a program of any size, and what it
 asked for is what is reported. Reads a Request as JSON from stdin and writes the answer as JSON to
-stdout; stderr is what clang has to say. Exits 0, 1, or NO_BCC.
+stdout; stderr is what clang has to say, and behind it the
+text as BCC has changed it. Exits 0, 1, or NO_BCC.
 """
 
 import ctypes
@@ -26,6 +27,7 @@ from ebpfmesh.compile.headers import CFLAGS, SOURCE_VARIABLE, header_links
 from ebpfmesh.kernel import libc
 
 NO_BCC = 5
+REWRITTEN = 4  # DEBUG_PREPROCESSOR: print the text as BCC has changed it
 NOBODY = 65534
 MEMORY = 1 << 30  # bytes of address space; an ordinary source takes 600 MiB of it
 SECONDS = 60
@@ -216,7 +218,7 @@ def _compile(lib: Any, request: dict[str, Any]) -> Any:
     ]
     given = (ctypes.c_char_p * len(flags))(*(flag.encode() for flag in flags))
     text = request["text"].encode()
-    return lib.bpf_module_create_c_from_string(text, 0, given, len(flags), False, None)
+    return lib.bpf_module_create_c_from_string(text, REWRITTEN, given, len(flags), False, None)
 
 
 def _read(lib: Any, module: Any, entry: bytes, answers: Answers) -> dict[str, Any]:

@@ -304,6 +304,7 @@ def assemble(source: Source) -> str:
     )
 
 
+IP = ("source", "destination", "version", "dscp", "ecn", "ttl")
 TRANSPORT = (
     "protocol", "fragment", "tcp_flags", "icmp_type", "icmp_code", "source_port",
     "destination_port", "payload", "payload_length", "mesh_hash",
@@ -312,7 +313,10 @@ TRANSPORT = (
 
 
 def _generated(source: Source) -> Iterator[str]:
-    if re.search(rf"\b({'|'.join(TRANSPORT)})\b", _Code(source.text).bare):
+    words = set(re.findall(r"\w+", _Code(source.text).bare))
+    if not words.isdisjoint(IP + TRANSPORT):
+        yield "#define MESH_VIEW_IP"
+    if not words.isdisjoint(TRANSPORT):
         yield "#define MESH_VIEW_TRANSPORT"
     if source.parameters:
         yield f"#define MESH_PARAMETERS {PARAMETERS:#x}"

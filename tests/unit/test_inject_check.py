@@ -158,7 +158,7 @@ def test_the_last_bytes_of_the_stack_are_the_authors() -> None:
         (I(0x85, imm=6), "bpf_trace_printk() may not be called"),
         (I(0x85, imm=200), "helper 200 may not be called"),
         (I(0x85, imm=189), "helper 189 may not be called"),
-        (I(0x85, 0, 1, 0, 5), "a call of a function of its own"),
+        (I(0x85, 0, 1, 0, 5), "a call of another function"),
         (I(0x85, 0, 2, 0, 5), "a call of a kernel function"),
         (I(0x8D, 0, 0, 0, 1), "a call through a pointer"),
         (I(0x20, imm=14), "a load of the old kind, from the packet"),

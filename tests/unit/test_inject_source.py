@@ -148,4 +148,8 @@ def test_only_who_asks_for_the_transport_gets_it() -> None:
     assert flag not in assemble(parse(FILE, HEAD + BODY))
     for word in source.TRANSPORT:
         text = assemble(parse(FILE, HEAD + BODY.replace("mesh_next()", f"p->{word}")))
-        assert text.splitlines()[1] == flag
+        assert text.splitlines()[1:3] == ["#define MESH_VIEW_IP", flag]
+    for word in source.IP:
+        text = assemble(parse(FILE, HEAD + BODY.replace("mesh_next()", f"p->{word}")))
+        assert "#define MESH_VIEW_IP" in text
+        assert flag not in text
