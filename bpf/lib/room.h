@@ -44,23 +44,47 @@ HOT struct mesh_room *room_of(__u32 kind, __u32 tenant)
 	return mesh_room.lookup(&index);
 }
 
+/* The first word of a slot, to be changed at once. */
+union room_word {
+	__u64 word;
+	struct {
+		__u32 users;
+		__u16 tenant;
+		__u16 turn;
+	};
+};
+_Static_assert(sizeof(union room_word) == __builtin_offsetof(struct mesh_slot, key), "layout");
+
 /*
- * 1 if the slot is ours alone, and still what it was when it had this turn. Atomic operations that
- * return what was there are none of clang's for this instruction set: who adds and then finds more
- * than his own was not the first.
+ * Add users; the word as it was. All that was written before is seen before, and nothing after is
+ * done before, on machines that order neither (arm64) too: an atomic operation that returns what was
+ * there is a full barrier (linux/Documentation/bpf/standardization/instruction-set.rst, and
+ * linux/arch/arm64/net/bpf_jit_comp.c), one that does not orders nothing. For this instruction set
+ * clang has only that of 64 bits, and only if what it returns is used.
  */
+HOT union room_word room_add(struct mesh_slot *slot, int users)
+{
+	union room_word more = { .users = 1 }, old;
+
+	old.word = __sync_fetch_and_add((__u64 *)slot, users * more.word);
+	asm volatile("" ::"r"(old.word));
+	return old;
+}
+
+/* 1 if the slot is ours alone, and still what it was when it had this turn. */
 HOT int room_lock(struct mesh_slot *slot, __u16 turn)
 {
-	__sync_fetch_and_add(&slot->users, 1);
-	if (*(volatile __u32 *)&slot->users == 1 && *(volatile __u16 *)&slot->turn == turn)
+	union room_word old = room_add(slot, 1);
+
+	if (!old.users && old.turn == turn)
 		return 1;
-	__sync_fetch_and_add(&slot->users, -1);
+	room_add(slot, -1);
 	return 0;
 }
 
 HOT void room_unlock(struct mesh_slot *slot)
 {
-	__sync_fetch_and_add(&slot->users, -1);
+	room_add(slot, -1);
 }
 
 /*
