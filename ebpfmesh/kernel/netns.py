@@ -46,14 +46,16 @@ class NetnsId:
         return f"{self.inode}-{self.cookie}"
 
     def lives(self) -> bool:
-        """Whether it still has a process or a name.
+        """Whether it still has a process or a name, or a process that will come back to it.
 
         To who may not enter it, one of the same inode is the same.
         """
-        place = _place_of(self.inode)
+        return any(map(self._is_at, _places_of(self.inode)))
+
+    def _is_at(self, place: Path) -> bool:
         try:
-            return place is not None and cookie(place) in (0, self.cookie)
-        except NotFound:
+            return cookie(place) in (0, self.cookie)
+        except NotFound:  # the process there has ended since
             return False
         except (MeshError, OSError):
             return True
@@ -91,16 +93,24 @@ def _own_cookie() -> int:
 
 def lives(inode: int) -> bool:
     """Whether a namespace of this inode, be it another than before, has a process or a name."""
-    return _place_of(inode) is not None
+    return any(True for _ in _places_of(inode))
 
 
-def _place_of(inode: int) -> Path | None:
-    """A path of the namespace with this inode."""
-    for place in (*RUN.glob("*"), *Path("/proc").glob("[0-9]*/ns/net")):
+def _places_of(inode: int) -> Iterator[Path]:
+    """Paths of the namespace with this inode.
+
+    A process that is in another namespace for a moment keeps its own open. One that has come back
+    when its descriptors are read is found by itself then.
+    """
+    for place in RUN.glob("*"):
         with contextlib.suppress(OSError):
             if place.stat().st_ino == inode:
-                return place
-    return None
+                yield place
+    for pattern in ("[0-9]*/ns/net", "[0-9]*/fd/*", "[0-9]*/ns/net"):
+        for place in Path("/proc").glob(pattern):
+            with contextlib.suppress(OSError):
+                if os.readlink(place) == f"net:[{inode}]":  # noqa: PTH115  (not a path)
+                    yield place
 
 
 def name_of(mesh: str, function: str) -> str:

@@ -5,6 +5,7 @@ Each is noticed, never a crash; ``up`` repairs it and ``gc`` removes what is lef
 """
 
 import contextlib
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -307,6 +308,33 @@ def test_a_host_namespace_is_not_a_later_one_of_its_inode(way: str) -> None:
             assert "mesh elsewhere" in apply.gc()
         assert not {word for word in leftovers() if "elsewhere" in word}
     assert not cgroup.groups(own)
+
+
+def test_a_host_namespace_whose_process_is_elsewhere_lives() -> None:
+    """For a moment, as each change is that enters a function; it keeps its own namespace open."""
+    netns.create("elsewhere")
+    netns.create("function")
+    ready, told = os.pipe()
+    stay, go = os.pipe()
+    child = os.fork()
+    if child == 0:
+        with netns.entered(netns.RUN / "elsewhere"), netns.entered(netns.RUN / "function"):
+            os.write(told, b".")
+            os.read(stay, 1)
+        os._exit(0)
+    try:
+        with netns.entered(netns.RUN / "elsewhere"):
+            home = netns.current()
+        os.read(ready, 1)
+        netns.remove("elsewhere")
+        assert home.lives()
+    finally:
+        os.write(go, b".")
+        os.waitpid(child, 0)
+        for end in (ready, told, stay, go):
+            os.close(end)
+        netns.remove("function")
+    assert poll(lambda: not home.lives())
 
 
 def test_attach_where_a_dead_function_was(mesh: Mesh) -> None:
