@@ -71,11 +71,7 @@ def problems(mesh: Live) -> list[str]:
     """What is not as the record says, where nothing is known to be broken or unfinished."""
     if mesh.record.cut_short or mesh.functions.broken():
         return []
-    found = [f"map {name}" for name in audit.differences(mesh.control.maps, mesh.record)]
-    found += mesh.names.problems() + mesh.chains.problems()
-    if not sockets.attached(mesh.pins, directory_above(group_of(mesh.record))):
-        found.append("programs at sockets")
-    return found
+    return audit.problems(mesh.pins, mesh.control.maps, mesh.record) + mesh.names.problems()
 
 
 def _undo_all(mesh: Live, error: BaseException) -> None:

@@ -140,33 +140,12 @@ class Chains:
         """Compile again what has lost its maps; they begin empty."""
         for row in self._record.injections():
             program, before = row.program, row.before
-            if not self._has_maps(program):
+            if not chains.has_maps(self._mesh.pins, self._record, program):
                 program = self._build(row.injection, None)
-            if before and not self._has_maps(before):
+            if before and not chains.has_maps(self._mesh.pins, self._record, before):
                 before = 0
             if (program, before) != (row.program, row.before):
                 self._record.put_injection(row.injection, program, before)
-
-    def problems(self) -> list[str]:
-        """What is not as the record says."""
-        if not self._record.injects:
-            return []
-        blocks, wanted = self._record.chains(), chains.wanted(self._record)
-        lost = [chain for both in wanted.values() for chain in (both.egress, both.ingress)
-                if chain and chain not in blocks]  # fmt: skip
-        table = self._maps["mesh_injected"]
-        if lost or not all(table.get(ctypes.c_uint32(slot)) for slot in self._used_slots()):
-            return ["map mesh_injected"]
-        for function, both in wanted.items():
-            row = self._maps["mesh_chain"].get(ctypes.c_uint32(function))
-            if row is None or tuple(row.head) != both.heads(blocks):
-                return ["map mesh_chain"]
-        rows = self._record.injections()
-        return [f"maps of {row.injection.name}" for row in rows if not self._has_maps(row.program)]
-
-    def _has_maps(self, program: int) -> bool:
-        names = self._record.program(program).compiled["maps"]
-        return all((self._pins(program) / name).exists() for name in names)
 
     def write(self, row: FunctionRow) -> None:
         """Have the packets of a function meet what is injected, before there are any."""
@@ -275,8 +254,7 @@ class Chains:
                 shutil.rmtree(directory)
 
     def _used_slots(self) -> set[int]:
-        found = self._record.chains().items()
-        return {slot for chain, block in found for slot in chains.slots(block, len(chain))}
+        return chains.used_slots(self._record)
 
     def _clear(self, slots: Iterable[int]) -> None:
         for slot in slots:

@@ -14,8 +14,9 @@ from ebpfmesh.observe import counters, netfilter, objects, rooms
 from ebpfmesh.observe.machine import Check, Status
 from ebpfmesh.observe.view import View, opened
 from ebpfmesh.runtime import capability
-from ebpfmesh.state import listener, remains
-from ebpfmesh.state.place import problem
+from ebpfmesh.runtime.process import has_hosts
+from ebpfmesh.state import audit, listener, remains
+from ebpfmesh.state.place import hosts_file, problem
 
 RULES_SHOWN = 20
 
@@ -39,6 +40,8 @@ def _check(view: View, topic: str) -> Iterator[Check]:
     if view.record.cut_short:
         hint = "the next change undoes it first, and so does ebpfmesh gc"
         yield Check(topic, "missing", "a change was cut short", hint)
+    else:
+        yield from _changed(view, topic)
     broken = [
         (row.function.name, what) for row in view.functions if (what := problem(view.ip, row))
     ]
@@ -58,6 +61,25 @@ def _check(view: View, topic: str) -> Iterator[Check]:
     yield from _counted(view, topic)
     yield from _listener(view, topic)
     yield from _netfilter(view, topic)
+
+
+def _changed(view: View, topic: str) -> Iterator[Check]:
+    """What somebody else has changed or removed, as ``up`` and ``gc`` find it.
+
+    No lock is taken: what a change that goes on now has not written yet is right a moment later.
+    """
+    wrong = _differences(view)
+    again = _differences(view) if wrong else []
+    for what in [] if view.record.cut_short else again:
+        if what in wrong:
+            hint = "ebpfmesh gc puts it right, and so does ebpfmesh up"
+            yield Check(topic, "missing", f"{what} is not as it was made", hint)
+
+
+def _differences(view: View) -> list[str]:
+    found = audit.problems(view.pins, view.maps, view.record)
+    file = hosts_file(view.record)
+    return found if has_hosts(file, view.record.hosts()) else [*found, f"file {file}"]
 
 
 def _foreign(view: View, topic: str) -> Iterator[Check]:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""Whether the maps say what the record does: somebody else may have changed or emptied one."""
+"""Whether the kernel has what the record says: somebody else may have changed or emptied a map."""
 
 import ctypes
 from collections.abc import Iterator, Mapping, Sequence
@@ -7,13 +7,26 @@ from typing import Any
 
 from ebpfmesh import _abi
 from ebpfmesh.kernel import rooms, sockets
+from ebpfmesh.kernel.cgroup import directory_above
 from ebpfmesh.kernel.keys import packed, prefix_key, service_keys
 from ebpfmesh.kernel.maps import Maps, tenant_ids
+from ebpfmesh.kernel.pins import Pins
 from ebpfmesh.model import Service
+from ebpfmesh.state import chains
+from ebpfmesh.state.place import group_of
 from ebpfmesh.state.record import Record
 
 _NUMBER = {"mesh_service": "row", "mesh_iface": "id"}
 """Which field of a map's values is compared, where it is not the whole."""
+
+
+def problems(pins: Pins, maps: Maps, record: Record) -> list[str]:
+    """What of maps, chains and the programs at sockets is not as the record says."""
+    found = [f"map {name}" for name in differences(maps, record)]
+    found += chains.problems(pins, maps, record)
+    if not sockets.attached(pins, directory_above(group_of(record))):
+        found.append("programs at sockets")
+    return found
 
 
 def differences(maps: Maps, record: Record) -> list[str]:

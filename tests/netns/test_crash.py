@@ -2,7 +2,9 @@
 """Killed and interrupted at each step: what is left can be brought up, taken down or collected.
 
 A change is run in a child that kills itself when ``on_step`` names the step. Most changes start
-from a mesh whose programs are there, since compiling them is what takes time.
+from a mesh whose programs are there, since compiling them is what takes time. For each kind of
+operation ``test_killed.py`` does this; here are the commands around them, Ctrl-C, and what a kill
+meets beside operations.
 """
 
 import contextlib
@@ -115,12 +117,6 @@ def command_runs(function: str = "b") -> bool:
     return any(line.read_bytes() == b"sleep\0001000\0" for line in lines)
 
 
-def is_new(mesh: Mesh) -> bool:
-    own, front = mesh.function("c").address4, mesh.service("web").address4
-    with listener(mesh, "c", own, 8080), listener(mesh, "b", mesh.function("b").address4, 8080):
-        return connects(mesh, "a", front, 80) and connects(mesh, "b", own, 8080)
-
-
 def whole(mesh: Mesh, works: Callable[[Mesh], bool]) -> None:
     """The mesh is just what the model says, and carries traffic."""
     assert apply.plan(mesh) == ()
@@ -159,21 +155,6 @@ def gone(nothing: set[str]) -> bool:
 # ---- up, from nothing
 
 
-WAYS: dict[str, Callable[[], object]] = {
-    "up": lambda: (apply.up(OLD_MESH), whole(OLD_MESH, is_old), apply.down("crash")),
-    "down": lambda: apply.down("crash"),
-    "gc": lambda: collected("crash"),
-}
-
-
-@pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize("step", [0, 1, 2, 3, 9])
-def test_creation_killed(nothing: set[str], step: int, way: str) -> None:
-    assert killed_at(step, up(OLD_MESH))
-    WAYS[way]()
-    assert gone(nothing), leftovers() - nothing
-
-
 @pytest.mark.parametrize("step", [0, 1, 2, 3, 9])
 def test_creation_interrupted(nothing: set[str], step: int) -> None:
     assert interrupted_at(step, up(OLD_MESH))
@@ -204,39 +185,13 @@ def test_creation_killed_while_it_compiles(
     os.waitpid(child, 0)
     wait_until(lambda: not compilers(), what="the compiler is killed too")
     assert list(tmp_path.iterdir()) == []
-    WAYS["up"]()
+    apply.up(OLD_MESH)
+    whole(OLD_MESH, is_old)
+    apply.down("crash")
     assert gone(nothing), leftovers() - nothing
 
 
 # ---- up, of all there can be in a mesh
-
-
-def test_filling_killed_at_each_step(empty: set[str]) -> None:
-    """From a mesh without functions to a whole one: every k, then up again."""
-    steps = steps_of(up(OLD_MESH))
-    apply.up(EMPTY_MESH)
-    assert {shape(step) for step in steps} >= {
-        "record", "bpffs", "maps", "programs", "function", "function: namespace",
-        "function: interface", "function: ingress", "function: egress", "function: maps",
-        "function: addresses", "function: cgroup", "service", "policy", "commit", "start",
-    }  # fmt: skip
-    for step in range(len(steps)):
-        assert killed_at(step, up(OLD_MESH)), steps[step]
-        apply.up(OLD_MESH)
-        whole(OLD_MESH, is_old)
-        apply.up(EMPTY_MESH)
-        assert gone(empty), (steps[step], leftovers() - empty)
-
-
-def test_filling_killed_at_each_step_then_collected(empty: set[str]) -> None:
-    steps = steps_of(up(OLD_MESH))
-    apply.up(EMPTY_MESH)
-    for step in range(len(steps)):
-        assert killed_at(step, up(OLD_MESH)), steps[step]
-        apply.gc()
-        assert collected("crash") == []
-        assert apply.plan(EMPTY_MESH) == (), "all of it is undone"
-        assert gone(empty), (steps[step], leftovers() - empty)
 
 
 def test_filling_killed_then_down(nothing: set[str]) -> None:
@@ -362,47 +317,6 @@ def old() -> Iterator[set[str]]:
     wait_until(settled, what="the command runs")
     yield leftovers()
     apply.down("crash")
-
-
-def test_change_killed_at_each_step(old: set[str]) -> None:
-    """Forward or back, whichever file comes next."""
-    steps = steps_of(up(NEW_MESH))
-    assert {shape(step) for step in steps} >= {
-        "change function", "remove policy", "service", "policy", "function", "commit",
-    }  # fmt: skip
-    back = steps_of(up(OLD_MESH))
-    assert {shape(step) for step in back} >= {
-        "remove service", "remove function", "remove function: programs",
-        "remove function: interface",
-    }  # fmt: skip
-    for step in range(len(steps)):
-        assert killed_at(step, up(NEW_MESH)), steps[step]
-        apply.up(NEW_MESH)
-        whole(NEW_MESH, is_new)
-        apply.up(OLD_MESH)
-    for step in range(len(back)):
-        apply.up(NEW_MESH)
-        assert killed_at(step, up(OLD_MESH)), back[step]
-        apply.up(OLD_MESH)
-        whole(OLD_MESH, is_old)
-        assert gone(old), (back[step], leftovers() - old)
-
-
-def test_change_killed_at_each_step_then_collected(old: set[str]) -> None:
-    """All of it is undone: functions, services and rules are those of before."""
-    steps = steps_of(up(NEW_MESH))
-    apply.up(OLD_MESH)
-    for step in range(len(steps)):
-        assert killed_at(step, up(NEW_MESH)), steps[step]
-        apply.gc()
-        whole(OLD_MESH, is_old)
-        assert gone(old), (steps[step], leftovers() - old)
-    back = steps_of(up(EMPTY_MESH))
-    for step in range(len(back)):
-        apply.up(OLD_MESH)
-        assert killed_at(step, up(EMPTY_MESH)), back[step]
-        apply.gc()
-        whole(OLD_MESH, is_old)
 
 
 def test_change_interrupted_at_each_step(old: set[str]) -> None:

@@ -1,0 +1,236 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""Killed at each step of each kind of operation: doctor tells it, up and gc make it good.
+
+The steps are not listed here: each change is done once to see what it announces, then killed at the
+first, the second, and so on. x and y have nothing to do with any change: what they say to each
+other goes on throughout.
+"""
+
+import contextlib
+import re
+from collections.abc import Callable, Iterator, Set
+from typing import NamedTuple
+
+import pytest
+
+from ebpfmesh import apply
+from ebpfmesh.kernel.maps import Maps
+from ebpfmesh.kernel.pins import Pins
+from ebpfmesh.model import Injection, Mesh
+from ebpfmesh.observe.view import left
+from ebpfmesh.operation import KINDS
+from ebpfmesh.state.record import RUN
+from support.agreeing import disagreements, is_well
+from support.killing import killed_at, steps_of
+from support.sockets import accepted, carries, connect, listener
+from support.topology import collected, leftovers, mesh_of, poll
+
+OTHERS = """
+[mesh]
+name = "killed"
+{settings}
+[[function]]
+name = "x"
+tenant = "steady"
+[[function]]
+name = "y"
+tenant = "steady"
+[[function]]
+name = "a"
+tenant = "one"
+"""
+C = """
+[[function]]
+name = "c"
+tenant = "{tenant}"
+command = ["sleep", "1000"]
+cpu = 0.5
+"""
+D = '[[function]]\nname = "d"\nreplicas = 2\ntenant = "two"\n'
+SERVICE = """
+[[service]]
+name = "{name}"
+address = ["198.19.0.{host}", "2001:db8:1::{host}"]
+port = "80-83"
+functions = ["{functions}"]
+"""
+RULE = """
+[[policy]]
+from = "function:a"
+to = "{to}"
+action = "{action}"
+"""
+
+
+def mesh(*parts: str, settings: str = "") -> Mesh:
+    return mesh_of(OTHERS.format(settings=settings) + "".join(parts))
+
+
+def service(name: str, host: int, functions: str) -> str:
+    return SERVICE.format(name=name, host=host, functions=functions)
+
+
+def own(source: str, name: str = "mine", way: str = "egress") -> Injection:
+    """A program of a's own."""
+    return Injection(name=name, file=f"{name}.c", source=source, at=f"a/{way}")
+
+
+def injected(mesh: Mesh, *programs: Injection) -> Mesh:
+    return mesh.model_copy(update={"injections": programs})
+
+
+def nothing() -> None:
+    """Nothing is damaged."""
+
+
+def damage() -> None:
+    """What only a look at all of a mesh finds."""
+    rules = Maps(Pins("killed"))["mesh_policy"]
+    for key, _ in list(rules.items()):
+        rules.delete(key)
+    (RUN / "killed/hosts").unlink()
+
+
+class Change(NamedTuple):
+    """``up`` from one mesh to another, or from nothing."""
+
+    before: Mesh | None
+    after: Mesh
+    damage: Callable[[], None] = nothing
+
+    def prepare(self) -> None:
+        """All is as before it."""
+        apply.up(self.before) if self.before else apply.down("killed")
+        self.damage()
+
+    def do(self, on_step: apply.OnStep) -> tuple[str, ...]:
+        """The kinds of its operations."""
+        return tuple(step.kind for step in apply.up(self.after, on_step))
+
+
+PASS = """
+#include "mesh_function.h"
+MESH_FUNCTION(p)
+{
+	return mesh_next();
+}
+"""
+COUNT = PASS.replace("MESH_FUNCTION", 'MESH_COUNTER(seen, "packets");\nMESH_FUNCTION').replace(
+    "return", "mesh_count(seen);\n\treturn"
+)
+MINE, YOURS, D_0 = C.format(tenant="one"), C.format(tenant="two"), service("web", 1, "d-0")
+OUTSIDE = RULE.format(to="outside:192.0.2.0/24", action="deny")
+E, F = ('[[function]]\nname = "e"\n', '[[function]]\nname = "f"\n')
+OLD = mesh(
+    MINE, F, D, D_0, service("gone", 2, "f"), OUTSIDE,
+    RULE.format(to="service:web", action="allow"),
+)  # fmt: skip
+OLD = injected(OLD, own(PASS), own(COUNT, "gone", "ingress"))
+NEW = mesh(
+    YOURS, E, D.replace("2\n", "3\n"), service("web", 1, "d"), service("come", 2, "e"),
+    RULE.format(to="function:e", action="allow"), RULE.format(to="service:web", action="deny"),
+    settings="reject = true\ntimeouts = {udp = 60}",
+)  # fmt: skip
+NEW = injected(NEW, own(PASS, way="ingress"))
+WAYS = ("up", "gc", "down")
+CHANGES = {
+    "create-mesh": Change(None, mesh_of('[mesh]\nname = "killed"\n' + MINE)),
+    "repair": Change(OLD, OLD, damage),
+    "set-timeouts": Change(mesh(), mesh(settings="timeouts = {udp = 60}")),
+    "set-reject": Change(mesh(), mesh(settings="reject = true")),
+    "add-function": Change(mesh(), mesh(MINE)),
+    "change-function": Change(mesh(MINE), mesh(YOURS)),
+    "remove-function": Change(mesh(MINE), mesh()),
+    "set-service": Change(mesh(D, D_0), mesh(D, service("web", 1, "d"))),
+    "remove-service": Change(mesh(D, D_0), mesh(D)),
+    "add-policy": Change(mesh(), mesh(OUTSIDE)),
+    "remove-policy": Change(mesh(OUTSIDE), mesh()),
+    "set-injection": Change(injected(mesh(), own(PASS)), injected(mesh(), own(COUNT))),
+    "remove-injection": Change(injected(mesh(), own(PASS)), mesh()),
+}
+"""For each kind of operation a change that has one."""
+
+
+def test_each_kind_of_operation_is_killed() -> None:
+    assert CHANGES.keys() == KINDS.keys()
+
+
+@pytest.fixture(autouse=True)
+def _gone() -> Iterator[None]:
+    yield
+    apply.down("killed")
+
+
+def things() -> set[str]:
+    """All there is, processes by name."""
+    return {re.sub(r"process \d+ ", "process ", word) for word in leftovers()}
+
+
+@contextlib.contextmanager
+def talking(wanted: Mesh) -> Iterator[Callable[[], bool]]:
+    """x and y are connected; whether what either says is heard."""
+    address = wanted.function("y").address4
+    with (
+        listener(wanted, "y", address, 7000) as server,
+        connect(wanted, "x", address, 7000) as here,
+        accepted(server) as there,
+    ):
+        yield lambda: carries(here, there) and carries(there, here)
+
+
+@pytest.mark.parametrize("kind", CHANGES)
+def test_killed_at_each_step(kind: str) -> None:
+    killed(CHANGES[kind], {kind})
+
+
+def test_a_change_of_all_kinds_killed_at_each_step() -> None:
+    """What it was killed in and all that was done before are undone together."""
+    killed(Change(OLD, NEW), KINDS.keys() - {"create-mesh", "repair"})
+
+
+def killed(change: Change, kinds: Set[str]) -> None:
+    """Kill it at each step, then up; in turn nothing comes before, or gc, or down if all is new."""
+    change.prepare()
+    assert {*change.do(lambda _: None)} >= kinds
+    assert poll(lambda: started(change.after))
+    wanted = things()
+    change.prepare()
+    steps = steps_of(change.do)
+    with talking(change.after) if change.before else contextlib.nullcontext(lambda: True) as whole:
+        for number, step in enumerate(steps):
+            change.prepare()
+            assert killed_at(number, change.do), step
+            assert whole(), step
+            mend(change, step, WAYS[number % (2 if change.before else 3)])
+            assert whole(), step
+            assert poll(lambda: things() == wanted), (step, things() ^ wanted)
+
+
+def started(wanted: Mesh) -> bool:
+    """Whether each command runs that shall."""
+    running = sum(word.startswith("process ") and word.endswith(" sleep") for word in leftovers())
+    return running == sum(bool(function.command) for function in wanted.functions)
+
+
+def mend(change: Change, step: str, first: str) -> None:
+    """Up, be it after gc or down; what doctor said before is what they find."""
+    well = is_well("killed")
+    if first == "gc":
+        assert bool(collected("killed")) != well, step
+        assert is_well("killed")
+        assert is_one_of(change), step
+    elif first == "down":
+        assert bool(apply.down("killed")) != well, step
+        assert "killed" not in left()
+    done = steps_of(change.do)
+    if first == "up":
+        assert ("recover" in done) != well, step
+        assert disagreements(change.after) == [], step
+
+
+def is_one_of(change: Change) -> bool:
+    """Whether the mesh is as before a change, or as after it."""
+    if change.before is None:
+        return "killed" not in left()
+    undone = apply.plan(change.before) == ()
+    return disagreements(change.before if undone else change.after) == []
