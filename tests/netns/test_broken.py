@@ -17,7 +17,7 @@ from ebpfmesh.errors import MeshError, NotFound
 from ebpfmesh.kernel import cgroup, interface, netns
 from ebpfmesh.kernel.pins import Pins
 from ebpfmesh.model import Mesh
-from ebpfmesh.state.record import RUN
+from ebpfmesh.state.record import RUN, FunctionRow
 from support.sockets import connects, listener
 from support.topology import background, collected, in_fn, leftovers, mesh_of, poll, running
 
@@ -263,35 +263,55 @@ def test_a_dead_host_namespace_is_collected() -> None:
 
 
 @contextlib.contextmanager
-def of_inode(inode: int) -> Iterator[Path]:
-    """A new namespace with the inode of one that is gone, which the kernel gives again."""
+def again(use: Callable[[Path], object], undo: Callable[[], object]) -> Iterator[Path]:
+    """A namespace with the inode of one that was used and is gone: the kernel gives it to the next.
+
+    That may be somebody else's on this machine, so it is tried more than once.
+    """
     made: list[Path] = []
 
-    def again() -> bool:
-        made.append(netns.create(f"again-{len(made)}"))
-        return netns.inode(made[-1]) == inode
+    def remove() -> None:
+        while made:
+            netns.remove(made.pop().name)
+
+    def is_given_again() -> bool:
+        first = netns.create("first")
+        inode = netns.inode(first)
+        use(first)
+        netns.remove(first.name)
+
+        def is_next() -> bool:
+            made.append(netns.create(f"next-{len(made)}"))
+            return netns.inode(made[-1]) == inode
+
+        if poll(is_next, seconds=0.5):
+            return True
+        remove()
+        undo()
+        return False
 
     try:
-        assert poll(again)
+        assert poll(is_given_again, seconds=30)
         yield made[-1]
     finally:
-        for path in made:
-            netns.remove(path.name)
+        remove()
 
 
 @pytest.mark.parametrize("way", ["up", "gc"])
 def test_a_host_namespace_is_not_a_later_one_of_its_inode(way: str) -> None:
     """Its mesh is one whose host namespace is gone, whatever has the inode now."""
-    host = netns.create("elsewhere")
-    inode = netns.inode(host)
-    with netns.entered(host):
-        apply.up(elsewhere())
-        own = netns.current()
-    netns.remove("elsewhere")
+    ids: list[netns.NetnsId] = []
+
+    def use(host: Path) -> None:
+        with netns.entered(host):
+            apply.up(elsewhere())
+            ids.append(netns.current())
+
     stays = background(elsewhere(), None, ["sleep", 1000])  # where other meshes are
-    with stays, of_inode(inode) as later, netns.entered(later):
+    with stays, again(use, apply.gc) as later, netns.entered(later):
+        own = ids[-1]
         assert poll(lambda: not own.lives())
-        assert netns.current().inode == inode
+        assert netns.current().inode == own.inode
         assert netns.current().lives()
         assert cgroup.groups(own)
         assert not cgroup.groups(netns.current())
@@ -339,12 +359,15 @@ def test_a_host_namespace_whose_process_is_elsewhere_lives() -> None:
 
 def test_attach_where_a_dead_function_was(mesh: Mesh) -> None:
     """A namespace that has the inode of one which is gone, function and all, holds none."""
-    inode = netns.inode(netns.create("mine"))
-    apply.attach(apply.Request(mesh=mesh.name, name="own", namespace="mine"))
-    netns.remove("mine")
-    with of_inode(inode) as later:
+    rows: list[FunctionRow] = []
+
+    def use(box: Path) -> None:
+        request = apply.Request(mesh=mesh.name, name="own", namespace=str(box))
+        rows.append(apply.attach(request))
+
+    with again(use, lambda: apply.up(mesh)) as later:
         row = apply.attach(apply.Request(mesh=mesh.name, name="next", namespace=str(later)))
-        assert row.attachment.netns_inode == inode
+        assert row.attachment.netns_inode == rows[-1].attachment.netns_inode
         assert apply.detach(mesh.name, "next") == ("next",)
     apply.up(mesh)
 
