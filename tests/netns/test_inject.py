@@ -238,7 +238,7 @@ def test_order(mesh: Mesh) -> None:
 
 
 @pytest.mark.parametrize(
-    ("source", "what"), [(BROKEN, r"c:12: .*sene"), (UNSAFE, r"c:15: the verifier: ")]
+    ("source", "what"), [(BROKEN, r"c:12: .*sene"), (UNSAFE, r"c:14: the verifier: ")]
 )
 def test_what_is_refused_changes_nothing(mesh: Mesh, source: str, what: str) -> None:
     inject(mesh, injection("a/egress", port=9))
