@@ -8,7 +8,7 @@ from typing import Final, NamedTuple
 be16 = c_uint16.__ctype_be__
 be32 = c_uint32.__ctype_be__
 
-ABI: Final = 0x13121d9
+ABI: Final = 0xae083e5
 MEANING: Final = 1
 GATEWAY4: Final = 0xa9fe0101
 GATEWAY6_FIRST: Final = 0xfe800000
@@ -648,6 +648,20 @@ class InjectedKey(Structure):
     )
 
 
+class Refused(Structure):
+    """struct mesh_refused, 24 bytes."""
+
+    times: int
+    packets: int
+    bytes: int
+
+    _fields_ = (
+        ("times", c_uint64),
+        ("packets", c_uint64),
+        ("bytes", c_uint64),
+    )
+
+
 class Step(IntEnum):
     """enum mesh_step."""
 
@@ -1012,7 +1026,7 @@ MAPS: Final = (
     MapSpec("array", "mesh_chain", c_uint32, Chain, "functions"),
     MapSpec("prog", "mesh_injected", c_uint32, c_uint32, "chain_slots"),
     MapSpec("hash", "mesh_target", InjectedKey, c_uint32, "targets"),
-    MapSpec("percpu_hash", "mesh_refused", InjectedKey, Drop, "drops"),
+    MapSpec("percpu_hash", "mesh_refused", InjectedKey, Refused, "drops"),
     MapSpec("prog", "mesh_tc_calls", c_uint32, c_uint32, "calls"),
     MapSpec("prog", "mesh_xdp_calls", c_uint32, c_uint32, "calls"),
 )

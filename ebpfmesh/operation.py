@@ -356,10 +356,17 @@ class SetInjection(Operation):
         parts += [f"{old.file} → {new.file}"] if old.file != new.file else []
         parts += ["text changed"] if old.source != new.source else []
         parts += [f"place {old.rank + 1} → {new.rank + 1}"] if old.rank != new.rank else []
+        if old.canary != new.canary:
+            parts.append(f"canary {_share(old)} → {_share(new)}")
         names = sorted({*old.parameters, *new.parameters})
         pairs = ((name, old.parameters.get(name), new.parameters.get(name)) for name in names)
         parts += [f"{name} {_or_own(a)} → {_or_own(b)}" for name, a, b in pairs if a != b]
         return "  ".join(parts)
+
+
+def _share(injection: Injection) -> str:
+    canary = injection.canary
+    return f"{canary.share} % {canary.file}" if canary else "none"
 
 
 def _or_own(value: int | None) -> str:

@@ -490,6 +490,14 @@ struct mesh_injected_key {
 };
 _Static_assert(sizeof(struct mesh_injected_key) == 4, "padding");
 
+/* What an injected program dropped for one reason: how often, and the packets, GSO ones by segment. */
+struct mesh_refused {
+	__u64 times;
+	__u64 packets;
+	__u64 bytes;
+};
+_Static_assert(sizeof(struct mesh_refused) == 24, "padding");
+
 /* How far a packet has got on the slow path. */
 enum mesh_step {
 	MESH_ARRIVED,

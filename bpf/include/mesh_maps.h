@@ -144,7 +144,7 @@ MESH_MAP("prog", mesh_injected, __u32, __u32, chain_slots);
 MESH_MAP("hash", mesh_target, struct mesh_injected_key, __u32, targets);
 
 /* What injected programs dropped, by their own reasons. */
-MESH_MAP("percpu_hash", mesh_refused, struct mesh_injected_key, struct mesh_drop, drops);
+MESH_MAP("percpu_hash", mesh_refused, struct mesh_injected_key, struct mesh_refused, drops);
 
 /*
  * Programs that go on where another leaves off, by MESH_CALL_*, for each kind of program. Written

@@ -132,10 +132,11 @@ HOT int chain_refuse(CTX *ctx, __u32 verdict)
 		.program = verdict >> 16,
 		.index = (verdict & MESH_VERDICT_INDEX) >> 2,
 	};
-	struct mesh_drop none = {}, *drop;
+	struct mesh_refused none = {}, *drop;
 
 	drop = mesh_refused.lookup_or_try_init(&key, &none);
 	if (drop) {
+		drop->times++;
 		drop->packets += context_packets(ctx);
 		drop->bytes += context_length(ctx);
 	}

@@ -11,7 +11,7 @@ import ctypes
 import functools
 import shutil
 import struct
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -29,9 +29,13 @@ from ebpfmesh.inject.maps import Layout, OwnMap
 from ebpfmesh.kernel import bpf, libc, private
 from ebpfmesh.model import Injection, suggest
 from ebpfmesh.state import chains
-from ebpfmesh.state.chains import Both, Chain
-from ebpfmesh.state.record import FunctionRow, InjectionRow, ProgramRow
+from ebpfmesh.state.chains import Both, Place
+from ebpfmesh.state.record import Chain, FunctionRow, InjectionRow, ProgramRow
 
+SPLIT = "mesh_split.c"
+SHARES = 1 << 16  # mesh_split.c counts in such parts
+OF_A_VERSION = (maps.PARAMETER_MAP, source.COUNTERS)
+"""Maps that two versions never share: they are compared by them."""
 LAST_BLOCK = _abi.CHAIN_SLOTS // (_abi.CHAIN_MAX + 1) - 1
 
 
@@ -54,30 +58,55 @@ class Chains:
 
     def put(self, injection: Injection) -> None:
         """Write an injection down; a text that is new is compiled and checked, or refused."""
-        number, before = self._program(injection)
+        old = self._record.injection(injection.name)
+        number, before = self._program(injection, old)
         _check_parameters(injection, self._record.program(number).compiled)
-        self._record.put_injection(injection, number, before)
+        canary = split = 0
+        if injection.canary:
+            canary, split = self._canary(injection, old, number)
+            _check_parameters(injection.promoted, self._record.program(canary).compiled)
+        self._record.put_injection(InjectionRow(injection, number, before, canary, split))
         self._new.add(injection.name)
 
-    def _program(self, injection: Injection) -> tuple[int, int]:
+    def _program(self, injection: Injection, old: InjectionRow | None) -> tuple[int, int]:
         """Ids of the program of an injection and of the one before it, 0: there is none."""
-        row = self._record.injection(injection.name)
-        if row is None:
+        if old is None:
             return self._build(injection, None), 0
-        current = self._record.program(row.program)
-        if current.injection.source == injection.source:
-            return row.program, row.before
-        if row.before and self._record.program(row.before).injection.source == injection.source:
-            ran = any(row.program in chain for chain in self._record.chains())
-            return row.before, row.program if ran else 0
-        return self._build(injection, current), row.program
+        if self._is(old.program, injection):
+            return old.program, old.before
+        if self._is(old.canary, injection):
+            return old.canary, old.program
+        if self._is(old.before, injection):
+            ran = any(old.program in chain for chain in self._record.chains())
+            return old.before, old.program if ran else 0
+        return self._build(injection, self._record.program(old.program)), old.program
 
-    def _build(self, injection: Injection, older: ProgramRow | None) -> int:
-        """A new program; maps that are the same as the older one's are shared with it."""
+    def _is(self, program: int, injection: Injection) -> bool:
+        """Whether a program is of an injection's text."""
+        return bool(program) and self._record.program(program).injection.source == injection.source
+
+    def _canary(
+        self, injection: Injection, old: InjectionRow | None, number: int
+    ) -> tuple[int, int]:
+        """Ids of the program of a canary and of what chooses; both count for themselves."""
+        wanted = injection.promoted
+        if old and old.canary and self._is(old.canary, wanted):
+            return old.canary, old.split
+        canary = self._build(wanted, self._record.program(number), apart=OF_A_VERSION)
+        text = (bpf_dir() / SPLIT).read_text()
+        chooser = wanted.model_copy(update={"file": SPLIT, "source": text, "parameters": {}})
+        return canary, self._build(chooser, None)
+
+    def _build(
+        self, injection: Injection, older: ProgramRow | None, apart: Collection[str] = ()
+    ) -> int:
+        """A new program; maps that are the same as the older one's are shared, but for some."""
         text = source.parse(Path(injection.file), injection.source)
         with (
-            self.opened(older) as reuse,
-            build.build(text, reuse=reuse) as built,
+            self.opened(older) as found,
+            build.build(
+                text, reuse={name: one for name, one in found.items() if name not in apart}
+            ) as built,
         ):
             number = self._record.new_program(injection, _dump(built))
             directory = self._pins(number)
@@ -105,7 +134,10 @@ class Chains:
     def _check_targets(self, row: InjectionRow) -> None:
         """Raise UsageError if one is no function of the tenant at whose place the program is."""
         injection = row.injection
-        for index, name in self._record.program(row.program).compiled["targets"].items():
+        programs = (
+            self._record.program(number) for number in sorted({row.program, row.canary} - {0})
+        )
+        for index, name in (pair for one in programs for pair in one.compiled["targets"].items()):
             function = self._record.function(name)
             if function is None or function.function.tenant not in self._tenants(injection):
                 what = f"{injection.file}: target {index}, {name}, is no function of its own tenant"
@@ -137,15 +169,21 @@ class Chains:
         self._write_heads(chains.wanted(self._record))
 
     def _renew(self) -> None:
-        """Compile again what has lost its maps; they begin empty."""
+        """Compile again what has lost its maps; they begin empty. A canary that did is over."""
         for row in self._record.injections():
-            program, before = row.program, row.before
-            if not chains.has_maps(self._mesh.pins, self._record, program):
-                program = self._build(row.injection, None)
-            if before and not chains.has_maps(self._mesh.pins, self._record, before):
-                before = 0
-            if (program, before) != (row.program, row.before):
-                self._record.put_injection(row.injection, program, before)
+            pins = self._mesh.pins
+            lost = {
+                number for number in row.programs if not chains.has_maps(pins, self._record, number)
+            }
+            if not lost:
+                continue
+            injection, before = row.injection, row.before
+            if lost & {row.canary, row.split}:
+                injection = injection.model_copy(update={"canary": None})
+            program = self._build(injection, None) if row.program in lost else row.program
+            kept = (row.canary, row.split) if injection.canary else (0, 0)
+            before = 0 if before in lost else before
+            self._record.put_injection(InjectionRow(injection, program, before, *kept))
 
     def write(self, row: FunctionRow) -> None:
         """Have the packets of a function meet what is injected, before there are any."""
@@ -166,32 +204,34 @@ class Chains:
 
     def _make(self, chain: Chain) -> int:
         """Put a chain together in a block that nothing leads to; which one."""
-        if len(chain) > _abi.CHAIN_MAX:
-            what = f"packets would meet {len(chain)} injected functions in a row"
-            raise UsageError(
-                what, hint=f"at most {_abi.CHAIN_MAX}, tenant's and function's together"
+        if chains.size(chain) > _abi.CHAIN_MAX:
+            what = f"packets would meet {chains.size(chain)} injected functions in a row"
+            hint = (
+                f"at most {_abi.CHAIN_MAX}, tenant's and function's together; a canary takes three"
             )
+            raise UsageError(what, hint=hint)
         self._mesh.step(f"chain of {len(chain)}")
         block = self._record.take_block(chain, LAST_BLOCK, self._avoid)
-        for slot, program in zip(chains.slots(block, len(chain)), chain, strict=True):
-            self._put(slot, self._record.program(program), last=program == chain[-1])
+        for place in chains.places(block, chain):
+            self._put(place)
         return block
 
-    def _put(self, slot: int, program: ProgramRow, *, last: bool) -> None:
+    def _put(self, place: Place) -> None:
         table = self._maps["mesh_injected"]
+        program = self._record.program(place.program)
         with self.opened(program) as own:
             numbers = {one.number: one.fd.fileno() for one in own.values()}
-            code = compose.compose(
-                with_maps(bytes.fromhex(program.compiled["code"]), numbers),
-                self._end[0],
-                number=program.id,
-                slot=slot,
-                chain=table.fd.fileno(),
-                last=last,
-            )
+            author, end = with_maps(bytes.fromhex(program.compiled["code"]), numbers), self._end[0]
+            where: dict[str, int] = {"chain": table.fd.fileno()}
+            if place.sides:
+                stable, canary = place.sides
+                code = compose.split(author, end, stable=stable, canary=canary, **where)
+            else:
+                where |= {"number": program.id, "following": place.following}
+                code = compose.compose(author, end, **where)
             name = program.injection.name.replace("-", "_")
             with bpf.prog_load(bpf.PROG_TYPE_SCHED_CLS, name, code) as loaded:
-                table.set(ctypes.c_uint32(slot), ctypes.c_uint32(loaded.fileno()))
+                table.set(ctypes.c_uint32(place.slot), ctypes.c_uint32(loaded.fileno()))
 
     @functools.cached_property
     def _end(self) -> tuple[bytes, list[bpf.Fd]]:
@@ -203,25 +243,32 @@ class Chains:
     def _write_programs(self) -> None:
         """Parameters and targets of all programs that are injected."""
         for row in self._record.injections():
-            program = self._record.program(row.program)
-            self._write_parameters(row.injection, program)
-            tenants = self._tenants(row.injection)
-            for index, name in program.compiled["targets"].items():
-                key = _abi.InjectedKey(program=program.id, index=int(index))
-                function = self._record.function(name)
-                if function and function.function.tenant in tenants:
-                    self._maps["mesh_target"].set(key, ctypes.c_uint32(function.id))
-                else:
-                    self._maps["mesh_target"].delete(key)
+            injection = row.injection
+            self._write_parameters(row.program, injection.parameters)
+            if injection.canary:
+                self._write_parameters(row.canary, injection.canary.parameters)
+                share = injection.canary.share * SHARES // 100
+                self._write_parameters(row.split, {"share": share})
+            for number in {row.program, row.canary} - {0}:
+                self._write_targets(self._record.program(number), self._tenants(injection))
 
-    def _write_parameters(self, injection: Injection, program: ProgramRow) -> None:
-        given = program.compiled["parameters"]
+    def _write_targets(self, program: ProgramRow, tenants: Collection[str]) -> None:
+        for index, name in program.compiled["targets"].items():
+            key = _abi.InjectedKey(program=program.id, index=int(index))
+            function = self._record.function(name)
+            if function and function.function.tenant in tenants:
+                self._maps["mesh_target"].set(key, ctypes.c_uint32(function.id))
+            else:
+                self._maps["mesh_target"].delete(key)
+
+    def _write_parameters(self, number: int, parameters: Mapping[str, int]) -> None:
+        given = self._record.program(number).compiled["parameters"]
         if not given:
             return
-        values = (injection.parameters.get(name, default) for name, _, default, _ in given)
+        values = (parameters.get(name, default) for name, _, default, _ in given)
         slots = zip(given, values, strict=True)
         value = b"".join(maps.packed(kind, number) for (_, kind, _, _), number in slots)
-        with bpf.obj_get(self._pins(program.id) / maps.PARAMETER_MAP) as table:
+        with bpf.obj_get(self._pins(number) / maps.PARAMETER_MAP) as table:
             if bpf.map_lookup(table, bytes(4), len(value)) != value:
                 bpf.map_update(table, bytes(4), value)
 
@@ -235,13 +282,13 @@ class Chains:
         used = {one for both in chains.wanted(self._record).values()
                 for one in (both.egress, both.ingress)}  # fmt: skip
         idle = {chain: block for chain, block in self._record.chains().items() if chain not in used}
-        gone = set(self._record.programs()) - {n for row in rows for n in (row.program, row.before)}
+        gone = set(self._record.programs()).difference(*(row.programs for row in rows))
         if not (idle or gone or self._doubted):
             return
         self._mesh.step("grace period")
         libc.grace_period()
         for block in idle.values():
-            self._clear(chains.slots(block, _abi.CHAIN_MAX))
+            self._clear(chains.block_slots(block))
             self._record.free_block(block)
         if self._doubted:
             self._clear(set(range(_abi.CHAIN_SLOTS)) - self._used_slots())

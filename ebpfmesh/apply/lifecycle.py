@@ -269,13 +269,17 @@ def edit(
 
 
 def rollback(mesh: str, name: str, on_step: OnStep = quiet) -> tuple[Operation, ...]:
-    """Put back what was injected under a name before; returns what was done.
+    """End a canary, or else put back what was injected under a name before; what was done.
 
-    Raises NotFound if nothing is or was.
+    Raises NotFound if there is neither.
     """
     with opened(mesh, on_step) as live:
         batch.settle(live)
         row = live.record.injection(name)
+        if row and row.canary:
+            operation = SetInjection(row.injection.alone, row.injection)
+            batch.apply(live, (operation,))
+            return (operation,)
         if row is None or not row.before:
             what = f'nothing was injected as "{name}" before what is now'
             raise NotFound(what, hint="ebpfmesh show injected says what there is")

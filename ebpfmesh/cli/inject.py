@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: BSD-2-Clause
 """Commands for programs of others in the way of packets."""
 
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -154,30 +155,107 @@ def inject_set(name: str, parameters: dict[str, int]) -> None:
     _edit(f"inject set {name}", change)
 
 
+def _percent(_context: click.Context, _option: click.Parameter, text: str | None) -> int | None:
+    """N or N%, from 1 to 99."""
+    if text is None:
+        return None
+    digits = text.removesuffix("%")
+    if not digits.isdecimal() or not 1 <= int(digits) <= 99:
+        raise click.BadParameter(f"{text!r} is no percentage from 1% to 99%.")
+    return int(digits)
+
+
+def _seconds(_context: click.Context, _option: click.Parameter, text: str | None) -> int | None:
+    """N, Ns, Nm or Nh."""
+    if text is None:
+        return None
+    factor = {"s": 1, "m": 60, "h": 3600}.get(text[-1:], 1)
+    digits = text.rstrip("smh") if text[-1:] in "smh" else text
+    if not digits.isdecimal() or not 1 <= int(digits) * factor <= 86400:
+        raise click.BadParameter(f"{text!r} is no time from 1s to 24h, such as 60s.")
+    return int(digits) * factor
+
+
 @click.command(
     cls=Command,
     examples=(
         "ebpfmesh swap greeter new.c",
         "ebpfmesh swap greeter greeter.c --param limit=1k",
-        "ebpfmesh swap greeter new.c --json",
+        "ebpfmesh swap greeter new.c --canary 10% --for 2s",
     ),
 )
 @click.argument("name", shell_complete=complete.injected)
 @click.argument("file", type=FILE)
 @click.option("--param", "parameters", metavar="NAME=N", multiple=True, callback=_numbers,
               help="A parameter; those that are not given are as FILE says.")  # fmt: skip
-def swap(name: str, file: Path, parameters: dict[str, int]) -> None:
+@click.option("--canary", "share", metavar="N%", callback=_percent,
+              help="Only so many of the flows meet FILE, the others go on as before.")  # fmt: skip
+@click.option("--for", "seconds", metavar="TIME", callback=_seconds,
+              help="With --canary: promote FILE after 60s, 5m, …, or roll it back.")  # fmt: skip
+def swap(
+    name: str, file: Path, parameters: dict[str, int], share: int | None, seconds: int | None
+) -> None:
     """Put FILE in the place of what is injected as NAME; no packet is lost, none meets both.
 
     Maps with the same name and layout are shared, so that it goes on with what the other knew. The
     other is kept: `rollback NAME` brings it back.
+
+    With --canary both run, and count for themselves: `show canary NAME` compares them, `promote`
+    and `rollback` decide. With --for this command waits and decides by itself: FILE is rolled back
+    if it drops a larger share of its packets, beyond the interval of 95 %, or met too few to tell.
     """
     from ebpfmesh.config import edit
     from ebpfmesh.config.file import read_source
 
     need_change("swap")
+    if seconds and not share:
+        raise UsageError("--for is about a canary", hint="say --canary 10% too")
     new = {"file": file.name, "source": read_source(file), "parameters": parameters}
-    _edit(f"swap {name}", lambda mesh: edit.swap(mesh, name, **new))
+    if share is None:
+        _edit(f"swap {name}", lambda mesh: edit.swap(mesh, name, canary=None, **new))
+        return
+    _edit(f"swap {name}", lambda mesh: edit.canary(mesh, name, share=share, **new))
+    if seconds:
+        _decide(name, seconds)
+
+
+def _decide(name: str, seconds: int) -> None:
+    """Wait, and promote a canary or roll it back."""
+    from ebpfmesh import apply
+    from ebpfmesh.config import edit
+    from ebpfmesh.observe import view
+    from ebpfmesh.observe.canary import read_canary
+
+    mesh = the_mesh()
+    with output.steps(f"canary {name}") as step:
+        for left in range(seconds, 0, -1):
+            step(f"{left} s left")
+            time.sleep(1)
+    with view.opened(mesh) as seen:
+        found = read_canary(seen, name)
+    output.say(f"canary {name}: {found.judgement}")
+    if found.judgement in ("worse", "too few packets"):
+        done = apply.rollback(mesh, name)
+    else:
+        done = apply.edit(mesh, lambda whole: edit.promote(whole, name))
+    output.operations(mesh, done)
+
+
+@click.command(
+    cls=Command,
+    examples=(
+        "ebpfmesh promote greeter",
+        "ebpfmesh promote second -v",
+        "ebpfmesh promote third --json",
+    ),
+)
+@click.argument("name", shell_complete=complete.injected)
+def promote(name: str) -> None:
+    """Put the canary of NAME in its place: all flows meet it, with the maps it has."""
+    from ebpfmesh.config import edit
+
+    need_change("promote")
+    _edit(f"promote {name}", lambda mesh: edit.promote(mesh, name))
 
 
 @click.command(
@@ -192,7 +270,8 @@ def swap(name: str, file: Path, parameters: dict[str, int]) -> None:
 def rollback(name: str) -> None:
     """Put back what was injected as NAME before the last swap; once more undoes that.
 
-    It has the maps it had: those it shares go on, its own are as it left them.
+    It has the maps it had: those it shares go on, its own are as it left them. Of a NAME with a
+    canary, the canary goes and nothing else changes.
     """
     from ebpfmesh import apply
 
@@ -220,4 +299,4 @@ def eject(name: str) -> None:
     _edit(f"eject {name}", lambda mesh: edit.eject(mesh, name))
 
 
-COMMANDS = (inject, swap, rollback, eject)
+COMMANDS = (inject, swap, promote, rollback, eject)

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib import import_module
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -19,6 +20,7 @@ from ebpfmesh.cli.choose import need_read, the_mesh
 from ebpfmesh.cli.output import Column, mark, number, size
 
 if TYPE_CHECKING:
+    from ebpfmesh.observe.canary import Comparison
     from ebpfmesh.observe.flows import Flow, Order
     from ebpfmesh.observe.functions import Function
     from ebpfmesh.observe.injected import Injected
@@ -430,6 +432,54 @@ def show_injected(name: str | None) -> None:
         _tell_injected(row)
 
 
+@show.command(
+    "canary",
+    examples=(
+        "ebpfmesh show canary greeter",
+        "ebpfmesh show canary greeter --json",
+        "ebpfmesh show canary greeter --mesh edge",
+    ),
+)
+@click.argument("name", shell_complete=complete.injected)
+def show_canary(name: str) -> None:
+    """A canary beside what it is to replace: what each dropped, counted and costs.
+
+    The intervals have 95 %. They take packets for independent, which those of one flow are not:
+    look at them when many flows were seen.
+    """
+    from ebpfmesh.observe import canary
+
+    with _view() as view:
+        row = canary.read_canary(view, name)
+    if settings().json:
+        output.data(mesh=view.name, time=output.now(), canary=row)
+    else:
+        _tell_canary(row)
+
+
+def _tell_canary(row: "Comparison") -> None:
+    both = (row.stable, row.canary)
+    reasons = sorted({*row.stable.dropped, *row.canary.dropped})
+    names = sorted({*row.stable.counters, *row.canary.counters})
+    lines = [
+        ("file", *(one.file for one in both)),
+        ("packets", *(number(one.packets) for one in both)),
+        *((f"dropped: {r}", *(number(one.dropped.get(r, 0)) for one in both)) for r in reasons),
+        ("share dropped", *(_share_text(one.share, one.interval) for one in both)),
+        *((f"counter {n}", *(number(one.counters.get(n, 0)) for one in both)) for n in names),
+        ("ns a packet", *(f"{one.ns_median:.0f}, worst {one.ns_worst:.0f}" for one in both)),
+        ("instructions", *(number(one.instructions) for one in both)),
+    ]
+    titles = ("", "now", f"canary, {row.percent} % of flows")
+    columns = tuple(Column(title, itemgetter(at)) for at, title in enumerate(titles))
+    output.table(columns, lines, empty="")
+    output.echo(f"difference {_share_text(row.difference, row.interval)}: {row.judgement}")
+
+
+def _share_text(share: float, interval: tuple[float, float]) -> str:
+    return f"{share:.2%} ({interval[0]:.2%} to {interval[1]:.2%})"
+
+
 def _tell_injected(row: "Injected") -> None:
     cost = f"{row.ns_median:.0f} ns a packet, worst {row.ns_worst:.0f}; "
     cost += f"{row.instructions} instructions, verified {row.verified}"
@@ -437,6 +487,7 @@ def _tell_injected(row: "Injected") -> None:
         ("name", row.name),
         ("at", f"{row.at}, place {row.place}"),
         ("file", row.file),
+        ("canary", row.canary or "none"),
         ("rollback", "there is one" if row.before else "none"),
         ("cost", cost),
     ):

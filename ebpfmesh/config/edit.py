@@ -13,6 +13,7 @@ from ebpfmesh.config.ports import policy_ports, service_ports
 from ebpfmesh.errors import NotFound, UsageError
 from ebpfmesh.model import (
     Address,
+    Canary,
     Function,
     Identity,
     Injection,
@@ -197,7 +198,23 @@ def inject(
 def swap(mesh: Mesh, name: str, **changes: Any) -> Mesh:
     """``mesh`` with another file, text or parameters for an injected program."""
     old = _injection(mesh, name)
-    new = make(Injection, **(old.model_dump() | changes))
+    new = make(Injection, **(dict(old) | changes))
+    return _whole(mesh, injections=tuple(new if one is old else one for one in mesh.injections))
+
+
+def canary(mesh: Mesh, name: str, **values: Any) -> Mesh:
+    """``mesh`` with a canary for an injected program; ``values`` are those of ``Canary``."""
+    _injection(mesh, name)
+    return swap(mesh, name, canary=make(Canary, **values))
+
+
+def promote(mesh: Mesh, name: str) -> Mesh:
+    """``mesh`` with a canary in the place of what it was tried beside."""
+    old = _injection(mesh, name)
+    if old.canary is None:
+        hint = "begin one: ebpfmesh swap NAME FILE.c --canary 10%"
+        raise NotFound(f'"{name}" has no canary', hint=hint)
+    new = old.promoted
     return _whole(mesh, injections=tuple(new if one is old else one for one in mesh.injections))
 
 

@@ -181,15 +181,15 @@ def _alone(code: bytes, hook: str) -> bytes:
     """A program of the author's instructions that is called by nobody and calls nobody."""
     if hook == "xdp":
         return code
-    return compose(code, NOTHING, number=0, slot=1, chain=0, last=True)
+    return compose(code, NOTHING, number=0, following=0, chain=0)
 
 
-def load(built: Built, end: bytes, *, number: int, slot: int, chain: int, last: bool) -> bpf.Fd:
+def load(built: Built, end: bytes, *, number: int, following: int, chain: int) -> bpf.Fd:
     """A program of what was built for one place of a chain; the arguments are those of ``compose``.
 
     Raises FunctionRefused if the verifier does not take it in that place.
     """
-    code = compose(built.code, end, number=number, slot=slot, chain=chain, last=last)
+    code = compose(built.code, end, number=number, following=following, chain=chain)
     return _loaded(built.source, built.compiled, code, built.hook)
 
 

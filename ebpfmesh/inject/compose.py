@@ -26,27 +26,40 @@ KEPT = -512  # where on the stack the context is: the author's grows down to the
 ID_SHIFT = 16
 
 
-def compose(author: bytes, end: bytes, *, number: int, slot: int, chain: int, last: bool) -> bytes:
+def compose(author: bytes, end: bytes, *, number: int, following: int, chain: int) -> bytes:
     """One program of a chain.
 
-    ``author`` are its instructions, ``end`` those of mesh_chain_end, ``number`` its id, ``slot``
-    where it is in mesh_injected and ``chain`` a descriptor of that; ``last``: none comes behind it.
-    Raises UsageError if the author's are more than a jump can cross.
+    ``author`` are its instructions, ``end`` those of mesh_chain_end, ``number`` its id,
+    ``following`` the slot of the next one in mesh_injected, 0: there is none, and ``chain`` a
+    descriptor of that map. Raises UsageError if the author's are more than a jump can cross.
     """
-    if len(author) // INSTRUCTION > 0x7FFF:
-        raise UsageError(
-            f"{len(author) // INSTRUCTION} instructions are too many",
-            hint="a program has at most 32767",
-        )
-    return b"".join(
+    following_call = _next(following, chain) if following else b""
+    return _framed(author, following_call, number, following, end)
+
+
+def split(author: bytes, end: bytes, *, stable: int, canary: int, chain: int) -> bytes:
+    """A program that sends a packet on to one of two slots: ``canary`` if the author's answer 1."""
+    calls = b"".join(
         (
-            _op(0x7B, R10, R1, KEPT),  # *(u64 *)(r10 + KEPT) = r1
-            _without_exits(author),
-            b"" if last else _next(slot, chain),
-            _tell(number, 0 if last else slot - 1),
-            end,
+            _op(0x79, R1, R10, KEPT),
+            _map(chain),
+            _op(0x15, R0, 0, 3),  # if r0 == 0 goto stable
+            _call(canary),
+            _op(JA, 0, 0, 2),
+            _call(stable),
+            _op(0xB7, R0, 0, 0, _abi.InjectedAction.NEXT),  # it is not there, and will not be
         )
     )
+    return _framed(author, calls, 0, stable, end)
+
+
+def _framed(author: bytes, onward: bytes, number: int, following: int, end: bytes) -> bytes:
+    count = len(author) // INSTRUCTION
+    if count > 0x7FFF:
+        hint = "a program has at most 32767"
+        raise UsageError(f"{count} instructions are too many", hint=hint)
+    kept = _op(0x7B, R10, R1, KEPT)  # *(u64 *)(r10 + KEPT) = r1
+    return kept + _without_exits(author) + onward + _tell(number, following) + end
 
 
 def _without_exits(author: bytes) -> bytes:
@@ -63,17 +76,19 @@ def _without_exits(author: bytes) -> bytes:
 
 def _next(slot: int, chain: int) -> bytes:
     """A packet that passes goes on to the next of the chain; the others stay."""
-    call = b"".join(
-        (
-            _op(0x79, R1, R10, KEPT),
-            _op(LD_IMM64, R2, PSEUDO_MAP_FD, 0, chain),
-            _op(0, 0, 0),
-            _op(0xB7, R3, 0, 0, slot - 1),
-            _op(CALL, 0, 0, 0, TAIL_CALL),
-            _op(0xB7, R0, 0, 0, _abi.InjectedAction.NEXT),  # it failed, and will once more
-        )
-    )
+    failed = _op(0xB7, R0, 0, 0, _abi.InjectedAction.NEXT)  # and will once more
+    call = _op(0x79, R1, R10, KEPT) + _map(chain) + _call(slot) + failed
     return _op(0x55, R0, 0, len(call) // INSTRUCTION) + call  # if r0 != 0 goto behind
+
+
+def _map(descriptor: int) -> bytes:
+    """A map as the second argument."""
+    return _op(LD_IMM64, R2, PSEUDO_MAP_FD, 0, descriptor) + _op(0, 0, 0)
+
+
+def _call(slot: int) -> bytes:
+    """A tail call; context and map are there."""
+    return _op(0xB7, R3, 0, 0, slot) + _op(CALL, 0, 0, 0, TAIL_CALL)
 
 
 def _tell(number: int, following: int) -> bytes:

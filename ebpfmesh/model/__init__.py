@@ -29,7 +29,7 @@ from ebpfmesh.model.base import (
     too_many,
 )
 from ebpfmesh.model.idle import idle_rules, warnings
-from ebpfmesh.model.injection import Injection, InjectionSettings, ranked
+from ebpfmesh.model.injection import Canary, Injection, InjectionSettings, ranked
 from ebpfmesh.model.mesh import Mesh
 from ebpfmesh.model.objects import (
     Endpoint,
@@ -59,6 +59,7 @@ __all__ = [
     "TOLD",
     "Action",
     "Address",
+    "Canary",
     "Destination",
     "Endpoint",
     "Function",

@@ -40,6 +40,15 @@ class InjectionSettings(Model):
     )
 
 
+class Canary(Model):
+    """Another text that a part of the flows meets, ``share`` percent of them."""
+
+    file: str
+    source: str = Field(max_length=SOURCE_CHARACTERS)
+    parameters: dict[str, int] = Field(default_factory=dict)
+    share: int = Field(ge=1, le=99, description="an integer from 1 to 99")
+
+
 class Injection(InjectionSettings):
     """A program of somebody's at a place: it meets what a function sends or gets.
 
@@ -51,6 +60,7 @@ class Injection(InjectionSettings):
     file: str
     source: str = Field(max_length=SOURCE_CHARACTERS)
     rank: int = Field(default=0, ge=0, lt=AT_ONE_PLACE)
+    canary: Canary | None = None
 
     @property
     def target(self) -> tuple[str, str]:
@@ -63,6 +73,19 @@ class Injection(InjectionSettings):
     def way(self) -> Way:
         """Whether it meets what is sent or what is received."""
         return "egress" if self.at.endswith("/egress") else "ingress"
+
+    @property
+    def alone(self) -> "Injection":
+        """Without its canary."""
+        return self.model_copy(update={"canary": None})
+
+    @property
+    def promoted(self) -> "Injection":
+        """With its canary in its place."""
+        if self.canary is None:
+            return self
+        new = self.canary.model_dump(exclude={"share"})
+        return self.model_copy(update=new | {"canary": None})
 
     def __str__(self) -> str:
         return f"{self.name}  {self.at}  {self.file}"

@@ -10,7 +10,7 @@ from ebpfmesh.errors import NotFound
 from ebpfmesh.inject import maps
 from ebpfmesh.inject.source import COUNTERS
 from ebpfmesh.kernel import bpf
-from ebpfmesh.model import suggest
+from ebpfmesh.model import Injection, suggest
 from ebpfmesh.observe.view import View
 from ebpfmesh.state.record import ProgramRow
 
@@ -29,6 +29,7 @@ class Injected:
     file: str
     program: int
     before: bool
+    canary: str
     parameters: dict[str, int]
     counters: dict[str, int]
     refused: dict[str, int]
@@ -52,9 +53,10 @@ def read_injected(view: View) -> Iterator[Injected]:
             file=row.injection.file,
             program=program.id,
             before=bool(row.before),
+            canary=_canary(row.injection),
             parameters=_parameters(view, program),
-            counters=_counters(view, program),
-            refused=_refused(view, program),
+            counters=counters_of(view, program),
+            refused=refused_of(view, program),
             texts=compiled["counters"]
             | {name: text for name, _, _, text in compiled["parameters"]},
             maps={name: layout["entries"] for name, (_, layout) in compiled["maps"].items()},
@@ -63,6 +65,11 @@ def read_injected(view: View) -> Iterator[Injected]:
             ns_median=figures["ns_median"],
             ns_worst=figures["ns_worst"],
         )
+
+
+def _canary(injection: Injection) -> str:
+    canary = injection.canary
+    return f"{canary.share} % {canary.file}" if canary else ""
 
 
 def one(view: View, name: str) -> Injected:
@@ -88,8 +95,8 @@ def _parameters(view: View, program: ProgramRow) -> dict[str, int]:
     return {one[0]: maps.unpacked(one[1], slot) for one, slot in zip(given, slots, strict=True)}
 
 
-def _counters(view: View, program: ProgramRow) -> dict[str, int]:
-    """Sums over all CPUs."""
+def counters_of(view: View, program: ProgramRow) -> dict[str, int]:
+    """What it counted, over all CPUs."""
     names = program.compiled["counters"]
     if not names:
         return {}
@@ -101,10 +108,26 @@ def _counters(view: View, program: ProgramRow) -> dict[str, int]:
     return found
 
 
-def _refused(view: View, program: ProgramRow) -> dict[str, int]:
+def refused_of(view: View, program: ProgramRow) -> dict[str, int]:
+    """Packets that it dropped, by its own reasons; GSO ones by their segments."""
+    return _refused(view, program, "packets")
+
+
+def refusals_of(view: View, program: ProgramRow) -> dict[str, int]:
+    """How often it dropped, by its own reasons."""
+    return _refused(view, program, "times")
+
+
+def _refused(view: View, program: ProgramRow, field: str) -> dict[str, int]:
     reasons = program.compiled["reasons"]
     return {
-        reasons.get(str(key.index), f"reason {key.index}"): row.packets
+        reasons.get(str(key.index), f"reason {key.index}"): getattr(row, field)
         for key, row in view.maps["mesh_refused"].items()
         if key.program == program.id
     }
+
+
+def figures_of(program: ProgramRow) -> dict[str, Any]:
+    """What it cost when it was compiled (``inject.Figures``)."""
+    figures: dict[str, Any] = program.compiled["figures"]
+    return figures

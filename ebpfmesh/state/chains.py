@@ -2,17 +2,15 @@
 """Which programs the packets of each function meet, and where their chains are, by the record."""
 
 import ctypes
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from ebpfmesh import _abi
 from ebpfmesh.kernel.maps import Maps
 from ebpfmesh.kernel.pins import Pins
 from ebpfmesh.model import Function
-from ebpfmesh.state.record import InjectionRow, Record
-
-Chain = tuple[int, ...]
-"""Ids of programs, in the order in which packets meet them."""
+from ebpfmesh.state.record import Chain, InjectionRow, Record, Split
 
 
 @dataclass(frozen=True)
@@ -36,11 +34,11 @@ def wanted(record: Record) -> dict[int, Both]:
 def of(rows: Sequence[InjectionRow], function: Function) -> Both:
     """The chains of a function: its own are nearest to it, its tenant's furthest away."""
     where = [("function", function.name), ("function", function.group), ("tenant", function.tenant)]
-    met: dict[str, list[list[int]]] = {"egress": [], "ingress": []}
+    met: dict[str, list[Chain]] = {"egress": [], "ingress": []}
     for target in where:
         for way, found in met.items():
             here = [row for row in rows if row.injection.target == target]
-            found.append([row.program for row in here if row.injection.way == way])
+            found.append(tuple(_step(row) for row in here if row.injection.way == way))
     out, back = met["egress"], met["ingress"][::-1]
     return Both(*(tuple(one for part in parts for one in part) for parts in (out, back)))
 
@@ -49,15 +47,52 @@ def _head(block: int) -> int:
     return block * (_abi.CHAIN_MAX + 1) + _abi.CHAIN_MAX
 
 
-def slots(block: int, count: int) -> list[int]:
-    """Where the programs of a chain are, in the order in which packets meet them."""
-    return [_head(block) - place for place in range(count)]
+def _step(row: InjectionRow) -> int | Split:
+    return (row.split, row.program, row.canary) if row.canary else row.program
+
+
+@dataclass(frozen=True)
+class Place:
+    """A slot of a chain's block: its program, and the slot that comes after it, 0 for the last.
+
+    Of a split ``sides`` are the slots of the two it chooses from.
+    """
+
+    slot: int
+    program: int
+    following: int
+    sides: tuple[int, int] | None = None
+
+
+def size(chain: Chain) -> int:
+    """How many slots a chain takes."""
+    return sum(3 if isinstance(step, tuple) else 1 for step in chain)
+
+
+def places(block: int, chain: Chain) -> Iterator[Place]:
+    """The slots of a chain: steps from the head downwards, the two behind a split from below."""
+    below = itertools.count(_head(block) - _abi.CHAIN_MAX + 1)
+    for index, step in enumerate(chain):
+        slot = _head(block) - index
+        following = 0 if index + 1 == len(chain) else slot - 1
+        if isinstance(step, int):
+            yield Place(slot, step, following)
+            continue
+        chooser, *programs = step
+        stable, canary = next(below), next(below)
+        yield Place(slot, chooser, following, (stable, canary))
+        yield from (Place(s, p, following) for s, p in zip((stable, canary), programs, strict=True))
+
+
+def block_slots(block: int) -> range:
+    """All slots of a block."""
+    return range(_head(block) - _abi.CHAIN_MAX + 1, _head(block) + 1)
 
 
 def used_slots(record: Record) -> set[int]:
     """Where programs are, of all chains."""
     found = record.chains().items()
-    return {slot for chain, block in found for slot in slots(block, len(chain))}
+    return {place.slot for chain, block in found for place in places(block, chain)}
 
 
 def has_maps(pins: Pins, record: Record, program: int) -> bool:
@@ -82,4 +117,4 @@ def problems(pins: Pins, maps: Maps, record: Record) -> list[str]:
             return ["map mesh_chain"]
     rows = record.injections()
     return [f"maps of {row.injection.name}" for row in rows
-            if not has_maps(pins, record, row.program)]  # fmt: skip
+            if not all(has_maps(pins, record, program) for program in row.programs)]  # fmt: skip

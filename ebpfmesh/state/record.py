@@ -44,6 +44,10 @@ __all__ = [
     "all_records",
 ]
 RUN = Path("/run/ebpfmesh")
+Split = tuple[int, int, int]
+"""Ids of the program that chooses, of the one that most flows meet, and of the canary."""
+Chain = tuple[int | Split, ...]
+"""Ids of programs, in the order in which packets meet them."""
 
 _FUNCTION = TypeAdapter(Function)
 _SERVICE = TypeAdapter(Service)
@@ -68,11 +72,21 @@ class Attachment:
 
 @dataclass(frozen=True)
 class InjectionRow:
-    """What is injected: its program's id, and that of the one before it, 0 for none."""
+    """What is injected, with ids of programs, 0 for none.
+
+    ``before`` is the one before it, ``canary`` the one that some flows meet, by ``split``.
+    """
 
     injection: Injection
     program: int
     before: int
+    canary: int
+    split: int
+
+    @property
+    def programs(self) -> set[int]:
+        """All of them."""
+        return {self.program, self.before, self.canary, self.split} - {0}
 
 
 @dataclass(frozen=True)
@@ -189,10 +203,12 @@ class Record(Tables):
 
     def injections(self) -> list[InjectionRow]:
         """What is injected, in the order of names, places and ranks."""
-        rows = self._all("SELECT model, program, before FROM injection ORDER BY name")
+        rows = self._all(
+            "SELECT model, program, before, canary, split FROM injection ORDER BY name"
+        )
         found = [
-            InjectionRow(self._read(_INJECTION.validate_json, model), program, before)
-            for model, program, before in rows
+            InjectionRow(self._read(_INJECTION.validate_json, model), *programs)
+            for model, *programs in rows
         ]
         return sorted(found, key=lambda row: (row.injection.at, row.injection.rank))
 
@@ -217,10 +233,10 @@ class Record(Tables):
         """Ids of all programs."""
         return [number for (number,) in self._all("SELECT id FROM program ORDER BY id")]
 
-    def chains(self) -> dict[tuple[int, ...], int]:
+    def chains(self) -> dict[Chain, int]:
         """The block of mesh_injected that each chain of programs has."""
         rows = self._all("SELECT programs, block FROM chain")
-        return {tuple(self._read(json.loads, programs)): block for programs, block in rows}
+        return {self._read(_chain, programs): block for programs, block in rows}
 
     @property
     def home(self) -> NetnsId:
@@ -413,6 +429,11 @@ class Record(Tables):
         """A function of each tenant or group that has one."""
         query = f"SELECT name FROM function WHERE {column} = ? AND ready LIMIT 1"  # noqa: S608
         return [row[0] for name in names for row in self._all(query, name)]
+
+
+def _chain(text: str) -> Chain:
+    """A chain, of programs and of splits with the two programs behind each."""
+    return tuple(tuple(one) if isinstance(one, list) else one for one in json.loads(text))
 
 
 def match_of(policy: Policy) -> str:

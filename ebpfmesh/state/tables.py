@@ -57,7 +57,8 @@ CREATE TABLE used (key TEXT PRIMARY KEY, number INTEGER) WITHOUT ROWID;
 INSERT INTO used VALUES ('services', 0), ('rules', 0), ('prefixes', 0);
 CREATE TABLE free_rows (row INTEGER PRIMARY KEY, rows INTEGER);
 CREATE INDEX free_rows_rows ON free_rows (rows, row);
-CREATE TABLE injection (name TEXT PRIMARY KEY, model TEXT, program INTEGER, before INTEGER);
+CREATE TABLE injection (name TEXT PRIMARY KEY, model TEXT, program INTEGER, before INTEGER,
+ canary INTEGER, split INTEGER);
 CREATE TABLE program (id INTEGER PRIMARY KEY, model TEXT, compiled TEXT);
 CREATE TABLE chain (block INTEGER PRIMARY KEY, programs TEXT UNIQUE);
 CREATE TABLE step (number INTEGER PRIMARY KEY, operation TEXT);

@@ -22,7 +22,7 @@ from ebpfmesh.kernel.netns import NetnsId
 from ebpfmesh.kernel.prefixes import block_of, packed
 from ebpfmesh.model import Address, Function, Injection, Mesh, Policy, Service, port_prefixes
 from ebpfmesh.state import record
-from ebpfmesh.state.record import Attachment, Record, file_of, match_of
+from ebpfmesh.state.record import Attachment, Chain, InjectionRow, Record, file_of, match_of
 from ebpfmesh.state.tables import (
     APPLICATION,
     LOCK_SECONDS,
@@ -199,13 +199,15 @@ class Writer(Record):
                 self._db.execute("DELETE FROM policy WHERE id = ?", (number,))
                 self._put_entries(number, ())
 
-    def put_injection(self, injection: Injection, program: int, before: int) -> None:
+    def put_injection(self, row: InjectionRow) -> None:
         """Write what is injected under a name, and what its program was injected as last."""
-        text = injection.model_dump_json()
+        injection = row.injection
+        text, last = injection.model_dump_json(), injection.alone
         with self.transaction():
-            values = (injection.name, text, program, before)
-            self._db.execute("REPLACE INTO injection VALUES (?, ?, ?, ?)", values)
-            self._db.execute("UPDATE program SET model = ? WHERE id = ?", (text, program))
+            values = (injection.name, text, row.program, row.before, row.canary, row.split)
+            self._db.execute("REPLACE INTO injection VALUES (?, ?, ?, ?, ?, ?)", values)
+            about = (last.model_dump_json(), row.program)
+            self._db.execute("UPDATE program SET model = ? WHERE id = ?", about)
 
     def delete_injection(self, name: str) -> None:
         """Forget what is injected under a name."""
@@ -224,7 +226,7 @@ class Writer(Record):
         """Forget a program."""
         self._db.execute("DELETE FROM program WHERE id = ?", (number,))
 
-    def take_block(self, programs: Sequence[int], last: int, avoid: Set[int]) -> int:
+    def take_block(self, programs: Chain, last: int, avoid: Set[int]) -> int:
         """A block of mesh_injected for a chain, the smallest that is free, up to ``last``."""
         used = avoid | set(self.chains().values())
         block = next(n for n in itertools.count(1) if n not in used)

@@ -79,6 +79,12 @@ INJECTED = {
     "inject file": (INJECT,),
     "inject set": (INJECT,),
     "swap": (INJECT,),
+    "promote": tuple(
+        line
+        for name in ("greeter", "second", "third")
+        for line in (f"{INJECT} --name {name}", f"ebpfmesh swap {name} new.c --canary 50%")
+    ),
+    "show canary": (INJECT, "ebpfmesh swap greeter new.c --canary 10%"),
     "rollback": (INJECT, "ebpfmesh swap greeter new.c"),
     "eject": (INJECT, f"{INJECT} --name second", f"{INJECT} --name third"),
     "show injected": (INJECT,),

@@ -71,9 +71,8 @@ class Chains:
                     author(verdict),
                     self.end,
                     number=place + 1,
-                    slot=slot.value,
+                    following=slot.value - 1 if place + 1 < len(verdicts) else 0,
                     chain=table.fd.fileno(),
-                    last=place + 1 == len(verdicts),
                 )
                 with bpf.prog_load(bpf.PROG_TYPE_SCHED_CLS, "injected", code) as made:
                     table.set(slot, ctypes.c_uint32(made.fileno()))
