@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Protocol, Self
 
 from pydantic import TypeAdapter
 
-from ebpfmesh.model import Function, Injection, Mesh, Policy, Service, Timeouts, ports_text
+from ebpfmesh.model import Function, Injection, Mesh, Policy, Rights, Service, Timeouts, ports_text
 
 Object = Mesh | Timeouts | Function | Service | Policy | Injection | str
 
@@ -26,6 +26,9 @@ class Changes(Protocol):
 
     def set_reject(self, reject: bool) -> None:
         """Whether senders are told that no rule allows what they send."""
+
+    def set_rights(self, rights: tuple[Rights, ...]) -> None:
+        """What tenants may inject."""
 
     def add_function(self, function: Function, *, adopt: str, force: bool) -> None:
         """A function is made, or taken that is there (``AddFunction``)."""
@@ -185,6 +188,24 @@ class SetReject(Operation):
 
     def _text(self) -> str:
         return "on" if self.object.reject else "off"
+
+
+@dataclass(frozen=True)
+class SetRights(Operation):
+    """What tenants may inject; of the two meshes that alone counts."""
+
+    object: Mesh
+    old: Mesh
+    kind = "set-rights"
+
+    def do(self, to: Changes) -> None:
+        """For what is injected from now on."""
+        to.set_rights(self.object.rights)
+
+    def _text(self) -> str:
+        before, after = ({one.name: one for one in mesh.rights} for mesh in (self.old, self.object))
+        names = sorted({*before, *after})
+        return ", ".join(name for name in names if before.get(name) != after.get(name))
 
 
 @dataclass(frozen=True)
@@ -391,8 +412,9 @@ class RemoveInjection(_Removal):
 
 
 _CLASSES: tuple[type[Operation], ...] = (
-    CreateMesh, Repair, SetTimeouts, SetReject, AddFunction, ChangeFunction, RemoveFunction,
-    SetService, RemoveService, AddPolicy, RemovePolicy, SetInjection, RemoveInjection,
+    CreateMesh, Repair, SetTimeouts, SetReject, SetRights, AddFunction, ChangeFunction,
+    RemoveFunction, SetService, RemoveService, AddPolicy, RemovePolicy, SetInjection,
+    RemoveInjection,
 )  # fmt: skip
 KINDS = {one.kind: one for one in _CLASSES}
 

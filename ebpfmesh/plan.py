@@ -48,6 +48,7 @@ from ebpfmesh.operation import (
     RemoveService,
     SetInjection,
     SetReject,
+    SetRights,
     SetService,
     SetTimeouts,
 )
@@ -120,6 +121,8 @@ def _setting_steps(current: Mesh, wanted: Mesh) -> Iterator[Operation]:
         yield SetTimeouts(wanted.timeouts, current.timeouts)
     if current.reject != wanted.reject:
         yield SetReject(_bare(wanted), _bare(current))
+    if current.rights != wanted.rights:
+        yield SetRights(_bare(wanted), _bare(current))
 
 
 def _injection_steps(current: Mesh, wanted: Mesh) -> Iterator[Operation]:

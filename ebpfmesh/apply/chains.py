@@ -23,9 +23,11 @@ from ebpfmesh.compile.build import instructions
 from ebpfmesh.compile.source import bpf_dir
 from ebpfmesh.errors import UsageError
 from ebpfmesh.inject import build, compose, maps, source
+from ebpfmesh.inject.budget import Budget
 from ebpfmesh.inject.build import Built
 from ebpfmesh.inject.instructions import with_maps
 from ebpfmesh.inject.maps import Layout, OwnMap
+from ebpfmesh.inject.source import Source
 from ebpfmesh.kernel import bpf, libc, private
 from ebpfmesh.model import Injection, suggest
 from ebpfmesh.state import chains
@@ -105,9 +107,12 @@ class Chains:
         with (
             self.opened(older) as found,
             build.build(
-                text, reuse={name: one for name, one in found.items() if name not in apart}
+                text,
+                budget=self._budget(injection),
+                reuse={name: one for name, one in found.items() if name not in apart},
             ) as built,
         ):
+            _check_layouts(text, built, found)
             number = self._record.new_program(injection, _dump(built))
             directory = self._pins(number)
             shutil.rmtree(directory, ignore_errors=True)  # of a change that was cut short
@@ -116,6 +121,13 @@ class Chains:
             for name, own in built.maps.items():
                 bpf.obj_pin(own.fd, directory / name)
         return number
+
+    def _budget(self, injection: Injection) -> Budget | None:
+        """What a tenant's program may cost; None: what any may."""
+        if injection.tenant is None:
+            return None
+        rights = self._record.base().rights_of(injection.tenant)
+        return Budget(**rights.model_dump(exclude={"name", "inject", "ways"}))
 
     def _pins(self, program: int) -> Path:
         return self._mesh.pins.injected / str(program)
@@ -328,6 +340,17 @@ def _dump(built: Built) -> dict[str, Any]:
         "targets": text.targets,
         "figures": asdict(built.figures),
     }
+
+
+def _check_layouts(text: Source, built: Built, older: Mapping[str, OwnMap]) -> None:
+    """Raise FunctionRefused if a map would lose what it has: its layout is another one."""
+    for name in (built.maps.keys() & older.keys()) - set(OF_A_VERSION):
+        if built.maps[name].layout != older[name].layout:
+            raise text.refuse(
+                f"map {name} has another layout than the one that is there",
+                text.maps.get(name),
+                "call it otherwise, and it begins empty; or eject the function and inject it anew",
+            )
 
 
 def _check_parameters(injection: Injection, compiled: dict[str, Any]) -> None:

@@ -23,6 +23,7 @@ from ebpfmesh.model import (
     Function,
     Identity,
     Policy,
+    Rights,
     Service,
     Timeouts,
 )
@@ -131,6 +132,10 @@ class Control:
     def set_reject(self, reject: bool) -> None:
         """Have senders told that no rule allows what they send, or not, from the next commit on."""
         self._change_base(reject=reject)
+
+    def set_rights(self, rights: tuple[Rights, ...]) -> None:
+        """Have tenants inject what ``rights`` says; what is injected stays."""
+        self._change_base(rights=rights)
 
     def _change_base(self, **settings: object) -> None:
         base = self.record.base().model_copy(update=settings)

@@ -14,7 +14,7 @@ from ebpfmesh.apply.names import Names
 from ebpfmesh.errors import MeshError
 from ebpfmesh.kernel import rcu
 from ebpfmesh.kernel.pins import Pins
-from ebpfmesh.model import Function, Injection, Policy, Service, Timeouts
+from ebpfmesh.model import Function, Injection, Policy, Rights, Service, Timeouts
 from ebpfmesh.runtime.process import Home
 from ebpfmesh.state.place import check_place
 from ebpfmesh.state.writer import Writer, locked
@@ -49,6 +49,11 @@ class Live(Held):
         """Whether senders are told."""
         self.step("reject")
         self.control.set_reject(reject)
+
+    def set_rights(self, rights: tuple[Rights, ...]) -> None:
+        """What tenants may inject."""
+        self.step("rights of tenants")
+        self.control.set_rights(rights)
 
     def add_function(self, function: Function, *, adopt: str, force: bool) -> None:
         """Make a function, or take one that is there."""

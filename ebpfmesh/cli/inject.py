@@ -106,6 +106,7 @@ def _write_new(name: str) -> None:
 @click.argument("file", type=FILE)
 @click.option("--at", metavar="PLACE", required=True, help="Whose packets, and which way.")
 @click.option("--name", metavar="NAME", help="What to call it; the file's name if left out.")
+@click.option("--tenant", metavar="T", help="With the rights of this tenant, as [[tenant]] says.")
 @click.option("--before", metavar="NAME", help="Packets meet it before this one.")
 @click.option("--after", metavar="NAME", help="Packets meet it right after this one.")
 @click.option("--param", "parameters", metavar="NAME=N", multiple=True, callback=_numbers,
@@ -122,14 +123,14 @@ def inject_file(file: Path, before: str | None, after: str | None, **values: Any
     _edit(f"inject {injection.name}", change)
 
 
-def _injection(file: Path, *, name: str | None, at: str, parameters: dict[str, int]) -> "Injection":
+def _injection(file: Path, *, name: str | None, **values: Any) -> "Injection":
     from ebpfmesh.config.explain import make
     from ebpfmesh.config.file import read_source
     from ebpfmesh.model import Injection
 
     chosen = name or file.stem.replace("_", "-").lower()
     source = read_source(file)
-    return make(Injection, name=chosen, at=at, file=file.name, source=source, parameters=parameters)
+    return make(Injection, name=chosen, file=file.name, source=source, **values)
 
 
 @inject.command(

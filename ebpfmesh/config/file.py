@@ -39,6 +39,7 @@ from ebpfmesh.model import (
     Parts,
     Policy,
     PolicySettings,
+    Rights,
     Service,
     Source,
     Timeouts,
@@ -232,6 +233,9 @@ class MeshFile(Model):
     policy: tuple[PolicyTable, ...] = Field(
         default=(), strict=False, description="tables, each under [[policy]]"
     )
+    tenant: tuple[Rights, ...] = Field(
+        default=(), strict=False, description="tables, each under [[tenant]]"
+    )
     inject: tuple[InjectTable, ...] = Field(
         default=(), strict=False, description="tables, each under [[inject]]"
     )
@@ -247,6 +251,7 @@ class _File:
     services: dict[int, ServiceTable]
     policies: dict[int, PolicyTable]
     injections: dict[int, InjectTable]
+    rights: dict[int, Rights]
     besides: frozenset[str]
     """Names that stand in the other tables."""
 
@@ -268,6 +273,8 @@ def _build(values: dict[str, Any], beside: Path) -> tuple[Mesh, Check]:
         file.check.add(fault)
         return Mesh.model_construct(**parts), file.check
     parts["services"] = _services(file, origin)
+    parts["rights"] = tuple(file.rights.values())
+    origin |= {("rights", n): ("tenant", index) for n, index in enumerate(file.rights)}
     mesh = Mesh.model_construct(**parts)
     mesh = mesh.model_copy(update={"policies": _policies(file, mesh, origin)})
     mesh = mesh.model_copy(update={"injections": _injections(file, beside, origin)})
@@ -291,6 +298,7 @@ def _read(values: dict[str, Any]) -> _File:
     services = _tables(check, "service", ServiceTable, frame)
     policies = _tables(check, "policy", PolicyTable, frame)
     injections = _tables(check, "inject", InjectTable, frame)
+    rights = _tables(check, "tenant", Rights, frame)
     check.table(MeshFile, frame, ())  # what is left there is the shape of the file
     besides = frozenset(
         table[name]
@@ -299,7 +307,7 @@ def _read(values: dict[str, Any]) -> _File:
         for name in ("name", "tenant")
         if index not in made and isinstance(table, dict) and isinstance(table.get(name), str)
     )
-    return _File(check, mesh, functions, services, policies, injections, besides)
+    return _File(check, mesh, functions, services, policies, injections, rights, besides)
 
 
 def _tables(

@@ -44,6 +44,7 @@ _TEXTS = {
     "function": "A container, or with `replicas` a group of containers that are alike.",
     "service": "An address and a port, or a range of ports, in front of functions.",
     "policy": "Who may open flows to whom; answers need no rule.",
+    "tenant": "What a tenant may inject into the kernel, at its own functions; without: nothing.",
     "inject": "A program of yours that packets meet in the kernel, see `ebpfmesh inject --help`.",
 }
 """What each table is."""
@@ -59,6 +60,7 @@ _WITHOUT = {
     ("service", "target_port"): "`port`",
     ("service", "weights"): "1 each",
     ("policy", "port"): "any",
+    ("inject", "tenant"): "the operator's",
     ("policy", "icmp_type"): "any",
 }
 """What holds without a key, where that is no default of the model's."""
@@ -137,6 +139,15 @@ ABOUT: dict[str, dict[str, tuple[str, str]]] = {
             "{web = 2, web-1 = 0}",
         ),
     },
+    "tenant": {
+        "name": ("Which tenant.", '"vendor"'),
+        "inject": ("How many functions it may inject.", "2"),
+        "ways": ("Which way.", '["ingress"]'),
+        "instructions": ("Instructions that one may have.", "512"),
+        "map_bytes": ("Bytes of maps that one may have.", "1048576"),
+        "ns_median": ("Nanoseconds that one may cost a packet, median.", "100"),
+        "ns_worst": ("Nanoseconds for the packet that costs most.", "500"),
+    },
     "inject": {
         "name": ("What it is called, for `swap`, `eject` and `show injected`.", '"bucket"'),
         "file": ("A C file, by its path from the mesh file.", '"token_bucket.c"'),
@@ -144,6 +155,7 @@ ABOUT: dict[str, dict[str, tuple[str, str]]] = {
             "Whose packets meet it, and which way: FUNCTION or tenant:NAME, /egress or /ingress.",
             '"web/ingress"',
         ),
+        "tenant": ("With whose rights; without: the operator's.", '"vendor"'),
         "parameters": ("Parameters of it, other than the file says.", "{rate = 1000000}"),
     },
     "policy": {

@@ -29,7 +29,7 @@ from ebpfmesh.model.base import (
     too_many,
 )
 from ebpfmesh.model.idle import idle_rules, warnings
-from ebpfmesh.model.injection import Canary, Injection, InjectionSettings, ranked
+from ebpfmesh.model.injection import Canary, Injection, InjectionSettings, Rights, ranked
 from ebpfmesh.model.mesh import Mesh
 from ebpfmesh.model.objects import (
     Endpoint,
@@ -83,6 +83,7 @@ __all__ = [
     "PolicySettings",
     "Port",
     "Protocol",
+    "Rights",
     "Scope",
     "Service",
     "Source",

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field
 
-from ebpfmesh.model.base import LABEL, Invalid, Model, Name, few, show
+from ebpfmesh.model.base import LABEL, Invalid, Model, Name, few, integer, show
 
 Way = Literal["egress", "ingress"]
 AT_ONE_PLACE = 8
@@ -31,10 +31,28 @@ At = Annotated[
 _PARAMETERS = "a table of integers, such as {rate = 1000000}"
 
 
+class Rights(Model):
+    """What a tenant may inject, at places of its own: how many, which way, at which cost.
+
+    The costs are those of ``inject.Budget``: instructions, bytes of maps, nanoseconds a packet.
+    """
+
+    name: Name
+    inject: int = integer(0, 0, 64)
+    ways: tuple[Way, ...] = Field(
+        default=("egress", "ingress"), strict=False, description='an array of "egress", "ingress"'
+    )
+    instructions: int = integer(4096, 1, 4096)
+    map_bytes: int = integer(16 << 20, 0, 1 << 30)
+    ns_median: int = integer(500, 1, 100_000)
+    ns_worst: int = integer(2000, 1, 100_000)
+
+
 class InjectionSettings(Model):
     """What can be said of an injected program besides its name and its text."""
 
     at: At
+    tenant: Name | None = None
     parameters: Annotated[dict[str, int], BeforeValidator(few)] = Field(
         default_factory=dict, description=_PARAMETERS
     )
@@ -53,7 +71,8 @@ class Injection(InjectionSettings):
     """A program of somebody's at a place: it meets what a function sends or gets.
 
     ``at`` names a function, a group or a tenant, and the way. ``source`` is the text, ``file`` what
-    it was read from, for people. Those at one place are met in the order of their ``rank``.
+    it was read from, for people. With a ``tenant`` it has that one's rights and no others. Those at
+    one place are met in the order of their ``rank``.
     """
 
     name: Name

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator
 
 from ebpfmesh.model.base import MeshName, Model, check_prefix
-from ebpfmesh.model.injection import Injection
+from ebpfmesh.model.injection import Injection, Rights
 from ebpfmesh.model.objects import Function, Limits, Service, Timeouts
 from ebpfmesh.model.policy import Policy
 from ebpfmesh.model.ports import port_prefixes
@@ -52,11 +52,16 @@ class Parts(Model):
     services: tuple[Service, ...] = ()
     policies: tuple[Policy, ...] = ()
     injections: tuple[Injection, ...] = ()
+    rights: tuple[Rights, ...] = ()
 
     @property
     def tenants(self) -> tuple[str, ...]:
         """The tenants of its functions, each once, in the order they first appear."""
         return tuple(dict.fromkeys(function.tenant for function in self.functions))
+
+    def rights_of(self, tenant: str) -> Rights:
+        """What a tenant may inject: nothing, if the mesh does not say."""
+        return next((one for one in self.rights if one.name == tenant), Rights(name=tenant))
 
     @property
     def groups(self) -> dict[str, tuple[str, ...]]:

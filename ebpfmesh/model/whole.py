@@ -27,6 +27,7 @@ def problems(mesh: Parts, besides: Collection[str] = ()) -> Iterator[Invalid]:
         _same_addresses,
         _same_ports,
         _bad_prefixes,
+        _bad_rights,
     )
     named = (_bad_backends, _bad_policies, _bad_injections)
     return chain(
@@ -205,6 +206,33 @@ def _bad_injections(mesh: Parts, besides: Collection[str]) -> Iterator[Invalid]:
         if name not in known[kind] and name not in besides:
             what = f'injected function "{one.name}": there is no {kind} "{name}"'
             yield Invalid(what, path=("injections", index, "at"), hint=hints[kind](name))
+
+
+def _bad_rights(mesh: Parts) -> Iterator[Invalid]:
+    """Tenants inject at places of their own, as many as they may."""
+    for index, name in repeated(one.name for one in mesh.rights):
+        what = f'there are two tables for tenant "{name}"'
+        yield Invalid(what, path=("rights", index, "name"), hint="make one of them")
+    owners: dict[tuple[str, str], set[str]] = {("tenant", name): {name} for name in mesh.tenants}
+    for function in mesh.functions:
+        for name in filter(None, (function.name, function.group)):
+            owners.setdefault(("function", name), set()).add(function.tenant)
+    counts: dict[str, int] = {}
+    for index, one in enumerate(mesh.injections):
+        if one.tenant is None:
+            continue
+        rights, what = mesh.rights_of(one.tenant), f'injected function "{one.name}": '
+        path: Location = ("injections", index, "at")
+        if owners.get(one.target, {one.tenant}) != {one.tenant}:
+            what += f'{one.at} is not a place of tenant "{one.tenant}"'
+            yield Invalid(what, path=path, hint="a tenant injects at functions of its own")
+        counts[one.tenant] = counts.get(one.tenant, 0) + 1
+        if counts[one.tenant] > rights.inject:
+            what += f'tenant "{one.tenant}" may inject {rights.inject}'
+            yield Invalid(what, path=path, hint="raise inject under [[tenant]]")
+        elif one.way not in rights.ways:
+            what += f'tenant "{one.tenant}" may not inject at {one.way}'
+            yield Invalid(what, path=path, hint="add it to ways under [[tenant]]")
 
 
 def _bad_prefixes(mesh: Parts) -> Iterator[Invalid]:

@@ -17,7 +17,7 @@ from ebpfmesh.apply import batch
 from ebpfmesh.config import edit
 from ebpfmesh.errors import FunctionRefused, UsageError
 from ebpfmesh.kernel import bpf
-from ebpfmesh.model import Injection, Mesh
+from ebpfmesh.model import Injection, Mesh, ranked
 from ebpfmesh.observe import counters, injected, view
 from ebpfmesh.state import chains
 from support.sockets import datagrams
@@ -199,12 +199,13 @@ def test_swap_keeps_what_is_shared_and_rollback_brings_back(mesh: Mesh) -> None:
     assert (seen(mesh), total(mesh)) == (4, 22)
 
 
-def test_a_map_of_another_layout_begins_empty(mesh: Mesh) -> None:
-    """And the one before has what it had when it comes back."""
+def test_a_map_of_another_layout_is_refused(mesh: Mesh) -> None:
+    """One of another name begins empty; the one before has what it had when it comes back."""
     inject(mesh, injection("a/egress"))
     passes(mesh, "a", "b", 1)
-    swap(mesh, OTHER)
-    assert (seen(mesh), total(mesh)) == (1, 0)
+    with pytest.raises(FunctionRefused, match="c:6: map total has another layout"):
+        swap(mesh, OTHER)
+    swap(mesh, OTHER.replace("total", "sums"))
     passes(mesh, "a", "b", 1)
     apply.rollback(mesh.name, "count")
     assert (seen(mesh), total(mesh)) == (2, 1)
@@ -308,6 +309,53 @@ def test_redirect(mesh: Mesh) -> None:
     for name in ("c", "nobody"):
         with pytest.raises(UsageError, match=f"target 0, {name}, is no function of its own tenant"):
             inject(mesh, injection("b/egress", AWAY.replace("NAME", name), name="other"))
+
+
+NOTHING = """
+#include "mesh_function.h"
+MESH_FUNCTION(p) { return mesh_next(); }
+"""
+RIGHTS = """
+[[tenant]]
+name = "one"
+inject = 1
+ways = ["egress"]
+instructions = 60
+"""
+
+
+@pytest.mark.parametrize(
+    ("at", "tenant", "what"),
+    [
+        ("a/ingress", "one", 'tenant "one" may not inject at ingress'),
+        ("c/egress", "one", 'c/egress is not a place of tenant "one"'),
+        ("tenant:two/egress", "one", 'tenant:two/egress is not a place of tenant "one"'),
+        ("c/egress", "two", 'tenant "two" may inject 0'),
+    ],
+)
+def test_a_tenant_has_no_right(at: str, tenant: str, what: str) -> None:
+    with running(MESH + RIGHTS) as mesh:
+        one = injection(at).model_copy(update={"tenant": tenant})
+        with pytest.raises(UsageError, match=what):
+            inject(mesh, one)
+
+
+def test_the_rights_of_a_tenant() -> None:
+    """What it may cost is less than an operator's may; rights change while the mesh is up."""
+    with running(MESH + RIGHTS) as mesh:
+        one = injection("a/egress").model_copy(update={"tenant": "one"})
+        small = one.model_copy(update={"source": NOTHING})
+        with pytest.raises(FunctionRefused, match="instructions, of 60 it may have"):
+            inject(mesh, one)
+        inject(mesh, small)
+        with pytest.raises(UsageError, match='tenant "one" may inject 1'):
+            inject(mesh, small.model_copy(update={"name": "more"}))
+        inject(mesh, injection("a/egress", name="operator"))
+        more = mesh_of(MESH + RIGHTS.replace("60", "900").replace("inject = 1", "inject = 2"))
+        wanted = more.model_copy(
+            update={"injections": ranked((small, one.model_copy(update={"name": "more"})))}
+        )
+        assert [step.kind for step in apply.up(wanted)][:2] == ["set-rights", "set-injection"]
 
 
 def test_from_a_file(tmp_path: Path) -> None:

@@ -98,6 +98,7 @@ def test_every_example_is_accepted(shape: Any, table: str, key: str) -> None:
         "mesh": '[mesh]\nname = "m"\n',
         "function": f'{HEAD}[[function]]\nname = "f"\n',
         "service": RANGE.replace('target_port = "9000-9099"\n', ""),
+        "tenant": f'{HEAD}[[tenant]]\nname = "t"\n',
         "inject": f'{HEAD}[[inject]]\nname = "i"\nfile = "i.c"\nat = "f/egress"\n',
         "policy": f'{SERVED}[[policy]]\nfrom = "any"\nto = "any"\nprotocol = "udp"\n',
     }
