@@ -30,6 +30,19 @@ class Changes(Protocol):
     def set_rights(self, rights: tuple[Rights, ...]) -> None:
         """What tenants may inject."""
 
+    def hold_programs(self, build: str, old: str) -> None:
+        """Have the programs of a build pinned, and beside them those that run, ``old``."""
+
+    def switch_programs(self, build: str) -> None:
+        """The programs of a build take the places of those that run, if they are pinned."""
+
+    def keep_programs(self, build: str) -> None:
+        """Of programs that do not run, keep those of this build alone; empty: none."""
+
+    def kept_programs(self) -> str:
+        """The build whose programs are kept; empty: none."""
+        ...
+
     def add_function(self, function: Function, *, adopt: str, force: bool) -> None:
         """A function is made, or taken that is there (``AddFunction``)."""
 
@@ -155,6 +168,46 @@ class Repair(Operation):
     def describe(self) -> str:
         """One line for people."""
         return f"~ repaired {self.object}"
+
+
+@dataclass(frozen=True)
+class ReplacePrograms(Operation):
+    """Programs of a build run where those of another did; each is put in place in one step.
+
+    ``keep`` is the build that one can return to after it, ``kept`` the one before it.
+    """
+
+    object: str
+    old: str
+    keep: str = ""
+    kept: str = ""
+    kind = "replace-programs"
+
+    def do(self, to: Changes) -> None:
+        """Both stay pinned until the change is done."""
+        to.hold_programs(self.object, self.old)
+        to.switch_programs(self.object)
+
+    def inverse(self) -> Operation:
+        """The old ones run again."""
+        return ReplacePrograms(self.old, self.object, keep=self.kept, kept=self.keep)
+
+    def prepared(self, to: Changes) -> Self:
+        """With what is kept."""
+        return replace(self, keep=self.old, kept=to.kept_programs())
+
+    def undo(self, to: Changes) -> Operation:
+        """Where they are not pinned yet, nothing was replaced."""
+        to.switch_programs(self.old)
+        to.keep_programs(self.kept)
+        return self.inverse()
+
+    def finish(self, to: Changes) -> None:
+        """Let go of what was kept before."""
+        to.keep_programs(self.keep)
+
+    def _text(self) -> str:
+        return f"{self.old} → {self.object}"
 
 
 @dataclass(frozen=True)
@@ -412,7 +465,8 @@ class RemoveInjection(_Removal):
 
 
 _CLASSES: tuple[type[Operation], ...] = (
-    CreateMesh, Repair, SetTimeouts, SetReject, SetRights, AddFunction, ChangeFunction,
+    CreateMesh, Repair, ReplacePrograms, SetTimeouts, SetReject, SetRights, AddFunction,
+    ChangeFunction,
     RemoveFunction, SetService, RemoveService, AddPolicy, RemovePolicy, SetInjection,
     RemoveInjection,
 )  # fmt: skip

@@ -14,8 +14,9 @@ Pure: nothing is read or changed here. The order, and why:
 7. the other services are set: all their functions are there;
 8. rules become looser: denies and rejects that go, then new allows.
 
-Timeouts and ``reject`` come first: they say nothing about who may talk to whom. What is injected
-comes next, since a program that is refused must not cost anything; packets meet it, as they lose
+Programs of another build come first, so that all that follows is done for those that will meet it.
+Timeouts and ``reject`` come next: they say nothing about who may talk to whom. Then what is
+injected, since a program that is refused must not cost anything; packets meet it, as they lose
 what is ejected, when all else is in place.
 
 At no time is a flow allowed that was not before and will not be after, and no service names a
@@ -46,6 +47,7 @@ from ebpfmesh.operation import (
     RemoveInjection,
     RemovePolicy,
     RemoveService,
+    ReplacePrograms,
     SetInjection,
     SetReject,
     SetRights,
@@ -57,9 +59,12 @@ _Named = TypeVar("_Named", Function, Service, Injection)
 _Rules = dict[Match, Policy]
 
 
-def diff(current: Mesh | None, wanted: Mesh) -> tuple[Operation, ...]:
+def diff(
+    current: Mesh | None, wanted: Mesh, builds: tuple[str, str] = ("", "")
+) -> tuple[Operation, ...]:
     """The operations that make ``wanted`` of ``current``; none if they mean the same.
 
+    ``builds`` are that of the programs that run and the one that shall; the same: they stay.
     Raises ``UsageError`` if they differ in what is fixed while a mesh is up: its name, limits,
     hook, grace periods and prefixes.
     """
@@ -82,6 +87,7 @@ def diff(current: Mesh | None, wanted: Mesh) -> tuple[Operation, ...]:
     gone, new = before.keys() - after.keys(), after.keys() - before.keys()
     return (
         *create,
+        *_program_steps(*builds),
         *_setting_steps(current, wanted),
         *_injection_steps(current, wanted),
         *(step for step in stricter if not _is_about(step, new)),
@@ -114,6 +120,11 @@ def _fixed(mesh: Mesh, key: str) -> object:
 def _bare(mesh: Mesh) -> Mesh:
     nothing: dict[str, object] = {"functions": (), "services": (), "policies": (), "injections": ()}
     return mesh.model_copy(update=nothing)
+
+
+def _program_steps(runs: str, wanted: str) -> Iterator[Operation]:
+    if runs != wanted:
+        yield ReplacePrograms(wanted, runs)
 
 
 def _setting_steps(current: Mesh, wanted: Mesh) -> Iterator[Operation]:
@@ -269,6 +280,8 @@ def told(operations: Iterable[Operation]) -> Iterator[Told]:
         if isinstance(step, RemoveFunction | AddFunction) and step.name in anew:
             old, then = gone[step.name], new[step.name]
         fields = _fields(old, then)
+        if isinstance(step, ReplacePrograms):
+            fields = {"build": (step.old, step.object)}
         text = step.describe()
         if isinstance(step, RemoveFunction) and fields:
             changes = ", ".join(

@@ -15,6 +15,8 @@ from ebpfmesh.apply.lifecycle import (
     down,
     edit,
     plan,
+    plan_revert,
+    revert,
     rollback,
     up,
 )
@@ -35,6 +37,8 @@ __all__ = [
     "home",
     "opened",
     "plan",
+    "plan_revert",
+    "revert",
     "rollback",
     "traced",
     "up",

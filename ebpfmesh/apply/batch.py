@@ -28,12 +28,14 @@ def apply(mesh: Live, operations: Iterable[Operation]) -> None:
     mesh.record.reserve()
     _load_sockets(mesh, operations)
     with rcu.expedited(mesh.fixed.expedited):
+        done: list[Operation] = []
         try:
             for one in operations:
                 ready = one.prepared(mesh)
                 mesh.record.begin_step(ready.dump())
                 ready.do(mesh)
-            _finish(mesh, operations)
+                done.append(ready)
+            _finish(mesh, done)
         except BaseException as error:
             mesh.step("undo")
             _undo_all(mesh, error)

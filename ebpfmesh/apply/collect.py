@@ -68,10 +68,12 @@ def _collect_mesh(ip: IPRoute, mesh: str, on_step: OnStep) -> list[str]:
 
 
 def _is_lost(mesh: str) -> bool:
-    """Whether a mesh cannot be repaired: not by this version, or not any more."""
+    """Whether a mesh cannot be repaired. One of another version works: AbiMismatch."""
     try:
         return bool(remains.damage(mesh))
     except AbiMismatch:
+        if remains.home(mesh) == netns.current():
+            raise
         return True
 
 

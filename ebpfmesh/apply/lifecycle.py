@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
-from ebpfmesh.apply import batch, programs, target
+from ebpfmesh.apply import batch, builds, programs, target
 from ebpfmesh.apply.held import OnStep, quiet
 from ebpfmesh.apply.live import Live, changing, opened
 from ebpfmesh.apply.lookup import functions
@@ -44,7 +44,7 @@ def _plan(wanted: Mesh) -> tuple[Operation, ...]:
     with contextlib.closing(Record(wanted.name)) as record, netns.rtnetlink() as ip:
         check_place(record)
         gone = [row.function.name for row in record.functions() if problem(ip, row)]
-        return diff(record.model(without=gone), wanted)
+        return diff(record.model(without=gone), wanted, (record.build, builds.ours(record)))
 
 
 def up(wanted: Mesh, on_step: OnStep = quiet) -> tuple[Operation, ...]:
@@ -65,7 +65,7 @@ def up(wanted: Mesh, on_step: OnStep = quiet) -> tuple[Operation, ...]:
                 if not new and (wrong := batch.problems(live)):
                     repaired += tuple(Repair(what) for what in wrong)
                 batch.recover(live, wrong)
-                operations = diff(None if new else live.record.model(), wanted)
+                operations = _operations(live.record, wanted, new=new)
                 _check_there(operations)
                 if new or operations:
                     batch.apply(live, operations)
@@ -75,6 +75,34 @@ def up(wanted: Mesh, on_step: OnStep = quiet) -> tuple[Operation, ...]:
             if new:
                 take_down(wanted.name, on_step)
             raise
+
+
+def _operations(record: Record, wanted: Mesh, *, new: bool) -> tuple[Operation, ...]:
+    """What is left to do, of a mesh whose record, maps and programs are there."""
+    if new:
+        return diff(None, wanted)
+    return diff(record.model(), wanted, (record.build, builds.ours(record)))
+
+
+def plan_revert(mesh: str) -> tuple[Operation, ...]:
+    """What ``revert`` would do; changes nothing."""
+    with contextlib.closing(Record(mesh)) as record:
+        check_place(record)
+        Pins(mesh).check()
+        return (builds.back(record),)
+
+
+def revert(mesh: str, on_step: OnStep = quiet) -> tuple[Operation, ...]:
+    """Return to the programs that the last ``up`` of another version replaced; what was done.
+
+    All else stays. The next ``up`` puts those of its own version back. Raises NotFound if none are
+    kept.
+    """
+    with opened(mesh, on_step) as live:
+        batch.settle(live)
+        operations = (builds.back(live.record),)
+        batch.apply(live, operations)
+        return operations
 
 
 def _check_there(operations: Iterable[Operation]) -> None:
@@ -128,6 +156,8 @@ def _created(wanted: Mesh, on_step: OnStep) -> Iterator[Live]:
         create_maps(own, record.limits(), count_flows=record.base().count_flows)
         on_step("programs")
         programs.load_missing(own, services=bool(wanted.services))
+        if record.making:
+            record.set_build(builds.ours(record))
         programs.set_calls(own, "mesh_tc_calls", CALLS)
         with contextlib.closing(Live(record, on_step)) as live:
             yield live

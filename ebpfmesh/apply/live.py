@@ -6,6 +6,7 @@ import functools
 import resource
 from collections.abc import Iterator
 
+from ebpfmesh.apply import builds
 from ebpfmesh.apply.chains import Chains
 from ebpfmesh.apply.functions import Functions
 from ebpfmesh.apply.held import Held, OnStep, quiet
@@ -39,6 +40,22 @@ class Live(Held):
     def names(self) -> Names:
         """Its names."""
         return Names(self.record)
+
+    def hold_programs(self, build: str, old: str) -> None:
+        """Have the programs of a build pinned, and those that run as ``old``."""
+        builds.hold(self, build, old)
+
+    def switch_programs(self, build: str) -> None:
+        """The programs of a build run, if they are pinned."""
+        builds.switch(self, build)
+
+    def keep_programs(self, build: str) -> None:
+        """Of programs that do not run, keep those of this build."""
+        builds.keep(self.pins, build)
+
+    def kept_programs(self) -> str:
+        """The build whose programs are kept, or nothing."""
+        return builds.kept(self.pins, self.record.build)
 
     def set_timeouts(self, timeouts: Timeouts) -> None:
         """How long flows live."""

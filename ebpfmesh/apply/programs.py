@@ -7,6 +7,7 @@ Those at sockets only serve services: a mesh without one is not kept waiting for
 import contextlib
 import ctypes
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from ebpfmesh.compile import compiled
 from ebpfmesh.compile.build import Build
@@ -49,13 +50,15 @@ def load_programs(own: Pins, source: str, programs: Sequence[Program]) -> None:
     load_sources(own, {source: programs})
 
 
-def load_sources(own: Pins, sources: Mapping[str, Sequence[Program]]) -> None:
+def load_sources(
+    own: Pins, sources: Mapping[str, Sequence[Program]], *, pin_to: Path | None = None
+) -> None:
     """Compile files of bpf/ side by side, as ``load_programs`` does one."""
     defines = compiled.defines(own.maps, count_flows=Maps(own).count_flows)
     with contextlib.ExitStack() as stack:
         builds = [
             stack.enter_context(
-                Build(bpf_dir() / name, programs, pin_to=own.progs, defines=defines)
+                Build(bpf_dir() / name, programs, pin_to=pin_to or own.progs, defines=defines)
             )
             for name, programs in sources.items()
         ]

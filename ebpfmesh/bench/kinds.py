@@ -105,6 +105,10 @@ KINDS = {
     "update-rule": Kind(
         "a rule added under traffic", "ms", False, "update", "changes", {"kind": "add-rule"}
     ),
+    "update-programs": Kind(
+        "all programs replaced under traffic", "ms", False, "update", "changes",
+        {"kind": "replace-programs"},
+    ),
     "update-lost": Kind("packets lost during changes", "packets", False),
     "update-reordered": Kind("packets out of order during changes", "packets", False),
     "update-gap": Kind("longest time without a packet, during changes", "µs", False),

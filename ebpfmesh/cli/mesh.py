@@ -9,39 +9,61 @@ import click
 
 from ebpfmesh.cli import output
 from ebpfmesh.cli.base import Command, settings
-from ebpfmesh.cli.choose import check_file_mesh, need_change
-from ebpfmesh.errors import MeshError
+from ebpfmesh.cli.choose import check_file_mesh, need_change, the_mesh
+from ebpfmesh.errors import MeshError, UsageError
 
 CHANGES = 8
 """Exit code of `plan --exit-code` if there are any."""
-FILE = click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
+FILE = click.argument("file", type=click.Path(path_type=Path, dir_okay=False), required=False)
+ROLLBACK = click.option(
+    "--rollback", is_flag=True, help="Without FILE: return to the programs of the version before."
+)
 
 
 @click.command(
     cls=Command,
     examples=(
         "ebpfmesh up examples/edge.toml",
-        "ebpfmesh -v up examples/edge.toml",
-        "ebpfmesh --json up examples/edge.toml",
+        "ebpfmesh -v up examples/edge.toml --json",
+        "ebpfmesh --mesh edge up --rollback",
     ),
 )
 @FILE
-def up(file: Path) -> None:
+@ROLLBACK
+def up(file: Path | None, *, rollback: bool) -> None:
     """Make the mesh as FILE says.
 
     Only what differs is done, and told; a second time there is nothing to do. If it fails, the
     mesh is as it was before.
 
-    Programs are compiled unless they are kept from before: see `ebpfmesh compile`.
+    Programs are compiled unless they are kept from before: see `ebpfmesh compile`. A mesh that
+    runs programs of another version gets those of this one, each in the place of the old one, while
+    packets flow; `--rollback` puts the old ones back, until the next `up FILE`.
     """
     from ebpfmesh import apply, config, model
 
     need_change("up")
+    if file is None or rollback:
+        name = _of_rollback(file, rollback=rollback)
+        with output.steps(f"mesh {name}") as step:
+            done = apply.revert(name, step)
+        output.operations(name, done)
+        return
     wanted = config.load(file)
     check_file_mesh(file, wanted.name)
     with _located(file), output.steps(f"mesh {wanted.name}") as step:
         done = apply.up(wanted, step)
     output.operations(wanted.name, done, warnings=model.warnings(wanted))
+
+
+def _of_rollback(file: Path | None, *, rollback: bool) -> str:
+    """The mesh whose programs are to be those of before; UsageError if that was not asked for."""
+    if not rollback:
+        raise click.MissingParameter(param_type="argument", param_hint="'FILE'")
+    if file is not None:
+        what = f"{file}: a mesh file has no say in a rollback, which changes programs alone"
+        raise UsageError(what, hint="leave it out; --mesh says which mesh")
+    return the_mesh()
 
 
 @contextlib.contextmanager
@@ -61,24 +83,32 @@ def _located(file: Path) -> Iterator[None]:
     cls=Command,
     examples=(
         "ebpfmesh plan examples/edge.toml",
-        "ebpfmesh plan examples/edge.toml --json",
-        "ebpfmesh plan examples/edge.toml --exit-code || echo changed",
+        "ebpfmesh plan examples/edge.toml --json --exit-code || echo changed",
+        "ebpfmesh plan --rollback",
     ),
 )
 @FILE
+@ROLLBACK
 @click.option("--exit-code", "tells", is_flag=True, help="Exit with 8 if there are changes.")
-def plan(file: Path, *, tells: bool) -> None:
-    """Show what `up FILE` would do, and do nothing.
+def plan(file: Path | None, *, rollback: bool, tells: bool) -> None:
+    """Show what `up FILE` would do, or `up --rollback`, and do nothing.
 
     A function that has another command or other limits is made anew: it goes, and comes again.
+    `programs A → B` tells that those of another version run; the names are made of what they were
+    compiled from.
     """
     from ebpfmesh import apply, config, model
 
-    wanted = config.load(file)
-    check_file_mesh(file, wanted.name)
-    with _located(file):
-        found = apply.plan(wanted)
-    output.operations(wanted.name, found, output.step, warnings=model.warnings(wanted))
+    if file is None or rollback:
+        name = _of_rollback(file, rollback=rollback)
+        found = apply.plan_revert(name)
+        output.operations(name, found, output.step)
+    else:
+        wanted = config.load(file)
+        check_file_mesh(file, wanted.name)
+        with _located(file):
+            found = apply.plan(wanted)
+        output.operations(wanted.name, found, output.step, warnings=model.warnings(wanted))
     if tells and found:
         click.get_current_context().exit(CHANGES)
 

@@ -14,6 +14,7 @@ import hashlib
 import importlib.util
 import json
 import os
+import re
 import sys
 import tempfile
 from collections.abc import Iterable, Mapping
@@ -23,8 +24,8 @@ from stat import S_ISDIR, S_IWGRP, S_IWOTH
 from typing import Self
 
 from ebpfmesh.compile.headers import CFLAGS, header_links
-from ebpfmesh.compile.source import flatten
-from ebpfmesh.errors import UsageError
+from ebpfmesh.compile.source import bpf_dir, flatten
+from ebpfmesh.errors import Unsupported, UsageError
 from ebpfmesh.kernel import bpf
 
 VARIABLE = "EBPFMESH_COMPILED"
@@ -77,11 +78,10 @@ class Store:
     @classmethod
     def of(cls, text: str, defines: Mapping[str, str]) -> Self | None:
         """The store of a text's programs; None if nothing is to be kept."""
-        kept, compiler = directory(), importlib.util.find_spec("bcc")
-        if not kept or PINS not in defines or compiler is None or compiler.origin is None:
+        kept, compiler = directory(), _compiler()
+        if not kept or PINS not in defines or compiler is None:
             return None
-        inputs = [Path(compiler.origin), *header_links().values()]  # of packages
-        times = [int(path.stat().st_mtime) for path in inputs]
+        times = [_installed(path) for path in (compiler, *header_links().values())]
         options = sorted(item for item in defines.items() if item[0] != PINS)
         key = json.dumps([times, CFLAGS, options, text]).encode()
         path = kept / hashlib.sha256(key).hexdigest()[:32]
@@ -137,10 +137,42 @@ def defines(maps: Path | str, *, count_flows: bool) -> dict[str, str]:
     return {PINS: f'"{maps}"'} | ({"MESH_COUNT_FLOWS": "1"} if count_flows else {})
 
 
+def fingerprint(sources: Iterable[Path], *, count_flows: bool) -> str:
+    """What programs of a mesh are compiled from, with what: a name of twelve digits.
+
+    Where the sources are makes no difference. Empty where nothing can be compiled.
+    """
+    compiler = _compiler()
+    try:
+        headers = header_links().values()
+    except Unsupported:
+        return ""
+    if compiler is None:
+        return ""
+    ours = bpf_dir()
+    times = [_installed(path) for path in (compiler, *headers) if ours not in path.parents]
+    own = [path.read_text() for path in sorted((ours / "include" / "uapi").rglob("*.h"))]
+    texts = [re.sub(r"^#line .*$", "", flatten(source), flags=re.MULTILINE) for source in sources]
+    options = sorted(defines("", count_flows=count_flows).items())
+    key = json.dumps([times, CFLAGS, options, own, texts])
+    return hashlib.sha256(key.encode()).hexdigest()[:12]
+
+
 def kept(source: Path, names: Iterable[str], *, count_flows: bool) -> bool:
     """Whether programs of a mesh, by the file they are in, are all kept."""
     store = Store.of(flatten(source), defines("", count_flows=count_flows))
     return store is not None and all(store.has(name) for name in names)
+
+
+def _compiler() -> Path | None:
+    """Where BCC is, if it is installed."""
+    found = importlib.util.find_spec("bcc")
+    return Path(found.origin) if found and found.origin else None
+
+
+def _installed(path: Path) -> int:
+    """When a package put a file or directory there."""
+    return int(path.stat().st_mtime)
 
 
 def _descriptors(code: bytes) -> dict[int, int]:

@@ -40,6 +40,8 @@ CGROUP_HOOK = {
 NOEXIST = 1
 TEST_XDP_LIVE_FRAMES = 1 << 1
 BATCH = 1024
+REPLACING = "replacing"
+"""Beside the directory of a pin that is about to be replaced: what a kill may leave."""
 
 
 RING_CALLBACK = c.CFUNCTYPE(c.c_int, c.c_void_p, c.c_void_p, c.c_size_t)
@@ -236,6 +238,14 @@ def obj_pin(fd: Fd, path: Path) -> None:
     _call("bpf_obj_pin", fd.fileno(), os.fsencode(path), about=path)
 
 
+def obj_repin(fd: Fd, path: Path) -> None:
+    """Pin an object where another is pinned: the path leads to one of both at any time."""
+    beside = path.parent.parent / REPLACING
+    beside.unlink(missing_ok=True)
+    obj_pin(fd, beside)
+    beside.rename(path)
+
+
 def _info(fd: Fd, shape: type[_Info]) -> _Info:
     info, size = shape(), c.c_uint32(c.sizeof(shape))
     _call("bpf_obj_get_info_by_fd", fd.fileno(), c.byref(info), c.byref(size))
@@ -403,6 +413,14 @@ def link_create(program: Fd, target: int, attach_type: int, flags: int = 0) -> F
     opts = _LinkCreateOpts(sz=c.sizeof(_LinkCreateOpts), flags=flags)
     what = (program.fileno(), target, attach_type, c.byref(opts))
     return Fd(_call("bpf_link_create", *what, about=f"target {target}"))
+
+
+def link_update(link: Fd, program: Fd) -> None:
+    """Have another program where a link has one, in one step (BPF_LINK_UPDATE).
+
+    Raises OSError: ENOLINK where the interface or cgroup is gone.
+    """
+    _call("bpf_link_update", link.fileno(), program.fileno(), None)
 
 
 def link_cgroup(link: Fd) -> int:

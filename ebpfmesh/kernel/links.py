@@ -124,6 +124,35 @@ def holds(ip: IPRoute, ifindex: int, direction: Direction, pin: Path) -> bool:
     return any(one.name == name for one in _filters(ip, ifindex, direction))
 
 
+def replace(ip: IPRoute, ifindex: int, direction: Direction, program: bpf.Fd, pin: Path) -> None:
+    """Have ``program`` run where ours is attached, which it is at any time; else do nothing."""
+    if not holds(ip, ifindex, direction, pin):
+        return
+    with bpf.obj_get(pin) as held:
+        if bpf.is_link(held):
+            with _may_be_gone():
+                bpf.link_update(held, program)
+            return
+    info = PRIORITY << 16 | socket.htons(ETH_P_ALL)
+    what = (CLSACT_PARENT[direction], info, HANDLE, program.fileno(), _name(program))
+    with rtnl.Socket() as raw, _may_be_gone():
+        raw.do(rtnl.add_filter(ifindex, *what, replace=True))
+        bpf.obj_repin(program, pin)
+
+
+@contextlib.contextmanager
+def _may_be_gone() -> Iterator[None]:
+    """Nothing is left to do where an interface goes meanwhile."""
+    try:
+        yield
+    except NetlinkError as error:
+        if error.code != errno.ENODEV:
+            raise
+    except OSError as error:
+        if error.errno != errno.ENOLINK:
+            raise
+
+
 def _add_filter(ifindex: int, direction: Direction, program: bpf.Fd) -> None:
     parent, name = CLSACT_PARENT[direction], _name(program)
     info = PRIORITY << 16 | socket.htons(ETH_P_ALL)

@@ -21,7 +21,8 @@ BPF_FS_MAGIC = 0xCAFE4A11  # linux/include/uapi/linux/magic.h
 class Pins:
     """The pins of one mesh: ``BPFFS/ebpfmesh/MESH/v<ABI>/{maps,progs,links}``.
 
-    Beside them an empty directory says by its name whose they are, should the record be lost.
+    And ``progs-BUILD``: programs that can run again in the place of those in ``progs``. An empty
+    directory says by its name whose all of it is, should the record be lost.
     """
 
     mesh: str
@@ -45,6 +46,14 @@ class Pins:
     def progs(self) -> Path:
         """One pin a program, by its name."""
         return self.root / "progs"
+
+    def build(self, name: str) -> Path:
+        """Programs of a build, by their names; those that run are in ``progs`` as well."""
+        return self.root / f"progs-{name}"
+
+    def builds(self) -> list[str]:
+        """The builds that have programs pinned by ``build``."""
+        return sorted(path.name.partition("-")[2] for path in self.root.glob("progs-*"))
 
     @property
     def links(self) -> Path:
@@ -89,7 +98,7 @@ class Pins:
             found = ", ".join(sorted(path.name for path in self.top.glob("v*"))) or "nothing"
             raise AbiMismatch(
                 f"mesh {self.mesh} is pinned as {found}, this version uses v{ABI:x}",
-                hint="take it down with the version that made it, or remove it: ebpfmesh gc",
+                hint=f"use that version, or begin anew: ebpfmesh --mesh {self.mesh} down, then up",
             )
 
 

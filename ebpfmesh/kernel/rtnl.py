@@ -296,8 +296,20 @@ def add_clsact(index: int) -> Request:
     )
 
 
-def add_filter(index: int, parent: int, info: int, handle: int, program: int, name: str) -> Request:
-    """A BPF program as a filter that decides by itself; ``info``: priority << 16 | protocol."""
+def add_filter(
+    index: int,
+    parent: int,
+    info: int,
+    handle: int,
+    program: int,
+    name: str,
+    *,
+    replace: bool = False,
+) -> Request:
+    """A BPF program as a filter that decides by itself; ``info``: priority << 16 | protocol.
+
+    With ``replace`` it takes the place of the one of this handle in one step.
+    """
     body = struct.pack("=BxxxiIII", 0, index, handle, parent, info)
     options: list[Attribute] = [
         (BPF["TCA_BPF_FD"], program),
@@ -306,6 +318,6 @@ def add_filter(index: int, parent: int, info: int, handle: int, program: int, na
     ]
     return Request(
         RTM_NEWTFILTER,
-        NLM_F_CREATE | NLM_F_EXCL,
+        NLM_F_CREATE | (0 if replace else NLM_F_EXCL),
         body + _packed([(TCA["TCA_KIND"], "bpf"), (TCA["TCA_OPTIONS"], options)]),
     )

@@ -80,6 +80,14 @@ def attach(pins: Pins, group: Path | None) -> None:
         os.close(directory)
 
 
+def replace(pins: Pins, name: str, program: bpf.Fd) -> None:
+    """Have ``program`` run where the one of this name is attached, if it is."""
+    pin = pins.links / name
+    if _cgroup_of(pin):
+        with bpf.obj_get(pin) as link:
+            bpf.link_update(link, program)
+
+
 def detach(pins: Pins) -> None:
     """Undo attach; first what sends sockets to backends. Twice is fine."""
     for program in reversed(PROGRAMS):

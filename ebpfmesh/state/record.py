@@ -244,6 +244,11 @@ class Record(Tables):
         return self._read(_home, self._get("netns"))
 
     @property
+    def build(self) -> str:
+        """What the programs that run were compiled from; ``unknown``: an older version's."""
+        return str(self._get("build", "unknown"))
+
+    @property
     def making(self) -> bool:
         """Whether the first ``up`` has not come to its end."""
         return bool(self._get("making"))

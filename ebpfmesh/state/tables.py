@@ -19,7 +19,7 @@ from ebpfmesh.kernel.prefixes import Block
 
 LOCK_SECONDS = 60.0
 Kind = Literal["function", "tenant", "service", "prefix", "group"]
-Setting = Literal["netns", "limits", "mesh", "making", "dirty", "listener", "maglev_rows"]
+Setting = Literal["netns", "limits", "mesh", "making", "dirty", "listener", "maglev_rows", "build"]
 T = TypeVar("T")
 
 VERSION = 8

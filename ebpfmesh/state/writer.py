@@ -269,6 +269,10 @@ class Writer(Record):
         """The first ``up`` has come to its end: from now on changes are undone, not the mesh."""
         self._set("making", False)
 
+    def set_build(self, build: str) -> None:
+        """Write down what the programs that run were compiled from."""
+        self._set("build", build)
+
     def doubt(self) -> None:
         """Have the next change repair the mesh first, unless this one comes to its end."""
         self._set("dirty", True)

@@ -12,6 +12,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from ebpfmesh.cli.main import cli
 from ebpfmesh.kernel import netns
 from ebpfmesh.state import listener
 from support import containers
+from support.builds import command_of, other_build
 from support.command import ROOT, ebpfmesh
 from support.topology import SLOWER, background, mesh_of, needs, poll
 
@@ -184,6 +186,9 @@ def surroundings(path: str, place: Path) -> Iterator[None]:
             stack.enter_context(sources(place))
         if path == "inject":
             stack.callback((place / "greeter.c").unlink)
+        if path in ("up", "plan"):  # there is something to return to
+            before = other_build(Path(tempfile.mkdtemp(dir=place)))
+            command_of(before, "up", place / "full.toml")
         if path == "bench generate":
             stack.enter_context(veths())
         yield

@@ -41,7 +41,8 @@ MESH = {
     "rr-p99": 21.0, "rr-p999": 48.0, "connect": 21000.0, "http": 41000.0, "http-short": 9800.0,
     "add-service": 900.0, "add-rule": 700.0, "add-service-command": 4.1, "add-rule-command": 4.3,
     "attach-one": 14.0, "build": 1.9, "build-memory": 70.0, "update-service": 1.3,
-    "update-rule": 1.6, "update-lost": 0.0, "update-reordered": 0.0, "update-gap": 900.0,
+    "update-rule": 1.6, "update-programs": 9.0,
+    "update-lost": 0.0, "update-reordered": 0.0, "update-gap": 900.0,
     "update-gap-without": 850.0,
 }  # fmt: skip
 COSTS = {

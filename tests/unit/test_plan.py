@@ -11,7 +11,14 @@ from hypothesis import strategies as st
 
 from ebpfmesh.errors import UsageError
 from ebpfmesh.model import Function, Identity, Limits, Mesh, Policy, Service, Timeouts
-from ebpfmesh.operation import AddFunction, AddPolicy, Operation, SetService, load
+from ebpfmesh.operation import (
+    AddFunction,
+    AddPolicy,
+    Operation,
+    ReplacePrograms,
+    SetService,
+    load,
+)
 from ebpfmesh.plan import diff, told
 from support.policy import Party, decide
 
@@ -552,3 +559,20 @@ def test_what_is_added_changed_and_removed_is_told_apart() -> None:
     assert (found["two"].action, found["two"].fields) == ("add", {})
     back = [step.action for step in told(diff(new, old)) if step.operation.name == "two"]
     assert back == ["remove"]
+
+
+def test_programs_come_first() -> None:
+    """What follows is done for those that will meet it; of the same build they stay."""
+    found = diff(EMPTY, mesh(function("a")), ("old", "new"))
+    assert [step.kind for step in found] == ["replace-programs", "add-function"]
+    assert load(found[0].dump()) == found[0]
+    (first, _) = told(found)
+    assert (first.text, first.action) == ("~ programs old → new", "change")
+    assert first.fields == {"build": ("old", "new")}
+    assert diff(EMPTY, EMPTY, ("old", "old")) == ()
+
+
+def test_programs_go_back_with_what_was_kept() -> None:
+    step = ReplacePrograms("new", "old", keep="old", kept="older")
+    assert step.inverse() == ReplacePrograms("old", "new", keep="older", kept="old")
+    assert step.inverse().inverse() == step

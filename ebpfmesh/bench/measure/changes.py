@@ -75,6 +75,10 @@ def find(kind: str, path: DataPath) -> Change:
         if not isinstance(path, MeshPath):
             raise ValueError(f"{path.name} has no command of its own")
         return _by_command(path.mesh)[what]
+    if what == "replace-programs":
+        if not isinstance(path, MeshPath):
+            raise ValueError(f"{path.name} has no programs of another build")
+        return path.replace_programs()
     if what == "add-service":
         return path.add_service(new_service(path.mesh))
     return path.add_rule(new_rule())

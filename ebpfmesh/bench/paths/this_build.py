@@ -15,6 +15,7 @@ from ebpfmesh.bench.workload import SMALLEST, Scale
 from ebpfmesh.compile.build import build
 from ebpfmesh.compile.source import bpf_dir
 from ebpfmesh.config import edit
+from ebpfmesh.errors import NotFound
 from ebpfmesh.kernel import bpf, interface, links, netns, probe
 from ebpfmesh.kernel.maps import Maps
 from ebpfmesh.kernel.pins import Pins
@@ -94,6 +95,18 @@ class MeshPath(DataPath):
             ),
             partial(change, lambda m: edit.delete_service(m, service.name)),
         )
+
+    def replace_programs(self) -> Change:
+        """All programs by others of the same text, as `up --rollback` does it."""
+        with netns.entered(self.host.netns):
+            try:
+                apply.plan_revert(self.mesh.name)
+            except NotFound:
+                with apply.opened(self.mesh.name) as live:
+                    live.record.set_build("again")  # whatever it is called: another one
+                apply.up(self.filled())
+        back = partial(apply.revert, self.mesh.name)
+        return Change(back, back)
 
     def add_rule(self, rule: Policy) -> Change:
         """See DataPath."""

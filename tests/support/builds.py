@@ -1,0 +1,88 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""Other builds of ebpfmesh: copies of this one with a change, and their own command line."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ebpfmesh.kernel import programs
+from support.command import ROOT
+from support.topology import SLOWER
+
+ENTRY = re.compile(r"^(int mesh_\w+\(struct \w+ \*ctx\)\n\{\n)", re.MULTILINE)
+NOTHING = "\tbpf_ktime_get_ns();\n"
+"""A call more, which changes nothing."""
+WIDER = (
+    (
+        "\t__u32 seen;\t\t     /* tick of the last packet */\n};",
+        "\t__u32 seen;\n\t__u32 more[2];\n};",
+    ),
+    ("sizeof(struct mesh_flow) == 64", "sizeof(struct mesh_flow) == 72"),
+    ("sizeof(struct mesh_counted_flow) == 88", "sizeof(struct mesh_counted_flow) == 96"),
+    ("sizeof(struct mesh_entries) == 256", "sizeof(struct mesh_entries) == 272"),
+)
+"""A larger entry of a flow: (what stands in mesh_abi.h, what takes its place)."""
+
+
+def other_build(directory: Path) -> Path:
+    """A build whose programs differ, each by an instruction; their layouts do not."""
+    _copy(directory)
+    for name in programs.by_file(programs.MESH):
+        source = directory / "bpf" / name
+        text, changed = ENTRY.subn(rf"\1{NOTHING}", source.read_text())
+        assert changed, source
+        source.write_text(text)
+    return directory
+
+
+def broken_build(directory: Path) -> Path:
+    """A build that does not compile."""
+    _copy(directory)
+    with (directory / "bpf/mesh_slow.c").open("a") as source:
+        source.write("no C\n")
+    return directory
+
+
+def other_layout(directory: Path) -> Path:
+    """A build whose entries of flows are larger."""
+    _copy(directory)
+    header = directory / "bpf/include/mesh_abi.h"
+    text = header.read_text()
+    for old, new in WIDER:
+        assert text.count(old) == 1, old
+        text = text.replace(old, new)
+    header.write_text(text)
+    _run(directory, "ebpfmesh.abi")
+    return directory
+
+
+def command_of(build: Path, *words: object, code: int = 0) -> "subprocess.CompletedProcess[str]":
+    """Run a build's command; the test fails if its exit code is another than ``code``."""
+    return _run(build, "ebpfmesh", *words, code=code)
+
+
+def _copy(directory: Path) -> None:
+    for name in ("ebpfmesh", "bpf"):
+        skipped = shutil.ignore_patterns("__pycache__", ".*_cache")
+        shutil.copytree(ROOT / name, directory / name, ignore=skipped)
+
+
+def _run(
+    build: Path, module: str, *words: object, code: int = 0
+) -> "subprocess.CompletedProcess[str]":
+    own = {"PYTHONPATH": str(build)}
+    if build != ROOT:
+        own["EBPFMESH_COMPILED"] = str(build / "compiled")
+    done = subprocess.run(
+        [sys.executable, "-m", module, *map(str, words)], capture_output=True, text=True,
+        check=False, cwd=build, timeout=60 * SLOWER, env=os.environ | own,
+    )  # fmt: skip
+    if done.returncode != code:
+        said = f"{done.stdout}{done.stderr}"
+        pytest.fail(f"{module} {' '.join(map(str, words))}: exit {done.returncode}\n{said}")
+    return done
