@@ -114,7 +114,7 @@ MESH_MAP("percpu_array", mesh_asked, __u32, struct mesh_asked, 1);
  */
 MESH_MAP("percpu_array", mesh_scratch, __u32, struct mesh_judgement, 1);
 
-/* Entries of a flow, while they are put together, where they count: too large for the stack then. */
+/* Entries of a flow, while they are put together: two that count are too large for the stack. */
 MESH_MAP("percpu_array", mesh_entries, __u32, struct mesh_entries, 1);
 
 /* Packets and bytes by function and peer tenant. Written by every packet; read by `show meters`. */

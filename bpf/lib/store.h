@@ -19,18 +19,14 @@ struct store {
 	MESH_FLOW_ENTRY entry[2];
 };
 
-/* Where they are put together, with nothing in it: on the stack if they fit there. */
-HOT struct store *store_place(struct store *stack)
+/* Where they are put together, with nothing in it; the stack has no room for two that count. */
+HOT struct store *store_place(void)
 {
-	struct store *s = stack;
-#ifdef MESH_COUNT_FLOWS
 	__u32 zero = 0;
+	struct store *s = (struct store *)mesh_entries.lookup(&zero);
 
-	s = (struct store *)mesh_entries.lookup(&zero);
-	if (!s)
-		return NULL;
-#endif
-	__builtin_memset(s, 0, sizeof(*s));
+	if (s)
+		__builtin_memset(s, 0, sizeof(*s));
 	return s;
 }
 
@@ -186,7 +182,7 @@ HOT int store_judged(const struct mesh_config *config, const struct mesh_judgeme
 {
 	struct parties who = { endpoint_get(j->question.opener),
 			       endpoint_get(j->question.receiver) };
-	struct store stack, *s = store_place(&stack);
+	struct store *s = store_place();
 
 	if (!who.opener || !who.receiver)
 		return MESH_NO_FUNCTION;
@@ -208,7 +204,7 @@ HOT int store_judged(const struct mesh_config *config, const struct mesh_judgeme
 HOT void store_established(const struct mesh_config *config, const struct mesh_judgement *j)
 {
 	struct mesh_function *opener = endpoint_get(j->packet.sender);
-	struct store stack, *s = store_place(&stack);
+	struct store *s = store_place();
 	struct track track;
 
 	track_find(&track, &j->packet.tuple, j->packet.ifindex);
