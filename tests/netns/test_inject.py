@@ -16,6 +16,7 @@ from ebpfmesh._abi import Direction, Reason
 from ebpfmesh.apply import batch
 from ebpfmesh.config import edit
 from ebpfmesh.errors import FunctionRefused, UsageError
+from ebpfmesh.inject.compile import remove
 from ebpfmesh.kernel import bpf
 from ebpfmesh.model import Injection, Mesh, ranked
 from ebpfmesh.observe import counters, injected, view
@@ -244,10 +245,12 @@ def test_order(mesh: Mesh) -> None:
 def test_what_is_refused_changes_nothing(mesh: Mesh, source: str, what: str) -> None:
     inject(mesh, injection("a/egress", port=9))
     before = everything(mesh)
-    with pytest.raises(FunctionRefused, match=what):
+    with pytest.raises(FunctionRefused, match=what) as caught:
         swap(mesh, source)
-    with pytest.raises(FunctionRefused, match=what):
+    remove(caught.value.log)
+    with pytest.raises(FunctionRefused, match=what) as caught:
         inject(mesh, injection("b/egress", source, name="other"))
+    remove(caught.value.log)
     assert everything(mesh) == before
     assert not passes(mesh, "a", "b", 9)
 
