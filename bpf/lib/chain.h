@@ -13,7 +13,9 @@
 #include "lib/endpoint.h"
 #include "lib/flow.h"
 #include "lib/meter.h"
+#include "lib/plain.h"
 #include "lib/state.h"
+#include "lib/tell.h"
 #include "lib/verdict.h"
 
 /* verdict.action of a packet that is not out yet; no hook has such an answer. */
@@ -125,6 +127,33 @@ HOT int chain_or(CTX *ctx, __u32 action)
 	return action == CHAIN_ACTION ? chain_step(ctx) : action;
 }
 
+/*
+ * An event of a packet that a program dropped, if somebody listens; where it is seen is its sender's
+ * interface. mesh_scratch is nobody's by now. Addresses are those it would have arrived with.
+ */
+HOT void chain_tell(CTX *ctx, const struct mesh_config *config)
+{
+	struct mesh_judgement *j = mesh_scratch_get();
+	struct pkt p;
+
+	if (!(config->events & MESH_EVENT_DROP) || !j)
+		return;
+	j->packet.sender = meter_function(config, CHAIN_WORD(ctx, MESH_CHAIN_TX));
+	j->packet.direction = j->packet.sender ? MESH_FROM_FN : MESH_TO_FN;
+	j->question.receiver = meter_function(config, CHAIN_WORD(ctx, MESH_CHAIN_RX));
+	j->question.service = 0;
+	j->verdict.rule = 0;
+	j->verdict.audited = 0;
+	j->verdict.rejected = 0;
+	j->verdict.reason = MESH_INJECTED;
+	j->verdict.event = MESH_EVENT_DROP;
+	__builtin_memset(&j->packet.tuple, 0, sizeof(j->packet.tuple));
+	if (parse_plain(ctx, &p))
+		tuple_of(&j->packet.tuple, &p);
+	event_send(ctx, config, j);
+	j->verdict.event = 0;
+}
+
 /* Count what a program dropped, by its own reason too. */
 HOT int chain_refuse(CTX *ctx, __u32 verdict)
 {
@@ -132,8 +161,11 @@ HOT int chain_refuse(CTX *ctx, __u32 verdict)
 		.program = verdict >> 16,
 		.index = (verdict & MESH_VERDICT_INDEX) >> 2,
 	};
+	struct mesh_config *config = mesh_config_get();
 	struct mesh_refused none = {}, *drop;
 
+	if (config)
+		chain_tell(ctx, config);
 	drop = mesh_refused.lookup_or_try_init(&key, &none);
 	if (drop) {
 		drop->times++;

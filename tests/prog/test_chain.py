@@ -16,7 +16,7 @@ from scapy.layers.inet6 import IPv6
 from scapy.packet import Packet
 
 from ebpfmesh import _abi, apply
-from ebpfmesh._abi import Direction, InjectedAction, InjectedVerdict, Reason
+from ebpfmesh._abi import Direction, EventKind, InjectedAction, InjectedVerdict, Reason
 from ebpfmesh.apply import control
 from ebpfmesh.compile import compiled
 from ebpfmesh.compile.build import instructions
@@ -25,6 +25,7 @@ from ebpfmesh.inject.compose import compose
 from ebpfmesh.kernel import bpf
 from ebpfmesh.kernel.pins import Pins
 from prog.lab import NAME, NOBODY, TC, TO_FN, Drop, Lab, Seen, peer, service
+from prog.test_events import events, listening, tuple_of
 from support.packets import fragments, ping, received, sent, tcp, udp
 
 A, B, C = peer("a"), peer("b"), peer("c")
@@ -194,6 +195,30 @@ def test_a_drop_is_counted_where_it_is(
         assert seen.verdict == "drop"
         assert seen.counted == {Drop(function, direction, Reason.INJECTED): (1, len(frame))}
         assert chains.refused() == {(place + 1, place + 5): times}
+
+
+@VERSIONS
+@ENDS
+def test_a_drop_is_told_of(
+    lab: Lab, chains: Chains, v: int, function: str, direction: Direction
+) -> None:
+    """Once, to whoever wants to know of drops, with both ends and what the packet was."""
+    chains.put(function, direction, NEXT, drop(1))
+    frame = bytes(sent(A, udp(v, A, B, 1000, 53)))
+    with listening(lab, EventKind.DROP, 96) as ring:
+        for _ in range(2):  # on the slow path, and on the fast one
+            lab.run(TC, "a", frame)
+            [(event, data)] = events(ring)
+            assert (event.kind, event.reason) == (EventKind.DROP, Reason.INJECTED)
+            assert (event.sender, event.receiver) == (lab.ids["a"], lab.ids["b"])
+            assert (event.ifindex, event.direction) == (lab.ifindex["a"], Direction.FROM_FN)
+            assert tuple_of(event) == (A.at(v), 1000, B.at(v), 53, 17)
+            assert (event.length, data[14:]) == (len(frame), event_frame(v)[:82])
+
+
+def event_frame(v: int) -> bytes:
+    """The packet as b would have got it."""
+    return bytes(udp(v, A, B, 1000, 53, ttl=63))
 
 
 @ENDS
