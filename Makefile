@@ -32,7 +32,7 @@ bench: setup-test ## measure everything there is a scenario for; takes long (roo
 
 ##@ Test
 .PHONY: test lint types unit prog netns e2e equivalence kernels test-equivalence test-kernels
-.PHONY: verifier-stats test-wheel test-vm setup-test setup-lint
+.PHONY: verifier-stats soak test-wheel test-vm setup-test setup-lint
 test: lint types unit prog netns e2e equivalence ## lint, types, unit, prog, netns, e2e, equivalence (root)
 
 lint: setup-lint ## style, import layers, licence lines, names in comments, drift of the ABI, Vagrantfile
@@ -79,6 +79,9 @@ verifier-stats: setup-test ## what the running kernel makes of the programs (roo
 
 test-equivalence: setup-test ## equivalence with many more, and others each time (root)
 	EBPFMESH_EQUIVALENCE=2000 $(PYTEST) tests/equivalence
+
+soak: setup-test ## a mesh lives through any changes, some killed, over and over: SOAK=N lives (root)
+	EBPFMESH_SOAK=$(or $(SOAK),50) $(PYTEST) -s tests/netns/test_soak.py
 
 test-wheel: wheel ## the wheel, built twice to the same bytes, in an empty directory (root)
 	umask 077; $(BUILD) build/again >/dev/null
