@@ -16,6 +16,7 @@ from ebpfmesh.apply.live import Live
 from ebpfmesh.errors import MeshError
 from ebpfmesh.kernel import rcu, sockets
 from ebpfmesh.kernel.cgroup import directory_above
+from ebpfmesh.kernel.programs import CALLS
 from ebpfmesh.operation import AddFunction, Operation, SetService
 from ebpfmesh.state import audit
 from ebpfmesh.state.place import group_of
@@ -59,6 +60,8 @@ def recover(mesh: Live, wrong: Sequence[str] = ()) -> list[str]:
         mesh.record.doubt()
         mesh.names.doubt()
         mesh.chains.doubt()
+        programs.load_missing(mesh.pins, services=False)
+        programs.set_calls(mesh.pins, "mesh_tc_calls", CALLS)
         lost = _undo_what_can_be(mesh)
         broken = mesh.functions.broken()
         mesh.functions.shut(broken)

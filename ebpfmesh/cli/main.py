@@ -28,6 +28,7 @@ INTERRUPTED = 130
 HINTS = {
     errno.EACCES: "root may: use sudo, or choose another place",
     errno.EROFS: "nothing can be written there: choose another place",
+    errno.ENOMEM: "make memory free, or lower limits under [mesh]",
     errno.ENOSPC: "the disk is full: make room, or choose another place",
 }
 """What to do where the system says no and nothing of ours knows more."""

@@ -100,9 +100,21 @@ def find(name: str) -> int | None:
         return None
 
 
+@contextlib.contextmanager
+def while_there(ifindex: int) -> Iterator[None]:
+    """Raise NotFound for what fails because the interface went meanwhile."""
+    try:
+        yield
+    except (NetlinkError, OSError) as error:
+        if exists(ifindex):
+            raise
+        what = f"interface number {ifindex} went while it was being set up"
+        raise NotFound(what, hint="who removes it? ip monitor link") from error
+
+
 def configure_inside(plugged: Plugged, function: Function, mesh: Mesh) -> None:
     """Addresses, permanent neighbours, routes; loopback and the interface up."""
-    with netns.entered(plugged.netns), rtnl.Socket() as ip:
+    with while_there(plugged.ifindex), netns.entered(plugged.netns), rtnl.Socket() as ip:
         index = socket.if_nametoindex(plugged.inner)
         ip.do(
             rtnl.set_link(LOOPBACK, up=True),
@@ -151,7 +163,7 @@ def configure_host(ifindex: int, mac: str, addresses: tuple[Address, ...]) -> No
     for address in addresses:
         requests.append(rtnl.set_neighbour(ifindex, address, mac))
         requests.append(rtnl.set_route(ifindex, _alone(address)))
-    with rtnl.Socket() as ip:
+    with while_there(ifindex), rtnl.Socket() as ip:
         ip.do(*requests)
 
 

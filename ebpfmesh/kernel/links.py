@@ -19,7 +19,7 @@ from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
 from ebpfmesh.errors import ForeignProgram, Unsupported
-from ebpfmesh.kernel import bpf, rtnl
+from ebpfmesh.kernel import bpf, interface, rtnl
 from ebpfmesh.kernel.programs import HOOKS, Direction
 from ebpfmesh.model import Hook
 
@@ -69,10 +69,14 @@ def attach(
     """
     by_filter = own and hook == "auto" and direction == "egress"
     if uses_tcx(hook) and not by_filter:
-        with bpf.link_create(program, ifindex, HOOK[direction], bpf.BEFORE) as link:
+        with (
+            interface.while_there(ifindex),
+            bpf.link_create(program, ifindex, HOOK[direction], bpf.BEFORE) as link,
+        ):
             bpf.obj_pin(link, pin)
         return
-    _add_filter(ifindex, direction, program)
+    with interface.while_there(ifindex):
+        _add_filter(ifindex, direction, program)
     bpf.obj_pin(program, pin)
 
 
@@ -164,6 +168,8 @@ def _add_filter(ifindex: int, direction: Direction, program: bpf.Fd) -> None:
             return
         except NetlinkError as error:
             failed = error
+    if not interface.exists(ifindex):
+        raise failed
     with IPRoute() as there:
         others = ", ".join(one.name for one in _filters(there, ifindex, direction)) or "a filter"
     raise ForeignProgram(

@@ -11,6 +11,7 @@ from ebpfmesh.kernel.cgroup import directory_above
 from ebpfmesh.kernel.keys import packed, prefix_key, service_keys
 from ebpfmesh.kernel.maps import Maps, tenant_ids
 from ebpfmesh.kernel.pins import Pins
+from ebpfmesh.kernel.programs import ALWAYS, CALLS
 from ebpfmesh.model import Service
 from ebpfmesh.state import chains
 from ebpfmesh.state.place import group_of
@@ -21,9 +22,10 @@ _NUMBER = {"mesh_service": "row", "mesh_iface": "id"}
 
 
 def problems(pins: Pins, maps: Maps, record: Record) -> list[str]:
-    """What of maps, chains and the programs at sockets is not as the record says."""
+    """What of maps, chains and programs is not as the record says."""
     found = [f"map {name}" for name in differences(maps, record)]
     found += chains.problems(pins, maps, record)
+    found += [f"program {one.name}" for one in ALWAYS if not (pins.progs / one.name).exists()]
     if not sockets.attached(pins, directory_above(group_of(record))):
         found.append("programs at sockets")
     return found
@@ -45,6 +47,8 @@ def differences(maps: Maps, record: Record) -> list[str]:
         for name, rows in wanted.items()
         if isinstance(rows, Mapping) and name not in found and _others(maps, name, rows)
     ]
+    if any(maps["mesh_tc_calls"].get(ctypes.c_uint32(slot)) is None for slot in CALLS):
+        found.append("mesh_tc_calls")
     if set(_functions(record)) - set(_present(maps)):
         found.append("mesh_function")
     if not all(_has_table(maps, record, service) for service in services):

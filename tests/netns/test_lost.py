@@ -21,6 +21,7 @@ import pytest
 from ebpfmesh import apply
 from ebpfmesh.errors import MeshError, UnreadableRecord
 from ebpfmesh.kernel import interface, links, netns
+from ebpfmesh.kernel.cgroup import Hierarchies
 from ebpfmesh.kernel.pins import Pins
 from ebpfmesh.model import Mesh
 from ebpfmesh.state.record import RUN
@@ -28,7 +29,7 @@ from support.command import COMMAND, ROOT, ebpfmesh
 from support.filling import full_run
 from support.killing import killed_at, steps_of
 from support.sockets import connects, listener
-from support.topology import collected, leftovers, mesh_of, poll, running
+from support.topology import collected, leftovers, mesh_of, poll, running, unavailable
 
 MESH = """
 [mesh]
@@ -264,6 +265,38 @@ def test_a_change_without_room_changes_nothing(mesh: Mesh, file: Path, blocks: i
     assert "ulimit" in limited(f"-f {blocks}", "up", file, code=1)
     assert apply.plan(mesh) == ()
     assert works(mesh)
+
+
+@pytest.fixture
+def group() -> Iterator[Path]:
+    """A cgroup whose processes, and what the kernel keeps for them, have little memory."""
+    known = Hierarchies.mounted()
+    hierarchy = known.hierarchy_of("memory")
+    if hierarchy is None:
+        unavailable("no memory cgroup controller is mounted")
+        return
+    made = hierarchy / "ebpfmesh-test-memory"
+    made.mkdir()
+    if hierarchy == known.unified:
+        (hierarchy / "cgroup.subtree_control").write_text("+memory")
+    name = "memory.max" if hierarchy == known.unified else "memory.limit_in_bytes"
+    (made / name).write_text("160M")
+    yield made
+    made.rmdir()
+
+
+def test_without_memory_for_maps_nothing_is_begun(
+    nothing: set[str], file: Path, group: Path
+) -> None:
+    """The kernel charges maps to who makes them: one of a million flows is too much."""
+    file.write_text(MESH.replace("[[function]]", "limits = {flows = 1048576}\n[[function]]", 1))
+    prefix = ("sh", "-c", f'echo $$ >{group}/cgroup.procs; exec "$@"', "sh")
+    said = ebpfmesh("up", file, code=1, prefix=prefix).stderr
+    assert "mesh_flow" in said
+    assert "lower limits" in said
+    assert gone(nothing), leftovers() - nothing
+    ebpfmesh("up", file)
+    apply.down("lost")
 
 
 @pytest.mark.parametrize("files", [12, 24, 40, 100])

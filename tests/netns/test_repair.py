@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: BSD-2-Clause
 """What was changed under a mesh, with nothing of it broken: up finds it, says so and mends it."""
 
+import ctypes
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -110,10 +111,21 @@ def test_up_repairs(mesh: Mesh, damage: Callable[[], None]) -> None:
     assert apply.up(mesh) == ()
 
 
-def test_gc_repairs(mesh: Mesh) -> None:
+def empty_calls() -> None:
+    """Without them all but plain packets of flows are dropped."""
+    for slot in programs.CALLS:
+        Maps(Pins("repair"))["mesh_tc_calls"].delete(ctypes.c_uint32(slot))
+
+
+@pytest.mark.parametrize(
+    ("name", "damage"),
+    [("mesh_policy", empty("mesh_policy")), ("mesh_tc_calls", empty_calls)],
+    ids=["rules", "calls"],
+)
+def test_gc_repairs(mesh: Mesh, name: str, damage: Callable[[], None]) -> None:
     assert collected(mesh.name) == []
-    empty("mesh_policy")()
-    assert any("mesh_policy" in line for line in collected(mesh.name))
+    damage()
+    assert any(name in line for line in collected(mesh.name))
     assert works(mesh)
     assert collected(mesh.name) == []
 
