@@ -124,6 +124,7 @@ COUNT = PASS.replace("MESH_FUNCTION", 'MESH_COUNTER(seen, "packets");\nMESH_FUNC
 )
 MINE, YOURS, D_0 = C.format(tenant="one"), C.format(tenant="two"), service("web", 1, "d-0")
 OUTSIDE = RULE.format(to="outside:192.0.2.0/24", action="deny")
+RIGHTS = '[[tenant]]\nname = "one"\ninject = 2\n'
 E, F = ('[[function]]\nname = "e"\n', '[[function]]\nname = "f"\n')
 OLD = mesh(
     MINE, F, D, D_0, service("gone", 2, "f"), OUTSIDE,
@@ -132,7 +133,7 @@ OLD = mesh(
 NEW = mesh(
     YOURS, E, D.replace("2\n", "3\n"), service("web", 1, "d"), service("come", 2, "e"),
     RULE.format(to="function:e", action="allow"), RULE.format(to="service:web", action="deny"),
-    settings="reject = true\ntimeouts = {udp = 60}",
+    RIGHTS, settings="reject = true\ntimeouts = {udp = 60}",
 )  # fmt: skip
 WAYS = ("up", "gc", "down")
 CHANGES = {
@@ -141,6 +142,7 @@ CHANGES = {
     "replace-programs": Change(mesh(), mesh(), older),
     "set-timeouts": Change(mesh(), mesh(settings="timeouts = {udp = 60}")),
     "set-reject": Change(mesh(), mesh(settings="reject = true")),
+    "set-rights": Change(mesh(), mesh(RIGHTS)),
     "add-function": Change(mesh(), mesh(MINE)),
     "change-function": Change(mesh(MINE), mesh(YOURS)),
     "remove-function": Change(mesh(MINE), mesh()),

@@ -352,7 +352,7 @@ def test_a_mesh_lives_through_it() -> None:
         Life,
         settings=settings(
             max_examples=int(NUMBER or 4),
-            stateful_step_count=50 if NUMBER else 10,
+            stateful_step_count=50 if NUMBER else 20,
             derandomize=not NUMBER,
             database=None,
             deadline=None,
