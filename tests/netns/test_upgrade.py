@@ -48,6 +48,7 @@ TEXT = """
 [mesh]
 name = "upgrade"
 hook = "HOOK"
+limits = { flows = 131072 }
 [[function]]
 name = "a"
 tenant = "one"
@@ -74,7 +75,8 @@ to = "any"
 HOOKS = ("tcx", "clsact")
 REPLACEMENTS, COMPILED = 20, 4
 CONNECTIONS = 50
-FLOWS = 16
+FLOWS = 20_000
+"""So many that there always are some to be judged anew after the last replacement: the slow way."""
 PACE = Pace(burst=32, interval=0.001, seconds=120.0, frames=4_000_000)
 
 
