@@ -73,7 +73,7 @@ from = "function:a"
 to = "any"
 """
 HOOKS = ("tcx", "clsact")
-REPLACEMENTS, COMPILED = 20, 4
+REPLACEMENTS, COMPILED = 20, 2
 CONNECTIONS = 50
 FLOWS = 20_000
 """So many that there always are some to be judged anew after the last replacement: the slow way."""
