@@ -6,6 +6,7 @@ the middle of a change, the BPF file system unmounted, a reboot, clocks that jum
 """
 
 import contextlib
+import json
 import shutil
 import subprocess
 import time
@@ -22,11 +23,13 @@ from ebpfmesh.kernel.pins import Pins
 from ebpfmesh.model import Mesh
 from ebpfmesh.observe import health
 from ebpfmesh.observe.view import left
+from ebpfmesh.state import listener as listener_of
 from ebpfmesh.state.place import problem
 from ebpfmesh.state.record import RUN, Record
 from support.agreeing import disagreements
+from support.command import ebpfmesh
 from support.sockets import accepted, carries, connect, listener
-from support.topology import collected, mesh_of, needs, poll
+from support.topology import collected, mesh_of, needs, poll, unavailable
 
 MESH = """
 [mesh]
@@ -305,3 +308,28 @@ def test_clocks_that_jump(mesh: Mesh, monkeypatch: pytest.MonkeyPatch) -> None:
             apply.up(mesh)
             assert carries(there, here)
             assert disagreements(mesh) == []
+
+
+def test_a_time_namespace(mesh: Mesh) -> None:
+    """Seen from one whose clocks are ahead, flows are as old as they are and listeners live."""
+    needs("unshare")
+    if not Path("/proc/self/timens_offsets").exists():
+        unavailable("the kernel has no time namespaces")
+    days = ("--monotonic", "864000", "--boottime", "864000")
+    ahead = ("unshare", "--time", "--fork", *days)
+    here = listener_of.this_process()
+    with apply.opened("meddled") as live:
+        live.record.set_listener((here.pid, here.started))
+    with (
+        listener(mesh, "b", mesh.function("b").address4, 8080) as server,
+        connect(mesh, "a", mesh.service("web").address4, 80) as near,
+        accepted(server) as far,
+    ):
+        assert carries(near, far)
+        found = json.loads(ebpfmesh("--json", "show", "flows", prefix=ahead).stdout)
+        ages = [row["idle"] for row in found["flows"]]
+        assert ages
+        assert max(ages) < 3600
+        ebpfmesh("gc", prefix=ahead)
+        with contextlib.closing(Record("meddled")) as record:
+            assert listener_of.find(record) == here
