@@ -8,17 +8,18 @@ from pathlib import Path
 from ebpfmesh.apply.held import OnStep, quiet
 from ebpfmesh.apply.programs import load_sources
 from ebpfmesh.compile import compiled
+from ebpfmesh.compile.build import instructions
 from ebpfmesh.compile.source import bpf_dir
 from ebpfmesh.errors import MeshError, UsageError
 from ebpfmesh.kernel import netns, sockets
 from ebpfmesh.kernel.maps import create_maps
 from ebpfmesh.kernel.pins import Pins
-from ebpfmesh.kernel.programs import ALWAYS, MESH, Program, by_file
+from ebpfmesh.kernel.programs import ALWAYS, CHAIN_END, MESH, Program, by_file
 from ebpfmesh.model import Limits
 
 
 def compile_ahead(on_step: OnStep = quiet) -> tuple[Path, list[str]]:
-    """Keep every program that a mesh loads on this kernel; where, and which were not there yet.
+    """Keep every program that a mesh takes on this kernel; where, and which were not there yet.
 
     If there is something to do the process moves to a mount namespace of its own: programs are
     compiled against maps, which then go with it. Raises UsageError as ``compiled.directory`` does
@@ -54,7 +55,7 @@ def compile_ahead(on_step: OnStep = quiet) -> tuple[Path, list[str]]:
 
 def _lacking(*, count_flows: bool) -> dict[str, Sequence[Program]]:
     """The files of bpf/ whose programs are not all kept."""
-    wanted = by_file(MESH if sockets.supported() else ALWAYS)
+    wanted = by_file((*(MESH if sockets.supported() else ALWAYS), CHAIN_END))
     return {
         file: programs
         for file, programs in wanted.items()
@@ -68,4 +69,10 @@ def _compile(sources: dict[str, Sequence[Program]], *, count_flows: bool) -> Non
     own = Pins("counting" if count_flows else "ahead")
     own.create()
     create_maps(own, Limits(), count_flows=count_flows)
-    load_sources(own, sources)
+    load_sources(own, {file: some for file, some in sources.items() if file != CHAIN_END.file})
+    if CHAIN_END.file in sources:
+        instructions(
+            bpf_dir() / CHAIN_END.file,
+            CHAIN_END.name,
+            defines=compiled.defines(own.maps, count_flows=count_flows),
+        )

@@ -29,6 +29,7 @@ from ebpfmesh.inject.instructions import with_maps
 from ebpfmesh.inject.maps import Layout, OwnMap
 from ebpfmesh.inject.source import Source
 from ebpfmesh.kernel import bpf, libc, private
+from ebpfmesh.kernel.programs import CHAIN_END
 from ebpfmesh.model import Injection, suggest
 from ebpfmesh.state import chains
 from ebpfmesh.state.chains import Both, Place
@@ -250,7 +251,7 @@ class Chains:
         """What stands behind every program, and the maps that it names."""
         pins = self._mesh.pins.maps
         defines = compiled.defines(pins, count_flows=self._maps.count_flows)
-        return instructions(bpf_dir() / "mesh_chain.c", "mesh_chain_end", defines=defines)
+        return instructions(bpf_dir() / CHAIN_END.file, CHAIN_END.name, defines=defines)
 
     def _write_programs(self) -> None:
         """Parameters and targets of all programs that are injected."""

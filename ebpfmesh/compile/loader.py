@@ -5,7 +5,7 @@ The only module that imports bcc. LLVM is a hundred megabytes that would never l
 BCC is not thread-safe, so ``ebpfmesh.compile.build`` runs this once for each source file. It reads
 a Request as JSON from stdin, compiles, loads and pins, and exits 0; on failure the last line of
 stderr is the error, and what precedes it the log of clang or the verifier. With ``code_to`` it
-writes the instructions there (as ``compiled.Store`` does) and loads nothing.
+writes the instructions there too (as ``compiled.Store`` does) and loads nothing.
 """
 
 import contextlib
@@ -59,7 +59,9 @@ def _build(request: Request) -> None:
     text, defines = flatten(Path(request["source"])), request["defines"]
     if request["code_to"]:
         to = compiled.Store(Path(request["code_to"]), Path(defines[compiled.PINS].strip('"')))
-        _keep(_module(text, defines), [program["name"] for program in request["programs"]], to)
+        module, names = _module(text, defines), [one["name"] for one in request["programs"]]
+        _keep(module, names, to)
+        _keep_if_possible(module, names, compiled.Store.of(text, defines))
         return
     store = None if request["pin_maps"] else compiled.Store.of(text, defines)
     loaded = (store and _kept(store, request)) or _compiled(text, defines, store, request)
@@ -98,9 +100,7 @@ def _compiled(
         program["name"]: module.load_func(program["name"], **KINDS[program["type"]]).fd
         for program in request["programs"]
     }
-    if store:
-        with contextlib.suppress(OSError):  # full, read-only: then it is compiled the next time too
-            _keep(module, numbers, store)
+    _keep_if_possible(module, numbers, store)
     numbers |= {name: module[name].map_fd for name in request["pin_maps"]}
     return {name: bpf.Fd(os.dup(number)) for name, number in numbers.items()}
 
@@ -112,6 +112,12 @@ def _module(text: str, defines: dict[str, str]) -> Any:
 
     options = [f"-D{name}={value}" for name, value in defines.items()]
     return BPF(text=text, cflags=[*CFLAGS, "-O2", *options])
+
+
+def _keep_if_possible(module: Any, names: Iterable[str], store: compiled.Store | None) -> None:
+    if store:
+        with contextlib.suppress(OSError):  # full, read-only: then it is compiled the next time too
+            _keep(module, names, store)
 
 
 def _keep(module: Any, names: Iterable[str], store: compiled.Store) -> None:

@@ -40,6 +40,8 @@ MESH = (
     *(Program(f"mesh_{hook}", hook, "mesh_sock.c", needed="services") for hook in bpf.CGROUP_HOOK),
 )
 
+CHAIN_END = Program("mesh_chain_end", "tc", "mesh_chain.c")
+"""What stands behind each program that is injected; never loaded by itself."""
 ALWAYS = tuple(program for program in MESH if program.needed == "always")
 AT_SOCKETS = tuple(program for program in MESH if program.needed == "services")
 HOOKS: dict[Direction, str] = {one.hook: one.name for one in MESH if one.hook is not None}
