@@ -55,9 +55,10 @@ struct bench_flow {
 	__u32 packets;
 	__u32 next; /* highest number that came, plus one */
 	__u32 pad;
-	__u64 window; /* bit n: next - 1 - n came */
+	__u64 window;  /* bit n: next - 1 - n came */
+	__u64 last_ns; /* CLOCK_MONOTONIC of the last frame */
 };
-_Static_assert(sizeof(struct bench_flow) == 24, "padding");
+_Static_assert(sizeof(struct bench_flow) == 32, "padding");
 
 /* What check.c counted. */
 struct bench_check {
@@ -69,11 +70,12 @@ struct bench_check {
 	__u64 reordered;
 	__u64 old;	/* BENCH_WINDOW or more behind: late, or a duplicate */
 	__u64 foreign;	/* to our ports, but without a tag of ours */
-	__u64 first_ns; /* CLOCK_MONOTONIC; not atomic, as the two below */
+	__u64 first_ns; /* CLOCK_MONOTONIC; not atomic, as the three below */
 	__u64 last_ns;
-	__u64 gap_ns; /* the longest between two arrivals, of whatever flows */
+	__u64 gap_ns;	   /* the longest between two arrivals, of whatever flows */
+	__u64 flow_gap_ns; /* the longest between two arrivals of one flow */
 };
-_Static_assert(sizeof(struct bench_check) == 88, "padding");
+_Static_assert(sizeof(struct bench_check) == 96, "padding");
 
 /* The client of connect.c. */
 struct bench_client {

@@ -2,7 +2,8 @@
 /*
  * Sink of the benchmark that checks: tc ingress on the receivers' interfaces, or XDP there. Reads
  * the flow and the sequence number of each frame (frame.h) and counts what came twice or out of
- * order, and the longest time between two arrivals. What was lost follows from how many were sent.
+ * order, and the longest time between two arrivals, of all and of one flow. What was lost follows
+ * from how many were sent.
  * Takes frames to the ports that sink.c does. They end here; all else, and what has no tag to be
  * believed, goes on as if it were not there.
  *
@@ -20,11 +21,14 @@
 BPF_ARRAY(bench_check, struct bench_check, 1);
 BPF_ARRAY(bench_flow, struct bench_flow, BENCH_FLOWS);
 
-static __always_inline void time_note(struct bench_check *c, __u64 now)
+static __always_inline void time_note(struct bench_check *c, struct bench_flow *f, __u64 now)
 {
-	__u64 last = c->last_ns;
+	__u64 last = c->last_ns, last_of_flow = f->last_ns;
 
 	c->last_ns = now;
+	f->last_ns = now;
+	if (last_of_flow && now > last_of_flow && now - last_of_flow > c->flow_gap_ns)
+		c->flow_gap_ns = now - last_of_flow;
 	if (!last)
 		c->first_ns = now;
 	else if (now > last && now - last > c->gap_ns)
@@ -79,12 +83,13 @@ static __always_inline int frame_check(void *data, void *data_end, __u32 length)
 		f->packets = 0;
 		f->next = 0;
 		f->window = 0;
+		f->last_ns = 0;
 		__sync_fetch_and_add(&c->flows, 1);
 	}
 	f->packets++;
 	__sync_fetch_and_add(&c->packets, 1);
 	__sync_fetch_and_add(&c->bytes, length);
-	time_note(c, bpf_ktime_get_ns());
+	time_note(c, f, bpf_ktime_get_ns());
 	sequence_note(c, f, sequence);
 	return 1;
 }

@@ -79,13 +79,14 @@ class Count(Structure):
 
 
 class Flow(Structure):
-    """struct bench_flow, 24 bytes."""
+    """struct bench_flow, 32 bytes."""
 
     run: int
     packets: int
     next: int
     pad: int
     window: int
+    last_ns: int
 
     _fields_ = (
         ("run", c_uint32),
@@ -93,11 +94,12 @@ class Flow(Structure):
         ("next", c_uint32),
         ("pad", c_uint32),
         ("window", c_uint64),
+        ("last_ns", c_uint64),
     )
 
 
 class Check(Structure):
-    """struct bench_check, 88 bytes."""
+    """struct bench_check, 96 bytes."""
 
     run: int
     packets: int
@@ -110,6 +112,7 @@ class Check(Structure):
     first_ns: int
     last_ns: int
     gap_ns: int
+    flow_gap_ns: int
 
     _fields_ = (
         ("run", c_uint64),
@@ -123,6 +126,7 @@ class Check(Structure):
         ("first_ns", c_uint64),
         ("last_ns", c_uint64),
         ("gap_ns", c_uint64),
+        ("flow_gap_ns", c_uint64),
     )
 
 

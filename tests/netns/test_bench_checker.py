@@ -288,6 +288,7 @@ def test_a_pause_is_the_longest_gap(rate: PacketRate, checker: Checker, path: Da
         drained(checker.packets, 11)
     report = checker.report(11)
     assert report.longest_gap_ns == report.last_ns - before >= 100_000_000
+    assert report.longest_gap_ns < report.longest_flow_gap_ns <= report.last_ns - report.first_ns
 
 
 def test_traffic_at_a_pace(watcher: Watcher, path: DataPath) -> None:

@@ -51,8 +51,9 @@ class Report:
     ``reordered`` came after one of a higher number in its flow; ``old`` so late that it may as
     well have been a duplicate (WINDOW) and is not taken for one; ``foreign`` came to the sink's
     ports without a number of ours, and is not among the others. ``longest_gap_ns`` is the longest
-    time between two arrivals, of whatever flows, and ``first_ns`` and ``last_ns`` those of the
-    first and the last, by CLOCK_MONOTONIC; 0 if there was none.
+    time between two arrivals, of whatever flows, ``longest_flow_gap_ns`` that between two of one
+    flow, and ``first_ns`` and ``last_ns`` are the times of the first and the last, by
+    CLOCK_MONOTONIC; 0 if there was none.
     """
 
     sent: int
@@ -65,6 +66,7 @@ class Report:
     foreign: int
     flows: int
     longest_gap_ns: int
+    longest_flow_gap_ns: int
     first_ns: int
     last_ns: int
 
@@ -117,7 +119,7 @@ class Checker:
     """Follows up to ``flows`` flows by their sequence numbers, wherever it is put on.
 
     Takes frames to ``port`` and the ``ports`` - 1 after it. Of all receivers together: a flow that
-    is sent to another backend goes on where it was. 24 bytes of the kernel's memory for each flow.
+    is sent to another backend goes on where it was. 32 bytes of the kernel's memory for each flow.
     """
 
     def __init__(self, port: int, ports: int, flows: int, pins: Path, stack: ExitStack) -> None:
@@ -162,6 +164,7 @@ class Checker:
             foreign=seen.foreign,
             flows=seen.flows,
             longest_gap_ns=seen.gap_ns,
+            longest_flow_gap_ns=seen.flow_gap_ns,
             first_ns=seen.first_ns,
             last_ns=seen.last_ns,
         )
