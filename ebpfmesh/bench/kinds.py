@@ -12,7 +12,7 @@ NEW_FLOWS = 1_000_000
 """So many that a table of ``workload.LIMITS`` has forgotten a flow when it comes again."""
 BY_CPU = "-cpu"
 """End of a kind's name that tells another once more, by CPU time."""
-Source = Literal["frames", "verdicts", "sockets", "connections", "changes", ""]
+Source = Literal["frames", "verdicts", "sockets", "connections", "changes", "swaps", ""]
 """What a path must carry (``paths.DataPath.carries``); empty for what comes along with another."""
 
 
@@ -108,6 +108,10 @@ KINDS = {
     "update-programs": Kind(
         "all programs replaced under traffic", "ms", False, "update", "changes",
         {"kind": "replace-programs"},
+    ),
+    "update-swap": Kind(
+        "a program exchanged under traffic", "ms", False, "update", "swaps",
+        {"kind": "swap", "rate": 500_000},
     ),
     "update-lost": Kind("packets lost during changes", "packets", False),
     "update-reordered": Kind("packets out of order during changes", "packets", False),

@@ -22,7 +22,7 @@ import pytest
 
 from ebpfmesh import apply
 from ebpfmesh.bench import workload
-from ebpfmesh.bench.measure import changes, pps
+from ebpfmesh.bench.measure import changes, pps, traffic
 from ebpfmesh.bench.measure.pps import PacketRate, entry_of, frames_for
 from ebpfmesh.bench.packets.frames import from_member
 from ebpfmesh.bench.packets.sink import at_eth0, send_burst
@@ -54,6 +54,7 @@ TRIED_PORT, OWN_PORT = 81, 8181
 WITH_SOCKETS = [name for name, path in ALL.items() if "sockets" in path.carries]
 WITH_FRAMES = [name for name, path in ALL.items() if "frames" in path.carries]
 WITH_CHANGES = [name for name, path in ALL.items() if "changes" in path.carries]
+WITH_SWAPS = [name for name, path in ALL.items() if "swaps" in path.carries]
 DUMPS = {
     "iptables-legacy": ["iptables-legacy-save"],
     "iptables": ["iptables-nft-save"],
@@ -315,6 +316,14 @@ def test_changes_that_are_measured_leave_nothing(path: DataPath) -> None:
     for kind in changes.KINDS if path.name == "mesh" else ("add-service", "add-rule"):
         assert changes.measure(path, 0, kind=kind).value > 0
         assert contents(path) == before
+
+
+@over(*WITH_SWAPS)
+def test_a_program_is_exchanged_and_the_path_goes_on(path: DataPath) -> None:
+    with netns.entered(path.host.netns):
+        assert changes.times(changes.find("swap", path), 0)
+    assert traffic.try_connection(path, workload.CLIENT) == "open"
+    assert traffic.try_connection(path, workload.BLOCKED) != "open"
 
 
 @over(*(name for name, path in ALL.items() if not path.has_services))

@@ -26,11 +26,12 @@ SPEED = {
     "bridge": 0.66, "ovs": 0.16, "ovs-kernel": 0.6, "nftables": 0.36, "iptables": 0.4,
     "iptables-legacy": 0.43, "iptables-each-packet": 0.39, "iptables-append": 0.4,
     "mesh-unmetered": 1.03, "mesh-counted": 0.98,
+    "mesh-swapped": 1.0, "mesh-reattached": 1.0,
 }  # fmt: skip
 """How fast paths are, beside the mesh."""
 WITH_SERVICES = (
     "mesh", "mesh-unmetered", "mesh-counted", "nftables", "iptables", "iptables-legacy",
-    "iptables-each-packet", "iptables-append",
+    "iptables-each-packet", "iptables-append", "mesh-swapped", "mesh-reattached",
 )  # fmt: skip
 LISTS = {"iptables": 0.02, "iptables-legacy": 0.01, "iptables-each-packet": 0.03}
 """What an entry of a list costs, as a part of the time for a packet."""
@@ -41,7 +42,7 @@ MESH = {
     "rr-p99": 21.0, "rr-p999": 48.0, "connect": 21000.0, "http": 41000.0, "http-short": 9800.0,
     "add-service": 900.0, "add-rule": 700.0, "add-service-command": 4.1, "add-rule-command": 4.3,
     "attach-one": 14.0, "build": 1.9, "build-memory": 70.0, "update-service": 1.3,
-    "update-rule": 1.6, "update-programs": 9.0,
+    "update-rule": 1.6, "update-programs": 9.0, "update-swap": 40.0,
     "update-lost": 0.0, "update-reordered": 0.0, "update-gap": 900.0,
     "update-gap-without": 850.0,
 }  # fmt: skip

@@ -69,7 +69,7 @@ def new_rule() -> Policy:
 
 
 def find(kind: str, path: DataPath) -> Change:
-    """The change that a kind of KINDS means to a path."""
+    """The change that a kind of KINDS, or "swap", means to a path."""
     what = kind.removesuffix("-command")
     if what != kind:
         if not isinstance(path, MeshPath):
@@ -81,7 +81,7 @@ def find(kind: str, path: DataPath) -> Change:
         return path.replace_programs()
     if what == "add-service":
         return path.add_service(new_service(path.mesh))
-    return path.add_rule(new_rule())
+    return path.swap() if what == "swap" else path.add_rule(new_rule())
 
 
 def _by_command(mesh: Mesh) -> dict[str, Change]:

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: BSD-2-Clause
 """A change under traffic: how long it takes, and what becomes of the packets meanwhile.
 
-Numbered frames of FLOWS flows run through the path at RATE, sent by a process on one core; on
-another, where there is one, a service or rule is added, and taken out again, for as long as asked.
+Numbered frames of FLOWS flows run through the path at a rate, sent by a process on one core; on
+another, where there is one, a service or rule is added, and taken out again, or one program takes
+another's place, for as long as asked.
 What the receivers saw is then compared with what was sent: lost, reordered, and the longest time
 without an arrival. The same traffic runs as long without a change before, since a machine has
 pauses of its own.
@@ -40,15 +41,16 @@ class Updates:
     def __init__(self, mesh: Mesh, rate: PacketRate, stack: ExitStack) -> None:
         self._watcher = Watcher(mesh, rate, stack, flows=FLOWS)
 
-    def measure(self, path: DataPath, seconds: float, *, kind: str) -> Sample:
+    def measure(self, path: DataPath, seconds: float, *, kind: str, rate: float = RATE) -> Sample:
         """Milliseconds of a change; CommandFailed if traffic without a change had losses.
 
         ``more`` says what came of the traffic during the changes: packets lost and reordered, and
-        the longest time in µs without an arrival, beside the same without a change.
+        the longest time in µs without an arrival, beside the same without a change. ``rate`` is in
+        frames per second; fewer go where the core takes longer for them.
         """
         change = changes.find(kind, path)
-        quiet, _ = self._under_traffic(path, lambda: time.sleep(seconds))
-        busy, taken = self._under_traffic(path, lambda: changes.times(change, seconds))
+        quiet, _ = self._under_traffic(path, rate, lambda: time.sleep(seconds))
+        busy, taken = self._under_traffic(path, rate, lambda: changes.times(change, seconds))
         before, during = _report(quiet), _report(busy)
         if not before.in_order:
             raise CommandFailed("packets were lost without any change", hint=str(before))
@@ -65,9 +67,11 @@ class Updates:
             },
         )
 
-    def _under_traffic(self, path: DataPath, do: Callable[[], _Done]) -> tuple[Seen, _Done]:
+    def _under_traffic(
+        self, path: DataPath, rate: float, do: Callable[[], _Done]
+    ) -> tuple[Seen, _Done]:
         """What became of traffic while ``do`` ran on another core, and what that gave."""
-        pace = Pace.at_rate(RATE, seconds=MAX_SECONDS, frames=round(RATE * MAX_SECONDS))
+        pace = Pace.at_rate(rate, seconds=MAX_SECONDS, frames=round(rate * MAX_SECONDS))
         with self._watcher.running(path, pace, flows=FLOWS) as seen, one_core(min):
             done = do()
         return seen, done

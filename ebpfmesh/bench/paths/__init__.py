@@ -20,6 +20,7 @@ from ebpfmesh.bench.paths.iptables import (
 from ebpfmesh.bench.paths.nftables import Nftables
 from ebpfmesh.bench.paths.other_build import beside
 from ebpfmesh.bench.paths.ovs import Ovs, OvsKernel
+from ebpfmesh.bench.paths.swaps import MeshReattached, MeshSwapped
 from ebpfmesh.bench.paths.this_build import MeshCounted, MeshPath, MeshUnmetered
 
 PATHS: dict[str, type[DataPath]] = {
@@ -40,6 +41,8 @@ PATHS: dict[str, type[DataPath]] = {
         MeshUnmetered,
         MeshPath,
         MeshCounted,
+        MeshSwapped,
+        MeshReattached,
     )
 }
 """By name, from what does least to what does most."""

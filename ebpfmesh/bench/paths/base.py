@@ -18,7 +18,7 @@ from ebpfmesh.errors import CommandFailed, Unsupported
 from ebpfmesh.kernel import netns
 from ebpfmesh.model import Mesh, Policy, Service
 
-Source = Literal["sockets", "frames", "verdicts", "connections", "changes"]
+Source = Literal["sockets", "frames", "verdicts", "connections", "changes", "swaps"]
 PROBE_SECONDS = 30
 
 
@@ -43,6 +43,7 @@ class DataPath(ABC):
     """What can use it: programs with ``sockets`` in two functions; ``frames`` that the kernel's
     generator makes; ``connections`` of the client in the kernel, which needs checksums to stay
     unfinished all the way, as a stack leaves them; ``changes``: a service or a rule can be added;
+    ``swaps``: a program can be exchanged;
     ``verdicts``: it counts what it refuses, by reason.
     """
     entry: ClassVar[Literal["stack", "redirect"]] = "stack"
@@ -92,6 +93,10 @@ class DataPath(ABC):
     def add_rule(self, rule: Policy) -> Change:
         """What adds a policy that allows something; nothing has happened yet."""
         self._refuse(f"{rule.source} → {rule.destination}")
+
+    def swap(self) -> Change:
+        """What puts another program in the place of one; nothing has happened yet."""
+        raise Unsupported(f"{self.name} has no program that another could take the place of")
 
     def _refuse(self, what: str) -> NoReturn:
         raise Unsupported(f"{what} cannot be added to {self.name}: it has no services and no rules")

@@ -35,6 +35,8 @@ LOOKS = {
     "mesh@": Look("#3d8fb5", "H", (0, (5, 1))),
     "mesh-unmetered": Look("#2b98a8", "8", (0, (8, 1.5))),
     "mesh-counted": Look("#4f8a9e", "+", (0, (8, 1.5, 1, 1.5))),
+    "mesh-swapped": Look("#2f9c5f", "1", (0, (3, 1.5, 1, 3))),
+    "mesh-reattached": Look("#b0703a", "2", (0, (1, 4))),
     "iptables": Look("#d55e00", "s"),
     "iptables-legacy": Look("#b98200", "D", (0, (5, 1.5))),
     "iptables-each-packet": Look("#cf3f4f", "X", (0, (1.5, 1.5))),

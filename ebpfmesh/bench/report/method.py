@@ -40,9 +40,9 @@ TAKES = {
         "its command line, or by the command itself, from start to exit."
     ),
     "update": (
-        "Changes under traffic: the same, while numbered packets run; what was lost, reordered "
-        "or late is counted, and beside it the longest time without a packet where nothing was "
-        "changed, since a machine has pauses of its own."
+        "Changes under traffic: the same, or a program exchanged, while numbered packets run; what "
+        "was lost, reordered or late is counted, and beside it the longest time without a packet "
+        "where nothing was changed, since a machine has pauses of its own."
     ),
     "load": (
         "CPU by load: datagrams of 1400 bytes, paced by iperf3 from a function to a service. The "

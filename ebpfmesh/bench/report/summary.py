@@ -19,6 +19,8 @@ GLOSSES = {
     "iptables-append": "the rules of iptables, to whose end a new one is appended, and no more",
     "mesh-unmetered": "the mesh with a fast path that counts nothing",
     "mesh-counted": "the mesh with `count_flows = true`",
+    "mesh-swapped": "the mesh with an injected function, for which another is swapped in",
+    "mesh-reattached": "the mesh whose program is detached and attached again, the wrong way",
 }
 
 

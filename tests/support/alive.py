@@ -1,0 +1,133 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""Many TCP connections that are alive all the time, and what became of them.
+
+A process of its own sends a numbered message over each and waits for it at the other end, which
+sends it back; round after round, with a pause between that leaves others most of a core.
+"""
+
+import json
+import os
+import select
+import socket
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass
+from ipaddress import IPv4Address
+from pathlib import Path
+
+from ebpfmesh.kernel import netns
+from ebpfmesh.model import Mesh, Service
+from support.sockets import accepted, connect, listener
+from support.topology import wait_until
+
+SIZE = 8
+PAUSE_SECONDS = 0.02
+Pair = tuple[socket.socket, socket.socket]
+COUNTERS = ("RetransSegs", "EstabResets", "OutRsts", "InErrs")
+"""Of TCP in /proc/net/snmp: what is sent again, and what ends connections before their time."""
+
+
+@dataclass
+class Outcome:
+    """What became of the connections; ``broken`` says which was the first that did not, and how."""
+
+    rounds: int = 0
+    longest_round_ns: int = 0
+    broken: str = ""
+
+
+@contextmanager
+def connections(
+    mesh: Mesh, service: Service, count: int, client: Path, servers: Mapping[IPv4Address, Path]
+) -> Iterator[list[Pair]]:
+    """So many, from one namespace to a service in others; both ends of each."""
+    assert service.address4
+    with ExitStack() as stack:
+        listening = [
+            stack.enter_context(listener(mesh, place, own, service.target_port))
+            for own, place in servers.items()
+        ]
+        pairs = []
+        for _ in range(count):
+            here = stack.enter_context(connect(mesh, client, service.address4, service.port))
+            ready, _, _ = select.select(listening, [], [], 5)
+            pairs.append((here, stack.enter_context(accepted(ready[0]))))
+        yield pairs
+
+
+@contextmanager
+def alive(pairs: list[Pair]) -> Iterator[Outcome]:
+    """Have all carry messages while the block runs; the outcome is filled in when it has ended."""
+    outcome = Outcome()
+    stop_here, stop = os.pipe()
+    result, result_there = os.pipe()
+    child = os.fork()
+    if not child:
+        os.close(stop)
+        _serve(pairs, stop_here, result_there)
+    os.close(stop_here)
+    os.close(result_there)
+    try:
+        begun = lambda: select.select([result], [], [], 0)[0]  # noqa: E731
+        wait_until(begun, what="a message over each connection")
+        yield outcome
+    finally:
+        os.close(stop)
+        with os.fdopen(result, "rb") as file:
+            said = file.read().lstrip(b".")
+        os.waitpid(child, 0)
+    vars(outcome).update(json.loads(said))
+
+
+def _serve(pairs: list[Pair], stop: int, result: int) -> None:
+    """Be the process that speaks, until it is asked to stop or one connection is broken."""
+    try:
+        outcome, wait = Outcome(), 0.0
+        while not outcome.broken and not select.select([stop], [], [], wait)[0]:
+            begin = time.monotonic_ns()
+            _round(outcome, pairs)
+            outcome.longest_round_ns = max(outcome.longest_round_ns, time.monotonic_ns() - begin)
+            if not outcome.rounds:
+                os.write(result, b".")
+            outcome.rounds, wait = outcome.rounds + 1, PAUSE_SECONDS
+        os.write(result, json.dumps(asdict(outcome)).encode())
+    finally:
+        os._exit(0)
+
+
+def _round(outcome: Outcome, pairs: list[Pair]) -> None:
+    """A message there and back over each."""
+    message = outcome.rounds.to_bytes(SIZE, "big")
+    for way in (1, -1):
+        for act in (_send, _receive):
+            for number, (source, sink) in enumerate(pair[::way] for pair in pairs):
+                try:
+                    act(source, sink, message)
+                except OSError as error:
+                    outcome.broken = f"connection {number}, round {outcome.rounds}: {error!r}"
+                    return
+
+
+def _send(source: socket.socket, sink: socket.socket, message: bytes) -> None:
+    del sink
+    source.sendall(message)
+
+
+def _receive(source: socket.socket, sink: socket.socket, message: bytes) -> None:
+    del source
+    if (got := sink.recv(SIZE, socket.MSG_WAITALL)) != message:
+        raise ConnectionError(f"{got.hex()} instead of {message.hex()}")
+
+
+def counted(places: list[Path]) -> dict[str, int]:
+    """TCP's counters of these namespaces together."""
+    sums = dict.fromkeys(COUNTERS, 0)
+    for place in places:
+        with netns.entered(place):
+            lines = Path("/proc/thread-self/net/snmp").read_text().splitlines()
+        names, values = (line.split() for line in lines if line.startswith("Tcp:"))
+        found = dict(zip(names, values, strict=True))
+        for name in COUNTERS:
+            sums[name] += int(found[name])
+    return sums
