@@ -52,7 +52,7 @@ from ebpfmesh.model import (
     show,
     too_many,
 )
-from ebpfmesh.model.injection import SOURCE_CHARACTERS
+from ebpfmesh.model.injection import INJECTIONS, SOURCE_CHARACTERS
 
 _Either = TypeVar("_Either", Address, Network)
 _Table = TypeVar("_Table", bound=Model)
@@ -427,6 +427,10 @@ def _policies(file: _File, mesh: Mesh, origin: _Origin) -> tuple[Policy, ...]:
 def _injections(file: _File, beside: Path, origin: _Origin) -> tuple[Injection, ...]:
     """What it injects, with the texts of the files."""
     found: list[Injection] = []
+    if len(file.injections) > INJECTIONS:  # each would have its text read
+        what, where = f"more than {INJECTIONS} are injected", ("inject", INJECTIONS)
+        file.check.add(Invalid(what, path=where, hint="inject at tenants or groups"))
+        return ()
     for index, table in file.injections.items():
         try:
             source = read_source(beside / table.file)
@@ -446,6 +450,8 @@ def _injections(file: _File, beside: Path, origin: _Origin) -> tuple[Injection, 
 def read_source(path: Path) -> str:
     """The text of a program that is to be injected; raises ``Invalid``."""
     try:
+        if path.exists() and not path.is_file():  # a FIFO would keep us waiting
+            raise Invalid(f"{path}: not a regular file", hint="name a C file")
         with path.open("rb") as file:
             content = file.read(SOURCE_CHARACTERS + 1)
     except OSError as error:

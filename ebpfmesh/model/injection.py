@@ -9,6 +9,7 @@ from ebpfmesh.model.base import LABEL, Invalid, Model, Name, few, integer, show
 
 Way = Literal["egress", "ingress"]
 AT_ONE_PLACE = 8
+INJECTIONS = 256  # of a mesh: their texts are in the record
 SOURCE_CHARACTERS = 256 << 10
 
 

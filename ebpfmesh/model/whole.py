@@ -11,6 +11,7 @@ from itertools import accumulate, chain
 
 from ebpfmesh._abi import PREFIXES
 from ebpfmesh.model.base import Address, Hints, Invalid, Location, Network, repeated, too_many
+from ebpfmesh.model.injection import INJECTIONS
 from ebpfmesh.model.parts import Parts
 from ebpfmesh.model.policy import Match
 from ebpfmesh.model.ports import port_prefixes, ports_text
@@ -195,6 +196,9 @@ def _bad_policies(mesh: Parts, besides: Collection[str]) -> Iterator[Invalid]:
 
 
 def _bad_injections(mesh: Parts, besides: Collection[str]) -> Iterator[Invalid]:
+    if len(mesh.injections) > INJECTIONS:
+        what, path = f"more than {INJECTIONS} are injected", ("injections", INJECTIONS)
+        yield Invalid(what, path=path, hint="inject at tenants or groups")
     for index, name in repeated([one.name for one in mesh.injections]):
         what = f'there are two injected functions called "{name}"'
         yield Invalid(what, path=("injections", index, "name"), hint="rename one of them")

@@ -58,6 +58,10 @@ def address(number: int) -> str:
 FILES: dict[str, Callable[[], str]] = {
     "keys at the top": lambda: filled("", lambda n: f"k{n}=1\n"),
     "tables": lambda: filled("", lambda n: f"[k{n}]\n"),
+    "injected functions": lambda: filled(
+        GROUP, lambda n: f'[[inject]]\nname = "i{n}"\nfile = "large.c"\nat = "g/egress"\n'
+    ),
+    "rights": lambda: filled(GROUP, lambda n: f'[[tenant]]\nname = "t{n}"\n'),
     "tables in tables": lambda: filled("", lambda n: f"k{n}.a.a.a.a.a.a.a=1\n"),
     "brackets": lambda: HEAD + "x=" + "[" * 2_000_000 + "]" * 2_000_000,
     "elements": lambda: HEAD + "x=[" + "1," * 2_000_000 + "]",
@@ -93,6 +97,7 @@ FILES: dict[str, Callable[[], str]] = {
 def test_costs_little(tmp_path: Path, name: str) -> None:
     file = tmp_path / "mesh.toml"
     file.write_text(FILES[name]())
+    (tmp_path / "large.c").write_text(" " * (256 << 10))
     assert file.stat().st_size <= (4 << 20) + 16
     child = subprocess.run(
         [sys.executable, "-c", READ, file],
