@@ -364,4 +364,6 @@ def _check_parameters(injection: Injection, compiled: dict[str, Any]) -> None:
             maps.packed(known[name], value)
         except struct.error:
             what = f"{injection.file}: {value} is no {known[name]}, as {name} must be"
-            raise UsageError(what, hint="ebpfmesh show injected says what each may be") from None
+            bits, signed = source.INTEGERS[known[name]]
+            least, most = (-(1 << bits - 1), 1 << bits - 1) if signed else (0, 1 << bits)
+            raise UsageError(what, hint=f"it may be from {least} to {most - 1}") from None

@@ -220,8 +220,9 @@ def test_parameters_change_while_packets_flow(mesh: Mesh) -> None:
     with pytest.raises(UsageError, match="no parameter prot") as caught:
         swap(mesh, ONE, prot=1)
     assert caught.value.hint == 'did you mean "port"?'
-    with pytest.raises(UsageError, match="-1 is no u32"):
+    with pytest.raises(UsageError, match="-1 is no u32") as caught:
         swap(mesh, ONE, port=-1)
+    assert caught.value.hint == "it may be from 0 to 4294967295"
     assert not passes(mesh, "a", "b", 8)
 
 
