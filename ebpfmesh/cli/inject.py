@@ -119,8 +119,8 @@ def inject_file(file: Path, before: str | None, after: str | None, **values: Any
     if before and after:
         raise UsageError("--before and --after exclude each other", hint="name one of them")
     injection = _injection(file, **values)
-    change = lambda mesh: edit.inject(mesh, injection, before=before, after=after)  # noqa: E731
-    _edit(f"inject {injection.name}", change)
+    beside = {"before": before, "after": after}
+    _edit(f"inject {injection.name}", lambda mesh: edit.inject(mesh, injection, **beside))
 
 
 def _injection(file: Path, *, name: str | None, **values: Any) -> "Injection":

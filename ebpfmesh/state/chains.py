@@ -22,7 +22,8 @@ class Both:
 
     def heads(self, blocks: dict[Chain, int]) -> tuple[int, int]:
         """The slots where packets begin, by Direction; 0: there is no chain."""
-        return tuple(_head(blocks[one]) if one else 0 for one in (self.egress, self.ingress))  # type: ignore[return-value]
+        egress, ingress = (_head(blocks[one]) if one else 0 for one in (self.egress, self.ingress))
+        return egress, ingress
 
 
 def wanted(record: Record) -> dict[int, Both]:
