@@ -28,7 +28,7 @@ from ebpfmesh.inject.build import Built
 from ebpfmesh.inject.instructions import with_maps
 from ebpfmesh.inject.maps import Layout, OwnMap
 from ebpfmesh.inject.source import Source
-from ebpfmesh.kernel import bpf, libc, private
+from ebpfmesh.kernel import bpf, private
 from ebpfmesh.kernel.programs import CHAIN_END
 from ebpfmesh.model import Injection, suggest
 from ebpfmesh.state import chains
@@ -299,7 +299,7 @@ class Chains:
         if not (idle or gone or self._doubted):
             return
         self._mesh.step("grace period")
-        libc.grace_period()
+        bpf.grace_period()
         for block in idle.values():
             self._clear(chains.block_slots(block))
             self._record.free_block(block)

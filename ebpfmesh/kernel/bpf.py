@@ -22,7 +22,7 @@ from ebpfmesh.errors import MissingPrivilege, Unsupported
 # enum bpf_map_type, bpf_prog_type, bpf_attach_type and flags, as far as we use them.
 MAP_TYPE = {
     "hash": 1, "array": 2, "prog": 3, "percpu_hash": 5, "percpu_array": 6, "lru_hash": 9,
-    "lpm_trie": 11, "sk_storage": 24, "ringbuf": 27,
+    "lpm_trie": 11, "array_of_maps": 12, "sk_storage": 24, "ringbuf": 27,
 }  # fmt: skip
 PROG_TYPE_SCHED_CLS = 3
 PROG_TYPE_XDP = 6
@@ -291,15 +291,34 @@ def btf_load(value_size: int) -> Fd:
 
 
 def map_create(
-    kind: int, name: str, key_size: int, value_size: int, entries: int, flags: int = 0
-) -> Fd:
-    """Create a map; the kernel keeps the first 15 characters of the name."""
+    kind: int, name: str, key_size: int, value_size: int, entries: int, flags: int = 0,
+    *, inner: Fd | None = None,
+) -> Fd:  # fmt: skip
+    """Create a map; the kernel keeps the first 15 characters of the name.
+
+    ``inner`` is a map such as those that a map of maps holds.
+    """
     opts = _MapCreateOpts(sz=c.sizeof(_MapCreateOpts), map_flags=flags)
+    opts.inner_map_fd = inner.fileno() if inner else 0
     if kind == MAP_TYPE["sk_storage"]:
         types = btf_load(value_size)
         opts.btf_fd, opts.btf_key_type_id, opts.btf_value_type_id = types.fileno(), 1, 2
     sizes = (c.c_uint32(key_size), c.c_uint32(value_size), c.c_uint32(entries))
     return Fd(_call("bpf_map_create", kind, name[:15].encode(), *sizes, c.byref(opts), about=name))
+
+
+def grace_period() -> None:
+    """Wait until no program runs that ran before.
+
+    As an update of a map of maps does (maybe_wait_bpf_programs() in linux/kernel/bpf/syscall.c);
+    membarrier(2) would not on a machine with nohz_full.
+    """
+    kind, outer = MAP_TYPE["array"], MAP_TYPE["array_of_maps"]
+    with (
+        map_create(kind, "inner", 4, 4, 1) as inner,
+        map_create(outer, "grace_period", 4, 4, 1, inner=inner) as maps,
+    ):
+        map_update(maps, bytes(4), struct.pack("=I", inner.fileno()))
 
 
 def map_lookup(fd: Fd, key: bytes, value_size: int) -> bytes | None:

@@ -17,8 +17,6 @@ CLONE_NEWNS, CLONE_NEWNET = 0x00020000, 0x40000000  # linux/include/uapi/linux/s
 MS_RDONLY, MS_BIND, MS_REC = 0x1, 0x1000, 0x4000  # linux/include/uapi/linux/mount.h
 MS_PRIVATE, MS_SLAVE, MS_SHARED = 1 << 18, 1 << 19, 1 << 20
 PR_SET_PDEATHSIG, PR_CAPBSET_DROP, PR_SET_TIMERSLACK = 1, 24, 29  # linux/prctl.h
-_MEMBARRIER = 324 if os.uname().machine == "x86_64" else 283  # system calls
-_MEMBARRIER_CMD_GLOBAL = 1  # linux/membarrier.h
 _FSOPEN, _FSCONFIG, _FSMOUNT = 430, 431, 432  # system calls, by the same number on all machines
 _FSOPEN_CLOEXEC, _FSCONFIG_CREATE, _FSMOUNT_CLOEXEC = 1, 6, 1  # linux/mount.h
 _CAPABILITIES = 0x20080522  # _LINUX_CAPABILITY_VERSION_3: two words of 32 bits each
@@ -81,11 +79,6 @@ def detached_tmpfs() -> Path:
     mounted = _call("syscall", _FSMOUNT, context, _FSMOUNT_CLOEXEC, 0)
     os.close(context)
     return Path(f"/proc/self/fd/{mounted}")
-
-
-def grace_period() -> None:
-    """Wait until no program runs that ran before (membarrier(2), global)."""
-    _call("syscall", _MEMBARRIER, _MEMBARRIER_CMD_GLOBAL, 0, 0)
 
 
 def prctl(option: int, value: int) -> None:
