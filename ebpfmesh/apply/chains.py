@@ -234,7 +234,7 @@ class Chains:
         program = self._record.program(place.program)
         with self.opened(program) as own:
             numbers = {one.number: one.fd.fileno() for one in own.values()}
-            author, end = with_maps(bytes.fromhex(program.compiled["code"]), numbers), self._end[0]
+            author, end = with_maps(bytes.fromhex(program.compiled["code"]), numbers), self._end
             where: dict[str, int] = {"chain": table.fd.fileno()}
             if place.sides:
                 stable, canary = place.sides
@@ -247,11 +247,14 @@ class Chains:
                 table.set(ctypes.c_uint32(place.slot), ctypes.c_uint32(loaded.fileno()))
 
     @functools.cached_property
-    def _end(self) -> tuple[bytes, list[bpf.Fd]]:
-        """What stands behind every program, and the maps that it names."""
+    def _end(self) -> bytes:
+        """What stands behind every program; the maps that it names are open as long as the mesh."""
         pins = self._mesh.pins.maps
         defines = compiled.defines(pins, count_flows=self._maps.count_flows)
-        return instructions(bpf_dir() / CHAIN_END.file, CHAIN_END.name, defines=defines)
+        code, named = instructions(bpf_dir() / CHAIN_END.file, CHAIN_END.name, defines=defines)
+        for one in named:
+            self._mesh.until_closed.enter_context(one)
+        return code
 
     def _write_programs(self) -> None:
         """Parameters and targets of all programs that are injected."""

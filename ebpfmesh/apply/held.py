@@ -32,12 +32,13 @@ class Held:
         self.step = on_step
         self.pins = Pins(self.name)
         self.control = Control(Maps(self.pins), record)
-        self._open = contextlib.ExitStack()
+        self.until_closed = contextlib.ExitStack()
+        self.until_closed.callback(self.control.maps.close)
 
     @functools.cached_property
     def ip(self) -> IPRoute:
         """A netlink socket of the host namespace; changes of the policy need none."""
-        return self._open.enter_context(netns.rtnetlink())
+        return self.until_closed.enter_context(netns.rtnetlink())
 
     @functools.cached_property
     def fixed(self) -> Mesh:
@@ -54,4 +55,4 @@ class Held:
 
     def close(self) -> None:
         """Close what was opened."""
-        self._open.close()
+        self.until_closed.close()

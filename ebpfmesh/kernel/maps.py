@@ -93,6 +93,11 @@ class Maps:
             self._open[name] = _open(self._pins, *_layouts(spec))
         return self._open[name]
 
+    def close(self) -> None:
+        """Close those that were opened."""
+        while self._open:
+            self._open.popitem()[1].fd.close()
+
     @property
     def config(self) -> Map[ctypes.c_uint32, _abi.Config]:
         """The one record read by every packet."""

@@ -6,7 +6,6 @@ where everything was promised to be there.
 """
 
 import os
-import select
 import signal
 import socket
 import subprocess
@@ -36,6 +35,7 @@ from ebpfmesh.errors import CommandFailed, Unsupported, UsageError
 from ebpfmesh.kernel import netns
 from ebpfmesh.model import Identity, Policy, Service
 from support import topology
+from support.sockets import ready
 
 CHECKOUT = Path(__file__).parents[2]
 OTHER = beside(CHECKOUT)
@@ -110,11 +110,11 @@ def exchange_datagrams(path: DataPath) -> int:
         client.connect((str(target.address), target.port))
         for number in range(DATAGRAMS):
             client.send(b"%d" % number)
-            ready, _, _ = select.select(servers, [], [], TIMEOUT)
-            assert ready, "no backend got the datagram"
-            data, sender = ready[0].recvfrom(64)
+            found = ready(servers, TIMEOUT)
+            assert found, "no backend got the datagram"
+            data, sender = found[0].recvfrom(64)
             assert sender[0] == str(path.client.address)
-            ready[0].sendto(data, sender)
+            found[0].sendto(data, sender)
             assert client.recv(64) == b"%d" % number
     return 2 * DATAGRAMS
 
@@ -141,8 +141,7 @@ def connect(
             client.connect((str(target.address), target.port))
         except OSError:  # no answer, or the host has no way to the address
             return False
-        ready, _, _ = select.select(listeners, [], [], TIMEOUT)
-        peer, address = ready[0].accept()
+        peer, address = ready(listeners, TIMEOUT)[0].accept()
         with peer:
             assert address[0] == str(path.client.address)
             client.sendall(b"ping")
@@ -229,7 +228,7 @@ def test_what_the_programs_do_not_take_goes_nowhere(path: DataPath) -> None:
         listener.bind((str(receiver.address), OWN_PORT))
         for _ in range(DATAGRAMS):
             sender.sendto(b"x", listener.getsockname())
-        assert not select.select([listener], [], [], 0.3)[0]
+        assert not ready([listener], 0.3)
     assert path.packets() == before
 
 
@@ -252,7 +251,7 @@ def test_who_is_not_allowed_is_not_answered(path: DataPath) -> None:
         for target in targets:
             for _ in range(DATAGRAMS):
                 sender.sendto(b"x", (str(target.address), target.port))
-        arrived, _, _ = select.select(listeners, [], [], 0.3)
+        arrived = ready(listeners, 0.3)
     assert not arrived
     assert path.packets() == before
 

@@ -5,6 +5,7 @@ a ──▶ b and web-0, web-1 of tenant one; c of tenant two.
 """
 
 import ctypes
+import gc
 from collections.abc import Iterator
 from ipaddress import IPv4Address
 from pathlib import Path
@@ -153,6 +154,20 @@ def test_a_program_meets_what_is_sent(mesh: Mesh) -> None:
     )
     assert drops(mesh)["a", Direction.FROM_FN, Reason.INJECTED] == 1
     assert passes(mesh, "b", "a", 9)
+
+
+def test_a_change_leaves_nothing_open(mesh: Mesh) -> None:
+    """Nothing has to wait for the garbage collector."""
+    gc.disable()
+    try:
+        inject(mesh, injection("a/egress"))
+        before = sum(1 for _ in Path("/proc/self/fd").iterdir())
+        swap(mesh, TEN)
+        apply.rollback(mesh.name, "count")
+        apply.detach(mesh.name, "c")
+        assert sum(1 for _ in Path("/proc/self/fd").iterdir()) == before
+    finally:
+        gc.enable()
 
 
 @pytest.mark.parametrize(

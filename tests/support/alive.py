@@ -7,18 +7,18 @@ sends it back; round after round, with a pause between that leaves others most o
 
 import json
 import os
-import select
 import socket
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from ipaddress import IPv4Address
+from multiprocessing.connection import wait
 from pathlib import Path
 
 from ebpfmesh.kernel import netns
 from ebpfmesh.model import Mesh, Service
-from support.sockets import accepted, connect, listener
+from support.sockets import SECONDS, accepted, connect, listener, ready
 from support.topology import wait_until
 
 SIZE = 8
@@ -51,8 +51,8 @@ def connections(
         pairs = []
         for _ in range(count):
             here = stack.enter_context(connect(mesh, client, service.address4, service.port))
-            ready, _, _ = select.select(listening, [], [], 5)
-            pairs.append((here, stack.enter_context(accepted(ready[0]))))
+            first = ready(listening, SECONDS)[0]
+            pairs.append((here, stack.enter_context(accepted(first))))
         yield pairs
 
 
@@ -69,8 +69,7 @@ def alive(pairs: list[Pair]) -> Iterator[Outcome]:
     os.close(stop_here)
     os.close(result_there)
     try:
-        begun = lambda: select.select([result], [], [], 0)[0]  # noqa: E731
-        wait_until(begun, what="a message over each connection")
+        wait_until(lambda: wait([result], 0), what="a message over each connection")
         yield outcome
     finally:
         os.close(stop)
@@ -83,14 +82,14 @@ def alive(pairs: list[Pair]) -> Iterator[Outcome]:
 def _serve(pairs: list[Pair], stop: int, result: int) -> None:
     """Be the process that speaks, until it is asked to stop or one connection is broken."""
     try:
-        outcome, wait = Outcome(), 0.0
-        while not outcome.broken and not select.select([stop], [], [], wait)[0]:
+        outcome, pause = Outcome(), 0.0
+        while not outcome.broken and not wait([stop], pause):
             begin = time.monotonic_ns()
             _round(outcome, pairs)
             outcome.longest_round_ns = max(outcome.longest_round_ns, time.monotonic_ns() - begin)
             if not outcome.rounds:
                 os.write(result, b".")
-            outcome.rounds, wait = outcome.rounds + 1, PAUSE_SECONDS
+            outcome.rounds, pause = outcome.rounds + 1, PAUSE_SECONDS
         os.write(result, json.dumps(asdict(outcome)).encode())
     finally:
         os._exit(0)

@@ -6,9 +6,10 @@ A socket stays in the namespace it was made in, so one process can be all sides 
 
 import contextlib
 import random
+import selectors
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from ebpfmesh import apply
@@ -42,6 +43,17 @@ def made(mesh: Mesh, function: Place, family: int, kind: int, protocol: int = 0)
         made = socket.socket(family, kind, protocol)
     made.settimeout(SECONDS)
     return made
+
+
+def ready(sockets: Iterable[socket.socket], seconds: float) -> list[socket.socket]:
+    """Those that have something to read, as soon as one has; none if it takes longer.
+
+    select(2) cannot wait for a descriptor from 1024 on, which a process of many tests comes to.
+    """
+    with selectors.DefaultSelector() as selector:
+        for one in sockets:
+            selector.register(one, selectors.EVENT_READ, one)
+        return [key.data for key, _ in selector.select(seconds)]
 
 
 def family_of(address: Address) -> int:

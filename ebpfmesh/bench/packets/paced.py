@@ -10,7 +10,6 @@ still. A burst that is too late is not caught up with.
 
 import contextlib
 import os
-import select
 import signal
 import struct
 import sys
@@ -19,6 +18,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
+from multiprocessing.connection import wait
 
 from ebpfmesh.bench.packets.generator import Entry, Generator
 from ebpfmesh.bench.tools import Pick, one_core
@@ -88,7 +88,7 @@ class Traffic:
     @property
     def ended(self) -> bool:
         """Whether it has come to its end by itself."""
-        return self._sent is not None or bool(select.select([self._result], [], [], 0)[0])
+        return self._sent is not None or bool(wait([self._result], 0))
 
     def has_begun(self) -> bool:
         """Wait for the first burst; whether there was one. To be asked once."""
@@ -96,7 +96,7 @@ class Traffic:
 
     def wait(self, seconds: float | None = None) -> bool:
         """Until it ends by itself, or so long; whether it has."""
-        return self._sent is not None or bool(select.select([self._result], [], [], seconds)[0])
+        return self._sent is not None or bool(wait([self._result], seconds))
 
     def stop(self) -> Sent:
         """End it, if it has not ended; twice is fine. CommandFailed if the sender failed."""
@@ -202,7 +202,7 @@ def _send(
     end, due = begin + round(pace.seconds * 1e9), begin
     sent, before = Sent(first_ns=begin, last_ns=begin), generator.sent()
     while sent.frames < pace.frames and due < end:
-        if select.select([stop], [], [], max(due - time.monotonic_ns(), 0) / 1e9)[0]:
+        if wait([stop], max(due - time.monotonic_ns(), 0) / 1e9):
             break
         now = time.monotonic_ns()
         burst = min(pace.burst, pace.frames - sent.frames)
