@@ -30,7 +30,7 @@ from ebpfmesh.inject.maps import Layout, OwnMap
 from ebpfmesh.inject.source import Source
 from ebpfmesh.kernel import bpf, private
 from ebpfmesh.kernel.programs import CHAIN_END
-from ebpfmesh.model import Injection, suggest
+from ebpfmesh.model import Function, Injection, suggest
 from ebpfmesh.state import chains
 from ebpfmesh.state.chains import Both, Place
 from ebpfmesh.state.record import Chain, FunctionRow, InjectionRow, ProgramRow
@@ -39,6 +39,10 @@ SPLIT = "mesh_split.c"
 SHARES = 1 << 16  # mesh_split.c counts in such parts
 OF_A_VERSION = (maps.PARAMETER_MAP, source.COUNTERS)
 """Maps that two versions never share: they are compared by them."""
+NOTHING = bytes.fromhex("b7000000020000009500000000000000")  # r0 = TC_ACT_SHOT; exit
+"""What stands where a program was. An empty slot would do; but before a slot is emptied the kernel
+waits a grace period for each tail call to it that is a jump, and each program has eight of them
+(bpf_arch_poke_desc_update() in linux/arch/x86/net/bpf_jit_comp.c)."""
 LAST_BLOCK = _abi.CHAIN_SLOTS // (_abi.CHAIN_MAX + 1) - 1
 
 
@@ -49,7 +53,7 @@ class Chains:
         self._mesh = mesh
         self._record = mesh.record
         self._maps = mesh.control.maps
-        self._doubted = False
+        self._changed = self._doubted = False
         self._new: set[str] = set()
         self._avoid: set[int] = set()
 
@@ -70,6 +74,12 @@ class Chains:
             _check_parameters(injection.promoted, self._record.program(canary).compiled)
         self._record.put_injection(InjectionRow(injection, number, before, canary, split))
         self._new.add(injection.name)
+        self._changed = True
+
+    def remove(self, name: str) -> None:
+        """Forget an injection; packets meet it until the chains are drawn."""
+        self._record.delete_injection(name)
+        self._changed = True
 
     def _program(self, injection: Injection, old: InjectionRow | None) -> tuple[int, int]:
         """Ids of the program of an injection and of the one before it, 0: there is none."""
@@ -166,8 +176,11 @@ class Chains:
     # ---- the kernel's chains
 
     def draw(self) -> None:
-        """Have packets meet what the record says, from their next flow or epoch on."""
-        if not self._record.injects:
+        """Have packets meet what the record says, from their next flow or epoch on.
+
+        Does nothing where no injection changed, and no function that concerns one.
+        """
+        if not self._is_to_be_drawn():
             return
         for row in self._record.injections():
             if row.injection.name in self._new:
@@ -198,10 +211,27 @@ class Chains:
             before = 0 if before in lost else before
             self._record.put_injection(InjectionRow(injection, program, before, *kept))
 
+    def _is_to_be_drawn(self) -> bool:
+        return (self._changed or self._doubted) and self._record.injects
+
     def write(self, row: FunctionRow) -> None:
         """Have the packets of a function meet what is injected, before there are any."""
         if self._record.injects:
             self._write_heads({row.id: chains.of(self._record.injections(), row.function)})
+            self._changed |= self._is_target(row.function.name)
+
+    def leave(self, function: Function) -> None:
+        """A function goes, or is about to be another: what it met may be met by none then."""
+        if self._record.injects:
+            both = chains.of(self._record.injections(), function)
+            met = bool(both.egress or both.ingress)
+            self._changed |= met or self._is_target(function.name)
+
+    def _is_target(self, function: str) -> bool:
+        """Whether a program may send packets to a function."""
+        numbers = (number for row in self._record.injections() for number in row.programs)
+        programs = (self._record.program(number) for number in numbers)
+        return any(function in one.compiled["targets"].values() for one in programs)
 
     def _write_heads(self, wanted: Mapping[int, Both]) -> None:
         blocks = self._record.chains()
@@ -292,7 +322,7 @@ class Chains:
 
     def sweep(self) -> None:
         """Remove what no packet can meet, a grace period after the last one could."""
-        if not self._record.injects:
+        if not self._is_to_be_drawn():
             return
         rows = self._record.injections()
         used = {one for both in chains.wanted(self._record).values()
@@ -300,28 +330,30 @@ class Chains:
         idle = {chain: block for chain, block in self._record.chains().items() if chain not in used}
         gone = set(self._record.programs()).difference(*(row.programs for row in rows))
         if not (idle or gone or self._doubted):
+            self._changed = False
             return
         self._mesh.step("grace period")
         bpf.grace_period()
-        for block in idle.values():
-            self._clear(chains.block_slots(block))
+        for chain, block in idle.items():
+            self._clear(place.slot for place in chains.places(block, chain))
             self._record.free_block(block)
         if self._doubted:
-            self._clear(set(range(_abi.CHAIN_SLOTS)) - self._used_slots())
-            self._doubted = False
+            self._clear(set(range(_abi.CHAIN_SLOTS)) - chains.used_slots(self._record))
             self._avoid = set()
+        self._changed = self._doubted = False
         for program in gone:
             self._forget(program)
         for directory in self._mesh.pins.injected.glob("*"):
             if int(directory.name) not in self._record.programs():
                 shutil.rmtree(directory)
 
-    def _used_slots(self) -> set[int]:
-        return chains.used_slots(self._record)
-
     def _clear(self, slots: Iterable[int]) -> None:
-        for slot in slots:
-            self._maps["mesh_injected"].delete(ctypes.c_uint32(slot))
+        """Let go of the programs in slots that nothing leads to."""
+        table = self._maps["mesh_injected"]
+        with bpf.prog_load(bpf.PROG_TYPE_SCHED_CLS, "mesh_nothing", NOTHING) as nothing:
+            for key in map(ctypes.c_uint32, slots):
+                if table.get(key) is not None:
+                    table.set(key, ctypes.c_uint32(nothing.fileno()))
 
     def _forget(self, program: int) -> None:
         for name in ("mesh_target", "mesh_refused"):

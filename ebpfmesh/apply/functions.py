@@ -126,6 +126,7 @@ class Functions:
         if row is None:
             raise NotFound(f"there is no function {function.name}")
         self._mesh.control.change_function(row.id, function)
+        self._chains.leave(row.function)
         self._chains.write(replace(row, function=function))
         self._mesh.record.put_function(function, row.attachment, ready=True)
 
@@ -135,6 +136,7 @@ class Functions:
         for row in rows:
             self._mesh.step(f"remove function {row.function.name}")
             self._mesh.record.put_function(row.function, row.attachment, ready=False)
+            self._chains.leave(row.function)
         cgroup.stop([self._mesh.cgroup(row.function.name) for row in rows])
         for row in rows:
             self._mesh.cgroup(row.function.name).remove()

@@ -126,7 +126,7 @@ class Live(Held):
     def remove_injection(self, name: str) -> None:
         """It is met by no packet from the end of the change on."""
         self.step(f"eject {name}")
-        self.record.delete_injection(name)
+        self.chains.remove(name)
 
     def home(self, name: str) -> Home:
         """Where a function's processes run; NotFound if there is no such function or namespace."""

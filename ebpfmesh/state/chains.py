@@ -85,11 +85,6 @@ def places(block: int, chain: Chain) -> Iterator[Place]:
         yield from (Place(s, p, following) for s, p in zip((stable, canary), programs, strict=True))
 
 
-def block_slots(block: int) -> range:
-    """All slots of a block."""
-    return range(_head(block) - _abi.CHAIN_MAX + 1, _head(block) + 1)
-
-
 def used_slots(record: Record) -> set[int]:
     """Where programs are, of all chains."""
     found = record.chains().items()

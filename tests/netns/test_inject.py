@@ -19,6 +19,7 @@ from ebpfmesh.config import edit
 from ebpfmesh.errors import FunctionRefused, UsageError
 from ebpfmesh.inject.compile import remove
 from ebpfmesh.kernel import bpf
+from ebpfmesh.kernel.maps import Maps
 from ebpfmesh.model import Injection, Mesh, ranked
 from ebpfmesh.observe import counters, injected, view
 from ebpfmesh.state import chains
@@ -277,8 +278,18 @@ def everything(mesh: Mesh) -> tuple[object, ...]:
         pins = sorted(str(path) for path in live.pins.injected.rglob("*"))
         found = live.control.maps
         maps = [[bytes(key) + bytes(row) for key, row in found[name].items()] for name in MAPS]
-        slots = [bool(found["mesh_injected"].get(ctypes.c_uint32(slot))) for slot in range(256)]
+        slots = [program_in(found, slot) for slot in range(256)]
         return live.record.model(), pins, maps, slots, live.record.chains()
+
+
+def program_in(maps: Maps, slot: int) -> str:
+    """What a packet would meet in a slot of a chain; nothing where none will come."""
+    value = maps["mesh_injected"].get(ctypes.c_uint32(slot))
+    if value is None:
+        return ""
+    with bpf.prog_by_id(value.value) as program:
+        name: str = bpf.prog_info(program).name.decode()
+    return "" if name == "mesh_nothing" else name
 
 
 def test_nothing_is_left(mesh: Mesh) -> None:
@@ -293,6 +304,41 @@ def test_nothing_is_left(mesh: Mesh) -> None:
     with apply.opened(mesh.name) as live:
         assert live.record.model().injections == ()
         assert list(live.pins.injected.iterdir()) == []
+
+
+def received(mesh: Mesh, function: str) -> int:
+    with view.opened(mesh.name) as opened:
+        rows = counters.read_meters(opened)
+    return sum(row.rx_packets for row in rows if row.function == function)
+
+
+def there(mesh: Mesh) -> Mesh:
+    with apply.opened(mesh.name) as live:
+        return live.record.model()
+
+
+def test_functions_come_and_go(mesh: Mesh) -> None:
+    """One that is a target, and one that is of the tenant of a place, or is not any more."""
+
+    def is_sent_on() -> bool:
+        before = received(mesh, "b")
+        passes(mesh, "a", "web-0", 7)
+        return received(mesh, "b") == before + 1
+
+    inject(mesh, injection("tenant:two/ingress", port=9, name="limit"))
+    inject(mesh, injection("a/egress", AWAY.replace("NAME", "b"), name="away"))
+    assert is_sent_on()
+    before = mesh.function("b")
+    apply.detach(mesh.name, "b")
+    apply.add_function(mesh.name, before.model_copy(update={"tenant": "two"}))
+    assert not is_sent_on()
+    allowed = edit.rule("function:a", "function:b")
+    apply.edit(mesh.name, lambda whole: edit.add_policy(whole, allowed))
+    assert passes(mesh, "a", "b", 8)
+    assert not passes(mesh, "a", "b", 9)
+    apply.up(mesh.model_copy(update={"injections": there(mesh).injections}))
+    assert passes(mesh, "a", "b", 9)
+    assert is_sent_on()
 
 
 @pytest.mark.parametrize("lost", ["heads", "slots", "pins"])
@@ -322,9 +368,7 @@ def test_redirect(mesh: Mesh) -> None:
     inject(mesh, injection("a/egress", AWAY.replace("NAME", "web-1"), name="away"))
     assert passes(mesh, "a", "b", 8)
     assert not passes(mesh, "a", "b", 7)
-    with view.opened(mesh.name) as opened:
-        rows = counters.read_meters(opened)
-    assert [row.rx_packets for row in rows if row.function == "web-1"] == [1]
+    assert received(mesh, "web-1") == 1
     for name in ("c", "nobody"):
         with pytest.raises(UsageError, match=f"target 0, {name}, is no function of its own tenant"):
             inject(mesh, injection("b/egress", AWAY.replace("NAME", name), name="other"))
