@@ -17,7 +17,6 @@ import shutil
 from ebpfmesh.apply.held import Held
 from ebpfmesh.apply.programs import load_sources
 from ebpfmesh.compile import compiled
-from ebpfmesh.compile.source import bpf_dir
 from ebpfmesh.errors import AbiMismatch, NotFound
 from ebpfmesh.kernel import bpf, links, private, sockets
 from ebpfmesh.kernel.pins import Pins
@@ -31,8 +30,7 @@ _COPYING = "copying"
 
 def ours(record: Record) -> str:
     """The build of this version, for a mesh; where nothing can be compiled, the one that runs."""
-    sources = [bpf_dir() / file for file in by_file(MESH)]
-    found = compiled.fingerprint(sources, count_flows=record.base().count_flows)
+    found = compiled.fingerprint(count_flows=record.base().count_flows)
     return found or record.build
 
 

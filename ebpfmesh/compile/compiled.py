@@ -27,6 +27,7 @@ from ebpfmesh.compile.headers import CFLAGS, header_links
 from ebpfmesh.compile.source import bpf_dir, flatten
 from ebpfmesh.errors import Unsupported, UsageError
 from ebpfmesh.kernel import bpf
+from ebpfmesh.kernel.programs import MESH, by_file
 
 VARIABLE = "EBPFMESH_COMPILED"
 BESIDE = Path(sys.prefix) / "share" / "ebpfmesh" / "compiled"
@@ -137,8 +138,8 @@ def defines(maps: Path | str, *, count_flows: bool) -> dict[str, str]:
     return {PINS: f'"{maps}"'} | ({"MESH_COUNT_FLOWS": "1"} if count_flows else {})
 
 
-def fingerprint(sources: Iterable[Path], *, count_flows: bool) -> str:
-    """What programs of a mesh are compiled from, with what: a name of twelve digits.
+def fingerprint(*, count_flows: bool) -> str:
+    """What this version compiles the programs of a mesh from, with what: a name of twelve digits.
 
     Where the sources are makes no difference. Empty where nothing can be compiled.
     """
@@ -150,6 +151,7 @@ def fingerprint(sources: Iterable[Path], *, count_flows: bool) -> str:
     if compiler is None:
         return ""
     ours = bpf_dir()
+    sources = [ours / file for file in by_file(MESH)]
     times = [_installed(path) for path in (compiler, *headers) if ours not in path.parents]
     own = [path.read_text() for path in sorted((ours / "include" / "uapi").rglob("*.h"))]
     texts = [re.sub(r"^#line .*$", "", flatten(source), flags=re.MULTILINE) for source in sources]

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterator
 
 from ebpfmesh import _abi
+from ebpfmesh.compile import compiled
 from ebpfmesh.errors import MeshError, NotFound
 from ebpfmesh.kernel import links
 from ebpfmesh.kernel.programs import HOOKS
@@ -54,6 +55,7 @@ def _check(view: View, topic: str) -> Iterator[Check]:
         yield Check(topic, "note", text, hint)
     if not broken and not down:
         yield Check(topic, "ok", f"{len(view.functions)} functions work")
+    yield from _build(view, topic)
     yield from _foreign(view, topic)
     yield from _administrators(view, topic)
     yield from _fill(view, topic)
@@ -80,6 +82,14 @@ def _differences(view: View) -> list[str]:
     found = audit.problems(view.pins, view.maps, view.record)
     file = hosts_file(view.record)
     return found if has_hosts(file, view.record.hosts()) else [*found, f"file {file}"]
+
+
+def _build(view: View, topic: str) -> Iterator[Check]:
+    """Programs of another version, which the next ``up`` replaces."""
+    runs, ours = view.record.build, compiled.fingerprint(count_flows=view.maps.count_flows)
+    if ours and runs != ours:
+        what = f"its programs are those of another build, {runs}; this version's are {ours}"
+        yield Check(topic, "note", what, "ebpfmesh up FILE replaces them and loses no packet")
 
 
 def _foreign(view: View, topic: str) -> Iterator[Check]:

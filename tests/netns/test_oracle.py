@@ -4,13 +4,18 @@
 generator ─▶ radio ─▶ "sent" ─▶ "got" ─▶ eth0 of the decoders ─▶ checker
   200 connections ──┘  injected functions of the operator and of the vendor
 
-What is changed, again and again: which of two texts each end has, services, weights, rules, and
-what else is injected; and a canary is begun, promoted or ended. No packet may be lost or overtaken,
-no connection reset, and each packet meets one version at each end: never none, never two.
+What is changed, again and again: which of two texts each end has, services, weights, rules, what
+else is injected, and the programs of the mesh, by those of another build and back; and a canary is
+begun, promoted or ended. No packet may be lost or overtaken, no connection reset, and each packet
+meets one version at each end: never none, never two.
+
+More of it, if EBPFMESH_ORACLE says how many changes and connections: ``make oracle``.
 """
 
 import itertools
 import logging
+import os
+import resource
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -32,12 +37,12 @@ from ebpfmesh.config import edit
 from ebpfmesh.kernel import bpf, netns
 from ebpfmesh.model import Injection, Mesh
 from support.alive import Outcome, Pair, alive, connections, counted
+from support.builds import other_build, up_by
 from support.topology import drops
 
-CHANGES = 60
+CHANGES, CONNECTIONS = map(int, os.environ.get("EBPFMESH_ORACLE", "60 200").split())
 FLOWS = 64
-CONNECTIONS = 200
-RATE = 500_000 if cores() > 1 else 20_000  # on one core the sender would leave nothing to changes
+RATE = 600_000 if cores() > 1 else 20_000  # on one core the sender would leave nothing to changes
 QUIET_SECONDS = 1.0
 SOURCE = """
 #include "mesh_function.h"
@@ -61,10 +66,13 @@ log = logging.getLogger(__name__)
 
 
 @pytest.fixture(scope="module")
-def path() -> Iterator[MeshPath]:
+def path(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MeshPath]:
+    """The mesh, with the programs of another build at hand."""
     with ExitStack() as stack:
         path = MeshPath(workload.load())
         path.build(stack)
+        with netns.entered(path.host.netns):
+            up_by(other_build(tmp_path_factory.mktemp("other")), path.filled())
         yield path
 
 
@@ -78,6 +86,9 @@ def watcher() -> Iterator[Watcher]:
 @pytest.fixture(scope="module")
 def pairs(path: MeshPath) -> Iterator[list[Pair]]:
     """Both ends of the connections, through the service "control"."""
+    open_files, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    needed = max(open_files, 4 * CONNECTIONS)  # two of each here, and room
+    resource.setrlimit(resource.RLIMIT_NOFILE, (needed, max(needed, most)))
     service = path.mesh.service("control")
     servers = {one.address: one.netns for one in path.receivers("rr")}
     with connections(path.mesh, service, CONNECTIONS, path.client.netns, servers) as found:
@@ -100,9 +111,18 @@ def injected(path: MeshPath) -> Iterator[None]:
         for name, at in PLACES.items():
             inject(path, name, at, SOURCE)
             changed(path, partial(edit.swap, name=name, source=SECOND))
+        before = build_of(path)
         yield
+        if build_of(path) != before:
+            apply.revert(path.mesh.name)
         for name in PLACES:
             changed(path, partial(edit.eject, name=name))
+
+
+def build_of(path: MeshPath) -> str:
+    """Whose programs run."""
+    with apply.opened(path.mesh.name) as live:
+        return live.record.build
 
 
 def total(path: MeshPath, name: str) -> int:
@@ -141,8 +161,10 @@ def cheap(path: MeshPath) -> Iterator[Change]:
     denied = edit.rule("function:guest", "service:samples", action="deny", priority=7)
     allowed = edit.rule("function:radio", "service:samples", priority=3)
     first = edit.rule("function:radio", "service:samples")
+    replaced = partial(apply.revert, path.mesh.name)
     weigh = partial(edit.set_service, name="samples", addresses=())
     each = (
+        replaced,
         partial(back, "sent"),
         partial(edited, add),
         partial(back, "got"),
@@ -166,6 +188,7 @@ def costly(path: MeshPath) -> Iterator[Change]:
     edited, (first, second) = partial(changed, path), PLACES
     begin = partial(edit.canary, file="third.c", source=THIRD)
     yield partial(edited, partial(begin, name=first, share=30))
+    yield partial(apply.revert, path.mesh.name)
     yield partial(edited, partial(begin, name=first, share=60))
     yield partial(edited, partial(edit.promote, name=first))
     yield partial(inject, path, "other", PLACES[second], OTHER)
@@ -244,5 +267,6 @@ def tell(quiet: Seen, busy: Seen, outcome: Outcome) -> None:
 def test_the_wrong_way_is_seen(watcher: Watcher, path: MeshPath, pairs: list[Pair]) -> None:
     """A program that is detached and attached again loses packets, and the oracle tells."""
     with traffic(watcher, path, pairs) as (seen, _):
-        reattach(path)
+        for _ in range(30):  # some of them while the sender has its core
+            reattach(path)
     assert report_of(seen).lost > 0

@@ -34,8 +34,8 @@ from ebpfmesh.kernel import bpf, interface, links, programs
 from ebpfmesh.kernel.maps import Maps
 from ebpfmesh.kernel.pins import BPFFS, Pins
 from ebpfmesh.model import Injection, Mesh
+from ebpfmesh.observe import health, view
 from ebpfmesh.observe import injected as injected_now
-from ebpfmesh.observe import view
 from ebpfmesh.observe.injected import Injected
 from support import topology
 from support.builds import broken_build, command_of, other_build, other_layout
@@ -316,6 +316,19 @@ def replace(on_step: OnStep) -> object:
 
 def roll_back(on_step: OnStep) -> object:
     return apply.revert("upgrade", on_step)
+
+
+def test_doctor_tells_of_another_build(mesh: Mesh) -> None:
+    """Until ``up`` has replaced its programs."""
+
+    def told() -> list[str]:
+        return [one.text for one in health.check("upgrade") if "another build" in one.text]
+
+    ran = build()
+    (text,) = told()
+    apply.up(mesh)
+    assert text == (f"its programs are those of another build, {ran}; this version's are {build()}")
+    assert told() == []
 
 
 def test_replacing_killed_at_each_step(mesh: Mesh) -> None:

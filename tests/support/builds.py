@@ -6,11 +6,13 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from ebpfmesh.kernel import programs
+from ebpfmesh.model import Mesh
 from support.command import ROOT
 from support.topology import SLOWER
 
@@ -66,6 +68,19 @@ def command_of(build: Path, *words: object, code: int = 0) -> "subprocess.Comple
     return _run(build, "ebpfmesh", *words, code=code)
 
 
+UP = """
+import sys
+from ebpfmesh import apply
+from ebpfmesh.model import Mesh
+apply.up(Mesh.model_validate_json(sys.stdin.read()))
+"""
+
+
+def up_by(build: Path, mesh: Mesh) -> None:
+    """Have a build make a mesh as it is here."""
+    _start(build, ["-c", UP], said=mesh.model_dump_json())
+
+
 def _copy(directory: Path) -> None:
     for name in ("ebpfmesh", "bpf"):
         skipped = shutil.ignore_patterns("__pycache__", ".*_cache")
@@ -75,14 +90,20 @@ def _copy(directory: Path) -> None:
 def _run(
     build: Path, module: str, *words: object, code: int = 0
 ) -> "subprocess.CompletedProcess[str]":
+    return _start(build, ["-m", module, *map(str, words)], code=code)
+
+
+def _start(
+    build: Path, words: Sequence[str], *, said: str = "", code: int = 0
+) -> "subprocess.CompletedProcess[str]":
     own = {"PYTHONPATH": str(build)}
     if build != ROOT:
         own["EBPFMESH_COMPILED"] = str(build / "compiled")
     done = subprocess.run(
-        [sys.executable, "-m", module, *map(str, words)], capture_output=True, text=True,
-        check=False, cwd=build, timeout=60 * SLOWER, env=os.environ | own,
+        [sys.executable, *words], capture_output=True, text=True, check=False, input=said,
+        cwd=build, timeout=60 * SLOWER, env=os.environ | own,
     )  # fmt: skip
     if done.returncode != code:
-        said = f"{done.stdout}{done.stderr}"
-        pytest.fail(f"{module} {' '.join(map(str, words))}: exit {done.returncode}\n{said}")
+        answer = f"{done.stdout}{done.stderr}"
+        pytest.fail(f"{' '.join(words)}: exit {done.returncode}\n{answer}")
     return done
