@@ -31,7 +31,16 @@ from ebpfmesh.kernel import bpf, cgroup, interface, netns
 from ebpfmesh.kernel.maps import Maps
 from ebpfmesh.kernel.pins import Pins
 from ebpfmesh.kernel.programs import AT_SOCKETS
-from ebpfmesh.model import Function, Identity, Mesh, Policy, Service, Timeouts
+from ebpfmesh.model import (
+    Function,
+    Identity,
+    Injection,
+    Mesh,
+    Policy,
+    Service,
+    Timeouts,
+    ranked,
+)
 from ebpfmesh.state import audit
 from ebpfmesh.state.record import RUN, Record
 from support.agreeing import is_well
@@ -44,6 +53,16 @@ GROWTH = 64 << 20  # bytes that this process may grow by, while it remembers wha
 NAMES = ("a", "b", "c", "guest")
 TENANTS = ("one", "two", "three")
 SERVICES = ("front", "back")
+INJECTED = ("first", "second")
+TEXT = """
+#include "mesh_function.h"
+MESH_COUNTER(seen, "packets that came by");
+MESH_FUNCTION(p)
+{
+	mesh_count(seen);
+	return mesh_next();
+}
+"""
 OWN = netns.RUN / "mine"
 """The namespace of the guest, which is there before it and after."""
 FATES = st.none() | st.tuples(st.integers(0, 25), st.sampled_from(("gc", "up")))
@@ -75,16 +94,18 @@ def web(count: int, tenant: str) -> tuple[Function, ...]:
 
 
 def with_functions(mesh: Mesh, functions: tuple[Function, ...]) -> Mesh:
-    """The mesh with these functions; services and rules lose whoever is gone."""
+    """The mesh with these functions; services, rules and places lose whoever is gone."""
     names = {f.name for f in functions} | {f.group for f in functions if f.group}
     tenants = {f.tenant for f in functions}
     known = {"function": names, "group": names, "tenant": tenants}
+    kept = (one for one in mesh.injections if one.target[1] in known[one.target[0]])
 
     def is_there(end: Identity) -> bool:
         return end.name in known.get(end.kind, {end.name})
 
     parts = {
         "functions": functions,
+        "injections": ranked(tuple(kept)),
         "services": tuple(service.only(names) for service in mesh.services),
         "policies": tuple(
             one for one in mesh.policies if is_there(one.source) and is_there(one.destination)
@@ -254,6 +275,31 @@ class Life(RuleBasedStateMachine):
             gone = rules[which % len(rules)]
             self.edit(fate, policies=tuple(one for one in rules if one != gone))
 
+    @rule(
+        name=st.sampled_from(INJECTED),
+        place=NUMBERS,
+        way=st.sampled_from(("egress", "ingress")),
+        version=st.integers(1, 2),
+        fate=FATES,
+    )
+    def inject(self, name: str, place: int, way: str, version: int, fate: Fate) -> None:
+        """A program comes, or another in its place, or it moves; it lets pass what it meets."""
+        places = self.names() | self.mesh.groups.keys()
+        places |= {f"tenant:{tenant}" for tenant in self.mesh.tenants}
+        if not places:
+            return
+        new = Injection(
+            name=name, at=f"{one_of(places, place)}/{way}", file=f"{name}.c",
+            source=f"{TEXT}/* {version} */\n",
+        )  # fmt: skip
+        others = tuple(one for one in self.mesh.injections if one.name != name)
+        self.edit(fate, injections=ranked((*others, new)))
+
+    @rule(name=st.sampled_from(INJECTED), fate=FATES)
+    def eject(self, name: str, fate: Fate) -> None:
+        others = tuple(one for one in self.mesh.injections if one.name != name)
+        self.edit(fate, injections=ranked(others))
+
     # ---- losses
 
     @rule()
@@ -315,6 +361,8 @@ class Life(RuleBasedStateMachine):
         links = {path.name for path in Pins("soak").links.iterdir()}
         ends = {f"{name}-{end}" for name in names for end in ("ingress", "egress")}
         assert links - {one.name for one in AT_SOCKETS} == ends
+        programs = [*Pins("soak").injected.glob("*")]
+        assert len(programs) <= 2 * len(self.mesh.injections)  # each with the one before it
         made = {netns.name_of("soak", name) for name in names - {"guest"}}
         assert {path.name for path in netns.RUN.iterdir()} == made | {OWN.name}
         assert {one.function for one in cgroup.groups(netns.current())} == names
