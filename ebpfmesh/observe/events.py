@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from ipaddress import IPv6Address
 
 from ebpfmesh import _abi
+from ebpfmesh.errors import MeshError
 from ebpfmesh.kernel.ring import Ring
 from ebpfmesh.observe.counters import DIRECTIONS
 from ebpfmesh.observe.flows import PROTOCOLS
@@ -131,9 +132,14 @@ class Stream:
         deadline = float("inf") if seconds is None else time.monotonic() + seconds
         while (left := deadline - time.monotonic()) > 0:
             records = self._ring.read(min(left, TICK))
-            self._refresh()
-            for record in records:
-                yield self.event(record)
+            try:
+                self._refresh()
+                told = [self.event(record) for record in records]
+            except MeshError:  # the record went while names were read
+                if self._view.record.is_current:
+                    raise
+                return
+            yield from told
             if not records and not self._view.record.is_current:
                 return
 
