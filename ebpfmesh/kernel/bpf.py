@@ -11,7 +11,7 @@ import errno
 import functools
 import os
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -348,7 +348,8 @@ def map_delete(fd: Fd, key: bytes) -> bool:
 def map_items(fd: Fd, key_size: int, value_size: int) -> Iterator[tuple[bytes, bytes]]:
     """Every (key, value), read BATCH entries a system call."""
     opts = _BatchOpts(sz=c.sizeof(_BatchOpts))
-    batch = max(BATCH, 1 << (map_info(fd).max_entries.bit_length() // 2))  # a bucket must fit
+    entries = map_info(fd).max_entries
+    batch = min(entries, max(BATCH, 1 << (entries.bit_length() // 2)))  # a bucket must fit
     keys, values = (
         c.create_string_buffer(batch * key_size),
         c.create_string_buffer(batch * value_size),
@@ -372,6 +373,14 @@ def map_items(fd: Fd, key_size: int, value_size: int) -> Iterator[tuple[bytes, b
                 raw_keys[i * key_size : (i + 1) * key_size],
                 raw_values[i * value_size : (i + 1) * value_size],
             )
+
+
+def map_update_batch(fd: Fd, keys: Sequence[bytes], values: Sequence[bytes]) -> None:
+    """Set keys, in one system call; OSError, E2BIG if there is no room for all, of some are set."""
+    opts = _BatchOpts(sz=c.sizeof(_BatchOpts))
+    count = c.c_uint32(len(keys))
+    joined = b"".join(keys), b"".join(values)
+    _call("bpf_map_update_batch", fd.fileno(), *joined, c.byref(count), c.byref(opts))
 
 
 def prog_load(
