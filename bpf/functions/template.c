@@ -16,6 +16,12 @@ MESH_PARAMETER(u32, limit, 1500, "longest frame that passes, in bytes");
 /* Shown with the function. */
 MESH_COUNTER(seen, "packets that came by");
 
+/* What it remembers: MESH_MAP(hash, flows, u32, struct flow, 1024). After a swap the next version goes
+ * on with it. If the value is another then, MESH_MIGRATE(flows, struct flow_v1, old, new) { … } says
+ * how an old one becomes a new one (talkers.c has one), and a rollback returns to the old map as it
+ * was. Without it another layout is refused.
+ */
+
 /* Why it drops: mesh_drop(0). Up to 16. */
 MESH_REASON(0, "longer than its limit");
 

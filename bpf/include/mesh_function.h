@@ -16,7 +16,7 @@
  *
  * What stands in MESH_PARAMETER, MESH_COUNTER, MESH_REASON and MESH_TARGET is read from the text, as
  * it is written: numbers and strings, not names of numbers or parts of macros. So are the names of
- * maps. Names that begin with mesh_ or MESH_ are ours.
+ * maps, and what stands in MESH_MIGRATE. Names that begin with mesh_ or MESH_ are ours.
  */
 #ifndef MESH_FUNCTION_H
 #define MESH_FUNCTION_H
@@ -106,6 +106,28 @@ HOT __u32 mesh_mark_ce(__u32 verdict)
 	};                                                                                     \
 	__attribute__((section("maps/ringbuf"))) struct name##_table_t name = { .max_entries = \
 											(bytes) }
+
+/*
+ * ---- Another version of a map ---- A swap goes on with the maps of the version before it where name
+ * and layout are the same. Where the layout of one is another, this says how a value becomes a new
+ * one, and stands behind the map:
+ *     struct flow_v1 { u32 packets; };
+ *     struct flow { u64 packets; u64 bytes; };
+ *     MESH_MAP(hash, flows, u32, struct flow, 1024);
+ *     MESH_MIGRATE(flows, struct flow_v1, old, new)
+ *     {
+ *             new->packets = old->packets;
+ *             return 1;
+ *     }
+ * It is given `const struct flow_v1 *old`, and `struct flow *new`, which is zero; it returns whether
+ * the entry is kept. The key stays. hash may become lru_hash, or the other way round; so may the
+ * percpu_ ones, of which each CPU's value is given by itself. It computes, and calls nothing but the
+ * clocks and mesh_random(): no map, counter or parameter.
+ */
+#define MESH_MIGRATE(map, type, old, new)                                          \
+	typedef type mesh_old_type_##map;                                          \
+	typedef __typeof__(((struct map##_table_t *)0)->leaf) mesh_new_type_##map; \
+	HOT __u32 mesh_migrate_##map(const mesh_old_type_##map *old, mesh_new_type_##map *new)
 
 /* ---- The packet beyond the view, and the rest of the world ---- */
 

@@ -7,31 +7,26 @@ learn the kernel's addresses (CAP_PERFMON), so that it gives none away and reads
 did not write; and as it runs.
 """
 
-import ctypes
 import hashlib
-import re
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from types import TracebackType
 from typing import Self
 
-from ebpfmesh.errors import FunctionRefused, MeshError, MissingPrivilege
-from ebpfmesh.inject import check, instructions, maps
+from ebpfmesh.inject import instructions, maps, migrate
 from ebpfmesh.inject import source as sources
 from ebpfmesh.inject.budget import Budget, Figures
-from ebpfmesh.inject.compile import Compiled, compiled, keep_log
+from ebpfmesh.inject.compile import Compiled, compiled
 from ebpfmesh.inject.compose import compose
-from ebpfmesh.inject.instructions import decode, with_maps
+from ebpfmesh.inject.instructions import with_maps
 from ebpfmesh.inject.maps import Layout, OwnMap
-from ebpfmesh.inject.measure import KINDS, NOTHING, measure
+from ebpfmesh.inject.measure import NOTHING, measure
 from ebpfmesh.inject.source import PARAMETERS, Parameter, Source
-from ebpfmesh.kernel import bpf, libc
-
-LOG_BYTES = 16 << 20
-NET_ADMIN, BPF = 12, 39  # linux/include/uapi/linux/capability.h
+from ebpfmesh.inject.verify import checked, loaded, without_addresses
+from ebpfmesh.kernel import bpf
 
 
 @dataclass(frozen=True)
@@ -106,13 +101,14 @@ def build(
     program = compiled(source, hook)
     _check(source, program, hook, allowed)
     wanted = maps.layouts(source, program, allowed)
+    migrate.check(source, program, allowed)
     figures = _tried(source, program, wanted, hook)
     if over := list(figures.over(allowed)):
         raise source.refuse("over its budget: " + "; ".join(over), None)
     with ExitStack() as stack:
         own = maps.create(source, wanted, reuse or {}, stack)
         code = with_maps(program.instructions, _numbers(own))
-        alone = stack.enter_context(_loaded(source, program, _alone(code, hook), hook))
+        alone = stack.enter_context(loaded(source, program, _alone(code, hook), hook))
         shared = frozenset(
             name for name, one in (reuse or {}).items()
             if name in own and own[name].layout == one.layout
@@ -125,16 +121,9 @@ def build(
 
 
 def _check(source: Source, program: Compiled, hook: str, budget: Budget) -> None:
-    code = decode(program.instructions)
-    if len(code) > budget.instructions:
-        what = f"{len(code)} instructions, of {budget.instructions} it may have"
-        raise source.refuse(what, program.line(budget.instructions))
     values = {PARAMETERS: maps.SLOT * len(source.parameters)}
-    try:
-        numbers = {table.number for table in program.tables}
-        check.check(code, hook=hook, maps=numbers, values=values)
-    except check.Refused as error:
-        raise source.refuse(error.message, program.line(error.at), error.hint) from error
+    numbers = {table.number for table in program.tables}
+    checked(source, program, hook, budget, maps=numbers, values=values)
 
 
 def _tried(
@@ -144,15 +133,15 @@ def _tried(
     with ExitStack() as stack:
         own = maps.create(source, wanted, {}, stack)
         code = _alone(with_maps(program.instructions, _numbers(own)), hook)
-        with _without_addresses():
-            verified = stack.enter_context(_loaded(source, program, code, hook))
+        with without_addresses():
+            verified = stack.enter_context(loaded(source, program, code, hook))
         told = bpf.fdinfo(verified).get("verified_insns")
-        loaded = stack.enter_context(_loaded(source, program, code, hook))
-        cost = measure(loaded, hook)
+        runs = stack.enter_context(loaded(source, program, code, hook))
+        cost = measure(runs, hook)
         return Figures(
             instructions=len(program.instructions) // instructions.SIZE,
             verified=int(told or 0),
-            jited_bytes=bpf.prog_info(loaded).jited_prog_len,
+            jited_bytes=bpf.prog_info(runs).jited_prog_len,
             maps=len(source.maps),
             map_bytes=sum(bpf.map_memory(one.fd) for one in own.values()),
             ns_median=median(cost.warm.values()),
@@ -161,16 +150,6 @@ def _tried(
             ns_cold_worst=max(cost.cold.values()),
             slowest=cost.slowest,
         )
-
-
-@contextmanager
-def _without_addresses() -> Iterator[None]:
-    """The calling thread may load programs, but none that learns the kernel's addresses."""
-    before = libc.set_effective(1 << BPF | 1 << NET_ADMIN)
-    try:
-        yield
-    finally:
-        libc.set_effective(before)
 
 
 def _numbers(own: Mapping[str, OwnMap]) -> dict[int, int]:
@@ -190,56 +169,4 @@ def load(built: Built, end: bytes, *, number: int, following: int, chain: int) -
     Raises FunctionRefused if the verifier does not take it in that place.
     """
     code = compose(built.code, end, number=number, following=following, chain=chain)
-    return _loaded(built.source, built.compiled, code, built.hook)
-
-
-def _loaded(source: Source, program: Compiled, code: bytes, hook: str) -> bpf.Fd:
-    name = re.sub(r"\W", "_", source.path.stem)
-    with suppress(OSError, MissingPrivilege):
-        return bpf.prog_load(KINDS[hook], name, code)
-    log = ctypes.create_string_buffer(LOG_BYTES)
-    try:
-        return bpf.prog_load(KINDS[hook], name, code, log=log)
-    except (OSError, MissingPrivilege) as error:
-        said = log.value.decode(errors="replace")
-        if not said:
-            raise
-        raise _refused(source, program, said, before=1 if hook == "tc" else 0) from error
-
-
-_INSTRUCTION = re.compile(r"^(\d+): \([0-9a-f]{2}\)", re.M)
-_NAMED = re.compile(r"\binsn (\d+)")
-
-
-def _refused(source: Source, program: Compiled, said: str, before: int) -> MeshError:
-    """What the verifier says, at the author's line of the instruction where it stopped."""
-    lines = [line for line in said.splitlines() if line and not line.startswith("processed ")]
-    last = lines[-1] if lines else "the verifier says nothing"
-    places = _NAMED.findall(last) or _INSTRUCTION.findall(said)
-    at = int(places[-1]) - before if places else 0
-    line, hint = program.line(at), _hint(last)
-    if at >= len(program.lines):
-        line, hint = None, "its verdict, or what it did to the stack, is not what the mesh can use"
-    return FunctionRefused(
-        f"the verifier: {last}", file=source.path, line=line, log=keep_log(source, said), hint=hint
-    )
-
-
-HINTS: Sequence[tuple[str, str]] = (
-    (r"map_value_or_null|invalid mem access", "is a look-up's result compared with NULL first?"),
-    (
-        r"invalid access to packet|outside of the packet",
-        "mesh_read() says whether there is as much of the packet",
-    ),
-    (r"infinite loop|back-edge|too (complex|large)", "loops are unrolled: #pragma unroll"),
-    (
-        r"prohibited for !root|leaks addr|pointer comparison",
-        "compute with values, no pointers",
-    ),
-    (r"invalid read from stack|uninit|!read_ok", "set it before it is read: struct x = {};"),
-    (r"stack", "at most 496 bytes of stack"),
-)
-
-
-def _hint(said: str) -> str:
-    return next((hint for pattern, hint in HINTS if re.search(pattern, said)), "")
+    return loaded(built.source, built.compiled, code, built.hook)

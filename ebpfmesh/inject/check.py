@@ -27,8 +27,15 @@ HELPERS = {
 AT = {
     "tc": ({26: "skb_load_bytes"}, {0: "len", 76: "data", 80: "data_end"}, {76, 80}),
     "xdp": ({188: "xdp_get_buff_len", 189: "xdp_load_bytes"}, {0: "data", 4: "data_end"}, {0, 4}),
+    "migration": ({}, {}, set()),
 }
 """Of a hook: helpers besides, fields of the context that may be read, which are pointers."""
+
+MIGRATION = "migration"
+"""In the place of a hook: a program that computes a map's new value of an old one."""
+
+COMPUTING = {number: HELPERS[number] for number in (1, 5, 7, 8, 118, 125, 160)}
+"""What that may call: look-ups, for what it is given, and what changes nothing."""
 
 LOAD_BYTES = (26, 189)
 FORBIDDEN = {
@@ -125,6 +132,8 @@ def _alone(
             return
         inside = code[at + 1].imm if at + 1 < len(code) else -1
         if one.src != i.PSEUDO_MAP_VALUE or not 0 <= inside < values.get(one.imm, 0):
+            if hook == MIGRATION:
+                raise Refused("a map, in a migration", at, "it is given an old value, and no more")
             raise Refused("a map that is not its own", at, "MESH_MAP declares one")
 
 
@@ -133,8 +142,9 @@ def _call(at: int, one: Instruction, hook: str) -> None:
         raise Refused("a call of another function", at, "make it static inline")
     if one.src:
         raise Refused("a call of a kernel function", at)
-    if one.imm not in HELPERS and one.imm not in AT[hook][0]:
-        name = FORBIDDEN.get(one.imm)
+    may = COMPUTING if hook == MIGRATION else HELPERS | AT[hook][0]
+    if one.imm not in may:
+        name = FORBIDDEN.get(one.imm) or HELPERS.get(one.imm)
         what = f"bpf_{name}()" if name else f"helper {one.imm}"
         raise Refused(f"{what} may not be called", at)
 

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
@@ -46,11 +46,16 @@ class Table:
 
 @dataclass(frozen=True)
 class Compiled:
-    """A program that nobody has checked, ``lines`` of the author's file by instruction."""
+    """A program that nobody has checked, ``lines`` of the author's file by instruction.
+
+    ``migrations`` are further programs, by the map of each MESH_MIGRATE; their two tables are not
+    the author's but of old and of new values (``source.MIGRATION``).
+    """
 
     instructions: bytes
     lines: tuple[int | None, ...]
     tables: tuple[Table, ...]
+    migrations: dict[str, "Compiled"] = field(default_factory=dict)
 
     def line(self, at: int) -> int | None:
         """Where in the author's file an instruction comes from."""
@@ -65,7 +70,7 @@ def compiled(source: Source, hook: str) -> Compiled:
     request = {
         "parent": os.getpid(),
         "text": assemble(source),
-        "entry": ENTRY,
+        "entries": [ENTRY, *(f"mesh_migration_{name}" for name in source.migrations)],
         "flags": FLAGS[hook],
     }
     code, answer, said = _run(json.dumps(request).encode())
@@ -154,24 +159,35 @@ def _compiled(source: Source, answer: dict[str, Any], said: str) -> Compiled:
     if answer["refused"]:
         line = _named_in(source, said) or source.line_of("BPF_TABLE_PINNED")
         raise source.refuse(f"it {answer['refused'][0]}", line)
-    code = bytes.fromhex(answer["instructions"])
-    if not code:
-        log = keep_log(source, said)
-        raise FunctionRefused("no program came out of it", file=source.path, line=None, log=log)
-    tables = []
+    tables = {}
     for one in answer["tables"]:
         if one["created"] is None:
             raise source.refuse(f"map {one['name']} is not its own", source.line_of(one["name"]))
         kind, key_size, value_size, entries, flags = one["created"]
         sizes = {"key_size": key_size, "value_size": value_size, "entries": entries}
-        tables.append(
-            Table(
-                one["name"], one["number"], kind, **sizes, flags=flags,
-                key=one["key"], value=one["value"],
-            )
+        tables[one["name"]] = Table(
+            one["name"], one["number"], kind, **sizes, flags=flags,
+            key=one["key"], value=one["value"],
         )  # fmt: skip
-    places = list(_places(source, answer["places"], said))
-    return Compiled(code, _lines(len(code) // 8, places), tuple(tables))
+    between = {
+        name: tuple(tables.pop(f"mesh_{side}_{name}") for side in ("old", "new"))
+        for name in source.migrations
+    }
+    (code, lines), *others = (_program(source, one, said) for one in answer["programs"])
+    further = zip(others, between.items(), strict=True)
+    migrations = {name: Compiled(*program, pair) for program, (name, pair) in further}
+    return Compiled(code, lines, tuple(tables.values()), migrations)
+
+
+def _program(
+    source: Source, answer: dict[str, Any], said: str
+) -> tuple[bytes, tuple[int | None, ...]]:
+    """Instructions, and the line of each."""
+    code = bytes.fromhex(answer["instructions"])
+    if not code:
+        log = keep_log(source, said)
+        raise FunctionRefused("no program came out of it", file=source.path, line=None, log=log)
+    return code, _lines(len(code) // 8, list(_places(source, answer["places"], said)))
 
 
 INLINE = "__attribute__((always_inline))"

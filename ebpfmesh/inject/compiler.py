@@ -111,7 +111,7 @@ def main() -> int:
         if answers.refused:
             sys.stderr.write(f"\nrefused: {answers.refused[0]}\n")
         return 1
-    json.dump(_read(lib, module, request["entry"].encode(), answers), sys.stdout)
+    json.dump(_read(lib, module, request["entries"], answers), sys.stdout)
     return 0
 
 
@@ -221,8 +221,8 @@ def _compile(lib: Any, request: dict[str, Any]) -> Any:
     return lib.bpf_module_create_c_from_string(text, REWRITTEN, given, len(flags), False, None)
 
 
-def _read(lib: Any, module: Any, entry: bytes, answers: Answers) -> dict[str, Any]:
-    """What came out: the program as BCC would load it, and the maps as it would create them."""
+def _read(lib: Any, module: Any, entries: list[str], answers: Answers) -> dict[str, Any]:
+    """What came out: programs as BCC would load them, and the maps as it would create them."""
     lib.bpf_table_name.restype = ctypes.c_char_p
     tables = []
     for index in range(lib.bpf_num_tables(module)):
@@ -237,15 +237,16 @@ def _read(lib: Any, module: Any, entry: bytes, answers: Answers) -> dict[str, An
                 "value": json.loads(lib.bpf_table_leaf_desc(module, name) or b"null"),
             }
         )
+    programs = [_program(lib, module, entry.encode(), answers) for entry in entries]
+    return {"programs": programs, "tables": tables, "refused": answers.refused}
+
+
+def _program(lib: Any, module: Any, entry: bytes, answers: Answers) -> dict[str, Any]:
+    answers.instructions = answers.lines = b""
     start, size = lib.bpf_function_start(module, entry), lib.bpf_function_size(module, entry)
     licence = lib.bpf_module_license(module)
     lib.bcc_func_load(module, 3, entry, start, size, licence, 0, 0, None, 0, None, 0)
-    return {
-        "instructions": answers.instructions.hex(),
-        "places": answers.places(),
-        "tables": tables,
-        "refused": answers.refused,
-    }
+    return {"instructions": answers.instructions.hex(), "places": answers.places()}
 
 
 if __name__ == "__main__":

@@ -23,7 +23,10 @@ in linux/net/bpf/test_run.c)."""
 COLD_ROUNDS = 3
 EVICT = 8 << 20  # bytes: more than the caches next to a core have
 NOTHING = encode([Instruction(0xB7), Instruction(EXIT)])  # r0 = 0; exit
-KINDS = {"tc": bpf.PROG_TYPE_SCHED_CLS, "xdp": bpf.PROG_TYPE_XDP}
+KINDS = {
+    "tc": bpf.PROG_TYPE_SCHED_CLS, "xdp": bpf.PROG_TYPE_XDP, "migration": bpf.PROG_TYPE_SCHED_CLS,
+}  # fmt: skip
+"""By hook; a migration meets no packet, and is run by us alone."""
 
 
 @dataclass(frozen=True)

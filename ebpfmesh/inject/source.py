@@ -31,7 +31,7 @@ INTEGERS = {
 }  # fmt: skip
 """Types of parameters: bits, and whether they have a sign."""
 
-DECLARATION = re.compile(r"\bMESH_(PARAMETER|COUNTER|REASON|TARGET|MAP|RING|FUNCTION)\b")
+DECLARATION = re.compile(r"\bMESH_(PARAMETER|COUNTER|REASON|TARGET|MAP|RING|MIGRATE|FUNCTION)\b")
 KINDS = ("hash", "lru_hash", "array", "percpu_hash", "percpu_array", "lru_percpu_hash")
 
 
@@ -51,7 +51,8 @@ class Source:
     """An author's file, and what it declares by the names and numbers there.
 
     ``counters``, ``reasons`` and ``targets`` have texts; ``maps`` the line of each declaration,
-    rings among them. Counters and parameters are in the order of their slots.
+    rings among them, and ``migrations`` that of each map's MESH_MIGRATE. Counters and parameters
+    are in the order of their slots.
     """
 
     path: Path
@@ -61,6 +62,7 @@ class Source:
     reasons: dict[int, str] = field(default_factory=dict)
     targets: dict[int, str] = field(default_factory=dict)
     maps: dict[str, int] = field(default_factory=dict)
+    migrations: dict[str, int] = field(default_factory=dict)
 
     @property
     def alias(self) -> str:
@@ -185,9 +187,7 @@ def _directive(source: Source, line: int, directive: str) -> None:
             raise source.refuse("no #pragma but unroll", line)
     elif word not in DIRECTIVES or (not word and directive):
         raise source.refuse(f"no #{word or directive[:20]}", line)
-    elif word == "define" and re.search(
-        r"\bMESH_(PARAMETER|COUNTER|REASON|TARGET|MAP|RING|FUNCTION)\b", directive
-    ):
+    elif word == "define" and DECLARATION.search(directive):
         raise source.refuse("declarations of a function stand in no macro", line)
 
 
@@ -201,11 +201,15 @@ _SHAPES = {
     "TARGET": (rf"{_NUMBER}\s*,\s*{_TEXT}\s*\)", 'MESH_TARGET(0, "cache")'),
     "MAP": (r"(\w+)\s*,\s*([A-Za-z]\w*)\s*,", "MESH_MAP(hash, flows, u32, u64, 1024)"),
     "RING": (r"([A-Za-z]\w*)\s*,", "MESH_RING(samples, 65536)"),
+    "MIGRATE": (r"([A-Za-z]\w*)\s*,\s*[A-Za-z_][\w\s]*,\s*[A-Za-z]\w*\s*,\s*[A-Za-z]\w*\s*\)\s*\{",
+                "MESH_MIGRATE(flows, struct flow_v1, old, new) { … return 1; }"),
 }  # fmt: skip
 
 
 def _declarations(source: Source, code: _Code) -> None:
-    for match in re.finditer(r"\bMESH_(PARAMETER|COUNTER|REASON|TARGET|MAP|RING)\b", code.bare):
+    for match in DECLARATION.finditer(code.bare):
+        if match[1] not in _SHAPES:
+            continue
         word, line = match[1], code.line(match.start())
         shape, example = _SHAPES[word]
         found = re.compile(rf"\s*\(\s*{shape}").match(code.text, match.end())
@@ -250,6 +254,14 @@ def _ring(source: Source, line: int, name: str) -> None:
     source.maps[name] = line
 
 
+def _migration(source: Source, line: int, name: str) -> None:
+    _once(source, line, name, source.migrations)
+    if name not in source.maps:
+        hint = f"MESH_MAP(…, {name}, …) stands before it"
+        raise source.refuse(f"there is no map {name} to migrate", line, hint)
+    source.migrations[name] = line
+
+
 _DECLARE: dict[str, Callable[..., None]] = {
     "PARAMETER": _parameter,
     "COUNTER": _counter,
@@ -257,6 +269,7 @@ _DECLARE: dict[str, Callable[..., None]] = {
     "TARGET": lambda source, line, *rest: _indexed(source, line, source.targets, *rest),
     "MAP": _map,
     "RING": _ring,
+    "MIGRATE": _migration,
 }
 
 
@@ -299,9 +312,38 @@ def assemble(source: Source) -> str:
             "\tmesh_view_packet(ctx, &view);",
             "\treturn mesh_author(&view);",
             "}",
+            *(MIGRATION.format(name=name) for name in source.migrations),
             "",
         ]
     )
+
+
+MIGRATION = """
+BPF_TABLE("array", __u32, mesh_old_type_{name}, mesh_old_{name}, 1);
+struct mesh_made_{name} {{
+	__u64 word;
+	mesh_new_type_{name} value;
+}};
+BPF_TABLE("array", __u32, struct mesh_made_{name}, mesh_new_{name}, 1);
+int mesh_migration_{name}(VIEW_CTX *ctx)
+{{
+	__u32 at = 0;
+	mesh_old_type_{name} *old;
+	struct mesh_made_{name} *made = mesh_new_{name}.lookup(&at);
+
+	if (!made)
+		return 0;
+	at = ++made->word;
+	old = mesh_old_{name}.lookup(&at);
+	made = mesh_new_{name}.lookup(&at);
+	if (old && made)
+		made->word = !!mesh_migrate_{name}(old, &made->value);
+	return 0;
+}}"""
+"""One more program out of the text: each run of it makes the next new value of an old one.
+
+Word 0 of the new ones counts the runs, those of the others say whether they are kept (``migrate``).
+"""
 
 
 IP = ("source", "destination", "version", "dscp", "ecn", "ttl")

@@ -55,6 +55,17 @@ def packet(name: str, *lines: str, why: str = "it writes to the packet", hook: s
     )  # fmt: skip
 
 
+def migration(name: str, *lines: str, why: str, before: str = "") -> Row:
+    """One that migrates a map: `old` is 8 bytes, `new` 16."""
+    text = (
+        before + "struct two { u64 a; u64 b; };\nMESH_MAP(hash, mine, u32, struct two, 4);\n"
+        "MESH_MIGRATE(mine, u64, old, new)\n{\n"
+    )
+    return Row(
+        name, text + "".join(f"\t{x}\n" for x in (*lines, "return 1;")) + "}\n" + body(), why
+    )
+
+
 CTX = "it writes to the packet's context"
 ASM = "#define CAT(a, b) a##b\n"
 """Assembly that the text does not show."""
@@ -214,6 +225,59 @@ HOSTILE = (
     Row("an old load", ASM + body('CAT(as, m) volatile("r6 = %0; r0 = *(u8 *)skb[14]" : : "r"(p->context)); //!'),
         "a load of the old kind"),
     Row("a file as code", ASM + body('CAT(as, m) volatile(".incbin \\"/etc/shadow\\"");'), "/etc/shadow"),
+    # What migrates a map's entries.
+    migration("migration: endless", "for (;;) //!", "\t;", why="infinite loop detected"),
+    migration("migration: endless, maybe", "u64 n = *old;", "while (n != 1)", "\tn = n * 3 + mesh_random(); //!",
+              "new->a = n;", why="the verifier"),
+    migration("migration: beyond the new value", "(&new->b)[1] = 1; //!",
+              why="outside of the allowed memory range"),
+    migration("migration: before the old value", "new->a = old[-1]; //!",
+              why="outside of the allowed memory range"),
+    migration("migration: where its number says", "((u64 *)new)[*old] = 1; //!", why="the verifier"),
+    migration("migration: at a number", "*(u64 *)*old = 1; //!", why="the verifier"),
+    migration("migration: its own map", "u32 key = 0;", "struct two *x = mine.lookup(&key); //!",
+              "new->a = x ? x->a : 0;", why="a map, in a migration"),
+    migration("migration: another map", "u32 key = 0;", "u64 *x = other.lookup(&key); //!",
+              "new->a = x ? *x : 0;", why="a map, in a migration",
+              before="MESH_MAP(array, other, u32, u64, 4);\n"),
+    migration("migration: writes a map", "u32 key = 0;", "other.update(&key, new); //!",
+              why="a map, in a migration", before="MESH_MAP(array, other, u32, u64, 4);\n"),
+    migration("migration: a descriptor", "u32 key = 0;",
+              "new->a = !!bpf_map_lookup_elem_((u64)bpf_pseudo_fd(1, 5), &key); //!",
+              why="a map, in a migration"),
+    migration("migration: a parameter", "new->a = mesh_get(limit);", why="a map, in a migration",
+              before='MESH_PARAMETER(u32, limit, 1, "limit");\n'),
+    migration("migration: counts", "mesh_count(seen);", why="a map, in a migration",
+              before='MESH_COUNTER(seen, "seen");\n'),
+    migration("migration: a ring", "u64 x = *old;", "out.ringbuf_output(&x, sizeof(x), 0); //!",
+              why="a map, in a migration", before="MESH_RING(out, 4096);\n"),
+    migration("migration: prints", 'bpf_trace_printk("%d", *old); //!',
+              why="bpf_trace_printk() may not be called"),
+    migration("migration: redirects", "bpf_redirect(1, 0); //!", why="bpf_redirect() may not be called"),
+    migration("migration: signals", "bpf_send_signal(9); //!", why="bpf_send_signal() may not be called"),
+    migration("migration: stack of 1 KB", "u64 x[128] = {};", "x[*old & 127] = 1;", "new->a = x[1];",
+              why="stack"),
+    migration("migration: an address", "new->a = (u64)old; //!", why="the verifier"),
+    migration("migration: instructions", "u64 n = *old;", "#pragma unroll",
+              "for (int i = 0; i < 3000; i++)", "\tn = (n ^ n >> 7) * 5; //!", "new->a = n;",
+              why="instructions, of 4096"),
+    migration("migration: assembly", 'CAT(as, m) volatile("call 9"); //!', before=ASM,
+              why="bpf_skb_store_bytes() may not be called"),
+    migration("migration: an error", "new->c = 1; //!", why="no member named 'c'"),
+    Row("migration of no map", "MESH_MIGRATE(gone, u64, old, new) //!\n{\n\treturn 1;\n}\n" + body(),
+        "there is no map gone to migrate"),
+    Row("migration of a ring", "MESH_RING(out, 4096);\n"
+        "MESH_MIGRATE(out, u64, old, new) //!\n{\n\treturn 1;\n}\n" + body(), "is a ringbuf"),
+    Row("migration of huge values", "struct huge { u8 x[1 << 24]; };\nMESH_MAP(hash, m, u32, u32, 4);\n"
+        "MESH_MIGRATE(m, struct huge, old, new) //!\n{\n\treturn 1;\n}\n" + body(),
+        "old values of 16777216 bytes are too large"),
+    Row("migration of nothing", "struct none {};\nMESH_MAP(hash, m, u32, u32, 4);\n"
+        "MESH_MIGRATE(m, struct none, old, new)\n{\n\treturn 1;\n}\n" + body(), "zero-sized leaf"),
+    Row("migration of what is not there", "#if 0\nMESH_MAP(hash, m, u32, u32, 4);\n"
+        "MESH_MIGRATE(m, u32, old, new)\n{\n\treturn 1;\n}\n#endif\n" + body(), "mesh_old_type_m"),
+    Row("migration of what is unaligned",
+        "struct wide { u64 x; } __attribute__((aligned(16)));\nMESH_MAP(hash, m, u32, struct wide, 4);\n"
+        "MESH_MIGRATE(m, u32, old, new) //!\n{\n\treturn 1;\n}\n" + body(), "aligned to 8 bytes"),
     # Texts.
     Row("assembly", body('asm volatile("r0 = 0"); //!'), "no assembly"),
     Row("a file", '#include "/etc/shadow" //!\n' + body(), "nothing is included"),

@@ -42,6 +42,39 @@ def test_declarations_are_read() -> None:
     assert found.maps == {"flows": 8, "out": 9}
 
 
+MAP = "MESH_MAP(hash, flows, u32, u64, 8);\n"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "MESH_MIGRATE(flows, u32, old, new) {",
+        "MESH_MIGRATE (flows,unsigned  int,a,b)\n{",
+        "MESH_MIGRATE(flows, struct flow_v1, old,\n\tnew) /* ; */ {",
+    ],
+)
+def test_migrations_are_read(text: str) -> None:
+    found = parse(FILE, HEAD + MAP + text + " return 1; }\n" + BODY)
+    assert found.migrations == {"flows": 3}
+    assert "int mesh_migration_flows(VIEW_CTX *ctx)" in assemble(found)
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        (MAP + "MESH_MIGRATE(other, u32, old, new) {}", "3: there is no map other to migrate"),
+        ("MESH_MIGRATE(flows, u32, old, new) {}\n" + MAP, "2: there is no map flows to migrate"),
+        (MAP + "MESH_MIGRATE(flows, u32, old) {}", "3: MESH_MIGRATE is read as it is written"),
+        (MAP + "MESH_MIGRATE(flows, u32 *, old, new) {}", "3: MESH_MIGRATE is read"),
+        (MAP + "MESH_MIGRATE(flows, u32, old, new);", "3: MESH_MIGRATE is read"),
+        (MAP + 2 * "MESH_MIGRATE(flows, u32, a, b) {}\n", "4: flows was declared before"),
+        ("#define X MESH_MIGRATE(flows, u32, a, b)", "2: declarations of a function stand in no"),
+    ],
+)
+def test_migrations_are_refused(text: str, why: str) -> None:
+    assert refused(HEAD + text + "\n" + BODY).startswith(why)
+
+
 @pytest.mark.parametrize(
     ("line", "why"),
     [
