@@ -8,6 +8,7 @@ Small and frozen, so that they can be written down before they are done, and und
 import abc
 import functools
 import json
+import re
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Protocol, Self
 
@@ -15,6 +16,7 @@ from pydantic import TypeAdapter
 
 from ebpfmesh.model import Function, Injection, Mesh, Policy, Rights, Service, Timeouts, ports_text
 
+_MIGRATION = re.compile(r"\bMESH_MIGRATE\s*\(\s*(\w+)\s*,([^,]*)")
 Object = Mesh | Timeouts | Function | Service | Policy | Injection | str
 
 
@@ -429,6 +431,7 @@ class SetInjection(Operation):
         parts += [f"at {old.at} → {new.at}"] if old.at != new.at else []
         parts += [f"{old.file} → {new.file}"] if old.file != new.file else []
         parts += ["text changed"] if old.source != new.source else []
+        parts += _migrations(old, new)
         parts += [f"place {old.rank + 1} → {new.rank + 1}"] if old.rank != new.rank else []
         if old.canary != new.canary:
             parts.append(f"canary {_share(old)} → {_share(new)}")
@@ -441,6 +444,16 @@ class SetInjection(Operation):
 def _share(injection: Injection) -> str:
     canary = injection.canary
     return f"{canary.share} % {canary.file}" if canary else "none"
+
+
+def _migrations(old: Injection, new: Injection) -> list[str]:
+    """The maps of which a text says how they migrate, where the one that runs does not."""
+    before, after = (set(_MIGRATION.findall(text)) for text in (old.source, _latest(new)))
+    return [f"MESH_MIGRATE of {name}" for name, _ in sorted(after - before)]
+
+
+def _latest(injection: Injection) -> str:
+    return injection.canary.source if injection.canary else injection.source
 
 
 def _or_own(value: int | None) -> str:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from ebpfmesh import _abi
+from ebpfmesh.apply import migrations
 from ebpfmesh.apply.held import Held
 from ebpfmesh.compile import compiled
 from ebpfmesh.compile.build import instructions
@@ -27,7 +28,6 @@ from ebpfmesh.inject.budget import Budget
 from ebpfmesh.inject.build import Built
 from ebpfmesh.inject.instructions import with_maps
 from ebpfmesh.inject.maps import Layout, OwnMap
-from ebpfmesh.inject.source import Source
 from ebpfmesh.kernel import bpf, private
 from ebpfmesh.kernel.programs import CHAIN_END
 from ebpfmesh.model import Function, Injection, suggest
@@ -53,6 +53,7 @@ class Chains:
         self._mesh = mesh
         self._record = mesh.record
         self._maps = mesh.control.maps
+        self._migrations = migrations.Migrations(mesh)
         self._changed = self._doubted = False
         self._new: set[str] = set()
         self._avoid: set[int] = set()
@@ -85,14 +86,17 @@ class Chains:
         """Ids of the program of an injection and of the one before it, 0: there is none."""
         if old is None:
             return self._build(injection, None), 0
+        running = self._record.program(old.program)
         if self._is(old.program, injection):
             return old.program, old.before
         if self._is(old.canary, injection):
             return old.canary, old.program
         if self._is(old.before, injection):
+            if (before := migrations.unfinished(running)) is not None:
+                return old.before, before if before in self._record.programs() else 0
             ran = any(old.program in chain for chain in self._record.chains())
             return old.before, old.program if ran else 0
-        return self._build(injection, self._record.program(old.program)), old.program
+        return self._build(injection, running, undo=old.before), old.program
 
     def _is(self, program: int, injection: Injection) -> bool:
         """Whether a program is of an injection's text."""
@@ -111,9 +115,16 @@ class Chains:
         return canary, self._build(chooser, None)
 
     def _build(
-        self, injection: Injection, older: ProgramRow | None, apart: Collection[str] = ()
+        self,
+        injection: Injection,
+        older: ProgramRow | None,
+        apart: Collection[str] = (),
+        undo: int = 0,
     ) -> int:
-        """A new program; maps that are the same as the older one's are shared, but for some."""
+        """A new program; maps that are the same as the older one's are shared, but for some.
+
+        Others migrate. ``undo`` is the program before the older one.
+        """
         text = source.parse(Path(injection.file), injection.source)
         with (
             self.opened(older) as found,
@@ -123,14 +134,18 @@ class Chains:
                 reuse={name: one for name, one in found.items() if name not in apart},
             ) as built,
         ):
-            _check_layouts(text, built, found)
-            number = self._record.new_program(injection, _dump(built))
+            there = {name: one.layout for name, one in found.items() if name not in OF_A_VERSION}
+            migrating = migrations.found(text, built, there)
+            state = {migrations.UNFINISHED: undo} if migrating else {}
+            number = self._record.new_program(injection, _dump(built) | state)
             directory = self._pins(number)
             shutil.rmtree(directory, ignore_errors=True)  # of a change that was cut short
             for one in (directory.parent, directory):
                 private.directory(one)
             for name, own in built.maps.items():
                 bpf.obj_pin(own.fd, directory / name)
+        if older and migrating:
+            self._migrations.add(older.id, number, migrating)
         return number
 
     def _budget(self, injection: Injection) -> Budget | None:
@@ -192,7 +207,10 @@ class Chains:
             for block in self._avoid:
                 self._record.free_block(block)
         self._write_programs()
-        self._write_heads(chains.wanted(self._record))
+        wanted = chains.wanted(self._record)
+        blocks = self._made(wanted)
+        self._migrations.copy()
+        self._write_heads(wanted, blocks)
 
     def _renew(self) -> None:
         """Compile again what has lost its maps; they begin empty. A canary that did is over."""
@@ -217,7 +235,8 @@ class Chains:
     def write(self, row: FunctionRow) -> None:
         """Have the packets of a function meet what is injected, before there are any."""
         if self._record.injects:
-            self._write_heads({row.id: chains.of(self._record.injections(), row.function)})
+            wanted = {row.id: chains.of(self._record.injections(), row.function)}
+            self._write_heads(wanted, self._made(wanted))
             self._changed |= self._is_target(row.function.name)
 
     def leave(self, function: Function) -> None:
@@ -233,11 +252,15 @@ class Chains:
         programs = (self._record.program(number) for number in numbers)
         return any(function in one.compiled["targets"].values() for one in programs)
 
-    def _write_heads(self, wanted: Mapping[int, Both]) -> None:
+    def _made(self, wanted: Mapping[int, Both]) -> dict[Chain, int]:
+        """The blocks of all chains, those of new ones among them."""
         blocks = self._record.chains()
         for chain in {one for both in wanted.values() for one in (both.egress, both.ingress)}:
             if chain and chain not in blocks:
                 blocks[chain] = self._make(chain)
+        return blocks
+
+    def _write_heads(self, wanted: Mapping[int, Both], blocks: dict[Chain, int]) -> None:
         for function, both in wanted.items():
             key, heads = ctypes.c_uint32(function), both.heads(blocks)
             row = self._maps["mesh_chain"].get(key)
@@ -329,11 +352,12 @@ class Chains:
                 for one in (both.egress, both.ingress)}  # fmt: skip
         idle = {chain: block for chain, block in self._record.chains().items() if chain not in used}
         gone = set(self._record.programs()).difference(*(row.programs for row in rows))
-        if not (idle or gone or self._doubted):
+        if not (idle or gone or self._doubted or self._migrations.some):
             self._changed = False
             return
         self._mesh.step("grace period")
         bpf.grace_period()
+        self._migrations.finish()
         for chain, block in idle.items():
             self._clear(place.slot for place in chains.places(block, chain))
             self._record.free_block(block)
@@ -376,17 +400,6 @@ def _dump(built: Built) -> dict[str, Any]:
         "targets": text.targets,
         "figures": asdict(built.figures),
     }
-
-
-def _check_layouts(text: Source, built: Built, older: Mapping[str, OwnMap]) -> None:
-    """Raise FunctionRefused if a map would lose what it has: its layout is another one."""
-    for name in (built.maps.keys() & older.keys()) - set(OF_A_VERSION):
-        if built.maps[name].layout != older[name].layout:
-            raise text.refuse(
-                f"map {name} has another layout than the one that is there",
-                text.maps.get(name),
-                "call it otherwise, and it begins empty; or eject the function and inject it anew",
-            )
 
 
 def _check_parameters(injection: Injection, compiled: dict[str, Any]) -> None:

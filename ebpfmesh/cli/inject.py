@@ -198,8 +198,10 @@ def swap(
 ) -> None:
     """Put FILE in the place of what is injected as NAME; no packet is lost, none meets both.
 
-    Maps with the same name and layout are shared, so that it goes on with what the other knew. The
-    other is kept: `rollback NAME` brings it back.
+    Maps with the same name and layout are shared, so that it goes on with what the other knew. One
+    of another layout is refused, unless FILE says by MESH_MIGRATE how a value becomes a new one:
+    then the entries are converted right before the flip. Other names begin empty. The other is
+    kept: `rollback NAME` brings it back.
 
     With --canary both run, and count for themselves: `show canary NAME` compares them, `promote`
     and `rollback` decide. With --for this command waits and decides by itself: FILE is rolled back
@@ -271,8 +273,9 @@ def promote(name: str) -> None:
 def rollback(name: str) -> None:
     """Put back what was injected as NAME before the last swap; once more undoes that.
 
-    It has the maps it had: those it shares go on, its own are as it left them. Of a NAME with a
-    canary, the canary goes and nothing else changes.
+    It has the maps it had: those that both share go on, with what both wrote; its own, those from
+    which entries migrated among them, are as it left them. What packets changed since in migrated
+    entries is not in those. Of a NAME with a canary, the canary goes and nothing else changes.
     """
     from ebpfmesh import apply
 

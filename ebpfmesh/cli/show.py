@@ -496,6 +496,9 @@ def _tell_injected(row: "Injected") -> None:
                            ("dropped", row.refused)):  # fmt: skip
         for key, value in numbers.items():
             output.echo(f"{title:<10} {key} = {number(value)}  {row.texts.get(key, '')}".rstrip())
+    for key, found in row.migrated.items():
+        words = (f"{number(value)} {what.replace('_', ' ')}" for what, value in found.items())
+        output.echo(f"{'migrated':<10} {key}: {', '.join(words)}")
 
 
 @show.command("mesh", examples=_examples("mesh", "ebpfmesh show mesh --json | grep memory"))

@@ -20,7 +20,9 @@ class Injected:
     """One program, and what is known of it; ``before``: there is one to go back to.
 
     ``refused`` are packets that it dropped, by its own reasons. Times are nanoseconds a packet,
-    above those of a program that does nothing, when it was compiled.
+    above those of a program that does nothing, when it was compiled. ``migrated`` is, by map, how
+    many entries of the version before were kept and left out, how many came meanwhile, and those
+    of them that were lost.
     """
 
     name: str
@@ -35,6 +37,7 @@ class Injected:
     refused: dict[str, int]
     texts: dict[str, str]
     maps: dict[str, int]
+    migrated: dict[str, dict[str, int]]
     instructions: int
     verified: int
     ns_median: float
@@ -60,6 +63,7 @@ def read_injected(view: View) -> Iterator[Injected]:
             texts=compiled["counters"]
             | {name: text for name, _, _, text in compiled["parameters"]},
             maps={name: layout["entries"] for name, (_, layout) in compiled["maps"].items()},
+            migrated=compiled.get("migrated", {}),
             instructions=figures["instructions"],
             verified=figures["verified"],
             ns_median=figures["ns_median"],

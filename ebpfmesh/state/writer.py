@@ -222,6 +222,11 @@ class Writer(Record):
             self._db.execute("INSERT INTO program VALUES (?, ?, ?)", values)
         return number
 
+    def put_compiled(self, number: int, compiled: Mapping[str, Any]) -> None:
+        """Write down what there is to know of a program."""
+        about = (json.dumps(compiled), number)
+        self._db.execute("UPDATE program SET compiled = ? WHERE id = ?", about)
+
     def delete_program(self, number: int) -> None:
         """Forget a program."""
         self._db.execute("DELETE FROM program WHERE id = ?", (number,))

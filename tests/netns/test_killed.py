@@ -95,6 +95,12 @@ def older() -> None:
         live.record.set_build("older")
 
 
+def narrow() -> None:
+    """What is injected was never another one: a swap migrates, and is no rollback."""
+    apply.up(mesh())
+    apply.up(injected(mesh(), NARROW))
+
+
 class Change(NamedTuple):
     """``up`` from one mesh to another, or from nothing."""
 
@@ -121,6 +127,12 @@ MESH_FUNCTION(p)
 """
 COUNT = PASS.replace("MESH_FUNCTION", 'MESH_COUNTER(seen, "packets");\nMESH_FUNCTION').replace(
     "return", "mesh_count(seen);\n\treturn"
+)
+NARROW = COUNT.replace("MESH_FUNCTION", "MESH_MAP(array, total, u32, u32, 4);\nMESH_FUNCTION")
+WIDE = COUNT.replace(
+    "MESH_FUNCTION",
+    "MESH_MAP(array, total, u32, u64, 4);\n"
+    "MESH_MIGRATE(total, u32, old, new) { *new = *old; return 1; }\nMESH_FUNCTION",
 )
 MINE, YOURS, D_0 = C.format(tenant="one"), C.format(tenant="two"), service("web", 1, "d-0")
 OUTSIDE = RULE.format(to="outside:192.0.2.0/24", action="deny")
@@ -151,13 +163,16 @@ CHANGES = {
     "add-policy": Change(mesh(), mesh(OUTSIDE)),
     "remove-policy": Change(mesh(OUTSIDE), mesh()),
     "set-injection": Change(injected(mesh(), PASS), injected(mesh(), COUNT)),
+    "set-injection, which migrates": Change(
+        injected(mesh(), NARROW), injected(mesh(), WIDE), narrow
+    ),
     "remove-injection": Change(injected(mesh(), PASS), mesh()),
 }
-"""For each kind of operation a change that has one."""
+"""For each kind of operation a change that has one, or several."""
 
 
 def test_each_kind_of_operation_is_killed() -> None:
-    assert CHANGES.keys() == KINDS.keys()
+    assert {name.partition(",")[0] for name in CHANGES} == KINDS.keys()
 
 
 @pytest.fixture(autouse=True)
@@ -186,7 +201,7 @@ def talking(wanted: Mesh) -> Iterator[Callable[[], bool]]:
 
 @pytest.mark.parametrize("kind", CHANGES)
 def test_killed_at_each_step(kind: str) -> None:
-    killed(CHANGES[kind], {kind})
+    killed(CHANGES[kind], {kind.partition(",")[0]})
 
 
 def test_a_change_of_many_kinds_killed_at_each_step() -> None:
