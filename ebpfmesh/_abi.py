@@ -8,7 +8,7 @@ from typing import Final, NamedTuple
 be16 = c_uint16.__ctype_be__
 be32 = c_uint32.__ctype_be__
 
-ABI: Final = 0xae083e5
+ABI: Final = 0x75b2591
 MEANING: Final = 1
 GATEWAY4: Final = 0xa9fe0101
 GATEWAY6_FIRST: Final = 0xfe800000
@@ -204,6 +204,7 @@ class InjectedVerdict(IntEnum):
     DSCP = 4032
     SET_DSCP = 4096
     SET_CE = 8192
+    WRITE = 16384
 
 
 class InjectedAction(IntEnum):
@@ -212,6 +213,24 @@ class InjectedAction(IntEnum):
     NEXT = 0
     DROP = 1
     REDIRECT = 2
+
+
+class Stack(IntEnum):
+    """enum mesh_stack."""
+
+    CONTEXT = 512
+    LOAD = 504
+    WRITE = 496
+    AUTHOR = 480
+
+
+class Unwritten(IntEnum):
+    """enum mesh_unwritten."""
+
+    PAYLOAD = 16
+    BOUNDS = 17
+    SEGMENTS = 18
+    MEMORY = 19
 
 
 class Count(IntEnum):

@@ -44,6 +44,8 @@ PREFIXES = {
     "mesh_chain_word": "MESH_CHAIN_",
     "mesh_injected_verdict": "MESH_VERDICT_",
     "mesh_injected_action": "MESH_ACT_",
+    "mesh_stack": "MESH_STACK_",
+    "mesh_unwritten": "MESH_UNWRITTEN_",
     "mesh_iface_kind": "MESH_IFACE_",
 }
 # A map becomes a variable whose type and initialiser carry its row through the parser.

@@ -30,6 +30,7 @@ MESH_REASON(0, "longer than its limit");
  *     mesh_next()          on its way                  mesh_set_dscp(verdict, 46)  and so marked
  *     mesh_drop(0)         gone, for reason 0          mesh_mark_ce(verdict)       and so marked
  *     mesh_redirect(0)     to MESH_TARGET(0, "name")
+ *     mesh_write(verdict, 4, 0x0a0b, 2)    and 0a 0b put into the fifth and sixth byte of its payload
  */
 MESH_FUNCTION(p)
 {

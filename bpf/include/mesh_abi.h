@@ -236,9 +236,32 @@ enum mesh_injected_verdict {
 	MESH_VERDICT_DSCP = 0xfc0,
 	MESH_VERDICT_SET_DSCP = 0x1000,
 	MESH_VERDICT_SET_CE = 0x2000, /* where the sender understands it (RFC 3168) */
+	MESH_VERDICT_WRITE = 0x4000,  /* into the payload, what is at MESH_STACK_WRITE */
 };
 
 enum mesh_injected_action { MESH_ACT_NEXT, MESH_ACT_DROP, MESH_ACT_REDIRECT };
+
+/*
+ * The end of an injected program's stack, which is ours: bytes below its top where a place begins.
+ * Checkers let an author write none of it but the four words of a write, one by one.
+ */
+enum mesh_stack {
+	MESH_STACK_CONTEXT = 512, /* kept around the author's instructions */
+	MESH_STACK_LOAD = 504,	  /* view_load() */
+	MESH_STACK_WRITE = 496,	  /* a write's value, low word and high word, offset, bytes */
+	MESH_STACK_AUTHOR = 480,  /* from here on the author's */
+};
+
+/*
+ * Why a payload was not written to: mesh_injected_key.index, behind the numbers of reasons to drop.
+ * The packet went on as it was.
+ */
+enum mesh_unwritten {
+	MESH_UNWRITTEN_PAYLOAD = 16, /* no whole header of TCP, UDP or an echo to have one behind */
+	MESH_UNWRITTEN_BOUNDS,	     /* not within the payload, or not 1 to 8 bytes */
+	MESH_UNWRITTEN_SEGMENTS, /* GSO: several datagrams, or behind the first segment of TCP */
+	MESH_UNWRITTEN_MEMORY,	 /* the kernel had none for a copy */
+};
 
 /* What is counted for `doctor`. */
 enum mesh_count {
@@ -490,7 +513,8 @@ struct mesh_injected_key {
 };
 _Static_assert(sizeof(struct mesh_injected_key) == 4, "padding");
 
-/* What an injected program dropped for one reason: how often, and the packets, GSO ones by segment. */
+/* What an injected program dropped for one reason, or could not write to: how often, and the packets, GSO
+ * ones by segment. */
 struct mesh_refused {
 	__u64 times;
 	__u64 packets;

@@ -64,6 +64,35 @@ HOT __u32 mesh_mark_ce(__u32 verdict)
 	return verdict | MESH_VERDICT_SET_CE;
 }
 
+/*
+ * The same verdict, and put the low `bytes` bytes of `value`, 1 to 8, in network order at `offset` of
+ * the payload: p->payload + offset is the first, so mesh_write(verdict, 4, 0x0a0b, 2) makes the fifth
+ * byte of the payload 0x0a and the sixth 0x0b. Checksums are kept right. One write for each packet;
+ * the last one asked for counts.
+ *
+ * Nothing is written, and the packet goes on as it is, and `show injected` counts it as not written,
+ *   where it has no payload: other protocols than TCP, UDP and echoes, later fragments;
+ *   where the bytes are not all within the payload (of this fragment, if it is one);
+ *   in packets of UDP that GSO has yet to cut, which are several datagrams; and in those of TCP behind
+ *   their first segment.
+ * TCP is a stream: what you look for may begin in one packet and end in the next, and comes again, cut
+ * elsewhere, where a packet was lost. Write what is the same whenever the same bytes come by.
+ */
+HOT __u32 mesh_write(__u32 verdict, __u32 offset, __u64 value, __u32 bytes)
+{
+	__u64 high = value >> 32;
+
+	asm volatile("*(u32 *)(r10 - %4) = %0\n\t"
+		     "*(u32 *)(r10 - %5) = %1\n\t"
+		     "*(u32 *)(r10 - %6) = %2\n\t"
+		     "*(u32 *)(r10 - %7) = %3"
+		     :
+		     : "r"(value), "r"(high), "r"((__u64)offset), "r"((__u64)bytes),
+		       "i"(MESH_STACK_WRITE), "i"(MESH_STACK_WRITE - 4), "i"(MESH_STACK_WRITE - 8),
+		       "i"(MESH_STACK_WRITE - 12));
+	return verdict | MESH_VERDICT_WRITE;
+}
+
 #define MESH_REASON(n, text)                                                 \
 	_Static_assert((n) < 16 && sizeof(text) > 1, "a number below 16, a " \
 						     "text")

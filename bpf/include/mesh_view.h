@@ -54,6 +54,7 @@ struct mesh_view {
 	__u8 icmp_code;
 	__u16 source_port; /* of TCP and UDP */
 	__u16 destination_port;
+	__u32 transport;      /* where the transport's header begins; 0: none */
 	__u32 payload;	      /* where the data behind the transport's header begins; 0: none */
 	__u32 payload_length; /* of what GSO has yet to cut: of all segments */
 #endif
@@ -84,9 +85,21 @@ HOT __u32 view_length(VIEW_CTX *ctx)
 
 #ifdef MESH_VIEW_IP
 #ifdef MESH_VIEW_TRANSPORT
+#ifdef MESH_VIEW_OURS
 /*
- * Eight bytes of the packet, in host order; 0 if they are not there. They go through a place of the
- * stack that no author has (RESERVED in ebpfmesh/inject/instructions.py).
+ * Eight bytes of the packet, in host order; 0 if they are not there. Our own programs want every
+ * field, and BCC reads them once for the host, which knows no such registers as below.
+ */
+HOT __u64 view_load(VIEW_CTX *ctx, __u64 offset)
+{
+	__u64 bytes;
+
+	return bpf_skb_load_bytes(ctx, offset, &bytes, sizeof(bytes)) ? 0 : bpf_ntohll(bytes);
+}
+#else
+/*
+ * The same by assembly, which is left out where nobody asks for what comes of it. It goes through a
+ * place of the stack that no author has (enum mesh_stack).
  */
 HOT __u64 view_load(VIEW_CTX *ctx, __u64 offset)
 {
@@ -95,17 +108,18 @@ HOT __u64 view_load(VIEW_CTX *ctx, __u64 offset)
 	asm("r1 = %1\n\t"
 	    "r2 = %2\n\t"
 	    "r3 = r10\n\t"
-	    "r3 += -504\n\t"
+	    "r3 += %3\n\t"
 	    "r4 = 8\n\t"
 	    "call " VIEW_LOAD_BYTES "\n\t"
-	    "%0 = *(u64 *)(r10 - 504)\n\t"
+	    "%0 = *(u64 *)(r10 - %4)\n\t"
 	    "if r0 == 0 goto +1\n\t"
 	    "%0 = 0"
 	    : "=&r"(bytes)
-	    : "r"(ctx), "r"(offset)
+	    : "r"(ctx), "r"(offset), "i"(-MESH_STACK_LOAD), "i"(MESH_STACK_LOAD)
 	    : "r0", "r1", "r2", "r3", "r4", "r5");
 	return bpf_ntohll(bytes);
 }
+#endif
 
 /* The same at a place that is known when this is compiled; `data` and `end` are the packet's. */
 HOT __u64 view_load_at(VIEW_CTX *ctx, void *data, void *end, __u32 offset)
@@ -127,6 +141,7 @@ HOT void view_transport(struct mesh_view *p, __u32 at, __u32 length, __u64 first
 		return;
 	if (header < (p->protocol == IPPROTO_TCP ? 20 : 8) || header > length)
 		return;
+	p->transport = at;
 	p->payload = at + header;
 	p->payload_length = length - header;
 	if (p->protocol == IPPROTO_ICMP || p->protocol == IPPROTO_ICMPV6) {

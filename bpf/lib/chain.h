@@ -154,6 +154,15 @@ HOT void chain_tell(CTX *ctx, const struct mesh_config *config)
 	j->verdict.event = 0;
 }
 
+HOT void chain_count(CTX *ctx, struct mesh_refused *row)
+{
+	if (!row)
+		return;
+	row->times++;
+	row->packets += context_packets(ctx);
+	row->bytes += context_length(ctx);
+}
+
 /* Count what a program dropped, by its own reason too. */
 HOT int chain_refuse(CTX *ctx, __u32 verdict)
 {
@@ -162,16 +171,11 @@ HOT int chain_refuse(CTX *ctx, __u32 verdict)
 		.index = (verdict & MESH_VERDICT_INDEX) >> 2,
 	};
 	struct mesh_config *config = mesh_config_get();
-	struct mesh_refused none = {}, *drop;
+	struct mesh_refused none = {};
 
 	if (config)
 		chain_tell(ctx, config);
-	drop = mesh_refused.lookup_or_try_init(&key, &none);
-	if (drop) {
-		drop->times++;
-		drop->packets += context_packets(ctx);
-		drop->bytes += context_length(ctx);
-	}
+	chain_count(ctx, mesh_refused.lookup_or_try_init(&key, &none));
 	return chain_drop(ctx, MESH_INJECTED);
 }
 

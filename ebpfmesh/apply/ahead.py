@@ -14,7 +14,7 @@ from ebpfmesh.errors import MeshError, UsageError
 from ebpfmesh.kernel import netns, sockets
 from ebpfmesh.kernel.maps import create_maps
 from ebpfmesh.kernel.pins import Pins
-from ebpfmesh.kernel.programs import ALWAYS, CHAIN_END, MESH, Program, by_file
+from ebpfmesh.kernel.programs import ALWAYS, CHAIN_ENDS, MESH, Program, by_file
 from ebpfmesh.model import Limits
 
 
@@ -55,7 +55,7 @@ def compile_ahead(on_step: OnStep = quiet) -> tuple[Path, list[str]]:
 
 def _lacking(*, count_flows: bool) -> dict[str, Sequence[Program]]:
     """The files of bpf/ whose programs are not all kept."""
-    wanted = by_file((*(MESH if sockets.supported() else ALWAYS), CHAIN_END))
+    wanted = by_file((*(MESH if sockets.supported() else ALWAYS), *CHAIN_ENDS))
     return {
         file: programs
         for file, programs in wanted.items()
@@ -69,10 +69,9 @@ def _compile(sources: dict[str, Sequence[Program]], *, count_flows: bool) -> Non
     own = Pins("counting" if count_flows else "ahead")
     own.create()
     create_maps(own, Limits(), count_flows=count_flows)
-    load_sources(own, {file: some for file, some in sources.items() if file != CHAIN_END.file})
-    if CHAIN_END.file in sources:
-        instructions(
-            bpf_dir() / CHAIN_END.file,
-            CHAIN_END.name,
-            defines=compiled.defines(own.maps, count_flows=count_flows),
-        )
+    ends = {program.file for program in CHAIN_ENDS}
+    load_sources(own, {file: some for file, some in sources.items() if file not in ends})
+    defines = compiled.defines(own.maps, count_flows=count_flows)
+    for file in ends & sources.keys():
+        for program in sources[file]:
+            instructions(bpf_dir() / file, program.name, defines=defines)

@@ -8,7 +8,6 @@ functions flip to them, one update each. What nothing leads to any more goes a g
 
 import contextlib
 import ctypes
-import functools
 import shutil
 import struct
 from collections.abc import Collection, Iterable, Iterator, Mapping
@@ -29,7 +28,7 @@ from ebpfmesh.inject.build import Built
 from ebpfmesh.inject.instructions import with_maps
 from ebpfmesh.inject.maps import Layout, OwnMap
 from ebpfmesh.kernel import bpf, private
-from ebpfmesh.kernel.programs import CHAIN_END
+from ebpfmesh.kernel.programs import Program
 from ebpfmesh.model import Function, Injection, suggest
 from ebpfmesh.state import chains
 from ebpfmesh.state.chains import Both, Place
@@ -57,6 +56,7 @@ class Chains:
         self._changed = self._doubted = False
         self._new: set[str] = set()
         self._avoid: set[int] = set()
+        self._ends: dict[str, bytes] = {}
 
     def doubt(self) -> None:
         """Have all be drawn anew: something may be wrong with what is there."""
@@ -287,7 +287,8 @@ class Chains:
         program = self._record.program(place.program)
         with self.opened(program) as own:
             numbers = {one.number: one.fd.fileno() for one in own.values()}
-            author, end = with_maps(bytes.fromhex(program.compiled["code"]), numbers), self._end
+            author = with_maps(bytes.fromhex(program.compiled["code"]), numbers)
+            end = self._end(compose.end_of(author))
             where: dict[str, int] = {"chain": table.fd.fileno()}
             if place.sides:
                 stable, canary = place.sides
@@ -299,15 +300,16 @@ class Chains:
             with bpf.prog_load(bpf.PROG_TYPE_SCHED_CLS, name, code) as loaded:
                 table.set(ctypes.c_uint32(place.slot), ctypes.c_uint32(loaded.fileno()))
 
-    @functools.cached_property
-    def _end(self) -> bytes:
-        """What stands behind every program; the maps that it names are open as long as the mesh."""
-        pins = self._mesh.pins.maps
-        defines = compiled.defines(pins, count_flows=self._maps.count_flows)
-        code, named = instructions(bpf_dir() / CHAIN_END.file, CHAIN_END.name, defines=defines)
-        for one in named:
-            self._mesh.until_closed.enter_context(one)
-        return code
+    def _end(self, which: Program) -> bytes:
+        """What stands behind a program; the maps that it names are open as long as the mesh."""
+        if which.name not in self._ends:
+            pins = self._mesh.pins.maps
+            defines = compiled.defines(pins, count_flows=self._maps.count_flows)
+            code, named = instructions(bpf_dir() / which.file, which.name, defines=defines)
+            for one in named:
+                self._mesh.until_closed.enter_context(one)
+            self._ends[which.name] = code
+        return self._ends[which.name]
 
     def _write_programs(self) -> None:
         """Parameters and targets of all programs that are injected."""

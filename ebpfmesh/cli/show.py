@@ -493,7 +493,7 @@ def _tell_injected(row: "Injected") -> None:
     ):
         output.echo(f"{title:<10} {text}")
     for title, numbers in (("parameter", row.parameters), ("counter", row.counters),
-                           ("dropped", row.refused)):  # fmt: skip
+                           ("dropped", row.refused), ("unwritten", row.unwritten)):  # fmt: skip
         for key, value in numbers.items():
             output.echo(f"{title:<10} {key} = {number(value)}  {row.texts.get(key, '')}".rstrip())
     for key, found in row.migrated.items():

@@ -8,11 +8,16 @@ into the packet. It may take a number for such a pointer, never the other way ro
 the packet is one to the verifier only if it was made in one of the ways that are followed here
 (adjust_ptr_min_max_vals() and check_mem_access() in linux/kernel/bpf/verifier.c, Linux 6.18), and
 a store through anything else it refuses itself.
+
+Of the stack's end (enum mesh_stack) only mesh_write()'s words may be stored to, 32 bits at a time:
+that is no place for a pointer, which the verifier has spilled as a whole or not at all
+(check_stack_write_fixed_off(), there).
 """
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from ebpfmesh._abi import Stack
 from ebpfmesh.inject import instructions as i
 from ebpfmesh.inject.instructions import Instruction
 
@@ -55,7 +60,7 @@ CONTEXT, PACKET, FRAME, OTHER = 1, 2, 4, 8
 ATOMIC = 0xC0
 ATOMIC_CODES = {0xC3, 0xDB}
 ATOMICS = {0x00, 0x40, 0x50, 0xA0, 0x01, 0x41, 0x51, 0xA1, 0xE1, 0xF1}
-STACK = 512 - i.RESERVED  # bytes of the author's
+STACK = Stack.AUTHOR.value  # bytes of the author's
 SLOT = 8
 
 
@@ -289,7 +294,7 @@ class _Flow:
         if base.at is None:
             return Value(OTHER | _all(state.slots.values()))
         place = base.at + one.offset
-        if -512 <= place < -512 + SLOT:
+        if -Stack.CONTEXT <= place < -Stack.LOAD:
             raise Refused("it reads what the mesh keeps on the stack", at)
         held = [state.slots.get(slot, NUMBER) for slot in _slots(place, width)]
         return held[0] if len(held) == 1 and width == SLOT else Value(_all(held))
@@ -321,7 +326,7 @@ class _Flow:
                 raise Refused("it stores a pointer somewhere on the stack", at)
             return
         place, width = base.at + one.offset, _width(one)
-        if place < -STACK:
+        if place < -STACK and not one.asks_to_write:
             raise Refused(f"more than {STACK} bytes of stack", at)
         for slot in _slots(place, width):
             whole = width == SLOT and place % SLOT == 0 and one.code & 0xE0 != ATOMIC
@@ -332,7 +337,7 @@ class _Flow:
         if one.imm in LOAD_BYTES:
             if to.what & (CONTEXT | PACKET):
                 raise Refused("it writes to the packet", at)
-            if to.at is not None and to.at < -STACK and to.at != -512 + SLOT:
+            if to.at is not None and to.at < -STACK and to.at != -Stack.LOAD:
                 raise Refused(f"more than {STACK} bytes of stack", at)
         for number in range(6):
             state.registers[number] = NUMBER if number == 0 else NOTHING

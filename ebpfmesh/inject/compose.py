@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: BSD-2-Clause
 """What the kernel gets for an injected program: the author's instructions between ours.
 
-    keep the context
+    keep the context; clear the place of mesh_write(), where the author's have that
     the author's, which end in a verdict and nowhere else
     passed on, and not the last of its chain? a tail call to the next
-    else verdict, id and place into cb[], and on to mesh_chain_end (bpf/mesh_chain.c)
+    else verdict, id and place into cb[], and on to mesh_chain_end (bpf/mesh_chain.c), or
+    mesh_chain_write where the author's have mesh_write()
 
 The author's part needs no trust for that: where it spoils what is kept, the verifier refuses the
 whole. The place is a constant, since a tail call to one is a jump (and four times as fast as one
@@ -15,6 +16,8 @@ import struct
 
 from ebpfmesh import _abi
 from ebpfmesh.errors import UsageError
+from ebpfmesh.inject.instructions import may_write
+from ebpfmesh.kernel.programs import CHAIN_END, CHAIN_WRITE, Program
 
 INSTRUCTION = 8  # bytes
 CB = 48  # offset of cb[] in struct __sk_buff
@@ -22,14 +25,19 @@ R0, R1, R2, R3, R10 = 0, 1, 2, 3, 10
 LD_IMM64, PSEUDO_MAP_FD = 0x18, 1
 CALL, EXIT, JA = 0x85, 0x95, 0x05
 TAIL_CALL = 12  # enum bpf_func_id in linux/include/uapi/linux/bpf.h
-KEPT = -512  # where on the stack the context is: the author's grows down to there
+KEPT = -_abi.Stack.CONTEXT  # where on the stack the context is: the author's grows down to there
 ID_SHIFT = 16
+
+
+def end_of(author: bytes) -> Program:
+    """What must stand behind an author's instructions: where they may write, what does that."""
+    return CHAIN_WRITE if may_write(author) else CHAIN_END
 
 
 def compose(author: bytes, end: bytes, *, number: int, following: int, chain: int) -> bytes:
     """One program of a chain.
 
-    ``author`` are its instructions, ``end`` those of mesh_chain_end, ``number`` its id,
+    ``author`` are its instructions, ``end`` those of ``end_of`` them, ``number`` its id,
     ``following`` the slot of the next one in mesh_injected, 0: there is none, and ``chain`` a
     descriptor of that map. Raises UsageError if the author's are more than a jump can cross.
     """
@@ -58,8 +66,19 @@ def _framed(author: bytes, onward: bytes, number: int, following: int, end: byte
     if count > 0x7FFF:
         hint = "a program has at most 32767"
         raise UsageError(f"{count} instructions are too many", hint=hint)
+    return _prologue(author) + _without_exits(author) + onward + _tell(number, following) + end
+
+
+def _prologue(author: bytes) -> bytes:
+    """Keep the context; clear what mesh_write() stores, or somebody else's may be read there."""
+    places = range(-_abi.Stack.WRITE, -_abi.Stack.AUTHOR, 8) if may_write(author) else ()
     kept = _op(0x7B, R10, R1, KEPT)  # *(u64 *)(r10 + KEPT) = r1
-    return kept + _without_exits(author) + onward + _tell(number, following) + end
+    return kept + b"".join(_op(0x7A, R10, 0, place) for place in places)  # = 0
+
+
+def prologue(author: bytes) -> int:
+    """How many instructions of ours stand before the author's."""
+    return len(_prologue(author)) // INSTRUCTION
 
 
 def _without_exits(author: bytes) -> bytes:

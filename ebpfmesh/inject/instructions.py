@@ -8,12 +8,16 @@ import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from ebpfmesh._abi import Stack
+
 SIZE = 8  # bytes
-RESERVED = 16  # bytes at the end of the stack that no author has: compose.KEPT, view_load()'s
+WRITE_WORDS = range(-Stack.WRITE, -Stack.AUTHOR, 4)
+"""Where mesh_write() stores, below the top of the stack."""
 
 # Classes and what is in them.
 LD, LDX, ST, STX, ALU, JMP, JMP32, ALU64 = range(8)
 LD_IMM64 = 0x18
+STORE_WORD = 0x63
 JA, CALL, EXIT = 0x05, 0x85, 0x95
 PSEUDO_MAP_FD, PSEUDO_MAP_VALUE, PSEUDO_CALL, PSEUDO_KFUNC = 1, 2, 1, 2
 CONTEXT, FRAME = 1, 10  # registers: the first argument, and the stack's top
@@ -41,6 +45,11 @@ class Instruction:
     def jumps(self) -> bool:
         """Whether it may go on elsewhere: no call, no exit."""
         return self.kind in (JMP, JMP32) and self.code & 0xF0 not in (0x80, 0x90)
+
+    @property
+    def asks_to_write(self) -> bool:
+        """Whether it stores one of the words of mesh_write(), as that does: 32 bits, by r10."""
+        return self.code == STORE_WORD and self.dst == FRAME and self.offset in WRITE_WORDS
 
 
 def decode(code: bytes) -> tuple[Instruction, ...]:
@@ -75,3 +84,8 @@ def with_maps(code: bytes, numbers: Mapping[int, int]) -> bytes:
         if at not in inner and one.code == LD_IMM64 and one.src:
             instructions[at] = replace(one, imm=numbers[one.imm])
     return encode(instructions)
+
+
+def may_write(code: bytes) -> bool:
+    """Whether a program may ask for a write: whether mesh_write() stands in it anywhere."""
+    return any(one.asks_to_write for one in decode(code))

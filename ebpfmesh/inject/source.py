@@ -349,7 +349,7 @@ Word 0 of the new ones counts the runs, those of the others say whether they are
 IP = ("source", "destination", "version", "dscp", "ecn", "ttl")
 TRANSPORT = (
     "protocol", "fragment", "tcp_flags", "icmp_type", "icmp_code", "source_port",
-    "destination_port", "payload", "payload_length", "mesh_hash",
+    "destination_port", "transport", "payload", "payload_length", "mesh_hash",
 )  # fmt: skip
 """What there is of struct mesh_view only for a text that has one of these words."""
 

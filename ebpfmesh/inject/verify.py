@@ -10,6 +10,7 @@ from ebpfmesh.errors import FunctionRefused, MeshError, MissingPrivilege
 from ebpfmesh.inject import check
 from ebpfmesh.inject.budget import Budget
 from ebpfmesh.inject.compile import Compiled, keep_log
+from ebpfmesh.inject.compose import prologue
 from ebpfmesh.inject.instructions import decode
 from ebpfmesh.inject.measure import KINDS
 from ebpfmesh.inject.source import Source
@@ -64,7 +65,8 @@ def loaded(source: Source, program: Compiled, code: bytes, hook: str) -> bpf.Fd:
         said = log.value.decode(errors="replace")
         if not said:
             raise
-        raise _refused(source, program, said, before=1 if hook == "tc" else 0) from error
+        before = prologue(program.instructions) if hook == "tc" else 0
+        raise _refused(source, program, said, before) from error
 
 
 _BESIDE = ("processed ", "cur state: ", "old state: ")
@@ -98,7 +100,7 @@ HINTS: Sequence[tuple[str, str]] = (
         "compute with values, no pointers",
     ),
     (r"invalid read from stack|uninit|!read_ok", "set it before it is read: struct x = {};"),
-    (r"stack", "at most 496 bytes of stack"),
+    (r"stack", f"at most {check.STACK} bytes of stack"),
 )
 
 

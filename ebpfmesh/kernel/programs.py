@@ -41,7 +41,9 @@ MESH = (
 )
 
 CHAIN_END = Program("mesh_chain_end", "tc", "mesh_chain.c")
-"""What stands behind each program that is injected; never loaded by itself."""
+CHAIN_WRITE = Program("mesh_chain_write", "tc", "mesh_chain.c")
+CHAIN_ENDS = (CHAIN_END, CHAIN_WRITE)
+"""What stands behind each program that is injected, and that may write; never loaded by itself."""
 ALWAYS = tuple(program for program in MESH if program.needed == "always")
 AT_SOCKETS = tuple(program for program in MESH if program.needed == "services")
 HOOKS: dict[Direction, str] = {one.hook: one.name for one in MESH if one.hook is not None}

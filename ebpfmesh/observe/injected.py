@@ -6,23 +6,33 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from ebpfmesh._abi import Refused, Unwritten
 from ebpfmesh.errors import NotFound
 from ebpfmesh.inject import maps
-from ebpfmesh.inject.source import COUNTERS
+from ebpfmesh.inject.source import COUNTERS, INDEXES
 from ebpfmesh.kernel import bpf
 from ebpfmesh.model import Injection, suggest
 from ebpfmesh.observe.view import View
 from ebpfmesh.state.record import ProgramRow
+
+UNWRITTEN = {
+    Unwritten.PAYLOAD: "no payload",
+    Unwritten.BOUNDS: "not within the payload",
+    Unwritten.SEGMENTS: "behind the first segment",
+    Unwritten.MEMORY: "no memory",
+}
+"""Why a packet was not written to."""
 
 
 @dataclass(frozen=True)
 class Injected:
     """One program, and what is known of it; ``before``: there is one to go back to.
 
-    ``refused`` are packets that it dropped, by its own reasons. Times are nanoseconds a packet,
-    above those of a program that does nothing, when it was compiled. ``migrated`` is, by map, how
-    many entries of the version before were kept and left out, how many came meanwhile, and those
-    of them that were lost.
+    ``refused`` are packets that it dropped, by its own reasons; ``unwritten`` those that it would
+    have written to and that went on as they were, by why. Times are nanoseconds a packet, above
+    those of a program that does nothing, when it was compiled. ``migrated`` is, by map, how many
+    entries of the version before were kept and left out, how many came meanwhile, and those of
+    them that were lost.
     """
 
     name: str
@@ -35,6 +45,7 @@ class Injected:
     parameters: dict[str, int]
     counters: dict[str, int]
     refused: dict[str, int]
+    unwritten: dict[str, int]
     texts: dict[str, str]
     maps: dict[str, int]
     migrated: dict[str, dict[str, int]]
@@ -60,6 +71,7 @@ def read_injected(view: View) -> Iterator[Injected]:
             parameters=_parameters(view, program),
             counters=counters_of(view, program),
             refused=refused_of(view, program),
+            unwritten=unwritten_of(view, program),
             texts=compiled["counters"]
             | {name: text for name, _, _, text in compiled["parameters"]},
             maps={name: layout["entries"] for name, (_, layout) in compiled["maps"].items()},
@@ -125,10 +137,22 @@ def refusals_of(view: View, program: ProgramRow) -> dict[str, int]:
 def _refused(view: View, program: ProgramRow, field: str) -> dict[str, int]:
     reasons = program.compiled["reasons"]
     return {
-        reasons.get(str(key.index), f"reason {key.index}"): getattr(row, field)
-        for key, row in view.maps["mesh_refused"].items()
-        if key.program == program.id
+        reasons.get(str(index), f"reason {index}"): getattr(row, field)
+        for index, row in _rows(view, program)
+        if index < INDEXES
     }
+
+
+def unwritten_of(view: View, program: ProgramRow) -> dict[str, int]:
+    """Packets that it could not write to, by why; GSO ones by their segments."""
+    rows = _rows(view, program)
+    return {UNWRITTEN[Unwritten(index)]: row.packets for index, row in rows if index >= INDEXES}
+
+
+def _rows(view: View, program: ProgramRow) -> Iterator[tuple[int, Refused]]:
+    for key, row in view.maps["mesh_refused"].items():
+        if key.program == program.id:
+            yield key.index, row
 
 
 def figures_of(program: ProgramRow) -> dict[str, Any]:

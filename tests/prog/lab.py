@@ -177,13 +177,14 @@ class Hook:
     ok: int
     direction: Direction = Direction.FROM_FN
 
-    def context(self, ifindex: int, length: int, segments: int) -> bytes:
-        """What the kernel takes as context: struct xdp_md, or struct __sk_buff up to gso_segs."""
+    def context(self, ifindex: int, length: int, segments: int, segment: int = 0) -> bytes:
+        """What the kernel takes as context: struct xdp_md, or struct __sk_buff up to gso_size."""
         if self.program == "mesh_xdp_fn":
             return struct.pack("=6I", 0, length, 0, ifindex, 0, 0)
         skb = bytearray(192)
         struct.pack_into("=I", skb, 40, ifindex)
         struct.pack_into("=I", skb, 164, segments)
+        struct.pack_into("=I", skb, 176, segment)
         return bytes(skb)
 
     def word(self, verdict: int) -> str:
@@ -339,6 +340,10 @@ class Lab:
         run = bpf.prog_test_run(self._programs[hook.program], frame, context=bytes(context))
         (marked,) = struct.unpack_from("=I", run.context, MARK) if hook != XDP_FN else (0,)
         return Seen(hook.word(run.verdict), run.packet, self.moved(before), marked)
+
+    def try_run(self, hook: Hook, frame: bytes, context: bytes) -> bytes:
+        """The frame as a hook leaves it; nothing else is looked at, so many can be tried."""
+        return bpf.prog_test_run(self._programs[hook.program], frame, context=context).packet
 
     def ask(self, direction: Direction, function: str, frame: bytes) -> "Answer":
         """What would become of a packet (DRY_RUN)."""

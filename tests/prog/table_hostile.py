@@ -98,7 +98,7 @@ HOSTILE = (
     Row("stack of 1 KB", "MESH_RING(out, 4096);\n" + body("u8 x[1024] = {};",
         "out.ringbuf_output(&x, sizeof(x), 0);"), "more than 512 bytes of stack"),
     Row("stack of 504 bytes", "MESH_RING(out, 4096);\n" + body("u64 x[63] = {};", "x[0] = p->length;",
-        "out.ringbuf_output(&x, sizeof(x), 0);"), "more than 496 bytes of stack"),
+        "out.ringbuf_output(&x, sizeof(x), 0);"), "more than 480 bytes of stack"),
     # The packet.
     packet("a new source", "*(u32 *)(data + 26) = 1; //!"),
     packet("a byte", "data[0] ^= 1; //!"),
@@ -208,10 +208,32 @@ HOSTILE = (
     packet("an address of the packet", "return mesh_drop((u64)data >> 20 & 15);", why="the verifier"),
     packet("bits of an address", "if ((u64)data & 4096)", "\treturn mesh_drop(1);",
            why="the verifier"),
+    # What is to be written into the payload: a number, not where something is.
+    Row("the context's address, written", body(
+        "return mesh_write(mesh_next(), 0, (u64)p->context, 8);"), "it computes with the context's address"),
+    packet("the packet's address, written", "return mesh_write(mesh_next(), 0, (u64)data, 8);",
+           why="the verifier"),
+    Row("a map's address, written", "MESH_MAP(array, mine, u32, u64, 4);\n" + body("u32 key = 0;",
+        "u64 *x = mine.lookup(&key);", "return mesh_write(mesh_next(), 0, (u64)x, 8);"), "the verifier"),
+    Row("half of a map's address, written", ASM + "MESH_MAP(array, mine, u32, u64, 4);\n" + body(
+        "u32 key = 0;", "u64 *x = mine.lookup(&key);",
+        'CAT(as, m) volatile("*(u32 *)(r10 - 496) = %0" : : "r"(x)); //!'), "the verifier"),
+    Row("half of the context's address, written", ASM + body(
+        'CAT(as, m) volatile("*(u32 *)(r10 - 496) = %0" : : "r"(p->context)); //!'), "the verifier"),
+    *(Row(f"a write of {name}", ASM + body(f'CAT(as, m) volatile("{code}" : : "r"(mesh_now())); //!'), why)
+      for name, code, why in (
+        ("a whole word", "*(u64 *)(r10 - 496) = %0", "more than 480 bytes of stack"),
+        ("half a word", "*(u16 *)(r10 - 496) = %0", "more than 480 bytes of stack"),
+        ("a word across two", "*(u32 *)(r10 - 494) = %0", "more than 480 bytes of stack"),
+        ("what is before it", "*(u32 *)(r10 - 500) = %0", "more than 480 bytes of stack"),
+        ("what is before that", "*(u32 *)(r10 - 512) = %0", "more than 480 bytes of stack"),
+        ("a word by another name", "r1 = r10; r1 += -496; *(u32 *)(r1 + 0) = %0", "more than 480 bytes of stack"),
+        ("a sum", "lock *(u32 *)(r10 - 496) += %0", "more than 480 bytes of stack"),
+    )),
     # Assembly, hidden from the text.
     Row("what the mesh keeps, overwritten", ASM + body(
         'CAT(as, m) volatile("*(u64 *)(r10 - 512) = %0" : : "r"(mesh_now())); //!'),
-        "more than 496 bytes of stack"),
+        "more than 480 bytes of stack"),
     Row("what the mesh keeps, taken", ASM + body("u64 x;",
         'CAT(as, m) volatile("%0 = *(u64 *)(r10 - 512)" : "=r"(x)); //!',
         "*(u32 *)x = 1;"), "what the mesh keeps"),
@@ -320,6 +342,11 @@ FRIENDLY = {
                              "\tn ^= p->source.word[i];", "return mesh_drop(n);"),
     "almost all of the stack": "MESH_RING(out, 4096);\n" + body("u64 x[56] = {};", "x[0] = p->length;",
                                                             "out.ringbuf_output(&x, sizeof(x), 0);"),
+    "all that a write may say": body(
+        "u32 at = p->length;", "u64 value = mesh_now();",
+        "if (p->payload_length == 7)", "\treturn mesh_write(mesh_drop(1), at, value, at);",
+        "if (p->payload_length == 8)", "\treturn mesh_write(mesh_next(), -8, -1, -1);",
+        "return mesh_write(mesh_write(mesh_next_dscp(1), 0xffffffff, 1, 0), at, value, 9);"),
     "eight maps": "".join(f"MESH_MAP(array, m{i}, u32, u64, 1);\n" for i in range(8)) + body(),
     "a map of 8 MB": "MESH_MAP(array, big, u32, u64, 1048576);\n" + body(),
     "reading the packet in place": packet("", "if (data[20] == 7 && *(u32 *)(data + 26) == 8)",

@@ -265,6 +265,11 @@ def test_a_function_that_does_nothing_is_two_instructions(
         ("mesh_set_dscp(mesh_redirect(15), 63)", Verdict(2, 15, 63)),
         ("mesh_set_dscp(mesh_next_dscp(63), 0)", Verdict(0, 0, 0)),
         ("mesh_mark_ce(mesh_next_dscp(1))", Verdict(0, 0, 1, ce=True)),
+        ("mesh_write(mesh_next(), 0, 0, 1)", Verdict(0, write=True)),
+        (
+            "mesh_write(mesh_set_dscp(mesh_drop(15), 63), -1, -1, -1)",
+            Verdict(1, 15, 63, write=True),
+        ),
         ("mesh_drop(16)", drop(0)),
         ("mesh_next_dscp(64)", Verdict(0, 0, 0)),
     ],
@@ -407,6 +412,26 @@ def test_gtp(make: Make, hook: str, v: int) -> None:
     assert run(built, frame(ip(v) / UDP(dport=2153))) == NEXT
     assert traffic(9) == 0
     assert counters(built) == {"tunnelled": 4, "signalling": 1, "unknown": 1}
+
+
+@HOOKS
+@VERSIONS
+def test_qfi(make: Make, hook: str, v: int) -> None:
+    """What it wants written; that it is, test_write.py sees."""
+    built = make(FUNCTIONS / "qfi.c", hook=hook)
+
+    def send(teid: int, qfi: int = 9, kind: int = 255, flags: int = 0x34) -> Verdict:
+        header = struct.pack("!BBHIHBBBBBx", flags, kind, 28, teid, 0, 0, 0x85, 1, 0, qfi)
+        return run(built, frame(ip(v) / UDP(sport=2152, dport=2152) / header / bytes(20)))
+
+    written = Verdict(0, write=True)
+    bpf.map_update(built.maps["flows"].fd, struct.pack("=I", 7), b"\x05")
+    assert [send(7), send(8), send(7, 0xC5), send(7, 0xC6)] == [written, NEXT, NEXT, written]
+    set_parameter(built, "other", 9)
+    assert [send(7), send(8), send(8, 10)] == [written, NEXT, written]
+    assert [send(7, kind=1), send(7, flags=0x30), send(7, flags=0x54)] == [NEXT] * 3
+    assert run(built, frame(ip(v) / UDP(dport=2152) / b"\x34\xff")) == NEXT
+    assert counters(built) == {"changed": 4, "bare": 1}
 
 
 @HOOKS

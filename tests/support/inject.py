@@ -26,6 +26,7 @@ class Verdict:
     index: int = 0
     dscp: int | None = None
     ce: bool = False
+    write: bool = False
 
 
 NEXT = Verdict(InjectedAction.NEXT)
@@ -56,6 +57,7 @@ def run(built: Built, frame: bytes) -> Verdict:
         (found & InjectedVerdict.INDEX) >> 2,
         (found & InjectedVerdict.DSCP) >> 6 if given else None,
         bool(found & InjectedVerdict.SET_CE),
+        bool(found & InjectedVerdict.WRITE),
     )
 
 

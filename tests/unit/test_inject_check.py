@@ -7,7 +7,7 @@ Instructions by hand, since no compiler writes most of these.
 import pytest
 
 from ebpfmesh.inject.check import Refused, check
-from ebpfmesh.inject.instructions import Instruction
+from ebpfmesh.inject.instructions import Instruction, encode, may_write
 
 I = Instruction  # noqa: E741
 RETURN = (I(0xB7), I(0x95))
@@ -145,8 +145,20 @@ def test_what_is_the_meshs_on_the_stack_is_left_alone(at: int) -> None:
 
 
 def test_the_last_bytes_of_the_stack_are_the_authors() -> None:
-    assert verdict(I(0x7A, 10, 0, -496)) == ""
-    assert verdict(I(0x7A, 10, 0, -504)).endswith("bytes of stack")
+    assert verdict(I(0x7A, 10, 0, -480)) == ""
+    assert verdict(I(0x7A, 10, 0, -488)).endswith("bytes of stack")
+
+
+def test_a_write_is_asked_for_word_by_word() -> None:
+    """By the frame's register, 32 bits of a register that holds any number."""
+    for at in range(-512, -479):
+        taken = at in (-496, -492, -488, -484, -480)
+        assert (verdict(I(0x63, 10, 0, at)) == "") == taken
+    for code in (0x62, 0x6B, 0x73, 0x7B, 0xC3):
+        assert verdict(I(0xB7), I(code, 10, 0, -496)).endswith("bytes of stack")
+    assert verdict(I(0xBF, 5, 10), I(0x63, 5, 0, -496)).endswith("bytes of stack")
+    assert may_write(encode((I(0x63, 10, 0, -484), *RETURN)))
+    assert not may_write(encode((I(0x63, 10, 0, -480), I(0x63, 5, 0, -496), *RETURN)))
 
 
 @pytest.mark.parametrize(
