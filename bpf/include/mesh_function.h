@@ -70,7 +70,7 @@ HOT __u32 mesh_mark_ce(__u32 verdict)
  * byte of the payload 0x0a and the sixth 0x0b. Checksums are kept right. One write for each packet;
  * the last one asked for counts.
  *
- * Nothing is written, and the packet goes on as it is, and `show injected` counts it as not written,
+ * Nothing is written, the packet goes on as it is, and `show injected` counts it as unwritten,
  *   where it has no payload: other protocols than TCP, UDP and echoes, later fragments;
  *   where the bytes are not all within the payload (of this fragment, if it is one);
  *   in packets of UDP that GSO has yet to cut, which are several datagrams; and in those of TCP behind

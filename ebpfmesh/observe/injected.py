@@ -18,7 +18,7 @@ from ebpfmesh.state.record import ProgramRow
 UNWRITTEN = {
     Unwritten.PAYLOAD: "no payload",
     Unwritten.BOUNDS: "not within the payload",
-    Unwritten.SEGMENTS: "behind the first segment",
+    Unwritten.SEGMENTS: "of several segments",
     Unwritten.MEMORY: "no memory",
 }
 """Why a packet was not written to."""

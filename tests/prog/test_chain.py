@@ -296,6 +296,22 @@ def test_redirect(lab: Lab, chains: Chains, v: int) -> None:
 
 
 @VERSIONS
+def test_redirects_that_lead_round_end(lab: Lab, chains: Chains, v: int) -> None:
+    """At the kernel's limit of tail calls, 33 of them: the packet is dropped, and counted."""
+    for program, to in ((1, "b"), (2, "a")):
+        key = _abi.InjectedKey(program=program, index=0)
+        lab.maps["mesh_target"].set(key, ctypes.c_uint32(lab.ids[to]))
+    chains.put("a", Direction.FROM_FN, REDIRECT)
+    chains.put("a", Direction.TO_FN, REDIRECT)
+    chains.put("b", Direction.TO_FN, NEXT, REDIRECT)
+    frame = bytes(sent(A, udp(v, A, B, 1000, 53)))
+    for _ in range(2):
+        seen = lab.run(TC, "a", frame)
+        assert seen.verdict == "drop"
+        assert [one.reason for one in seen.counted] == [Reason.NO_PROGRAM]
+
+
+@VERSIONS
 @pytest.mark.parametrize("verdict", [NEXT, drop(2), REDIRECT])
 def test_from_the_host(lab: Lab, chains: Chains, v: int, verdict: int) -> None:
     """What the host sends meets the receiver's chain, and is redirected nowhere."""
