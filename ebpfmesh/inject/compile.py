@@ -128,6 +128,9 @@ def _error(source: Source, code: int, said: str) -> MeshError:
         hint = "ringbuf_output() is given the address of a variable: &record"
     elif not what and (code < 0 or "out of memory" in said or "bad_alloc" in said):
         what = f"the compiler takes more than {SECONDS} s or 1 GiB for it"
+    absent = re.search(r"'mesh_old_type_(\w+)'", what)
+    if not line and absent and absent[1] in source.migrations:
+        what, line, hint = _not_compiled(source, absent[1])
     what = what or last.removeprefix("refused: ") or "the compiler says nothing"
     if "refused: " in last:
         line = line or _named_in(source, said)
@@ -169,14 +172,24 @@ def _compiled(source: Source, answer: dict[str, Any], said: str) -> Compiled:
             one["name"], one["number"], kind, **sizes, flags=flags,
             key=one["key"], value=one["value"],
         )  # fmt: skip
-    between = {
-        name: tuple(tables.pop(f"mesh_{side}_{name}") for side in ("old", "new"))
-        for name in source.migrations
-    }
+    between = {name: _between(source, tables, name) for name in source.migrations}
     (code, lines), *others = (_program(source, one, said) for one in answer["programs"])
     further = zip(others, between.items(), strict=True)
     migrations = {name: Compiled(*program, pair) for program, (name, pair) in further}
     return Compiled(code, lines, tuple(tables.values()), migrations)
+
+
+def _between(source: Source, tables: dict[str, Table], name: str) -> tuple[Table, ...]:
+    """Of old and of new values of a map that migrates; they are taken out."""
+    names = f"mesh_old_{name}", f"mesh_new_{name}"
+    if not tables.keys() >= {*names}:
+        raise source.refuse(*_not_compiled(source, name))
+    return tuple(tables.pop(one) for one in names)
+
+
+def _not_compiled(source: Source, name: str) -> tuple[str, int, str]:
+    """What is wrong with a migration that is only in the text."""
+    return f"MESH_MIGRATE of {name} is not compiled", source.migrations[name], "is it in an #if?"
 
 
 def _program(

@@ -34,7 +34,8 @@ LIKE = {
 }  # fmt: skip
 """Kinds between which entries migrate."""
 
-RUNS = 256  # at a time: what is slow is noticed after that
+RUNS = 256  # in a system call: what is slow is noticed after that
+ENTRIES = 4096  # written in one call, and told as a step
 SCRATCH = 1 << 20  # bytes of old and new values at a time, if one is not larger
 SECONDS = 10
 """All values of a map. 65536 take a fraction of one; runs that do all they may take longer."""
@@ -53,10 +54,8 @@ def check(source: Source, program: Compiled, budget: Budget) -> None:
         )
         if kind not in LIKE:
             raise source.refuse(f"map {name} is a {kind}, whose entries stay with its reader", line)
-        if 2 * (old.value_size + new.value_size) > budget.map_bytes:
-            raise source.refuse(
-                f"old values of {old.value_size} bytes are too large for {name}", line
-            )
+        if not old.value_size or 2 * (old.value_size + new.value_size) > budget.map_bytes:
+            raise source.refuse(f"{old.value_size} bytes are no old value of map {name}", line)
         if new.value_size != WORD + _whole(value):
             raise source.refuse("a value is aligned to 8 bytes at most", line)
         numbers = {old.number, new.number}
@@ -80,7 +79,8 @@ def check_layouts(source: Source, name: str, old: Layout, new: Layout, declared:
     line = source.migrations[name]
     if LIKE.get(old.kind, old.kind) != LIKE.get(new.kind, ""):
         hint = "hash and lru_hash migrate to each other, and percpu_hash and lru_percpu_hash"
-        raise source.refuse(f"map {name} was a {old.kind}, and cannot migrate", line, hint)
+        what = f"map {name} cannot migrate from {old.kind} to {new.kind}"
+        raise source.refuse(what, line, hint)
     if old.key_size != new.key_size:
         what = f"a key of map {name} has {new.key_size} bytes, and had {old.key_size}"
         raise source.refuse(what, line, "a key stays as it is: call the map otherwise")
@@ -199,14 +199,14 @@ class Migration:
     _known: set[bytes] = field(default_factory=set)
 
     def copy(self, old: bpf.Fd, new: bpf.Fd, step: Callable[[str], None]) -> None:
-        """All entries. ``step`` is told every RUNS of them.
+        """All entries. ``step`` is told before some are written.
 
         Raises FunctionRefused if not all fit, or it takes too long.
         """
         step(f"migrate {self.name}")
         with converter(self.source, self.name, self.program) as convert:
             entries = self._converted(old, convert)
-            while some := list(islice(entries, RUNS)):
+            while some := list(islice(entries, ENTRIES)):
                 step(f"migrate {self.name}: {len(self._known)} entries")
                 kept = [(key, value) for key, value in some if value is not None]
                 self.left_out += len(some) - len(kept)

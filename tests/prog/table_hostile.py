@@ -292,11 +292,20 @@ HOSTILE = (
         "MESH_MIGRATE(out, u64, old, new) //!\n{\n\treturn 1;\n}\n" + body(), "is a ringbuf"),
     Row("migration of huge values", "struct huge { u8 x[1 << 24]; };\nMESH_MAP(hash, m, u32, u32, 4);\n"
         "MESH_MIGRATE(m, struct huge, old, new) //!\n{\n\treturn 1;\n}\n" + body(),
-        "old values of 16777216 bytes are too large"),
+        "16777216 bytes are no old value"),
     Row("migration of nothing", "struct none {};\nMESH_MAP(hash, m, u32, u32, 4);\n"
         "MESH_MIGRATE(m, struct none, old, new)\n{\n\treturn 1;\n}\n" + body(), "zero-sized leaf"),
     Row("migration of what is not there", "#if 0\nMESH_MAP(hash, m, u32, u32, 4);\n"
-        "MESH_MIGRATE(m, u32, old, new)\n{\n\treturn 1;\n}\n#endif\n" + body(), "mesh_old_type_m"),
+        "MESH_MIGRATE(m, u32, old, new) //!\n{\n\treturn 1;\n}\n#endif\n" + body(), "is not compiled"),
+    Row("migration under another name", "MESH_MAP(hash, m, u32, u32, 4);\n#define mesh_old_m mine\n"
+        "MESH_MIGRATE(m, u64, old, new)\n{\n\treturn 1;\n}\n" + body(), "inside a macro"),
+    Row("migration by another's name", "MESH_MAP(hash, m, u32, u32, 4);\n#define mesh_migration_m mine\n"
+        "MESH_MIGRATE(m, u64, old, new)\n{\n\treturn 1;\n}\n" + body(), "no program came out"),
+    Row("migration from a map of its own",
+        "MESH_MAP(hash, m, u32, u32, 4);\nMESH_MAP(hash, mine, u32, u64, 4);\n#undef BPF_TABLE\n"
+        "#define BPF_TABLE(kind, key, value, name, count) struct { value *(*lookup)(void *); } name\n"
+        "MESH_MIGRATE(m, u64, old, new) //!\n{\n\treturn 1;\n}\n" + body(),
+        "is not compiled"),
     Row("migration of what is unaligned",
         "struct wide { u64 x; } __attribute__((aligned(16)));\nMESH_MAP(hash, m, u32, struct wide, 4);\n"
         "MESH_MIGRATE(m, u32, old, new) //!\n{\n\treturn 1;\n}\n" + body(), "aligned to 8 bytes"),
@@ -377,6 +386,9 @@ FRIENDLY = {
     + body("return mesh_drop(A);"),
     "words that look like others": "/* asm #include #line */\nstruct asm_count { u32 pragma; };\n"
     + body("struct asm_count include = { p->length }; // asm(\"\")", "return mesh_drop(include.pragma);"),
+    "a migration that calls what it may": "MESH_MAP(lru_hash, mine, u32, u64, 4);\n"
+    "MESH_MIGRATE(mine, u32, old, new)\n{\n\tif (mesh_random() == 7)\n\t\treturn 0;\n"
+    "\t*new = *old + mesh_now() + bpf_get_smp_processor_id();\n\treturn 1;\n}\n" + body(),
     "a switch": body("switch (p->ttl) {", "case 1: return mesh_drop(1);", "case 64: return mesh_drop(3);",
                      "case 255: return mesh_redirect(4);", "}"),
 }  # fmt: skip
