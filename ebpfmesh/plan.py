@@ -139,7 +139,8 @@ def _setting_steps(current: Mesh, wanted: Mesh) -> Iterator[Operation]:
 def _injection_steps(current: Mesh, wanted: Mesh) -> Iterator[Operation]:
     before = _by_name(current.injections)
     for one in wanted.injections:
-        if (old := before.get(one.name)) != one:
+        old = before.get(one.name)
+        if old is None or old.model_copy(update={"file": one.file}) != one:  # called otherwise
             yield SetInjection(one, old)
 
 

@@ -18,6 +18,7 @@ from ebpfmesh.apply.lifecycle import (
     plan_revert,
     revert,
     rollback,
+    snapshot,
     up,
 )
 from ebpfmesh.apply.live import opened
@@ -40,6 +41,7 @@ __all__ = [
     "plan_revert",
     "revert",
     "rollback",
+    "snapshot",
     "traced",
     "up",
 ]

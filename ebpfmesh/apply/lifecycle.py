@@ -25,7 +25,7 @@ from ebpfmesh.state import remains
 from ebpfmesh.state.place import check_place, problem
 from ebpfmesh.state.record import FunctionRow, Record
 from ebpfmesh.state.remains import check_home
-from ebpfmesh.state.writer import Writer
+from ebpfmesh.state.writer import Writer, locked
 
 
 def plan(wanted: Mesh) -> tuple[Operation, ...]:
@@ -161,6 +161,18 @@ def _created(wanted: Mesh, on_step: OnStep) -> Iterator[Live]:
         programs.set_calls(own, "mesh_tc_calls", CALLS)
         with contextlib.closing(Live(record, on_step)) as live:
             yield live
+
+
+def snapshot(mesh: str) -> tuple[Mesh, frozenset[str]]:
+    """The mesh as it is between two changes, and the functions whose interfaces are not its own."""
+    with locked(mesh), contextlib.closing(Record(mesh)) as record:
+        check_place(record)
+        if record.cut_short:
+            hint = "ebpfmesh gc, or up FILE, makes it whole"
+            raise MeshError(f"the last change of mesh {mesh} was cut short", hint=hint)
+        rows = record.functions()
+        kept = (row.function.name for row in rows if not row.attachment.made_interface)
+        return record.model(), frozenset(kept)
 
 
 def down(mesh: str, on_step: OnStep = quiet) -> list[str]:

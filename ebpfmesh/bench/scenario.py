@@ -228,4 +228,4 @@ def load(file: Path) -> Scenario:
         return Scenario.model_validate(values)
     except ValidationError as error:
         details = error.errors(include_url=False)
-        raise toml.fault(file, text, explain(details, Scenario, values)) from None
+        raise toml.fault(toml.errors(file, text, explain(details, Scenario, values))) from None

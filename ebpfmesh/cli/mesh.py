@@ -2,8 +2,9 @@
 """Commands for a whole mesh: up, plan, down, gc; and compile, for all of them."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -12,9 +13,13 @@ from ebpfmesh.cli.base import Command, settings
 from ebpfmesh.cli.choose import check_file_mesh, need_change, the_mesh
 from ebpfmesh.errors import MeshError, UsageError
 
+if TYPE_CHECKING:
+    from ebpfmesh.config.file import Document
+    from ebpfmesh.model import Mesh
+
 CHANGES = 8
 """Exit code of `plan --exit-code` if there are any."""
-FILE = click.argument("file", type=click.Path(path_type=Path, dir_okay=False), required=False)
+FILE = click.argument("file", type=click.Path(path_type=Path, allow_dash=True), required=False)
 ROLLBACK = click.option(
     "--rollback", is_flag=True, help="Without FILE: return to the programs of the version before."
 )
@@ -25,7 +30,7 @@ ROLLBACK = click.option(
     examples=(
         "ebpfmesh up examples/edge.toml",
         "ebpfmesh -v up examples/edge.toml --json",
-        "ebpfmesh --mesh edge up --rollback",
+        "ebpfmesh export | ebpfmesh up -",
     ),
 )
 @FILE
@@ -33,6 +38,7 @@ ROLLBACK = click.option(
 def up(file: Path | None, *, rollback: bool) -> None:
     """Make the mesh as FILE says.
 
+    FILE is a mesh file, `-` for standard input, or a directory, of which all *.toml are one mesh.
     Only what differs is done, and told; a second time there is nothing to do. If it fails, the
     mesh is as it was before.
 
@@ -40,7 +46,7 @@ def up(file: Path | None, *, rollback: bool) -> None:
     runs programs of another version gets those of this one, each in the place of the old one, while
     packets flow; `--rollback` puts the old ones back, until the next `up FILE`.
     """
-    from ebpfmesh import apply, config, model
+    from ebpfmesh import apply, model
 
     need_change("up")
     if file is None or rollback:
@@ -49,9 +55,8 @@ def up(file: Path | None, *, rollback: bool) -> None:
             done = apply.revert(name, step)
         output.operations(name, done)
         return
-    wanted = config.load(file)
-    check_file_mesh(file, wanted.name)
-    with _located(file), output.steps(f"mesh {wanted.name}") as step:
+    wanted, documents = _read(file)
+    with _located(documents), output.steps(f"mesh {wanted.name}") as step:
         done = apply.up(wanted, step)
     output.operations(wanted.name, done, warnings=model.warnings(wanted))
 
@@ -66,8 +71,18 @@ def _of_rollback(file: Path | None, *, rollback: bool) -> str:
     return the_mesh()
 
 
+def _read(file: Path) -> "tuple[Mesh, Sequence[Document]]":
+    """The mesh of FILE, and what it was read from."""
+    from ebpfmesh import config
+
+    documents = config.read(file)
+    wanted = config.mesh_of(documents)
+    check_file_mesh(file, wanted.name)
+    return wanted, documents
+
+
 @contextlib.contextmanager
-def _located(file: Path) -> Iterator[None]:
+def _located(documents: "Sequence[Document]") -> Iterator[None]:
     """What goes wrong with a function of a mesh file is told with its line."""
     from ebpfmesh import config
 
@@ -75,7 +90,7 @@ def _located(file: Path) -> Iterator[None]:
         yield
     except MeshError as error:
         for one in (error, *error.others):
-            config.locate(one, file)
+            config.locate(one, documents)
         raise
 
 
@@ -97,20 +112,62 @@ def plan(file: Path | None, *, rollback: bool, tells: bool) -> None:
     `programs A → B` tells that those of another version run; the names are made of what they were
     compiled from.
     """
-    from ebpfmesh import apply, config, model
+    from ebpfmesh import apply, model
 
     if file is None or rollback:
         name = _of_rollback(file, rollback=rollback)
         found = apply.plan_revert(name)
         output.operations(name, found, output.step)
     else:
-        wanted = config.load(file)
-        check_file_mesh(file, wanted.name)
-        with _located(file):
+        wanted, documents = _read(file)
+        with _located(documents):
             found = apply.plan(wanted)
         output.operations(wanted.name, found, output.step, warnings=model.warnings(wanted))
     if tells and found:
         click.get_current_context().exit(CHANGES)
+
+
+@click.command(
+    cls=Command,
+    examples=(
+        "ebpfmesh export >edge.toml",
+        "ebpfmesh export --mesh edge -o .",
+        "ebpfmesh export | ebpfmesh plan -",
+    ),
+)
+@click.option(
+    "-o", "--output", "to", metavar="FILE", type=click.Path(path_type=Path, writable=True),
+    help="Write it to a file; or to a directory, what is injected beside it.",
+)  # fmt: skip
+def export(to: Path | None) -> None:
+    """Print the mesh that is up as a mesh file.
+
+    `up` of that file finds nothing to do, and makes the same mesh elsewhere. The texts of injected
+    functions stand in it; in a directory, as MESH.toml, they are files beside it. Comments say what
+    a file cannot.
+    """
+    from ebpfmesh import apply
+    from ebpfmesh.config import write
+
+    need_change("export")
+    name = the_mesh()
+    mesh = apply.snapshot(name)
+    if to is None:
+        whole = write.text(*mesh)
+        output.data(mesh=name, text=whole) if settings().json else output.text(whole)
+        return
+    if not to.parent.is_dir():
+        what = f"{to}: there is no directory {to.parent}"
+        raise UsageError(what, hint="make it, or choose another place")
+    texts = write.files(*mesh) if to.is_dir() else {"": write.text(*mesh)}
+    written = [to / file for file in texts]
+    for path, whole in zip(written, texts.values(), strict=True):
+        with click.open_file(path, "w", encoding="utf-8", atomic=path.is_file()) as stream:
+            stream.write(whole)
+    if settings().json:
+        output.data(mesh=name, files=list(map(str, written)))
+    for path in [] if settings().json else written:
+        output.done(f"+ file {path}")
 
 
 @click.command(
@@ -191,4 +248,4 @@ def gc() -> None:
         output.done("nothing to do")
 
 
-COMMANDS = (up, plan, compile_, down, gc)
+COMMANDS = (up, plan, export, compile_, down, gc)

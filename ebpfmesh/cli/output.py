@@ -78,6 +78,12 @@ def echo(*parts: Part) -> None:
     click.echo("".join(_styled(part) for part in parts))
 
 
+def text(whole: str) -> None:
+    """Print a text of several lines, with its tabs."""
+    for row in whole.removesuffix("\n").split("\n"):
+        click.echo("\t".join(map(printable, row.split("\t"))))
+
+
 def _styled(part: Part) -> str:
     if isinstance(part, str):
         return printable(part)

@@ -1,13 +1,24 @@
 # SPDX-License-Identifier: BSD-2-Clause
 """From what people write to a ``Mesh``: mesh files, addresses, and errors they can act on.
 
-``load`` reads a mesh file; whatever is wrong with it is a ``ConfigError`` with file, line and
-hint. ``make`` and ``assign_addresses`` do the same for a single object of the command line.
+``load`` reads a mesh file, ``read`` and ``mesh_of`` do so in two steps; whatever is wrong with it
+is a ``ConfigError`` with file, line and hint. ``make`` and ``assign_addresses`` do the same for a
+single object of the command line.
 """
 
 from ebpfmesh.config.addresses import assign_addresses, parse_address
 from ebpfmesh.config.explain import explain, make
-from ebpfmesh.config.file import load, locate
+from ebpfmesh.config.file import load, locate, mesh_of, read
 from ebpfmesh.model import parse_prefix
 
-__all__ = ["assign_addresses", "explain", "load", "locate", "make", "parse_address", "parse_prefix"]
+__all__ = [
+    "assign_addresses",
+    "explain",
+    "load",
+    "locate",
+    "make",
+    "mesh_of",
+    "parse_address",
+    "parse_prefix",
+    "read",
+]

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: BSD-2-Clause
 """Addresses: how they are written, and which ones functions get that were given none."""
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from hashlib import sha256
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 from typing import overload
 
-from ebpfmesh.model import Address, Invalid, Network, check_address, show
+from ebpfmesh.model import Address, Function, Invalid, Network, check_address, show
 
 
 def parse_address(text: object) -> Address:
@@ -66,6 +66,42 @@ def assign_addresses(
         onward[chosen[name]] = chosen[name] + 1
     kind = type(pool.network_address)
     return {name: kind(first + offset) for name, offset in chosen.items()}
+
+
+def as_assigned(
+    functions: Sequence[Function],
+    pool4: IPv4Network,
+    pool6: IPv6Network,
+    used: Collection[Address],
+) -> set[str]:
+    """Names of those that have the addresses that they are assigned, given those of all others.
+
+    ``functions`` are in the order of a mesh file, ``used`` what its services have.
+    """
+    found = {
+        one.name: one
+        for one in functions
+        if one.address4 and one.address6 and _in(pool4, one.address4) and _in(pool6, one.address6)
+    }
+    while True:  # who has another one than assigned is in the way of others
+        given = {a for one in functions if one.name not in found for a in one.addresses}
+        taken = given.union(used)
+        assigned4 = assign_addresses(found, pool4, taken)
+        assigned6 = assign_addresses(found, pool6, taken)
+        others = [
+            name
+            for name, one in found.items()
+            if (one.address4, one.address6) != (assigned4[name], assigned6[name])
+        ]
+        if not others:
+            return set(found)
+        for name in others:
+            del found[name]
+
+
+def _in(pool: Network, address: Address) -> bool:
+    first, size = _hosts(pool)
+    return 0 <= int(address) - first < size
 
 
 def _full(pool: Network, name: str) -> Invalid:

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""All that is wrong with the values of a file, and what can be made of them nevertheless.
+"""All that is wrong with the values of files, and what can be made of them nevertheless.
 
 Whatever the values are, looking at them costs little more than reading them did: each table is
 looked at by itself, its unknown keys never reach pydantic, and after a thousand faults nobody
 looks for more.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
@@ -19,16 +19,17 @@ _COUNTED = 1000
 
 
 class Check:
-    """The faults of the ``values`` of a file, which are to be a ``model``.
+    """The faults of the values of ``files``, which are to be a ``model`` together.
 
-    ``told`` are the first of them, ``more`` is the number of the others that were found.
+    What leads to a part begins with the number of its file. ``told`` are the first of them,
+    ``more`` is the number of the others that were found.
     """
 
-    def __init__(self, model: type[BaseModel], values: Mapping[str, Any]) -> None:
+    def __init__(self, model: type[BaseModel], files: Sequence[Mapping[str, Any]]) -> None:
         self.told: list[Invalid] = []
         self.more = 0
         self._model = model
-        self._values = values
+        self._files = files
 
     @property
     def enough(self) -> bool:
@@ -45,7 +46,7 @@ class Check:
     def table(
         self, model: type[_Made], table: object, at: Location, **spare: object
     ) -> _Made | None:
-        """The ``table`` that is ``at`` a place in the file, without what is wrong with it.
+        """The ``table`` that is ``at`` a place in a file, without what is wrong with it.
 
         None if what is left is not enough, with the ``spare`` values of keys that are wrong.
         """
@@ -62,8 +63,10 @@ class Check:
 
     def _explain(self, error: ValidationError, at: Location) -> list[Any]:
         details = error.errors(include_url=False)
-        found = explain(details[: TOLD + 1], self._model, self._values, at)
-        for fault in found:
+        number, *inside = at
+        values = self._files[int(number)]
+        for fault in explain(details[: TOLD + 1], self._model, values, tuple(inside)):
+            fault.path = (number, *fault.path)
             self.add(fault)
         self.more += max(0, len(details) - TOLD - 1)
         return details
@@ -73,7 +76,7 @@ class Check:
         keys = keys_of(model)
         unknown = [key for key in table if key not in keys]
         for key in unknown[: TOLD + 1]:
-            about = subject(self._model, self._values, (*at, key))
+            about = subject(self._model, self._files[int(at[0])], (*at[1:], key))
             message = f"{about}unknown key {show(key)}"
             self.add(Invalid(message, path=(*at, key), hint=suggest(key, keys)))
         self.more += max(0, len(unknown) - TOLD - 1)

@@ -1,6 +1,10 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""What a mesh file may hold, and the mesh that it means."""
+"""What a mesh file may hold, and the mesh that it means, or several files together.
 
+While they are read, the place of something is the number of its file and what leads to it there.
+"""
+
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
@@ -19,7 +23,7 @@ from ebpfmesh.config.addresses import assign_addresses, parse_address
 from ebpfmesh.config.check import Check
 from ebpfmesh.config.explain import make
 from ebpfmesh.config.ports import policy_ports, service_ports
-from ebpfmesh.errors import MeshError
+from ebpfmesh.errors import ConfigError, MeshError
 from ebpfmesh.model import (
     Address,
     Destination,
@@ -50,6 +54,7 @@ from ebpfmesh.model import (
     problems,
     ranked,
     show,
+    suggest,
     too_many,
 )
 from ebpfmesh.model.injection import INJECTIONS, SOURCE_CHARACTERS
@@ -59,26 +64,94 @@ _Table = TypeVar("_Table", bound=Model)
 _Origin = dict[Location, Location]
 
 
+STDIN = Path("-")
+"""The path that stands for what is read from standard input."""
+FILES = 256
+"""The most files of a directory that are one mesh."""
+
+
+@dataclass(frozen=True)
+class Document:
+    """A text that is a mesh file, or one of several that are a mesh together.
+
+    ``path`` is what it is called in errors; what it names is searched from ``beside`` on.
+    """
+
+    path: Path
+    text: str
+    beside: Path
+
+
+def read(path: Path) -> tuple[Document, ...]:
+    """The file at ``path``, ``-`` for standard input, or all ``*.toml`` of a directory.
+
+    Raises ``ConfigError``; together they are no larger than one may be.
+    """
+    if path == STDIN:
+        return (Document(Path("<stdin>"), toml.read(path), Path()),)
+    if not path.is_dir():
+        return (Document(path, toml.read(path), path.parent),)
+    found = [one for one in path.glob("*.toml") if one.is_file() and one.name[0] != "."]
+    if not 0 < len(found) <= FILES:
+        what = f"it has more than {FILES} files" if found else "no *.toml is in it"
+        hint = "give a mesh file, or a directory of files that are one mesh"
+        raise ConfigError(what, file=path, line=None, hint=hint)
+    documents: list[Document] = []
+    room = toml.MAX_BYTES
+    for one in sorted(found):
+        documents.append(Document(one, toml.read(one, room), path))
+        room -= len(documents[-1].text.encode())
+    toml.check_nested([(one.path, one.text) for one in documents])
+    return tuple(documents)
+
+
 def load(path: Path) -> Mesh:
-    """The mesh described by the file at ``path``; raises ``ConfigError`` for whatever is wrong."""
-    text = toml.read(path)
-    mesh, check = _build(toml.parse(path, text), path.parent)
+    """The mesh of what is at ``path``; raises ``ConfigError`` for whatever is wrong with it."""
+    return mesh_of(read(path))
+
+
+def mesh_of(documents: Sequence[Document]) -> Mesh:
+    """The mesh that they describe; raises ``ConfigError`` for whatever is wrong with them."""
+    mesh, check = _build([toml.parse(one.path, one.text) for one in documents], documents)
     if check.told:
-        raise toml.fault(path, text, check.told, check.more)
+        raise _fault(documents, check)
     return mesh
 
 
-def locate(error: MeshError, path: Path) -> None:
+def _fault(documents: Sequence[Document], check: Check) -> ConfigError:
+    """All that is wrong, file by file, to be raised."""
+    errors: list[ConfigError] = []
+    for number, document in enumerate(documents):
+        own = [
+            Invalid(found.message + _other(documents, found), path=found.path[1:], hint=found.hint)
+            for found in check.told
+            if found.path[0] == number
+        ]
+        errors += toml.errors(document.path, document.text, own)
+    return toml.fault(errors, check.more)
+
+
+def _other(documents: Sequence[Document], found: Invalid) -> str:
+    """Where the other one is that something cannot be beside."""
+    if not found.other:
+        return ""
+    number, *rest = found.other
+    document, at = documents[int(number)], tuple(rest)
+    line = toml.line_of(toml.lines(document.text, [at]), at)
+    return f", the other at {document.path}:{line}"
+
+
+def locate(error: MeshError, documents: Sequence[Document]) -> None:
     """Say where in a mesh file it stands, if an error is about a key of one of its functions."""
     if error.about is None:
         return
     name, key = error.about
-    text = toml.read(path)
-    for number, table in enumerate(toml.parse(path, text).get("function", ())):
-        if table["name"] == (name.rpartition("-")[0] if "replicas" in table else name):
-            at = "function", number, key
-            line = toml.line_of(toml.lines(text, [at]), at)
-            error.message = f"{path}:{line}: {error.message}"
+    for path, text in ((one.path, one.text) for one in documents):
+        for number, table in enumerate(toml.parse(path, text).get("function", ())):
+            if table["name"] == (name.rpartition("-")[0] if "replicas" in table else name):
+                at = "function", number, key
+                line = toml.line_of(toml.lines(text, [at]), at)
+                error.message = f"{path}:{line}: {error.message}"
 
 
 def _listed(value: object) -> object:
@@ -164,6 +237,9 @@ class FunctionTable(FunctionSettings):
         default=None, ge=1, le=65535, description="an integer from 1 to 65535"
     )
     address: _Addresses = ()
+    addresses: Annotated[dict[Name, _Addresses], BeforeValidator(few)] = Field(
+        default={}, description='a table of addresses, such as {web-1 = "198.18.0.11"}'
+    )
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -178,6 +254,15 @@ class FunctionTable(FunctionSettings):
             if (self.replicas or 1) > 1 and getattr(self, key):
                 what = f'"{key}" is for one function, not for {self.replicas} replicas'
                 raise Invalid(what, path=(key,), hint=f"leave out {key}, or replicas")
+        names = set(self.names) if self.addresses and self.replicas else set()
+        for name in self.addresses:
+            if name not in names:
+                hint = suggest(name, names) if names else "address is for a function without any"
+                what = f'"addresses" names "{name}", which is not one of its replicas'
+                raise Invalid(what, path=("addresses", name), hint=hint)
+        if self.address and self.addresses:
+            hint = "leave one of them out"
+            raise Invalid('it has both "address" and "addresses"', path=("addresses",), hint=hint)
         return self
 
 
@@ -190,7 +275,7 @@ class ServiceTable(Model):
     target_port: _Ports | None = Field(default=None, description=_PORTS)
     protocol: Literal["tcp", "udp"] = Field(default="tcp", description='"tcp" or "udp"')
     functions: Annotated[tuple[Name, ...], BeforeValidator(few)] = Field(
-        min_length=1, strict=False, description="an array of the names of functions"
+        strict=False, description="an array of the names of functions"
     )
     affinity: Literal["none", "source"] = Field(default="none", description='"none" or "source"')
     weights: Annotated[dict[Name, Weight], BeforeValidator(few)] = Field(
@@ -215,9 +300,23 @@ class InjectTable(InjectionSettings):
     """A table [[inject]]."""
 
     name: Name
-    file: str = Field(
-        min_length=1, max_length=4095, description="a C file, by its path from the mesh file"
+    file: str | None = Field(
+        default=None,
+        min_length=1,
+        max_length=4095,
+        description="a C file, by its path from the mesh file",
     )
+    source: str | None = Field(
+        default=None, max_length=SOURCE_CHARACTERS, description="C, as a file would hold it"
+    )
+
+    @model_validator(mode="after")
+    def _is_whole(self) -> Self:
+        if (self.file is None) == (self.source is None):
+            what = '"file" is missing' if self.file is None else 'it has both "file" and "source"'
+            hint = "name a C file, or write its text under source"
+            raise Invalid(what, path=("file",), hint=hint)
+        return self
 
 
 class MeshFile(Model):
@@ -243,25 +342,29 @@ class MeshFile(Model):
 
 @dataclass(frozen=True)
 class _File:
-    """The tables of a file that can be understood, by their indices, and what is wrong with it."""
+    """The tables that can be understood, by their places, and what is wrong with the others."""
 
     check: Check
     mesh: MeshTable
-    functions: dict[int, FunctionTable]
-    services: dict[int, ServiceTable]
-    policies: dict[int, PolicyTable]
-    injections: dict[int, InjectTable]
-    rights: dict[int, Rights]
+    home: int
+    """The number of the file that has [mesh]."""
+    functions: dict[Location, FunctionTable]
+    services: dict[Location, ServiceTable]
+    policies: dict[Location, PolicyTable]
+    injections: dict[Location, InjectTable]
+    rights: dict[Location, Rights]
     besides: frozenset[str]
     """Names that stand in the other tables."""
 
+    def add(self, fault: Invalid, at: Location) -> None:
+        """Something is wrong ``at`` a place, or inside of it."""
+        path = (*at, *fault.path)
+        self.check.add(Invalid(fault.message, path=path, hint=fault.hint, other=fault.other))
 
-def _build(values: dict[str, Any], beside: Path) -> tuple[Mesh, Check]:
-    """The mesh of the ``values`` of a file, and what is wrong with them, ``path`` by the file.
 
-    Files that it names are read from where it is, ``beside``.
-    """
-    file = _read(values)
+def _build(files: list[dict[str, Any]], documents: Sequence[Document]) -> tuple[Mesh, Check]:
+    """The mesh of the values of ``files``, and what is wrong with them."""
+    file = _read(files)
     origin: _Origin = {}
     parts: dict[str, Any] = {
         **{key: value for key, value in file.mesh if key != "prefix"},
@@ -274,83 +377,107 @@ def _build(values: dict[str, Any], beside: Path) -> tuple[Mesh, Check]:
         return Mesh.model_construct(**parts), file.check
     parts["services"] = _services(file, origin)
     parts["rights"] = tuple(file.rights.values())
-    origin |= {("rights", n): ("tenant", index) for n, index in enumerate(file.rights)}
+    origin |= {("rights", n): at for n, at in enumerate(file.rights)}
     mesh = Mesh.model_construct(**parts)
     mesh = mesh.model_copy(update={"policies": _policies(file, mesh, origin)})
-    mesh = mesh.model_copy(update={"injections": _injections(file, beside, origin)})
+    mesh = mesh.model_copy(update={"injections": _injections(file, documents, origin)})
     for found in problems(mesh, file.besides):
         if file.check.enough:
             break
-        path = _in_file(origin, found.path)
-        file.check.add(Invalid(found.message, path=path, hint=found.hint))
+        other = _in_file(file, origin, found.other) if found.other else ()
+        path = _in_file(file, origin, found.path)
+        file.check.add(Invalid(found.message, path=path, hint=found.hint, other=other))
     return mesh, file.check
 
 
-def _read(values: dict[str, Any]) -> _File:
-    """The tables of a file, each looked at by itself."""
-    check = Check(MeshFile, values)
-    frame = dict(values)
-    mesh = MeshTable(name="mesh")
-    if isinstance(values.get("mesh"), dict):
-        frame["mesh"] = mesh
-        mesh = check.table(MeshTable, values["mesh"], ("mesh",), name=mesh.name) or mesh
-    functions = _tables(check, "function", FunctionTable, frame)
-    services = _tables(check, "service", ServiceTable, frame)
-    policies = _tables(check, "policy", PolicyTable, frame)
-    injections = _tables(check, "inject", InjectTable, frame)
-    rights = _tables(check, "tenant", Rights, frame)
-    check.table(MeshFile, frame, ())  # what is left there is the shape of the file
+def _read(files: list[dict[str, Any]]) -> _File:
+    """The tables of all files, each looked at by itself."""
+    check = Check(MeshFile, files)
+    frames = [dict(values) for values in files]
+    mesh, home = _mesh_table(check, files, frames)
+    functions = _tables(check, "function", FunctionTable, frames)
+    services = _tables(check, "service", ServiceTable, frames)
+    policies = _tables(check, "policy", PolicyTable, frames)
+    injections = _tables(check, "inject", InjectTable, frames)
+    rights = _tables(check, "tenant", Rights, frames)
+    for number, frame in enumerate(frames):
+        check.table(MeshFile, frame, (number,))  # what is left there is the shape of the file
     besides = frozenset(
         table[name]
         for key, made in (("function", functions), ("service", services))
+        for number, values in enumerate(files)
         for index, table in enumerate(values[key] if isinstance(values.get(key), list) else ())
         for name in ("name", "tenant")
-        if index not in made and isinstance(table, dict) and isinstance(table.get(name), str)
+        if (number, key, index) not in made
+        and isinstance(table, dict)
+        and isinstance(table.get(name), str)
     )
-    return _File(check, mesh, functions, services, policies, injections, rights, besides)
+    return _File(check, mesh, home, functions, services, policies, injections, rights, besides)
+
+
+def _mesh_table(
+    check: Check, files: list[dict[str, Any]], frames: list[dict[str, Any]]
+) -> tuple[MeshTable, int]:
+    """The table [mesh], and in which of the files it is; none other may have one."""
+    mesh = MeshTable(name="mesh")
+    homes = [number for number, values in enumerate(files) if "mesh" in values] or [0]
+    home = homes[0]
+    for number in homes[1:]:
+        hint = "one file says what holds for the whole mesh"
+        at, other = (number, "mesh"), (home, "mesh")
+        check.add(Invalid("there are two tables [mesh]", path=at, hint=hint, other=other))
+    table = files[home].get("mesh")
+    if isinstance(table, dict):
+        mesh = check.table(MeshTable, table, (home, "mesh"), name=mesh.name) or mesh
+    for number, frame in enumerate(frames):
+        if number != home or isinstance(table, dict):
+            frame["mesh"] = mesh
+    return mesh, home
 
 
 def _tables(
-    check: Check, key: str, model: type[_Table], frame: dict[str, Any]
-) -> dict[int, _Table]:
-    """The tables of an array of a file, by their indices; they are taken out of its ``frame``."""
-    found = {}
-    if isinstance(frame.get(key), list):
-        for index, table in enumerate(frame[key]):
-            if check.enough:
-                break
-            if (made := check.table(model, table, (key, index))) is not None:
-                found[index] = made
-        frame[key] = ()
+    check: Check, key: str, model: type[_Table], frames: list[dict[str, Any]]
+) -> dict[Location, _Table]:
+    """The tables of an array, by their places; they are taken out of the ``frames`` of files."""
+    found: dict[Location, _Table] = {}
+    for number, frame in enumerate(frames):
+        if isinstance(frame.get(key), list):
+            for index, table in enumerate(frame[key]):
+                if check.enough:
+                    break
+                at = (number, key, index)
+                if (made := check.table(model, table, at)) is not None:
+                    found[at] = made
+            frame[key] = ()
     return found
 
 
-def _in_file(origin: _Origin, at: Location) -> Location:
-    """Where in the file that comes from which is ``at`` in the mesh."""
+def _in_file(file: _File, origin: _Origin, at: Location) -> Location:
+    """The place that comes from which is ``at`` in the mesh."""
     renamed = {"source": "from", "destination": "to"}
     for length in range(len(at), 0, -1):
         if found := origin.get(at[:length]):
             return found + tuple(renamed.get(str(part), part) for part in at[length:])
-    return at
+    return (file.home, *at)
 
 
-def _own_names(file: _File) -> dict[int, tuple[str, ...]]:
+def _own_names(file: _File) -> dict[Location, tuple[str, ...]]:
     """What the functions of each table are called, as far as nothing before has these names."""
-    known, found = set[str](), {}
+    known: dict[str, Location] = {}
+    found: dict[Location, tuple[str, ...]] = {}
     total = 0
-    for index, table in file.functions.items():
+    for at, table in file.functions.items():
         total += table.replicas or 1
         if total > file.mesh.limits.functions:
-            path = ("function", index, "replicas")
-            raise too_many("functions", file.mesh.limits.functions, path)
+            raise too_many("functions", file.mesh.limits.functions, (*at, "replicas"))
         names = {table.name, *table.names}
-        if twice := min(names & known, default=""):
-            what = f'there are two functions called "{twice}"'
-            path = ("function", index, "name")
-            file.check.add(Invalid(what, path=path, hint="rename one of them"))
+        if twice := min(names & known.keys(), default=""):
+            what, hint = f'there are two functions called "{twice}"', "rename one of them"
+            other = (*known[twice], "name")
+            file.check.add(Invalid(what, path=(*at, "name"), hint=hint, other=other))
         else:
-            known |= names
-            found[index] = table.names
+            known |= dict.fromkeys(names, at)
+            found[at] = table.names
     return found
 
 
@@ -360,31 +487,37 @@ def _functions(file: _File, parts: Parts, origin: _Origin) -> tuple[Function, ..
     tables = (*file.functions.values(), *file.services.values())
     used = {address for table in tables for address in table.address}
     own = _own_names(file)
+    for table in file.functions.values():
+        used.update(address for both in table.addresses.values() for address in both)
     owners = {
-        name: index
-        for index, names in own.items()
-        if not file.functions[index].address
+        name: at
+        for at, names in own.items()
+        if not file.functions[at].address
         for name in names
+        if name not in file.functions[at].addresses
     }
     try:
         assigned4 = assign_addresses(owners, parts.prefix4, used)
         assigned6 = assign_addresses(owners, parts.prefix6, used)
     except Invalid as fault:
-        fault.path = ("function", owners[str(fault.path[0])])
+        fault.path = owners[str(fault.path[0])]
         raise
     functions: list[Function] = []
-    for index, names in own.items():
-        table = file.functions[index]
-        settings = table.model_dump(exclude={"name", "replicas", "address"})
+    for at, names in own.items():
+        table = file.functions[at]
+        settings = table.model_dump(exclude={"name", "replicas", "address", "addresses"})
         settings["group"] = table.name if table.replicas else None
         for name in names:
-            addresses = table.address or (assigned4[name], assigned6[name])
-            _note(origin, ("functions", len(functions)), ("function", index), table.address)
+            given = table.addresses.get(name, table.address)
+            where = (*at, "addresses", name) if name in table.addresses else (*at, "address")
+            addresses = given or (assigned4[name], assigned6[name])
+            made = ("functions", len(functions))
+            origin[made] = at
+            _note(origin, made, where, given)
             try:
                 function = make(Function, name=name, **settings, **_by_family("address", addresses))
             except Invalid as fault:
-                path = ("function", index, *fault.path)
-                file.check.add(Invalid(fault.message, path=path, hint=fault.hint))
+                file.add(fault, at)
                 break
             functions.append(function)
     return tuple(functions)
@@ -393,15 +526,16 @@ def _functions(file: _File, parts: Parts, origin: _Origin) -> tuple[Function, ..
 def _services(file: _File, origin: _Origin) -> tuple[Service, ...]:
     """Its services."""
     services: list[Service] = []
-    for index, table in file.services.items():
+    for at, table in file.services.items():
         values = dict(table) | service_ports(table.port, table.target_port)
         del values["address"]
-        _note(origin, ("services", len(services)), ("service", index), table.address)
+        made = ("services", len(services))
+        origin[made] = at
+        _note(origin, made, (*at, "address"), table.address)
         try:
             services.append(make(Service, **values, **_by_family("address", table.address)))
         except Invalid as fault:
-            path = ("service", index, *fault.path)
-            file.check.add(Invalid(fault.message, path=path, hint=fault.hint))
+            file.add(fault, at)
     return tuple(services)
 
 
@@ -409,41 +543,46 @@ def _policies(file: _File, mesh: Mesh, origin: _Origin) -> tuple[Policy, ...]:
     """Its policies; a function's name that stands for its replicas becomes that of their group."""
     policies: list[Policy] = []
     groups = frozenset(mesh.groups)
-    for index in list(file.policies):
-        table = file.policies.pop(index)  # two of everything would be much, if there are many
+    for at in list(file.policies):
+        table = file.policies.pop(at)  # two of everything would be much, if there are many
         values = dict(table) | policy_ports(table.port)
-        origin["policies", len(policies)] = ("policy", index)
+        origin["policies", len(policies)] = at
         try:
             policy = make(Policy, **values)
         except Invalid as fault:
-            what = f"policy number {index + 1}: {fault.message}"
-            path = ("policy", index, *fault.path)
-            file.check.add(Invalid(what, path=path, hint=fault.hint))
+            fault.message = f"policy number {int(at[-1]) + 1}: {fault.message}"
+            file.add(fault, at)
         else:
             policies.append(policy.named(groups))
     return tuple(policies)
 
 
-def _injections(file: _File, beside: Path, origin: _Origin) -> tuple[Injection, ...]:
+def _injections(
+    file: _File, documents: Sequence[Document], origin: _Origin
+) -> tuple[Injection, ...]:
     """What it injects, with the texts of the files."""
     found: list[Injection] = []
     if len(file.injections) > INJECTIONS:  # each would have its text read
-        what, where = f"more than {INJECTIONS} are injected", ("inject", INJECTIONS)
-        file.check.add(Invalid(what, path=where, hint="inject at tenants or groups"))
+        fault = Invalid(f"more than {INJECTIONS} are injected", hint="inject at tenants or groups")
+        file.add(fault, list(file.injections)[INJECTIONS])
         return ()
-    for index, table in file.injections.items():
-        try:
-            source = read_source(beside / table.file)
-        except Invalid as fault:
-            path = ("inject", index, "file")
-            file.check.add(Invalid(fault.message, path=path, hint=fault.hint))
-            continue
-        origin["injections", len(found)] = ("inject", index)
-        found.append(make(Injection, **dict(table), source=source))
+    for at, table in file.injections.items():
+        values = dict(table)
+        if table.file is None:
+            values["file"] = f"{table.name}.c"
+        else:
+            try:
+                values["source"] = read_source(documents[int(at[0])].beside / table.file)
+            except Invalid as fault:
+                file.add(fault, (*at, "file"))
+                continue
+        origin["injections", len(found)] = at
+        found.append(make(Injection, **values))
     try:
         return ranked(tuple(found))
     except Invalid as fault:
-        file.check.add(Invalid(fault.message, path=_in_file(origin, fault.path), hint=fault.hint))
+        path = _in_file(file, origin, fault.path)
+        file.check.add(Invalid(fault.message, path=path, hint=fault.hint))
         return ()
 
 
@@ -470,7 +609,6 @@ def _by_family(key: str, items: tuple[_Either, ...]) -> dict[str, _Either]:
 
 
 def _note(origin: _Origin, made: Location, at: Location, addresses: tuple[Address, ...]) -> None:
-    """Note that the object ``made``, and its ``addresses``, are given ``at`` in the file."""
-    origin[made] = at
+    """Note that the ``addresses`` of the object ``made`` are given ``at`` a place."""
     for index, address in enumerate(addresses):
-        origin[(*made, f"address{address.version}")] = (*at, "address", index)
+        origin[(*made, f"address{address.version}")] = (*at, index)

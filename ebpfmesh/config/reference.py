@@ -29,7 +29,9 @@ _INTRODUCTION = """<!-- Made by `make docs` from the models in ebpfmesh/config/f
 
 A mesh is a [TOML](https://toml.io) file of at most 4 MiB: one table `[mesh]`, and a table for each
 function, service and policy. `ebpfmesh plan FILE` tells all that is wrong with it, with lines and
-hints, and what `ebpfmesh up FILE` would do; `ebpfmesh example` prints one to begin with.
+hints, and what `ebpfmesh up FILE` would do; `ebpfmesh example` prints one to begin with, `ebpfmesh
+export` the mesh that runs. `-` for FILE is standard input. All `*.toml` of a directory are one
+mesh, as if they stood in one file in the order of their names: one of them has `[mesh]`.
 
 Editors check a file while it is written, if they know its schema: `ebpfmesh schema
 >mesh.schema.json`, and `#:schema ./mesh.schema.json` in the first line of the file.
@@ -54,6 +56,7 @@ _WITHOUT = {
     ),
     ("function", "replicas"): "one function, called as the table says",
     ("function", "address"): "assigned",
+    ("function", "addresses"): "assigned",
     ("function", "netns"): "one of its own",
     ("function", "cpu"): "no limit",
     ("function", "memory"): "no limit",
@@ -61,6 +64,8 @@ _WITHOUT = {
     ("service", "weights"): "1 each",
     ("policy", "port"): "any",
     ("inject", "tenant"): "the operator's",
+    ("inject", "file"): "`source`",
+    ("inject", "source"): "`file`",
     ("policy", "icmp_type"): "any",
 }
 """What holds without a key, where that is no default of the model's."""
@@ -116,6 +121,10 @@ ABOUT: dict[str, dict[str, tuple[str, str]]] = {
             "Its addresses; without, one of each of the mesh's prefixes, by its name.",
             '["198.18.0.10", "2001:db8::10"]',
         ),
+        "addresses": (
+            "Those of single replicas, where they shall not be assigned.",
+            '{web-0 = "198.18.0.11"}',
+        ),
         "netns": (
             "A network namespace that is there already; without, it gets one of its own.",
             '"given"',
@@ -132,7 +141,10 @@ ABOUT: dict[str, dict[str, tuple[str, str]]] = {
         "port": ("The port clients use, or a range of them.", '"8000-8099"'),
         "target_port": ("The functions' own; as many. Without: the same.", '"9000-9099"'),
         "protocol": ("What it speaks.", '"udp"'),
-        "functions": ("Who answers: functions, and groups of replicas.", '["web"]'),
+        "functions": (
+            "Who answers: functions, and groups of replicas; it may be empty.",
+            '["web"]',
+        ),
         "affinity": ("source: a client keeps its function, whatever its port.", '"source"'),
         "weights": (
             "Part of the new flows that a function gets, or each of a group; 0 drains it.",
@@ -151,6 +163,7 @@ ABOUT: dict[str, dict[str, tuple[str, str]]] = {
     "inject": {
         "name": ("What it is called, for `swap`, `eject` and `show injected`.", '"bucket"'),
         "file": ("A C file, by its path from the mesh file.", '"token_bucket.c"'),
+        "source": ("Its text itself, in the place of a file.", "'MESH_FUNCTION(p) { … }'"),
         "at": (
             "Whose packets meet it, and which way: FUNCTION or tenant:NAME, /egress or /ingress.",
             '"web/ingress"',

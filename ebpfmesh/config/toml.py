@@ -6,6 +6,7 @@ memory in proportion to the text, whatever it holds.
 """
 
 import re
+import sys
 import tomllib
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -47,18 +48,26 @@ _MARK = re.compile(rf"(?:{_TEXT}|\#[^\n]*+)|([\[\]{{}}\"'])|([0-9_]{{4096}})")
 _LONG_WORD = re.compile(rf"(?<![^{_ENDS}])[^{_ENDS}]{{{MAX_WORD}}}")
 
 
-def read(path: Path) -> str:
-    """The text of the file at ``path``; raises ``ConfigError``."""
+def read(path: Path, room: int = MAX_BYTES) -> str:
+    """The text of the file at ``path``, ``-`` for standard input; raises ``ConfigError``.
+
+    ``room`` is what others have left of the bytes that there may be.
+    """
     try:
-        with path.open("rb") as file:
-            data = file.read(MAX_BYTES + 1)
+        if path == Path("-"):
+            path = Path("<stdin>")
+            data = sys.stdin.buffer.read(room + 1)
+        else:
+            with path.open("rb") as file:
+                data = file.read(room + 1)
     except (OSError, ValueError) as error:
         what = getattr(error, "strerror", None) or str(error)
         hint = "give the path of a file that can be read"
         raise ConfigError(f"cannot read it: {what}", file=path, line=None, hint=hint) from None
-    if len(data) > MAX_BYTES:
+    if len(data) > room:
         hint = "is it a mesh file? functions that are alike can be replicas of one"
-        what = f"it is larger than {MAX_BYTES >> 20} MiB"
+        others = "" if room == MAX_BYTES else "with the files before it "
+        what = f"{others}it is larger than {MAX_BYTES >> 20} MiB"
         raise ConfigError(what, file=path, line=None, hint=hint)
     try:
         return data.decode()
@@ -87,7 +96,7 @@ def _costly(text: str) -> tuple[str, int | None, str] | None:
     many = text.count(".") + text.count("[") > MAX_NESTED
     if not (many or _LONG_KEY.search(text) or _LONG_WORD.search(text)):
         return None
-    text = _OPAQUE.sub(lambda opaque: '""' + "\n" * opaque[0].count("\n"), text)
+    text = _plain(text)
     nested = sum(1 for _ in _NESTED.finditer(text))
     if nested > MAX_NESTED:
         what = f"it has {nested} tables and dots in keys, more than {MAX_NESTED}"
@@ -99,6 +108,24 @@ def _costly(text: str) -> tuple[str, int | None, str] | None:
         what = f"a key or a number has more than {MAX_WORD} characters"
         return what, _line(text, match.start()), "is it a mesh file?"
     return None
+
+
+def _plain(text: str) -> str:
+    """A text without what strings and comments hold."""
+    return _OPAQUE.sub(lambda opaque: '""' + "\n" * opaque[0].count("\n"), text)
+
+
+def check_nested(texts: Sequence[tuple[Path, str]]) -> None:
+    """Raise ConfigError if files are together what ``parse`` refuses of one."""
+    if sum(text.count(".") + text.count("[") for _, text in texts) <= MAX_NESTED:
+        return
+    total = 0
+    for path, text in texts:
+        total += sum(1 for _ in _NESTED.finditer(_plain(text)))
+        if total > MAX_NESTED:
+            what = f"with the files before it it has more than {MAX_NESTED} tables and dots in keys"
+            hint = "functions that are alike can be replicas of one"
+            raise ConfigError(what, file=path, line=None, hint=hint)
 
 
 def lines(text: str, wanted: Collection[Location] | None = None) -> dict[Location, int]:
@@ -126,20 +153,25 @@ def line_of(known: Mapping[Location, int], at: Location) -> int:
     return next((known[part] for part in around if part in known), 1)
 
 
-def fault(path: Path, text: str, faults: Sequence[Invalid], more: int = 0) -> ConfigError:
-    """All ``faults`` of a file's values, with their lines, to be raised; ``more`` are left out."""
+def fault(errors: Sequence[ConfigError], more: int = 0) -> ConfigError:
+    """All ``errors`` as one to be raised; ``more`` are left out."""
+    first, *others = errors
+    first.others, first.more = tuple(others), more
+    return first
+
+
+def errors(path: Path, text: str, faults: Sequence[Invalid]) -> list[ConfigError]:
+    """The ``faults`` of a file's values, with their lines."""
     known = lines(text, [found.path for found in faults])
     # A key that is missing comes last: often it is there, misspelt.
     order = sorted(
         ((_missing(found, known), line_of(known, found.path), found) for found in faults),
         key=lambda row: row[:2],
     )
-    first, *others = (
+    return [
         ConfigError(found.message, file=path, line=line, hint=found.hint)
         for _, line, found in order
-    )
-    first.others, first.more = tuple(others), more
-    return first
+    ]
 
 
 def _missing(found: Invalid, known: Mapping[Location, int]) -> bool:

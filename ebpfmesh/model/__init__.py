@@ -39,6 +39,7 @@ from ebpfmesh.model.objects import (
     Service,
     Timeouts,
     Weight,
+    memory_text,
 )
 from ebpfmesh.model.parts import Hook, Parts, groups_of
 from ebpfmesh.model.policy import (
@@ -94,6 +95,7 @@ __all__ = [
     "few",
     "groups_of",
     "idle_rules",
+    "memory_text",
     "parse_ports",
     "parse_prefix",
     "port_prefixes",

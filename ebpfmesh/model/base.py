@@ -56,11 +56,17 @@ _UNUSABLE_SPANS = [
 
 
 class Invalid(UsageError, ValueError):
-    """A value that cannot be meant; ``path`` leads to it from the object being validated."""
+    """A value that cannot be meant; ``path`` leads to it from the object being validated.
 
-    def __init__(self, message: str, *, path: Location = (), hint: str = "") -> None:
+    ``other`` leads to the one that it cannot be beside, if there is one.
+    """
+
+    def __init__(
+        self, message: str, *, path: Location = (), hint: str = "", other: Location = ()
+    ) -> None:
         super().__init__(message, hint=hint)
         self.path = path
+        self.other = other
 
 
 def show(value: str) -> str:
@@ -139,13 +145,12 @@ def parse_prefix(text: object) -> IPv4Network | IPv6Network:
     raise Invalid(f"{show(text)} has bits after the prefix", hint=f'did you mean "{prefix}"?')
 
 
-def repeated(values: Iterable[_Item]) -> Iterator[tuple[int, _Item]]:
-    """The (index, value) of all that were there before."""
-    seen: set[_Item] = set()
+def repeated(values: Iterable[_Item]) -> Iterator[tuple[int, int, _Item]]:
+    """The (index, index of the first, value) of all that were there before."""
+    seen: dict[_Item, int] = {}
     for index, value in enumerate(values):
-        if value in seen:
-            yield index, value
-        seen.add(value)
+        if (first := seen.setdefault(value, index)) != index:
+            yield index, first, value
 
 
 def few(value: object) -> object:

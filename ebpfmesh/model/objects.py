@@ -43,6 +43,12 @@ def _memory(value: object) -> object:
     return int(match[1]) * _UNITS[match[2]]
 
 
+def memory_text(size: int) -> str:
+    """Bytes as people write them, exactly: ``64M``."""
+    unit = max((u for u in _UNITS if size % _UNITS[u] == 0), key=_UNITS.__getitem__)
+    return f"{size // _UNITS[unit]}{unit}"
+
+
 def _command(words: tuple[str, ...]) -> tuple[str, ...]:
     """A command the kernel can execute: a program, and no NUL in any word."""
     for index, word in enumerate(words):
@@ -189,7 +195,7 @@ class Service(Endpoint):
 
     @model_validator(mode="after")
     def _is_whole(self) -> Self:
-        for index, name in repeated(self.functions):
+        for index, _, name in repeated(self.functions):
             path = ("functions", index)
             raise Invalid(f'"functions" names "{name}" twice', path=path, hint="name it once")
         for key, first in (("port", self.port), ("target_port", self.target_port)):

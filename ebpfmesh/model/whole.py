@@ -13,7 +13,6 @@ from ebpfmesh._abi import PREFIXES
 from ebpfmesh.model.base import Address, Hints, Invalid, Location, Network, repeated, too_many
 from ebpfmesh.model.injection import INJECTIONS
 from ebpfmesh.model.parts import Parts
-from ebpfmesh.model.policy import Match
 from ebpfmesh.model.ports import port_prefixes, ports_text
 
 
@@ -60,20 +59,21 @@ def _same_names(mesh: Parts) -> Iterator[Invalid]:
     functions = [function.name for function in mesh.functions]
     services = [service.name for service in mesh.services]
     for key, names in (("functions", functions), ("services", services)):
-        for index, name in repeated(names):
-            what = f'there are two {key} called "{name}"'
-            yield Invalid(what, path=(key, index, "name"), hint="rename one of them")
+        for index, first, name in repeated(names):
+            what, hint = f'there are two {key} called "{name}"', "rename one of them"
+            yield Invalid(what, path=(key, index, "name"), hint=hint, other=(key, first, "name"))
     groups = {function.group for function in mesh.functions}
     for index, name in enumerate(functions):
         if name in groups:
             what = f'function "{name}": a group of functions has that name'
             yield Invalid(what, path=("functions", index, "name"), hint="rename one of them")
     yield from _hidden_names(functions, services)
-    for index, netns in repeated([function.netns for function in mesh.functions]):
+    for index, first, netns in repeated([function.netns for function in mesh.functions]):
         if netns:
             what = f'function "{mesh.functions[index].name}": another one is in netns {netns} too'
             path = ("functions", index, "netns")
-            yield Invalid(what, path=path, hint="a namespace holds one function")
+            other = ("functions", first, "netns")
+            yield Invalid(what, path=path, hint="a namespace holds one function", other=other)
 
 
 def _hidden_names(functions: list[str], services: list[str]) -> Iterator[Invalid]:
@@ -187,21 +187,20 @@ def _bad_policies(mesh: Parts, besides: Collection[str]) -> Iterator[Invalid]:
             if name and names is not None and name not in names and name not in besides:
                 what = f'policy {policy}: there is no {identity.kind} "{name}"'
                 yield Invalid(what, path=("policies", index, key), hint=hints[identity.kind](name))
-    first: dict[Match, int] = {}
-    for index, policy in enumerate(mesh.policies):
-        if (other := first.setdefault(policy.match, index)) != index:
-            what = f"policy {policy}: policy number {other + 1} is about the same flows"
-            hint = "keep one, or make them differ in from, to, protocol or port"
-            yield Invalid(what, path=("policies", index), hint=hint)
+    for index, first, _ in repeated(policy.match for policy in mesh.policies):
+        what = f"policy {mesh.policies[index]}: another one is about the same flows"
+        hint = "keep one, or make them differ in from, to, protocol or port"
+        yield Invalid(what, path=("policies", index), hint=hint, other=("policies", first))
 
 
 def _bad_injections(mesh: Parts, besides: Collection[str]) -> Iterator[Invalid]:
     if len(mesh.injections) > INJECTIONS:
         what, path = f"more than {INJECTIONS} are injected", ("injections", INJECTIONS)
         yield Invalid(what, path=path, hint="inject at tenants or groups")
-    for index, name in repeated([one.name for one in mesh.injections]):
-        what = f'there are two injected functions called "{name}"'
-        yield Invalid(what, path=("injections", index, "name"), hint="rename one of them")
+    for index, first, name in repeated([one.name for one in mesh.injections]):
+        what, hint = f'there are two injected functions called "{name}"', "rename one of them"
+        other: Location = ("injections", first, "name")
+        yield Invalid(what, path=("injections", index, "name"), hint=hint, other=other)
     functions = {function.name for function in mesh.functions} | set(mesh.groups)
     known = {"function": functions, "tenant": set(mesh.tenants)}
     hints = {kind: Hints(names) for kind, names in known.items()}
@@ -214,9 +213,10 @@ def _bad_injections(mesh: Parts, besides: Collection[str]) -> Iterator[Invalid]:
 
 def _bad_rights(mesh: Parts) -> Iterator[Invalid]:
     """Tenants inject at places of their own, as many as they may."""
-    for index, name in repeated(one.name for one in mesh.rights):
-        what = f'there are two tables for tenant "{name}"'
-        yield Invalid(what, path=("rights", index, "name"), hint="make one of them")
+    for index, first, name in repeated(one.name for one in mesh.rights):
+        what, hint = f'there are two tables for tenant "{name}"', "make one of them"
+        other: Location = ("rights", first, "name")
+        yield Invalid(what, path=("rights", index, "name"), hint=hint, other=other)
     owners: dict[tuple[str, str], set[str]] = {("tenant", name): {name} for name in mesh.tenants}
     for function in mesh.functions:
         for name in filter(None, (function.name, function.group)):

@@ -73,7 +73,7 @@ def test_size(write) -> None:
 
 @pytest.mark.parametrize("name", ["missing", ".", "a\0b"])
 def test_unreadable(tmp_path: Path, name: str) -> None:
-    with pytest.raises(ConfigError, match="cannot read it") as caught:
+    with pytest.raises(ConfigError, match=r"cannot read it|no \*\.toml is in it") as caught:
         load(tmp_path / name)
     assert caught.value.line is None
     assert caught.value.hint
@@ -250,7 +250,9 @@ def test_a_rule_of_replicas_is_one_and_so_is_that_of_one_of_them(write) -> None:
 
 def test_a_group_is_named_one_way_or_the_other_and_not_twice(write) -> None:
     rules = "\n[[policy]]\nfrom='function:a'\nto='any'\n[[policy]]\nfrom='group:a'\nto='any'\n"
-    with pytest.raises(ConfigError, match="policy number 1 is about the same flows"):
+    with pytest.raises(
+        ConfigError, match=r"another one is about the same flows, the other at .*mesh\.toml:\d+$"
+    ):
         load(write(function("replicas = 2", rules)))
 
 
@@ -482,3 +484,137 @@ def test_what_the_example_says_is_the_default_is(tmp_path: Path) -> None:
     file.write_text(re.sub(r"^# (\w+ = .*)$", r"\1", text, flags=re.MULTILINE))
     assert file.read_text() != text
     assert load(file) == load(ROOT / "examples/edge.toml")
+
+
+# Several files
+
+
+@pytest.fixture
+def parts(tmp_path: Path) -> Path:
+    """A mesh in three files; what is no *.toml is not of it."""
+    for name, text in {
+        "10-mesh.toml": HEAD,
+        "20-web.toml": '[[function]]\nname = "web"\nreplicas = 2\n',
+        "30-rules.toml": (
+            '[[policy]]\nfrom = "any"\nto = "function:web"\n[[function]]\nname = "a"\n'
+        ),
+        "notes.txt": "none",
+        ".10-mesh.toml.swp.toml": "none",
+    }.items():
+        (tmp_path / name).write_text(text)
+    return tmp_path
+
+
+def test_a_directory_is_one_mesh(parts: Path) -> None:
+    """In the order of names; as if all stood in one file."""
+    found = load(parts)
+    assert [one.name for one in found.functions] == ["web-0", "web-1", "a"]
+    texts = [one.read_text() for one in sorted(parts.glob("[0-9]*.toml"))]
+    other = parts / "other"
+    other.mkdir()
+    (other / "mesh.toml").write_text("\n".join(texts))
+    assert load(other / "mesh.toml") == load(other) == found
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "what"),
+    [
+        ("\n[mesh]\nname = 'x'", 2, r"two tables \[mesh\], the other at .*10-mesh\.toml:1"),
+        ("[[function]]\nname = 'web'", 2, r'called "web", the other at .*20-web\.toml:2'),
+        ("[[function]]\nname = 'web-1'", 2, r'called "web-1", the other at .*20-web\.toml:2'),
+        ("[[policy]]\nfrom='any'\nto='function:web'", 1, r"flows, the other at .*30-rules\.toml:1"),
+        ("[[policy]]\nfrom = 'any'\nto = 'function:b'", 3, 'there is no function "b"'),
+        ("[[policy]]\nfrom = 'any'\nto = 'any'\nport = 7", 4, "policy number 1: port 7 needs"),
+        ("[[function]]\ncpu = 0\nname = 'b'", 2, 'function "b": "cpu" cannot be 0'),
+        ("meshes = 1", 1, 'unknown key "meshes"'),
+        ("[[function]", 1, "not TOML"),
+    ],
+)
+def test_what_is_wrong_is_told_with_its_file(parts: Path, text: str, line: int, what: str) -> None:
+    (parts / "40-more.toml").write_text(text)
+    with pytest.raises(ConfigError, match=what) as caught:
+        load(parts)
+    assert (caught.value.file, caught.value.line) == (parts / "40-more.toml", line)
+    assert_for_people(caught.value)
+    assert caught.value.others == ()
+
+
+def test_files_without_a_mesh(parts: Path) -> None:
+    (parts / "10-mesh.toml").unlink()
+    with pytest.raises(ConfigError, match=r'20-web\.toml:1: "mesh" is missing') as caught:
+        load(parts)
+    assert caught.value.others == ()
+
+
+def test_files_are_together_no_larger_than_one_may_be(parts: Path) -> None:
+    (parts / "40-more.toml").write_bytes(b"\n" * (toml.MAX_BYTES // 2))
+    load(parts)
+    (parts / "50-more.toml").write_bytes(b"\n" * (toml.MAX_BYTES // 2))
+    with pytest.raises(ConfigError, match="with the files before it it is larger than 4 MiB"):
+        load(parts)
+
+
+def test_files_are_together_no_dearer_than_one_may_be(parts: Path) -> None:
+    for name in ("40-more.toml", "50-more.toml"):
+        (parts / name).write_text("x = {" + ",".join(f"a{n}.b=1" for n in range(70_000)) + "}")
+    with pytest.raises(ConfigError, match=r"50-more\.toml: with the files before it it has more"):
+        load(parts)
+
+
+def test_there_are_only_so_many_files(tmp_path: Path) -> None:
+    (tmp_path / "mesh.toml").write_text(HEAD)
+    for number in range(255):
+        (tmp_path / f"{number}.toml").touch()
+    load(tmp_path)
+    (tmp_path / "more.toml").touch()
+    with pytest.raises(ConfigError, match="more than 256 files"):
+        load(tmp_path)
+
+
+def test_a_file_to_inject_is_named_from_where_it_is_named(parts: Path) -> None:
+    (parts / "40-more.toml").write_text('[[inject]]\nname = "i"\nfile = "i.c"\nat = "a/egress"\n')
+    with pytest.raises(ConfigError, match=r"40-more\.toml:3: .*/i\.c: No such file"):
+        load(parts)
+    (parts / "i.c").write_text("text")
+    assert load(parts).injections[0].source == "text"
+
+
+# Keys that only some functions have
+
+
+@pytest.mark.parametrize(
+    ("keys", "line", "what"),
+    [
+        ("addresses = {web-0 = '198.18.0.9'}", 5, "is not one of its replicas"),
+        ("replicas = 2\naddresses = {web-2 = '198.18.0.9'}", 6, "is not one of its replicas"),
+        ("replicas = 1\naddress = '198.18.0.8'\naddresses = {web-0 = '198.18.0.9'}", 7, "has both"),
+        ("replicas = 2\naddresses = {web-0 = '127.0.0.1'}", 6, "loopback"),
+        (
+            "replicas = 2\naddresses = {web-0 = '198.18.0.9', web-1 = '198.18.0.9'}",
+            6,
+            "is the addr",
+        ),
+    ],
+)
+def test_addresses_of_replicas(write, keys: str, line: int, what: str) -> None:
+    with pytest.raises(ConfigError, match=what) as caught:
+        load(write(f"{HEAD}[[function]]\nname = 'web'\n{keys}\n"))
+    assert caught.value.line == line
+    assert_for_people(caught.value)
+
+
+def test_replicas_without_an_address_of_their_own_are_assigned_others(write) -> None:
+    plain = load(write(HEAD + "[[function]]\nname = 'web'\nreplicas = 2\n"))
+    taken = plain.function("web-1").address4
+    keys = f"addresses = {{web-0 = ['{taken}', '2001:db8::77']}}"
+    found = load(write(f"{HEAD}[[function]]\nname = 'web'\nreplicas = 2\n{keys}\n"))
+    assert found.function("web-0").addresses == (taken, IPv6Address("2001:db8::77"))
+    assert found.function("web-1").address4 not in (taken, None)
+    assert found.function("web-1").group == "web"
+
+
+@pytest.mark.parametrize("keys", ["", "file = 'i.c'\nsource = 'x'"])
+def test_what_is_injected_has_a_file_or_a_text(write, keys: str) -> None:
+    with pytest.raises(ConfigError, match='"file"') as caught:
+        load(write(function("[[inject]]\nname = 'i'\nat = 'a/egress'\n" + keys)))
+    assert_for_people(caught.value)
