@@ -6,6 +6,7 @@ layouts of ``ebpfmesh._abi``. A call that fails raises OSError with the kernel's
 EPERM, which becomes MissingPrivilege. Reference: linux/include/uapi/linux/bpf.h.
 """
 
+import contextlib
 import ctypes as c
 import errno
 import functools
@@ -38,6 +39,7 @@ CGROUP_HOOK = {
 }
 """Attach types of programs of cgroups; an answer can be named before anything is asked."""
 NOEXIST = 1
+BPF_STATS_RUN_TIME = 0
 TEST_XDP_LIVE_FRAMES = 1 << 1
 BATCH = 1024
 REPLACING = "replacing"
@@ -267,6 +269,20 @@ def is_link(fd: Fd) -> bool:
     return "link_id" in fdinfo(fd)
 
 
+def enable_stats() -> Fd:
+    """Have the kernel time every run of every program, while this is open (``prog_runs``)."""
+    return Fd(_call("bpf_enable_stats", BPF_STATS_RUN_TIME))
+
+
+def prog_runs(fd: Fd) -> tuple[int, int]:
+    """Nanoseconds a program ran for, and how often, while the kernel timed it.
+
+    What it called by tail calls is in it; what only ever is called so has nothing.
+    """
+    found = fdinfo(fd)
+    return int(found.get("run_time_ns", 0)), int(found.get("run_cnt", 0))
+
+
 def prog_by_id(number: int) -> Fd:
     """Open a loaded program by its id."""
     return Fd(_call("bpf_prog_get_fd_by_id", c.c_uint32(number), about=f"program {number}"))
@@ -347,6 +363,16 @@ def map_delete(fd: Fd, key: bytes) -> bool:
 
 def map_items(fd: Fd, key_size: int, value_size: int) -> Iterator[tuple[bytes, bytes]]:
     """Every (key, value), read BATCH entries a system call."""
+    for raw_keys, raw_values in map_batches(fd, key_size, value_size):
+        for i in range(len(raw_keys) // key_size):
+            yield (
+                raw_keys[i * key_size : (i + 1) * key_size],
+                raw_values[i * value_size : (i + 1) * value_size],
+            )
+
+
+def map_batches(fd: Fd, key_size: int, value_size: int) -> Iterator[tuple[bytes, bytes]]:
+    """All keys and values, many at a time: one after the other, in two texts."""
     opts = _BatchOpts(sz=c.sizeof(_BatchOpts))
     entries = map_info(fd).max_entries
     batch = min(entries, max(BATCH, 1 << (entries.bit_length() // 2)))  # a bucket must fit
@@ -367,12 +393,33 @@ def map_items(fd: Fd, key_size: int, value_size: int) -> Iterator[tuple[bytes, b
         except FileNotFoundError:  # the end; count says how many came before it
             done = True
         start = cursor
-        raw_keys, raw_values = keys.raw, values.raw
-        for i in range(count.value):
-            yield (
-                raw_keys[i * key_size : (i + 1) * key_size],
-                raw_values[i * value_size : (i + 1) * value_size],
-            )
+        yield (
+            c.string_at(keys, count.value * key_size),
+            c.string_at(values, count.value * value_size),
+        )
+
+
+class Slots:
+    """Reads ``count`` neighbouring slots of an array in one call, again and again."""
+
+    def __init__(self, fd: Fd, count: int, value_size: int) -> None:
+        self._fd, self._count, self._size = fd, count, value_size
+        self._cursor, self._got = c.c_uint32(), c.c_uint32()
+        keys, self._values = (c.create_string_buffer(count * size) for size in (4, value_size))
+        opts, next_ = _BatchOpts(sz=c.sizeof(_BatchOpts)), c.c_uint32()
+        self._into = (c.byref(next_), keys, self._values, c.byref(self._got), c.byref(opts))
+
+    def read(self, first: int) -> memoryview:
+        """Their values from ``first`` on, in bytes, until the next reading; fewer at the end.
+
+        The cursor of an array is the slot before (generic_map_lookup_batch() in
+        linux/kernel/bpf/syscall.c).
+        """
+        self._cursor.value, self._got.value = first - 1, self._count
+        start = c.byref(self._cursor) if first else None
+        with contextlib.suppress(FileNotFoundError):  # the end
+            _call("bpf_map_lookup_batch", self._fd.fileno(), start, *self._into)
+        return memoryview(self._values).cast("B")[: self._got.value * self._size]
 
 
 def map_update_batch(fd: Fd, keys: Sequence[bytes], values: Sequence[bytes]) -> None:

@@ -88,7 +88,8 @@ class Cgroup:
         """The host namespace of its mesh; None if the directory is not named by us."""
         return NetnsId.parse(self.group.rpartition(".")[2])
 
-    def _directory(self, hierarchy: Path) -> Path:
+    def directory(self, hierarchy: Path) -> Path:
+        """Where it is in a hierarchy, if it is."""
         return hierarchy / TOP / self.group / self.function
 
     def create(self, function: Function) -> None:
@@ -104,10 +105,10 @@ class Cgroup:
                 raise Unsupported(what, hint=f"leave out {controller}, or enable the controller")
             unified = hierarchy == found.unified
             self._make(hierarchy, (controller,) if unified else ())
-            self._limit(self._directory(hierarchy), unified, controller, wanted)
+            self._limit(self.directory(hierarchy), unified, controller, wanted)
 
     def _make(self, hierarchy: Path, delegate: Iterable[str]) -> None:
-        directory = self._directory(hierarchy)
+        directory = self.directory(hierarchy)
         for path in (directory.parents[1], directory.parent, directory):
             private.directory(path)
         for controller in delegate:
@@ -132,7 +133,7 @@ class Cgroup:
 
     def files(self) -> list[Path]:
         """cgroup.procs of each of its directories; a process that joins writes 0 to all."""
-        directories = (self._directory(one) for one in Hierarchies.mounted().all())
+        directories = (self.directory(one) for one in Hierarchies.mounted().all())
         return [directory / "cgroup.procs" for directory in directories if directory.is_dir()]
 
     def processes(self) -> set[int]:
@@ -146,7 +147,7 @@ class Cgroup:
     def remove(self) -> None:
         """Remove the directories; its processes must have ended. Twice is fine."""
         for hierarchy in Hierarchies.mounted().all():
-            directory = self._directory(hierarchy)
+            directory = self.directory(hierarchy)
             for path in (directory, directory.parent, directory.parents[1]):
                 with contextlib.suppress(OSError):
                     path.rmdir()

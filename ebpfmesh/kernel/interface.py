@@ -14,8 +14,10 @@ import contextlib
 import hashlib
 import itertools
 import socket
+import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from fcntl import ioctl
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_network
 from pathlib import Path
 from typing import Any
@@ -35,6 +37,7 @@ DEFAULT: dict[int, Network] = {4: IPv4Network("0.0.0.0/0"), 6: IPv6Network("::/0
 LOOPBACK = 1  # its index in every namespace
 GROUPS = 0x65620000  # the first interface group that may be ours for a moment
 ALIAS = "ebpfmesh:"
+SIOCGIFFLAGS, IFF_RUNNING = 0x8913, 0x40  # of linux/sockios.h and linux/if.h
 
 
 @dataclass(frozen=True)
@@ -236,6 +239,18 @@ def without_carrier(ip: IPRoute) -> frozenset[int]:
     """Indices of interfaces that are down, or whose other end is."""
     links: Any = ip.get_links()
     return frozenset(link["index"] for link in links if link.get_attr("IFLA_CARRIER") == 0)
+
+
+def runs(asked: socket.socket, name: str) -> bool | None:
+    """Whether an interface and its other end are up; None if there is none of this name.
+
+    For who asks often: a microsecond, by any socket of the namespace (netdevice(7)).
+    """
+    try:
+        found = ioctl(asked, SIOCGIFFLAGS, struct.pack("16sH14x", name.encode(), 0))
+    except OSError:
+        return None
+    return bool(struct.unpack_from("16xH", found)[0] & IFF_RUNNING)
 
 
 def adopt(ip: IPRoute, name: str) -> Plugged:

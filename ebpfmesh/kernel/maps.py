@@ -62,6 +62,14 @@ class Map(Generic[K, V]):
             if raw != nothing:
                 yield self.spec.key.from_buffer_copy(key), self._value(raw)  # type: ignore[attr-defined]
 
+    def slots(self, count: int) -> bpf.Slots:
+        """A reader of neighbouring slots of an array; each CPU's value is on its own."""
+        return bpf.Slots(self.fd, count, self._value_size)
+
+    def batches(self) -> Iterator[tuple[bytes, bytes]]:
+        """All keys and all values, many at a time, as they are in memory."""
+        return bpf.map_batches(self.fd, self._key_size, self._value_size)
+
     def count(self) -> int:
         """Number of entries that are there."""
         return sum(1 for _ in bpf.map_items(self.fd, self._key_size, self._value_size))
