@@ -74,6 +74,10 @@ def _limits(row: "Function") -> object:
     return " ".join(cpu + ([size(row.memory_limit)] if row.memory_limit else [])) or None
 
 
+def _time(seconds: float | None) -> str | None:
+    return None if seconds is None else f"{seconds:.2f} s"
+
+
 def _ports(row: "Service") -> str:
     from ebpfmesh.model import ports_text
 
@@ -145,7 +149,11 @@ def _mesh_state(row: "Mesh") -> object:
 TABLES = (
     Table(
         "functions",
-        "Functions: addresses, whether they work, what runs in them.",
+        """Functions: addresses, whether they work, what runs in them, what they used.
+
+        What was used is since there is the function: `ebpfmesh top` shows what it uses now.
+        "kernel" is the time of the mesh's programs for its packets, as far as `top` was ever asked.
+        """,
         "functions.read",
         (
             Column("id", lambda row: row.id, right=True, drop=3),
@@ -156,6 +164,21 @@ TABLES = (
             Column("interface", lambda row: row.interface, drop=2),
             Column("command", _command, drop=1),
             Column("limits", _limits, drop=4),
+            Column("CPU", lambda row: _time(row.cpu_seconds), right=True, drop=5),
+            Column("throttled", lambda row: _time(row.throttled_seconds), right=True, drop=13),
+            Column("kernel", lambda row: _time(row.kernel_seconds), right=True, drop=11),
+            Column(
+                "memory",
+                lambda row: None if row.memory is None else size(row.memory),
+                right=True,
+                drop=6,
+            ),
+            Column("OOM", lambda row: row.oom_kills, right=True, drop=12),
+            Column("sent", lambda row: number(row.tx_packets), right=True, drop=8),
+            Column("received", lambda row: number(row.rx_packets), right=True, drop=8),
+            Column("bytes", lambda row: size(row.tx_bytes + row.rx_bytes), right=True, drop=9),
+            Column("drops", lambda row: _named_numbers(row.drops), drop=7),
+            Column("flows", lambda row: number(row.flows), right=True, drop=10),
         ),
         "no functions",
     ),

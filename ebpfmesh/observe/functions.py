@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""Functions: where they are, whether they still work, what runs in them."""
+"""Functions: where they are, whether they still work, what runs in them, what they used."""
 
 from dataclasses import dataclass
 from typing import Literal
 
+from ebpfmesh.observe import usage
+from ebpfmesh.observe.usage import Usage
 from ebpfmesh.observe.view import View
-from ebpfmesh.runtime import process
-from ebpfmesh.state.place import Problem, cgroup_of, exit_file, problem
+from ebpfmesh.state.place import Problem, exit_file, problem
 from ebpfmesh.state.record import FunctionRow
 
 State = Problem | Literal["up", "down"]
@@ -37,21 +38,39 @@ class Function:
     command_state: Literal["", "running", "exited", "lost"]
     exit_status: int | None
     processes: tuple[int, ...]
+    cpu_seconds: float | None
+    throttled_seconds: float | None
+    kernel_seconds: float | None
+    memory: int | None
+    oom_kills: int | None
+    tx_packets: int
+    tx_bytes: int
+    rx_packets: int
+    rx_bytes: int
+    drops: dict[str, int]
+    flows: int
 
 
 def read(view: View) -> list[Function]:
     """All functions, by name."""
-    return [_function(view, row) for row in view.functions]
+    ran, flows = usage.runs(view), usage.flows(view)
+    with usage.Reader(view) as reader:
+        used = reader.read(view.functions)
+    return [
+        _function(view, row, one := used[row.function.name], usage.kernel_seconds(one, ran),
+                  flows[row.attachment.ifindex])
+        for row in view.functions
+    ]  # fmt: skip
 
 
-def _function(view: View, row: FunctionRow) -> Function:
+def _function(
+    view: View, row: FunctionRow, used: Usage, kernel: float | None, flows: int
+) -> Function:
     function = row.function
-    everything = cgroup_of(view.record, function.name).processes()
-    processes = everything - process.keepers(everything)
     exit_status = _exit_status(view, function.name)
     command_state: Literal["", "running", "exited", "lost"] = ""
     if function.command:
-        command_state = "running" if everything - processes else "lost"
+        command_state = "running" if used.kept else "lost"
         command_state = "exited" if exit_status is not None else command_state
     return Function(
         id=row.id,
@@ -68,7 +87,18 @@ def _function(view: View, row: FunctionRow) -> Function:
         command=function.command,
         command_state=command_state,
         exit_status=exit_status,
-        processes=tuple(sorted(processes)),
+        processes=used.processes,
+        cpu_seconds=used.cpu_seconds,
+        throttled_seconds=used.throttled_seconds,
+        kernel_seconds=kernel,
+        memory=used.memory,
+        oom_kills=used.oom_kills,
+        tx_packets=used.tx_packets,
+        tx_bytes=used.tx_bytes,
+        rx_packets=used.rx_packets,
+        rx_bytes=used.rx_bytes,
+        drops=used.drops,
+        flows=flows,
     )
 
 

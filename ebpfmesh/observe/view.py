@@ -125,6 +125,7 @@ def opened(mesh: str) -> Iterator[View]:
             view.pins.check()
             yield view
         finally:
+            view.maps.close()
             ip.close()
     finally:
         record.close()
