@@ -33,6 +33,7 @@ def _named(*kinds: str) -> Callable[[], Iterable[str]]:
             found = {
                 "function": {row.function.name for row in seen.functions},
                 "service": {service.name for service in seen.record.services()},
+                "tenant": {row.function.tenant for row in seen.functions},
                 "injected": {row.injection.name for row in seen.record.injections()},
                 "outside": {view.OUTSIDE},
             }
@@ -61,6 +62,7 @@ def _scenarios() -> Iterable[str]:
 
 functions = _offering(_named("function"))
 services = _offering(_named("service"))
+tenants = _offering(_named("tenant"))
 injected = _offering(_named("injected"))
 parties = _offering(_named("function", "outside"))
 ends = _offering(_named("function", "service", "outside"))

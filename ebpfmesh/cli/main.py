@@ -20,6 +20,7 @@ from ebpfmesh.cli import (
     mesh,
     output,
     show,
+    top,
 )
 from ebpfmesh.cli.base import Group, Settings
 from ebpfmesh.errors import MeshError
@@ -52,7 +53,7 @@ def cli() -> None:
     """
 
 
-for _module in (mesh, example, functions, show, edit, inject, events, doctor, bench):
+for _module in (mesh, example, functions, show, top, edit, inject, events, doctor, bench):
     for _command in _module.COMMANDS:
         cli.add_command(_command)
 
