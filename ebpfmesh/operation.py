@@ -14,9 +14,21 @@ from typing import Any, ClassVar, Protocol, Self
 
 from pydantic import TypeAdapter
 
-from ebpfmesh.model import Function, Injection, Mesh, Policy, Rights, Service, Timeouts, ports_text
+from ebpfmesh.model import (
+    Function,
+    Injection,
+    Mesh,
+    Policy,
+    Rights,
+    Service,
+    Timeouts,
+    memory_text,
+    ports_text,
+)
 
 _MIGRATION = re.compile(r"\bMESH_MIGRATE\s*\(\s*(\w+)\s*,([^,]*)")
+IN_PLACE = ("tenant", "audit", "group", "cpu", "memory")
+"""What of a function changes without it being made anew."""
 Object = Mesh | Timeouts | Function | Service | Policy | Injection | str
 
 
@@ -52,7 +64,10 @@ class Changes(Protocol):
         """Its command, if it has one."""
 
     def change_function(self, function: Function) -> None:
-        """Tenant, audit and group of one that is there."""
+        """What is ``IN_PLACE`` of one that is there, but for limits that become higher."""
+
+    def limit_function(self, function: Function) -> None:
+        """All its limits."""
 
     def remove_function(self, name: str) -> None:
         """As far as it is there."""
@@ -288,7 +303,11 @@ class AddFunction(Operation):
 
 @dataclass(frozen=True)
 class ChangeFunction(Operation):
-    """Tenant, audit or group change where a function is."""
+    """What is ``IN_PLACE`` of a function changes where it is, while its processes run.
+
+    Limits become lower at once, which may be refused, and higher when all else is in place: what is
+    given back when a change is undone was not used meanwhile.
+    """
 
     object: Function
     old: Function
@@ -297,6 +316,11 @@ class ChangeFunction(Operation):
     def do(self, to: Changes) -> None:
         """In one update."""
         to.change_function(self.object)
+
+    def finish(self, to: Changes) -> None:
+        """Limits that become higher."""
+        if (self.old.cpu, self.old.memory) != (self.object.cpu, self.object.memory):
+            to.limit_function(self.object)
 
     def _text(self) -> str:
         old, new = self.old, self.object
@@ -307,7 +331,19 @@ class ChangeFunction(Operation):
             parts.append(f"of group {new.group}" if new.group else "of no group")
         if old.audit != new.audit:
             parts.append(f"audit {'on' if new.audit else 'off'}")
+        if old.cpu != new.cpu:
+            parts.append(f"cpu {_cpu(old)} → {_cpu(new)}")
+        if old.memory != new.memory:
+            parts.append(f"memory {_memory(old)} → {_memory(new)}")
         return "  ".join(parts)
+
+
+def _cpu(function: Function) -> str:
+    return "none" if function.cpu is None else f"{function.cpu:g}"
+
+
+def _memory(function: Function) -> str:
+    return "none" if function.memory is None else memory_text(function.memory)
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ Pure: nothing is read or changed here. The order, and why:
 2. services lose the functions that go; services that go, or move to other addresses, are removed;
 3. functions that go are removed, and those that are replaced; then rules about who is gone, so
    that their ids are free for others, as they were until here from rules about who is new;
-4. functions change tenant, audit or group where they are;
+4. functions change tenant, audit, group or limits where they are;
 5. services are set as they shall be, if the functions they need have been there all along;
 6. functions are added;
 7. the other services are set: all their functions are there;
@@ -37,6 +37,7 @@ from typing import TypeVar
 from ebpfmesh.errors import UsageError
 from ebpfmesh.model import Function, Identity, Injection, Match, Mesh, Policy, Service
 from ebpfmesh.operation import (
+    IN_PLACE,
     AddFunction,
     AddPolicy,
     ChangeFunction,
@@ -163,9 +164,8 @@ def _place(function: Function) -> tuple[str, str | None]:
 
 
 def _in_place(old: Function, new: Function) -> bool:
-    """Whether ``old`` becomes ``new`` by tenant, audit or group alone."""
-    settings = {"tenant": new.tenant, "audit": new.audit, "group": new.group}
-    return old != new and old.model_copy(update=settings) == new
+    """Whether ``old`` becomes ``new`` where it is, by what may change there alone."""
+    return old != new and old.model_copy(update={key: getattr(new, key) for key in IN_PLACE}) == new
 
 
 def _service_steps(

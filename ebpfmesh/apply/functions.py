@@ -120,15 +120,21 @@ class Functions:
         interface.configure_inside(plugged, function, self._mesh.fixed)
 
     def change(self, function: Function) -> None:
-        """Tenant and audit change where the function is, in one map update."""
+        """What changes where the function is, its tenant and so on in one map update."""
         self._mesh.step(f"change function {function.name}")
         row = self._mesh.record.function(function.name)
         if row is None:
             raise NotFound(f"there is no function {function.name}")
+        self._mesh.cgroup(function.name).tighten(row.function, function)
         self._mesh.control.change_function(row.id, function)
         self._chains.leave(row.function)
         self._chains.write(replace(row, function=function))
         self._mesh.record.put_function(function, row.attachment, ready=True)
+
+    def limit(self, function: Function) -> None:
+        """All limits are the function's, also those that become higher."""
+        self._mesh.step(f"limits of function {function.name}")
+        self._mesh.cgroup(function.name).limit(function)
 
     def remove(self, names: Iterable[str]) -> None:
         """Undo add_function for many: what the kernel is slow at is done for all at once."""

@@ -81,8 +81,12 @@ class Live(Held):
         self.functions.start(function)
 
     def change_function(self, function: Function) -> None:
-        """Tenant, audit and group."""
+        """What changes in place, but for limits that become higher."""
         self.functions.change(function)
+
+    def limit_function(self, function: Function) -> None:
+        """All its limits."""
+        self.functions.limit(function)
 
     def remove_function(self, name: str) -> None:
         """Remove it, as far as it is there."""

@@ -32,6 +32,7 @@ def _named(*kinds: str) -> Callable[[], Iterable[str]]:
         with view.opened(the_mesh()) as seen:
             found = {
                 "function": {row.function.name for row in seen.functions},
+                "group": set(seen.groups),
                 "service": {service.name for service in seen.record.services()},
                 "tenant": {row.function.tenant for row in seen.functions},
                 "injected": {row.injection.name for row in seen.record.injections()},
@@ -61,6 +62,7 @@ def _scenarios() -> Iterable[str]:
 
 
 functions = _offering(_named("function"))
+functions_and_groups = _offering(_named("function", "group"))
 services = _offering(_named("service"))
 tenants = _offering(_named("tenant"))
 injected = _offering(_named("injected"))

@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""Commands that change services and policies of a mesh that is up."""
+"""Commands that change services, policies and limits of a mesh that is up."""
 
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from ebpfmesh.cli import ask, complete, output
-from ebpfmesh.cli.base import Group
+from ebpfmesh.cli.base import Command, Group
 from ebpfmesh.cli.choose import need_change, the_mesh
+from ebpfmesh.errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -41,6 +42,8 @@ TARGET = click.option(
     help="The backends' own port, or a range as long as the port's.",
 )
 PROTOCOL = click.Choice(["tcp", "udp"])
+NONE = "none"
+"""The limit of what has none."""
 AFFINITY = click.Choice(["none", "source"])
 
 
@@ -278,4 +281,48 @@ def policy_del(**values: Any) -> None:
 
 policy.add_command(ask.policy_test)
 
-COMMANDS = (service, policy)
+
+def _limit(
+    _context: click.Context, option: click.Parameter, text: str | None
+) -> str | float | None:
+    """A limit as the model takes it: a number, or a text; None stays what was not given."""
+    if text is None or text == NONE or option.name != "cpu":
+        return text
+    try:
+        return float(text)
+    except ValueError:
+        raise click.BadParameter(f"{text!r} is neither a number nor {NONE}.") from None
+
+
+@click.command(
+    "set",
+    cls=Command,
+    examples=(
+        "ebpfmesh set phone --cpu 0.5 --memory 64M",
+        "ebpfmesh set web --memory 1G",
+        "ebpfmesh set phone --cpu none --memory none",
+    ),
+)
+@click.argument("name", shell_complete=complete.functions_and_groups)
+@click.option("--cpu", metavar="N|none", callback=_limit, help="CPUs it may use, such as 0.5.")
+@click.option("--memory", metavar="SIZE|none", callback=_limit,
+              help="Bytes it may use: 64M, 1G, or a number.")  # fmt: skip
+def set_(name: str, **limits: str | float | None) -> None:
+    """Change the limits of function NAME, or of all replicas of that name, while they run.
+
+    They hold for what ebpfmesh starts in it: a container of podman's has its own. Less memory than
+    is in use is refused. `up` with an edited file does the same.
+    """
+    from ebpfmesh.config import edit
+    from ebpfmesh.model import Scope
+
+    need_change("set")
+    given = {key: None if one == NONE else one for key, one in limits.items() if one is not None}
+    if not given:
+        hint = "give --cpu or --memory"
+        raise UsageError(f"it is not said what of {name} is to change", hint=hint)
+    scope = Scope(functions=(name,))
+    _edit(f"function {name}", lambda mesh: edit.set_limits(mesh, name, **given), scope)
+
+
+COMMANDS = (service, policy, set_)

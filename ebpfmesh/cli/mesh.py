@@ -108,7 +108,8 @@ def _located(documents: "Sequence[Document]") -> Iterator[None]:
 def plan(file: Path | None, *, rollback: bool, tells: bool) -> None:
     """Show what `up FILE` would do, or `up --rollback`, and do nothing.
 
-    A function that has another command or other limits is made anew: it goes, and comes again.
+    A function that has another command or address is made anew: it goes, and comes again. Limits,
+    tenant and audit change where it is.
     `programs A → B` tells that those of another version run; the names are made of what they were
     compiled from.
     """

@@ -139,6 +139,23 @@ def delete_policy(mesh: Mesh, policy: Policy) -> Mesh:
     return _whole(mesh, policies=others)
 
 
+def set_limits(mesh: Mesh, name: str, **limits: Any) -> Mesh:
+    """``mesh`` with other limits for a function, or for all replicas of a name.
+
+    ``limits`` are ``cpu`` and ``memory`` as in a mesh file, None for no limit. One of several
+    replicas has those of its group: a file could not say it.
+    """
+    chosen = [one for one in mesh.functions if name in (one.name, one.group)]
+    if not chosen:
+        known = {*mesh.groups, *(one.name for one in mesh.functions)}
+        raise NotFound(f'there is no function "{name}"', hint=suggest(name, known))
+    if group := next((one.group for one in chosen if one.name == name), None):
+        what = f'"{name}" is one of the replicas of "{group}", which are alike'
+        raise UsageError(what, hint=f"ebpfmesh set {group} changes all of them")
+    new = {one.name: make(Function, **(dict(one) | limits)) for one in chosen}
+    return _whole(mesh, functions=tuple(new.get(one.name, one) for one in mesh.functions))
+
+
 def scope_of_function(name: str, *, addresses: Iterable[str] = ()) -> Scope:
     """What ``new_function`` looks at, but for the addresses it could assign."""
     found = tuple(parse_address(text) for text in addresses)

@@ -7,7 +7,9 @@ hierarchies that its limits need; NETNS tells meshes of one name in several host
 """
 
 import contextlib
+import errno
 import functools
+import math
 import os
 import signal
 import time
@@ -20,7 +22,11 @@ from ebpfmesh.kernel import private
 from ebpfmesh.kernel.netns import NetnsId
 from ebpfmesh.model import Function
 
+LIMITED = ("cpu", "memory")
 PERIOD_US = 100_000
+PAGE = os.sysconf("SC_PAGE_SIZE")
+NO_LIMIT = 1 << 62  # bytes; what v1 says where there is none is near to 2^63
+GATHERED = 100  # looks for processes that came meanwhile
 STOP_SECONDS = 3.0
 TOP = "ebpfmesh"
 
@@ -96,16 +102,79 @@ class Cgroup:
         """Make the directories and set the limits; Unsupported if one cannot be had."""
         found = Hierarchies.mounted()
         self._make(found.tracking(), ())
-        for controller, wanted in (("cpu", function.cpu), ("memory", function.memory)):
-            if wanted is None:
-                continue
+        for controller in LIMITED:
+            wanted = _units(function, controller)
+            if wanted is not None:
+                self._set(controller, wanted, function)
+
+    def tighten(self, old: Function, new: Function) -> None:
+        """Set those limits of ``new`` that are lower than the ``old`` ones, while processes run.
+
+        Raises MeshError, and the limit stays, if more memory is in use than it shall have.
+        """
+        for controller in LIMITED:
+            wanted = _units(new, controller)
+            if wanted is not None and wanted < (_units(old, controller) or math.inf):
+                self._set(controller, wanted, new, lower=True)
+
+    def limit(self, function: Function) -> None:
+        """Set its limits while processes run, and take away those that it has no longer."""
+        for controller in LIMITED:
+            self._set(controller, _units(function, controller), function)
+
+    def is_limited(self, function: Function) -> bool:
+        """Whether the limits are a function's."""
+        found = Hierarchies.mounted()
+        for controller in LIMITED:
+            wanted = _units(function, controller)
             hierarchy = found.hierarchy_of(controller)
-            if hierarchy is None:
-                what = f"function {function.name}: no {controller} cgroup controller is mounted"
-                raise Unsupported(what, hint=f"leave out {controller}, or enable the controller")
-            unified = hierarchy == found.unified
-            self._make(hierarchy, (controller,) if unified else ())
-            self._limit(self.directory(hierarchy), unified, controller, wanted)
+            path = hierarchy and _file(
+                self.directory(hierarchy), hierarchy == found.unified, controller
+            )
+            if (_limit_in(path) if path and path.exists() else None) != wanted:
+                return False
+        return True
+
+    def _set(
+        self, controller: str, wanted: int | None, function: Function, *, lower: bool = False
+    ) -> None:
+        found = Hierarchies.mounted()
+        hierarchy = found.hierarchy_of(controller)
+        if hierarchy is None:
+            if wanted is None:
+                return
+            raise _missing(function, controller)
+        unified = hierarchy == found.unified
+        directory = self.directory(hierarchy)
+        path = _file(directory, unified, controller)
+        if wanted is None:
+            if path.exists():
+                _write_limit(path, None)
+            return
+        self._make(hierarchy, (controller,) if unified else ())
+        if not unified:
+            self._gather(directory / "cgroup.procs")
+        if unified and controller == "memory" and lower:
+            _reclaim(directory, wanted, function)
+        try:
+            _write_limit(path, wanted)
+        except OSError:
+            used = int((directory / "memory.usage_in_bytes").read_text())
+            raise _in_use(function, used, wanted) from None
+
+    def _gather(self, procs: Path) -> None:
+        """Bring all its processes into one more of its directories; they may fork meanwhile."""
+        for _ in range(GATHERED):
+            missing = self.processes()
+            if missing:
+                missing -= {int(line) for line in procs.read_text().split()}
+            if not missing:
+                return
+            for process in missing:
+                with contextlib.suppress(ProcessLookupError):
+                    procs.write_text(str(process))
+        what = f"function {self.function}: new processes come faster than they can be limited"
+        raise MeshError(what, hint="end what makes them: ebpfmesh detach")
 
     def _make(self, hierarchy: Path, delegate: Iterable[str]) -> None:
         directory = self.directory(hierarchy)
@@ -114,22 +183,6 @@ class Cgroup:
         for controller in delegate:
             for parent in (hierarchy, directory.parents[1], directory.parent):
                 (parent / "cgroup.subtree_control").write_text(f"+{controller}")
-
-    @staticmethod
-    def _limit(directory: Path, unified: bool, controller: str, wanted: float) -> None:
-        quota = round(wanted * PERIOD_US)
-        if controller == "memory":
-            name, text = ("memory.max" if unified else "memory.limit_in_bytes"), str(int(wanted))
-        elif unified:
-            name, text = "cpu.max", f"{quota} {PERIOD_US}"
-        else:
-            name, text = "cpu.cfs_quota_us", str(quota)
-        try:
-            (directory / name).write_text(text)
-        except OSError as error:
-            raise MeshError(
-                f"{directory / name}: {error.strerror}", hint="is the limit too small?"
-            ) from error
 
     def files(self) -> list[Path]:
         """cgroup.procs of each of its directories; a process that joins writes 0 to all."""
@@ -151,6 +204,68 @@ class Cgroup:
             for path in (directory, directory.parent, directory.parents[1]):
                 with contextlib.suppress(OSError):
                     path.rmdir()
+
+
+def _units(function: Function, controller: str) -> int | None:
+    """A limit as the kernel has it: microseconds of a period, or bytes of whole pages."""
+    if controller == "memory":
+        return function.memory and function.memory // PAGE * PAGE
+    return None if function.cpu is None else round(function.cpu * PERIOD_US)
+
+
+def _missing(function: Function, controller: str) -> Unsupported:
+    what = f"function {function.name}: no {controller} cgroup controller is mounted"
+    return Unsupported(what, hint=f"leave out {controller}, or enable the controller")
+
+
+def _in_use(function: Function, used: int, wanted: int) -> MeshError:
+    what = f"function {function.name}: {used >> 10} KiB of memory are in use, "
+    what += f"which is more than {wanted >> 10} KiB"
+    return MeshError(what, hint="give it more, or have it use less first")
+
+
+def _file(directory: Path, unified: bool, controller: str) -> Path:
+    """What holds a limit; it is there if the controller is enabled."""
+    if controller == "memory":
+        return directory / ("memory.max" if unified else "memory.limit_in_bytes")
+    return directory / ("cpu.max" if unified else "cpu.cfs_quota_us")
+
+
+def _write_limit(path: Path, wanted: int | None) -> None:
+    """Set a limit, None: take it away. OSError EBUSY if more memory is in use (v1)."""
+    text = ("max" if path.suffix == ".max" else "-1") if wanted is None else str(wanted)
+    if path.name == "cpu.max":
+        text += f" {PERIOD_US}"
+    try:
+        path.write_text(text)
+    except OSError as error:
+        if error.errno == errno.EBUSY:
+            raise
+        what = f"{path}: {error.strerror}"
+        raise MeshError(what, hint="is the limit too small?") from error
+
+
+def _limit_in(path: Path) -> int | None:
+    text, *_ = path.read_text().split()
+    return None if text in ("max", "-1") or int(text) >= NO_LIMIT else int(text)
+
+
+def _reclaim(directory: Path, wanted: int, function: Function) -> None:
+    """Make room below a limit; MeshError if there is none.
+
+    v2 takes any memory.max, and then kills: memory_max_write() in linux/mm/memcontrol.c. What
+    memory.high asks for is reclaimed, and nobody is killed.
+    """
+    current, high = directory / "memory.current", directory / "memory.high"
+    if int(current.read_text()) <= wanted:
+        return
+    high.write_text(str(wanted))
+    try:
+        used = int(current.read_text())
+    finally:
+        high.write_text("max")
+    if used > wanted:
+        raise _in_use(function, used, wanted)
 
 
 def stop(groups: Collection[Cgroup]) -> None:

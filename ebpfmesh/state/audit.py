@@ -7,7 +7,7 @@ from typing import Any
 
 from ebpfmesh import _abi
 from ebpfmesh.kernel import rooms, sockets
-from ebpfmesh.kernel.cgroup import directory_above
+from ebpfmesh.kernel.cgroup import Cgroup, directory_above
 from ebpfmesh.kernel.keys import packed, prefix_key, service_keys
 from ebpfmesh.kernel.maps import Maps, tenant_ids
 from ebpfmesh.kernel.pins import Pins
@@ -26,6 +26,11 @@ def problems(pins: Pins, maps: Maps, record: Record) -> list[str]:
     found = [f"map {name}" for name in differences(maps, record)]
     found += chains.problems(pins, maps, record)
     found += [f"program {one.name}" for one in ALWAYS if not (pins.progs / one.name).exists()]
+    found += [
+        f"limits of function {row.function.name}"
+        for row in record.functions()
+        if not Cgroup(group_of(record), row.function.name).is_limited(row.function)
+    ]
     if not sockets.attached(pins, directory_above(group_of(record))):
         found.append("programs at sockets")
     return found

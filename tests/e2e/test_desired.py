@@ -104,6 +104,31 @@ def test_what_is_wrong_is_told_by_where_it_was_read(home: Path) -> None:
 
 
 @pytest.mark.usefixtures("home")
+def test_set() -> None:
+    ebpfmesh("up", "-", stdin=TENANTS)
+    assert lines("set", "server", "--cpu", "0.5", "--memory", "none") == [
+        "~ function server-0  cpu none → 0.5  memory 64M → none",
+        "~ function server-1  cpu none → 0.5  memory 64M → none",
+    ]
+    assert lines("set", "server", "--cpu", "0.5") == ["nothing to do"]
+    (step,) = data("set", "client", "--memory", "1G")["operations"]
+    assert step["fields"] == {"memory": {"before": None, "after": 1 << 30}}
+    text = ebpfmesh("export").stdout
+    assert "cpu = 0.5" in text
+    assert 'memory = "1G"' in text
+    for words, code, what in (
+        (["client"], 2, "it is not said what of client is to change"),
+        (["client", "--cpu", "much"], 2, "'much' is neither a number nor none"),
+        (["client", "--cpu", "nan"], 2, 'function "client": "cpu" cannot be nan'),
+        (["client", "--memory", "1"], 2, 'function "client": "memory" cannot be "1"'),
+        (["server-1", "--cpu", "1"], 2, '"server-1" is one of the replicas of "server"'),
+        (["clint", "--cpu", "1"], 3, 'there is no function "clint"'),
+    ):
+        assert what in complaint("set", *words, code=code)[0]
+    assert ebpfmesh("export").stdout == text
+
+
+@pytest.mark.usefixtures("home")
 def test_files_to_inject_of_what_is_piped_are_named_from_here() -> None:
     """The working directory is the checkout."""
     text = TENANTS + INJECT.replace("greeter.c", "bpf/functions/template.c")

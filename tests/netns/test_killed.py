@@ -134,7 +134,8 @@ WIDE = COUNT.replace(
     "MESH_MAP(array, total, u32, u64, 4);\n"
     "MESH_MIGRATE(total, u32, old, new) { *new = *old; return 1; }\nMESH_FUNCTION",
 )
-MINE, YOURS, D_0 = C.format(tenant="one"), C.format(tenant="two"), service("web", 1, "d-0")
+MINE, D_0 = C.format(tenant="one"), service("web", 1, "d-0")
+YOURS = C.format(tenant="two").replace("cpu = 0.5", 'cpu = 1\nmemory = "64M"')
 OUTSIDE = RULE.format(to="outside:192.0.2.0/24", action="deny")
 RIGHTS = '[[tenant]]\nname = "one"\ninject = 2\n'
 E, F = ('[[function]]\nname = "e"\n', '[[function]]\nname = "f"\n')
@@ -156,7 +157,7 @@ CHANGES = {
     "set-reject": Change(mesh(), mesh(settings="reject = true")),
     "set-rights": Change(mesh(), mesh(RIGHTS)),
     "add-function": Change(mesh(), mesh(MINE)),
-    "change-function": Change(mesh(MINE), mesh(YOURS)),
+    "change-function": Change(mesh(MINE, D), mesh(YOURS, D.replace("2\n", "2\ncpu = 0.25\n"))),
     "remove-function": Change(mesh(MINE), mesh()),
     "set-service": Change(mesh(D, D_0), mesh(D, service("web", 1, "d"))),
     "remove-service": Change(mesh(D, D_0), mesh(D)),

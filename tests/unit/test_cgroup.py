@@ -109,6 +109,42 @@ def test_limits_of_v1(mounts: Callable[[str], Path]) -> None:
     assert not list(top.rglob("cgroup.subtree_control"))
 
 
+@pytest.mark.parametrize("layout", [V1, V2, HYBRID])
+def test_limits_come_change_and_go(mounts: Callable[[str], Path], layout: str) -> None:
+    """What a hierarchy does not have is not written: in v2 until the controller is enabled."""
+    top = mounts(layout)
+    for directory in (top, top / "unified"):
+        if directory.is_dir():
+            enabled = "cpu memory\n" if layout == V2 else "\n"
+            (directory / "cgroup.controllers").write_text(enabled)
+    none, some, more = function(), function(cpu=0.5, memory=5000), function(cpu=1, memory=8192)
+    OWN.create(none)
+    OWN.limit(none)
+    assert not [*top.rglob("*.max"), *top.rglob("*quota*"), *top.rglob("*limit*")]
+    if layout == V2:
+        (top / PLACE / "memory.current").write_text("0")
+    OWN.tighten(none, some)
+    assert [OWN.is_limited(one) for one in (none, some, more)] == [False, True, False]
+    OWN.tighten(some, more)  # not lower
+    assert OWN.is_limited(some)
+    OWN.limit(more)
+    assert OWN.is_limited(more)
+    OWN.limit(none)
+    assert OWN.is_limited(none)
+
+
+def test_v2_is_not_told_to_kill(mounts: Callable[[str], Path]) -> None:
+    """What memory.high does not get back is in use; memory.max stays, and no other limit does."""
+    top = mounts(V2)
+    (top / "cgroup.controllers").write_text("cpu memory\n")
+    OWN.create(function(memory=1 << 20))
+    (top / PLACE / "memory.current").write_text(str(1 << 19))
+    with pytest.raises(MeshError, match="512 KiB of memory are in use, which is more than 4 KiB"):
+        OWN.tighten(function(memory=1 << 20), function(memory=4096))
+    assert OWN.is_limited(function(memory=1 << 20))
+    assert (top / PLACE / "memory.high").read_text() == "max"
+
+
 def test_no_directory_without_need(mounts: Callable[[str], Path]) -> None:
     top = mounts(HYBRID)
     (top / "unified" / "cgroup.controllers").write_text("\n")

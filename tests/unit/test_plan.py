@@ -154,10 +154,11 @@ PORTS = [{}, {"port": 80}, {"port": 80, "port_end": 81}, {"port": 1, "port_end":
 @st.composite
 def meshes(draw: st.DrawFn) -> Mesh:
     names = draw(st.lists(st.sampled_from(NAMES), unique=True, max_size=4))
-    tenant, few = st.sampled_from(TENANTS), st.sampled_from([None, None, None, 1.0])
+    tenant, few = st.sampled_from(TENANTS), st.sampled_from([(), (), (), ("sleep", "1")])
     functions = [
         function(one, draw(tenant), low=draw(st.sampled_from([0, 0, 0, 10])),
-                 audit=draw(st.booleans()), cpu=draw(few),
+                 audit=draw(st.booleans()), command=draw(few),
+                 cpu=draw(st.sampled_from([None, 0.5, 1.0])),
                  group=draw(st.sampled_from([None, None, "g", "h"])))
         for one in names
     ]  # fmt: skip
@@ -365,8 +366,13 @@ def test_another_order_would_leak() -> None:
         (mesh(X), mesh(function("a", audit=True)), ["~ function a  audit on"]),
         (
             mesh(X),
-            mesh(function("a", "y", cpu=1.0)),
+            mesh(function("a", "y", command=("sleep",))),
             ["- function a  tenant x  198.18.0.1", "+ function a  tenant y  198.18.0.1"],
+        ),
+        (
+            mesh(function("a", cpu=0.5, memory=64 << 20)),
+            mesh(function("a", "y", cpu=1.0)),
+            ["~ function a  tenant x → y  cpu 0.5 → 1  memory 64M → none"],
         ),
         (  # from one function to another that is there: in one step
             mesh(X, Y, service("s", "a")),
@@ -528,9 +534,6 @@ def steps(old: Mesh, new: Mesh) -> list[tuple[str, str, dict[str, tuple[object, 
 @pytest.mark.parametrize(
     ("key", "was", "now", "text"),
     [
-        ("cpu", None, 0.5, "cpu none → 0.5"),
-        ("cpu", 0.5, 1.0, "cpu 0.5 → 1.0"),
-        ("memory", 64 << 20, 128 << 20, "memory 67108864 → 134217728"),
         ("command", ("a", "b c"), ("a",), "command a 'b c' → a"),
         ("command", (), ("a",), "command none → a"),
         ("netns", None, "cache", "netns none → cache"),
