@@ -8,7 +8,7 @@ from typing import Final, NamedTuple
 be16 = c_uint16.__ctype_be__
 be32 = c_uint32.__ctype_be__
 
-ABI: Final = 0x75b2591
+ABI: Final = 0x158ca2f
 MEANING: Final = 1
 GATEWAY4: Final = 0xa9fe0101
 GATEWAY6_FIRST: Final = 0xfe800000
@@ -36,6 +36,13 @@ CALL_STORE: Final = 5
 CHAIN_MAX: Final = 15
 CHAIN_SLOTS: Final = 16384
 CHAIN_LAST: Final = 0x80000000
+PROGRAMS: Final = 2048
+SAMPLE_ONE_IN: Final = 128
+SAMPLE_TURN: Final = 32
+BREAKER_WINDOWS: Final = 5
+BREAKER_WINDOW: Final = 1000000000
+BREAKER_SAMPLES: Final = 32
+COST_BUCKETS: Final = 20
 SNAP_MAX: Final = 2048
 
 class Reason(IntEnum):
@@ -141,6 +148,7 @@ class OutputKind(IntEnum):
     PEER = 0
     STACK = 1
     CHAIN = 2
+    SAMPLED = 4
 
 
 class IfaceKind(IntEnum):
@@ -172,6 +180,7 @@ class EventKind(IntEnum):
     DROP = 1
     FLOW = 2
     VERDICT = 4
+    BREAKER = 8
 
 
 class Dry(IntEnum):
@@ -681,6 +690,70 @@ class Refused(Structure):
     )
 
 
+class Breaker(Structure):
+    """struct mesh_breaker, 16 bytes."""
+
+    open: int
+    limit: int
+    clock: int
+    pad: int
+
+    _fields_ = (
+        ("open", c_uint32),
+        ("limit", c_uint32),
+        ("clock", c_uint32),
+        ("pad", c_uint32),
+    )
+
+
+class Breakers(Structure):
+    """struct mesh_breakers, 32768 bytes."""
+
+    of: Array[Breaker]
+
+    _fields_ = (
+        ("of", Breaker * 2048),
+    )
+
+
+class Cost(Structure):
+    """struct mesh_cost, 216 bytes."""
+
+    users: int
+    began: int
+    samples: int
+    over: int
+    windows: int
+    since: int
+    lately: int
+    histogram: Array[c_uint64]
+
+    _fields_ = (
+        ("users", c_uint64),
+        ("began", c_uint64),
+        ("samples", c_uint64),
+        ("over", c_uint64),
+        ("windows", c_uint64),
+        ("since", c_uint64),
+        ("lately", c_uint64),
+        ("histogram", c_uint64 * 20),
+    )
+
+
+class Sampling(Structure):
+    """struct mesh_sampling, 16 bytes."""
+
+    packets: int
+    chosen: int
+    start: int
+
+    _fields_ = (
+        ("packets", c_uint32),
+        ("chosen", c_uint32),
+        ("start", c_uint64),
+    )
+
+
 class Step(IntEnum):
     """enum mesh_step."""
 
@@ -866,7 +939,7 @@ class Asked(Structure):
 
 
 class Event(Structure):
-    """struct mesh_event, 80 bytes."""
+    """struct mesh_event, 96 bytes."""
 
     time: int
     ifindex: int
@@ -881,8 +954,13 @@ class Event(Structure):
     audited: int
     service: int
     rejected: int
-    pad: Array[c_uint8]
+    pad: int
+    program: int
     tuple: Tuple
+    cost: int
+    limit: int
+    lasted: int
+    pad2: int
 
     _fields_ = (
         ("time", c_uint64),
@@ -898,13 +976,18 @@ class Event(Structure):
         ("audited", c_uint8),
         ("service", c_uint16),
         ("rejected", c_uint8),
-        ("pad", c_uint8 * 3),
+        ("pad", c_uint8),
+        ("program", c_uint16),
         ("tuple", Tuple),
+        ("cost", c_uint32),
+        ("limit", c_uint32),
+        ("lasted", c_uint32),
+        ("pad2", c_uint32),
     )
 
 
 class EventBuffer(Structure):
-    """struct mesh_event_buffer, 2128 bytes."""
+    """struct mesh_event_buffer, 2144 bytes."""
 
     event: Event
     data: Array[c_uint8]
@@ -1046,6 +1129,9 @@ MAPS: Final = (
     MapSpec("prog", "mesh_injected", c_uint32, c_uint32, "chain_slots"),
     MapSpec("hash", "mesh_target", InjectedKey, c_uint32, "targets"),
     MapSpec("percpu_hash", "mesh_refused", InjectedKey, Refused, "drops"),
+    MapSpec("array", "mesh_breaker", c_uint32, Breakers, "1"),
+    MapSpec("array", "mesh_cost", c_uint32, Cost, "programs"),
+    MapSpec("percpu_array", "mesh_sampling", c_uint32, Sampling, "1"),
     MapSpec("prog", "mesh_tc_calls", c_uint32, c_uint32, "calls"),
     MapSpec("prog", "mesh_xdp_calls", c_uint32, c_uint32, "calls"),
 )

@@ -80,6 +80,27 @@
 /* mesh_chain_word MESH_CHAIN_NEXT: the receiver's chain runs, the sender's is over. */
 #define MESH_CHAIN_LAST 0x80000000
 
+/* Ids of injected programs are less: 256 injected, and what each has beside, before and after a change. */
+#define MESH_PROGRAMS 2048
+
+/*
+ * What live cost is taken from: one in so many packets that set out through chains, at most one of
+ * each turn. Both are powers of two.
+ */
+#define MESH_SAMPLE_ONE_IN 128
+#define MESH_SAMPLE_TURN 32
+
+/*
+ * A circuit breaker opens after so many windows in a row in which more than half of the samples were
+ * above the limit. A window lasts so many nanoseconds and as long as it takes for so many samples.
+ */
+#define MESH_BREAKER_WINDOWS 5
+#define MESH_BREAKER_WINDOW 1000000000
+#define MESH_BREAKER_SAMPLES 32
+
+/* Of mesh_cost's histogram: bucket n is from 2^n nanoseconds on, the first from 0, the last to any. */
+#define MESH_COST_BUCKETS 20
+
 /* Most bytes of a packet that an event carries. */
 #define MESH_SNAP_MAX 2048
 
@@ -181,6 +202,8 @@ enum mesh_output_kind {
 	MESH_OUTPUT_PEER,  /* into the function behind the host-side interface of this index */
 	MESH_OUTPUT_STACK, /* on to the host's stack; the target is 0 */
 	MESH_OUTPUT_CHAIN, /* a bit: first through the chains of sender and receiver */
+	MESH_OUTPUT_SAMPLED =
+		4, /* a bit, of a packet in them: what programs take for it is measured */
 };
 
 /* What an interface is to the mesh. */
@@ -207,6 +230,7 @@ enum mesh_event_kind {
 	MESH_EVENT_DROP = 1,	/* a packet was dropped, or would have been (audited) */
 	MESH_EVENT_FLOW = 2,	/* a flow was judged and may pass */
 	MESH_EVENT_VERDICT = 4, /* a packet passed */
+	MESH_EVENT_BREAKER = 8, /* the circuit breaker of an injected program opened */
 };
 
 /* Words of a packet's cb[], in BPF_PROG_TEST_RUN only: what is answered to MESH_DRY_RUN. */
@@ -222,7 +246,7 @@ enum mesh_dry {
 /* Words of a packet's cb[] on its way through chains. No injected program can write them. */
 enum mesh_chain_word {
 	MESH_CHAIN_NEXT,   /* slot of the program; above 16 bits the receiver's chain, or LAST */
-	MESH_CHAIN_OUTPUT, /* of the flow */
+	MESH_CHAIN_OUTPUT, /* of the flow, and MESH_OUTPUT_SAMPLED */
 	MESH_CHAIN_TX,	   /* its meters */
 	MESH_CHAIN_RX,
 	MESH_CHAIN_VERDICT, /* of the program that ran, and above 16 bits its id */
@@ -522,6 +546,42 @@ struct mesh_refused {
 };
 _Static_assert(sizeof(struct mesh_refused) == 24, "padding");
 
+/* What an injected program may take, and whether it is met. Read by each packet that comes there. */
+struct mesh_breaker {
+	__u32 open;  /* 1: packets pass it by */
+	__u32 limit; /* nanoseconds that the median of its samples may be; 0: there is none */
+	__u32 clock; /* nanoseconds that reading the clock twice takes by itself */
+	__u32 pad;
+};
+_Static_assert(sizeof(struct mesh_breaker) == 16, "padding");
+
+/* All of them, by id: one value, so that a program has the address of its own among its instructions. */
+struct mesh_breakers {
+	struct mesh_breaker of[MESH_PROGRAMS];
+};
+_Static_assert(sizeof(struct mesh_breakers) == 32768, "padding");
+
+/* What an injected program took of late, and since it is there, in nanoseconds without the clock's. */
+struct mesh_cost {
+	__u64 users;   /* only the first may end the window */
+	__u64 began;   /* when the window did */
+	__u64 samples; /* in the window */
+	__u64 over;    /* of them above the limit */
+	__u64 windows; /* before it, in a row, in which most were */
+	__u64 since;   /* when the first of these began */
+	__u64 lately;  /* follows the median: up or down by a sixteenth with each sample */
+	__u64 histogram[MESH_COST_BUCKETS];
+};
+_Static_assert(sizeof(struct mesh_cost) == 216, "padding");
+
+/* Which packets are sampled, and when the program of one began. */
+struct mesh_sampling {
+	__u32 packets; /* that set out */
+	__u32 chosen;  /* of each turn; none if it is more than a turn has */
+	__u64 start;   /* 0: no program runs */
+};
+_Static_assert(sizeof(struct mesh_sampling) == 16, "padding");
+
 /* How far a packet has got on the slow path. */
 enum mesh_step {
 	MESH_ARRIVED,
@@ -640,16 +700,21 @@ struct mesh_event {
 	__u8 audited;	/* 1: it passed, because the receiver is in audit */
 	__u16 service;	/* id, 0: none */
 	__u8 rejected;	/* 1: it was dropped, and its sender is told if it may be */
-	__u8 pad[3];
+	__u8 pad;
+	__u16 program;		 /* MESH_EVENT_BREAKER: id, 0 in others, as the next three */
 	struct mesh_tuple tuple; /* as the packet has it; zero where it was not parsed */
+	__u32 cost;		 /* nanoseconds, median */
+	__u32 limit;		 /* nanoseconds */
+	__u32 lasted;		 /* milliseconds that it was above */
+	__u32 pad2;
 };
-_Static_assert(sizeof(struct mesh_event) == 80, "padding");
+_Static_assert(sizeof(struct mesh_event) == 96, "padding");
 
 struct mesh_event_buffer {
 	struct mesh_event event;
 	__u8 data[MESH_SNAP_MAX];
 };
-_Static_assert(sizeof(struct mesh_event_buffer) == 2128, "padding");
+_Static_assert(sizeof(struct mesh_event_buffer) == 2144, "padding");
 
 /* ICMP messages about packets of a function, and about those that the host sent it. */
 struct mesh_answers {

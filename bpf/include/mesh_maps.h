@@ -147,6 +147,18 @@ MESH_MAP("hash", mesh_target, struct mesh_injected_key, __u32, targets);
 MESH_MAP("percpu_hash", mesh_refused, struct mesh_injected_key, struct mesh_refused, drops);
 
 /*
+ * Circuit breakers of injected programs, by id. Written when a program is put in and by the packet that
+ * finds it too slow; read where the program is met, by address.
+ */
+MESH_MAP("array", mesh_breaker, __u32, struct mesh_breakers, 1);
+
+/* What injected programs take, by id. Written by packets that are sampled; read by `show injected`. */
+MESH_MAP("array", mesh_cost, __u32, struct mesh_cost, programs);
+
+/* Which packets are sampled. Written by every packet that goes through chains. */
+MESH_MAP("percpu_array", mesh_sampling, __u32, struct mesh_sampling, 1);
+
+/*
  * Programs that go on where another leaves off, by MESH_CALL_*, for each kind of program. Written
  * when they are loaded.
  */

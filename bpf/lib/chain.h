@@ -9,6 +9,7 @@
 #ifndef MESH_CHAIN_H
 #define MESH_CHAIN_H
 
+#include "lib/cost.h"
 #include "lib/csum.h"
 #include "lib/endpoint.h"
 #include "lib/flow.h"
@@ -49,7 +50,7 @@ HOT void chain_begin(CTX *ctx, const struct mesh_config *config, struct mesh_flo
 	meter_flow(flow, context_packets(ctx), context_length(ctx));
 	ctx->cb[MESH_CHAIN_NEXT] =
 		chain_head(receiver, MESH_TO_FN) << 16 | chain_head(sender, MESH_FROM_FN);
-	ctx->cb[MESH_CHAIN_OUTPUT] = flow->output;
+	ctx->cb[MESH_CHAIN_OUTPUT] = flow->output | cost_sampled();
 	ctx->cb[MESH_CHAIN_TX] = flow->meter_tx;
 	ctx->cb[MESH_CHAIN_RX] = flow->meter_rx;
 }
@@ -201,7 +202,8 @@ HOT int chain_redirect(CTX *ctx, __u32 verdict)
 	peer_tenant = CHAIN_WORD(ctx, MESH_CHAIN_RX) -
 		      meter_function(config, CHAIN_WORD(ctx, MESH_CHAIN_RX)) * config->tenants;
 	ctx->cb[MESH_CHAIN_RX] = meter_slot(config, *target, peer_tenant);
-	ctx->cb[MESH_CHAIN_OUTPUT] = fn->ifindex;
+	ctx->cb[MESH_CHAIN_OUTPUT] =
+		fn->ifindex | (CHAIN_WORD(ctx, MESH_CHAIN_OUTPUT) & COST_SAMPLED);
 	ctx->cb[MESH_CHAIN_NEXT] = chain_head(*target, MESH_TO_FN) << 16;
 	return chain_step(ctx);
 }
@@ -234,12 +236,48 @@ HOT void chain_edit(CTX *ctx, __u32 verdict)
 	}
 }
 
+/* A circuit breaker has opened. */
+HOT void chain_tell_breaker(CTX *ctx, const struct mesh_cost *cost,
+			    const struct mesh_breaker *breaker, __u32 program)
+{
+	struct mesh_config *config = mesh_config_get();
+	struct mesh_event event = {};
+	__u32 direction;
+
+	if (!config || !(config->events & MESH_EVENT_BREAKER))
+		return;
+	chain_owner(ctx, config, &direction);
+	event.direction = direction;
+	event.sender = meter_function(config, CHAIN_WORD(ctx, MESH_CHAIN_TX));
+	event.receiver = meter_function(config, CHAIN_WORD(ctx, MESH_CHAIN_RX));
+	event.program = program;
+	cost_tell(ctx, cost, breaker, &event);
+}
+
+/* What a program took for a packet that is sampled. */
+HOT void chain_sample(CTX *ctx, __u32 program)
+{
+	__u64 start = cost_start(), now = bpf_ktime_get_ns(), ns = now - start;
+	struct mesh_breaker *breaker = cost_breaker(program);
+	struct mesh_cost *cost = mesh_cost.lookup(&program);
+
+	if (!start || !cost || !breaker || !breaker->limit)
+		return;
+	cost_add(cost, breaker, ns > breaker->clock ? ns - breaker->clock : 0);
+	if (!cost_judge(cost, now) || breaker->open)
+		return;
+	breaker->open = 1;
+	chain_tell_breaker(ctx, cost, breaker, program);
+}
+
 /* Behind an injected program; its verdict and its id are in cb[]. */
 HOT int chain_end(CTX *ctx)
 {
 	__u32 verdict = CHAIN_WORD(ctx, MESH_CHAIN_VERDICT);
 	__u32 action = verdict & MESH_VERDICT_ACTION;
 
+	if (unlikely(CHAIN_WORD(ctx, MESH_CHAIN_OUTPUT) & COST_SAMPLED))
+		chain_sample(ctx, verdict >> 16);
 	if (verdict & (MESH_VERDICT_SET_DSCP | MESH_VERDICT_SET_CE))
 		chain_edit(ctx, verdict);
 	if (action == MESH_ACT_NEXT)

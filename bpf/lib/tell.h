@@ -19,6 +19,10 @@ HOT void event_describe(CTX *ctx, struct mesh_event *e, const struct mesh_judgem
 	e->service = j->question.service;
 	e->rejected = j->verdict.rejected;
 	e->tuple = j->packet.tuple;
+	e->program = 0;
+	e->cost = 0;
+	e->limit = 0;
+	e->lasted = 0;
 }
 
 /* The event of j->verdict.event and j->verdict.reason. */

@@ -8,6 +8,7 @@ functions flip to them, one update each. What nothing leads to any more goes a g
 
 import contextlib
 import ctypes
+import functools
 import shutil
 import struct
 from collections.abc import Collection, Iterable, Iterator, Mapping
@@ -17,6 +18,7 @@ from typing import Any
 
 from ebpfmesh import _abi
 from ebpfmesh.apply import migrations
+from ebpfmesh.apply.breakers import Breakers
 from ebpfmesh.apply.held import Held
 from ebpfmesh.compile import compiled
 from ebpfmesh.compile.build import instructions
@@ -52,6 +54,7 @@ class Chains:
         self._mesh = mesh
         self._record = mesh.record
         self._maps = mesh.control.maps
+        self.breakers = Breakers(self._maps, self._record)
         self._migrations = migrations.Migrations(mesh)
         self._changed = self._doubted = False
         self._new: set[str] = set()
@@ -126,18 +129,19 @@ class Chains:
         Others migrate. ``undo`` is the program before the older one.
         """
         text = source.parse(Path(injection.file), injection.source)
+        budget = self._budget(injection)
         with (
             self.opened(older) as found,
             build.build(
                 text,
-                budget=self._budget(injection),
+                budget=budget,
                 reuse={name: one for name, one in found.items() if name not in apart},
             ) as built,
         ):
             there = {name: one.layout for name, one in found.items() if name not in OF_A_VERSION}
             migrating = migrations.found(text, built, there)
             state = {migrations.UNFINISHED: undo} if migrating else {}
-            number = self._record.new_program(injection, _dump(built) | state)
+            number = self._record.new_program(injection, _dump(built, budget) | state)
             directory = self._pins(number)
             shutil.rmtree(directory, ignore_errors=True)  # of a change that was cut short
             for one in (directory.parent, directory):
@@ -148,10 +152,10 @@ class Chains:
             self._migrations.add(older.id, number, migrating)
         return number
 
-    def _budget(self, injection: Injection) -> Budget | None:
-        """What a tenant's program may cost; None: what any may."""
+    def _budget(self, injection: Injection) -> Budget:
+        """What a program may cost: as its tenant's rights say, or what any may."""
         if injection.tenant is None:
-            return None
+            return Budget()
         rights = self._record.base().rights_of(injection.tenant)
         return Budget(**rights.model_dump(exclude={"name", "inject", "ways"}))
 
@@ -207,6 +211,7 @@ class Chains:
             for block in self._avoid:
                 self._record.free_block(block)
         self._write_programs()
+        self.breakers.close(chains.running(self._record) - chains.drawn(self._record))
         wanted = chains.wanted(self._record)
         blocks = self._made(wanted)
         self._migrations.copy()
@@ -283,22 +288,33 @@ class Chains:
         return block
 
     def _put(self, place: Place) -> None:
-        table = self._maps["mesh_injected"]
         program = self._record.program(place.program)
         with self.opened(program) as own:
             numbers = {one.number: one.fd.fileno() for one in own.values()}
             author = with_maps(bytes.fromhex(program.compiled["code"]), numbers)
             end = self._end(compose.end_of(author))
-            where: dict[str, int] = {"chain": table.fd.fileno()}
             if place.sides:
                 stable, canary = place.sides
-                code = compose.split(author, end, stable=stable, canary=canary, **where)
+                chain = self._tables.chain
+                code = compose.split(author, end, stable=stable, canary=canary, chain=chain)
             else:
-                where |= {"number": program.id, "following": place.following}
-                code = compose.compose(author, end, **where)
+                code = compose.compose(
+                    author,
+                    end,
+                    number=program.id,
+                    following=place.following,
+                    detour=place.detour,
+                    tables=self._tables,
+                )
             name = program.injection.name.replace("-", "_")
             with bpf.prog_load(bpf.PROG_TYPE_SCHED_CLS, name, code) as loaded:
-                table.set(ctypes.c_uint32(place.slot), ctypes.c_uint32(loaded.fileno()))
+                slot, descriptor = (ctypes.c_uint32(n) for n in (place.slot, loaded.fileno()))
+                self._maps["mesh_injected"].set(slot, descriptor)
+
+    @functools.cached_property
+    def _tables(self) -> compose.Tables:
+        names = ("mesh_injected", "mesh_breaker", "mesh_sampling")
+        return compose.Tables(*(self._maps[name].fd.fileno() for name in names))
 
     def _end(self, which: Program) -> bytes:
         """What stands behind a program; the maps that it names are open as long as the mesh."""
@@ -386,11 +402,12 @@ class Chains:
             for key, _ in list(self._maps[name].items()):
                 if key.program == program:
                     self._maps[name].delete(key)
+        self.breakers.forget(program)
         shutil.rmtree(self._pins(program), ignore_errors=True)
         self._record.delete_program(program)
 
 
-def _dump(built: Built) -> dict[str, Any]:
+def _dump(built: Built, budget: Budget) -> dict[str, Any]:
     """What is written down of a program, for JSON: enough to put it into a chain again."""
     text = built.source
     return {
@@ -401,6 +418,7 @@ def _dump(built: Built) -> dict[str, Any]:
         "reasons": text.reasons,
         "targets": text.targets,
         "figures": asdict(built.figures),
+        "limit_ns": budget.ns_median,
     }
 
 

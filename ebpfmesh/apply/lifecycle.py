@@ -332,6 +332,16 @@ def rollback(mesh: str, name: str, on_step: OnStep = quiet) -> tuple[Operation, 
         return operations
 
 
+def reset(mesh: str, name: str, on_step: OnStep = quiet) -> None:
+    """Have packets meet what is injected under a name again, whose circuit breaker is open.
+
+    Raises NotFound if nothing is, UsageError if the breaker is closed.
+    """
+    with opened(mesh, on_step) as live:
+        batch.settle(live)
+        live.chains.breakers.reset(name)
+
+
 def within(
     record: Record, change: Callable[[Mesh], Mesh], scope: Scope
 ) -> tuple[Operation, ...] | None:

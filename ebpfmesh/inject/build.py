@@ -20,7 +20,7 @@ from ebpfmesh.inject import instructions, maps, migrate
 from ebpfmesh.inject import source as sources
 from ebpfmesh.inject.budget import Budget, Figures
 from ebpfmesh.inject.compile import Compiled, compiled
-from ebpfmesh.inject.compose import compose
+from ebpfmesh.inject.compose import Tables, compose
 from ebpfmesh.inject.instructions import with_maps
 from ebpfmesh.inject.maps import Layout, OwnMap
 from ebpfmesh.inject.measure import NOTHING, measure
@@ -160,13 +160,13 @@ def _alone(code: bytes, hook: str) -> bytes:
     """A program of the author's instructions that is called by nobody and calls nobody."""
     if hook == "xdp":
         return code
-    return compose(code, NOTHING, number=0, following=0, chain=0)
+    return compose(code, NOTHING, number=0, following=0, tables=None)
 
 
-def load(built: Built, end: bytes, *, number: int, following: int, chain: int) -> bpf.Fd:
+def load(built: Built, end: bytes, *, number: int, following: int, tables: Tables) -> bpf.Fd:
     """A program of what was built for one place of a chain; the arguments are those of ``compose``.
 
-    Raises FunctionRefused if the verifier does not take it in that place.
+    Raises OSError if the verifier does not take it in that place.
     """
-    code = compose(built.code, end, number=number, following=following, chain=chain)
-    return loaded(built.source, built.compiled, code, built.hook)
+    code = compose(built.code, end, number=number, following=following, tables=tables)
+    return bpf.prog_load(bpf.PROG_TYPE_SCHED_CLS, built.name, code)

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from statistics import median
 
-from ebpfmesh.inject.instructions import EXIT, Instruction, encode
+from ebpfmesh.inject.instructions import CALL, EXIT, Instruction, encode
 from ebpfmesh.kernel import bpf
 
 RUNS = {"tc": (5, 1000), "xdp": (1, 5000)}
@@ -21,6 +21,8 @@ RUNS = {"tc": (5, 1000), "xdp": (1, 5000)}
 in linux/net/bpf/test_run.c)."""
 
 COLD_ROUNDS = 3
+CLOCK_RUNS = 31
+CLOCK = 5  # bpf_ktime_get_ns in enum bpf_func_id, linux/include/uapi/linux/bpf.h
 EVICT = 8 << 20  # bytes: more than the caches next to a core have
 NOTHING = encode([Instruction(0xB7), Instruction(EXIT)])  # r0 = 0; exit
 KINDS = {
@@ -114,6 +116,22 @@ def measure(program: bpf.Fd, hook: str) -> Cost:
         still = median(_cold(nothing, frame) for frame in frames.values())
         cold = {name: max(0.0, _cold(program, frame) - still) for name, frame in frames.items()}
     return Cost(warm, cold)
+
+
+def clock() -> int:
+    """Nanoseconds that reading the clock twice takes, which are in what is measured live."""
+    code = encode(
+        [
+            Instruction(CALL, imm=CLOCK),
+            Instruction(0xBF, 6, 0),  # r6 = r0
+            Instruction(CALL, imm=CLOCK),
+            Instruction(0x1F, 0, 6),  # r0 -= r6
+            Instruction(EXIT),
+        ]
+    )
+    frame = next(packets())[1]
+    with bpf.prog_load(KINDS["tc"], "clock", code) as program:
+        return round(median(bpf.prog_test_run(program, frame).verdict for _ in range(CLOCK_RUNS)))
 
 
 def _warm(program: bpf.Fd, hook: str, frame: bytes) -> float:

@@ -185,6 +185,7 @@ def _entries(limits: Limits) -> dict[str, int]:
         "calls": CALL_SLOTS,
         "chain_slots": _abi.CHAIN_SLOTS,
         "targets": TARGETS,
+        "programs": _abi.PROGRAMS,
         "meters": functions * tenant_ids(limits),
         "drops": DROP_ENTRIES,
     }

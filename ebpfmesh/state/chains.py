@@ -56,13 +56,15 @@ def _step(row: InjectionRow) -> int | Split:
 class Place:
     """A slot of a chain's block: its program, and the slot that comes after it, 0 for the last.
 
-    Of a split ``sides`` are the slots of the two it chooses from.
+    Of a split ``sides`` are the slots of the two it chooses from. Of a canary ``detour`` is the
+    slot of the other one, which packets meet while its circuit breaker is open.
     """
 
     slot: int
     program: int
     following: int
     sides: tuple[int, int] | None = None
+    detour: int = 0
 
 
 def size(chain: Chain) -> int:
@@ -79,16 +81,39 @@ def places(block: int, chain: Chain) -> Iterator[Place]:
         if isinstance(step, int):
             yield Place(slot, step, following)
             continue
-        chooser, *programs = step
-        stable, canary = next(below), next(below)
-        yield Place(slot, chooser, following, (stable, canary))
-        yield from (Place(s, p, following) for s, p in zip((stable, canary), programs, strict=True))
+        chooser, stable, canary = step
+        here, there = next(below), next(below)
+        yield Place(slot, chooser, following, sides=(here, there))
+        yield Place(here, stable, following)
+        yield Place(there, canary, following, detour=here)
 
 
 def used_slots(record: Record) -> set[int]:
     """Where programs are, of all chains."""
     found = record.chains().items()
     return {place.slot for chain, block in found for place in places(block, chain)}
+
+
+def running(record: Record) -> set[int]:
+    """Programs of all that is injected, without what chooses between two."""
+    return {number for row in record.injections() for number in row.running}
+
+
+def drawn(record: Record) -> set[int]:
+    """Programs that are in chains, and what chooses between two."""
+    steps = (step for chain in record.chains() for step in chain)
+    return {number for step in steps for number in (step if isinstance(step, tuple) else (step,))}
+
+
+def opened(maps: Maps) -> set[int]:
+    """Programs whose circuit breaker is open."""
+    return {number for number, row in enumerate(breakers(maps).of) if row.open}
+
+
+def breakers(maps: Maps) -> _abi.Breakers:
+    """The circuit breakers of all programs, by id."""
+    found: _abi.Breakers = maps["mesh_breaker"].get(ctypes.c_uint32(0)) or _abi.Breakers()
+    return found
 
 
 def has_maps(pins: Pins, record: Record, program: int) -> bool:
@@ -111,6 +136,9 @@ def problems(pins: Pins, maps: Maps, record: Record) -> list[str]:
         row = maps["mesh_chain"].get(ctypes.c_uint32(function))
         if row is None or tuple(row.head) != both.heads(blocks):
             return ["map mesh_chain"]
+    of = breakers(maps).of
+    if any(of[n].limit != record.program(n).compiled["limit_ns"] for n in running(record)):
+        return ["map mesh_breaker"]
     rows = record.injections()
     return [f"maps of {row.injection.name}" for row in rows
             if not all(has_maps(pins, record, program) for program in row.programs)]  # fmt: skip

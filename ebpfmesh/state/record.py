@@ -88,6 +88,11 @@ class InjectionRow:
         """All of them."""
         return {self.program, self.before, self.canary, self.split} - {0}
 
+    @property
+    def running(self) -> set[int]:
+        """Ids of those that packets meet and that somebody wrote: its own, and its canary's."""
+        return {self.program, self.canary} - {0}
+
 
 @dataclass(frozen=True)
 class ProgramRow:

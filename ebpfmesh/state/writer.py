@@ -16,6 +16,7 @@ from pathlib import Path
 from stat import S_IMODE
 from typing import Any, Self
 
+from ebpfmesh import _abi
 from ebpfmesh.errors import MeshError, MissingPrivilege
 from ebpfmesh.kernel import private
 from ebpfmesh.kernel.netns import NetnsId
@@ -218,6 +219,9 @@ class Writer(Record):
         with self.transaction():
             used = set(self.programs())
             number = next(n for n in itertools.count(1) if n not in used)
+            if number >= _abi.PROGRAMS:
+                what = f"no room for another program: there are {_abi.PROGRAMS - 1}"
+                raise MeshError(what, hint="eject some, or change fewer at a time")
             values = (number, injection.model_dump_json(), json.dumps(compiled))
             self._db.execute("INSERT INTO program VALUES (?, ?, ?)", values)
         return number

@@ -22,6 +22,7 @@ from ipaddress import IPv4Address, IPv6Address
 from ebpfmesh import _abi, apply
 from ebpfmesh._abi import Direction, Reason
 from ebpfmesh.apply.programs import load_programs, set_calls
+from ebpfmesh.inject.compose import Tables
 from ebpfmesh.kernel import bpf, interface, netns
 from ebpfmesh.kernel.maps import Maps, tenant_ids
 from ebpfmesh.kernel.pins import Pins
@@ -254,6 +255,12 @@ class Lab:
         self._programs = {name: bpf.obj_get(Pins(NAME).progs / name) for name in names}
         self._changed = self._moved = False
         self._refresh()
+
+    @property
+    def injected(self) -> Tables:
+        """The maps that what is injected names."""
+        names = ("mesh_injected", "mesh_breaker", "mesh_sampling")
+        return Tables(*(self.maps[name].fd.fileno() for name in names))
 
     def close(self) -> None:
         """Close the programs."""

@@ -73,7 +73,7 @@ class Chains:
                     self.end,
                     number=place + 1,
                     following=slot.value - 1 if place + 1 < len(verdicts) else 0,
-                    chain=table.fd.fileno(),
+                    tables=self.lab.injected,
                 )
                 with bpf.prog_load(bpf.PROG_TYPE_SCHED_CLS, "injected", code) as made:
                     table.set(slot, ctypes.c_uint32(made.fileno()))

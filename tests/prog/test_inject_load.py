@@ -53,7 +53,7 @@ def test_functions_in_a_chain(lab: Lab, end: bytes, v: int) -> None:
             slot = HEAD - place
             following = 0 if place else slot - 1
             with load(built, end, number=place + 1, following=following,
-                      chain=table.fd.fileno()) as program:  # fmt: skip
+                      tables=lab.injected) as program:  # fmt: skip
                 table.set(ctypes.c_uint32(slot), ctypes.c_uint32(program.fileno()))
         row = _abi.Chain()
         row.head[Direction.FROM_FN] = HEAD

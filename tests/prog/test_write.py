@@ -78,7 +78,7 @@ class Chain:
             slot = HEAD - place
             following = slot - 1 if one is not functions[-1] else 0
             with load(one, self.ends[may_write(one.code)], number=place + 1,
-                      following=following, chain=table.fd.fileno()) as program:  # fmt: skip
+                      following=following, tables=self.lab.injected) as program:  # fmt: skip
                 table.set(ctypes.c_uint32(slot), ctypes.c_uint32(program.fileno()))
         self.head(HEAD)
 
@@ -434,8 +434,8 @@ def test_it_needs_no_right_to_addresses(chain: Chain, writer: Built) -> None:
     """What writes is verified without CAP_PERFMON, place of the write and all."""
     had = libc.set_effective(1 << BPF | 1 << NET_ADMIN)
     try:
-        chain_fd = chain.lab.maps["mesh_injected"].fd.fileno()
-        with load(writer, chain.ends[True], number=1, following=7, chain=chain_fd) as program:
+        tables = chain.lab.injected
+        with load(writer, chain.ends[True], number=1, following=7, tables=tables) as program:
             assert bpf.fdinfo(program)["verified_insns"]
     finally:
         libc.set_effective(had)

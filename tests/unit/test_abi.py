@@ -70,7 +70,10 @@ def test_any_change_is_noticed(
     [
         (r"\t__u8 protocol;\n\t__u8 depth;.*(?=\n};\n.*struct mesh_service_key\))", "at the end"),
         (r"\t__u16 tenant;\n", "before address4"),
-        (r"\t__u8 rejected;.*\n\t__u8 pad\[3\];\n(?=\tstruct mesh_tuple)", "at the end"),
+        (
+            r"\t__u8 rejected;.*\n\t__u8 pad;\n\t__u16 program;.*\n(?=\tstruct mesh_tuple)",
+            "at the end",
+        ),
     ],
     ids=["byte", "short", "word"],
 )
