@@ -15,8 +15,8 @@ from ebpfmesh.cli.choose import need_change, the_mesh
 if TYPE_CHECKING:
     from ebpfmesh.observe.events import Event, Stream
 
-_COLOURS = {"drop": "red", "flow": "green", "verdict": ""}
-KINDS = click.Choice(["drop", "flow", "verdict"])
+_COLOURS = {"drop": "red", "flow": "green", "verdict": "", "breaker": "red"}
+KINDS = click.Choice(["drop", "flow", "verdict", "breaker"])
 SNAP_MAX = 2048
 
 
@@ -42,7 +42,7 @@ def _limits(command: "Callable[..., None]") -> "Callable[..., None]":
     ),
 )
 @click.option("--kind", "kinds", multiple=True, type=KINDS,
-              help="May be repeated. Default: drop and flow.")  # fmt: skip
+              help="May be repeated. Default: drop, flow and breaker.")  # fmt: skip
 @click.option("--reason", metavar="R", shell_complete=complete.reasons,
               help="Only drops for this reason, such as POLICY.")  # fmt: skip
 @_limits
@@ -51,10 +51,11 @@ def events(kinds: tuple[str, ...], reason: str | None, **limits: Any) -> None:
 
     A drop is a packet that was dropped, or would have been (audit); a flow is a first packet that
     passed, or one that was judged again after a change; a verdict is any other that passed. While
-    verdicts are wanted every packet goes the slow way.
+    verdicts are wanted every packet goes the slow way. A breaker is that of a function injected by
+    you, which opened because the function was too slow: packets pass it by.
     """
     need_change("events")
-    wanted = kinds or (("drop", "flow") if reason is None else ("drop",))
+    wanted = kinds or (("drop", "flow", "breaker") if reason is None else ("drop",))
     number = 0 if reason is None else _reason(reason, wanted)
 
     def take(event: "Event", _frame: bytes) -> bool:
@@ -134,6 +135,9 @@ def _line(event: "Event") -> tuple[output.Part, ...]:
     """An event in columns that are not much too wide for most."""
     from ebpfmesh.observe.flows import endpoint
 
+    if event.injected:
+        text = f"injected {event.injected}: {event.text}"
+        return f"{event.time[11:26]}  ", (f"{event.kind:<10}", _COLOURS[event.kind]), f"  {text}"
     reason = f"{event.reason} ({event.number})" if event.reason else ""
     kind = "would drop" if event.audited and event.reason else event.kind
     kind = "rejected" if event.rejected else kind

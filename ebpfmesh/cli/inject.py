@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ebpfmesh.cli import complete, output
-from ebpfmesh.cli.base import Command, Group
+from ebpfmesh.cli.base import Command, Group, settings
 from ebpfmesh.cli.choose import need_change, the_mesh
 from ebpfmesh.errors import UsageError
 
@@ -156,6 +156,33 @@ def inject_set(name: str, parameters: dict[str, int]) -> None:
     _edit(f"inject set {name}", change)
 
 
+@inject.command(
+    "reset",
+    examples=(
+        "ebpfmesh inject reset greeter",
+        "ebpfmesh inject reset second -v",
+        "ebpfmesh inject reset third --json",
+    ),
+)
+@click.argument("name", shell_complete=complete.injected)
+def inject_reset(name: str) -> None:
+    """Close the circuit breaker of NAME, which opened because it was too slow: packets meet it.
+
+    It opens again if NAME is still too slow for five seconds. `show injected NAME` and `doctor`
+    say whether one is open.
+    """
+    from ebpfmesh import apply
+
+    need_change("inject reset")
+    mesh = the_mesh()
+    with output.steps(f"inject reset {name}") as step:
+        apply.reset(mesh, name, step)
+    if settings().json:
+        output.data(mesh=mesh, reset=name)
+    else:
+        output.done(f"~ injection {name}  circuit breaker open → closed")
+
+
 def _percent(_context: click.Context, _option: click.Parameter, text: str | None) -> int | None:
     """N or N%, from 1 to 99."""
     if text is None:
@@ -205,7 +232,8 @@ def swap(
 
     With --canary both run, and count for themselves: `show canary NAME` compares them, `promote`
     and `rollback` decide. With --for this command waits and decides by itself: FILE is rolled back
-    if it drops a larger share of its packets, beyond the interval of 95 %, or met too few to tell.
+    if it drops a larger share of its packets, beyond the interval of 95 %, or met too few to tell;
+    at once if its circuit breaker opens.
     """
     from ebpfmesh.config import edit
     from ebpfmesh.config.file import read_source
@@ -234,10 +262,12 @@ def _decide(name: str, seconds: int) -> None:
         for left in range(seconds, 0, -1):
             step(f"{left} s left")
             time.sleep(1)
-    with view.opened(mesh) as seen:
-        found = read_canary(seen, name)
+            with view.opened(mesh) as seen:
+                found = read_canary(seen, name)
+            if found.canary.live.open:
+                break
     output.say(f"canary {name}: {found.judgement}")
-    if found.judgement in ("worse", "too few packets"):
+    if found.judgement in ("worse", "too few packets", "too slow"):
         done = apply.rollback(mesh, name)
     else:
         done = apply.edit(mesh, lambda whole: edit.promote(whole, name))

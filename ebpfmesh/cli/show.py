@@ -21,6 +21,7 @@ from ebpfmesh.cli.output import Column, mark, number, size
 
 if TYPE_CHECKING:
     from ebpfmesh.observe.canary import Comparison
+    from ebpfmesh.observe.cost import Live
     from ebpfmesh.observe.flows import Flow, Order
     from ebpfmesh.observe.functions import Function
     from ebpfmesh.observe.injected import Injected
@@ -105,6 +106,17 @@ def _alive(row: "Service") -> object:
 
 def _named_numbers(numbers: "Mapping[str, int]") -> str | None:
     return "  ".join(f"{name}={number(value)}" for name, value in numbers.items()) or None
+
+
+def _breaker(live: "Live") -> object:
+    return mark(live.breaker, "red" if live.open else "")
+
+
+def _live(live: "Live") -> str:
+    if live.median_ns is None or live.p99_ns is None:
+        return f"no samples; the median may be {live.limit_ns} ns"
+    what = f"median {live.median_ns:.0f} ns, p99 {live.p99_ns:.0f}, lately {live.lately_ns}"
+    return f"{what} of {number(live.samples)} samples; the median may be {live.limit_ns}"
 
 
 def _action(row: "Policy") -> object:
@@ -307,6 +319,8 @@ INJECTED = Table(
         Column("counters", lambda row: _named_numbers(row.counters)),
         Column("dropped", lambda row: number(sum(row.refused.values())), right=True),
         Column("ns", lambda row: f"{row.ns_median:.0f}", right=True, drop=1),
+        Column("live ns", lambda row: row.live.lately_ns, right=True, drop=5),
+        Column("breaker", lambda row: _breaker(row.live)),
     ),
     "nothing is injected",
 )
@@ -440,7 +454,9 @@ def show_injected(name: str | None) -> None:
     """What is injected, in the order in which packets meet it; all that is known of NAME.
 
     "ns" is the median cost of a packet, above that of a function that does nothing, as it was
-    measured when it was compiled.
+    measured when it was compiled; "live ns" is what packets took of late, of which one in 128 is
+    looked at. Where their median is above what it may be for five seconds, the circuit breaker
+    opens: packets pass it by, until `rollback`, `swap` or `inject reset`.
     """
     from ebpfmesh.observe import injected
 
@@ -491,6 +507,8 @@ def _tell_canary(row: "Comparison") -> None:
         ("share dropped", *(_share_text(one.share, one.interval) for one in both)),
         *((f"counter {n}", *(number(one.counters.get(n, 0)) for one in both)) for n in names),
         ("ns a packet", *(f"{one.ns_median:.0f}, worst {one.ns_worst:.0f}" for one in both)),
+        ("live", *(_live(one.live) for one in both)),
+        ("breaker", *(_breaker(one.live) for one in both)),
         ("instructions", *(number(one.instructions) for one in both)),
     ]
     titles = ("", "now", f"canary, {row.percent} % of flows")
@@ -513,8 +531,10 @@ def _tell_injected(row: "Injected") -> None:
         ("canary", row.canary or "none"),
         ("rollback", "there is one" if row.before else "none"),
         ("cost", cost),
+        ("live", _live(row.live)),
     ):
         output.echo(f"{title:<10} {text}")
+    output.echo(f"{'breaker':<10} ", (row.live.breaker, "red" if row.live.open else ""))
     for title, numbers in (("parameter", row.parameters), ("counter", row.counters),
                            ("dropped", row.refused), ("unwritten", row.unwritten)):  # fmt: skip
         for key, value in numbers.items():

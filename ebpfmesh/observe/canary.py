@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: BSD-2-Clause
 """A canary beside what it is to replace: what each dropped of the packets that it met.
 
+One whose circuit breaker has opened is too slow, whatever it dropped.
+
 The packets of a flow all meet the same version, so both see a sample of the same traffic; which
 part is chosen by a hash. Shares are given with intervals of 95 % (Wilson 1927; their difference
 Newcombe 1998, method 10), as if packets were independent: those of one flow are not, so that a
@@ -12,13 +14,14 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ebpfmesh.errors import NotFound
+from ebpfmesh.observe.cost import Live, read_live
 from ebpfmesh.observe.injected import counters_of, figures_of, refusals_of
 from ebpfmesh.observe.view import View
 
 Z = 1.959964  # of a normal distribution, two sides of 2.5 %
 ENOUGH = 100  # packets of each; with fewer nothing is concluded
 Interval = tuple[float, float]
-Judgement = Literal["worse", "better", "no difference seen", "too few packets"]
+Judgement = Literal["worse", "better", "no difference seen", "too few packets", "too slow"]
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,7 @@ class Version:
     instructions: int
     ns_median: float
     ns_worst: float
+    live: Live
 
     @property
     def drops(self) -> int:
@@ -85,6 +89,7 @@ def _version(view: View, number: int, file: str, packets: int) -> Version:
         instructions=figures["instructions"],
         ns_median=figures["ns_median"],
         ns_worst=figures["ns_worst"],
+        live=read_live(view, number),
     )
 
 
@@ -107,6 +112,8 @@ def newcombe(before: Version, after: Version) -> Interval:
 
 
 def _judgement(stable: Version, canary: Version, interval: Interval) -> Judgement:
+    if canary.live.open:
+        return "too slow"
     if min(stable.packets, canary.packets) < ENOUGH:
         return "too few packets"
     if interval[0] > 0:

@@ -31,8 +31,10 @@ class Event:
     """One packet and what became of it. ``time`` is UTC.
 
     ``kind``: ``drop`` (or it would have been, ``audited``), ``flow`` (it passed and opened a flow,
-    or its flow was judged again) or ``verdict`` (it passed; so does a flow's where only verdicts
-    are asked for). ``function`` is the one at whose
+    or its flow was judged again), ``verdict`` (it passed; so does a flow's where only verdicts are
+    asked for) or ``breaker``: the circuit breaker of what is ``injected`` by this name has opened
+    with it, since packets took ``cost_ns`` there, in the median, of the ``limit_ns`` that they may,
+    for so many ``seconds``; these four are empty in the others. ``function`` is the one at whose
     interface it was seen. Addresses are those of the packet, None where it has none; of an ICMP
     error they are those of an answer to what it quotes. Ports of ICMP are None, ``echo_id`` is
     theirs. ``rejected``: the sender is told that it was dropped. ``rule`` is the number of the rule
@@ -60,6 +62,10 @@ class Event:
     rule: int | None
     rule_text: str
     length: int
+    injected: str
+    cost_ns: int | None
+    limit_ns: int | None
+    seconds: float | None
 
     def concerns(self, function: str) -> bool:
         """Whether a function has a part in it."""
@@ -87,6 +93,12 @@ class Names:
     def interfaces(self) -> dict[int, str]:
         """Names of functions by the index of their host-side interface."""
         return {row.attachment.ifindex: row.function.name for row in self._record.functions()}
+
+    @functools.cached_property
+    def injected(self) -> dict[int, str]:
+        """What is injected, by ids of its programs."""
+        rows = self._record.injections()
+        return {number: row.injection.name for row in rows for number in row.programs}
 
     @functools.cached_property
     def rules(self) -> dict[int, str]:
@@ -161,6 +173,7 @@ class Stream:
         raw, names = _abi.Event.from_buffer_copy(record), self._names
         size = ctypes.sizeof(_abi.Event)
         reason = _abi.Reason(raw.reason)
+        slow = raw.kind == _abi.EventKind.BREAKER
         parsed = any(bytes(raw.tuple))
         source = _address(raw.tuple.source) if parsed else None
         destination = _address(raw.tuple.destination) if parsed else None
@@ -173,7 +186,7 @@ class Stream:
             kind=_abi.EventKind(raw.kind).name.lower(),
             reason=reason.name if reason else "",
             number=int(reason),
-            text=_abi.REASON_TEXT.get(reason, ""),
+            text=_opened(raw) if slow else _abi.REASON_TEXT.get(reason, ""),
             audited=bool(raw.audited),
             rejected=bool(raw.rejected),
             function=names.interfaces.get(raw.ifindex, f"ifindex {raw.ifindex}"),
@@ -190,8 +203,17 @@ class Stream:
             rule=raw.rule or None,
             rule_text=names.rules.get(raw.rule, "") if raw.rule else "",
             length=raw.length,
+            injected=names.injected.get(raw.program, f"#{raw.program}") if slow else "",
+            cost_ns=raw.cost if slow else None,
+            limit_ns=raw.limit if slow else None,
+            seconds=raw.lasted / 1000 if slow else None,
         )
         return event, record[size : size + raw.captured]
+
+
+def _opened(raw: _abi.Event) -> str:
+    seconds = raw.lasted // 1000
+    return f"circuit breaker opened, median {raw.cost} ns over its {raw.limit} ns for {seconds} s"
 
 
 def _receiver(names: Names, number: int, destination: str | None) -> str | None:

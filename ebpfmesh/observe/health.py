@@ -11,7 +11,7 @@ from ebpfmesh.errors import MeshError, NotFound
 from ebpfmesh.kernel import links
 from ebpfmesh.kernel.programs import HOOKS
 from ebpfmesh.model import Limits
-from ebpfmesh.observe import counters, netfilter, objects, rooms
+from ebpfmesh.observe import cost, counters, netfilter, objects, rooms
 from ebpfmesh.observe.machine import Check, Status
 from ebpfmesh.observe.view import View, opened
 from ebpfmesh.runtime import capability
@@ -60,6 +60,7 @@ def _check(view: View, topic: str) -> Iterator[Check]:
     yield from _administrators(view, topic)
     yield from _fill(view, topic)
     yield from _rooms(view, topic)
+    yield from _breakers(view, topic)
     yield from _counted(view, topic)
     yield from _listener(view, topic)
     yield from _netfilter(view, topic)
@@ -129,6 +130,20 @@ def _rooms(view: View, topic: str) -> Iterator[Check]:
         if row.evicted:
             what = f"{row.evicted} {row.what} made room for newer ones of it"
             yield Check(topic, "note", f"tenant {row.tenant}: {what}", _raise(row.limit))
+
+
+def _breakers(view: View, topic: str) -> Iterator[Check]:
+    """What is injected and too slow, so that packets pass it by."""
+    for row in view.record.injections():
+        name = row.injection.name
+        for program in sorted(row.running):
+            live = cost.read_live(view, program)
+            if live.open:
+                who = f"the canary of {name}" if program == row.canary else name
+                what = f"median {live.lately_ns or 0} ns over its {live.limit_ns} ns"
+                hint = f"ebpfmesh rollback {name}, or swap it; ebpfmesh inject reset {name}"
+                text = f"injected {who}: circuit breaker open, {what}; packets pass it by"
+                yield Check(topic, "missing", text, hint)
 
 
 def _counted(view: View, topic: str) -> Iterator[Check]:

@@ -12,6 +12,7 @@ from ebpfmesh.inject import maps
 from ebpfmesh.inject.source import COUNTERS, INDEXES
 from ebpfmesh.kernel import bpf
 from ebpfmesh.model import Injection, suggest
+from ebpfmesh.observe.cost import Live, read_live
 from ebpfmesh.observe.view import View
 from ebpfmesh.state.record import ProgramRow
 
@@ -53,6 +54,7 @@ class Injected:
     verified: int
     ns_median: float
     ns_worst: float
+    live: Live
 
 
 def read_injected(view: View) -> Iterator[Injected]:
@@ -80,6 +82,7 @@ def read_injected(view: View) -> Iterator[Injected]:
             verified=figures["verified"],
             ns_median=figures["ns_median"],
             ns_worst=figures["ns_worst"],
+            live=read_live(view, program.id),
         )
 
 

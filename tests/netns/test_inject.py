@@ -81,7 +81,7 @@ at = "a/egress"
 parameters = { port = 9 }
 """
 LATE = IPv4Address("198.18.0.99")
-MAPS = ("mesh_chain", "mesh_target", "mesh_refused")
+MAPS = ("mesh_chain", "mesh_target", "mesh_refused", "mesh_breaker", "mesh_cost")
 
 
 @pytest.fixture

@@ -4,11 +4,14 @@
 import pytest
 
 from ebpfmesh.observe.canary import Version, newcombe, wilson
+from ebpfmesh.observe.cost import Live
+
+LIVE = Live("closed", 500, 0, None, None, None)
 
 
 def version(hits: int, total: int) -> Version:
     share = hits / total if total else 0.0
-    return Version("x.c", total, {"why": hits}, share, wilson(hits, total), {}, 1, 1.0, 1.0)
+    return Version("x.c", total, {"why": hits}, share, wilson(hits, total), {}, 1, 1.0, 1.0, LIVE)
 
 
 @pytest.mark.parametrize(

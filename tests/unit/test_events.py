@@ -43,6 +43,9 @@ class Names:
         places = (SimpleNamespace(ifindex=11), "phone"), (SimpleNamespace(ifindex=12), "web")
         return [SimpleNamespace(attachment=p, function=SimpleNamespace(name=n)) for p, n in places]
 
+    def injections(self) -> list[Any]:
+        return [SimpleNamespace(injection=SimpleNamespace(name="bucket"), programs={4, 5})]
+
     def policies(self) -> list[tuple[int, str]]:
         return [(3, RULE)]
 
@@ -146,6 +149,17 @@ def test_a_line_says_all_of_it() -> None:
     text = " ".join(line(event).split())
     assert "would drop" in text
     assert f"phone → web tcp 198.18.0.1:40000 → 198.18.0.2:80 rule 3: {RULE}" in text
+
+
+def test_a_breaker_is_of_what_is_injected() -> None:
+    numbers = {"program": 5, "cost": 812, "limit": 500, "lasted": 5321}
+    event = one(EventKind.BREAKER, sender=1, receiver=2, **numbers)
+    said = "circuit breaker opened, median 812 ns over its 500 ns for 5 s"
+    assert (event.kind, event.injected, event.text) == ("breaker", "bucket", said)
+    assert (event.cost_ns, event.limit_ns, event.seconds) == (812, 500, 5.321)
+    assert line(event).endswith(f"injected bucket: {said}")
+    other = one(EventKind.VERDICT, sender=1)
+    assert (other.injected, other.cost_ns, other.limit_ns, other.seconds) == ("", None, None, None)
 
 
 def test_a_function_has_a_part_in_what_it_sends_and_gets() -> None:
