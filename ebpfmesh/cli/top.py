@@ -2,6 +2,7 @@
 """The top command: what all functions do, live, or a table or line of JSON a time."""
 
 import contextlib
+import gc
 import itertools
 import os
 import select
@@ -141,7 +142,7 @@ def _interval(_context: click.Context, _option: click.Parameter, text: str) -> f
 @click.option("--filter", "text", metavar="TEXT", default="",
               help="Only those that have TEXT in their name, tenant or state.")  # fmt: skip
 @click.option("--sums", is_flag=True, help="What the functions of each tenant do together.")
-@click.option("--flows", is_flag=True, help="Count flows, too: 20 ms a time with 60 000.")
+@click.option("--flows", is_flag=True, help="Count flows, too: 50 ms of CPU a sample with 60 000.")
 @click.option("--interval", metavar="TIME", default="1s", show_default=True, callback=_interval,
               help="From one sample to the next.")  # fmt: skip
 @click.option("--count", metavar="N", type=click.IntRange(1), help="End after N samples.")
@@ -153,7 +154,7 @@ def top(
 
     Elsewhere, or with --json, a table or line of JSON a sample. CPU, throttled time and "kernel",
     the time of the mesh's programs for a function's packets, are percents of one CPU; bits are of
-    frames. To know the programs' time the kernel takes it for each run of every program meanwhile.
+    frames. docs/top.md says where each column comes from.
     """
     need_read("top")
     from ebpfmesh.observe import top as observed
@@ -162,6 +163,7 @@ def top(
         _check_tenant(found.view.record.names("tenant").values(), tenant)
         with _screen() as screen:
             before = found.sample()
+            gc.freeze()  # what is loaded by now stays: collections need not look at it
             for _ in itertools.count() if count is None else range(count):
                 if not screen.wait(before.when + interval):
                     return

@@ -253,6 +253,17 @@ def runs(asked: socket.socket, name: str) -> bool | None:
     return bool(struct.unpack_from("16xH", found)[0] & IFF_RUNNING)
 
 
+def frames() -> dict[str, tuple[int, int]]:
+    """Frames that came out of each interface here, and that were sent into it (proc(5)).
+
+    Of a host-side veth: what the function sent, and what the host's stack sent to it; one for a GSO
+    packet, and nothing for what is redirected into the function.
+    """
+    text = Path("/proc/thread-self/net/dev").read_text()
+    rows = (line.split(None, 11) for line in text.splitlines()[2:])
+    return {row[0][:-1]: (int(row[2]), int(row[10])) for row in rows}
+
+
 def adopt(ip: IPRoute, name: str) -> Plugged:
     """What is to know of an existing host-side veth: read from it and from its peer."""
     index = find(name)

@@ -54,10 +54,9 @@ class _File:
 
 
 def _number(text: bytes, name: bytes, unit: float = 1) -> float | None:
-    """The number behind a name at the beginning of a line, as cpu.stat has them; None: no line."""
-    _, found, rest = (b"\n" + text).partition(b"\n" + name + b" ")
-    digits = rest.partition(b"\n")[0]
-    return int(digits) / unit if found and digits else None
+    """The number behind a name, as cpu.stat has them, a line each; None without the name."""
+    at = text.find(name + b" ")
+    return int(text[at + len(name) : text.index(b"\n", at)]) / unit if at >= 0 else None
 
 
 def _whole(number: int) -> bytes:
@@ -73,7 +72,7 @@ def _read(path: str) -> bytes:
         os.close(number)
 
 
-class _Group:
+class Group:
     """The files of one cgroup that tell what it uses (cgroups(7), Documentation/admin-guide)."""
 
     def __init__(self, group: Cgroup, opened: "Files") -> None:
@@ -94,6 +93,7 @@ class _Group:
         self._events = file(memory, "memory.oom_control") or file(mounted.unified, "memory.events")
 
     def used(self) -> Used:
+        """What it used; NOTHING if it is not there."""
         if self._procs is None:
             return NOTHING
         processes = tuple(map(int, self._procs.read().split()))
@@ -133,7 +133,6 @@ class Files:
     def __init__(self) -> None:
         soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         self._room = soft - SPARE if soft >= 0 else MOST
-        self._groups: dict[Cgroup, _Group] = {}
         self._open: list[int] = []
 
     def __enter__(self) -> Self:
@@ -143,10 +142,13 @@ class Files:
         self.close()
 
     def close(self) -> None:
-        """Close all; what is read later is looked for anew."""
-        self._groups.clear()
+        """Close all: nothing can be read any more."""
         while self._open:
             os.close(self._open.pop())
+
+    def of(self, group: Cgroup) -> Group:
+        """Those of a cgroup."""
+        return Group(group, self)
 
     def keep(self, path: str) -> int:
         """A descriptor of a file that is closed with the others; -1 if there is no room."""
@@ -155,9 +157,3 @@ class Files:
                 self._open.append(os.open(path, os.O_RDONLY | os.O_CLOEXEC))
                 return self._open[-1]
         return -1
-
-    def used(self, group: Cgroup) -> Used:
-        """What a cgroup used; NOTHING if it is not there."""
-        if group not in self._groups:
-            self._groups[group] = _Group(group, self)
-        return self._groups[group].used()

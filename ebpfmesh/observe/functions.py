@@ -53,11 +53,11 @@ class Function:
 
 def read(view: View) -> list[Function]:
     """All functions, by name."""
-    ran, flows = usage.runs(view), usage.flows(view)
+    means, flows = usage.means(view), usage.flows(view)
     with usage.Reader(view) as reader:
         used = reader.read(view.functions)
     return [
-        _function(view, row, one := used[row.function.name], usage.kernel_seconds(one, ran),
+        _function(view, row, one := used[row.function.name], usage.kernel_seconds(one.ran, means),
                   flows[row.attachment.ifindex])
         for row in view.functions
     ]  # fmt: skip

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: BSD-2-Clause
 """All functions of a mesh, looked at again and again: what each uses now, a second.
 
-A look at a thousand functions takes 20 ms: files stay open, what runs at an interface is asked of a
-few functions each time, by turns, and the record is read again only once somebody has written it.
+A look at a thousand functions takes 30 ms of CPU: files stay open, what runs at an interface is
+asked of a few functions each time, by turns, and the record is read again only once somebody has
+written it.
 """
 
-import contextlib
 import socket
 import time
 from collections import Counter
@@ -15,11 +15,10 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import NamedTuple, Self
 
-from ebpfmesh.errors import MissingPrivilege
-from ebpfmesh.kernel import bpf, interface
+from ebpfmesh.kernel import interface
 from ebpfmesh.observe import usage
 from ebpfmesh.observe.functions import State
-from ebpfmesh.observe.usage import Usage
+from ebpfmesh.observe.usage import Means, Usage
 from ebpfmesh.observe.view import View, opened
 from ebpfmesh.state.place import Problem, problem
 from ebpfmesh.state.record import FunctionRow
@@ -41,12 +40,12 @@ class Seen(NamedTuple):
 class Sample:
     """All functions at a moment; ``when`` is in seconds of the monotonic clock.
 
-    ``ran`` is as ``usage.runs`` has it; None where the kernel cannot be asked to time programs.
+    ``means`` is what a run of the programs takes now, in nanoseconds.
     """
 
     when: float
     functions: Mapping[str, Seen]
-    ran: tuple[tuple[int, int], ...] | None
+    means: Means
 
 
 class Rates(NamedTuple):
@@ -97,7 +96,7 @@ class Sum(NamedTuple):
 
 
 class Sampler:
-    """Samples of one mesh; use it in a ``with``. The kernel times programs meanwhile."""
+    """Samples of one mesh; use it in a ``with``."""
 
     def __init__(self, mesh: str, *, flows: bool = False) -> None:
         self._mesh = mesh
@@ -110,10 +109,7 @@ class Sampler:
     def __enter__(self) -> Self:
         self._stack.callback(self._close)
         self._any = self._stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
-        self._timed = False
-        with contextlib.suppress(MissingPrivilege):  # CAP_SYS_ADMIN, which reading does without
-            self._stack.enter_context(bpf.enable_stats())
-            self._timed = True
+        self._timer = self._stack.enter_context(usage.Timer())
         self._open()
         return self
 
@@ -144,9 +140,9 @@ class Sampler:
             self._open()
             for row in set(before) - set(self._rows):
                 self._problems.pop(row.function.name, None)
+        self._timer.start(self._view)
         when = time.monotonic()
         used = self._reader.read(self._rows)
-        ran = usage.runs(self._view) if self._timed else None
         flows = usage.flows(self._view) if self._flows else None
         self._look()
         return Sample(
@@ -158,7 +154,7 @@ class Sampler:
                 )
                 for row in self._rows
             },
-            ran,
+            self._timer.stop(self._view),
         )  # fmt: skip
 
     def _look(self) -> None:
@@ -191,9 +187,8 @@ def rates(before: Sample, after: Sample) -> list[Rates]:
         for name, seen in before.functions.items()
         if name in after.functions and not _is_another(seen, after.functions[name])
     }
-    kernel = _kernel(before, after, pairs)
     return [
-        _rates(pairs.get(name), seen, seconds, kernel.get(name))
+        _rates(pairs.get(name), seen, seconds, after.means)
         for name, seen in after.functions.items()
     ]
 
@@ -208,7 +203,7 @@ def _is_another(one: Seen, other: Seen) -> bool:
     )
 
 
-def _rates(before: Seen | None, now: Seen, seconds: float, kernel: float | None) -> Rates:
+def _rates(before: Seen | None, now: Seen, seconds: float, means: Means) -> Rates:
     function, used = now.row.function, now.usage
     then = before.usage if before else None
     return Rates(
@@ -219,7 +214,7 @@ def _rates(before: Seen | None, now: Seen, seconds: float, kernel: float | None)
         cpu=_rate(then and then.cpu_seconds, used.cpu_seconds, seconds),
         cpu_limit=function.cpu,
         throttled=_rate(then and then.throttled_seconds, used.throttled_seconds, seconds),
-        kernel=kernel,
+        kernel=then and _kernel(then.ran, used.ran, means, seconds),
         memory=used.memory,
         memory_limit=function.memory,
         oom_kills=used.oom_kills,
@@ -242,24 +237,12 @@ def _drops(then: Mapping[str, int], now: Mapping[str, int], seconds: float) -> d
     return {reason: count / seconds for reason, count in more.items() if count > 0}
 
 
-def _kernel(before: Sample, after: Sample, pairs: Mapping[str, Seen]) -> dict[str, float]:
-    """Each function's part of the time that the programs took, in CPUs."""
-    if before.ran is None or after.ran is None:
-        return {}
-    seconds = after.when - before.when
-    took = [max(0, new[0] - old[0]) for old, new in zip(before.ran, after.ran, strict=True)]
-    met = {
-        name: [new - old for old, new in zip(then.usage.met, now.usage.met, strict=True)]
-        for name, then in pairs.items()
-        for now in [after.functions[name]]
-    }
-    totals = [max(1, sum(ways)) for ways in zip(*met.values(), strict=True)]
-    return {
-        name: sum(ns * own / all_ for ns, own, all_ in zip(took, ways, totals, strict=True))
-        / 1e9
-        / seconds
-        for name, ways in met.items()
-    }
+def _kernel(
+    then: tuple[int, int], now: tuple[int, int], means: Means, seconds: float
+) -> float | None:
+    more = (max(0, new - old) for old, new in zip(then, now, strict=True))
+    took = usage.kernel_seconds(more, means)
+    return None if took is None else took / seconds
 
 
 def sums(rows: Iterable[Rates]) -> list[Sum]:

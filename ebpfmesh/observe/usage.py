@@ -1,26 +1,27 @@
 # SPDX-License-Identifier: BSD-2-Clause
 """What functions used since they are there: CPU, memory, packets, drops, time of the programs.
 
-The time of the mesh's programs is as the kernel measured it (BPF_ENABLE_STATS), which it does while
-``top`` runs: exact for all functions together. Which part is whose is told by packets: what a
-function sends is its own, what the host sends to a function is the receiver's. A GSO packet, which
-is one run of a program, counts as the segments it leaves in.
+The time of the mesh's programs is told by how often they ran for a function, which the counters of
+its interface say (a GSO packet is one run), and by what a run takes on average over all functions,
+which the kernel measures while somebody asks (BPF_ENABLE_STATS, ``Timer``).
 """
 
 import ctypes
 import functools
 import struct
+import time
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, Self
 
 from ebpfmesh import _abi
-from ebpfmesh.kernel import bpf, clock
+from ebpfmesh.errors import MissingPrivilege
+from ebpfmesh.kernel import bpf, clock, interface
 from ebpfmesh.kernel.cgroup import Cgroup
 from ebpfmesh.kernel.maps import FLOWS
 from ebpfmesh.kernel.programs import HOOKS
-from ebpfmesh.kernel.used import Files, resident
+from ebpfmesh.kernel.used import Files, Group, resident
 from ebpfmesh.observe.flows import timeout_of
 from ebpfmesh.observe.view import View
 from ebpfmesh.runtime import process
@@ -30,14 +31,15 @@ from ebpfmesh.state.record import FunctionRow
 FIELDS = len(_abi.Meter._fields_)
 TX_PACKETS, TX_BYTES, RX_PACKETS, RX_BYTES = range(FIELDS)
 OUTSIDE = 0  # of tenants: the first slot of a function
-Drops = tuple[Counter[str], Counter[int]]
-"""Packets of a function by reason, and by direction."""
+Means = tuple[float | None, ...]
+"""Nanoseconds that a run takes of the program for what functions send, and for what they get."""
+Drops = tuple[Counter[str], int]
+"""Packets of a function by reason, and all that the host sent to it."""
 DROP_KEY = "=IBBBx"
 """_abi.DropKey: function, reason, direction, audited."""
 DROP_FIELDS, WORD = len(_abi.Drop._fields_), 8
 REASONS = {reason.value: reason.name for reason in _abi.Reason}
-NO_DROPS: Drops = (Counter(), Counter())
-FROM_FN, TO_FN = _abi.Direction.FROM_FN, _abi.Direction.TO_FN
+NO_DROPS: Drops = (Counter(), 0)
 
 
 class Usage(NamedTuple):
@@ -46,8 +48,8 @@ class Usage(NamedTuple):
     CPU and OOM kills are those of its cgroup, as ``kernel.used.Used`` has them. ``memory`` is too,
     where it has a limit; else what its ``processes`` have resident, what they share more than once.
     ``kept``: there are processes that keep the log and exit status of its command, which
-    ``processes`` leaves out. ``drops`` are packets at its interface, by reason. ``met`` are packets
-    that met the program for what it sends, and that for what the host sends to it.
+    ``processes`` leaves out. ``drops`` are packets at its interface, by reason. ``ran`` is how
+    often the program for what it sends ran, and that for what the host sends to it.
     """
 
     cpu_seconds: float | None
@@ -61,7 +63,7 @@ class Usage(NamedTuple):
     rx_packets: int
     rx_bytes: int
     drops: dict[str, int]
-    met: tuple[int, int]
+    ran: tuple[int, int]
 
 
 @dataclass
@@ -83,6 +85,7 @@ class Reader:
         self._files = Files()
         self._stride = view.config.tenants
         self._group = group_of(view.record)
+        self._groups: dict[str, Group] = {}
         tenants = max(view.record.names("tenant"), default=OUTSIDE) + 1
         self._meters = view.maps["mesh_meter"].slots(tenants)
         self._keepers: dict[str, tuple[tuple[int, ...], _Keepers]] = {}
@@ -95,16 +98,21 @@ class Reader:
 
     def read(self, rows: Iterable[FunctionRow]) -> dict[str, Usage]:
         """What each of these functions used, by name."""
-        drops = _drops(self._view)
-        return {row.function.name: self._usage(row, drops) for row in rows}
+        drops, frames = _drops(self._view), interface.frames()
+        return {row.function.name: self._usage(row, drops, frames) for row in rows}
 
-    def _usage(self, row: FunctionRow, drops: Mapping[int, Drops]) -> Usage:
-        used = self._files.used(Cgroup(self._group, row.function.name))
-        keepers = self._keepers_of(row.function.name, used.processes)
+    def _usage(
+        self, row: FunctionRow, drops: Mapping[int, Drops], frames: Mapping[str, tuple[int, int]]
+    ) -> Usage:
+        name = row.function.name
+        if name not in self._groups:
+            self._groups[name] = self._files.of(Cgroup(self._group, name))
+        used = self._groups[name].used()
+        keepers = self._keepers_of(name, used.processes)
         own = tuple(sorted(one for one in used.processes if one not in keepers))
         meter = self._meters.read(row.id * self._stride).cast("Q")
-        sent, got = sum(meter[TX_PACKETS::FIELDS]), sum(meter[RX_PACKETS::FIELDS])
-        by_reason, lost = drops.get(row.id, NO_DROPS)
+        by_reason, lost_to = drops.get(row.id, NO_DROPS)
+        from_function, to_function = frames.get(row.attachment.interface, (0, 0))
         return Usage(
             cpu_seconds=used.cpu,
             throttled_seconds=used.throttled,
@@ -112,18 +120,13 @@ class Reader:
             oom_kills=used.oom_kills,
             processes=own,
             kept=len(own) < len(used.processes),
-            tx_packets=sent,
+            tx_packets=sum(meter[TX_PACKETS::FIELDS]),
             tx_bytes=sum(meter[TX_BYTES::FIELDS]),
-            rx_packets=got,
+            rx_packets=sum(meter[RX_PACKETS::FIELDS]),
             rx_bytes=sum(meter[RX_BYTES::FIELDS]),
             drops=dict(by_reason),
-            met=(sent + lost[FROM_FN], self._from_outside(meter) + lost[TO_FN]),
+            ran=(from_function, to_function + lost_to),
         )
-
-    @staticmethod
-    def _from_outside(meter: memoryview) -> int:
-        """Packets that the outside sent, whose slot is the first."""
-        return sum(meter[RX_PACKETS : FIELDS * bpf.possible_cpus() : FIELDS])
 
     def _keepers_of(self, function: str, processes: tuple[int, ...]) -> frozenset[int]:
         before, known = self._keepers.get(function, ((), None))
@@ -137,7 +140,8 @@ class Reader:
 
 def _drops(view: View) -> dict[int, Drops]:
     """What was dropped, by function, without what an audit let pass."""
-    found: dict[int, Drops] = defaultdict(lambda: (Counter(), Counter()))
+    by_reason: defaultdict[int, Counter[str]] = defaultdict(Counter)
+    lost_to: Counter[int] = Counter()
     width = bpf.possible_cpus() * ctypes.sizeof(_abi.Drop) // WORD
     for keys, values in view.maps["mesh_drops"].batches():
         words = memoryview(values).cast("Q")
@@ -145,28 +149,92 @@ def _drops(view: View) -> dict[int, Drops]:
             function, reason, direction, audited = key
             if not audited:
                 packets = sum(words[at * width : (at + 1) * width : DROP_FIELDS])
-                by_reason, by_direction = found[function]
-                by_reason[REASONS[reason]] += packets
-                by_direction[direction] += packets
-    return found
+                by_reason[function][REASONS[reason]] += packets
+                lost_to[function] += packets if direction == _abi.Direction.TO_FN else 0
+    return {function: (reasons, lost_to[function]) for function, reasons in by_reason.items()}
 
 
-def runs(view: View) -> tuple[tuple[int, int], ...]:
-    """(Nanoseconds, runs) of the programs that ``Usage.met`` speaks of, while they were timed."""
+def runs(view: View) -> list[tuple[int, int]]:
+    """(Nanoseconds, runs) of the programs that ``Usage.ran`` speaks of, while they were timed."""
     found = []
     for name in HOOKS.values():
         with bpf.obj_get(view.pins.progs / name) as program:
             found.append(bpf.prog_runs(program))
-    return tuple(found)
+    return found
 
 
-def kernel_seconds(usage: Usage, ran: Iterable[tuple[int, int]]) -> float | None:
-    """What the programs took for a function's packets, by their mean; None if none was timed."""
+def means(view: View) -> Means:
+    """Nanoseconds of a run, of all that the kernel ever timed."""
+    return tuple(ns / times if times else None for ns, times in runs(view))
+
+
+class Timer:
+    """Has the kernel time the programs; use it in a ``with``, and ``start`` and ``stop`` in turn.
+
+    It costs a run more than the run itself takes, so it goes on from one ``stop`` to the next
+    ``start`` only where there are few. What was timed long ago counts less and less.
+    """
+
+    WINDOW = 0.02
+    """Seconds that it goes on for at least."""
+    ENOUGH = 200
+    """Runs in a window; with fewer it goes on."""
+
+    def __init__(self) -> None:
+        self._stats: bpf.Fd | None = None
+        self._before: list[tuple[int, int]] = []
+        self._sums = [[0.0, 0.0] for _ in HOOKS]
+        self._may = True
+        self._started = 0.0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._stats:
+            self._stats.close()
+            self._stats = None
+
+    @property
+    def is_on(self) -> bool:
+        """Whether the kernel times programs for this now."""
+        return self._stats is not None
+
+    def start(self, view: View) -> None:
+        """Begin, if it does not go on. Without CAP_SYS_ADMIN nothing is ever timed."""
+        if self._stats or not self._may:
+            return
+        try:
+            self._stats = bpf.enable_stats()
+        except MissingPrivilege:
+            self._may = False
+            return
+        self._started, self._before = time.monotonic(), runs(view)
+
+    def stop(self, view: View) -> Means:
+        """Nanoseconds of a run, None if none was timed; a window's time has passed by then."""
+        if self._stats:
+            time.sleep(max(0.0, self._started + self.WINDOW - time.monotonic()))
+            now = runs(view)
+            timed = 0
+            for sums, old, new in zip(self._sums, self._before, now, strict=True):
+                ns, times = new[0] - old[0], new[1] - old[1]
+                if ns >= 0 and times > 0:  # else the program is another now
+                    sums[:] = [sums[0] / 2 + ns, sums[1] / 2 + times]
+                    timed += times
+            self._before = now
+            if timed >= self.ENOUGH:
+                self.__exit__()
+        return tuple(ns / times if times else None for ns, times in self._sums)
+
+
+def kernel_seconds(ran: Iterable[int], means: Means) -> float | None:
+    """What so many runs of the programs took; None if such ones were never timed."""
     total = 0.0
-    for packets, (ns, times) in zip(usage.met, ran, strict=True):
-        if packets and not times:
+    for times, mean in zip(ran, means, strict=True):
+        if times and mean is None:
             return None
-        total += packets * ns / max(times, 1)
+        total += times * (mean or 0.0)
     return total / 1e9
 
 

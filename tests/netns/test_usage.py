@@ -11,7 +11,7 @@ from ebpfmesh.errors import NotFound
 from ebpfmesh.kernel import bpf, netns
 from ebpfmesh.kernel.used import Files
 from ebpfmesh.model import Mesh
-from ebpfmesh.observe import functions, view
+from ebpfmesh.observe import functions, usage, view
 from ebpfmesh.observe.top import Rates, Sampler, rates
 from ebpfmesh.state.place import cgroup_of
 from ebpfmesh.state.record import Record
@@ -124,21 +124,58 @@ def test_each_packet_is_counted(mesh: Mesh, sampler: Sampler) -> None:
     assert found["idle"].rx_packets_per_second == 0
 
 
-def test_the_programs_time_is_whose_packets_it_took(mesh: Mesh, sampler: Sampler) -> None:
+def test_the_programs_run_once_for_each_frame(mesh: Mesh, sampler: Sampler) -> None:
+    """As the kernel counts them; what a stack says by itself may come between the two readings."""
+    greedy, idle = ["-c", 5, "-i", 0.2, "-W", 2, "busy"], mesh.function("idle").address4
+
+    def agree() -> bool:
+        before, runs = sampler.sample(), usage.runs(seen)
+        in_fn(mesh, "greedy", ["ping", "-4", *greedy])
+        in_fn(mesh, None, ["ping", "-c", 2, "-i", 0.2, "-W", 0.1, idle], check=False)
+        after, ran = sampler.sample(), usage.runs(seen)
+        more = [
+            sum(
+                one.usage.ran[way] - before.functions[name].usage.ran[way]
+                for name, one in after.functions.items()
+            )
+            for way in (0, 1)
+        ]
+        assert more[0] >= 10
+        assert more[1] >= 2
+        return more == [new[1] - old[1] for old, new in zip(runs, ran, strict=True)]
+
+    with bpf.enable_stats(), view.opened(mesh.name) as seen:
+        wait_until(agree, what="both count the same", seconds=30)
+
+
+def test_the_programs_are_timed(mesh: Mesh, sampler: Sampler) -> None:
+    """With few packets all the while, so that a single one is enough."""
     before = sampler.sample()
     in_fn(mesh, "greedy", ["ping", "-4", "-c", 5, "-i", 0.2, "-W", 2, "busy"])
-    after = sampler.sample()
-    found = by_name(rates(before, after))
-    assert found["greedy"].kernel
-    assert found["busy"].kernel
-    took = sum(row.kernel or 0 for row in found.values()) * (after.when - before.when)
-    assert before.ran is not None
-    assert after.ran is not None
-    ns = sum(new[0] - old[0] for old, new in zip(before.ran, after.ran, strict=True))
-    assert took == pytest.approx(ns / 1e9)
+    found = by_name(rates(before, sampler.sample()))
+    for name in ("greedy", "busy"):
+        kernel = found[name].kernel
+        assert kernel
+        assert kernel < 1
     with view.opened(mesh.name) as seen:
         row = next(row for row in functions.read(seen) if row.name == "greedy")
     assert row.kernel_seconds
+
+
+def test_timing_ends_once_there_was_enough(mesh: Mesh) -> None:
+    """What it costs is paid for a moment only where there are many packets."""
+    with view.opened(mesh.name) as seen, usage.Timer() as timer:
+        timer.start(seen)
+        timer.stop(seen)
+        assert timer.is_on
+        flood = ["ping", "-4", "-f", "-c", usage.Timer.ENOUGH, "-W", 2, "busy"]
+        in_fn(mesh, "greedy", flood)
+        mean, _ = timer.stop(seen)
+        assert mean
+        assert not timer.is_on
+        timer.start(seen)
+        assert timer.is_on
+    assert not timer.is_on
 
 
 def test_flows_are_those_of_both_ends(mesh: Mesh, sampler: Sampler) -> None:
@@ -152,21 +189,25 @@ def test_flows_are_those_of_both_ends(mesh: Mesh, sampler: Sampler) -> None:
         assert flows() == [before[0] + 1, before[1] + 1, before[2]]
 
 
-def test_show_functions_has_the_totals(mesh: Mesh) -> None:
+def test_show_functions_has_the_totals(mesh: Mesh, sampler: Sampler) -> None:
+    """Those of top; what a stack says by itself may come between the two readings."""
     in_fn(mesh, "greedy", ["ping", "-4", "-c", 1, "-W", 2, "busy"])
-    with view.opened(mesh.name) as seen, Sampler(mesh.name, flows=True) as sampler:
-        rows = {row.name: row for row in functions.read(seen)}
+
+    def agree() -> bool:
+        with view.opened(mesh.name) as seen:
+            rows = {row.name: row for row in functions.read(seen)}
         now = sampler.sample().functions
-    for name, row in rows.items():
-        used = now[name].usage
-        assert (row.tx_packets, row.rx_bytes, row.flows) == (
-            used.tx_packets,
-            used.rx_bytes,
-            now[name].flows,
-        )
-        assert row.drops == used.drops
-        assert row.processes == used.processes
-    assert rows["greedy"].tx_packets
+        assert {*rows} == {*now}
+        assert rows["greedy"].tx_packets
+        return all(
+            (row.tx_packets, row.rx_bytes, row.flows, row.drops, row.processes, row.oom_kills)
+            == (used.tx_packets, used.rx_bytes, now[name].flows, used.drops, used.processes,
+                used.oom_kills)
+            for name, row in rows.items()
+            for used in [now[name].usage]
+        )  # fmt: skip
+
+    wait_until(agree, what="both say the same", seconds=20)
 
 
 def test_functions_come_and_go_between_samples(mesh: Mesh, sampler: Sampler) -> None:
@@ -198,10 +239,11 @@ def test_a_cgroup_that_goes_while_it_is_read(mesh: Mesh) -> None:
     group = cgroup_of(record, "greedy")
     record.close()
     with Files() as files:
-        assert files.used(group).cpu is not None
+        opened = files.of(group)
+        assert opened.used().cpu is not None
         group.remove()
         try:
-            used = files.used(group)
+            used = opened.used()
             assert (used.cpu, used.memory, used.oom_kills) == (None, None, None)
             assert used.processes == ()
         finally:

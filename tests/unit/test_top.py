@@ -14,7 +14,7 @@ from ebpfmesh.observe.top import Rates, Sample, Seen, rates, sums, total
 from ebpfmesh.observe.usage import Usage
 from ebpfmesh.state.record import Attachment, FunctionRow
 
-RAN = ((0, 0), (0, 0))
+MEANS = (100.0, 1000.0)
 
 
 def seen(name: str, number: int = 1, tenant: str = "t", netns: str = "n", **used: Any) -> Seen:
@@ -23,13 +23,13 @@ def seen(name: str, number: int = 1, tenant: str = "t", netns: str = "n", **used
     nothing: dict[str, Any] = {
         "cpu_seconds": 0.0, "throttled_seconds": None, "memory": 0, "oom_kills": None,
         "processes": (), "kept": False, "tx_packets": 0, "tx_bytes": 0, "rx_packets": 0,
-        "rx_bytes": 0, "drops": {}, "met": (0, 0),
+        "rx_bytes": 0, "drops": {}, "ran": (0, 0),
     }  # fmt: skip
     return Seen(row, "up", Usage(**nothing | used), None)
 
 
-def sample(when: float, *functions: Seen, ran: Any = RAN) -> Sample:
-    return Sample(when, {one.row.function.name: one for one in functions}, ran)
+def sample(when: float, *functions: Seen, means: usage.Means = MEANS) -> Sample:
+    return Sample(when, {one.row.function.name: one for one in functions}, means)
 
 
 def test_rates_are_of_the_time_that_passed() -> None:
@@ -57,24 +57,17 @@ def test_one_that_was_not_there_has_no_rates_yet(was: Seen | None) -> None:
     assert row.kernel is None
 
 
-def test_the_time_of_the_programs_is_shared_out_by_packets() -> None:
-    """All of it: what a function sends, and what the host sends to it."""
-    before = sample(0.0, seen("a"), seen("b", 2), seen("c", 3), ran=((5, 1), (7, 1)))
-    after = sample(
-        2.0, seen("a", met=(30, 0)), seen("b", 2, met=(10, 4)), seen("c", 3),
-        ran=((4_000_005, 41), (1_000_007, 5)),
-    )  # fmt: skip
-    found = {row.name: row.kernel for row in rates(before, after)}
-    assert found == pytest.approx({"a": 0.0015, "b": 0.001, "c": 0.0})
-
-
-def test_no_time_where_the_kernel_took_none() -> None:
-    before, after = sample(0.0, seen("a"), ran=None), sample(1.0, seen("a", met=(1, 1)), ran=None)
-    assert [row.kernel for row in rates(before, after)] == [None]
-    used = seen("a", met=(10, 2)).usage
-    assert usage.kernel_seconds(used, ((500, 5), (0, 0))) is None
-    assert usage.kernel_seconds(used, ((500, 5), (400, 4))) == pytest.approx(1.2e-6)
-    assert usage.kernel_seconds(seen("a").usage, RAN) == 0
+def test_the_time_of_the_programs_is_that_of_their_runs() -> None:
+    """Of what a function sends, and of what the host sends to it; unknown if none was timed."""
+    before = sample(0.0, seen("a", ran=(5, 7)), seen("b", 2))
+    for means, found in (
+        (MEANS, [1.05e-6, 0.0]),
+        ((100.0, None), [None, 0.0]),
+        ((None, None), [None, 0.0]),
+    ):
+        after = sample(2.0, seen("a", ran=(6, 9)), seen("b", 2), means=means)
+        kernel = [one.kernel for one in rates(before, after)]
+        assert kernel == [value if value is None else pytest.approx(value) for value in found]
 
 
 def row(name: str, tenant: str = "t", **more: Any) -> Rates:
