@@ -27,7 +27,7 @@ from ebpfmesh.model import (
 )
 
 _MIGRATION = re.compile(r"\bMESH_MIGRATE\s*\(\s*(\w+)\s*,([^,]*)")
-IN_PLACE = ("tenant", "audit", "group", "cpu", "memory")
+IN_PLACE = ("tenant", "audit", "group", "cpu", "memory", "pids")
 """What of a function changes without it being made anew."""
 Object = Mesh | Timeouts | Function | Service | Policy | Injection | str
 

@@ -14,7 +14,7 @@
 set -euo pipefail
 
 run_packages=(
-	python3-bpfcc python3-venv linux-libc-dev
+	python3-bpfcc python3-seccomp python3-venv linux-libc-dev bubblewrap
 	iproute2 iptables nftables ethtool iputils-ping util-linux
 	iperf3 nginx-light sockperf wrk
 )

@@ -23,7 +23,7 @@ from ebpfmesh.apply.lifecycle import (
     up,
 )
 from ebpfmesh.apply.live import opened
-from ebpfmesh.apply.lookup import home
+from ebpfmesh.apply.lookup import home, sandbox
 from ebpfmesh.apply.trace import traced
 
 __all__ = [
@@ -43,6 +43,7 @@ __all__ = [
     "reset",
     "revert",
     "rollback",
+    "sandbox",
     "snapshot",
     "traced",
     "up",

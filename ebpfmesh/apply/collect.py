@@ -17,6 +17,7 @@ from ebpfmesh.apply.live import Live, changing
 from ebpfmesh.apply.remove import take_down
 from ebpfmesh.errors import AbiMismatch, MeshError, NotFound
 from ebpfmesh.kernel import cgroup, interface, netns, rcu
+from ebpfmesh.runtime import process
 from ebpfmesh.state import remains, writer
 from ebpfmesh.state.writer import Writer
 
@@ -103,6 +104,6 @@ def _collect_dead_cgroups() -> list[str]:
 
 
 def _collect_cgroup(group: cgroup.Cgroup) -> str:
-    cgroup.stop([group])
+    cgroup.stop([group], process.keepers)
     group.remove()
     return f"cgroup {group.group}/{group.function}"

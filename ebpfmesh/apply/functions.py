@@ -18,6 +18,7 @@ from ebpfmesh.kernel import cgroup, interface, links, netns, sockets
 from ebpfmesh.kernel.programs import HOOKS
 from ebpfmesh.model import Function
 from ebpfmesh.runtime import process
+from ebpfmesh.runtime.sandbox import Sandbox
 from ebpfmesh.state.place import exit_file, log_file, problem
 from ebpfmesh.state.record import Attachment, FunctionRow
 
@@ -82,7 +83,10 @@ class Functions:
             )
         if attachment.made_netns:
             self._mesh.step(f"function {function.name}: namespace")
-            netns.create(path.name)
+            if function.sandboxed:
+                Sandbox(self._mesh.name, function).make_netns(path.name)
+            else:
+                netns.create(path.name)
         inode = netns.inode(path)
         if inode == self._mesh.record.home.inode:
             what = f"function {function.name}: {path} is the host's own namespace"
@@ -143,7 +147,7 @@ class Functions:
             self._mesh.step(f"remove function {row.function.name}")
             self._mesh.record.put_function(row.function, row.attachment, ready=False)
             self._chains.leave(row.function)
-        cgroup.stop([self._mesh.cgroup(row.function.name) for row in rows])
+        cgroup.stop([self._mesh.cgroup(row.function.name) for row in rows], process.keepers)
         for row in rows:
             self._mesh.cgroup(row.function.name).remove()
             with contextlib.suppress(NotFound, AbiMismatch):  # maps gone or not ours to write
@@ -184,7 +188,9 @@ class Functions:
             record, name = self._mesh.record, function.name
             self._mesh.step(f"start {name}")
             log, status = log_file(record, name), exit_file(record, name)
-            process.start(home_in(record, name), function.command, log=log, exit_file=status)
+            home = home_in(record, name)
+            sandbox = Sandbox(self._mesh.name, function) if function.sandboxed else None
+            process.start(home, function.command, log=log, exit_file=status, sandbox=sandbox)
 
     def broken(self) -> list[str]:
         """Names of functions that were cut short, or whose interface went."""

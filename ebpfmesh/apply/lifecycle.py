@@ -21,6 +21,7 @@ from ebpfmesh.kernel.programs import CALLS
 from ebpfmesh.model import Function, Mesh, Scope
 from ebpfmesh.operation import AddFunction, Operation, Repair, SetInjection
 from ebpfmesh.plan import diff
+from ebpfmesh.runtime.sandbox import Sandbox
 from ebpfmesh.state import remains
 from ebpfmesh.state.place import check_place, problem
 from ebpfmesh.state.record import FunctionRow, Record
@@ -31,7 +32,7 @@ from ebpfmesh.state.writer import Writer, locked
 def plan(wanted: Mesh) -> tuple[Operation, ...]:
     """What ``up`` would do; changes nothing. Fails where ``up`` would for want of something."""
     operations = _plan(wanted)
-    _check_there(operations)
+    _check_there(wanted.name, operations)
     return operations
 
 
@@ -66,7 +67,7 @@ def up(wanted: Mesh, on_step: OnStep = quiet) -> tuple[Operation, ...]:
                     repaired += tuple(Repair(what) for what in wrong)
                 batch.recover(live, wrong)
                 operations = _operations(live.record, wanted, new=new)
-                _check_there(operations)
+                _check_there(wanted.name, operations)
                 if new or operations:
                     batch.apply(live, operations)
                 live.record.set_made()
@@ -105,7 +106,7 @@ def revert(mesh: str, on_step: OnStep = quiet) -> tuple[Operation, ...]:
         return operations
 
 
-def _check_there(operations: Iterable[Operation]) -> None:
+def _check_there(mesh: str, operations: Iterable[Operation]) -> None:
     """Raise what is wrong with the programs and namespaces that new functions name."""
     which = functools.cache(shutil.which)
     faults: list[MeshError] = []
@@ -113,7 +114,14 @@ def _check_there(operations: Iterable[Operation]) -> None:
         if not isinstance(step, AddFunction):
             continue
         name, command, where = step.object.name, step.object.command, step.object.netns
-        if command and which(command[0]) is None:
+        if step.object.sandboxed:
+            try:
+                Sandbox(mesh, step.object).check()
+            except MeshError as error:
+                error.message = f'function "{name}": {error.message}'
+                error.about = (name, "command")
+                faults.append(error)
+        elif command and which(command[0]) is None:
             what = f'function "{name}": there is no program {command[0]}'
             hint = "install it, or change command in the file"
             faults.append(MeshError(what, hint=hint, about=(name, "command")))

@@ -16,7 +16,7 @@ from ebpfmesh.errors import MeshError
 from ebpfmesh.kernel import rcu
 from ebpfmesh.kernel.pins import Pins
 from ebpfmesh.model import Function, Injection, Policy, Rights, Service, Timeouts
-from ebpfmesh.runtime.process import Home
+from ebpfmesh.runtime.home import Home
 from ebpfmesh.state.place import check_place
 from ebpfmesh.state.writer import Writer, locked
 

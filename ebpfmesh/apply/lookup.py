@@ -6,7 +6,8 @@ from pathlib import Path
 
 from ebpfmesh.errors import NotFound, UsageError
 from ebpfmesh.kernel import netns
-from ebpfmesh.runtime.process import Home
+from ebpfmesh.runtime.home import Home
+from ebpfmesh.runtime.sandbox import Sandbox
 from ebpfmesh.state.place import cgroup_of, check_place, hosts_file
 from ebpfmesh.state.record import RUN, FunctionRow, Record
 
@@ -16,6 +17,14 @@ def home(mesh: str, name: str) -> Home:
     with contextlib.closing(Record(mesh)) as record:
         check_place(record)
         return home_in(record, name)
+
+
+def sandbox(mesh: str, name: str) -> Sandbox | None:
+    """What a function's command runs in; None if it has none, as it is with what others started."""
+    with contextlib.closing(Record(mesh)) as record:
+        check_place(record)
+        row, *_ = functions(record, name)
+        return Sandbox(mesh, row.function) if row.function.sandboxed else None
 
 
 def home_in(record: Record, name: str) -> Home:

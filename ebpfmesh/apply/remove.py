@@ -11,6 +11,7 @@ from ebpfmesh.apply.held import OnStep
 from ebpfmesh.errors import AbiMismatch, MeshError, NotFound, UnreadableRecord
 from ebpfmesh.kernel import cgroup, interface, links, netns, pins, rcu, sockets
 from ebpfmesh.kernel.pins import Pins
+from ebpfmesh.runtime import process
 from ebpfmesh.state import remains, writer
 from ebpfmesh.state.record import Record
 from ebpfmesh.state.remains import Remains
@@ -35,7 +36,7 @@ def take_down(mesh: str, on_step: OnStep, *, asked: bool = False) -> list[str]:
     with netns.rtnetlink() as ip, rcu.expedited(expedited):
         found_here = remains.of(ip, mesh)
         on_step("processes")
-        cgroup.stop(found_here.cgroups)
+        cgroup.stop(found_here.cgroups, process.keepers)
         on_step("interfaces")
         for index in remains.adopted(ip, mesh):
             if not asked:

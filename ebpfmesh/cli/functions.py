@@ -104,17 +104,26 @@ def exec_(name: str, command: tuple[str, ...]) -> None:
     In its network namespace and its cgroup, with its limits; names of functions and services
     resolve. The exit code is the command's own.
 
-    It is root as in a container: without CAP_NET_ADMIN, which would reach the host's interfaces.
-    To change what is inside: ip netns exec ebpfmesh.MESH.NAME COMMAND.
+    Where the mesh file gives the function a command, COMMAND runs in that command's sandbox:
+    beside it, as its user, with its files, variables, capabilities and system calls. A sandbox
+    shows /usr, /etc and /opt of the host, read-only (or the rootfs or image that the file names),
+    its volumes, a /tmp, /run and /dev/shm of its own, and no process but its own.
+
+    Anywhere else it is root as in a container, with the host's files: without CAP_NET_ADMIN, which
+    would reach the host's interfaces. To change what is inside: ip netns exec ebpfmesh.MESH.NAME.
     """
     from ebpfmesh import apply
-    from ebpfmesh.runtime import process
+    from ebpfmesh.runtime import enter, process
 
     need_change("exec")
     command = command[1:] if command[0] == "--" else command
     if not command:
         raise click.UsageError("no command to run", click.get_current_context())
-    process.execute(apply.home(the_mesh(), name), command)
+    mesh = the_mesh()
+    home = apply.home(mesh, name)
+    if found := apply.sandbox(mesh, name):
+        enter.enter(found, home, command)
+    process.execute(home, command)
 
 
 COMMANDS = (attach, detach, exec_)

@@ -191,7 +191,7 @@ def _group(name: str, members: Sequence[Function], left_out: Collection[str]) ->
 def _settings(one: Function) -> dict[str, Any]:
     keys = set(FunctionSettings.model_fields)
     found = one.model_dump(mode="json", include=keys, exclude_defaults=True)
-    return found | ({"memory": memory_text(one.memory)} if one.memory else {})
+    return found | {key: memory_text(found[key]) for key in ("memory", "tmp") if key in found}
 
 
 def _service(one: Service) -> _Row:

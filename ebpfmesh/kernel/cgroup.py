@@ -13,7 +13,7 @@ import math
 import os
 import signal
 import time
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,12 +22,13 @@ from ebpfmesh.kernel import private
 from ebpfmesh.kernel.netns import NetnsId
 from ebpfmesh.model import Function
 
-LIMITED = ("cpu", "memory")
+LIMITED = ("cpu", "memory", "pids")
 PERIOD_US = 100_000
 PAGE = os.sysconf("SC_PAGE_SIZE")
 NO_LIMIT = 1 << 62  # bytes; what v1 says where there is none is near to 2^63
 GATHERED = 100  # looks for processes that came meanwhile
 STOP_SECONDS = 3.0
+PIDS = Function.model_fields["pids"].default
 TOP = "ebpfmesh"
 
 
@@ -94,9 +95,14 @@ class Cgroup:
         """The host namespace of its mesh; None if the directory is not named by us."""
         return NetnsId.parse(self.group.rpartition(".")[2])
 
+    @property
+    def path(self) -> str:
+        """Of its directory, from the top of a hierarchy."""
+        return f"{TOP}/{self.group}/{self.function}"
+
     def directory(self, hierarchy: Path) -> Path:
         """Where it is in a hierarchy, if it is."""
-        return hierarchy / TOP / self.group / self.function
+        return hierarchy / self.path
 
     def create(self, function: Function) -> None:
         """Make the directories and set the limits; Unsupported if one cannot be had."""
@@ -207,9 +213,12 @@ class Cgroup:
 
 
 def _units(function: Function, controller: str) -> int | None:
-    """A limit as the kernel has it: microseconds of a period, or bytes of whole pages."""
+    """A limit as the kernel has it: microseconds of a period, bytes of whole pages, processes."""
     if controller == "memory":
         return function.memory and function.memory // PAGE * PAGE
+    if controller == "pids":
+        unasked = function.pids == PIDS and Hierarchies.mounted().hierarchy_of("pids") is None
+        return None if unasked or not function.sandboxed else function.pids
     return None if function.cpu is None else round(function.cpu * PERIOD_US)
 
 
@@ -228,6 +237,8 @@ def _file(directory: Path, unified: bool, controller: str) -> Path:
     """What holds a limit; it is there if the controller is enabled."""
     if controller == "memory":
         return directory / ("memory.max" if unified else "memory.limit_in_bytes")
+    if controller == "pids":
+        return directory / "pids.max"
     return directory / ("cpu.max" if unified else "cpu.cfs_quota_us")
 
 
@@ -268,14 +279,18 @@ def _reclaim(directory: Path, wanted: int, function: Function) -> None:
         raise _in_use(function, used, wanted)
 
 
-def stop(groups: Collection[Cgroup]) -> None:
-    """End every process of them: SIGTERM, and SIGKILL for what is left after STOP_SECONDS."""
+def stop(groups: Collection[Cgroup], spare: Callable[[set[int]], set[int]]) -> None:
+    """End every process of them: SIGTERM, and SIGKILL for what is left after STOP_SECONDS.
+
+    Those that ``spare`` tells of a set of processes get no SIGTERM: they end when the others have.
+    """
     for number in (signal.SIGTERM, signal.SIGKILL):
         deadline = time.monotonic() + STOP_SECONDS
-        while (left := [p for one in groups for p in one.processes()]) and (
+        while (left := {p for one in groups for p in one.processes()}) and (
             time.monotonic() < deadline
         ):
-            for process in left:
+            spared = spare(left) if number == signal.SIGTERM else set()
+            for process in left - spared:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(process, number)
             time.sleep(0.01)

@@ -14,9 +14,14 @@ from pathlib import Path
 from ebpfmesh.errors import MeshError, MissingPrivilege
 
 CLONE_NEWNS, CLONE_NEWNET = 0x00020000, 0x40000000  # linux/include/uapi/linux/sched.h
-MS_RDONLY, MS_BIND, MS_REC = 0x1, 0x1000, 0x4000  # linux/include/uapi/linux/mount.h
+CLONE_NEWCGROUP, CLONE_NEWUTS, CLONE_NEWIPC = 0x02000000, 0x04000000, 0x08000000
+CLONE_NEWUSER, CLONE_NEWPID = 0x10000000, 0x20000000
+MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC = 0x1, 0x2, 0x4, 0x8
+MS_BIND, MS_REC = 0x1000, 0x4000  # linux/include/uapi/linux/mount.h
 MS_PRIVATE, MS_SLAVE, MS_SHARED = 1 << 18, 1 << 19, 1 << 20
 PR_SET_PDEATHSIG, PR_CAPBSET_DROP, PR_SET_TIMERSLACK = 1, 24, 29  # linux/prctl.h
+PR_SET_KEEPCAPS, PR_SET_SECCOMP, PR_SET_NO_NEW_PRIVS, PR_CAP_AMBIENT = 8, 22, 38, 47
+PR_CAP_AMBIENT_RAISE, SECCOMP_MODE_FILTER = 2, 2
 _FSOPEN, _FSCONFIG, _FSMOUNT = 430, 431, 432  # system calls, by the same number on all machines
 _FSOPEN_CLOEXEC, _FSCONFIG_CREATE, _FSMOUNT_CLOEXEC = 1, 6, 1  # linux/mount.h
 _CAPABILITIES = 0x20080522  # _LINUX_CAPABILITY_VERSION_3: two words of 32 bits each
@@ -81,15 +86,26 @@ def detached_tmpfs() -> Path:
     return Path(f"/proc/self/fd/{mounted}")
 
 
-def prctl(option: int, value: int) -> None:
+def prctl(option: int, value: int, more: int = 0) -> None:
     """prctl(2)."""
-    _call("prctl", option, value, 0, 0, 0, about=option)
+    _call("prctl", option, ctypes.c_ulong(value), ctypes.c_ulong(more), 0, 0, about=option)
 
 
-def capset(kept: int) -> None:
+def seccomp(program: bytes) -> None:
+    """Have the calling thread's system calls filtered, for good, by a program of classic BPF."""
+    instructions = ctypes.create_string_buffer(program, len(program))
+
+    class Program(ctypes.Structure):  # struct sock_fprog, linux/filter.h
+        _fields_ = (("length", ctypes.c_ushort), ("filter", ctypes.c_void_p))
+
+    about = Program(len(program) // 8, ctypes.addressof(instructions))
+    prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, ctypes.addressof(about))
+
+
+def capset(kept: int, *, inheritable: int = 0) -> None:
     """Have the calling thread's effective and permitted capabilities be these bits."""
     header = (ctypes.c_uint32 * 2)(_CAPABILITIES, 0)
-    sets = (ctypes.c_uint32 * 6)(kept, kept, 0)  # effective, permitted, inheritable
+    sets = (ctypes.c_uint32 * 6)(kept, kept, inheritable)
     _call("capset", header, sets)
 
 

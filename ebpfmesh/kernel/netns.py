@@ -128,24 +128,30 @@ def owner_of(name: str) -> str:
     return name.removeprefix(PREFIX).replace(".", "/", 1)
 
 
-def create(name: str) -> Path:
-    """Make a named namespace, as ``ip netns add`` does."""
+def name_it(name: str, namespace: Path) -> Path:
+    """Give a namespace that is there a name, as ``ip netns attach`` does."""
     path = RUN / name
     _share_names()
     os.close(os.open(path, os.O_RDONLY | os.O_CREAT | os.O_EXCL, 0))
+    try:
+        libc.mount(os.fsencode(namespace), path, None, flags=libc.MS_BIND)
+    except BaseException:
+        path.unlink()
+        raise
+    return path
+
+
+def create(name: str) -> Path:
+    """Make a named namespace, as ``ip netns add`` does."""
     home = os.open(OWN, os.O_RDONLY | os.O_CLOEXEC)
     try:
         libc.unshare(libc.CLONE_NEWNET)
         try:
-            libc.mount(os.fsencode(OWN), path, None, flags=libc.MS_BIND)
+            return name_it(name, OWN)
         finally:
             libc.setns(home, libc.CLONE_NEWNET)
-    except BaseException:
-        path.unlink()
-        raise
     finally:
         os.close(home)
-    return path
 
 
 def _share_names() -> None:

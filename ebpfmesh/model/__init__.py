@@ -32,12 +32,15 @@ from ebpfmesh.model.idle import idle_rules, warnings
 from ebpfmesh.model.injection import Canary, Injection, InjectionSettings, Rights, ranked
 from ebpfmesh.model.mesh import Mesh
 from ebpfmesh.model.objects import (
+    SANDBOX,
+    Capability,
     Endpoint,
     Function,
     FunctionSettings,
     Limits,
     Service,
     Timeouts,
+    Volume,
     Weight,
     memory_text,
 )
@@ -57,10 +60,12 @@ from ebpfmesh.model.scope import Scope
 from ebpfmesh.model.whole import problems
 
 __all__ = [
+    "SANDBOX",
     "TOLD",
     "Action",
     "Address",
     "Canary",
+    "Capability",
     "Destination",
     "Endpoint",
     "Function",
@@ -89,6 +94,7 @@ __all__ = [
     "Service",
     "Source",
     "Timeouts",
+    "Volume",
     "Weight",
     "check_address",
     "check_mesh_name",

@@ -4,9 +4,16 @@
 import re
 from collections.abc import Collection, Mapping
 from ipaddress import IPv4Address, IPv6Address
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal, NamedTuple, Self, get_args
 
-from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    ValidationInfo,
+    WithJsonSchema,
+    model_validator,
+)
 
 from ebpfmesh.model.base import (
     Address,
@@ -21,7 +28,7 @@ from ebpfmesh.model.base import (
     show,
 )
 
-_MEMORY = WithJsonSchema(
+_BYTES = WithJsonSchema(
     {
         "anyOf": [
             {"type": "integer", "minimum": 4096},
@@ -30,16 +37,26 @@ _MEMORY = WithJsonSchema(
     }
 )
 Weight = Annotated[int, Field(ge=0, le=100, description="an integer from 0 to 100")]
+Capability = Literal[
+    "CHOWN", "DAC_OVERRIDE", "FOWNER", "FSETID", "KILL", "SETGID", "SETUID", "SETPCAP",
+    "NET_BIND_SERVICE", "NET_ADMIN", "NET_RAW", "IPC_LOCK", "SYS_CHROOT", "SYS_NICE",
+]  # fmt: skip
+"""What a command may ask for: no more than its own namespaces and files are worth."""
+USER = "^([a-z_][a-z0-9_-]{0,31}|[0-9]{1,9})(:([a-z_][a-z0-9_-]{0,31}|[0-9]{1,9}))?$"
+SANDBOX = (
+    "user", "env", "workdir", "volumes", "rootfs", "image", "capabilities", "pids", "tmp",
+)  # fmt: skip
+"""Keys about the sandbox of a command."""
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 
 
-def _memory(value: object) -> object:
+def _bytes(value: object, info: ValidationInfo) -> object:
     """Bytes of a text such as ``64M``; anything but a string is left to the field's own checks."""
     if not isinstance(value, str):
         return value
     if not (match := re.fullmatch(r"([0-9]{1,15})([KMGT]?)", value)):
         hint = 'a number of bytes, or a string such as "512K", "64M" or "1G"'
-        raise Invalid(f'"memory" cannot be {show(value)}', hint=hint)
+        raise Invalid(f'"{info.field_name}" cannot be {show(value)}', hint=hint)
     return int(match[1]) * _UNITS[match[2]]
 
 
@@ -56,6 +73,83 @@ def _command(words: tuple[str, ...]) -> tuple[str, ...]:
             hint = 'the program and its arguments, such as ["iperf3", "-s"]'
             raise Invalid(f'"command" cannot hold {show(word)} here', path=(index,), hint=hint)
     return words
+
+
+def _no_nul(text: str) -> str:
+    if "\0" in text:
+        raise Invalid(f"it cannot hold {show(text)}", hint="leave out the NUL")
+    return text
+
+
+def _environment(values: dict[str, str]) -> dict[str, str]:
+    for name, value in values.items():
+        if not re.fullmatch("[A-Za-z_][A-Za-z0-9_]*", name):
+            hint = "letters, digits and _, such as LANG"
+            raise Invalid(f"a variable cannot be called {show(name)}", hint=hint)
+        _no_nul(value)
+    return values
+
+
+class Volume(NamedTuple):
+    """A file or directory of the host's, and where a command sees it.
+
+    The source TMP is a new, empty directory in memory.
+    """
+
+    source: str
+    target: str
+    writable: bool
+
+    @property
+    def from_host(self) -> bool:
+        """Whether there is a source."""
+        return self.source != TMP
+
+    @classmethod
+    def parse(cls, text: str) -> "Volume":
+        """What an element of ``volumes`` says; raises Invalid."""
+        source, *rest = text.split(":")
+        writable = rest[-1:] == ["rw"]
+        target = rest[:-1] if writable or rest[-1:] == ["ro"] else rest
+        volume = cls(source, target[0] if target else source, writable)
+        if source == TMP and target:
+            volume = cls(TMP, volume.target, writable=True)
+        paths = [path for path in volume[:2] if path != TMP]
+        if len(target) > 1 or not paths or not all(map(_is_plain, paths)):
+            hint = 'such as "/srv/site", "/srv/site:/data:rw" or "tmp:/var/lib/nginx"'
+            raise Invalid(f"a volume cannot be {show(text)}", hint=hint)
+        if volume.target in _KEPT:
+            hint = f"choose another place than {', '.join(_KEPT)}"
+            raise Invalid(f"a volume cannot be at {volume.target}", hint=hint)
+        return volume
+
+
+def _is_plain(path: str) -> bool:
+    """Whether a path is absolute, and leads down only."""
+    parts = [part for part in path.split("/") if part not in ("", ".", "..")]
+    return path == f"/{'/'.join(parts)}"
+
+
+TMP = "tmp"
+_KEPT = ("/", "/proc", "/sys", "/dev")
+
+
+def _volumes(texts: tuple[str, ...]) -> tuple[str, ...]:
+    for index, text in enumerate(texts):
+        try:
+            Volume.parse(_no_nul(text))
+        except Invalid as fault:
+            fault.path = (index,)
+            raise
+    for index, _, target in repeated([Volume.parse(text).target for text in texts]):
+        raise Invalid(f"there are two volumes at {target}", path=(index,), hint="leave out one")
+    return texts
+
+
+def _once(names: tuple[str, ...]) -> tuple[str, ...]:
+    for index, _, name in repeated(names):
+        raise Invalid(f"{name} is there twice", path=(index,), hint="name it once")
+    return names
 
 
 class Limits(Model):
@@ -112,7 +206,7 @@ class FunctionSettings(Model):
     cpu: float | None = Field(
         default=None, ge=0.01, le=8192, description="a number of CPUs from 0.01 to 8192"
     )
-    memory: Annotated[int, BeforeValidator(_memory), _MEMORY] | None = Field(
+    memory: Annotated[int, BeforeValidator(_bytes), _BYTES] | None = Field(
         default=None, ge=4096, le=1 << 50, description='4096 or more, such as "64M" or "1G"'
     )
     datapath: Literal["tc"] = Field(default="tc", description='"tc"')
@@ -126,6 +220,73 @@ class FunctionSettings(Model):
     command: Annotated[
         tuple[str, ...], Field(strict=False), BeforeValidator(few), AfterValidator(_command)
     ] = Field(default=(), description='an array of strings, such as ["iperf3", "-s"]')
+    user: str | None = Field(
+        default=None, pattern=USER, max_length=64, description='such as "www-data" or "1000:1000"'
+    )
+    env: Annotated[dict[str, str], BeforeValidator(few), AfterValidator(_environment)] = Field(
+        default={}, description='a table of strings, such as {LANG = "C.UTF-8"}'
+    )
+    workdir: Annotated[str, AfterValidator(_no_nul)] | None = Field(
+        default=None, pattern="^/", max_length=4095, description="an absolute path"
+    )
+    volumes: Annotated[
+        tuple[str, ...], Field(strict=False), BeforeValidator(few), AfterValidator(_volumes)
+    ] = Field(
+        default=(), description='an array of "PATH", "SOURCE:PATH", "SOURCE:PATH:rw" or "tmp:PATH"'
+    )
+    rootfs: str | None = Field(
+        default=None,
+        pattern=r"^/[^:,\\\x00]*$",
+        max_length=4095,
+        description="an absolute path, without : , and \\",
+    )
+    image: str | None = Field(
+        default=None,
+        pattern="^[a-zA-Z0-9][a-zA-Z0-9._:/@-]*$",
+        max_length=512,
+        description="the name of an image",
+    )
+    capabilities: Annotated[tuple[Capability, ...], Field(strict=False), AfterValidator(_once)] = (
+        Field(default=(), description=f"an array of {', '.join(get_args(Capability))}")
+    )
+    pids: int = integer(1024, 1, 1 << 22)
+    tmp: Annotated[int, BeforeValidator(_bytes), _BYTES] = Field(
+        default=64 << 20, ge=4096, le=1 << 50, description='4096 or more, such as "64M" or "1G"'
+    )
+    privileged: bool = Field(default=False, description="true or false")
+
+    @property
+    def sandboxed(self) -> bool:
+        """Whether its command has a sandbox."""
+        return bool(self.command) and not self.privileged
+
+    @model_validator(mode="after")
+    def _has_a_sandbox_to_set(self) -> Self:
+        fields = type(self).model_fields
+        given = [key for key in SANDBOX if getattr(self, key) != fields[key].default]
+        if given and not self.command:
+            what = f'"{given[0]}" is about a command, and there is none'
+            raise Invalid(
+                what, path=(given[0],), hint=f"give it a command, or leave out {given[0]}"
+            )
+        if given and self.privileged:
+            what = f'"{given[0]}" is about a sandbox, and a privileged command has none'
+            hint = f"leave out {given[0]}, or privileged"
+            raise Invalid(what, path=(given[0],), hint=hint)
+        if self.privileged and not self.command:
+            hint = "give it a command, or leave out privileged"
+            raise Invalid(
+                '"privileged" is about a command, and there is none',
+                path=("privileged",),
+                hint=hint,
+            )
+        if self.rootfs and self.image:
+            hint = "leave out one of them"
+            raise Invalid('it has both "rootfs" and "image"', path=("image",), hint=hint)
+        if self.netns and (power := [one for one in self.capabilities if one.startswith("NET_")]):
+            what = f"{power[0]} cannot be had in a network namespace that others made"
+            raise Invalid(what, path=("capabilities",), hint="leave out netns")
+        return self
 
 
 class Function(FunctionSettings, Endpoint):

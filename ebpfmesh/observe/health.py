@@ -58,6 +58,8 @@ def _check(view: View, topic: str) -> Iterator[Check]:
     yield from _build(view, topic)
     yield from _foreign(view, topic)
     yield from _administrators(view, topic)
+    yield from _privileged(view, topic)
+    yield from _nameless(view, topic)
     yield from _fill(view, topic)
     yield from _rooms(view, topic)
     yield from _breakers(view, topic)
@@ -114,6 +116,26 @@ def _administrators(view: View, topic: str) -> Iterator[Check]:
         what = f"function {name}: CAP_NET_ADMIN reaches the host's interfaces from process"
         hint = "start the container without it, or with a user namespace of its own"
         yield Check(topic, "note", f"{what} {' '.join(map(str, processes[:4]))}", hint)
+
+
+def _privileged(view: View, topic: str) -> Iterator[Check]:
+    """Commands that were asked to be the host's root."""
+    for row in view.functions:
+        if row.function.privileged:
+            what = f"function {row.function.name} is privileged: its command is root of the host"
+            hint = "it reads and changes the host's files; leave out privileged for a sandbox"
+            yield Check(topic, "note", what, hint)
+
+
+def _nameless(view: View, topic: str) -> Iterator[Check]:
+    """Containers of others, whose /etc/hosts is their engine's."""
+    names = [r.function.name for r in view.functions if r.attachment.netns.startswith("/proc/")]
+    if names:
+        what = f"names do not resolve in containers of others: {', '.join(names[:4])}"
+        more = f" and {len(names) - 4} more" if len(names) > 4 else ""
+        file = hosts_file(view.record)
+        hint = f"start them with --volume {file}:/etc/hosts:ro if they shall"
+        yield Check(topic, "note", what + more, hint)
 
 
 def _fill(view: View, topic: str) -> Iterator[Check]:

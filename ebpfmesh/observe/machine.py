@@ -17,6 +17,7 @@ from ebpfmesh.errors import MeshError, MissingPrivilege
 from ebpfmesh.kernel import bpf, links, pins, probe, rcu
 from ebpfmesh.kernel.cgroup import Hierarchies
 from ebpfmesh.observe import privilege
+from ebpfmesh.runtime import sandbox
 
 Status = Literal["ok", "note", "missing", "unknown"]
 TOOLS = {
@@ -55,6 +56,7 @@ def check() -> Iterator[Check]:
         ("headers", _headers),
         ("bpffs", _bpffs),
         ("cgroups", _cgroups),
+        ("sandbox", _sandbox),
         ("grace periods", _grace_periods),
         ("netfilter", _netfilter),
     ):
@@ -149,6 +151,14 @@ def _cgroups(topic: str) -> Check:
         hint = "functions cannot have these limits"
         return Check(topic, "note", f"{layout}, without {' and '.join(lacking)}", hint)
     return Check(topic, "ok", f"{layout}, with cpu and memory")
+
+
+def _sandbox(topic: str) -> Check:
+    try:
+        sandbox.check_installed()
+    except MeshError as error:
+        return Check(topic, "note", error.message, error.hint)
+    return Check(topic, "ok", "bubblewrap, with system calls filtered by libseccomp")
 
 
 def _grace_periods(topic: str) -> Check:

@@ -11,45 +11,26 @@ import shutil
 import signal
 import socket
 import subprocess
-from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import NamedTuple, NoReturn
 
 from ebpfmesh.errors import MeshError, NotFound
-from ebpfmesh.kernel import libc, private
-from ebpfmesh.kernel.cgroup import Cgroup
-from ebpfmesh.runtime.capability import confine
+from ebpfmesh.kernel import private
+from ebpfmesh.runtime import seccomp
+from ebpfmesh.runtime.capability import SETGID, SETUID, confine
+from ebpfmesh.runtime.home import Home, number_inside
+from ebpfmesh.runtime.sandbox import PATH, Sandbox, check_installed
 
 KEEP = r"""exec 3>&2 2>/dev/null
 { "$@" 3>&-; printf %s $? >&3; } 2>&1 </dev/null \
 | { (ulimit -f 2048; exec cat -u); exec cat -u >/dev/null; } 3>&-"""
 """Writes to stdout what a command says, and to stderr its exit status."""
+BWRAP = ("bwrap", "--args")
+MAKERS = ("bwrap: ", "setpriv: ")  # what their complaints begin with
+SETUP_SECONDS = 30.0
 KEEP_LOG = ["cat", "-u"]  # writes what it reads at once, where head would collect it
-
-
-@dataclass(frozen=True)
-class Home:
-    """Where a function's processes run; ``hosts`` is bound over /etc/hosts, ``hidden`` is empty."""
-
-    netns: Path
-    cgroup: Cgroup
-    hosts: Path
-    hidden: Path
-
-    def enter(self) -> None:
-        """Move the calling process there, for good: cgroup, network and mount namespace."""
-        for file in self.cgroup.files():
-            file.write_text("0")
-        with self.netns.open() as target:
-            libc.setns(target.fileno(), libc.CLONE_NEWNET)
-        libc.unshare(libc.CLONE_NEWNS)
-        libc.mount(b"none", Path("/"), None, flags=libc.MS_SLAVE | libc.MS_REC)
-        libc.mount(
-            b"sysfs", Path("/sys"), b"sysfs"
-        )  # /sys/class/net shows the namespace it was mounted in
-        libc.mount(os.fsencode(self.hosts), Path("/etc/hosts").resolve(), None, flags=libc.MS_BIND)
-        libc.mount(b"none", self.hidden, b"tmpfs", b"mode=0755", flags=libc.MS_RDONLY)
 
 
 def execute(home: Home, command: Sequence[str]) -> NoReturn:
@@ -62,34 +43,121 @@ def execute(home: Home, command: Sequence[str]) -> NoReturn:
     os.execvp(command[0], list(command))  # noqa: S606
 
 
-def start(home: Home, command: Sequence[str], *, log: Path, exit_file: Path) -> None:
+def start(
+    home: Home,
+    command: Sequence[str],
+    *,
+    log: Path,
+    exit_file: Path,
+    sandbox: Sandbox | None = None,
+) -> None:
     """Start ``command`` and leave it running; MeshError if the program is not there.
 
-    ``exit_file`` is empty until it ended.
+    ``exit_file`` is empty until it ended. Without a ``sandbox`` it is root of the host.
     """
-    if shutil.which(command[0]) is None:
-        raise MeshError(
-            f"there is no program {command[0]}", hint="install it, or change command in the file"
-        )
-
-    def begin() -> None:
-        home.enter()
-        confine()
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # ignored during an undo
-            signal.signal(number, signal.SIG_DFL)
-
+    if not sandbox and shutil.which(command[0]) is None:
+        hint = "install it, or change command in the file"
+        raise MeshError(f"there is no program {command[0]}", hint=hint)
     for file in (log, exit_file):
         private.file(file)
-    with log.open("wb") as said, exit_file.open("wb") as status:
-        subprocess.Popen(
-            ["/bin/sh", "-c", KEEP, "ebpfmesh", *command],
-            stdin=subprocess.DEVNULL,
-            stdout=said,
-            stderr=status,
-            start_new_session=True,
-            preexec_fn=begin,  # noqa: PLW1509  (this process has one thread)
-            cwd="/",
-        )
+    with log.open("wb") as said, exit_file.open("wb") as status, contextlib.ExitStack() as stack:
+        if sandbox:
+            keep = _in_sandbox(stack, home, sandbox)
+        else:
+            keep = _Keep((), (), None, lambda: _at_host(home), _file(stack, b""))
+        try:
+            subprocess.Popen(
+                ["/bin/sh", "-c", KEEP, "ebpfmesh", *keep.before, *command],
+                stdin=subprocess.DEVNULL,
+                stdout=said,
+                stderr=status,
+                start_new_session=True,
+                preexec_fn=keep.begin,  # noqa: PLW1509  (this process has one thread)
+                pass_fds=keep.descriptors,
+                env=keep.env,
+                cwd="/",
+            )
+        except subprocess.SubprocessError as error:
+            why = os.pread(keep.trouble, 4096, 0).decode(errors="replace")
+            what = f"{command[0]} cannot be started in {home.netns.name}: {why or error}"
+            raise MeshError(what, hint="are its cgroup and its volumes there?") from error
+        if sandbox:
+            _wait_until_made(home, log, exit_file)
+
+
+def _wait_until_made(home: Home, log: Path, exit_file: Path) -> None:
+    """Return once a command runs in its sandbox, or ran; MeshError if that could not be made."""
+    deadline = time.monotonic() + SETUP_SECONDS
+    while not any(number_inside(process) > 1 for process in home.cgroup.processes()):
+        if exit_file.stat().st_size or time.monotonic() > deadline:
+            said = log.read_bytes()[:4096].decode(errors="replace").strip()
+            if said.startswith(MAKERS):
+                what = f"the sandbox in {home.netns.name} cannot be made: {said.splitlines()[0]}"
+                raise MeshError(
+                    what, hint="ebpfmesh doctor says whether this machine lacks something"
+                )
+            return
+        time.sleep(0.0005)
+
+
+class _Keep(NamedTuple):
+    """How a command is kept: by words before its own, with which descriptors and variables.
+
+    What keeps it from beginning can be read from ``trouble``.
+    """
+
+    before: Sequence[str]
+    descriptors: Sequence[int]
+    env: dict[str, str] | None
+    begin: Callable[[], None]
+    trouble: int
+
+
+def _at_host(home: Home) -> None:
+    home.enter()
+    confine()
+    _default_signals()
+
+
+def _default_signals() -> None:
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # ignored during an undo
+        signal.signal(number, signal.SIG_DFL)
+
+
+def _in_sandbox(stack: contextlib.ExitStack, home: Home, sandbox: Sandbox) -> _Keep:
+    """Who keeps it is root, with two capabilities; what it keeps is the function's user."""
+    check_installed()
+    root = sandbox.root()
+    user, group = sandbox.outside(root)
+    owner = stack.enter_context(sandbox.owner(home.netns, user))
+    options = "".join(f"{word}\0" for word in sandbox.options(home, root)).encode()
+    filters = [_file(stack, one) for one in seccomp.filters(sandbox.function.capabilities)]
+    told, trouble = _file(stack, options), _file(stack, b"")
+    before = [
+        *("setpriv", "--reuid", str(user), "--regid", str(group), "--clear-groups"),
+        *(*BWRAP, str(told), "--userns", str(owner)),
+        *(word for one in filters for word in ("--add-seccomp-fd", str(one))),
+        "--",
+    ]
+
+    def begin() -> None:
+        try:
+            sandbox.stage(home, root)
+        except (MeshError, OSError) as error:
+            os.write(trouble, str(error).encode())
+            raise
+        confine((SETUID, SETGID))
+        _default_signals()
+
+    return _Keep(before, (told, owner, *filters), {"PATH": PATH}, begin, trouble)
+
+
+def _file(stack: contextlib.ExitStack, content: bytes) -> int:
+    """A descriptor that this can be read from."""
+    file = stack.enter_context(os.fdopen(os.memfd_create("sandbox"), "w+b", buffering=0))
+    file.write(content)
+    file.seek(0)
+    return file.fileno()
 
 
 def keepers(processes: Iterable[int]) -> set[int]:
@@ -100,9 +168,17 @@ def keepers(processes: Iterable[int]) -> set[int]:
         if line[1:4] == ["-c", KEEP, "ebpfmesh"]:
             shells.add(process)
     for process, line in lines.items():
-        if line == KEEP_LOG and _parent(process) in shells:
+        parent = _parent(process)
+        if parent in shells and (line == KEEP_LOG or _is_bwrap(line)):
             found.add(process)
+        elif _is_bwrap(line) and _is_bwrap(lines.get(parent, [])):
+            found.add(process)  # the first process of a sandbox
     return shells | found
+
+
+def _is_bwrap(line: Sequence[str]) -> bool:
+    """Whether a command line is bubblewrap's as we call it, or is about to be."""
+    return tuple(line[:2]) == BWRAP or (line[:1] == ["setpriv"] and "bwrap" in line)
 
 
 def _command_line(process: int) -> list[str]:

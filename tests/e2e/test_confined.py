@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""What `exec` and a command of the mesh file may do: run servers, and nothing to the host.
+"""What `exec` and a privileged command may do: run servers, and nothing to the host's interfaces.
 
-Both are root, in the host's user namespace; what they lack are capabilities.
+Both are root, in the host's user namespace; what they lack are capabilities. test_sandboxed.py is
+about commands that are not privileged.
 """
 
 import contextlib
@@ -44,7 +45,7 @@ def _up() -> Iterator[None]:
 @contextlib.contextmanager
 def two_runs(*command: str) -> Iterator[None]:
     """Function two has this command for the block."""
-    apply.up(mesh_of(MESH.format(command=f"command = {json.dumps(command)}")))
+    apply.up(mesh_of(MESH.format(command=f"command = {json.dumps(command)}\nprivileged = true")))
     try:
         yield
     finally:

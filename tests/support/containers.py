@@ -19,7 +19,7 @@ from support.topology import needs
 
 IMAGE = "localhost/ebpfmesh-test:latest"
 APPLETS = ("sh", "sleep", "ping", "wget", "nc", "httpd", "cat", "ip")
-STORAGE = '[storage]\ndriver = "vfs"\ngraphroot = "{top}/graph"\nrunroot = "{top}/run"\n'
+STORAGE = '[storage]\ndriver = "{driver}"\ngraphroot = "{top}/graph"\nrunroot = "{top}/run"\n'
 ENGINE = """[containers]
 default_ulimits = ["nofile=1024:1024", "nproc=1000:1000"]
 [engine]
@@ -40,14 +40,14 @@ def podman(*words: str, check: bool = True) -> str:
 
 
 @contextlib.contextmanager
-def engine() -> Iterator[None]:
-    """Podman with an empty storage and the image; nothing of it is left."""
+def engine(driver: str = "vfs") -> Iterator[None]:
+    """Podman with an empty storage of this driver, and the image; nothing of it is left."""
     needs("podman", "runc", "busybox")
     top = Path(tempfile.mkdtemp(prefix="ebpfmesh-podman-"))
     with pytest.MonkeyPatch.context() as patch:
         for variable, text in (("STORAGE", STORAGE), ("", ENGINE)):
             file = top / f"containers{variable}.conf"
-            file.write_text(text.format(top=top) if variable else text)
+            file.write_text(text.format(top=top, driver=driver) if variable else text)
             name = f"CONTAINERS_{variable}_CONF" if variable else "CONTAINERS_CONF"
             patch.setenv(name, str(file))
         try:

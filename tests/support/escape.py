@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: BSD-2-Clause
 """What a process inside a function tries at the host's interfaces; prints a JSON object of errors.
 
-    python3 escape.py IFINDEX...
+    python3 escape.py [--spare] IFINDEX...
 
 To each index of the host's it sends RTM_NEWLINK (down) and RTM_DELLINK, through the number that its
-namespace has for the host's; and it deletes its own eth0, which would take the host side along.
+namespace has for the host's; and it deletes its own eth0, which would take the host side along,
+unless it shall spare that.
 """
 
 import json
@@ -50,10 +51,12 @@ def host_nsid() -> int:
 
 def main() -> None:
     nsid, found = host_nsid(), {}
-    for index in map(int, sys.argv[1:]):
+    spare = sys.argv[1] == "--spare"
+    for index in map(int, sys.argv[1 + spare :]):
         found[f"down {index}"] = error(request(NEW_LINK, index, nsid))
         found[f"delete {index}"] = error(request(DELETE_LINK, index, nsid))
-    found["delete eth0"] = error(request(DELETE_LINK, 2))
+    if not spare:
+        found["delete eth0"] = error(request(DELETE_LINK, 2))
     sys.stdout.write(json.dumps(found))
 
 

@@ -236,13 +236,18 @@ def leftovers() -> set[str]:
 
 
 def _processes() -> Iterator[str]:
-    """Processes of this session besides this one, by the variable they inherited."""
+    """Processes of this session besides this one: by the variable they inherited, or by cgroup.
+
+    A command in its sandbox inherits none.
+    """
     mark, own = f"{SESSION}={os.getpid()}".encode(), str(os.getpid())
+    inside = {str(p) for group in cgroup.groups(netns.current()) for p in group.processes()}
     for pid in os.listdir("/proc"):  # noqa: PTH208  (read after every test)
         if not pid.isdigit() or pid == own:
             continue
         with contextlib.suppress(OSError):  # it ended meanwhile
-            if mark in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0"):
+            environment = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+            if mark in environment or pid in inside:
                 words = Path(f"/proc/{pid}/cmdline").read_bytes().decode().split("\0")
                 yield f"{pid} {words[0]}"
 

@@ -227,7 +227,7 @@ def test_stop_ends_what_will_not_end(
     monkeypatch.setattr(cgroup.os, "kill", record)
     monkeypatch.setattr(Cgroup, "processes", processes)
     procs.write_text("")
-    cgroup.stop([OWN])
+    cgroup.stop([OWN], lambda _: set())
     assert (willing.wait(5), stubborn.wait(5)) == (-signal.SIGTERM, -signal.SIGKILL)
     stubborn.stdout.close()
     assert set(sent) == {

@@ -42,6 +42,14 @@ def again(mesh: Mesh, text: str | None = None) -> Mesh:
         return load(path)
 
 
+SANDBOXES: list[dict[str, object]] = [
+    {},
+    {"privileged": True},
+    {"user": "a:1", "env": {"A": 'b"\n', "C_1": ""}, "workdir": "/w", "rootfs": "/r", "pids": 9},
+    {"image": "a/b:1", "volumes": ("/a:/b:rw", "tmp:/c"), "capabilities": ("KILL",), "tmp": 5000},
+]
+
+
 @st.composite
 def functions(draw: st.DrawFn) -> tuple[Function, ...]:
     """Some alone and some of groups; some have the addresses that they would be assigned."""
@@ -54,6 +62,8 @@ def functions(draw: st.DrawFn) -> tuple[Function, ...]:
             "audit": draw(st.booleans()),
             "command": draw(st.sampled_from([(), ("sleep", "1\x1b\n")])),
         }
+        if settings["command"]:
+            settings |= draw(st.sampled_from(SANDBOXES))
         count = draw(st.sampled_from([None, None, 1, 3]))
         names = [name] if count is None else [f"{name}-{number}" for number in range(count)]
         group = name if count else None
