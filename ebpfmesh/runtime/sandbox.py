@@ -11,6 +11,7 @@ import contextlib
 import hashlib
 import os
 import shutil
+import stat
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,10 @@ from ebpfmesh.runtime.home import Home
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 SHOWN = ("/usr", "/etc", "/opt")
 """What of the host a command sees that has no root of its own, read-only."""
+PRIVATE = ("/etc", "/opt")
+"""Where of that some files are not for everybody."""
+BECOME_OTHERS = {"SETUID", "SETGID", "DAC_OVERRIDE", "DAC_READ_SEARCH", "CHOWN", "FOWNER"}
+"""Capabilities that lead to files of the host's users and groups, which are the sandbox's own."""
 LINKS = ("/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32")  # to /usr, or directories
 TMP, SHM, VAR_TMP = "/tmp", "/dev/shm", "/var/tmp"  # noqa: S108  (the sandbox's own)
 PLACES = ("proc", "sys", "dev", "tmp", "run", "etc")  # that every root has
@@ -208,6 +213,8 @@ class Sandbox:
         words = ["--unshare-pid", "--unshare-ipc", "--unshare-uts", "--die-with-parent"]
         words += ["--hostname", function.name, "--uid", str(user), "--gid", str(group)]
         words += ["--ro-bind", f"{top}/root", "/"] if root.layers else _host_root()
+        if not root.layers and not BECOME_OTHERS.isdisjoint(function.capabilities):
+            words += _hidden(*self.outside(root))
         words += ["--proc", "/proc", "--ro-bind", "/sys", "/sys", "--dev", "/dev"]
         for place, mode in ((SHM, "1777"), (TMP, "1777"), ("/run", "0755")):
             words += ["--perms", mode, "--size", str(function.tmp), "--tmpfs", place]
@@ -257,6 +264,24 @@ def _host_root() -> Iterator[str]:
         elif path.is_dir():
             yield from ("--ro-bind", str(path), str(path))
     yield from ("--dir", "/var", "--symlink", "../tmp", VAR_TMP, "--symlink", "../run", "/var/run")
+
+
+def _hidden(user: int, group: int) -> Iterator[str]:
+    """Files of the host's that not everybody may read, nor this user of the host: keys, shadow."""
+    for top, directories, files in (found for one in PRIVATE for found in os.walk(one)):
+        for name in (*directories, *files):
+            path = os.path.join(top, name)  # noqa: PTH118  (thousands of them)
+            found = os.lstat(path)
+            kind, right = stat.S_IFMT(found.st_mode), stat.S_IROTH
+            if kind == stat.S_IFLNK or found.st_mode & right:
+                continue
+            if user == found.st_uid or group == found.st_gid:
+                continue
+            if kind == stat.S_IFDIR:
+                directories.remove(name)
+                yield from ("--perms", "0000", "--tmpfs", path)
+            else:
+                yield from ("--ro-bind", "/dev/null", path)
 
 
 def _controllers(home: Home) -> list[str]:

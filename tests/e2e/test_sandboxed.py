@@ -174,6 +174,16 @@ def test_it_sees_no_files_of_others(name: str, tmp_path: Path) -> None:
     assert inside("other", "cat", "/tmp/file") == "secret\n"
 
 
+def test_who_becomes_another_reads_no_secrets() -> None:
+    """Files of the host that one group may read, for a function that may have any group."""
+    become = "import os, sys; os.setgid(int(sys.argv[1])); os.setuid(int(sys.argv[2]))"
+    read = f"{become}; print(open(sys.argv[3]).read())"
+    group = Path("/etc/shadow").stat().st_gid
+    with pytest.raises(pytest.fail.Exception, match="PermissionError"):
+        python("admin", read, group, 1, "/etc/shadow")
+    assert python("admin", read, 1, 1, "/etc/hostname").strip()
+
+
 @each
 def test_no_mount_is_the_hosts(name: str) -> None:
     """Nor can one be written to that is not its own."""
