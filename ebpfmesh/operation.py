@@ -72,6 +72,13 @@ class Changes(Protocol):
     def remove_function(self, name: str) -> None:
         """As far as it is there."""
 
+    def set_unready(self, function: str, why: str) -> None:
+        """It gets no new flows of services; empty: it does."""
+
+    def unready(self, function: str) -> str:
+        """Why it gets none; empty: it does."""
+        ...
+
     def is_whole(self, function: str) -> bool:
         """Whether it is there, and nobody began to remove it."""
         ...
@@ -376,6 +383,33 @@ class RemoveFunction(_Removal):
 
 
 @dataclass(frozen=True)
+class SetReady(Operation):
+    """A function gets new flows of services, or none for a reason; what it has stays."""
+
+    object: str
+    old: None = None
+    why: str = ""
+    before: str = ""
+    kind = "set-ready"
+
+    def do(self, to: Changes) -> None:
+        """Each service in one update."""
+        to.set_unready(self.object, self.why)
+
+    def prepared(self, to: Changes) -> Self:
+        """With what was."""
+        return replace(self, before=to.unready(self.object))
+
+    def inverse(self) -> Operation:
+        """As before."""
+        return SetReady(self.object, why=self.before, before=self.why)
+
+    def describe(self) -> str:
+        """One line for people."""
+        return f"~ function {self.object}  {f'not ready: {self.why}' if self.why else 'ready'}"
+
+
+@dataclass(frozen=True)
 class SetService(Operation):
     """A service, with the backends its groups have."""
 
@@ -516,7 +550,7 @@ class RemoveInjection(_Removal):
 _CLASSES: tuple[type[Operation], ...] = (
     CreateMesh, Repair, ReplacePrograms, SetTimeouts, SetReject, SetRights, AddFunction,
     ChangeFunction,
-    RemoveFunction, SetService, RemoveService, AddPolicy, RemovePolicy, SetInjection,
+    RemoveFunction, SetReady, SetService, RemoveService, AddPolicy, RemovePolicy, SetInjection,
     RemoveInjection,
 )  # fmt: skip
 KINDS = {one.kind: one for one in _CLASSES}

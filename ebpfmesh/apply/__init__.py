@@ -19,6 +19,7 @@ from ebpfmesh.apply.lifecycle import (
     reset,
     revert,
     rollback,
+    set_ready,
     snapshot,
     up,
 )
@@ -44,6 +45,7 @@ __all__ = [
     "revert",
     "rollback",
     "sandbox",
+    "set_ready",
     "snapshot",
     "traced",
     "up",

@@ -224,7 +224,11 @@ class Control:
             self.maps["mesh_meter"].set(ctypes.c_uint32(slot), _abi.Meter())
 
     def set_service(self, service: Service) -> None:
-        """Write a service's table beside the one in use, then flip to it in one update."""
+        """Write a service's table beside the one in use, then flip to it in one update.
+
+        Backends that are not ready are in it as if they had no weight.
+        """
+        service = self.record.only_ready(service)
         old = self.record.table(service.name)
         weights = tuple(service.backends.values())
         rows = max(maglev.rows_for(weights), old[1])
@@ -247,6 +251,14 @@ class Control:
         with self.record.transaction():
             self.record.put_service(service, row, rows, depths)
             self.record.return_rows(*old)
+
+    def set_unready(self, reasons: Mapping[str, str]) -> None:
+        """Have functions get new flows of services, or not, if there is a reason why not."""
+        with self.record.transaction():
+            for name, why in reasons.items():
+                self.record.set_unready(name, why)
+        for service in self.record.services_of(reasons.keys()):
+            self.set_service(service)
 
     def _claim_addresses(self, service: Service) -> None:
         """What a service does not answer at its address must not go to the host instead."""

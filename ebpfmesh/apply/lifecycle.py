@@ -19,7 +19,7 @@ from ebpfmesh.kernel.maps import create_maps
 from ebpfmesh.kernel.pins import Pins
 from ebpfmesh.kernel.programs import CALLS
 from ebpfmesh.model import Function, Mesh, Scope
-from ebpfmesh.operation import AddFunction, Operation, Repair, SetInjection
+from ebpfmesh.operation import AddFunction, Operation, Repair, SetInjection, SetReady
 from ebpfmesh.plan import diff
 from ebpfmesh.runtime.sandbox import Sandbox
 from ebpfmesh.state import remains
@@ -27,6 +27,9 @@ from ebpfmesh.state.place import check_place, problem
 from ebpfmesh.state.record import FunctionRow, Record
 from ebpfmesh.state.remains import check_home
 from ebpfmesh.state.writer import Writer, locked
+
+WHY = 200
+"""Characters of a reason that are kept."""
 
 
 def plan(wanted: Mesh) -> tuple[Operation, ...]:
@@ -294,6 +297,25 @@ def detach(
         rows = functions(live.record, name)
         batch.apply(live, diff(*live.record.around([row.function for row in rows])))
         return tuple(row.function.name for row in rows)
+
+
+def set_ready(
+    mesh: str, name: str, ready: bool, why: str = "", on_step: OnStep = quiet
+) -> tuple[Operation, ...]:
+    """Have a function get new flows of services, or none; what was done, nothing if it was so.
+
+    Its old flows live, and whatever the mesh file says of weights stays. ``why`` is shown to
+    people, its first WHY characters. Raises NotFound if there is no such function.
+    """
+    with opened(mesh, on_step) as live:
+        batch.settle(live)
+        (row,) = functions(live.record, name)
+        reason = "" if ready else (why or "not ready")[:WHY]
+        if live.unready(row.function.name) == reason:
+            return ()
+        operations = (SetReady(row.function.name, why=reason),)
+        batch.apply(live, operations)
+        return operations
 
 
 def edit(

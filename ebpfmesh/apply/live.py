@@ -97,6 +97,15 @@ class Live(Held):
         row = self.record.function(function)
         return bool(row and row.ready)
 
+    def set_unready(self, function: str, why: str) -> None:
+        """New flows go elsewhere, or come back."""
+        self.step(f"function {function}: {'not ready' if why else 'ready'}")
+        self.control.set_unready({function: why})
+
+    def unready(self, function: str) -> str:
+        """Why it is not ready, or nothing."""
+        return self.record.unready().get(function, "")
+
     def adopted(self, function: str) -> str:
         """The interface of others that it has, or nothing."""
         row = self.record.function(function)

@@ -60,6 +60,10 @@ def _state(row: "Function") -> object:
     return mark(text, "red" if row.state != "up" else "yellow" if row.audit else "green")
 
 
+def _ready(row: "Function") -> object:
+    return "yes" if row.ready else mark("no", "red")
+
+
 def _command(row: "Function") -> object:
     pids = " ".join(map(str, row.processes[:4])) + (" …" if len(row.processes) > 4 else "")
     if row.command_state == "exited":
@@ -97,11 +101,13 @@ def _backends(row: "Service") -> str:
 def _share(backend: "Backend") -> str:
     if not backend.alive:
         return f"{backend.share:.1%} gone"
+    if not backend.ready:
+        return "not ready"
     return f"{backend.share:.1%}" if backend.weight else "drained"
 
 
-def _alive(row: "Service") -> object:
-    return mark(f"{row.alive}/{len(row.backends)}", "" if row.alive else "red")
+def _count_ready(row: "Service") -> object:
+    return mark(f"{row.ready}/{len(row.backends)}", "" if row.ready else "red")
 
 
 def _named_numbers(numbers: "Mapping[str, int]") -> str | None:
@@ -172,6 +178,7 @@ TABLES = (
             Column("name", lambda row: row.name),
             Column("tenant", lambda row: row.tenant),
             Column("state", _state),
+            Column("ready", _ready),
             Column("addresses", lambda row: " ".join(row.addresses)),
             Column("interface", lambda row: row.interface, drop=2),
             Column("command", _command, drop=1),
@@ -203,7 +210,7 @@ TABLES = (
             Column("name", lambda row: row.name),
             Column("addresses", lambda row: " ".join(row.addresses)),
             Column("port", _ports),
-            Column("alive", _alive, right=True),
+            Column("ready", _count_ready, right=True),
             Column("backends", _backends, drop=1),
         ),
         "no services",

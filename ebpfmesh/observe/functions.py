@@ -20,7 +20,8 @@ class Function:
     ``state``: ``up``, ``down`` (its interface is, at one end), or what is broken.
     ``processes`` are all that run in its cgroup. ``command_state``: ``running``, ``exited``
     (with ``exit_status``, as the shell has it), ``lost`` (ended, and nobody knows how), or empty
-    for a function that has no command.
+    for a function that has no command. ``unready`` says why it gets no new flows of services; it is
+    empty if it is ``ready`` for them.
     """
 
     id: int
@@ -31,6 +32,8 @@ class Function:
     ifindex: int
     netns: str
     state: State
+    ready: bool
+    unready: str
     audit: bool
     cpu_limit: float | None
     memory_limit: int | None
@@ -81,6 +84,8 @@ def _function(
         ifindex=row.attachment.ifindex,
         netns=row.attachment.netns,
         state=problem(view.ip, row) or ("down" if row.attachment.ifindex in view.down else "up"),
+        ready=function.name not in view.unready,
+        unready=view.unready.get(function.name, ""),
         audit=function.audit,
         cpu_limit=function.cpu,
         memory_limit=function.memory,

@@ -53,6 +53,9 @@ def _check(view: View, topic: str) -> Iterator[Check]:
         text = f"function {row.function.name}: {row.attachment.interface} or its other end is down"
         hint = "set it up; what is sent to it meanwhile is lost, and metered as received"
         yield Check(topic, "note", text, hint)
+    for name, why in view.unready.items():
+        hint = "services send it no new flows until it is ready"
+        yield Check(topic, "note", f"function {name} is not ready: {why}", hint)
     if not broken and not down:
         yield Check(topic, "ok", f"{len(view.functions)} functions work")
     yield from _build(view, topic)

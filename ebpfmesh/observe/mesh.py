@@ -48,13 +48,14 @@ class Mesh:
 class Backend:
     """A function behind a service; ``share`` of new flows, 0 to 1, as the table has it.
 
-    With ``weight`` 0 it gets none: it is drained.
+    With ``weight`` 0 it gets none: it is drained. Nor does it while it is not ``ready``.
     """
 
     function: str
     alive: bool
     share: float
     weight: int
+    ready: bool
 
 
 @dataclass(frozen=True)
@@ -80,6 +81,11 @@ class Service:
     def alive(self) -> int:
         """Number of backends that are there."""
         return sum(backend.alive for backend in self.backends)
+
+    @property
+    def ready(self) -> int:
+        """Number of backends that are there, and ready."""
+        return sum(backend.alive and backend.ready for backend in self.backends)
 
 
 @dataclass(frozen=True)
@@ -165,7 +171,7 @@ def read_services(view: View) -> list[Service]:
 
 def _service(view: View, service: ServiceModel, alive: set[str]) -> Service:
     entry = view.maps["mesh_service"].get(service_keys(service)[0]) or _abi.Service()
-    shares = _shares(view, entry)
+    shares, unready = _shares(view, entry), view.unready
     return Service(
         id=entry.id,
         name=service.name,
@@ -176,7 +182,7 @@ def _service(view: View, service: ServiceModel, alive: set[str]) -> Service:
         ports=service.ports,
         affinity=service.affinity,
         backends=tuple(
-            Backend(name, name in alive, shares.get(name, 0.0), weight)
+            Backend(name, name in alive, shares.get(name, 0.0), weight, name not in unready)
             for name, weight in service.backends.items()
         ),
         table_size=entry.size,

@@ -45,6 +45,11 @@ class View:
         return interface.without_carrier(self.ip)
 
     @functools.cached_property
+    def unready(self) -> dict[str, str]:
+        """Functions that are not ready, and why."""
+        return self.record.unready()
+
+    @functools.cached_property
     def groups(self) -> dict[str, tuple[str, ...]]:
         """The functions of each group."""
         return groups_of(row.function for row in self.functions)

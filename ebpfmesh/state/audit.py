@@ -121,7 +121,7 @@ def _present(maps: Maps) -> Iterator[tuple[int, ...]]:
 
 def _has_table(maps: Maps, record: Record, service: Service) -> bool:
     first, rows = record.table(service.name)
-    if not any(service.backends.values()):
+    if not any(record.only_ready(service).backends.values()):
         return True
     found = (maps["mesh_maglev"].get(ctypes.c_uint32(first + number)) for number in range(rows))
     return all(row is not None and row.function[0] for row in found)

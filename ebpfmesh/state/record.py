@@ -191,6 +191,30 @@ class Record(Tables):
         rows = self._all("SELECT model FROM service ORDER BY name")
         return [self._read(_SERVICE.validate_json, text) for (text,) in rows]
 
+    def services_of(self, functions: Collection[str]) -> list[Service]:
+        """The services that have one of these functions, with all of their backends."""
+        query = "SELECT service FROM backend WHERE name = ?1 OR name = "
+        query += "(SELECT group_name FROM function WHERE name = ?1)"
+        names = {row[0] for name in functions for row in self._all(query, name)}
+        services = self._services(sorted(names))
+        whole = "SELECT name FROM function WHERE group_name = ? AND ready"
+        groups = {
+            name: members
+            for name in {name for service in services for name in service.functions}
+            if (members := tuple(row[0] for row in self._all(whole, name)))
+        }
+        return [service.backed(groups) for service in services]
+
+    def only_ready(self, service: Service) -> Service:
+        """A service whose backends have no weight if they are not ready."""
+        unready = self.unready()
+        if unready.keys().isdisjoint(service.backends):
+            return service
+        weights = {
+            name: 0 if name in unready else weight for name, weight in service.backends.items()
+        }
+        return service.model_copy(update={"backends": weights})
+
     def table(self, service: str) -> tuple[int, int]:
         """First row and number of rows a service has in mesh_maglev; (0, 0): none."""
         rows = self._all("SELECT row, rows FROM service WHERE name = ?", service)

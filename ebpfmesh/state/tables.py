@@ -20,6 +20,8 @@ from ebpfmesh.kernel.prefixes import Block
 LOCK_SECONDS = 60.0
 Kind = Literal["function", "tenant", "service", "prefix", "group"]
 Setting = Literal["netns", "limits", "mesh", "making", "dirty", "listener", "maglev_rows", "build"]
+UNREADY = "unready/"
+"""Begins the key of a setting that tells why a function is not ready; without, it is."""
 T = TypeVar("T")
 
 VERSION = 8
@@ -247,6 +249,12 @@ class Tables:
     def shapes(self) -> list[int]:
         """The ``shape`` of all entries, each once."""
         return self._distinct("entry", "shape")
+
+    def unready(self) -> dict[str, str]:
+        """Functions that get no new flows of services, and why."""
+        query = "SELECT substr(key, ?), value FROM setting WHERE key BETWEEN ? AND ?"
+        rows = self._all(query, len(UNREADY) + 1, UNREADY, UNREADY + "~")
+        return {name: self._read(json.loads, why) for name, why in rows}
 
     def sizes(self) -> dict[str, int]:
         """What is used of limits.services, limits.rules and limits.prefixes."""

@@ -28,6 +28,7 @@ from ebpfmesh.state.tables import (
     APPLICATION,
     LOCK_SECONDS,
     SCHEMA,
+    UNREADY,
     VERSION,
     Entry,
     Kind,
@@ -110,7 +111,16 @@ class Writer(Record):
             self._leave(name)
             self._unsure.add(("function", name))
             self._db.execute("DELETE FROM function WHERE name = ?", (name,))
+            self.set_unready(name, "")
             self._put_addresses("function", name, ())
+
+    def set_unready(self, function: str, why: str) -> None:
+        """Write down why a function gets no new flows of services; empty: it does."""
+        key = UNREADY + function
+        if why:
+            self._db.execute("REPLACE INTO setting VALUES (?, ?)", (key, json.dumps(why)))
+        else:
+            self._db.execute("DELETE FROM setting WHERE key = ?", (key,))
 
     def _leave(self, function: str) -> None:
         """Tenant and group of a function may have no other one."""

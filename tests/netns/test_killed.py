@@ -19,7 +19,7 @@ from ebpfmesh.kernel.maps import Maps
 from ebpfmesh.kernel.pins import Pins
 from ebpfmesh.model import Injection, Mesh
 from ebpfmesh.observe.view import left
-from ebpfmesh.operation import KINDS
+from ebpfmesh.operation import KINDS, Operation
 from ebpfmesh.state.record import RUN
 from support.agreeing import disagreements, is_well
 from support.killing import killed_at, steps_of
@@ -101,12 +101,23 @@ def narrow() -> None:
     apply.up(injected(mesh(), NARROW))
 
 
+def ready() -> None:
+    """d-1 takes new flows."""
+    apply.set_ready("killed", "d-1", True)
+
+
+def not_ready(on_step: apply.OnStep) -> tuple[Operation, ...]:
+    """d-1 takes none; d-0 has all there are."""
+    return apply.set_ready("killed", "d-1", False, on_step=on_step)
+
+
 class Change(NamedTuple):
-    """``up`` from one mesh to another, or from nothing."""
+    """``up`` from one mesh to another, or from nothing; or what is done ``by`` another way."""
 
     before: Mesh | None
     after: Mesh
     damage: Callable[[], None] = nothing
+    by: Callable[[apply.OnStep], tuple[Operation, ...]] | None = None
 
     def prepare(self) -> None:
         """All is as before it."""
@@ -115,7 +126,8 @@ class Change(NamedTuple):
 
     def do(self, on_step: apply.OnStep) -> tuple[str, ...]:
         """The kinds of its operations."""
-        return tuple(step.kind for step in apply.up(self.after, on_step))
+        done = self.by(on_step) if self.by else apply.up(self.after, on_step)
+        return tuple(step.kind for step in done)
 
 
 PASS = """
@@ -136,6 +148,7 @@ WIDE = COUNT.replace(
 )
 MINE, D_0 = C.format(tenant="one"), service("web", 1, "d-0")
 YOURS = C.format(tenant="two").replace("cpu = 0.5", 'cpu = 1\nmemory = "64M"')
+D_1 = service("mail", 2, "d")
 OUTSIDE = RULE.format(to="outside:192.0.2.0/24", action="deny")
 RIGHTS = '[[tenant]]\nname = "one"\ninject = 2\n'
 E, F = ('[[function]]\nname = "e"\n', '[[function]]\nname = "f"\n')
@@ -159,6 +172,7 @@ CHANGES = {
     "add-function": Change(mesh(), mesh(MINE)),
     "change-function": Change(mesh(MINE, D), mesh(YOURS, D.replace("2\n", "2\ncpu = 0.25\n"))),
     "remove-function": Change(mesh(MINE), mesh()),
+    "set-ready": Change(mesh(D, D_0, D_1), mesh(D, D_0, D_1), ready, not_ready),
     "set-service": Change(mesh(D, D_0), mesh(D, service("web", 1, "d"))),
     "remove-service": Change(mesh(D, D_0), mesh(D)),
     "add-policy": Change(mesh(), mesh(OUTSIDE)),
@@ -207,7 +221,7 @@ def test_killed_at_each_step(kind: str) -> None:
 
 def test_a_change_of_many_kinds_killed_at_each_step() -> None:
     """What it was killed in and all that was done before are undone together."""
-    alone = {"create-mesh", "repair"}
+    alone = {"create-mesh", "repair", "set-ready"}
     loaded = {"set-injection", "remove-injection", "replace-programs"}  # at each step: minutes
     killed(Change(OLD, NEW), KINDS.keys() - alone - loaded)
 
