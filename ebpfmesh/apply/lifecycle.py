@@ -4,7 +4,7 @@
 import contextlib
 import functools
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 
 from ebpfmesh.apply import batch, builds, programs, target
@@ -12,7 +12,7 @@ from ebpfmesh.apply.held import OnStep, quiet
 from ebpfmesh.apply.live import Live, changing, opened
 from ebpfmesh.apply.lookup import functions
 from ebpfmesh.apply.remove import take_down
-from ebpfmesh.config.edit import new_function, scope_of_function
+from ebpfmesh.config.edit import new_function, scope_of_function, with_others
 from ebpfmesh.errors import MeshError, NotFound, UsageError
 from ebpfmesh.kernel import links, netns, pins
 from ebpfmesh.kernel.maps import create_maps
@@ -32,14 +32,14 @@ WHY = 200
 """Characters of a reason that are kept."""
 
 
-def plan(wanted: Mesh) -> tuple[Operation, ...]:
+def plan(wanted: Mesh, *, prune: bool = True) -> tuple[Operation, ...]:
     """What ``up`` would do; changes nothing. Fails where ``up`` would for want of something."""
-    operations = _plan(wanted)
+    operations = _plan(wanted, prune=prune)
     _check_there(wanted.name, operations)
     return operations
 
 
-def _plan(wanted: Mesh) -> tuple[Operation, ...]:
+def _plan(wanted: Mesh, *, prune: bool) -> tuple[Operation, ...]:
     if not Record.exists(wanted.name):
         return diff(None, wanted)
     check_home(wanted.name)
@@ -48,11 +48,13 @@ def _plan(wanted: Mesh) -> tuple[Operation, ...]:
     with contextlib.closing(Record(wanted.name)) as record, netns.rtnetlink() as ip:
         check_place(record)
         gone = [row.function.name for row in record.functions() if problem(ip, row)]
-        return diff(record.model(without=gone), wanted, (record.build, builds.ours(record)))
+        return _steps(record, wanted, prune=prune, without=gone)
 
 
-def up(wanted: Mesh, on_step: OnStep = quiet) -> tuple[Operation, ...]:
+def up(wanted: Mesh, on_step: OnStep = quiet, *, prune: bool = True) -> tuple[Operation, ...]:
     """Make the mesh as ``wanted``, whatever is there of it; returns what was done.
+
+    Unless it is to ``prune``, what ``wanted`` does not name stays.
 
     Repairs what a crash left and functions whose interface went; where there is too little left of
     a mesh for that it is made anew. If it fails, the mesh is as it was before; a mesh that was not
@@ -69,7 +71,7 @@ def up(wanted: Mesh, on_step: OnStep = quiet) -> tuple[Operation, ...]:
                 if not new and (wrong := batch.problems(live)):
                     repaired += tuple(Repair(what) for what in wrong)
                 batch.recover(live, wrong)
-                operations = _operations(live.record, wanted, new=new)
+                operations = diff(None, wanted) if new else _steps(live.record, wanted, prune=prune)
                 _check_there(wanted.name, operations)
                 if new or operations:
                     batch.apply(live, operations)
@@ -81,11 +83,13 @@ def up(wanted: Mesh, on_step: OnStep = quiet) -> tuple[Operation, ...]:
             raise
 
 
-def _operations(record: Record, wanted: Mesh, *, new: bool) -> tuple[Operation, ...]:
+def _steps(
+    record: Record, wanted: Mesh, *, prune: bool, without: Collection[str] = ()
+) -> tuple[Operation, ...]:
     """What is left to do, of a mesh whose record, maps and programs are there."""
-    if new:
-        return diff(None, wanted)
-    return diff(record.model(), wanted, (record.build, builds.ours(record)))
+    current = record.model(without)
+    wanted = wanted if prune else with_others(current, wanted)
+    return diff(current, wanted, (record.build, builds.ours(record)))
 
 
 def plan_revert(mesh: str) -> tuple[Operation, ...]:

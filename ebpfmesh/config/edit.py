@@ -4,7 +4,7 @@
 What comes back is whole: whatever is wrong with it is an ``Invalid`` in words for people.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from ebpfmesh.config.addresses import assign_addresses, parse_address
@@ -47,6 +47,40 @@ def new_function(mesh: Mesh, name: str, *, addresses: Iterable[str], **settings:
     function = make(Function, name=name, **given, **settings)
     _whole(mesh, functions=(*mesh.functions, function))
     return function
+
+
+def with_others(current: Mesh, wanted: Mesh) -> Mesh:
+    """``wanted``, and besides what of ``current`` it does not name.
+
+    A group that it names has the replicas that it says. What names somebody who goes with that goes
+    too. What it injects stands among the others where it stood.
+    """
+    named = {*wanted.groups, *(one.name for one in wanted.functions)}
+    services = {one.name for one in wanted.services}
+    matches = {one.match for one in wanted.policies}
+    tenants = {one.name for one in wanted.rights}
+    both = wanted.made_of(
+        (*wanted.functions, *(f for f in current.functions if named.isdisjoint({f.name, f.group}))),
+        (*wanted.services, *(one for one in current.services if one.name not in services)),
+        (*wanted.policies, *(one for one in current.policies if one.match not in matches)),
+        _with_other_injections(current.injections, wanted.injections),
+    )
+    rights = (*wanted.rights, *(one for one in current.rights if one.name not in tenants))
+    return _whole(both, rights=rights)
+
+
+def _with_other_injections(
+    current: Iterable[Injection], wanted: Iterable[Injection]
+) -> Iterator[Injection]:
+    """Those that are wanted take, in their order, the places that any of them have."""
+    left = {one.name: one for one in wanted}
+    names = set(left)
+    for old in current:
+        if old.name not in names:
+            yield old
+        elif first := next((one for one in left.values() if one.at == old.at), None):
+            yield left.pop(first.name)
+    yield from left.values()
 
 
 def add_service(

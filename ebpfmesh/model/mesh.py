@@ -1,15 +1,17 @@
 # SPDX-License-Identifier: BSD-2-Clause
 """A whole mesh."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Self, TypeVar
 
 from pydantic import model_validator
 
 from ebpfmesh.errors import NotFound
 from ebpfmesh.model.base import suggest
+from ebpfmesh.model.injection import Injection, ranked
 from ebpfmesh.model.objects import Function, Service
 from ebpfmesh.model.parts import Parts
+from ebpfmesh.model.policy import Policy
 from ebpfmesh.model.whole import problems
 
 _Named = TypeVar("_Named", Function, Service)
@@ -25,6 +27,40 @@ class Mesh(Parts):
     def service(self, name: str) -> Service:
         """The service called ``name``; raises ``NotFound``."""
         return _named(self.services, "service", name)
+
+    def made_of(
+        self,
+        functions: Collection[Function],
+        services: Iterable[Service],
+        policies: Iterable[Policy],
+        injections: Iterable[Injection] = (),
+    ) -> Self:
+        """Its settings with these parts; what names a function or service that is gone goes too."""
+        known = {function.name for function in functions}
+        groups = {function.group for function in functions if function.group}
+        kept = tuple(service.only(known | groups) for service in services)
+        names = {
+            "function": known,
+            "group": groups,
+            "tenant": {function.tenant for function in functions},
+            "service": {service.name for service in kept},
+        }
+        there = {("function", name) for name in known | groups}
+        there |= {("tenant", name) for name in names["tenant"]}
+        parts = {
+            "functions": tuple(functions),
+            "services": kept,
+            "policies": tuple(
+                policy
+                for policy in policies
+                if all(
+                    end.name in names.get(end.kind, {end.name})
+                    for end in (policy.source, policy.destination)
+                )
+            ),
+            "injections": ranked(tuple(one for one in injections if one.target in there)),
+        }
+        return self.model_copy(update=parts)
 
     @model_validator(mode="after")
     def _is_whole(self) -> Self:

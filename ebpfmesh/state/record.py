@@ -29,7 +29,6 @@ from ebpfmesh.model import (
     Policy,
     Scope,
     Service,
-    ranked,
 )
 from ebpfmesh.state.tables import Entry, Kind, Tables
 
@@ -305,36 +304,7 @@ class Record(Tables):
         policies = [policy for _, policy in self.policies()]
         injections = [row.injection for row in self.injections()]
         functions = [row.function for row in rows]
-        return self._mesh(functions, self.services(), policies, injections)
-
-    def _mesh(
-        self,
-        functions: Sequence[Function],
-        services: Sequence[Service],
-        policies: Sequence[Policy],
-        injections: Sequence[Injection] = (),
-    ) -> Mesh:
-        known = {function.name for function in functions}
-        groups = {function.group for function in functions if function.group}
-        names = {
-            "function": known,
-            "group": groups,
-            "tenant": {function.tenant for function in functions},
-            "service": {service.name for service in services},
-        }
-        kept = tuple(
-            policy
-            for policy in policies
-            if all(
-                i.name in names.get(i.kind, {i.name}) for i in (policy.source, policy.destination)
-            )
-        )
-        there = {("function", name) for name in known | groups}
-        there |= {("tenant", name) for name in names["tenant"]}
-        parts = {"functions": tuple(functions), "policies": kept}
-        parts["injections"] = ranked(tuple(one for one in injections if one.target in there))
-        parts["services"] = tuple(service.only(known | groups) for service in services)
-        return self.base().model_copy(update=parts)
+        return self.base().made_of(functions, self.services(), policies, injections)
 
     def part(self, scope: Scope) -> Mesh:
         """The mesh as it is, as far as a change of this scope can see it.
@@ -362,7 +332,7 @@ class Record(Tables):
         names["function"].update(self._one_of_each("tenant", names["tenant"]))
         names["function"].update(self._one_of_each("group_name", names["group"]))
         names["function"].update(self._backends(changed), self._members(scope.functions))
-        return self._mesh(self._ready(names["function"]), services, policies)
+        return self.base().made_of(self._ready(names["function"]), services, policies)
 
     def around(self, functions: Sequence[Function]) -> tuple[Mesh, Mesh]:
         """The mesh with some functions and without, as far as removing them changes anything.
@@ -388,7 +358,7 @@ class Record(Tables):
             "services": tuple(services),
             "policies": tuple(self._policies(texts)),
         }
-        return self.base().model_copy(update=parts), self._mesh(others, services, ())
+        return self.base().model_copy(update=parts), self.base().made_of(others, services, ())
 
     def _left_by(self, functions: Sequence[Function]) -> Iterator[Identity]:
         """What no function is once these are gone."""

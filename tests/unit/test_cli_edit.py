@@ -8,7 +8,7 @@ import pytest
 from ebpfmesh import config
 from ebpfmesh.config import edit
 from ebpfmesh.errors import MeshError
-from ebpfmesh.model import Function, Identity, Mesh, Policy, Service
+from ebpfmesh.model import Function, Identity, Injection, Mesh, Policy, Service, ranked
 
 MESH = config.make(
     Mesh,
@@ -27,6 +27,70 @@ MESH = config.make(
 
 def policy(source: str, destination: str, **values: object) -> Policy:
     return config.make(Policy, source=source, destination=destination, **values)
+
+
+def only(*names: str, **parts: tuple[object, ...]) -> Mesh:
+    """A part of the mesh, with other parts of its own."""
+    functions = tuple(one for one in MESH.functions if one.name in names)
+    return config.make(Mesh, name="m", **({"functions": functions} | parts))
+
+
+def test_what_is_not_named_stays() -> None:
+    assert edit.with_others(MESH, Mesh(name="m", reject=True)) == MESH.model_copy(
+        update={"reject": True}
+    )
+    assert edit.with_others(MESH, MESH) == MESH
+    new = config.make(Function, name="c", address4=IPv4Address("198.18.0.3"))
+    both = edit.with_others(MESH, only(functions=(new,)))
+    assert {one.name for one in both.functions} == {"a", "b", "c"}
+    assert (both.services, both.policies) == (MESH.services, MESH.policies)
+
+
+def test_what_is_named_is_as_it_is_named() -> None:
+    moved = MESH.function("a").model_copy(update={"tenant": "v"})
+    deny = policy("tenant:v", "any", action="deny")
+    both = edit.with_others(MESH, only(functions=(moved,), policies=(deny,)))
+    assert both.function("a") == moved
+    assert both.policies == (deny,)  # nobody is of tenant t any more
+
+
+def test_a_group_that_is_named_has_the_replicas_that_are_named() -> None:
+    """Who names the others loses them."""
+    web = tuple(
+        config.make(Function, name=f"web-{n}", group="web", address4=IPv4Address("198.18.0.3") + n)
+        for n in range(3)
+    )
+    service = config.make(Service, name="w", address4=IPv4Address("198.19.0.2"), port=1,
+                          target_port=1, functions=("web-0", "web-2"))  # fmt: skip
+    rules = (policy("function:web-2", "any"), policy("group:web", "any"))
+    before = config.make(Mesh, name="m", functions=web, services=(service,), policies=rules)
+    after = edit.with_others(before, only(functions=web[:2]))
+    assert [one.name for one in after.functions] == ["web-0", "web-1"]
+    assert after.service("w").functions == ("web-0",)
+    assert after.policies == rules[1:]
+
+
+def test_what_stays_may_be_in_the_way() -> None:
+    taken = MESH.function("a").model_copy(update={"name": "c"})
+    with pytest.raises(MeshError, match=r"198\.18\.0\.1 is the address of function"):
+        edit.with_others(MESH, only(functions=(taken,)))
+
+
+def test_injected_functions_stand_among_others_where_they_stood() -> None:
+    def injected(names: str) -> Mesh:
+        rows = [Injection(name=name, file="f.c", source="", at="a/egress") for name in names]
+        return only("a", injections=ranked(tuple(rows)))
+
+    def order(before: str, wanted: str) -> str:
+        found = edit.with_others(injected(before), injected(wanted)).injections
+        assert [one.rank for one in found] == list(range(len(found)))
+        return "".join(one.name for one in found)
+
+    assert order("xy", "z") == "xyz"
+    assert order("axb", "ab") == "axb"
+    assert order("axb", "ba") == "bxa"
+    assert order("axb", "cb") == "axcb"
+    assert order("ax", "abc") == "axbc"
 
 
 def test_a_function_gets_addresses_of_both_families_that_nobody_has() -> None:
