@@ -2,6 +2,8 @@
 """What helps to write a mesh file: one to begin with, and the schema of all."""
 
 import json
+import re
+import sys
 from pathlib import Path
 
 import click
@@ -11,25 +13,33 @@ from ebpfmesh.cli.base import Command, settings
 from ebpfmesh.errors import MeshError
 
 NAME = "edge.toml"
+UNIT = "ebpfmesh.service"
 
 
 @click.command(
     cls=Command,
     examples=(
         "ebpfmesh example >edge.toml",
-        "ebpfmesh example | grep -A 9 service",
+        "ebpfmesh example --unit >ebpfmesh.service",
         "ebpfmesh example --json",
     ),
 )
-def example() -> None:
-    """Print a mesh file to begin with.
+@click.option("--unit", is_flag=True, help="Print a unit of systemd instead.")
+def example(*, unit: bool) -> None:
+    """Print a mesh file to begin with, or what has systemd bring meshes up.
 
     Two functions of an operator, a vendor's portal in two replicas behind one service, and the
     rule that lets one of the functions use it.
+
+    In /etc/systemd/system/ebpfmesh.service the unit runs `ebpfmesh up` at boot, for all that
+    /etc/ebpfmesh describes, again with `systemctl reload`, and `ebpfmesh down --all` at stop.
     """
-    text = _file().read_text()
+    name = UNIT if unit else NAME
+    text = _file(name).read_text()
+    if unit:
+        text = re.sub("(?m)^(Exec[A-Za-z]+)=ebpfmesh ", rf"\1={_program()} ", text)
     if settings().json:
-        output.data(name=NAME, text=text)
+        output.data(name=name, text=text)
     else:
         for line in text.splitlines():
             output.echo(line)
@@ -55,12 +65,18 @@ def schema() -> None:
         output.echo(line)
 
 
-def _file() -> Path:
+def _program() -> str:
+    """How systemd, which knows no PATH of ours, starts this installation."""
+    script = Path(sys.executable).with_name("ebpfmesh")
+    return str(script) if script.exists() else f"{sys.executable} -m ebpfmesh"
+
+
+def _file(name: str) -> Path:
     """In ``examples/`` of a checkout, ``ebpfmesh/_examples`` once installed."""
     package = Path(__file__).resolve().parents[1]
     for directory in (package / "_examples", package.parent / "examples"):
-        if (directory / NAME).is_file():
-            return directory / NAME
+        if (directory / name).is_file():
+            return directory / name
     raise MeshError("the example is missing", hint="install ebpfmesh again: pip install .")
 
 

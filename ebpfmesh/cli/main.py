@@ -10,6 +10,7 @@ import click
 
 from ebpfmesh.cli import (
     bench,
+    desired,
     doctor,
     edit,
     events,
@@ -53,7 +54,7 @@ def cli() -> None:
     """
 
 
-for _module in (mesh, example, functions, show, top, edit, inject, events, doctor, bench):
+for _module in (mesh, desired, example, functions, show, top, edit, inject, events, doctor, bench):
     for _command in _module.COMMANDS:
         cli.add_command(_command)
 

@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: BSD-2-Clause
 """Commands for a whole mesh: up, plan, down, gc; and compile, for all of them."""
 
-import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,16 +9,16 @@ import click
 
 from ebpfmesh.cli import output
 from ebpfmesh.cli.base import Command, settings
-from ebpfmesh.cli.choose import check_file_mesh, need_change, the_mesh
-from ebpfmesh.errors import MeshError, UsageError
+from ebpfmesh.cli.choose import need_change, the_mesh
+from ebpfmesh.cli.desired import FILE, NO_PRUNE, each, for_all
+from ebpfmesh.errors import UsageError
 
 if TYPE_CHECKING:
-    from ebpfmesh.config.file import Document
     from ebpfmesh.model import Mesh
+    from ebpfmesh.operation import Operation
 
 CHANGES = 8
 """Exit code of `plan --exit-code` if there are any."""
-FILE = click.argument("file", type=click.Path(path_type=Path, allow_dash=True), required=False)
 ROLLBACK = click.option(
     "--rollback", is_flag=True, help="Without FILE: return to the programs of the version before."
 )
@@ -28,17 +27,21 @@ ROLLBACK = click.option(
 @click.command(
     cls=Command,
     examples=(
-        "ebpfmesh up examples/edge.toml",
-        "ebpfmesh -v up examples/edge.toml --json",
-        "ebpfmesh export | ebpfmesh up -",
+        "ebpfmesh up examples/edge.toml --json",
+        "ebpfmesh export | ebpfmesh up - --no-prune",
+        "ebpfmesh -v up --mesh edge",
     ),
 )
 @FILE
+@NO_PRUNE
 @ROLLBACK
-def up(file: Path | None, *, rollback: bool) -> None:
+def up(file: Path | None, *, no_prune: bool, rollback: bool) -> None:
     """Make the mesh as FILE says.
 
     FILE is a mesh file, `-` for standard input, or a directory, of which all *.toml are one mesh.
+    Without FILE all that /etc/ebpfmesh describes is made, or of that the mesh that --mesh names:
+    each MESH.toml there is a mesh, and each directory MESH. EBPFMESH_ETC names another place.
+
     Only what differs is done, and told; a second time there is nothing to do. If it fails, the
     mesh is as it was before.
 
@@ -49,49 +52,30 @@ def up(file: Path | None, *, rollback: bool) -> None:
     from ebpfmesh import apply, model
 
     need_change("up")
-    if file is None or rollback:
-        name = _of_rollback(file, rollback=rollback)
+    if rollback:
+        name = _of_rollback(file, no_prune=no_prune)
         with output.steps(f"mesh {name}") as step:
             done = apply.revert(name, step)
         output.operations(name, done)
         return
-    wanted, documents = _read(file)
-    with _located(documents), output.steps(f"mesh {wanted.name}") as step:
-        done = apply.up(wanted, step)
-    output.operations(wanted.name, done, warnings=model.warnings(wanted))
+
+    def make(wanted: "Mesh") -> None:
+        with output.steps(f"mesh {wanted.name}") as step:
+            done = apply.up(wanted, step, prune=not no_prune)
+        output.operations(wanted.name, done, warnings=model.warnings(wanted))
+
+    each(file, make)
 
 
-def _of_rollback(file: Path | None, *, rollback: bool) -> str:
-    """The mesh whose programs are to be those of before; UsageError if that was not asked for."""
-    if not rollback:
-        raise click.MissingParameter(param_type="argument", param_hint="'FILE'")
+def _of_rollback(file: Path | None, *, no_prune: bool) -> str:
+    """The mesh whose programs are to be those of before."""
     if file is not None:
         what = f"{file}: a mesh file has no say in a rollback, which changes programs alone"
         raise UsageError(what, hint="leave it out; --mesh says which mesh")
+    if no_prune:
+        what = "--no-prune has no say in a rollback, which changes programs alone"
+        raise UsageError(what, hint="leave it out")
     return the_mesh()
-
-
-def _read(file: Path) -> "tuple[Mesh, Sequence[Document]]":
-    """The mesh of FILE, and what it was read from."""
-    from ebpfmesh import config
-
-    documents = config.read(file)
-    wanted = config.mesh_of(documents)
-    check_file_mesh(file, wanted.name)
-    return wanted, documents
-
-
-@contextlib.contextmanager
-def _located(documents: "Sequence[Document]") -> Iterator[None]:
-    """What goes wrong with a function of a mesh file is told with its line."""
-    from ebpfmesh import config
-
-    try:
-        yield
-    except MeshError as error:
-        for one in (error, *error.others):
-            config.locate(one, documents)
-        raise
 
 
 @click.command(
@@ -103,9 +87,10 @@ def _located(documents: "Sequence[Document]") -> Iterator[None]:
     ),
 )
 @FILE
+@NO_PRUNE
 @ROLLBACK
 @click.option("--exit-code", "tells", is_flag=True, help="Exit with 8 if there are changes.")
-def plan(file: Path | None, *, rollback: bool, tells: bool) -> None:
+def plan(file: Path | None, *, no_prune: bool, rollback: bool, tells: bool) -> None:
     """Show what `up FILE` would do, or `up --rollback`, and do nothing.
 
     A function that has another command or address is made anew: it goes, and comes again. Limits,
@@ -115,60 +100,24 @@ def plan(file: Path | None, *, rollback: bool, tells: bool) -> None:
     """
     from ebpfmesh import apply, model
 
-    if file is None or rollback:
-        name = _of_rollback(file, rollback=rollback)
-        found = apply.plan_revert(name)
-        output.operations(name, found, output.step)
+    found: list[Operation] = []
+
+    def tell(name: str, steps: "Iterable[Operation]", warnings: Iterable[str] = ()) -> None:
+        found.extend(steps)
+        output.operations(name, steps, output.step, warnings=warnings)
+
+    if rollback:
+        name = _of_rollback(file, no_prune=no_prune)
+        tell(name, apply.plan_revert(name))
     else:
-        wanted, documents = _read(file)
-        with _located(documents):
-            found = apply.plan(wanted)
-        output.operations(wanted.name, found, output.step, warnings=model.warnings(wanted))
+        each(
+            file,
+            lambda wanted: tell(
+                wanted.name, apply.plan(wanted, prune=not no_prune), model.warnings(wanted)
+            ),
+        )
     if tells and found:
         click.get_current_context().exit(CHANGES)
-
-
-@click.command(
-    cls=Command,
-    examples=(
-        "ebpfmesh export >edge.toml",
-        "ebpfmesh export --mesh edge -o .",
-        "ebpfmesh export | ebpfmesh plan -",
-    ),
-)
-@click.option(
-    "-o", "--output", "to", metavar="FILE", type=click.Path(path_type=Path, writable=True),
-    help="Write it to a file; or to a directory, what is injected beside it.",
-)  # fmt: skip
-def export(to: Path | None) -> None:
-    """Print the mesh that is up as a mesh file.
-
-    `up` of that file finds nothing to do, and makes the same mesh elsewhere. The texts of injected
-    functions stand in it; in a directory, as MESH.toml, they are files beside it. Comments say what
-    a file cannot.
-    """
-    from ebpfmesh import apply
-    from ebpfmesh.config import write
-
-    need_change("export")
-    name = the_mesh()
-    mesh = apply.snapshot(name)
-    if to is None:
-        whole = write.text(*mesh)
-        output.data(mesh=name, text=whole) if settings().json else output.text(whole)
-        return
-    if not to.parent.is_dir():
-        what = f"{to}: there is no directory {to.parent}"
-        raise UsageError(what, hint="make it, or choose another place")
-    texts = write.files(*mesh) if to.is_dir() else {"": write.text(*mesh)}
-    written = [to / file for file in texts]
-    for path, whole in zip(written, texts.values(), strict=True):
-        with click.open_file(path, "w", encoding="utf-8", atomic=path.is_file()) as stream:
-            stream.write(whole)
-    if settings().json:
-        output.data(mesh=name, files=list(map(str, written)))
-    for path in [] if settings().json else written:
-        output.done(f"+ file {path}")
 
 
 @click.command(
@@ -202,21 +151,31 @@ def compile_() -> None:
 
 @click.command(
     cls=Command,
-    examples=("ebpfmesh down", "ebpfmesh down --mesh edge", "ebpfmesh -v --mesh edge down"),
+    examples=("ebpfmesh down", "ebpfmesh -v down --mesh edge", "ebpfmesh down --all"),
 )
-def down() -> None:
+@click.option("--all", "every", is_flag=True, help="All meshes that there are.")
+def down(*, every: bool) -> None:
     """Remove the mesh and all that was made for it.
 
     Commands of functions are ended. A mesh that is not there is no error.
     """
-    from ebpfmesh import apply
     from ebpfmesh.observe import view
 
     need_change("down")
+    if every and settings().mesh:
+        hint = "leave out one of them (is EBPFMESH_MESH set?)"
+        raise UsageError("--all and --mesh cannot both be meant", hint=hint)
     if not settings().mesh and not view.left():
         output.say("no mesh is up")
-        return
-    name = settings().mesh or view.only_mesh(view.meshes() or view.left())
+    elif every:
+        for_all(view.left(), _down)
+    else:
+        _down(settings().mesh or view.only_mesh(view.meshes() or view.left()))
+
+
+def _down(name: str) -> None:
+    from ebpfmesh import apply
+
     with output.steps(f"mesh {name}") as step:
         removed = apply.down(name, step)
     if settings().json:
@@ -249,4 +208,4 @@ def gc() -> None:
         output.done("nothing to do")
 
 
-COMMANDS = (up, plan, export, compile_, down, gc)
+COMMANDS = (up, plan, compile_, down, gc)

@@ -2,14 +2,21 @@
 """What a mesh shall be: files, directories and standard input; and what it is, as a file."""
 
 import json
+import re
+import shlex
+import shutil
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from ebpfmesh.kernel import netns
+from ebpfmesh.kernel import cgroup, netns
+from ebpfmesh.kernel.pins import Pins
+from ebpfmesh.state.record import RUN
 from support.command import ROOT, complaint, data, ebpfmesh, lines
 from support.meshes import TENANTS
+from support.topology import needs, poll
 
 INJECT = """
 [[inject]]
@@ -101,6 +108,118 @@ def test_what_is_wrong_is_told_by_where_it_was_read(home: Path) -> None:
     error, _ = complaint("up", home / "mesh", code=1)
     assert error == f'{home}/mesh/30.toml:3: function "x": there is no program no-such-program'
     complaint("show", "functions", code=3)
+
+
+def test_no_prune(home: Path) -> None:
+    """What the file does not name stays, also in a plan; without it all of that goes."""
+    ebpfmesh("up", home / "mesh")
+    more = home / "more.toml"
+    more.write_text(
+        '[mesh]\nname = "edge"\n[[function]]\nname = "client"\ntenant = "two"\n'
+        '[[function]]\nname = "new"\ntenant = "one"\n'
+    )
+    wanted = ["~ function client  tenant one → two"]
+    told = lines("plan", more, "--no-prune")
+    assert told == lines("up", more, "--no-prune")
+    assert told[0] == wanted[0]
+    assert told[1].startswith("+ function new  tenant one")
+    assert len(told) == 2
+    assert lines("plan", "--no-prune", more) == ["nothing to do"]
+    assert [row["name"] for row in data("show", "injected")["injected"]] == ["greeter"]
+    signs = [line[0] for line in lines("plan", more)]
+    assert signs.count("-") == 5  # a service, its rule, two functions, what is injected
+    error, _ = complaint("up", "--rollback", "--no-prune", code=2)
+    assert "--no-prune has no say" in error
+
+
+UNIT = ("systemd-analyze", "verify", "--man=no", "--recursive-errors=no")
+
+
+def test_the_unit_is_one(tmp_path: Path) -> None:
+    """With the path of a program that there is."""
+    needs("systemd-analyze")
+    unit = tmp_path / "ebpfmesh.service"
+    unit.write_text(ebpfmesh("example", "--unit").stdout)
+    program = re.findall("(?m)^ExecStart=(.*) up$", unit.read_text())
+    assert program == re.findall("(?m)^ExecStop=(.*) down --all$", unit.read_text())
+    assert subprocess.run([*shlex.split(program[0]), "--version"], check=True, cwd=ROOT)
+    done = subprocess.run([*UNIT, unit], check=False, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert data("example", "--unit")["name"] == unit.name
+
+
+def boot(etc: Path, *words: str, code: int = 0) -> "subprocess.CompletedProcess[str]":
+    return ebpfmesh("up", *words, code=code, EBPFMESH_ETC=str(etc))
+
+
+@pytest.fixture
+def etc(home: Path) -> Iterator[Path]:
+    """Two meshes: one is a directory and injects, one is a file."""
+    etc = home / "etc"
+    etc.mkdir()
+    (home / "mesh").rename(etc / "edge")
+    (etc / "other.toml").write_text('[mesh]\nname = "other"\n[[function]]\nname = "alone"\n')
+    yield etc
+    ebpfmesh("down", "--all")
+
+
+def test_all_that_is_described_is_made(etc: Path) -> None:
+    """One that cannot be keeps no other; --mesh says which."""
+    assert "+ mesh other" in boot(etc, "--mesh", "other").stdout
+    assert data("show", "functions")["mesh"] == "other"
+    (etc / "bad.toml").write_text("[mesh]\nname = 'bad'\nhook = 1\n")
+    (etc / "called.toml").write_text("[mesh]\nname = 'otherwise'\n")
+    done = boot(etc, code=2)
+    assert "+ mesh edge" in done.stdout
+    assert f"error: {etc}/bad.toml:3: " in done.stderr
+    assert f"error: {etc}/called.toml is about mesh otherwise, not called" in done.stderr
+    for name in ("bad", "called"):
+        (etc / f"{name}.toml").unlink()
+    assert boot(etc).stdout.splitlines() == ["nothing to do"] * 2
+    assert boot(etc, "--mesh", "none", code=3).stderr.startswith(f"error: {etc} describes no mesh")
+    assert lines("down", "--all") == ["- mesh edge", "- mesh other"]
+    assert boot(etc / "edge/none", code=2).stderr.startswith("error: no FILE is given")
+    ebpfmesh("down", "--all", "--mesh", "edge", code=2)
+
+
+@pytest.mark.parametrize("kept", [True, False], ids=["record kept", "record gone"])
+def test_boot(etc: Path, kept: bool) -> None:
+    """A machine that was switched off has files, and nothing of the kernel's; up makes all again.
+
+    /run is gone with the rest, unless somebody keeps it.
+    """
+    boot(etc)
+    before = {name: ebpfmesh("export", "--mesh", name).stdout for name in ("edge", "other")}
+    switch_off(kept=kept)
+    assert boot(etc).returncode == 0
+    assert {name: ebpfmesh("export", "--mesh", name).stdout for name in before} == before
+    for name in before:
+        rows = data("show", "functions", "--mesh", name)["functions"]
+        assert {row["state"] for row in rows} == {"up"}
+    assert poll(lambda: all(group.processes() for group in groups_of("server-0", "server-1")))
+    assert boot(etc).stdout.splitlines() == ["nothing to do"] * 2
+
+
+def groups_of(*functions: str) -> list[cgroup.Cgroup]:
+    found = [one for one in cgroup.groups(netns.current()) if one.function in functions]
+    assert len(found) == len(functions)
+    return found
+
+
+def switch_off(*, kept: bool) -> None:
+    """Processes, namespaces, interfaces, cgroups and pins go, and nobody takes anything down."""
+    groups = cgroup.groups(netns.current())
+    assert groups
+    cgroup.stop(groups, lambda _: set())
+    for group in groups:
+        group.remove()
+    for path in (one for one in netns.RUN.iterdir() if one.name.startswith("ebpfmesh.")):
+        netns.remove(path.name)
+    assert poll(lambda: not [*Path("/sys/class/net").glob("em*")])
+    for name in ("edge", "other"):
+        shutil.rmtree(Pins(name).top)
+        if not kept:
+            shutil.rmtree(RUN / name)
 
 
 @pytest.mark.usefixtures("home")

@@ -120,6 +120,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (top / "examples").symlink_to(ROOT / "examples")
     for name, text in (("bare", BARE), ("functions", FUNCTIONS), ("full", FULL)):
         (top / f"{name}.toml").write_text(text)
+    (top / "etc").mkdir()
+    (top / "etc/edge.toml").write_text(FULL)
     program = top / "bin/ebpfmesh"
     program.parent.mkdir()
     program.write_text(f'#!/bin/sh\nPYTHONPATH={ROOT} exec {sys.executable} -m ebpfmesh "$@"\n')
@@ -134,10 +136,11 @@ def _down() -> Iterator[None]:
 
 
 def typed(line: str, place: Path) -> "subprocess.Popen[str]":
+    own = {"PATH": f"{place}/bin:{os.environ['PATH']}", "EBPFMESH_ETC": f"{place}/etc"}
     return subprocess.Popen(
         ["bash", "-c", line], cwd=place, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
         stderr=subprocess.PIPE, text=True, start_new_session=True,
-        env=os.environ | {"PATH": f"{place}/bin:{os.environ['PATH']}"},
+        env=os.environ | own,
     )  # fmt: skip
 
 

@@ -130,7 +130,7 @@ def test_help_loads_nothing_heavy() -> None:
     [
         ("nonsense", "no such command"),
         ("show nonsense", "no such command"),
-        ("up", "missing argument"),
+        ("plan", "no file is given"),
         ("up --nonsense x", "no such option"),
         ("attach x --pid 0", "--pid"),
         ("service add x --address 198.19.0.1 --port 65536", "--port"),
