@@ -211,7 +211,9 @@ class Chains:
             for block in self._avoid:
                 self._record.free_block(block)
         self._write_programs()
-        self.breakers.close(chains.running(self._record) - chains.drawn(self._record))
+        new = chains.running(self._record) - chains.drawn(self._record)
+        # A function that came in the same change has its chain since then.
+        self.breakers.close(new | chains.unguarded(self._maps, self._record))
         wanted = chains.wanted(self._record)
         blocks = self._made(wanted)
         self._migrations.copy()

@@ -116,6 +116,13 @@ def breakers(maps: Maps) -> _abi.Breakers:
     return found
 
 
+def unguarded(maps: Maps, record: Record) -> set[int]:
+    """Programs whose circuit breakers do not have the limits that they were compiled for."""
+    of = breakers(maps).of
+    limits = {one: record.program(one).compiled["limit_ns"] for one in running(record)}
+    return {number for number, limit in limits.items() if of[number].limit != limit}
+
+
 def has_maps(pins: Pins, record: Record, program: int) -> bool:
     """Whether the maps that a program has for itself are pinned."""
     names = record.program(program).compiled["maps"]
@@ -136,8 +143,7 @@ def problems(pins: Pins, maps: Maps, record: Record) -> list[str]:
         row = maps["mesh_chain"].get(ctypes.c_uint32(function))
         if row is None or tuple(row.head) != both.heads(blocks):
             return ["map mesh_chain"]
-    of = breakers(maps).of
-    if any(of[n].limit != record.program(n).compiled["limit_ns"] for n in running(record)):
+    if unguarded(maps, record):
         return ["map mesh_breaker"]
     rows = record.injections()
     return [f"maps of {row.injection.name}" for row in rows

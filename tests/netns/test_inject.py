@@ -443,3 +443,11 @@ def test_from_a_file(tmp_path: Path) -> None:
         assert passes(wanted, "a", "b", 9)
     finally:
         apply.down(wanted.name)
+
+
+def test_a_function_comes_with_what_is_injected_at_it() -> None:
+    """In one change: nothing is left for another to repair."""
+    wanted = mesh_of('[mesh]\nname = "both"\n[[function]]\nname = "a"\n')
+    own = Injection(name="mine", file="mine.c", source=ONE, at="a/egress")
+    with running(wanted.model_copy(update={"injections": (own,)})) as mesh:
+        assert apply.up(mesh) == ()
