@@ -8,7 +8,7 @@ from typing import Final, NamedTuple
 be16 = c_uint16.__ctype_be__
 be32 = c_uint32.__ctype_be__
 
-ABI: Final = 0x158ca2f
+ABI: Final = 0x5dbca7c
 MEANING: Final = 1
 GATEWAY4: Final = 0xa9fe0101
 GATEWAY6_FIRST: Final = 0xfe800000
@@ -34,6 +34,7 @@ CALL_EVENT: Final = 3
 CALL_ANSWER: Final = 4
 CALL_STORE: Final = 5
 CHAIN_MAX: Final = 15
+CHAIN_END: Final = 1
 CHAIN_SLOTS: Final = 16384
 CHAIN_LAST: Final = 0x80000000
 PROGRAMS: Final = 2048

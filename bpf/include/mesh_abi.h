@@ -75,6 +75,7 @@
  * are 0.
  */
 #define MESH_CHAIN_MAX 15
+#define MESH_CHAIN_END 1 /* in no chain: mesh_chain_end, for the programs of tenants */
 #define MESH_CHAIN_SLOTS 16384
 
 /* mesh_chain_word MESH_CHAIN_NEXT: the receiver's chain runs, the sender's is over. */

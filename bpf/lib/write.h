@@ -132,8 +132,8 @@ HOT int write_payload(CTX *ctx)
 	return write_bytes(ctx, view.payload + offset, bytes, value, check, view.protocol);
 }
 
-/* chain_end() behind a program that may write. */
-HOT int write_end(CTX *ctx)
+/* What a program has asked for, before chain_end() or chain_leave(). */
+HOT void write_asked(CTX *ctx)
 {
 	__u32 verdict = CHAIN_WORD(ctx, MESH_CHAIN_VERDICT);
 	struct mesh_injected_key key = { .program = verdict >> 16 };
@@ -144,6 +144,5 @@ HOT int write_end(CTX *ctx)
 		if (key.index)
 			chain_count(ctx, mesh_refused.lookup_or_try_init(&key, &none));
 	}
-	return chain_end(ctx);
 }
 #endif

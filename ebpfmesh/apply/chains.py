@@ -24,13 +24,13 @@ from ebpfmesh.compile import compiled
 from ebpfmesh.compile.build import instructions
 from ebpfmesh.compile.source import bpf_dir
 from ebpfmesh.errors import UsageError
-from ebpfmesh.inject import build, compose, maps, source
+from ebpfmesh.inject import build, compose, maps, source, verify
 from ebpfmesh.inject.budget import Budget
 from ebpfmesh.inject.build import Built
 from ebpfmesh.inject.instructions import with_maps
 from ebpfmesh.inject.maps import Layout, OwnMap
 from ebpfmesh.kernel import bpf, private
-from ebpfmesh.kernel.programs import Program
+from ebpfmesh.kernel.programs import CHAIN_END, Program
 from ebpfmesh.model import Function, Injection, suggest
 from ebpfmesh.state import chains
 from ebpfmesh.state.chains import Both, Place
@@ -56,7 +56,7 @@ class Chains:
         self._maps = mesh.control.maps
         self.breakers = Breakers(self._maps, self._record)
         self._migrations = migrations.Migrations(mesh)
-        self._changed = self._doubted = False
+        self._changed = self._doubted = self._has_end = False
         self._new: set[str] = set()
         self._avoid: set[int] = set()
         self._ends: dict[str, bytes] = {}
@@ -136,6 +136,7 @@ class Chains:
                 text,
                 budget=budget,
                 reuse={name: one for name, one in found.items() if name not in apart},
+                guarded=injection.tenant is not None,
             ) as built,
         ):
             there = {name: one.layout for name, one in found.items() if name not in OF_A_VERSION}
@@ -294,7 +295,10 @@ class Chains:
         with self.opened(program) as own:
             numbers = {one.number: one.fd.fileno() for one in own.values()}
             author = with_maps(bytes.fromhex(program.compiled["code"]), numbers)
-            end = self._end(compose.end_of(author))
+            guarded = program.injection.tenant is not None and not place.sides
+            end = self._end(compose.end_of(author, guarded=guarded))
+            if guarded:
+                self._put_end()
             if place.sides:
                 stable, canary = place.sides
                 chain = self._tables.chain
@@ -308,10 +312,19 @@ class Chains:
                     detour=place.detour,
                     tables=self._tables,
                 )
-            name = program.injection.name.replace("-", "_")
-            with bpf.prog_load(bpf.PROG_TYPE_SCHED_CLS, name, code) as loaded:
-                slot, descriptor = (ctypes.c_uint32(n) for n in (place.slot, loaded.fileno()))
-                self._maps["mesh_injected"].set(slot, descriptor)
+            with verify.running(guarded=guarded):
+                self._load(place.slot, program.injection.name.replace("-", "_"), code)
+
+    def _put_end(self) -> None:
+        """Have what programs of tenants go on to where they look for it."""
+        if not self._has_end:
+            self._load(_abi.CHAIN_END, CHAIN_END.name, self._end(CHAIN_END))
+            self._has_end = True
+
+    def _load(self, slot: int, name: str, code: bytes) -> None:
+        with bpf.prog_load(bpf.PROG_TYPE_SCHED_CLS, name, code) as loaded:
+            descriptor = ctypes.c_uint32(loaded.fileno())
+            self._maps["mesh_injected"].set(ctypes.c_uint32(slot), descriptor)
 
     @functools.cached_property
     def _tables(self) -> compose.Tables:

@@ -190,7 +190,7 @@ ABOUT: dict[str, dict[str, tuple[str, str]]] = {
         "ways": ("Which way.", '["ingress"]'),
         "instructions": ("Instructions that one may have.", "512"),
         "map_bytes": ("Bytes of maps that one may have.", "1048576"),
-        "ns_median": ("Nanoseconds that one may cost a packet, median.", "100"),
+        "ns_median": ("Nanoseconds that one may cost a packet, median; live, too.", "100"),
         "ns_worst": ("Nanoseconds for the packet that costs most.", "500"),
     },
     "inject": {

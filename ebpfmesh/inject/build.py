@@ -25,7 +25,7 @@ from ebpfmesh.inject.instructions import with_maps
 from ebpfmesh.inject.maps import Layout, OwnMap
 from ebpfmesh.inject.measure import NOTHING, measure
 from ebpfmesh.inject.source import PARAMETERS, Parameter, Source
-from ebpfmesh.inject.verify import checked, loaded, without_addresses
+from ebpfmesh.inject.verify import checked, loaded, running, without_addresses
 from ebpfmesh.kernel import bpf
 
 
@@ -90,9 +90,11 @@ def build(
     hook: str = "tc",
     budget: Budget | None = None,
     reuse: Mapping[str, OwnMap] | None = None,
+    guarded: bool = False,
 ) -> Built:
     """Compile, check, verify and measure an author's file, or its text, for a hook, "tc" or "xdp".
 
+    ``guarded``: it runs with the verifier's barriers against speculation (``verify.running``).
     ``reuse``: maps of an older Built of the function, taken over where name and layout are the
     same. Raises FunctionRefused, MissingPrivilege, Unsupported; OSError if the file cannot be read.
     """
@@ -102,13 +104,14 @@ def build(
     _check(source, program, hook, allowed)
     wanted = maps.layouts(source, program, allowed)
     migrate.check(source, program, allowed)
-    figures = _tried(source, program, wanted, hook)
+    figures = _tried(source, program, wanted, hook, guarded=guarded)
     if over := list(figures.over(allowed)):
         raise source.refuse("over its budget: " + "; ".join(over), None)
     with ExitStack() as stack:
         own = maps.create(source, wanted, reuse or {}, stack)
         code = with_maps(program.instructions, _numbers(own))
-        alone = stack.enter_context(loaded(source, program, _alone(code, hook), hook))
+        with running(guarded=guarded):
+            alone = stack.enter_context(loaded(source, program, _alone(code, hook), hook))
         shared = frozenset(
             name for name, one in (reuse or {}).items()
             if name in own and own[name].layout == one.layout
@@ -127,7 +130,12 @@ def _check(source: Source, program: Compiled, hook: str, budget: Budget) -> None
 
 
 def _tried(
-    source: Source, program: Compiled, wanted: Mapping[str, tuple[int, Layout]], hook: str
+    source: Source,
+    program: Compiled,
+    wanted: Mapping[str, tuple[int, Layout]],
+    hook: str,
+    *,
+    guarded: bool,
 ) -> Figures:
     """Verified as the author's own and measured, with maps that are gone afterwards."""
     with ExitStack() as stack:
@@ -136,7 +144,8 @@ def _tried(
         with without_addresses():
             verified = stack.enter_context(loaded(source, program, code, hook))
         told = bpf.fdinfo(verified).get("verified_insns")
-        runs = stack.enter_context(loaded(source, program, code, hook))
+        with running(guarded=guarded):
+            runs = stack.enter_context(loaded(source, program, code, hook))
         cost = measure(runs, hook)
         return Figures(
             instructions=len(program.instructions) // instructions.SIZE,
@@ -163,10 +172,13 @@ def _alone(code: bytes, hook: str) -> bytes:
     return compose(code, NOTHING, number=0, following=0, tables=None)
 
 
-def load(built: Built, end: bytes, *, number: int, following: int, tables: Tables) -> bpf.Fd:
+def load(
+    built: Built, end: bytes, *, number: int, following: int, tables: Tables, guarded: bool = False
+) -> bpf.Fd:
     """A program of what was built for one place of a chain; the arguments are those of ``compose``.
 
     Raises OSError if the verifier does not take it in that place.
     """
     code = compose(built.code, end, number=number, following=following, tables=tables)
-    return bpf.prog_load(bpf.PROG_TYPE_SCHED_CLS, built.name, code)
+    with running(guarded=guarded):
+        return bpf.prog_load(bpf.PROG_TYPE_SCHED_CLS, built.name, code)

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from ebpfmesh import _abi
 from ebpfmesh.errors import UsageError
 from ebpfmesh.inject.instructions import may_write
-from ebpfmesh.kernel.programs import CHAIN_END, CHAIN_WRITE, Program
+from ebpfmesh.kernel.programs import CHAIN_END, CHAIN_LEAVE, CHAIN_LEAVE_WRITE, CHAIN_WRITE, Program
 
 INSTRUCTION = 8  # bytes
 CB = 48  # offset of cb[] in struct __sk_buff
@@ -47,8 +47,13 @@ class Tables:
     sampling: int
 
 
-def end_of(author: bytes) -> Program:
-    """What must stand behind an author's instructions: where they may write, what does that."""
+def end_of(author: bytes, *, guarded: bool) -> Program:
+    """What must stand behind an author's instructions: where they may write, what does that.
+
+    ``guarded``: they run with barriers against speculation, and the mesh's do not need them.
+    """
+    if guarded:
+        return CHAIN_LEAVE_WRITE if may_write(author) else CHAIN_LEAVE
     return CHAIN_WRITE if may_write(author) else CHAIN_END
 
 

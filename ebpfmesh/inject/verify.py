@@ -4,7 +4,7 @@
 import ctypes
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 
 from ebpfmesh.errors import FunctionRefused, MeshError, MissingPrivilege
 from ebpfmesh.inject import check
@@ -28,6 +28,15 @@ def without_addresses() -> Iterator[None]:
         yield
     finally:
         libc.set_effective(before)
+
+
+def running(*, guarded: bool) -> AbstractContextManager[None]:
+    """How what runs is loaded: ``guarded`` by the verifier's barriers against speculation, or not.
+
+    It leaves them out for whom it trusts with the kernel's memory (bpf_bypass_spec_v1() and
+    bpf_bypass_spec_v4() in linux/include/linux/bpf.h, Linux 6.18).
+    """
+    return without_addresses() if guarded else nullcontext()
 
 
 def checked(

@@ -42,8 +42,13 @@ MESH = (
 
 CHAIN_END = Program("mesh_chain_end", "tc", "mesh_chain.c")
 CHAIN_WRITE = Program("mesh_chain_write", "tc", "mesh_chain.c")
-CHAIN_ENDS = (CHAIN_END, CHAIN_WRITE)
-"""What stands behind each program that is injected, and that may write; never loaded by itself."""
+CHAIN_LEAVE = Program("mesh_chain_leave", "tc", "mesh_chain.c")
+CHAIN_LEAVE_WRITE = Program("mesh_chain_leave_write", "tc", "mesh_chain.c")
+CHAIN_ENDS = (CHAIN_END, CHAIN_WRITE, CHAIN_LEAVE, CHAIN_LEAVE_WRITE)
+"""What stands behind each program that is injected, and that may write; then those of tenants.
+
+The first is loaded by itself too, for those.
+"""
 ALWAYS = tuple(program for program in MESH if program.needed == "always")
 AT_SOCKETS = tuple(program for program in MESH if program.needed == "services")
 HOOKS: dict[Direction, str] = {one.hook: one.name for one in MESH if one.hook is not None}

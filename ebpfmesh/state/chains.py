@@ -89,9 +89,11 @@ def places(block: int, chain: Chain) -> Iterator[Place]:
 
 
 def used_slots(record: Record) -> set[int]:
-    """Where programs are, of all chains."""
-    found = record.chains().items()
-    return {place.slot for chain, block in found for place in places(block, chain)}
+    """Where programs are, of all chains; and mesh_chain_end, where one of them is a tenant's."""
+    found = [place for chain, block in record.chains().items() for place in places(block, chain)]
+    programs = {place.program for place in found}
+    guarded = any(record.program(number).injection.tenant is not None for number in programs)
+    return {place.slot for place in found} | ({_abi.CHAIN_END} if guarded else set())
 
 
 def running(record: Record) -> set[int]:

@@ -130,7 +130,7 @@ def test_programs_are_compiled_ahead(file: Path, beside: Path) -> None:
     assert not beside.exists(), "nobody asked for it"
     *programs, place = lines("compile")
     assert place == f"kept in {beside}"
-    wanted = ("mesh_slow_fn", "mesh_from_fn", "mesh_chain_end")
+    wanted = ("mesh_slow_fn", "mesh_from_fn", "mesh_chain_end", "mesh_chain_leave_write")
     assert {f"+ program {name}" for name in wanted} < set(programs)
     assert lines("compile") == [f"nothing to do: all are kept in {beside}"]
     counting = file.with_name("counting.toml")
