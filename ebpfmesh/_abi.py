@@ -8,7 +8,7 @@ from typing import Final, NamedTuple
 be16 = c_uint16.__ctype_be__
 be32 = c_uint32.__ctype_be__
 
-ABI: Final = 0x5dbca7c
+ABI: Final = 0x1349891
 MEANING: Final = 1
 GATEWAY4: Final = 0xa9fe0101
 GATEWAY6_FIRST: Final = 0xfe800000
@@ -39,7 +39,6 @@ CHAIN_SLOTS: Final = 16384
 CHAIN_LAST: Final = 0x80000000
 PROGRAMS: Final = 2048
 SAMPLE_ONE_IN: Final = 128
-SAMPLE_TURN: Final = 32
 BREAKER_WINDOWS: Final = 5
 BREAKER_WINDOW: Final = 1000000000
 BREAKER_SAMPLES: Final = 32
@@ -744,13 +743,13 @@ class Cost(Structure):
 class Sampling(Structure):
     """struct mesh_sampling, 16 bytes."""
 
-    packets: int
-    chosen: int
+    left: int
+    pad: int
     start: int
 
     _fields_ = (
-        ("packets", c_uint32),
-        ("chosen", c_uint32),
+        ("left", c_uint32),
+        ("pad", c_uint32),
         ("start", c_uint64),
     )
 

@@ -84,12 +84,8 @@
 /* Ids of injected programs are less: 256 injected, and what each has beside, before and after a change. */
 #define MESH_PROGRAMS 2048
 
-/*
- * What live cost is taken from: one in so many packets that set out through chains, at most one of
- * each turn. Both are powers of two.
- */
+/* What live cost is taken from: one in about so many packets that set out through chains. */
 #define MESH_SAMPLE_ONE_IN 128
-#define MESH_SAMPLE_TURN 32
 
 /*
  * A circuit breaker opens after so many windows in a row in which more than half of the samples were
@@ -575,11 +571,11 @@ struct mesh_cost {
 };
 _Static_assert(sizeof(struct mesh_cost) == 216, "padding");
 
-/* Which packets are sampled, and when the program of one began. */
+/* Which packet is sampled next, and when the program of one began. */
 struct mesh_sampling {
-	__u32 packets; /* that set out */
-	__u32 chosen;  /* of each turn; none if it is more than a turn has */
-	__u64 start;   /* 0: no program runs */
+	__u32 left; /* packets until then, with it; 0: it is the next */
+	__u32 pad;
+	__u64 start; /* 0: no program runs */
 };
 _Static_assert(sizeof(struct mesh_sampling) == 16, "padding");
 

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
  * What injected programs cost, of some packets that meet them, and the circuit breaker of one that costs
- * too much. Which packets these are no author can know before: one of 128 by chance, at most one in a
- * turn of thirty-two. The clock is read before a program by what stands before it (compose.py), and after
- * it here. Writes mesh_sampling, mesh_cost and, where a breaker opens, mesh_breaker.
+ * too much. No author can know which packets these are. The clock is read before a program by what stands
+ * before it (compose.py), and after it here. Writes mesh_sampling, mesh_cost and, where a breaker opens,
+ * mesh_breaker.
  */
 #ifndef MESH_COST_H
 #define MESH_COST_H
@@ -12,20 +12,6 @@
 #include "lib/tell.h"
 
 #define COST_SAMPLED ((__u32)MESH_OUTPUT_SAMPLED << MESH_IFINDEX_BITS)
-
-/* For a packet that sets out: COST_SAMPLED, or 0. A random number costs less once a turn. */
-HOT __u32 cost_sampled(void)
-{
-	__u32 zero = 0, place;
-	struct mesh_sampling *sampling = mesh_sampling.lookup(&zero);
-
-	if (!sampling)
-		return 0;
-	place = sampling->packets++ & (MESH_SAMPLE_TURN - 1);
-	if (!place)
-		sampling->chosen = bpf_get_prandom_u32() & (MESH_SAMPLE_ONE_IN - 1);
-	return unlikely(place == sampling->chosen) ? COST_SAMPLED : 0;
-}
 
 /* The logarithm to base 2, as far as there are buckets. */
 HOT __u32 cost_bucket(__u64 ns)
@@ -42,6 +28,34 @@ HOT __u32 cost_bucket(__u64 ns)
 		}
 	}
 	return bucket;
+}
+
+/*
+ * Packets until the next one that is sampled, from a random number: about exponentially distributed, so
+ * that who finds out that one was sampled knows little of the next. It is even within steps of two thirds
+ * of the mean, and each step as likely as all that come after it.
+ */
+HOT __u32 cost_gap(__u32 random)
+{
+	__u32 width = MESH_SAMPLE_ONE_IN * 2 / 3, steps = 15 - cost_bucket(random >> 16);
+
+	return 1 + steps * width + ((random & 0xffff) * width >> 16);
+}
+
+/* For a packet that sets out: COST_SAMPLED, or 0. */
+HOT __u32 cost_sampled(void)
+{
+	__u32 zero = 0;
+	struct mesh_sampling *sampling = mesh_sampling.lookup(&zero);
+
+	if (!sampling)
+		return 0;
+	if (sampling->left > 1) {
+		sampling->left--;
+		return 0;
+	}
+	sampling->left = cost_gap(bpf_get_prandom_u32());
+	return COST_SAMPLED;
 }
 
 HOT void cost_add(struct mesh_cost *cost, const struct mesh_breaker *breaker, __u64 ns)

@@ -53,8 +53,8 @@ MESH_FUNCTION(p)
 }
 """
 NEXT, DROP, REDIRECT, MARK = 0, 1, 2, int(_abi.InjectedVerdict.SET_DSCP) | 46 << 6
-SAMPLED = _abi.Sampling(packets=1, chosen=1)  # the next is
-OTHERS = _abi.Sampling(packets=1, chosen=_abi.SAMPLE_ONE_IN)  # none of the next ones is
+SAMPLED = _abi.Sampling(left=1)  # the next is
+OTHERS = _abi.Sampling(left=1 << 20)  # none of the next ones is
 
 
 class Chain:
@@ -168,25 +168,23 @@ def test_a_sampled_packet_meets_each_once(make: Make, verdict: int, place: int) 
 
 
 def test_one_in_128_is_sampled(make: Make) -> None:
-    """By chance: not the same ones, as many as said, none but one of a turn."""
-    chain = make(1)
-    chain.send()
-    frame, before = bytes(sent(A, udp(4, A, NOBODY, 1000, 53))), sum(chain.cost().histogram)
-    chain.lab.run(TC, "a", frame)
-    gaps, count = [], 0
-    program = bpf.obj_get(Pins(NAME).progs / "mesh_from_fn")
-    context = TC.context(chain.lab.ifindex["a"], len(frame), 0)
-    with program:
-        for _ in range(1000):
-            bpf.prog_test_run(program, frame, context=context, repeat=_abi.SAMPLE_TURN)
-            after = sum(chain.cost().histogram)
-            gaps.append(after - before - count)
-            count = after - before
-    mean = 1000 * _abi.SAMPLE_TURN / _abi.SAMPLE_ONE_IN
-    assert mean / 2 < count < mean * 2
-    assert max(gaps) <= 2  # the runs of a test may be on several CPUs, and begin within a turn
-    places = [index for index, gap in enumerate(gaps) if gap]
-    assert len({b - a for a, b in itertools.pairwise(places)}) > 3
+    """About, and by chance: after a few as well as after many."""
+    chain, runs, times = make(1), 16, 4000
+    assert chain.send(to="outside") == "pass"
+    frame = bytes(sent(A, udp(4, A, NOBODY, 1000, 53)))  # unchanged by a run
+    context, gaps, gap = TC.context(chain.lab.ifindex["a"], len(frame), 0), [], 0
+    before = sum(chain.cost().histogram)
+    with bpf.obj_get(Pins(NAME).progs / "mesh_from_fn") as program:
+        for _ in range(times):
+            bpf.prog_test_run(program, frame, context=context, repeat=runs)
+            after, gap = sum(chain.cost().histogram), gap + 1
+            if after > before:
+                gaps.append(gap)
+                before, gap = after, 0
+    mean = _abi.SAMPLE_ONE_IN / runs
+    assert mean * 3 / 4 < times / len(gaps) < mean * 3 / 2
+    assert min(gaps) <= mean / 4
+    assert max(gaps) >= mean * 3
 
 
 def test_what_is_measured_is_the_program(make: Make) -> None:
