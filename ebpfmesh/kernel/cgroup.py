@@ -303,10 +303,21 @@ def directory_above(group: str) -> Path | None:
 
 
 def groups(home: NetnsId | None = None) -> set[Cgroup]:
-    """All cgroups of ours: of meshes in one host namespace, or in any."""
+    """All cgroups of ours: of meshes in one host namespace, or in any.
+
+    Those of others come and go meanwhile.
+    """
     found = set()
     for hierarchy in Hierarchies.mounted().all():
-        for path in (hierarchy / TOP).glob(f"*.{home or '*'}/*"):
-            if path.is_dir():
-                found.add(Cgroup(path.parent.name, path.name))
+        for group in _directories(hierarchy / TOP):
+            if home is None or group.name.endswith(f".{home}"):
+                found |= {Cgroup(group.name, path.name) for path in _directories(group)}
     return found
+
+
+def _directories(path: Path) -> list[Path]:
+    """Those in a directory; none if it is not there, or not any more."""
+    try:
+        return [one for one in path.iterdir() if one.is_dir()]
+    except OSError:  # ENOENT, or ENODEV of a cgroup that goes while it is read
+        return []

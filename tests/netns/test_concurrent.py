@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: BSD-2-Clause
 """Several processes change one mesh at once: one after the other, and nothing is half done."""
 
+import contextlib
 import fcntl
 import os
 import signal
@@ -15,7 +16,7 @@ import pytest
 from ebpfmesh import apply
 from ebpfmesh.apply import batch
 from ebpfmesh.errors import MeshError, NotFound, UsageError
-from ebpfmesh.kernel import netns
+from ebpfmesh.kernel import cgroup, netns
 from ebpfmesh.model import Function, Mesh
 from ebpfmesh.runtime import process
 from ebpfmesh.state.record import RUN
@@ -333,3 +334,23 @@ def test_a_lock_whose_file_went_is_no_lock(monkeypatch: pytest.MonkeyPatch) -> N
         assert seen == 2
         assert file.exists()
     assert not file.exists()
+
+
+def test_cgroups_of_another_mesh_come_and_go() -> None:
+    """They are in one place with ours: who looks for ours does not fail if they are gone."""
+    above = cgroup.Hierarchies.mounted().tracking() / cgroup.TOP / "elsewhere.1-1"
+
+    def come_and_go() -> None:
+        for _ in range(6000):
+            with contextlib.suppress(OSError):  # meshes of other tests come and go too
+                (above / "one").mkdir(parents=True, exist_ok=True)
+                (above / "one").rmdir()
+                above.rmdir()
+                above.parent.rmdir()
+
+    other = fork(come_and_go)
+    while os.waitpid(other, os.WNOHANG) == (0, 0):
+        assert "two" not in {one.function for one in cgroup.groups() if one.mesh == "elsewhere"}
+    for path in (above / "one", above, above.parent):
+        with contextlib.suppress(OSError):
+            path.rmdir()
