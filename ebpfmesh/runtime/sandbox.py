@@ -279,7 +279,7 @@ def _hidden(user: int, group: int) -> Iterator[str]:
                 continue
             if kind == stat.S_IFDIR:
                 directories.remove(name)
-                yield from ("--perms", "0000", "--tmpfs", path)
+                yield from ("--perms", "0000", "--tmpfs", path, "--remount-ro", path)
             else:
                 yield from ("--ro-bind", "/dev/null", path)
 

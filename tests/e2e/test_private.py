@@ -21,13 +21,16 @@ MESH = """
 name = "private"
 [[function]]
 name = "loud"
+privileged = true
 command = ["sh", "-c", "umask; exec sleep 1000"]
 memory = "64M"
+[[function]]
+name = "quiet"
 [[service]]
 name = "web"
 address = "198.19.0.1"
 port = 80
-functions = ["loud"]
+functions = ["quiet"]
 """
 NOBODY = ("setpriv", "--reuid=nobody", "--regid=nogroup", "--clear-groups")
 HOLD = """

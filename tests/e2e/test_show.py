@@ -85,7 +85,8 @@ def test_a_terminal_has_nothing_to_obey(tmp_path: Path) -> None:
     program.symlink_to("/bin/sleep")
     command = json.dumps([str(program), "1000"])
     file = tmp_path / "noisy.toml"
-    file.write_text(f'[mesh]\nname = "noisy"\n[[function]]\nname = "f"\ncommand = {command}\n')
+    function = f'name = "f"\ncommand = {command}\nprivileged = true\n'
+    file.write_text(f'[mesh]\nname = "noisy"\n[[function]]\n{function}')
     ebpfmesh("up", file)
     try:
         done = ebpfmesh("--mesh", "noisy", "show", "functions")
