@@ -138,8 +138,10 @@ class Sampler:
             before = self._rows
             self._close()
             self._open()
-            for row in set(before) - set(self._rows):
-                self._problems.pop(row.function.name, None)
+            now = {row.function.name: row for row in self._rows}
+            for row in before:
+                if now.get(row.function.name) != row:
+                    self._problems.pop(row.function.name, None)
         self._timer.start(self._view)
         when = time.monotonic()
         used = self._reader.read(self._rows)
