@@ -2,6 +2,7 @@
 """What a mesh shall be, as commands are given it, and the command that writes what it is."""
 
 import contextlib
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -104,9 +105,14 @@ def export(to: Path | None) -> None:
         raise UsageError(what, hint="make it, or choose another place")
     texts = write.files(*mesh) if to.is_dir() else {"": write.text(*mesh)}
     written = [to / file for file in texts]
-    for path, whole in zip(written, texts.values(), strict=True):
-        with click.open_file(path, "w", encoding="utf-8", atomic=path.is_file()) as stream:
-            stream.write(whole)
+    before = os.umask(0)
+    os.umask(before | 0o022)  # whoever may write it says what root runs
+    try:
+        for path, whole in zip(written, texts.values(), strict=True):
+            with click.open_file(path, "w", encoding="utf-8", atomic=path.is_file()) as stream:
+                stream.write(whole)
+    finally:
+        os.umask(before)
     if settings().json:
         output.data(mesh=name, files=list(map(str, written)))
         return

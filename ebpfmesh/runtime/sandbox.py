@@ -16,6 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ebpfmesh.config.home import HOME as DESCRIBED
 from ebpfmesh.errors import MeshError, NotFound, Unsupported
 from ebpfmesh.kernel import libc, netns, userns
 from ebpfmesh.kernel.cgroup import Hierarchies
@@ -263,7 +264,14 @@ def _host_root() -> Iterator[str]:
             yield from ("--symlink", str(path.readlink()), str(path))
         elif path.is_dir():
             yield from ("--ro-bind", str(path), str(path))
+    if DESCRIBED.is_dir():  # other functions' variables are there
+        yield from _empty(str(DESCRIBED))
     yield from ("--dir", "/var", "--symlink", "../tmp", VAR_TMP, "--symlink", "../run", "/var/run")
+
+
+def _empty(path: str) -> tuple[str, ...]:
+    """Nothing in the place of a directory, for nobody."""
+    return "--perms", "0000", "--tmpfs", path, "--remount-ro", path
 
 
 def _hidden(user: int, group: int) -> Iterator[str]:
@@ -271,7 +279,10 @@ def _hidden(user: int, group: int) -> Iterator[str]:
     for top, directories, files in (found for one in PRIVATE for found in os.walk(one)):
         for name in (*directories, *files):
             path = os.path.join(top, name)  # noqa: PTH118  (thousands of them)
-            found = os.lstat(path)
+            try:
+                found = os.lstat(path)
+            except FileNotFoundError:  # gone meanwhile
+                continue
             kind, right = stat.S_IFMT(found.st_mode), stat.S_IROTH
             if kind == stat.S_IFLNK or found.st_mode & right:
                 continue
@@ -279,7 +290,7 @@ def _hidden(user: int, group: int) -> Iterator[str]:
                 continue
             if kind == stat.S_IFDIR:
                 directories.remove(name)
-                yield from ("--perms", "0000", "--tmpfs", path, "--remount-ro", path)
+                yield from _empty(path)
             else:
                 yield from ("--ro-bind", "/dev/null", path)
 

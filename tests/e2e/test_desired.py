@@ -61,6 +61,17 @@ def test_an_export_finds_nothing_to_do_and_makes_the_same_mesh(home: Path) -> No
     assert [row["name"] for row in data("show", "functions")["functions"]] == names
 
 
+@pytest.mark.parametrize("umask", ["000", "022", "077"])
+def test_nobody_else_may_write_an_export(home: Path, umask: str) -> None:
+    """It says what root runs."""
+    ebpfmesh("up", home / "mesh")
+    (home / "out").mkdir()
+    narrow = ("sh", "-c", f'umask {umask}; exec "$@"', "sh")
+    ebpfmesh("export", "-o", home / "out", prefix=narrow)
+    modes = {path.stat().st_mode & 0o777 for path in (home / "out").iterdir()}
+    assert modes == {0o600 if umask == "077" else 0o644}
+
+
 def test_what_commands_changed_is_exported(home: Path) -> None:
     """A service, a rule, a function in a namespace of others; one detached is in a comment."""
     ebpfmesh("up", home / "mesh")

@@ -19,11 +19,12 @@ from pathlib import Path
 import pytest
 
 from ebpfmesh import apply
+from ebpfmesh.config.home import HOME as DESCRIBED
 from ebpfmesh.kernel import interface, netns
 from ebpfmesh.runtime.sandbox import Sandbox
 from ebpfmesh.state.place import exit_file, log_file
 from support import containers
-from support.command import COMMAND, ROOT, complaint, data
+from support.command import COMMAND, ROOT, complaint, data, ebpfmesh
 from support.topology import mesh_of, needs, poll, running, wait_until
 
 ESCAPE = (Path(__file__).parents[1] / "support/escape.py").read_text()
@@ -172,6 +173,23 @@ def test_it_sees_no_files_of_others(name: str, tmp_path: Path) -> None:
     for empty in ("/run:", "/tmp:", "/dev/shm:", "/sys/fs/bpf:"):
         assert f"{empty}\n\n" in found or found.endswith(f"{empty}\n"), found
     assert inside("other", "cat", "/tmp/file") == "secret\n"
+
+
+def test_it_sees_no_description_of_a_mesh() -> None:
+    """Variables of all functions are in /etc/ebpfmesh, which is in /etc."""
+    made = not DESCRIBED.exists()
+    DESCRIBED.mkdir(exist_ok=True)
+    secret = DESCRIBED / ".test-of-a-sandbox"
+    try:
+        secret.write_text("secret")
+        with running(MESH.replace('"boxes"', '"later"')):
+            for name in EVERYBODY:
+                said = ebpfmesh("--mesh", "later", "exec", name, "--", "cat", secret, code=1)
+                assert "secret" not in said.stdout
+    finally:
+        secret.unlink(missing_ok=True)
+        if made:
+            DESCRIBED.rmdir()
 
 
 def test_who_becomes_another_reads_no_secrets() -> None:

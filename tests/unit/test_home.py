@@ -34,6 +34,13 @@ def test_one_that_is_not_described(etc: Path) -> None:
     assert told.value.hint == 'did you mean "edge"?'
 
 
+@pytest.mark.parametrize("place", [".", "edge.toml", "core", "core/a.toml"])
+def test_one_that_others_may_write(etc: Path, place: str) -> None:
+    (etc / place).chmod(0o777)
+    with pytest.raises(UsageError, match="others may write there"):
+        home.described("edge")
+
+
 def test_one_that_is_described_twice(etc: Path) -> None:
     (etc / "core.toml").touch()
     with pytest.raises(UsageError, match="are mesh core"):
