@@ -22,6 +22,7 @@ from ebpfmesh.kernel.ring import Ring
 from ebpfmesh.model import Mesh
 from ebpfmesh.observe import health, view
 from ebpfmesh.observe.events import KINDS, Event, Stream
+from ebpfmesh.state.record import RUN
 from support.sockets import connection, connects, datagrams
 from support.topology import collected, running, wait_until
 
@@ -257,6 +258,27 @@ def test_it_ends_when_the_mesh_goes_down() -> None:
                 if again:
                     apply.up(mesh)
                 stream.give(lambda *_: True)
+
+
+def test_a_record_that_goes_while_names_are_read_is_the_end() -> None:
+    small = '[mesh]\nname = "short"\n[[function]]\nname = "one"\n'
+    with (
+        running(small) as mesh,
+        view.opened("short") as seen,
+        Ring(seen.maps["mesh_events"].fd) as ring,
+    ):
+        stream, record = Stream(seen, ring), RUN / "short/record.db"
+        with apply.traced("short", events=TWO):
+            own = mesh.functions[0].address4
+            assert own
+            with datagrams(mesh, "one", own) as here:
+                here.sendto(b"to nobody", (str(OTHER), 7))
+        kept = record.read_bytes()
+        record.rename(RUN / "short/other")
+        (RUN / "short/other").write_bytes(b"")  # as whoever has it open sees a file that goes
+        stream.give(lambda *_: True, seconds=10)
+        (RUN / "short/other").write_bytes(kept)
+        (RUN / "short/other").rename(record)
 
 
 def test_what_finds_no_room_is_counted(mesh: Mesh) -> None:
