@@ -299,9 +299,13 @@ def test_nothing_is_left(mesh: Mesh) -> None:
     for name in ("count", "other"):
         apply.edit(mesh.name, lambda whole, name=name: edit.eject(whole, name))
     assert everything(mesh) == before
+    inject(mesh, injection("tenant:two/egress"))
+    apply.detach(mesh.name, "c")
+    assert there(mesh).injections == ()
     inject(mesh, injection("a/egress"))
     apply.detach(mesh.name, "a")
     with apply.opened(mesh.name) as live:
+        assert live.record.chains() == {}
         assert live.record.model().injections == ()
         assert list(live.pins.injected.iterdir()) == []
 
@@ -329,6 +333,11 @@ def test_functions_come_and_go(mesh: Mesh) -> None:
     inject(mesh, injection("a/egress", AWAY.replace("NAME", "b"), name="away"))
     assert is_sent_on()
     before = mesh.function("b")
+    apply.detach(mesh.name, "b")
+    with apply.opened(mesh.name) as live:  # else who gets its id next would be a target
+        assert list(live.control.maps["mesh_target"].items()) == []
+    apply.add_function(mesh.name, before)
+    assert is_sent_on()
     apply.detach(mesh.name, "b")
     apply.add_function(mesh.name, before.model_copy(update={"tenant": "two"}))
     assert not is_sent_on()
