@@ -18,6 +18,7 @@ from ebpfmesh.model import (
     Function,
     Injection,
     Mesh,
+    OnFailure,
     Policy,
     Rights,
     Service,
@@ -27,7 +28,7 @@ from ebpfmesh.model import (
 )
 
 _MIGRATION = re.compile(r"\bMESH_MIGRATE\s*\(\s*(\w+)\s*,([^,]*)")
-IN_PLACE = ("tenant", "audit", "group", "cpu", "memory", "pids")
+IN_PLACE = ("tenant", "audit", "group", "cpu", "memory", "pids", "ready", "health")
 """What of a function changes without it being made anew."""
 Object = Mesh | Timeouts | Function | Service | Policy | Injection | str
 
@@ -43,6 +44,9 @@ class Changes(Protocol):
 
     def set_rights(self, rights: tuple[Rights, ...]) -> None:
         """What tenants may inject."""
+
+    def set_on_failure(self, on_failure: OnFailure) -> None:
+        """What becomes of a change when a function does not get ready."""
 
     def hold_programs(self, build: str, old: str) -> None:
         """Have the programs of a build pinned, and beside them those that run, ``old``."""
@@ -286,6 +290,22 @@ class SetRights(Operation):
 
 
 @dataclass(frozen=True)
+class SetOnFailure(Operation):
+    """What becomes of changes that fail so; of the two meshes that one setting counts."""
+
+    object: Mesh
+    old: Mesh
+    kind = "set-on-failure"
+
+    def do(self, to: Changes) -> None:
+        """For changes from now on."""
+        to.set_on_failure(self.object.on_failure)
+
+    def _text(self) -> str:
+        return self.object.on_failure
+
+
+@dataclass(frozen=True)
 class AddFunction(Operation):
     """``adopt``: the interface that a container keeps; ``force``: beside programs of others."""
 
@@ -342,6 +362,11 @@ class ChangeFunction(Operation):
             parts.append(f"cpu {_cpu(old)} → {_cpu(new)}")
         if old.memory != new.memory:
             parts.append(f"memory {_memory(old)} → {_memory(new)}")
+        parts += [
+            f"{key} changed"
+            for key in ("ready", "health")
+            if getattr(old, key) != getattr(new, key)
+        ]
         return "  ".join(parts)
 
 
@@ -548,8 +573,8 @@ class RemoveInjection(_Removal):
 
 
 _CLASSES: tuple[type[Operation], ...] = (
-    CreateMesh, Repair, ReplacePrograms, SetTimeouts, SetReject, SetRights, AddFunction,
-    ChangeFunction,
+    CreateMesh, Repair, ReplacePrograms, SetTimeouts, SetReject, SetRights, SetOnFailure,
+    AddFunction, ChangeFunction,
     RemoveFunction, SetReady, SetService, RemoveService, AddPolicy, RemovePolicy, SetInjection,
     RemoveInjection,
 )  # fmt: skip

@@ -50,6 +50,7 @@ from ebpfmesh.operation import (
     RemoveService,
     ReplacePrograms,
     SetInjection,
+    SetOnFailure,
     SetReject,
     SetRights,
     SetService,
@@ -133,6 +134,8 @@ def _setting_steps(current: Mesh, wanted: Mesh) -> Iterator[Operation]:
         yield SetTimeouts(wanted.timeouts, current.timeouts)
     if current.reject != wanted.reject:
         yield SetReject(_bare(wanted), _bare(current))
+    if current.on_failure != wanted.on_failure:
+        yield SetOnFailure(_bare(wanted), _bare(current))
     if current.rights != wanted.rights:
         yield SetRights(_bare(wanted), _bare(current))
 

@@ -22,6 +22,7 @@ from ebpfmesh.model import (
     Action,
     Function,
     Identity,
+    OnFailure,
     Policy,
     Rights,
     Service,
@@ -132,6 +133,10 @@ class Control:
     def set_reject(self, reject: bool) -> None:
         """Have senders told that no rule allows what they send, or not, from the next commit on."""
         self._change_base(reject=reject)
+
+    def set_on_failure(self, on_failure: OnFailure) -> None:
+        """Have changes undone, or kept, in which a function does not get ready."""
+        self._change_base(on_failure=on_failure)
 
     def set_rights(self, rights: tuple[Rights, ...]) -> None:
         """Have tenants inject what ``rights`` says; what is injected stays."""

@@ -15,7 +15,7 @@ from ebpfmesh.apply.names import Names
 from ebpfmesh.errors import MeshError
 from ebpfmesh.kernel import rcu
 from ebpfmesh.kernel.pins import Pins
-from ebpfmesh.model import Function, Injection, Policy, Rights, Service, Timeouts
+from ebpfmesh.model import Function, Injection, OnFailure, Policy, Rights, Service, Timeouts
 from ebpfmesh.runtime.home import Home
 from ebpfmesh.state.place import check_place
 from ebpfmesh.state.writer import Writer, locked
@@ -71,6 +71,11 @@ class Live(Held):
         """What tenants may inject."""
         self.step("rights of tenants")
         self.control.set_rights(rights)
+
+    def set_on_failure(self, on_failure: OnFailure) -> None:
+        """What becomes of a change when a function does not get ready."""
+        self.step("on_failure")
+        self.control.set_on_failure(on_failure)
 
     def add_function(self, function: Function, *, adopt: str, force: bool) -> None:
         """Make a function, or take one that is there."""

@@ -40,6 +40,7 @@ from ebpfmesh.model import (
     Model,
     Name,
     Network,
+    OnFailure,
     Parts,
     Policy,
     PolicySettings,
@@ -57,6 +58,7 @@ from ebpfmesh.model import (
     suggest,
     too_many,
 )
+from ebpfmesh.model.base import MANY
 from ebpfmesh.model.injection import INJECTIONS, SOURCE_CHARACTERS
 
 _Either = TypeVar("_Either", Address, Network)
@@ -227,6 +229,7 @@ class MeshTable(Model):
     expedited: bool = Field(default=False, description="true or false")
     reject: bool = Field(default=False, description="true or false")
     count_flows: bool = Field(default=False, description="true or false")
+    on_failure: OnFailure = Field(default="undo", description='"undo" or "keep"')
 
 
 class FunctionTable(FunctionSettings):
@@ -438,12 +441,15 @@ def _mesh_table(
 def _tables(
     check: Check, key: str, model: type[_Table], frames: list[dict[str, Any]]
 ) -> dict[Location, _Table]:
-    """The tables of an array, by their places; they are taken out of the ``frames`` of files."""
+    """The tables of an array, by their places; they are taken out of the ``frames`` of files.
+
+    Of functions and services no more than one too many: that is told of them anyway.
+    """
     found: dict[Location, _Table] = {}
     for number, frame in enumerate(frames):
         if isinstance(frame.get(key), list):
             for index, table in enumerate(frame[key]):
-                if check.enough:
+                if check.enough or (key in ("function", "service") and len(found) > MANY):
                     break
                 at = (number, key, index)
                 if (made := check.table(model, table, at)) is not None:

@@ -40,10 +40,12 @@ Keys, tables or values that are not listed here are refused, and so are names th
 two of one name, and addresses and ports that are taken.
 """
 _TEXTS = {
-    "mesh": "The mesh as a whole. Only reject and timeouts can change while it is up.",
+    "mesh": "The mesh as a whole. Only reject, on_failure and timeouts can change while it is up.",
     "mesh.limits": "How many entries the maps have room for.",
     "mesh.timeouts": "How many seconds a flow lives without a packet.",
     "function": "A container, or with `replicas` a group of containers that are alike.",
+    "function.ready": "When a function is ready: one of `port`, `command` and `file`.",
+    "function.health": "Whether it still is: as `ready`, or one of `port`, `command` and `file`.",
     "service": "An address and a port, or a range of ports, in front of functions.",
     "policy": "Who may open flows to whom; answers need no rule.",
     "tenant": "What a tenant may inject into the kernel, at its own functions; without: nothing.",
@@ -65,6 +67,10 @@ _WITHOUT = {
     ("function", "rootfs"): "the host's /usr, /etc and /opt",
     ("function", "image"): "the host's /usr, /etc and /opt",
     ("function", "tmp"): "`64M`",
+    ("function", "ready"): "with a command: the target ports of services that name it listen",
+    ("function", "health"): "it is not looked at again",
+    ("function.ready", "port"): "those of services that name it, if there is no other probe",
+    ("function.health", "port"): "as `ready`, if there is no other probe",
     ("service", "target_port"): "`port`",
     ("service", "weights"): "1 each",
     ("policy", "port"): "any",
@@ -74,6 +80,15 @@ _WITHOUT = {
     ("policy", "icmp_type"): "any",
 }
 """What holds without a key, where that is no default of the model's."""
+_PROBE = {
+    "port": ("A port that listens, at an address that others reach.", "8080"),
+    "protocol": ("Whose port.", '"udp"'),
+    "command": (
+        "A command in the sandbox of the function's own that ends with 0, within five seconds.",
+        '["curl", "-sf", "localhost:8080"]',
+    ),
+    "file": ("A file that is there, as the function's command sees it.", '"/run/ready"'),
+}
 ABOUT: dict[str, dict[str, tuple[str, str]]] = {
     "mesh": {
         "name": ("What the mesh is called: in pins, namespaces and `--mesh`.", '"edge"'),
@@ -93,6 +108,10 @@ ABOUT: dict[str, dict[str, tuple[str, str]]] = {
         "count_flows": (
             "Packets, bytes and age of each flow are in `show flows`; each packet costs more.",
             "true",
+        ),
+        "on_failure": (
+            "Where a function does not get ready, all that `up` did is undone, or it is kept.",
+            '"keep"',
         ),
         "limits": ("How much there is room for.", "{functions = 2048}"),
         "timeouts": ("How long a flow lives without a packet.", "{udp = 30}"),
@@ -154,6 +173,14 @@ ABOUT: dict[str, dict[str, tuple[str, str]]] = {
             '"docker.io/library/redis:7"',
         ),
         "capabilities": ("What its command may do besides, in its sandbox.", '["NET_RAW"]'),
+        "ready": (
+            "When it gets new flows of services, and what `up` waits for.",
+            "{port = 8080}",
+        ),
+        "health": (
+            "Whether it still gets them: looked at again and again while `ebpfmesh serve` runs.",
+            "{interval = 10}",
+        ),
         "pids": ("Processes and threads its command may have, with six that keep it.", "64"),
         "tmp": (
             "Bytes there are in its /tmp, its /run, its /dev/shm and each `tmp` volume.",
@@ -167,6 +194,15 @@ ABOUT: dict[str, dict[str, tuple[str, str]]] = {
         "memory": ("Bytes it may use; K, M, G and T are powers of 1024.", '"64M"'),
         "audit": ("What policy would drop on its way in passes, and is counted.", "true"),
         "datapath": ("Where its packets are handled.", '"tc"'),
+    },
+    "function.ready": {
+        **_PROBE,
+        "seconds": ("How long `up` waits for it; `--wait` says another time.", "120"),
+    },
+    "function.health": {
+        **_PROBE,
+        "interval": ("Seconds between two looks.", "10"),
+        "failures": ("So many in a row, and it gets no new flows.", "1"),
     },
     "service": {
         "name": ("What it is called, in /etc/hosts of all functions too.", '"portal"'),
@@ -236,8 +272,9 @@ def tables() -> Iterator[tuple[str, type[BaseModel]]]:
         )
         yield name, model
         for key, inner in keys_of(model).items():
-            if isinstance(inner.annotation, type) and issubclass(inner.annotation, BaseModel):
-                yield f"{name}.{key}", inner.annotation
+            for kind in (inner.annotation, *get_args(inner.annotation)):
+                if isinstance(kind, type) and issubclass(kind, BaseModel):
+                    yield f"{name}.{key}", kind
 
 
 def markdown() -> str:
@@ -249,7 +286,14 @@ def markdown() -> str:
 
 
 def _title(name: str) -> str:
-    return f"`[{name}]`" if name.partition(".")[0] == "mesh" else f"`[[{name}]]`"
+    table, _, key = name.partition(".")
+    return (
+        f"`[{name}]`"
+        if table == "mesh"
+        else f"`{key}` of `[[{table}]]`"
+        if key
+        else f"`[[{name}]]`"
+    )
 
 
 def _keys(name: str, model: type[BaseModel]) -> Iterator[tuple[str, FieldInfo, str, str]]:

@@ -128,7 +128,7 @@ def _is_literal(value: str) -> bool:
 
 
 def _mesh(mesh: Mesh) -> _Row:
-    settings = {"hook", "expedited", "reject", "count_flows", "timeouts", "limits"}
+    settings = {"hook", "expedited", "reject", "count_flows", "on_failure", "timeouts", "limits"}
     dumped = mesh.model_dump(mode="json", include=settings, exclude_defaults=True)
     dumped.get("limits", {}).pop("sockets", None)  # has no effect
     prefixes = [

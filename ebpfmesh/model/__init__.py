@@ -44,7 +44,7 @@ from ebpfmesh.model.objects import (
     Weight,
     memory_text,
 )
-from ebpfmesh.model.parts import Hook, Parts, groups_of
+from ebpfmesh.model.parts import Hook, OnFailure, Parts, groups_of
 from ebpfmesh.model.policy import (
     Action,
     Destination,
@@ -56,6 +56,7 @@ from ebpfmesh.model.policy import (
     Source,
 )
 from ebpfmesh.model.ports import parse_ports, port_prefixes, ports_text
+from ebpfmesh.model.readiness import Health, Probe, Ready
 from ebpfmesh.model.scope import Scope
 from ebpfmesh.model.whole import problems
 
@@ -70,6 +71,7 @@ __all__ = [
     "Endpoint",
     "Function",
     "FunctionSettings",
+    "Health",
     "Hints",
     "Hook",
     "Identity",
@@ -84,11 +86,14 @@ __all__ = [
     "Model",
     "Name",
     "Network",
+    "OnFailure",
     "Parts",
     "Policy",
     "PolicySettings",
     "Port",
+    "Probe",
     "Protocol",
+    "Ready",
     "Rights",
     "Scope",
     "Service",

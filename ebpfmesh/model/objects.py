@@ -27,6 +27,7 @@ from ebpfmesh.model.base import (
     repeated,
     show,
 )
+from ebpfmesh.model.readiness import Health, Ready
 
 _BYTES = WithJsonSchema(
     {
@@ -249,6 +250,8 @@ class FunctionSettings(Model):
     capabilities: Annotated[tuple[Capability, ...], Field(strict=False), AfterValidator(_once)] = (
         Field(default=(), description=f"an array of {', '.join(get_args(Capability))}")
     )
+    ready: Ready | None = Field(default=None, description="a table, such as {port = 8080}")
+    health: Health | None = Field(default=None, description="a table, such as {interval = 10}")
     pids: int = integer(1024, 1, 1 << 22)
     tmp: Annotated[int, BeforeValidator(_bytes), _BYTES] = Field(
         default=64 << 20, ge=4096, le=1 << 50, description='4096 or more, such as "64M" or "1G"'
@@ -259,6 +262,19 @@ class FunctionSettings(Model):
     def sandboxed(self) -> bool:
         """Whether its command has a sandbox."""
         return bool(self.command) and not self.privileged
+
+    @model_validator(mode="after")
+    def _has_what_to_probe(self) -> Self:
+        for key, probe in (("ready", self.ready), ("health", self.health)):
+            inside = probe and probe.kind in ("command", "file")
+            if probe and inside and not self.command:
+                what = f'"{key}" looks inside of a command, and there is none'
+                raise Invalid(what, path=(key, probe.kind), hint="give it a command, or a port")
+        if self.ready and not self.ready.kind and not self.command:
+            hint = "give it a port, or leave out ready"
+            what = '"ready" does not say what is waited for, and there is no command'
+            raise Invalid(what, path=("ready",), hint=hint)
+        return self
 
     @model_validator(mode="after")
     def _has_a_sandbox_to_set(self) -> Self:

@@ -12,8 +12,19 @@ from ebpfmesh.model.injection import Injection, Rights
 from ebpfmesh.model.objects import Function, Limits, Service, Timeouts
 from ebpfmesh.model.policy import Policy
 from ebpfmesh.model.ports import port_prefixes
+from ebpfmesh.model.readiness import Probe
 
 Hook = Literal["auto", "tcx", "clsact"]
+OnFailure = Literal["undo", "keep"]
+
+
+def probes_of(function: Function, ports: Iterable[tuple[str, int]]) -> tuple[Probe, ...]:
+    """What a function is asked, that services send to at these (protocol, port)."""
+    if function.ready and function.ready.kind:
+        return (function.ready,)
+    if not function.command:
+        return ()
+    return tuple(Probe.model_validate({"protocol": p, "port": n}) for p, n in sorted(ports))
 
 
 def groups_of(functions: Iterable[Function]) -> dict[str, tuple[str, ...]]:
@@ -36,7 +47,8 @@ class Parts(Model):
     packets of functions come by, if the kernel has it. While an ``expedited`` mesh is changed, the
     kernel's grace periods are shorter, for everybody. With ``reject`` the sender of what no rule
     allows is told, and of what no service or no function of it takes. With ``count_flows``
-    packets and bytes are counted for each flow, too.
+    packets and bytes are counted for each flow, too. Where a function does not get ready, what
+    ``up`` did is undone, or kept (``on_failure``).
     """
 
     name: MeshName
@@ -46,6 +58,7 @@ class Parts(Model):
     expedited: bool = False
     reject: bool = False
     count_flows: bool = False
+    on_failure: OnFailure = "undo"
     prefix4: Annotated[IPv4Network, AfterValidator(check_prefix)] = IPv4Network("198.18.0.0/16")
     prefix6: Annotated[IPv6Network, AfterValidator(check_prefix)] = IPv6Network("2001:db8::/64")
     functions: tuple[Function, ...] = ()
@@ -73,6 +86,20 @@ class Parts(Model):
         """Its services with their backends."""
         groups = self.groups
         return tuple(service.backed(groups) for service in self.services)
+
+    def probes(self) -> dict[str, tuple[Probe, ...]]:
+        """What each function is asked to be ready, without those that are so by themselves.
+
+        One that has a command, and does not say, is asked for the ports that services of a single
+        port send to.
+        """
+        ports: dict[str, set[tuple[str, int]]] = {}
+        for service in self.backed:
+            if service.ports == 1:
+                for name in service.backends:
+                    ports.setdefault(name, set()).add((service.protocol, service.target_port))
+        return {one.name: found for one in self.functions
+                if (found := probes_of(one, ports.get(one.name, ())))}  # fmt: skip
 
     def sizes(self) -> dict[str, int]:
         """What it takes of the limits that count more than objects."""

@@ -159,7 +159,7 @@ OLD = mesh(
 NEW = mesh(
     YOURS, E, D.replace("2\n", "3\n"), service("web", 1, "d"), service("come", 2, "e"),
     RULE.format(to="function:e", action="allow"), RULE.format(to="service:web", action="deny"),
-    RIGHTS, settings="reject = true\ntimeouts = {udp = 60}",
+    RIGHTS, settings='reject = true\non_failure = "keep"\ntimeouts = {udp = 60}',
 )  # fmt: skip
 WAYS = ("up", "gc", "down")
 CHANGES = {
@@ -168,6 +168,7 @@ CHANGES = {
     "replace-programs": Change(mesh(), mesh(), older),
     "set-timeouts": Change(mesh(), mesh(settings="timeouts = {udp = 60}")),
     "set-reject": Change(mesh(), mesh(settings="reject = true")),
+    "set-on-failure": Change(mesh(), mesh(settings='on_failure = "keep"')),
     "set-rights": Change(mesh(), mesh(RIGHTS)),
     "add-function": Change(mesh(), mesh(MINE)),
     "change-function": Change(mesh(MINE, D), mesh(YOURS, D.replace("2\n", "2\ncpu = 0.25\n"))),
