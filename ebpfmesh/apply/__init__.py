@@ -25,11 +25,13 @@ from ebpfmesh.apply.lifecycle import (
 )
 from ebpfmesh.apply.live import opened
 from ebpfmesh.apply.lookup import home, sandbox
+from ebpfmesh.apply.ready import Unready
 from ebpfmesh.apply.trace import traced
 
 __all__ = [
     "OnStep",
     "Request",
+    "Unready",
     "add_function",
     "attach",
     "compile_ahead",

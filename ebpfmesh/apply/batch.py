@@ -7,7 +7,7 @@ What makes a step visible to ``on_step`` is that something is about to change.
 """
 
 import contextlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from ebpfmesh import operation
@@ -22,8 +22,10 @@ from ebpfmesh.state import audit
 from ebpfmesh.state.place import group_of
 
 
-def apply(mesh: Live, operations: Iterable[Operation]) -> None:
-    """Do all operations, or none."""
+def apply(
+    mesh: Live, operations: Iterable[Operation], wait: Callable[[], None] | None = None
+) -> None:
+    """Do all operations, or none. ``wait`` is called when all is done but can still be undone."""
     operations = tuple(operations)
     mesh.control.maps.check()  # a map that fails later would fail the undo too
     mesh.record.reserve()
@@ -36,9 +38,10 @@ def apply(mesh: Live, operations: Iterable[Operation]) -> None:
                 mesh.record.begin_step(ready.dump())
                 ready.do(mesh)
                 done.append(ready)
-            _finish(mesh, done)
+            _finish(mesh, done, wait)
         except BaseException as error:
             mesh.step("undo")
+            mesh.starting = {}
             _undo_all(mesh, error)
             raise
 
@@ -129,7 +132,7 @@ def _write_anew(mesh: Live) -> None:
     _finish(mesh, [AddFunction(row.function) for row in rows if mesh.functions.is_new(row)])
 
 
-def _finish(mesh: Live, done: Iterable[Operation]) -> None:
+def _finish(mesh: Live, done: Iterable[Operation], wait: Callable[[], None] | None = None) -> None:
     """Raise the epoch, once for all changes; start commands when everything is in place."""
     _attach_sockets(mesh)
     mesh.chains.draw()
@@ -139,6 +142,8 @@ def _finish(mesh: Live, done: Iterable[Operation]) -> None:
     mesh.names.write()
     for one in done:
         one.finish(mesh)
+    if wait:
+        wait()
     mesh.record.end_change()
 
 

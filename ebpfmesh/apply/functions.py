@@ -47,6 +47,8 @@ class Functions:
             raise MeshError(what, hint="remove what is left of other meshes: ebpfmesh gc")
         self._mesh.step(f"function {function.name}")
         self._mesh.record.put_function(function, attachment, ready=False)
+        if probes := self._mesh.starting.get(function.name):
+            self._mesh.record.set_unready(function.name, ", ".join(map(str, probes)))
         try:
             plugged, attachment = self._plug(function, attachment, force=force)
             self._attach(function, attachment)

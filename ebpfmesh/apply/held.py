@@ -3,7 +3,7 @@
 
 import contextlib
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from pyroute2 import IPRoute
 
@@ -12,7 +12,7 @@ from ebpfmesh.kernel import bpf, netns
 from ebpfmesh.kernel.cgroup import Cgroup
 from ebpfmesh.kernel.maps import Maps
 from ebpfmesh.kernel.pins import Pins
-from ebpfmesh.model import Mesh
+from ebpfmesh.model import Mesh, Probe
 from ebpfmesh.state.place import cgroup_of
 from ebpfmesh.state.writer import Writer
 
@@ -33,6 +33,8 @@ class Held:
         self.pins = Pins(self.name)
         self.control = Control(Maps(self.pins), record)
         self.until_closed = contextlib.ExitStack()
+        self.starting: Mapping[str, tuple[Probe, ...]] = {}
+        """Functions that are not ready when they are made, and what they are asked."""
         self.until_closed.callback(self.control.maps.close)
 
     @functools.cached_property

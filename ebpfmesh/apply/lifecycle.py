@@ -11,6 +11,7 @@ from ebpfmesh.apply import batch, builds, programs, target
 from ebpfmesh.apply.held import OnStep, quiet
 from ebpfmesh.apply.live import Live, changing, opened
 from ebpfmesh.apply.lookup import functions
+from ebpfmesh.apply.ready import Unready, Waits, together
 from ebpfmesh.apply.remove import take_down
 from ebpfmesh.config.edit import new_function, scope_of_function, with_others
 from ebpfmesh.errors import MeshError, NotFound, UsageError
@@ -51,7 +52,9 @@ def _plan(wanted: Mesh, *, prune: bool) -> tuple[Operation, ...]:
         return _steps(record, wanted, prune=prune, without=gone)
 
 
-def up(wanted: Mesh, on_step: OnStep = quiet, *, prune: bool = True) -> tuple[Operation, ...]:
+def up(
+    wanted: Mesh, on_step: OnStep = quiet, *, prune: bool = True, wait: float | None = None
+) -> tuple[Operation, ...]:
     """Make the mesh as ``wanted``, whatever is there of it; returns what was done.
 
     Unless it is to ``prune``, what ``wanted`` does not name stays.
@@ -59,12 +62,17 @@ def up(wanted: Mesh, on_step: OnStep = quiet, *, prune: bool = True) -> tuple[Op
     Repairs what a crash left and functions whose interface went; where there is too little left of
     a mesh for that it is made anew. If it fails, the mesh is as it was before; a mesh that was not
     there is taken down again.
+
+    New functions get flows of services once they are ready, and that is waited for: ``wait``
+    seconds, or each as long as it says; with 0 they get them at once. One that does not get ready
+    is a failure; if the mesh says so all is kept then, and ``Unready`` raised with what was done.
     """
     links.uses_tcx(wanted.hook)
     with changing(wanted.name):
         Pins(wanted.name).check()
         repaired = _make_room(wanted.name, on_step)
         new = not Record.exists(wanted.name)
+        faults: list[Unready] = []
         try:
             wrong: list[str] = []
             with _created(wanted, on_step) as live:
@@ -74,13 +82,38 @@ def up(wanted: Mesh, on_step: OnStep = quiet, *, prune: bool = True) -> tuple[Op
                 operations = diff(None, wanted) if new else _steps(live.record, wanted, prune=prune)
                 _check_there(wanted.name, operations)
                 if new or operations:
-                    batch.apply(live, operations)
+                    whole = wanted if new or prune else with_others(live.record.model(), wanted)
+                    faults = _apply_and_wait(live, operations, whole, wait)
                 live.record.set_made()
-                return repaired + operations
         except BaseException:
             if new:
                 take_down(wanted.name, on_step)
             raise
+    if faults:
+        error = together(faults, "ebpfmesh show functions tells of it, up tries again")
+        error.done = repaired + operations
+        raise error
+    return repaired + operations
+
+
+def _apply_and_wait(
+    live: Live, operations: tuple[Operation, ...], wanted: Mesh, wait: float | None
+) -> list[Unready]:
+    """Do all, and what went wrong with functions that are kept though."""
+    keep = wanted.on_failure == "keep"
+    new = {step.name for step in operations if isinstance(step, AddFunction)}
+    if wait != 0 and new:
+        live.starting = {name: found for name, found in wanted.probes().items() if name in new}
+    faults: list[Unready] = []
+
+    def wait_for_all() -> None:
+        faults.extend(Waits(live, live.starting, wait).run(keep=keep))
+        if faults and not keep:
+            hint = 'all is as before; on_failure = "keep" under [mesh] leaves what was done'
+            raise together(faults, hint)
+
+    batch.apply(live, operations, wait_for_all if live.starting else None)
+    return faults
 
 
 def _steps(

@@ -7,6 +7,7 @@ from pathlib import Path
 from ebpfmesh.errors import NotFound, UsageError
 from ebpfmesh.kernel import netns
 from ebpfmesh.runtime.home import Home
+from ebpfmesh.runtime.probe import Inside
 from ebpfmesh.runtime.sandbox import Sandbox
 from ebpfmesh.state.place import cgroup_of, check_place, hosts_file
 from ebpfmesh.state.record import RUN, FunctionRow, Record
@@ -25,6 +26,13 @@ def sandbox(mesh: str, name: str) -> Sandbox | None:
         check_place(record)
         row, *_ = functions(record, name)
         return Sandbox(mesh, row.function) if row.function.sandboxed else None
+
+
+def inside(record: Record, name: str) -> Inside:
+    """A function, to be probed; NotFound if there is no such function or namespace."""
+    row, *_ = functions(record, name)
+    own = Sandbox(record.mesh, row.function) if row.function.sandboxed else None
+    return Inside(row.function, home_in(record, name), own)
 
 
 def home_in(record: Record, name: str) -> Home:

@@ -35,7 +35,13 @@ ROLLBACK = click.option(
 @FILE
 @NO_PRUNE
 @ROLLBACK
-def up(file: Path | None, *, no_prune: bool, rollback: bool) -> None:
+@click.option(
+    "--wait", metavar="SECONDS", type=click.FloatRange(min=0), help="For functions to get ready."
+)
+@click.option("--no-wait", is_flag=True, help="They get flows at once, ready or not.")
+def up(
+    file: Path | None, *, no_prune: bool, rollback: bool, wait: float | None, no_wait: bool
+) -> None:
     """Make the mesh as FILE says.
 
     FILE is a mesh file, `-` for standard input, or a directory, of which all *.toml are one mesh.
@@ -44,6 +50,11 @@ def up(file: Path | None, *, no_prune: bool, rollback: bool) -> None:
 
     Only what differs is done, and told; a second time there is nothing to do. If it fails, the
     mesh is as it was before.
+
+    New functions are waited for: until the ports listen that services send to, or what `ready` of
+    the file says, for 30 seconds, or as it says, or --wait. Services send a function nothing until
+    it is ready. One that ends, or is not ready in time, is a failure; with `on_failure = "keep"` in
+    the file what was done stays, and the exit code is 1.
 
     Programs are compiled unless they are kept from before: see `ebpfmesh compile`. A mesh that
     runs programs of another version gets those of this one, each in the place of the old one, while
@@ -60,8 +71,14 @@ def up(file: Path | None, *, no_prune: bool, rollback: bool) -> None:
         return
 
     def make(wanted: "Mesh") -> None:
-        with output.steps(f"mesh {wanted.name}") as step:
-            done = apply.up(wanted, step, prune=not no_prune)
+        try:
+            with output.steps(f"mesh {wanted.name}") as step:
+                seconds = 0 if no_wait else wait
+                done = apply.up(wanted, step, prune=not no_prune, wait=seconds)
+        except apply.Unready as error:
+            if error.done:
+                output.operations(wanted.name, error.done, warnings=model.warnings(wanted))
+            raise
         output.operations(wanted.name, done, warnings=model.warnings(wanted))
 
     each(file, make)

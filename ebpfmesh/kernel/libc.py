@@ -23,6 +23,7 @@ PR_SET_PDEATHSIG, PR_CAPBSET_DROP, PR_SET_TIMERSLACK = 1, 24, 29  # linux/prctl.
 PR_SET_KEEPCAPS, PR_SET_SECCOMP, PR_SET_NO_NEW_PRIVS, PR_CAP_AMBIENT = 8, 22, 38, 47
 PR_CAP_AMBIENT_RAISE, SECCOMP_MODE_FILTER = 2, 2
 _FSOPEN, _FSCONFIG, _FSMOUNT = 430, 431, 432  # system calls, by the same number on all machines
+_OPENAT2, _RESOLVE_IN_ROOT = 437, 0x10  # linux/openat2.h
 _FSOPEN_CLOEXEC, _FSCONFIG_CREATE, _FSMOUNT_CLOEXEC = 1, 6, 1  # linux/mount.h
 _CAPABILITIES = 0x20080522  # _LINUX_CAPABILITY_VERSION_3: two words of 32 bits each
 
@@ -72,6 +73,17 @@ def magic(path: Path) -> int:
     """What file system a path is on, by its number in linux/magic.h; 0 where there is no path."""
     buffer = (ctypes.c_long * 64)()  # struct statfs; f_type is its first word
     return int(buffer[0]) if _libc().statfs(os.fsencode(path), buffer) == 0 else 0
+
+
+def is_below(root: int, path: str) -> bool:
+    """Whether there is a file at a path, to whom the directory behind ``root`` is /."""
+    how = (ctypes.c_uint64 * 3)(os.O_PATH | os.O_CLOEXEC, 0, _RESOLVE_IN_ROOT)  # struct open_how
+    try:
+        found = _call("syscall", _OPENAT2, root, os.fsencode(path), how, ctypes.sizeof(how))
+    except OSError:
+        return False
+    os.close(found)
+    return True
 
 
 def detached_tmpfs() -> Path:

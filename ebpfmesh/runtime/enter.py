@@ -25,9 +25,18 @@ ALL = (
 SIGNALS = (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 
 
+def first_of(processes: Iterable[int]) -> int | None:
+    """The process that is number 1 of a sandbox, among those of a cgroup; None if none is.
+
+    Nor while it is alone: bubblewrap then has yet to make what it shows.
+    """
+    numbers = {number_inside(one): one for one in processes}
+    return numbers.get(1) if any(number > 1 for number in numbers) else None
+
+
 def enter(sandbox: Sandbox, home: Home, command: Sequence[str]) -> NoReturn:
     """Run ``command`` in a sandbox that is there, and end as it does; NotFound if there is none."""
-    first = next((one for one in home.cgroup.processes() if number_inside(one) == 1), None)
+    first = first_of(home.cgroup.processes())
     if first is None:
         what = f"the command of function {sandbox.function.name} does not run"
         raise NotFound(what, hint="ebpfmesh show functions says how it ended; down and up start it")

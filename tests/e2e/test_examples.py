@@ -50,6 +50,7 @@ functions = ["cache"]
 name = "api"
 address = "198.19.0.8"
 port = 80
+target_port = 8080
 functions = ["web"]
 [[service]]
 name = "dns"
