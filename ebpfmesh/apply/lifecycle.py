@@ -90,7 +90,7 @@ def up(
                 take_down(wanted.name, on_step)
             raise
     if faults:
-        error = together(faults, "ebpfmesh show functions tells of it, up tries again")
+        error = together(faults, "what was done stays; detach it, and up makes it anew")
         error.done = repaired + operations
         raise error
     return repaired + operations

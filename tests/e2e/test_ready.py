@@ -52,6 +52,7 @@ def test_what_is_kept_is_told_too(tmp_path: Path) -> None:
     done = ebpfmesh("up", mesh_file(tmp_path, 'on_failure = "keep"'), code=1)
     assert "+ function web" in done.stdout
     assert DIED in done.stderr
+    assert "hint: what was done stays; detach it, and up makes it anew" in done.stderr
     rows = {row["name"]: row for row in data("show", "functions")["functions"]}
     assert (rows["web"]["ready"], rows["web"]["exit_status"]) == (False, 3)
     assert rows["web"]["unready"] == DIED
@@ -63,6 +64,11 @@ def test_what_is_kept_is_told_too(tmp_path: Path) -> None:
     assert any("not ready" in line for line in lines("show", "services"))
     told = ebpfmesh("doctor").stdout
     assert f"function web is not ready: {DIED}" in told
+    file = mesh_file(tmp_path, 'on_failure = "keep"')
+    file.write_text(file.read_text().replace("exit 3", "exec python3 -m http.server 8080"))
+    ebpfmesh("detach", "web")
+    assert "+ function web" in ebpfmesh("up", file).stdout
+    assert all(row["ready"] for row in data("show", "functions")["functions"])
 
 
 def test_progress_deadline_and_no_wait(tmp_path: Path) -> None:
