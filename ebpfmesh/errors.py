@@ -110,3 +110,7 @@ class AbiMismatch(MeshError):
 
 class UnreadableRecord(AbiMismatch):
     """A record is damaged, or something else stands in its place."""
+
+
+class Busy(MeshError):
+    """Another process is changing the mesh."""

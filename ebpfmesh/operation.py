@@ -15,6 +15,7 @@ from typing import Any, ClassVar, Protocol, Self
 from pydantic import TypeAdapter
 
 from ebpfmesh.model import (
+    LIFE,
     Function,
     Injection,
     Mesh,
@@ -28,7 +29,7 @@ from ebpfmesh.model import (
 )
 
 _MIGRATION = re.compile(r"\bMESH_MIGRATE\s*\(\s*(\w+)\s*,([^,]*)")
-IN_PLACE = ("tenant", "audit", "group", "cpu", "memory", "pids", "ready", "health")
+IN_PLACE = ("tenant", "audit", "group", "cpu", "memory", "pids", "ready", "health", *LIFE)
 """What of a function changes without it being made anew."""
 Object = Mesh | Timeouts | Function | Service | Policy | Injection | str
 
@@ -66,6 +67,19 @@ class Changes(Protocol):
 
     def start_function(self, function: Function) -> None:
         """Its command, if it has one."""
+
+    def ask_to_stop(self, function: Function) -> None:
+        """Its command is to be stopped from now on, and is asked to end."""
+
+    def end_command(self, function: Function) -> None:
+        """It has ended, if it is to be stopped: what does not end by itself is killed."""
+
+    def is_stopped(self, function: str) -> bool:
+        """Whether its command is to be stopped."""
+        ...
+
+    def keep_stopped(self, function: str) -> None:
+        """Its command is not to be started with it."""
 
     def change_function(self, function: Function) -> None:
         """What is ``IN_PLACE`` of one that is there, but for limits that become higher."""
@@ -307,17 +321,23 @@ class SetOnFailure(Operation):
 
 @dataclass(frozen=True)
 class AddFunction(Operation):
-    """``adopt``: the interface that a container keeps; ``force``: beside programs of others."""
+    """``adopt``: the interface that a container keeps; ``force``: beside programs of others.
+
+    ``stopped``: its command is not started.
+    """
 
     object: Function
     old: None = None
     adopt: str = ""
     force: bool = False
+    stopped: bool = False
     kind = "add-function"
 
     def do(self, to: Changes) -> None:
         """Make it, or take what is there."""
         to.add_function(self.object, adopt=self.adopt, force=self.force)
+        if self.stopped:
+            to.keep_stopped(self.object.name)
 
     def inverse(self) -> Operation:
         """It is removed."""
@@ -325,7 +345,8 @@ class AddFunction(Operation):
 
     def finish(self, to: Changes) -> None:
         """Start its command."""
-        to.start_function(self.object)
+        if not self.stopped:
+            to.start_function(self.object)
 
 
 @dataclass(frozen=True)
@@ -367,6 +388,9 @@ class ChangeFunction(Operation):
             for key in ("ready", "health")
             if getattr(old, key) != getattr(new, key)
         ]
+        for key in LIFE:
+            if (was := getattr(old, key)) != (now := getattr(new, key)):
+                parts.append(f"{key} {was} → {now}")
         return "  ".join(parts)
 
 
@@ -380,11 +404,15 @@ def _memory(function: Function) -> str:
 
 @dataclass(frozen=True)
 class RemoveFunction(_Removal):
-    """``adopt``: the interface of others that is given back, and that undoing it takes again."""
+    """``adopt``: the interface of others that is given back, and that undoing it takes again.
+
+    ``stopped``: its command was, and is when it is undone.
+    """
 
     object: Function
     old: None = None
     adopt: str = ""
+    stopped: bool = False
     kind = "remove-function"
 
     def do(self, to: Changes) -> None:
@@ -393,11 +421,12 @@ class RemoveFunction(_Removal):
 
     def inverse(self) -> Operation:
         """It is there again, with programs of others beside if they were."""
-        return AddFunction(self.object, adopt=self.adopt, force=True)
+        return AddFunction(self.object, adopt=self.adopt, force=True, stopped=self.stopped)
 
     def prepared(self, to: Changes) -> Self:
         """With the interface."""
-        return replace(self, adopt=to.adopted(self.object.name))
+        name = self.object.name
+        return replace(self, adopt=to.adopted(name), stopped=to.is_stopped(name))
 
     def undo(self, to: Changes) -> Operation | None:
         """Unless its removal had not begun."""
@@ -432,6 +461,68 @@ class SetReady(Operation):
     def describe(self) -> str:
         """One line for people."""
         return f"~ function {self.object}  {f'not ready: {self.why}' if self.why else 'ready'}"
+
+
+@dataclass(frozen=True)
+class StopFunction(Operation):
+    """Its command ends, and is not started but by StartFunction; all else of it stays.
+
+    ``stopped``: it was before.
+    """
+
+    object: Function
+    old: None = None
+    stopped: bool = False
+    kind = "stop-function"
+
+    def do(self, to: Changes) -> None:
+        """Ask it to end; ``finish`` waits, for many at a time."""
+        to.ask_to_stop(self.object)
+
+    def finish(self, to: Changes) -> None:
+        """Unless it was started again meanwhile, it has ended."""
+        to.end_command(self.object)
+
+    def inverse(self) -> Operation | None:
+        """It runs, if it did."""
+        return None if self.stopped else StartFunction(self.object)
+
+    def prepared(self, to: Changes) -> Self:
+        """With what it was."""
+        return replace(self, stopped=to.is_stopped(self.object.name))
+
+    def describe(self) -> str:
+        """One line for people."""
+        return f"~ function {self.name}  stopped"
+
+
+@dataclass(frozen=True)
+class StartFunction(Operation):
+    """Its command runs from the beginning; what is left of the run before ends first.
+
+    ``stopped``: it was to be stopped before.
+    """
+
+    object: Function
+    old: None = None
+    stopped: bool = False
+    kind = "start-function"
+
+    def do(self, to: Changes) -> None:
+        """In the sandbox that it had."""
+        to.start_function(self.object)
+
+    def inverse(self) -> Operation | None:
+        """It is stopped, if it was: who has been started may run."""
+        return StopFunction(self.object) if self.stopped else None
+
+    def prepared(self, to: Changes) -> Self:
+        """With what it was."""
+        return replace(self, stopped=to.is_stopped(self.object.name))
+
+    def describe(self) -> str:
+        """One line for people."""
+        return f"~ function {self.name}  started"
 
 
 @dataclass(frozen=True)
@@ -574,9 +665,8 @@ class RemoveInjection(_Removal):
 
 _CLASSES: tuple[type[Operation], ...] = (
     CreateMesh, Repair, ReplacePrograms, SetTimeouts, SetReject, SetRights, SetOnFailure,
-    AddFunction, ChangeFunction,
-    RemoveFunction, SetReady, SetService, RemoveService, AddPolicy, RemovePolicy, SetInjection,
-    RemoveInjection,
+    AddFunction, ChangeFunction, RemoveFunction, StopFunction, StartFunction, SetReady, SetService,
+    RemoveService, AddPolicy, RemovePolicy, SetInjection, RemoveInjection,
 )  # fmt: skip
 KINDS = {one.kind: one for one in _CLASSES}
 

@@ -8,7 +8,7 @@ Pure: nothing is read or changed here. The order, and why:
 2. services lose the functions that go; services that go, or move to other addresses, are removed;
 3. functions that go are removed, and those that are replaced; then rules about who is gone, so
    that their ids are free for others, as they were until here from rules about who is new;
-4. functions change tenant, audit, group or limits where they are;
+4. functions change tenant, audit, group, limits or how commands are kept, where they are;
 5. services are set as they shall be, if the functions they need have been there all along;
 6. functions are added;
 7. the other services are set: all their functions are there;

@@ -6,6 +6,7 @@ up(config.load(path)); attach(Request(mesh="edge", name="cache", pid=1234)); dow
 
 from ebpfmesh.apply.ahead import compile_ahead
 from ebpfmesh.apply.collect import gc
+from ebpfmesh.apply.commands import restart, start, stay_stopped, stop
 from ebpfmesh.apply.held import OnStep
 from ebpfmesh.apply.lifecycle import (
     Request,
@@ -44,11 +45,15 @@ __all__ = [
     "plan",
     "plan_revert",
     "reset",
+    "restart",
     "revert",
     "rollback",
     "sandbox",
     "set_ready",
     "snapshot",
+    "start",
+    "stay_stopped",
+    "stop",
     "traced",
     "up",
 ]

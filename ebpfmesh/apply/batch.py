@@ -17,7 +17,7 @@ from ebpfmesh.errors import MeshError
 from ebpfmesh.kernel import rcu, sockets
 from ebpfmesh.kernel.cgroup import directory_above
 from ebpfmesh.kernel.programs import CALLS
-from ebpfmesh.operation import AddFunction, Operation, SetService
+from ebpfmesh.operation import AddFunction, Operation, SetService, StopFunction
 from ebpfmesh.state import audit
 from ebpfmesh.state.place import group_of
 
@@ -121,7 +121,7 @@ def _undo_what_can_be(mesh: Live) -> list[str]:
 
 
 def _write_anew(mesh: Live) -> None:
-    """Have the maps say what the record does; start what was never started."""
+    """Have the maps say what the record does; start what was never started, end what is stopped."""
     rows = mesh.record.functions()
     plugged = {row.id: (row.function, mesh.functions.plugged(row)) for row in rows}
     mesh.control.resync(plugged)
@@ -129,7 +129,9 @@ def _write_anew(mesh: Live) -> None:
         sockets.add_function(mesh.control.maps, row.id, Path(row.attachment.netns))
         with contextlib.suppress(MeshError):  # more is in use: audit goes on telling of it
             mesh.functions.limit(row.function)
-    _finish(mesh, [AddFunction(row.function) for row in rows if mesh.functions.is_new(row)])
+    new = (AddFunction(row.function) for row in rows if mesh.functions.is_new(row))
+    ended = (StopFunction(row.function) for row in rows if mesh.is_stopped(row.function.name))
+    _finish(mesh, [*new, *ended])
 
 
 def _finish(mesh: Live, done: Iterable[Operation], wait: Callable[[], None] | None = None) -> None:

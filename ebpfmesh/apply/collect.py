@@ -104,6 +104,6 @@ def _collect_dead_cgroups() -> list[str]:
 
 
 def _collect_cgroup(group: cgroup.Cgroup) -> str:
-    cgroup.stop([group], process.keepers)
+    cgroup.stop([cgroup.Stop(group)], process.keepers)
     group.remove()
     return f"cgroup {group.group}/{group.function}"

@@ -6,6 +6,7 @@ past them.
 """
 
 import contextlib
+import time
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -19,8 +20,8 @@ from ebpfmesh.kernel.programs import HOOKS
 from ebpfmesh.model import Function
 from ebpfmesh.runtime import process
 from ebpfmesh.runtime.sandbox import Sandbox
-from ebpfmesh.state.place import exit_file, log_file, problem
-from ebpfmesh.state.record import Attachment, FunctionRow
+from ebpfmesh.state.place import exit_file, exit_status, log_files, problem, stop_of
+from ebpfmesh.state.record import Attachment, CommandRow, FunctionRow
 
 
 class Functions:
@@ -29,6 +30,7 @@ class Functions:
     def __init__(self, mesh: Held, chains: Chains) -> None:
         self._mesh = mesh
         self._chains = chains
+        self._asked: dict[str, tuple[float, set[int]]] = {}  # when to end, and which processes
 
     def add(self, function: Function, *, adopt: str = "", force: bool = False) -> None:
         """Make a function, or take one that is there.
@@ -149,7 +151,7 @@ class Functions:
             self._mesh.step(f"remove function {row.function.name}")
             self._mesh.record.put_function(row.function, row.attachment, ready=False)
             self._chains.leave(row.function)
-        cgroup.stop([self._mesh.cgroup(row.function.name) for row in rows], process.keepers)
+        cgroup.stop([stop_of(self._mesh.record, row.function) for row in rows], process.keepers)
         for row in rows:
             self._mesh.cgroup(row.function.name).remove()
             with contextlib.suppress(NotFound, AbiMismatch):  # maps gone or not ours to write
@@ -160,7 +162,7 @@ class Functions:
             name = row.function.name
             if row.attachment.made_netns:
                 netns.remove(Path(row.attachment.netns).name)
-            for path in (log_file(self._mesh.record, name), exit_file(self._mesh.record, name)):
+            for path in (*log_files(self._mesh.record, name), exit_file(self._mesh.record, name)):
                 path.unlink(missing_ok=True)
             self._mesh.record.delete_function(name)
 
@@ -185,14 +187,45 @@ class Functions:
                 links.detach(self._mesh.ip, attachment.ifindex if there else None, direction, pin)
 
     def start(self, function: Function) -> None:
-        """Start its command, if it has one."""
-        if function.command:
-            record, name = self._mesh.record, function.name
-            self._mesh.step(f"start {name}")
-            log, status = log_file(record, name), exit_file(record, name)
-            home = home_in(record, name)
-            sandbox = Sandbox(self._mesh.name, function) if function.sandboxed else None
-            process.start(home, function.command, log=log, exit_file=status, sandbox=sandbox)
+        """Start its command, if it has one; what is left of the run before ends first."""
+        if not function.command:
+            return
+        record, name = self._mesh.record, function.name
+        self._mesh.step(f"start {name}")
+        self._end(function)
+        before = record.command(name)
+        ended = exit_status(record, name) if before.started else None
+        row = CommandRow(restarts=before.restarts, started=time.time(), last_exit=ended)
+        record.put_command(name, row)
+        self._mesh.step(f"command of {name}")
+        process.start(
+            home_in(record, name),
+            function.command,
+            logs=log_files(record, name),
+            exit_file=exit_file(record, name),
+            sandbox=Sandbox(self._mesh.name, function) if function.sandboxed else None,
+        )
+
+    def ask_to_stop(self, function: Function) -> None:
+        """Its command is to be stopped, and asked to end. Twice is fine."""
+        record, name = self._mesh.record, function.name
+        self._mesh.step(f"stop {name}")
+        record.put_command(name, replace(record.command(name), stopped=True))
+        self._asked[name] = time.monotonic(), set()
+        cgroup.ask(stop_of(record, function), process.keepers, self._asked[name][1])
+
+    def end_command(self, function: Function) -> None:
+        """Its command has ended, if it is to be stopped."""
+        if self._mesh.record.command(function.name).stopped:
+            self._mesh.step(f"end {function.name}")
+            self._end(function)
+
+    def _end(self, function: Function) -> None:
+        """End its processes, and wait for that."""
+        since, asked = self._asked.pop(function.name, (time.monotonic(), set[int]()))
+        stop = stop_of(self._mesh.record, function)
+        left = max(0.0, stop.seconds - (time.monotonic() - since))
+        cgroup.stop([replace(stop, seconds=left)], process.keepers, asked)
 
     def broken(self) -> list[str]:
         """Names of functions that were cut short, or whose interface went."""
@@ -200,9 +233,11 @@ class Functions:
         return [row.function.name for row in rows if problem(self._mesh.ip, row)]
 
     def is_new(self, row: FunctionRow) -> bool:
-        """Whether a function's command was never started."""
+        """Whether a function's command is to run, and was never started."""
         name = row.function.name
-        files = (log_file(self._mesh.record, name), exit_file(self._mesh.record, name))
+        if self._mesh.record.command(name).stopped:
+            return False
+        files = (*log_files(self._mesh.record, name), exit_file(self._mesh.record, name))
         return not any(file.exists() for file in files) and not self._mesh.cgroup(name).processes()
 
     def plugged(self, row: FunctionRow) -> interface.Plugged:

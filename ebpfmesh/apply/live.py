@@ -18,6 +18,8 @@ from ebpfmesh.kernel.pins import Pins
 from ebpfmesh.model import Function, Injection, OnFailure, Policy, Rights, Service, Timeouts
 from ebpfmesh.runtime.home import Home
 from ebpfmesh.state.place import check_place
+from ebpfmesh.state.record import CommandRow
+from ebpfmesh.state.tables import LOCK_SECONDS
 from ebpfmesh.state.writer import Writer, locked
 
 FILES = 128  # more than a change ever has open: all maps, a compiler's pipes, some sockets
@@ -84,6 +86,22 @@ class Live(Held):
     def start_function(self, function: Function) -> None:
         """Start its command, if it has one."""
         self.functions.start(function)
+
+    def ask_to_stop(self, function: Function) -> None:
+        """Its command is to be stopped."""
+        self.functions.ask_to_stop(function)
+
+    def end_command(self, function: Function) -> None:
+        """Its command has ended, if it is to be stopped."""
+        self.functions.end_command(function)
+
+    def is_stopped(self, function: str) -> bool:
+        """Whether its command is to be stopped."""
+        return self.record.command(function).stopped
+
+    def keep_stopped(self, function: str) -> None:
+        """Its command is not started."""
+        self.record.put_command(function, CommandRow(stopped=True))
 
     def change_function(self, function: Function) -> None:
         """What changes in place, but for limits that become higher."""
@@ -152,20 +170,23 @@ class Live(Held):
 
 
 @contextlib.contextmanager
-def changing(mesh: str) -> Iterator[None]:
-    """Hold a mesh's lock, with what a change needs at hand; a dead change's grace periods end."""
+def changing(mesh: str, patience: float = LOCK_SECONDS) -> Iterator[None]:
+    """Hold a mesh's lock, with what a change needs at hand; a dead change's grace periods end.
+
+    Busy if another has it for longer than ``patience`` seconds.
+    """
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if 0 <= soft < FILES:
         raise MeshError(f"only {soft} open files are allowed", hint=f"ulimit -n {FILES}")
-    with locked(mesh):
+    with locked(mesh, patience):
         rcu.put_back()
         yield
 
 
 @contextlib.contextmanager
-def opened(mesh: str, on_step: OnStep = quiet) -> Iterator[Live]:
+def opened(mesh: str, on_step: OnStep = quiet, patience: float = LOCK_SECONDS) -> Iterator[Live]:
     """The mesh, locked, in the host namespace it was made in; NotFound if it is not up."""
-    with changing(mesh):
+    with changing(mesh, patience):
         record = Writer(mesh)
         try:
             check_place(record)

@@ -4,7 +4,6 @@
 The mesh's lock is held meanwhile: whoever changed it in between would have to be undone too.
 """
 
-import os
 import time
 from collections.abc import Mapping
 
@@ -14,14 +13,14 @@ from ebpfmesh.errors import MeshError
 from ebpfmesh.model import Probe, Ready
 from ebpfmesh.operation import Operation
 from ebpfmesh.runtime import probe
+from ebpfmesh.runtime.logs import THIS_RUN, Log, read
 from ebpfmesh.runtime.probe import Look
-from ebpfmesh.state.place import exit_file, log_file
+from ebpfmesh.state.place import exit_file, log_files
 
 FAST, SLOW = 0.01, 0.1  # seconds between two looks, in the first second and later
 WORDS = 2048
-"""Bytes that are told of what a command said last, in LINES lines."""
+"""Characters that are told of what a command said last, in LINES lines."""
 LINES = 5
-DRAINED = 1.0  # seconds in which what a command said is written, once it has ended
 SHOWN = 4
 
 
@@ -101,15 +100,8 @@ class Waits:
         self._faults.append(Unready(what, about=(name, key)))
 
     def _last_words(self, name: str) -> str:
-        deadline = time.monotonic() + DRAINED
-        while self._ended(name) and self._inside[name].home.cgroup.processes():
-            if time.monotonic() > deadline:
-                break
-            time.sleep(FAST)
-        with log_file(self._mesh.record, name).open("rb") as file:
-            file.seek(max(0, file.seek(0, os.SEEK_END) - WORDS))
-            lines = file.read().decode(errors="replace").split("\n")
-        return " | ".join([line for line in lines if line.strip()][-LINES:])
+        lines = read([Log(name, log_files(self._mesh.record, name)[:THIS_RUN])])
+        return " | ".join([one.text for one in lines if one.text.strip()][-LINES:])[-WORDS:]
 
     def _give_up(self, passed: float) -> None:
         for name in tuple(self._left):

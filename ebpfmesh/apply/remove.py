@@ -13,6 +13,7 @@ from ebpfmesh.kernel import cgroup, interface, links, netns, pins, rcu, sockets
 from ebpfmesh.kernel.pins import Pins
 from ebpfmesh.runtime import process
 from ebpfmesh.state import remains, writer
+from ebpfmesh.state.place import stop_of
 from ebpfmesh.state.record import Record
 from ebpfmesh.state.remains import Remains
 
@@ -22,12 +23,13 @@ def take_down(mesh: str, on_step: OnStep, *, asked: bool = False) -> list[str]:
 
     A record that cannot be read is kept beside. Twice is fine, and so is after a kill anywhere.
     """
-    told, expedited = [], False
+    told, expedited, stops = [], False, list[cgroup.Stop]()
     on_step("record")
     try:
         with contextlib.closing(Record(mesh)) as found:
             expedited = found.base().expedited
             found.check()
+            stops = [stop_of(found, row.function) for row in found.functions()]
     except UnreadableRecord:
         told.append(f"record of mesh {mesh} cannot be read: {writer.set_aside(mesh)} keeps it")
     except (NotFound, AbiMismatch):
@@ -36,7 +38,9 @@ def take_down(mesh: str, on_step: OnStep, *, asked: bool = False) -> list[str]:
     with netns.rtnetlink() as ip, rcu.expedited(expedited):
         found_here = remains.of(ip, mesh)
         on_step("processes")
-        cgroup.stop(found_here.cgroups, process.keepers)
+        known = {one.cgroup: one for one in stops}
+        groups = [known.get(one, cgroup.Stop(one)) for one in found_here.cgroups]
+        cgroup.stop(groups, process.keepers)
         on_step("interfaces")
         for index in remains.adopted(ip, mesh):
             if not asked:

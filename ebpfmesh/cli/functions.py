@@ -126,4 +126,77 @@ def exec_(name: str, command: tuple[str, ...]) -> None:
     process.execute(home, command)
 
 
-COMMANDS = (attach, detach, exec_)
+@click.command(
+    cls=Command,
+    examples=(
+        "ebpfmesh stop web",
+        "ebpfmesh stop web-1 --mesh edge",
+        "ebpfmesh --json stop web-0",
+    ),
+)
+@click.argument("name", shell_complete=complete.functions)
+def stop(name: str) -> None:
+    """End the command of function NAME, or of all replicas of that name.
+
+    Services send new flows to others first; then its processes get its `stop_signal`, and SIGKILL
+    `stop_seconds` later. The function stays in the mesh with its addresses, rules and services. It
+    is stopped until `start`, `restart`, or an `up` of a file by which it is made anew: one that
+    finds it as the file says leaves it stopped.
+    """
+    from ebpfmesh import apply
+
+    need_change("stop")
+    mesh = the_mesh()
+    with output.steps(f"stop {name}") as step:
+        done = apply.stop(mesh, name, step)
+    output.operations(mesh, done)
+
+
+@click.command(
+    cls=Command,
+    examples=(
+        "ebpfmesh start web",
+        "ebpfmesh start web-1 --mesh edge",
+        "ebpfmesh --json start web-0",
+    ),
+)
+@click.argument("name", shell_complete=complete.functions)
+def start(name: str) -> None:
+    """Start the command of function NAME, or of all replicas of that name, where it does not run.
+
+    Be it that somebody stopped it, or that it ended by itself. It runs as the mesh file says, from
+    the beginning.
+    """
+    from ebpfmesh import apply
+
+    need_change("start")
+    mesh = the_mesh()
+    with output.steps(f"start {name}") as step:
+        done = apply.start(mesh, name, step)
+    output.operations(mesh, done)
+
+
+@click.command(
+    cls=Command,
+    examples=(
+        "ebpfmesh restart web",
+        "ebpfmesh restart web-1 --mesh edge",
+        "ebpfmesh --json restart web-0",
+    ),
+)
+@click.argument("name", shell_complete=complete.functions)
+def restart(name: str) -> None:
+    """End the command of function NAME as `stop` does, and start it.
+
+    All replicas of a name at once; name one after the other where a service shall go on.
+    """
+    from ebpfmesh import apply
+
+    need_change("restart")
+    mesh = the_mesh()
+    with output.steps(f"restart {name}") as step:
+        done = apply.restart(mesh, name, step)
+    output.operations(mesh, done)
+
+
+COMMANDS = (attach, detach, exec_, stop, start, restart)

@@ -18,6 +18,7 @@ from ebpfmesh.cli import (
     functions,
     inject,
     interrupt,
+    logs,
     mesh,
     output,
     show,
@@ -54,7 +55,9 @@ def cli() -> None:
     """
 
 
-for _module in (mesh, desired, example, functions, show, top, edit, inject, events, doctor, bench):
+for _module in (
+    mesh, desired, example, functions, logs, show, top, edit, inject, events, doctor, bench,
+):  # fmt: skip
     for _command in _module.COMMANDS:
         cli.add_command(_command)
 

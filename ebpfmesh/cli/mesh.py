@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-2-Clause
 """Commands for a whole mesh: up, plan, down, gc; and compile, for all of them."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -60,7 +60,7 @@ def up(
     runs programs of another version gets those of this one, each in the place of the old one, while
     packets flow; `--rollback` puts the old ones back, until the next `up FILE`.
     """
-    from ebpfmesh import apply, model
+    from ebpfmesh import apply
 
     need_change("up")
     if rollback:
@@ -77,11 +77,20 @@ def up(
                 done = apply.up(wanted, step, prune=not no_prune, wait=seconds)
         except apply.Unready as error:
             if error.done:
-                output.operations(wanted.name, error.done, warnings=model.warnings(wanted))
+                output.operations(wanted.name, error.done, warnings=_warnings(wanted, error.done))
             raise
-        output.operations(wanted.name, done, warnings=model.warnings(wanted))
+        output.operations(wanted.name, done, warnings=_warnings(wanted, done))
 
     each(file, make)
+
+
+def _warnings(wanted: "Mesh", operations: "Sequence[Operation]") -> list[str]:
+    """What of a mesh file is hardly meant, and which of its commands stay stopped."""
+    from ebpfmesh import apply, model
+
+    stopped = apply.stay_stopped(wanted.name, operations)
+    texts = (f"function {one} is stopped: ebpfmesh start {one} starts it" for one in stopped)
+    return [*model.warnings(wanted), *texts]
 
 
 def _of_rollback(file: Path | None, *, no_prune: bool) -> str:
@@ -115,7 +124,7 @@ def plan(file: Path | None, *, no_prune: bool, rollback: bool, tells: bool) -> N
     `programs A → B` tells that those of another version run; the names are made of what they were
     compiled from.
     """
-    from ebpfmesh import apply, model
+    from ebpfmesh import apply
 
     found: list[Operation] = []
 
@@ -127,12 +136,12 @@ def plan(file: Path | None, *, no_prune: bool, rollback: bool, tells: bool) -> N
         name = _of_rollback(file, no_prune=no_prune)
         tell(name, apply.plan_revert(name))
     else:
-        each(
-            file,
-            lambda wanted: tell(
-                wanted.name, apply.plan(wanted, prune=not no_prune), model.warnings(wanted)
-            ),
-        )
+
+        def show(wanted: "Mesh") -> None:
+            steps = apply.plan(wanted, prune=not no_prune)
+            tell(wanted.name, steps, _warnings(wanted, steps))
+
+        each(file, show)
     if tells and found:
         click.get_current_context().exit(CHANGES)
 

@@ -69,6 +69,8 @@ def _command(row: "Function") -> object:
     if row.command_state == "exited":
         colour = "red" if row.exit_status else ""
         return mark(f"{row.command[0]} exited {row.exit_status}", colour)
+    if row.command_state == "stopped":
+        return mark(f"{row.command[0]} stopped", "yellow")
     if row.command_state == "lost":
         return mark(f"{row.command[0]} ended", "red")
     return (f"{row.command[0]} {pids}" if row.command else pids) or None

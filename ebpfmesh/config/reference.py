@@ -181,7 +181,7 @@ ABOUT: dict[str, dict[str, tuple[str, str]]] = {
             "Whether it still gets them: looked at again and again while `ebpfmesh serve` runs.",
             "{interval = 10}",
         ),
-        "pids": ("Processes and threads its command may have, with six that keep it.", "64"),
+        "pids": ("Processes and threads its command may have, with three that keep it.", "64"),
         "tmp": (
             "Bytes there are in its /tmp, its /run, its /dev/shm and each `tmp` volume.",
             '"256M"',
@@ -190,6 +190,8 @@ ABOUT: dict[str, dict[str, tuple[str, str]]] = {
             "Its command has no sandbox, and is root of the host with the host's files.",
             "true",
         ),
+        "stop_signal": ("What asks its command to end, at `stop` and when it goes.", '"SIGQUIT"'),
+        "stop_seconds": ("Seconds that it has for it; what is left then is killed.", "10"),
         "cpu": ("CPUs it may use.", "0.5"),
         "memory": ("Bytes it may use; K, M, G and T are powers of 1024.", '"64M"'),
         "audit": ("What policy would drop on its way in passes, and is counted.", "true"),

@@ -13,7 +13,7 @@ import math
 import os
 import signal
 import time
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,7 +27,7 @@ PERIOD_US = 100_000
 PAGE = os.sysconf("SC_PAGE_SIZE")
 NO_LIMIT = 1 << 62  # bytes; what v1 says where there is none is near to 2^63
 GATHERED = 100  # looks for processes that came meanwhile
-STOP_SECONDS = 3.0
+KILL_SECONDS = 2.0  # until what was killed has ended, and who kept it
 PIDS = Function.model_fields["pids"].default
 TOP = "ebpfmesh"
 
@@ -279,21 +279,49 @@ def _reclaim(directory: Path, wanted: int, function: Function) -> None:
         raise _in_use(function, used, wanted)
 
 
-def stop(groups: Collection[Cgroup], spare: Callable[[set[int]], set[int]]) -> None:
-    """End every process of them: SIGTERM, and SIGKILL for what is left after STOP_SECONDS.
+@dataclass(frozen=True)
+class Stop:
+    """How the processes of a cgroup are ended: asked by ``number``, killed ``seconds`` later."""
 
-    Those that ``spare`` tells of a set of processes get no SIGTERM: they end when the others have.
+    cgroup: Cgroup
+    number: signal.Signals = signal.SIGTERM
+    seconds: float = Function.model_fields["stop_seconds"].default
+
+
+def ask(one: Stop, spare: Callable[[set[int]], set[int]], asked: set[int]) -> None:
+    """Send the signal to its processes, but to those ``asked``, which grow, and the spared."""
+    processes = one.cgroup.processes() - asked
+    asked |= _send(one.number, processes - spare(processes))
+
+
+def stop(
+    groups: Iterable[Stop],
+    spare: Callable[[set[int]], set[int]],
+    asked: Iterable[int] = (),
+) -> None:
+    """End every process of them: each is asked once, and killed if it is there still in the end.
+
+    Those that ``spare`` tells of a set of processes end when the others have, or are killed later.
     """
-    for number in (signal.SIGTERM, signal.SIGKILL):
-        deadline = time.monotonic() + STOP_SECONDS
-        while (left := {p for one in groups for p in one.processes()}) and (
-            time.monotonic() < deadline
-        ):
-            spared = spare(left) if number == signal.SIGTERM else set()
-            for process in left - spared:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(process, number)
-            time.sleep(0.01)
+    began, left, known = time.monotonic(), list(groups), set(asked)
+    last = began + max((one.seconds for one in left), default=0) + 2 * KILL_SECONDS
+    while (left := [one for one in left if one.cgroup.processes()]) and time.monotonic() < last:
+        for one in left:
+            ask(one, spare, known)
+            late = time.monotonic() - began - one.seconds
+            if late >= 0:
+                processes = one.cgroup.processes()
+                spared = spare(processes) if late < KILL_SECONDS else set()
+                _send(signal.SIGKILL, processes - spared)
+        time.sleep(0.01)
+
+
+def _send(number: signal.Signals, processes: Iterable[int]) -> set[int]:
+    found = set(processes)
+    for process in found:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(process, number)
+    return found
 
 
 def directory_above(group: str) -> Path | None:

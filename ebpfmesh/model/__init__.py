@@ -32,6 +32,7 @@ from ebpfmesh.model.idle import idle_rules, warnings
 from ebpfmesh.model.injection import Canary, Injection, InjectionSettings, Rights, ranked
 from ebpfmesh.model.mesh import Mesh
 from ebpfmesh.model.objects import (
+    LIFE,
     SANDBOX,
     Capability,
     Endpoint,
@@ -61,6 +62,7 @@ from ebpfmesh.model.scope import Scope
 from ebpfmesh.model.whole import problems
 
 __all__ = [
+    "LIFE",
     "SANDBOX",
     "TOLD",
     "Action",

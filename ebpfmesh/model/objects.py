@@ -44,6 +44,13 @@ Capability = Literal[
 ]  # fmt: skip
 """What a command may ask for: no more than its own namespaces and files are worth."""
 USER = "^([a-z_][a-z0-9_-]{0,31}|[0-9]{1,9})(:([a-z_][a-z0-9_-]{0,31}|[0-9]{1,9}))?$"
+StopSignal = Literal[
+    "SIGTERM", "SIGINT", "SIGQUIT", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGWINCH", "SIGKILL"
+]
+STOP_SECONDS = 30
+"""The longest stop: half as long as one change of a mesh waits for another."""
+LIFE = ("stop_signal", "stop_seconds")
+"""Keys about how a command is started and ended, which may change while it runs."""
 SANDBOX = (
     "user", "env", "workdir", "volumes", "rootfs", "image", "capabilities", "pids", "tmp",
 )  # fmt: skip
@@ -258,6 +265,11 @@ class FunctionSettings(Model):
     )
     privileged: bool = Field(default=False, description="true or false")
 
+    stop_signal: StopSignal = Field(
+        default="SIGTERM", description=f"one of {', '.join(get_args(StopSignal))}"
+    )
+    stop_seconds: int = integer(3, 0, STOP_SECONDS)
+
     @property
     def sandboxed(self) -> bool:
         """Whether its command has a sandbox."""
@@ -279,12 +291,13 @@ class FunctionSettings(Model):
     @model_validator(mode="after")
     def _has_a_sandbox_to_set(self) -> Self:
         fields = type(self).model_fields
-        given = [key for key in SANDBOX if getattr(self, key) != fields[key].default]
+        given = [key for key in (*SANDBOX, *LIFE) if getattr(self, key) != fields[key].default]
         if given and not self.command:
             what = f'"{given[0]}" is about a command, and there is none'
             raise Invalid(
                 what, path=(given[0],), hint=f"give it a command, or leave out {given[0]}"
             )
+        given = [key for key in given if key in SANDBOX]
         if given and self.privileged:
             what = f'"{given[0]}" is about a sandbox, and a privileged command has none'
             hint = f"leave out {given[0]}, or privileged"

@@ -7,10 +7,11 @@ from typing import Literal
 from ebpfmesh.observe import usage
 from ebpfmesh.observe.usage import Usage
 from ebpfmesh.observe.view import View
-from ebpfmesh.state.place import Problem, exit_file, problem
-from ebpfmesh.state.record import FunctionRow
+from ebpfmesh.state.place import Problem, exit_file, exit_status, problem
+from ebpfmesh.state.record import CommandRow, FunctionRow
 
 State = Problem | Literal["up", "down"]
+CommandState = Literal["", "running", "exited", "lost", "stopped"]
 
 
 @dataclass(frozen=True)
@@ -19,9 +20,11 @@ class Function:
 
     ``state``: ``up``, ``down`` (its interface is, at one end), or what is broken.
     ``processes`` are all that run in its cgroup. ``command_state``: ``running``, ``exited``
-    (with ``exit_status``, as the shell has it), ``lost`` (ended, and nobody knows how), or empty
-    for a function that has no command. ``unready`` says why it gets no new flows of services; it is
-    empty if it is ``ready`` for them.
+    (with ``exit_status``, as the shell has it), ``lost`` (ended, and nobody knows how), ``stopped``
+    (by somebody who asked for it), or empty for a function that has no command. ``command_since``
+    is the Unix time since when it runs, or when it ended; ``last_exit`` the status of the run
+    before. ``unready`` says why it gets no new flows of services; it is empty if it is ``ready``
+    for them.
     """
 
     id: int
@@ -38,8 +41,10 @@ class Function:
     cpu_limit: float | None
     memory_limit: int | None
     command: tuple[str, ...]
-    command_state: Literal["", "running", "exited", "lost"]
+    command_state: CommandState
     exit_status: int | None
+    command_since: float | None
+    last_exit: int | None
     processes: tuple[int, ...]
     cpu_seconds: float | None
     throttled_seconds: float | None
@@ -57,24 +62,31 @@ class Function:
 def read(view: View) -> list[Function]:
     """All functions, by name."""
     means, flows = usage.means(view), usage.flows(view)
+    commands = view.record.commands()
     with usage.Reader(view) as reader:
         used = reader.read(view.functions)
     return [
         _function(view, row, one := used[row.function.name], usage.kernel_seconds(one.ran, means),
-                  flows[row.attachment.ifindex])
+                  flows[row.attachment.ifindex], commands.get(row.function.name, CommandRow()))
         for row in view.functions
     ]  # fmt: skip
 
 
 def _function(
-    view: View, row: FunctionRow, used: Usage, kernel: float | None, flows: int
+    view: View,
+    row: FunctionRow,
+    used: Usage,
+    kernel: float | None,
+    flows: int,
+    ran: CommandRow,
 ) -> Function:
     function = row.function
-    exit_status = _exit_status(view, function.name)
-    command_state: Literal["", "running", "exited", "lost"] = ""
+    ended = exit_status(view.record, function.name)
+    state: CommandState = ""
     if function.command:
-        command_state = "running" if used.kept else "lost"
-        command_state = "exited" if exit_status is not None else command_state
+        state = "running" if used.kept else "lost"
+        state = "exited" if ended is not None else state
+        state = "stopped" if ran.stopped and state != "running" else state
     return Function(
         id=row.id,
         name=function.name,
@@ -90,8 +102,10 @@ def _function(
         cpu_limit=function.cpu,
         memory_limit=function.memory,
         command=function.command,
-        command_state=command_state,
-        exit_status=exit_status,
+        command_state=state,
+        exit_status=ended,
+        command_since=_since(view, function.name, ran, state),
+        last_exit=ran.last_exit,
         processes=used.processes,
         cpu_seconds=used.cpu_seconds,
         throttled_seconds=used.throttled_seconds,
@@ -107,8 +121,11 @@ def _function(
     )
 
 
-def _exit_status(view: View, function: str) -> int | None:
+def _since(view: View, function: str, ran: CommandRow, state: CommandState) -> float | None:
+    if state == "running":
+        return ran.started
     try:
-        return int(exit_file(view.record, function).read_text())
-    except (FileNotFoundError, ValueError):
+        file = exit_file(view.record, function).stat()
+    except FileNotFoundError:
         return None
+    return file.st_mtime if file.st_size else None

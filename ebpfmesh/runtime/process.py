@@ -1,16 +1,18 @@
 # SPDX-License-Identifier: BSD-2-Clause
 """Processes of functions: in their namespace and cgroup, with the mesh's names in /etc/hosts.
 
-A command that ``up`` starts stays when ebpfmesh exits. Two shells keep what would be lost: one
-waits and writes down how the command ended, the other keeps the first mebibyte of what it said.
+A command that ``up`` starts stays when ebpfmesh exits. A keeper, its parent, writes down what would
+be lost: how it ended, and the last of what it said (``keeper.py``).
 """
 
 import contextlib
 import os
+import resource
 import shutil
 import signal
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
@@ -23,14 +25,13 @@ from ebpfmesh.runtime.capability import SETGID, SETUID, confine
 from ebpfmesh.runtime.home import Home, number_inside
 from ebpfmesh.runtime.sandbox import PATH, Sandbox, check_installed
 
-KEEP = r"""exec 3>&2 2>/dev/null
-{ "$@" 3>&-; printf %s $? >&3; } 2>&1 </dev/null \
-| { (ulimit -f 2048; exec cat -u); exec cat -u >/dev/null; } 3>&-"""
-"""Writes to stdout what a command says, and to stderr its exit status."""
+KEEPER = ["-I", "-S", str(Path(__file__).with_name("keeper.py"))]
+OOM = Path("/proc/self/oom_score_adj")
+SPARED = "-1000"
+FILES = resource.getrlimit(resource.RLIMIT_NOFILE)
 BWRAP = ("bwrap", "--args")
 MAKERS = ("bwrap: ", "setpriv: ")  # what their complaints begin with
 SETUP_SECONDS = 30.0
-KEEP_LOG = ["cat", "-u"]  # writes what it reads at once, where head would collect it
 
 
 def execute(home: Home, command: Sequence[str]) -> NoReturn:
@@ -47,33 +48,40 @@ def start(
     home: Home,
     command: Sequence[str],
     *,
-    log: Path,
+    logs: Sequence[Path],
     exit_file: Path,
     sandbox: Sandbox | None = None,
 ) -> None:
     """Start ``command`` and leave it running; MeshError if the program is not there.
 
-    ``exit_file`` is empty until it ended. Without a ``sandbox`` it is root of the host.
+    ``exit_file`` is empty until it ended. ``logs`` are two files of this run, and those that they
+    become of the run before. Without a ``sandbox`` it is root of the host.
     """
     if not sandbox and shutil.which(command[0]) is None:
         hint = "install it, or change command in the file"
         raise MeshError(f"there is no program {command[0]}", hint=hint)
-    for file in (log, exit_file):
-        private.file(file)
-    with log.open("wb") as said, exit_file.open("wb") as status, contextlib.ExitStack() as stack:
+    for new, old in zip(logs[:2], logs[2:], strict=True):
+        with contextlib.suppress(FileNotFoundError):
+            new.replace(old)
+    oom = OOM.read_text().strip()
+    with contextlib.ExitStack() as stack:
         if sandbox:
             keep = _in_sandbox(stack, home, sandbox)
         else:
             keep = _Keep((), (), None, lambda: _at_host(home), _file(stack, b""))
+        exit_file.unlink(missing_ok=True)  # a keeper of before, if it still lives, has that one
+        for path in (exit_file, *logs):
+            private.file(path)
+        files = [stack.enter_context(one.open("wb")).fileno() for one in (exit_file, *logs[:2])]
         try:
-            subprocess.Popen(
-                ["/bin/sh", "-c", KEEP, "ebpfmesh", *keep.before, *command],
+            kept = subprocess.Popen(
+                [sys.executable, *KEEPER, oom, *map(str, files), *keep.before, *command],
                 stdin=subprocess.DEVNULL,
-                stdout=said,
-                stderr=status,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
                 start_new_session=True,
                 preexec_fn=keep.begin,  # noqa: PLW1509  (this process has one thread)
-                pass_fds=keep.descriptors,
+                pass_fds=[*keep.descriptors, *files],
                 env=keep.env,
                 cwd="/",
             )
@@ -82,15 +90,15 @@ def start(
             what = f"{command[0]} cannot be started in {home.netns.name}: {why or error}"
             raise MeshError(what, hint="are its cgroup and its volumes there?") from error
         if sandbox:
-            _wait_until_made(home, log, exit_file)
+            _wait_until_made(home, kept, logs[0])
 
 
-def _wait_until_made(home: Home, log: Path, exit_file: Path) -> None:
+def _wait_until_made(home: Home, keeper: "subprocess.Popen[bytes]", log: Path) -> None:
     """Return once a command runs in its sandbox, or ran; MeshError if that could not be made."""
     deadline = time.monotonic() + SETUP_SECONDS
     while not any(number_inside(process) > 1 for process in home.cgroup.processes()):
-        if exit_file.stat().st_size or time.monotonic() > deadline:
-            said = log.read_bytes()[:4096].decode(errors="replace").strip()
+        if keeper.poll() is not None or time.monotonic() > deadline:
+            _, _, said = log.read_bytes()[:4096].decode(errors="replace").partition(" ")
             if said.startswith(MAKERS):
                 what = f"the sandbox in {home.netns.name} cannot be made: {said.splitlines()[0]}"
                 raise MeshError(
@@ -115,11 +123,15 @@ class _Keep(NamedTuple):
 
 def _at_host(home: Home) -> None:
     home.enter()
+    _defaults()
     confine()
-    _default_signals()
 
 
-def _default_signals() -> None:
+def _defaults() -> None:
+    """What a command begins with, whatever this process has changed for itself."""
+    resource.setrlimit(resource.RLIMIT_NOFILE, FILES)
+    with contextlib.suppress(OSError):  # where it may not be asked for
+        OOM.write_text(SPARED)  # of who keeps it
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # ignored during an undo
         signal.signal(number, signal.SIG_DFL)
 
@@ -146,8 +158,8 @@ def _in_sandbox(stack: contextlib.ExitStack, home: Home, sandbox: Sandbox) -> _K
         except (MeshError, OSError) as error:
             os.write(trouble, str(error).encode())
             raise
+        _defaults()
         confine((SETUID, SETGID))
-        _default_signals()
 
     return _Keep(before, (told, owner, *filters), {"PATH": PATH}, begin, trouble)
 
@@ -161,19 +173,22 @@ def _file(stack: contextlib.ExitStack, content: bytes) -> int:
 
 
 def keepers(processes: Iterable[int]) -> set[int]:
-    """Those of ``processes`` that only keep the log and the exit status of a command."""
-    shells, found = set(), set()
+    """Those of ``processes`` that only keep the log, the exit status and the sandbox of others."""
     lines = {process: _command_line(process) for process in processes}
-    for process, line in lines.items():
-        if line[1:4] == ["-c", KEEP, "ebpfmesh"]:
-            shells.add(process)
+    top = {process for process, line in lines.items() if line[1:4] == KEEPER}
+    found = set(top)
     for process, line in lines.items():
         parent = _parent(process)
-        if parent in shells and (line == KEEP_LOG or _is_bwrap(line)):
-            found.add(process)
-        elif _is_bwrap(line) and _is_bwrap(lines.get(parent, [])):
-            found.add(process)  # the first process of a sandbox
-    return shells | found
+        if _is_bwrap(line) and (parent in top or _is_bwrap(lines.get(parent, []))):
+            found.add(process)  # the last is the first process of a sandbox
+    return found
+
+
+def keeper(processes: Iterable[int]) -> int | None:
+    """The one of ``processes`` that writes down how a command ends; None if it is gone."""
+    found = [one for one in processes if _command_line(one)[1:4] == KEEPER]
+    # Before its command executes, there are two, and one's parent is the other.
+    return next((one for one in found if _parent(one) not in found), None)
 
 
 def _is_bwrap(line: Sequence[str]) -> bool:

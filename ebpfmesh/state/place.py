@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: BSD-2-Clause
 """Where a mesh and its functions are: what those who change them and those who look share."""
 
+import signal
 from pathlib import Path
 from typing import Literal
 
@@ -8,9 +9,10 @@ from pyroute2 import IPRoute
 
 from ebpfmesh.errors import NotFound
 from ebpfmesh.kernel import interface, links, netns
-from ebpfmesh.kernel.cgroup import Cgroup
+from ebpfmesh.kernel.cgroup import Cgroup, Stop
 from ebpfmesh.kernel.pins import Pins
 from ebpfmesh.kernel.programs import HOOKS
+from ebpfmesh.model import Function
 from ebpfmesh.state.record import Attachment, FunctionRow, Record
 
 Problem = Literal["", "unfinished", "interface gone", "namespace gone", "programs missing"]
@@ -74,11 +76,25 @@ def hosts_file(record: Record) -> Path:
     return record.directory / "hosts"
 
 
-def log_file(record: Record, function: str) -> Path:
-    """First mebibyte of what a function's command said."""
-    return record.directory / f"{function}.log"
+def log_files(record: Record, function: str) -> tuple[Path, ...]:
+    """What a function's command said: two files of this run, and two of the run before."""
+    return tuple(record.directory / f"{function}.log.{number}" for number in range(4))
 
 
 def exit_file(record: Record, function: str) -> Path:
     """Exit status of a function's command; empty until it ended."""
     return record.directory / f"{function}.exit"
+
+
+def exit_status(record: Record, function: str) -> int | None:
+    """How a function's command ended, as the shell has it; None if it did not, or nobody knows."""
+    try:
+        return int(exit_file(record, function).read_text())
+    except (FileNotFoundError, ValueError):
+        return None
+
+
+def stop_of(record: Record, function: Function) -> Stop:
+    """How a function's processes are ended."""
+    number = signal.Signals[function.stop_signal]
+    return Stop(cgroup_of(record, function.name), number, function.stop_seconds)

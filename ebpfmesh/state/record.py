@@ -30,10 +30,11 @@ from ebpfmesh.model import (
     Scope,
     Service,
 )
-from ebpfmesh.state.tables import Entry, Kind, Tables
+from ebpfmesh.state.tables import COMMAND, Entry, Kind, Tables
 
 __all__ = [
     "Attachment",
+    "CommandRow",
     "Entry",
     "FunctionRow",
     "InjectionRow",
@@ -100,6 +101,22 @@ class ProgramRow:
     id: int
     injection: Injection
     compiled: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class CommandRow:
+    """What there is to know of a function's command besides what the kernel does.
+
+    ``stopped``: somebody asked for it. ``restarts``: how often it was started again by itself,
+    ``failures`` how often since it last ran well. ``started`` is Unix time, 0 before it was;
+    ``last_exit`` how the run before ended, None if there was none, or if nobody knows.
+    """
+
+    stopped: bool = False
+    restarts: int = 0
+    failures: int = 0
+    started: float = 0
+    last_exit: int | None = None
 
 
 @dataclass(frozen=True)
@@ -170,6 +187,16 @@ class Record(Tables):
         where = self._read(lambda text: Attachment(**json.loads(text)), attachment)
         function = self._read(_FUNCTION.validate_json, model)
         return FunctionRow(self.mesh, number, function, where, bool(ready))
+
+    def command(self, function: str) -> CommandRow:
+        """What there is to know of a function's command."""
+        rows = self._all("SELECT value FROM setting WHERE key = ?", COMMAND + function)
+        return self._read(_command, rows[0][0]) if rows else CommandRow()
+
+    def commands(self) -> dict[str, CommandRow]:
+        """The same of all functions of which there is something, by name."""
+        found = self._settings(COMMAND).items()
+        return {name: self._read(lambda one: CommandRow(**one), value) for name, value in found}
 
     def address_owner(self, address: Address) -> str | None:
         """Name of the function or service that has this address."""
@@ -446,6 +473,10 @@ def match_of(policy: Policy) -> str:
 
 def file_of(mesh: str) -> Path:
     return RUN / mesh / "record.db"
+
+
+def _command(text: str) -> CommandRow:
+    return CommandRow(**json.loads(text))
 
 
 def all_records() -> list[str]:

@@ -22,6 +22,8 @@ Kind = Literal["function", "tenant", "service", "prefix", "group"]
 Setting = Literal["netns", "limits", "mesh", "making", "dirty", "listener", "maglev_rows", "build"]
 UNREADY = "unready/"
 """Begins the key of a setting that tells why a function is not ready; without, it is."""
+COMMAND = "command/"
+"""Begins the key of a setting that tells of a function's command."""
 T = TypeVar("T")
 
 VERSION = 8
@@ -252,9 +254,13 @@ class Tables:
 
     def unready(self) -> dict[str, str]:
         """Functions that get no new flows of services, and why."""
+        return self._settings(UNREADY)
+
+    def _settings(self, kind: str) -> dict[str, Any]:
+        """What settings say whose keys begin so, by the rest of the key."""
         query = "SELECT substr(key, ?), value FROM setting WHERE key BETWEEN ? AND ?"
-        rows = self._all(query, len(UNREADY) + 1, UNREADY, UNREADY + "~")
-        return {name: self._read(json.loads, why) for name, why in rows}
+        rows = self._all(query, len(kind) + 1, kind, kind + "~")
+        return {name: self._read(json.loads, value) for name, value in rows}
 
     def sizes(self) -> dict[str, int]:
         """What is used of limits.services, limits.rules and limits.prefixes."""

@@ -5,6 +5,7 @@ Only who holds the mesh's lock does; ``locked`` gives it.
 """
 
 import contextlib
+import dataclasses
 import fcntl
 import itertools
 import json
@@ -17,15 +18,24 @@ from stat import S_IMODE
 from typing import Any, Self
 
 from ebpfmesh import _abi
-from ebpfmesh.errors import MeshError, MissingPrivilege
+from ebpfmesh.errors import Busy, MeshError, MissingPrivilege
 from ebpfmesh.kernel import private
 from ebpfmesh.kernel.netns import NetnsId
 from ebpfmesh.kernel.prefixes import block_of, packed
 from ebpfmesh.model import Address, Function, Injection, Mesh, Policy, Service, port_prefixes
 from ebpfmesh.state import record
-from ebpfmesh.state.record import Attachment, Chain, InjectionRow, Record, file_of, match_of
+from ebpfmesh.state.record import (
+    Attachment,
+    Chain,
+    CommandRow,
+    InjectionRow,
+    Record,
+    file_of,
+    match_of,
+)
 from ebpfmesh.state.tables import (
     APPLICATION,
+    COMMAND,
     LOCK_SECONDS,
     SCHEMA,
     UNREADY,
@@ -112,7 +122,13 @@ class Writer(Record):
             self._unsure.add(("function", name))
             self._db.execute("DELETE FROM function WHERE name = ?", (name,))
             self.set_unready(name, "")
+            self._db.execute("DELETE FROM setting WHERE key = ?", (COMMAND + name,))
             self._put_addresses("function", name, ())
+
+    def put_command(self, function: str, row: CommandRow) -> None:
+        """Write what there is to know of a function's command."""
+        values = (COMMAND + function, json.dumps(dataclasses.asdict(row)))
+        self._db.execute("REPLACE INTO setting VALUES (?, ?)", values)
 
     def set_unready(self, function: str, why: str) -> None:
         """Write down why a function gets no new flows of services; empty: it does."""
@@ -508,16 +524,16 @@ def stale_locks() -> list[str]:
 
 
 @contextlib.contextmanager
-def locked(mesh: str) -> Iterator[None]:
-    """Hold the mesh's lock; waits for another process, LOCK_SECONDS at most.
+def locked(mesh: str, patience: float = LOCK_SECONDS) -> Iterator[None]:
+    """Hold the mesh's lock; waits for another process, ``patience`` seconds at most: Busy.
 
     The lock's file goes with the mesh: whoever leaves last, and finds no record, removes it.
     """
-    deadline = time.monotonic() + LOCK_SECONDS
+    deadline = time.monotonic() + patience
     while (lock := _try_lock(mesh)) is None:
         if time.monotonic() > deadline:
-            raise MeshError(
-                f"another process has been changing mesh {mesh} for {LOCK_SECONDS:.0f} s",
+            raise Busy(
+                f"another process has been changing mesh {mesh} for {patience:.0f} s",
                 hint=f"fuser {record.RUN}/{mesh}.lock shows it",
             )
         time.sleep(0.02)

@@ -68,13 +68,17 @@ def kept() -> dict[Path, int]:
 @pytest.mark.parametrize("umask", [0, 0o22, 0o77])
 def test_only_root_may(file: Path, umask: int) -> None:
     up(file, umask)
-    log = RUN / "private/loud.log"
+    log = RUN / "private/loud.log.0"
     wait_until(lambda: log.exists() and log.read_text(), what="the command says something")
-    assert int(log.read_text(), 8) == umask, "the command has the umask of who started it"
+    assert int(log.read_text().split()[1], 8) == umask, (
+        "the command has the umask of who started it"
+    )
     hosts = RUN / "private/hosts"
     found = kept()
     assert found.pop(hosts) & 0o777 == 0o644, "to be read where it is /etc/hosts"
-    assert {hosts.with_name(name) for name in ("record.db", "loud.log")} <= found.keys()
+    assert {
+        hosts.with_name(name) for name in ("record.db", "loud.log.0", "loud.log.3", "loud.exit")
+    } <= found.keys()
     assert {str(path): oct(mode) for path, mode in found.items() if mode & 0o077} == {}
 
 
@@ -85,7 +89,7 @@ def test_nobody_reads_or_stops_anything(file: Path) -> None:
     for who in (NOBODY, inside, (*inside, *NOBODY)):  # root in a function is none of ours either
         for command in (
             ["ls", RUN / "private"],
-            ["cat", RUN / "private/loud.log"],
+            ["cat", RUN / "private/loud.log.0"],
             ["/usr/bin/python3", "-c", HOLD],
         ):
             done = subprocess.run([*who, *command], capture_output=True, check=False)

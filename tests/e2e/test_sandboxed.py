@@ -21,8 +21,11 @@ import pytest
 from ebpfmesh import apply
 from ebpfmesh.config.home import HOME as DESCRIBED
 from ebpfmesh.kernel import interface, netns
+from ebpfmesh.observe import logs
+from ebpfmesh.observe.view import opened
+from ebpfmesh.runtime.logs import read
 from ebpfmesh.runtime.sandbox import Sandbox
-from ebpfmesh.state.place import exit_file, log_file
+from ebpfmesh.state.place import exit_file
 from support import containers
 from support.command import COMMAND, ROOT, complaint, data, ebpfmesh
 from support.topology import mesh_of, needs, poll, running, wait_until
@@ -463,8 +466,8 @@ def ended(mesh: str, name: str = "f") -> str:
 
 
 def said(mesh: str, name: str = "f") -> str:
-    with apply.opened(mesh) as live:
-        return log_file(live.record, name).read_text()
+    with opened(mesh) as view:
+        return "".join(f"{line.text}\n" for line in read([logs.log(view, name)]))
 
 
 def one(script: str, *keys: str, program: str = PYTHON) -> str:

@@ -111,6 +111,32 @@ def not_ready(on_step: apply.OnStep) -> tuple[Operation, ...]:
     return apply.set_ready("killed", "d-1", False, on_step=on_step)
 
 
+def running() -> None:
+    """The command of c runs."""
+    apply.start("killed", "c")
+    assert poll(lambda: started(1))
+
+
+def stopped() -> None:
+    """It does not, as somebody stopped it."""
+    apply.stop("killed", "c")
+
+
+def stop(on_step: apply.OnStep) -> tuple[Operation, ...]:
+    """The command of c ends."""
+    return apply.stop("killed", "c", on_step)
+
+
+def start(on_step: apply.OnStep) -> tuple[Operation, ...]:
+    """It begins."""
+    return apply.start("killed", "c", on_step)
+
+
+def restart(on_step: apply.OnStep) -> tuple[Operation, ...]:
+    """It ends, and begins again."""
+    return apply.restart("killed", "c", on_step)
+
+
 class Change(NamedTuple):
     """``up`` from one mesh to another, or from nothing; or what is done ``by`` another way."""
 
@@ -128,6 +154,13 @@ class Change(NamedTuple):
         """The kinds of its operations."""
         done = self.by(on_step) if self.by else apply.up(self.after, on_step)
         return tuple(step.kind for step in done)
+
+    @property
+    def commands(self) -> int:
+        """How many commands run after it."""
+        if self.by is stop:
+            return 0
+        return sum(bool(function.command) for function in self.after.functions)
 
 
 PASS = """
@@ -174,6 +207,9 @@ CHANGES = {
     "change-function": Change(mesh(MINE, D), mesh(YOURS, D.replace("2\n", "2\ncpu = 0.25\n"))),
     "remove-function": Change(mesh(MINE), mesh()),
     "set-ready": Change(mesh(D, D_0, D_1), mesh(D, D_0, D_1), ready, not_ready),
+    "stop-function": Change(mesh(MINE), mesh(MINE), running, stop),
+    "start-function": Change(mesh(MINE), mesh(MINE), stopped, start),
+    "stop-function, to restart": Change(mesh(MINE), mesh(MINE), running, restart),
     "set-service": Change(mesh(D, D_0), mesh(D, service("web", 1, "d"))),
     "remove-service": Change(mesh(D, D_0), mesh(D)),
     "add-policy": Change(mesh(), mesh(OUTSIDE)),
@@ -222,7 +258,7 @@ def test_killed_at_each_step(kind: str) -> None:
 
 def test_a_change_of_many_kinds_killed_at_each_step() -> None:
     """What it was killed in and all that was done before are undone together."""
-    alone = {"create-mesh", "repair", "set-ready"}
+    alone = {"create-mesh", "repair", "set-ready", "stop-function", "start-function"}
     loaded = {"set-injection", "remove-injection", "replace-programs"}  # at each step: minutes
     killed(Change(OLD, NEW), KINDS.keys() - alone - loaded)
 
@@ -231,7 +267,7 @@ def killed(change: Change, kinds: Set[str]) -> None:
     """Kill it at each step, then up; in turn nothing comes before, or gc, or down if all is new."""
     change.prepare()
     assert {*change.do(lambda _: None)} >= kinds
-    assert poll(lambda: started(change.after))
+    assert poll(lambda: started(change.commands))
     wanted = things()
     change.prepare()
     steps = steps_of(change.do)
@@ -245,10 +281,10 @@ def killed(change: Change, kinds: Set[str]) -> None:
             assert poll(lambda: things() == wanted), (step, things() ^ wanted)
 
 
-def started(wanted: Mesh) -> bool:
-    """Whether each command runs that shall."""
-    running = sum(word.startswith("process ") and word.endswith(" sleep") for word in leftovers())
-    return running == sum(bool(function.command) for function in wanted.functions)
+def started(commands: int) -> bool:
+    """Whether so many commands run."""
+    found = sum(word.startswith("process ") and word.endswith(" sleep") for word in leftovers())
+    return found == commands
 
 
 def mend(change: Change, step: str, first: str) -> None:

@@ -200,7 +200,7 @@ def test_groups_are_of_one_host_namespace(mounts: Callable[[str], Path]) -> None
 def test_stop_ends_what_will_not_end(
     mounts: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """SIGTERM first; SIGKILL for what is still there after a while."""
+    """SIGTERM first, once; SIGKILL for what is still there after a while."""
     top = mounts(V1)
     OWN.create(function())
     procs = top / "pids" / PLACE / "cgroup.procs"
@@ -215,26 +215,22 @@ def test_stop_ends_what_will_not_end(
     kill = os.kill
 
     def record(pid: int, number: int) -> None:
-        if (pid, number) not in sent:
-            sent.append((pid, number))
+        sent.append((pid, number))
         kill(pid, number)
 
     def processes(_self: Cgroup) -> set[int]:
         """What the kernel would list: those that run."""
         return {pid for pid, child in children.items() if child.poll() is None}
 
-    monkeypatch.setattr(cgroup, "STOP_SECONDS", 0.3)
     monkeypatch.setattr(cgroup.os, "kill", record)
     monkeypatch.setattr(Cgroup, "processes", processes)
     procs.write_text("")
-    cgroup.stop([OWN], lambda _: set())
+    cgroup.stop([cgroup.Stop(OWN, seconds=0.3)], lambda _: set())
     assert (willing.wait(5), stubborn.wait(5)) == (-signal.SIGTERM, -signal.SIGKILL)
     stubborn.stdout.close()
-    assert set(sent) == {
-        (willing.pid, signal.SIGTERM),
-        (stubborn.pid, signal.SIGTERM),
-        (stubborn.pid, signal.SIGKILL),
-    }
+    asked = sorted(pair for pair in sent if pair[1] == signal.SIGTERM)
+    assert asked == sorted((pid, signal.SIGTERM) for pid in children)
+    assert {pair for pair in sent if pair not in asked} == {(stubborn.pid, signal.SIGKILL)}
 
 
 def test_processes_of_all_hierarchies(mounts: Callable[[str], Path]) -> None:

@@ -2,8 +2,11 @@
 """Processes of functions, as far as it goes without a namespace: what is kept, and who is asked."""
 
 import os
+import re
 import signal
 import subprocess
+import sys
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -11,21 +14,36 @@ import pytest
 from ebpfmesh.errors import MeshError, NotFound
 from ebpfmesh.kernel.cgroup import Cgroup
 from ebpfmesh.runtime import process
+from support.topology import wait_until
 
-MEBIBYTE = 1 << 20
+LOGS = ("log.0", "log.1")
 
 
 class Kept:
-    """What is left of a command that ran under KEEP: how it ended, and what it said."""
+    """What is left of a command that a keeper ran: how it ended, and what it said."""
 
     def __init__(self, directory: Path, *command: str) -> None:
-        exit_file, log = directory / "exit", directory / "log"
-        with log.open("wb") as said, exit_file.open("wb") as status:
-            subprocess.run(
-                ["/bin/sh", "-c", process.KEEP, "ebpfmesh", *command],
-                stdin=subprocess.DEVNULL, stdout=said, stderr=status, check=False, timeout=30,
-            )  # fmt: skip
-        self.status, self.log = exit_file.read_text(), log.read_bytes()
+        keeper = begin(directory, *command)
+        assert keeper.wait(60) == 0
+        self.status = (directory / "exit").read_text()
+        self.files = [(directory / name).read_bytes() for name in LOGS]
+        self.log = b"".join(said(text) for text in sorted(self.files))
+
+
+def begin(directory: Path, *command: str) -> "subprocess.Popen[bytes]":
+    with ExitStack() as stack:
+        names = ("exit", *LOGS)
+        files = [stack.enter_context((directory / name).open("wb")).fileno() for name in names]
+        return subprocess.Popen(
+            [sys.executable, *process.KEEPER, "0", *map(str, files), *command], pass_fds=files,
+            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )  # fmt: skip
+
+
+def said(text: bytes) -> bytes:
+    """A log without its times."""
+    return re.sub(rb"^[0-9]+\.[0-9]{6} ", b"", text, flags=re.MULTILINE)
 
 
 @pytest.mark.parametrize(
@@ -47,7 +65,7 @@ def test_both_outputs_are_kept(tmp_path: Path) -> None:
 
 def test_a_command_has_no_way_to_its_exit_status(tmp_path: Path) -> None:
     """It inherits its input and its outputs, and no more."""
-    kept = Kept(tmp_path, "sh", "-c", "ls -l /proc/self/fd | grep -c -e exit -e log; exit 7")
+    kept = Kept(tmp_path, "sh", "-c", "ls -l /proc/self/fd | grep -c -e /exit -e /log; exit 7")
     assert (kept.log, kept.status) == (b"0\n", "7")
 
 
@@ -55,52 +73,94 @@ def test_stdin_is_empty(tmp_path: Path) -> None:
     assert Kept(tmp_path, "cat").log == b""
 
 
-@pytest.mark.parametrize("size", [0, 1, MEBIBYTE - 1, MEBIBYTE, MEBIBYTE + 1, 5 * MEBIBYTE])
-def test_the_log_is_bounded(tmp_path: Path, size: int) -> None:
-    """What is said after that goes nowhere, and the command never notices."""
-    kept = Kept(tmp_path, "sh", "-c", f"head -c {size} /dev/zero && echo done >&2 && exit 9")
-    wanted = b"\0" * size + b"done\n"
-    assert kept.log == wanted[:MEBIBYTE]
+SIZE, TAIL = 512 << 10, 16 << 10
+LINES = "import sys; [print(n, end=sys.argv[2]) for n in range(int(sys.argv[1]))]; sys.exit(9)"
+
+
+@pytest.mark.parametrize(("count", "end"), [(0, "\n"), (70_000, "\n"), (900_000, "\n"),
+                                            (900_000, " "), (70_000, "\n" * 30)])  # fmt: skip
+def test_the_last_output_is_kept(tmp_path: Path, count: int, end: str) -> None:
+    """Half a mebibyte of it at least with its times, not much more than one, and whole lines."""
+    kept = Kept(tmp_path, sys.executable, "-c", LINES, str(count), end)
+    wanted = "".join(f"{n}{end}" for n in range(count)).encode()
     assert kept.status == "9"
+    assert all(len(text) <= SIZE + TAIL for text in kept.files)
+    if end == " ":  # no line ends: parts of one are kept
+        assert wanted.endswith(kept.log.replace(b"\n", b""))
+        return
+    assert wanted.endswith(kept.log)
+    assert kept.log == wanted or sum(map(len, kept.files)) > SIZE
+    assert wanted[: len(wanted) - len(kept.log)][-1:] in (b"", b"\n")
+
+
+def test_times_of_lines_do_not_run_back(tmp_path: Path) -> None:
+    kept = Kept(tmp_path, sys.executable, "-c", LINES, "90000", "\n")
+    stamps = [line.split()[0] for text in sorted(kept.files) for line in text.splitlines()]
+    assert stamps == sorted(stamps)
+    assert len(stamps) > 10_000
+
+
+def test_what_cannot_be_written_is_counted_and_holds_nobody_up(tmp_path: Path) -> None:
+    """A limit of the size of files stands for a full disk: nothing goes in from there on."""
+    script = "head -c 3000000 /dev/zero; exit 4"
+    limited = 'ulimit -f 100; exec "$@"'
+    with ExitStack() as stack:
+        names = ("exit", *LOGS)
+        files = [stack.enter_context((tmp_path / one).open("wb")).fileno() for one in names]
+        words = [sys.executable, *process.KEEPER, "0", *map(str, files), "sh", "-c", script]
+        done = subprocess.run(["sh", "-c", limited, "sh", *words], pass_fds=files, check=False,
+                              stdin=subprocess.DEVNULL, timeout=60)  # fmt: skip
+    assert done.returncode == 0
+    assert (tmp_path / "exit").read_text() == "4"
+    assert all((tmp_path / name).stat().st_size <= 100 * 1024 for name in LOGS)
 
 
 def test_the_log_is_written_at_once(tmp_path: Path) -> None:
     """Not when the command ends, nor when a buffer is full."""
-    log = tmp_path / "log"
+    log = tmp_path / LOGS[0]
     kept = Kept(tmp_path, "sh", "-c", f"echo now; until [ -s {log} ]; do sleep 0.01; done")
     assert kept.log == b"now\n"
 
 
+def test_a_command_may_close_its_outputs(tmp_path: Path) -> None:
+    assert Kept(tmp_path, "sh", "-c", "exec >&- 2>&-; sleep 0.1; exit 6").status == "6"
+
+
+def test_what_a_command_leaves_behind_may_go_on(tmp_path: Path) -> None:
+    """How the command ended is known while others still speak; the keeper stays for them."""
+    go, exit_file = tmp_path / "go", tmp_path / "exit"
+    script = f"(until [ -e {go} ]; do sleep 0.01; done; echo late) & echo soon; exit 2"
+    keeper = begin(tmp_path, "sh", "-c", script)
+    wait_until(lambda: exit_file.exists() and exit_file.read_text() == "2", what="it ended")
+    assert said((tmp_path / LOGS[0]).read_bytes()) == b"soon\n"
+    assert keeper.poll() is None
+    go.touch()
+    assert keeper.wait(60) == 0
+    assert said((tmp_path / LOGS[0]).read_bytes()) == b"soon\nlate\n"
+
+
 def test_keepers_are_told_from_the_command(tmp_path: Path) -> None:
-    """Of all processes of a command that is cat itself, cat alone is the command's own."""
-    pipe, log = tmp_path / "pipe", tmp_path / "log"
+    """Of all its processes, the command alone is no keeper."""
+    pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
-    with log.open("wb") as said:
-        shell = subprocess.Popen(
-            ["/bin/sh", "-c", process.KEEP, "ebpfmesh", "cat", str(pipe)],
-            stdin=subprocess.DEVNULL, stdout=said, stderr=subprocess.DEVNULL,
-            start_new_session=True,
-        )  # fmt: skip
+    keeper = begin(tmp_path, "cat", str(pipe))
     try:
-        with pipe.open("w") as writer:  # the command reads by now
-            writer.write("something")
-            writer.flush()
-            while not log.stat().st_size:
-                pass
+        with pipe.open("w"):  # the command reads by now
             group = {
                 int(path.parent.name)
                 for path in Path("/proc").glob("[0-9]*/stat")
-                if session_of(path) == shell.pid
+                if session_of(path) == keeper.pid
             }
+            assert process.keeper(group) == keeper.pid
             workers = group - process.keepers(group)
             assert [Path(f"/proc/{pid}/cmdline").read_text() for pid in workers] == [
                 f"cat\0{pipe}\0"
             ]
-        assert shell.wait(10) == 0
+        assert keeper.wait(60) == 0
     finally:
-        if shell.poll() is None:
-            os.killpg(shell.pid, signal.SIGKILL)
-            shell.wait()
+        if keeper.poll() is None:
+            os.killpg(keeper.pid, signal.SIGKILL)
+            keeper.wait()
 
 
 def session_of(path: Path) -> int:
@@ -158,7 +218,7 @@ def test_no_such_program(tmp_path: Path) -> None:
     with pytest.raises(NotFound, match="nosuchprogram"):
         process.execute(home(tmp_path), ["nosuchprogram"])
     with pytest.raises(MeshError, match="nosuchprogram") as caught:
-        process.start(home(tmp_path), ["nosuchprogram"], log=tmp_path, exit_file=tmp_path)
+        process.start(home(tmp_path), ["nosuchprogram"], logs=[tmp_path] * 4, exit_file=tmp_path)
     assert caught.value.exit_code == 1
 
 

@@ -1,0 +1,139 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""Who keeps a function's command: writes down how it ended, and the last of what it said.
+
+A process of its own, one for each command, that imports as little as can be and outlives who
+started it: python3 -I -S keeper.py OOM EXIT LOG LOG COMMAND…, with the command's oom_score_adj and
+three descriptors of files. Where memory runs out the command is killed, not who keeps it.
+
+A line of a log is the Unix time it came at, a space, and the line. The logs are written in turns,
+the other one emptied when one is full: together they have the last half a mebibyte or more.
+Whatever becomes of them, the command is not held up: what cannot be written is lost, and counted.
+"""
+
+import os
+import select
+import signal
+import sys
+import time
+from typing import NoReturn
+
+SIZE = 512 << 10  # of a log, but for the end of its last line
+CHUNK = 16 << 10
+RATHER = (
+    500  # oom_score_adj of a command whose keeper has the caller's, as without CAP_SYS_RESOURCE
+)
+DRAIN = 1 << 20  # what is read after its end at most; more than a pipe holds
+
+
+class Log:
+    """Two files that are written in turns."""
+
+    def __init__(self, files: list[int]) -> None:
+        self._files = files
+        self._size = self._lost = 0
+        self._inside = False  # of a line
+
+    def keep(self, data: bytes) -> None:
+        """Write what was said now."""
+        stamp = b"%.6f " % time.time()
+        if self._size + len(data) + data.count(b"\n") * len(stamp) > SIZE:
+            data = self._turn(data)
+        if self._lost:
+            note = b"%d bytes of the log are lost\n" % self._lost
+            data = (b"\n" if self._inside else b"") + note + data
+        if not data:
+            return
+        text = data[:-1].replace(b"\n", b"\n" + stamp) + data[-1:]
+        self._put(text if self._inside else stamp + text)
+        self._inside = not data.endswith(b"\n")
+
+    def _turn(self, data: bytes) -> bytes:
+        """Begin the other file, at a line if one begins here; what of ``data`` is left for it."""
+        if self._inside:
+            line, _, data = data.partition(b"\n")
+            self._put(line + b"\n")
+            self._inside = False
+        self._files.reverse()
+        self._size = 0
+        try:
+            os.ftruncate(self._files[0], 0)
+            os.lseek(self._files[0], 0, os.SEEK_SET)
+        except OSError:
+            self._size = SIZE
+        return data
+
+    def _put(self, text: bytes) -> None:
+        try:
+            written = os.write(self._files[0], text)
+        except OSError:
+            written = 0
+        self._size += written
+        self._lost = 0 if written == len(text) else self._lost + len(text) - written
+
+
+def main() -> None:
+    """Run the command, and end when it has ended and nobody can say anything more."""
+    exit_file, *logs = own = [int(word) for word in sys.argv[2:5]]
+    for file in own:
+        os.set_inheritable(file, False)
+    reader, writer = os.pipe()
+    command = os.fork()
+    if not command:
+        _become(sys.argv[5:], writer, sys.argv[1])
+    begin = 3
+    for file in (*sorted([reader, *own]), os.sysconf("SC_OPEN_MAX")):
+        os.closerange(begin, file)
+        begin = file + 1
+    _keep(command, reader, exit_file, Log(logs))
+
+
+def _keep(command: int, reader: int, exit_file: int, log: Log) -> None:
+    ended = os.pidfd_open(command)
+    poll = select.poll()
+    for file in (reader, ended):
+        poll.register(file, select.POLLIN)
+    left = {reader, ended}
+    while left:
+        for file, _ in poll.poll():
+            if file == ended:
+                _drain(reader, log) if reader in left else None
+                _, status = os.waitpid(command, 0)
+                code = os.waitstatus_to_exitcode(status)
+                os.write(exit_file, b"%d" % (code if code >= 0 else 128 - code))
+            elif data := os.read(reader, CHUNK):
+                log.keep(data)
+                continue
+            left.discard(file)
+            poll.unregister(file)
+
+
+def _drain(reader: int, log: Log) -> None:
+    """Keep what was said before the end; others may say more."""
+    os.set_blocking(reader, False)
+    try:
+        for _ in range(DRAIN // CHUNK):
+            if not (data := os.read(reader, CHUNK)):
+                break
+            log.keep(data)
+    except BlockingIOError:
+        pass
+    os.set_blocking(reader, True)
+
+
+def _become(command: list[str], output: int, oom: str) -> NoReturn:
+    with open("/proc/self/oom_score_adj", "r+") as score:  # noqa: PTH123
+        spared = int(score.read()) < int(oom)
+        score.write(oom if spared else str(max(int(oom), RATHER)))
+    for file in (1, 2):
+        os.dup2(output, file)
+    for number in (signal.SIGPIPE, signal.SIGXFSZ):  # which Python ignores
+        signal.signal(number, signal.SIG_DFL)
+    try:
+        os.execvp(command[0], command)  # noqa: S606
+    except OSError as error:
+        os.write(2, f"{command[0]}: {error.strerror}\n".encode(errors="surrogateescape"))
+        os._exit(127 if isinstance(error, FileNotFoundError) else 126)
+
+
+if __name__ == "__main__":
+    main()
