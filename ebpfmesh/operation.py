@@ -65,8 +65,8 @@ class Changes(Protocol):
     def add_function(self, function: Function, *, adopt: str, force: bool) -> None:
         """A function is made, or taken that is there (``AddFunction``)."""
 
-    def start_function(self, function: Function) -> None:
-        """Its command, if it has one."""
+    def start_function(self, function: Function, *, again: int = 0) -> None:
+        """Its command, if it has one; ``again`` as StartFunction has it."""
 
     def ask_to_stop(self, function: Function) -> None:
         """Its command is to be stopped from now on, and is asked to end."""
@@ -500,17 +500,19 @@ class StopFunction(Operation):
 class StartFunction(Operation):
     """Its command runs from the beginning; what is left of the run before ends first.
 
-    ``stopped``: it was to be stopped before.
+    ``stopped``: it was to be stopped before. ``again``: nobody asked for it but its own end, and
+    so many runs in a row were no good ones.
     """
 
     object: Function
     old: None = None
     stopped: bool = False
+    again: int = 0
     kind = "start-function"
 
     def do(self, to: Changes) -> None:
         """In the sandbox that it had."""
-        to.start_function(self.object)
+        to.start_function(self.object, again=self.again)
 
     def inverse(self) -> Operation | None:
         """It is stopped, if it was: who has been started may run."""

@@ -186,8 +186,11 @@ class Functions:
                 pin = self._mesh.pins.links / f"{name}-{direction}"
                 links.detach(self._mesh.ip, attachment.ifindex if there else None, direction, pin)
 
-    def start(self, function: Function) -> None:
-        """Start its command, if it has one; what is left of the run before ends first."""
+    def start(self, function: Function, *, again: int = 0) -> None:
+        """Start its command, if it has one; what is left of the run before ends first.
+
+        ``again``: after so many runs in a row that were no good ones, 0: as somebody asked for it.
+        """
         if not function.command:
             return
         record, name = self._mesh.record, function.name
@@ -195,7 +198,8 @@ class Functions:
         self._end(function)
         before = record.command(name)
         ended = exit_status(record, name) if before.started else None
-        row = CommandRow(restarts=before.restarts, started=time.time(), last_exit=ended)
+        restarts = before.restarts + bool(again)
+        row = CommandRow(restarts=restarts, failures=again, started=time.time(), last_exit=ended)
         record.put_command(name, row)
         self._mesh.step(f"command of {name}")
         process.start(

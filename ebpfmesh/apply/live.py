@@ -83,9 +83,9 @@ class Live(Held):
         """Make a function, or take one that is there."""
         self.functions.add(function, adopt=adopt, force=force)
 
-    def start_function(self, function: Function) -> None:
+    def start_function(self, function: Function, *, again: int = 0) -> None:
         """Start its command, if it has one."""
-        self.functions.start(function)
+        self.functions.start(function, again=again)
 
     def ask_to_stop(self, function: Function) -> None:
         """Its command is to be stopped."""

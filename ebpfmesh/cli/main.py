@@ -21,6 +21,7 @@ from ebpfmesh.cli import (
     logs,
     mesh,
     output,
+    serve,
     show,
     top,
 )
@@ -56,7 +57,7 @@ def cli() -> None:
 
 
 for _module in (
-    mesh, desired, example, functions, logs, show, top, edit, inject, events, doctor, bench,
+    mesh, desired, example, functions, logs, show, top, edit, inject, events, serve, doctor, bench,
 ):  # fmt: skip
     for _command in _module.COMMANDS:
         cli.add_command(_command)

@@ -66,14 +66,17 @@ def _ready(row: "Function") -> object:
 
 def _command(row: "Function") -> object:
     pids = " ".join(map(str, row.processes[:4])) + (" …" if len(row.processes) > 4 else "")
+    if not row.command:
+        return pids or None
+    again = f", {row.restarts} restarts" if row.restarts else ""
     if row.command_state == "exited":
         colour = "red" if row.exit_status else ""
-        return mark(f"{row.command[0]} exited {row.exit_status}", colour)
+        return mark(f"{row.command[0]} exited {row.exit_status}{again}", colour)
     if row.command_state == "stopped":
-        return mark(f"{row.command[0]} stopped", "yellow")
+        return mark(f"{row.command[0]} stopped{again}", "yellow")
     if row.command_state == "lost":
-        return mark(f"{row.command[0]} ended", "red")
-    return (f"{row.command[0]} {pids}" if row.command else pids) or None
+        return mark(f"{row.command[0]} ended{again}", "red")
+    return f"{row.command[0]} {pids}{again}"
 
 
 def _limits(row: "Function") -> object:

@@ -190,6 +190,10 @@ ABOUT: dict[str, dict[str, tuple[str, str]]] = {
             "Its command has no sandbox, and is root of the host with the host's files.",
             "true",
         ),
+        "restart": (
+            "When `ebpfmesh serve` starts its command again; a failure is any status but 0.",
+            '"on-failure"',
+        ),
         "stop_signal": ("What asks its command to end, at `stop` and when it goes.", '"SIGQUIT"'),
         "stop_seconds": ("Seconds that it has for it; what is left then is killed.", "10"),
         "cpu": ("CPUs it may use.", "0.5"),

@@ -49,7 +49,7 @@ StopSignal = Literal[
 ]
 STOP_SECONDS = 30
 """The longest stop: half as long as one change of a mesh waits for another."""
-LIFE = ("stop_signal", "stop_seconds")
+LIFE = ("restart", "stop_signal", "stop_seconds")
 """Keys about how a command is started and ended, which may change while it runs."""
 SANDBOX = (
     "user", "env", "workdir", "volumes", "rootfs", "image", "capabilities", "pids", "tmp",
@@ -265,6 +265,9 @@ class FunctionSettings(Model):
     )
     privileged: bool = Field(default=False, description="true or false")
 
+    restart: Literal["no", "on-failure", "always"] = Field(
+        default="no", description='"no", "on-failure" or "always"'
+    )
     stop_signal: StopSignal = Field(
         default="SIGTERM", description=f"one of {', '.join(get_args(StopSignal))}"
     )

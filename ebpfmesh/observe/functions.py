@@ -23,8 +23,8 @@ class Function:
     (with ``exit_status``, as the shell has it), ``lost`` (ended, and nobody knows how), ``stopped``
     (by somebody who asked for it), or empty for a function that has no command. ``command_since``
     is the Unix time since when it runs, or when it ended; ``last_exit`` the status of the run
-    before. ``unready`` says why it gets no new flows of services; it is empty if it is ``ready``
-    for them.
+    before, ``restarts`` how often it was started again by itself. ``unready`` says why it gets no
+    new flows of services; it is empty if it is ``ready`` for them.
     """
 
     id: int
@@ -45,6 +45,7 @@ class Function:
     exit_status: int | None
     command_since: float | None
     last_exit: int | None
+    restarts: int
     processes: tuple[int, ...]
     cpu_seconds: float | None
     throttled_seconds: float | None
@@ -106,6 +107,7 @@ def _function(
         exit_status=ended,
         command_since=_since(view, function.name, ran, state),
         last_exit=ran.last_exit,
+        restarts=ran.restarts,
         processes=used.processes,
         cpu_seconds=used.cpu_seconds,
         throttled_seconds=used.throttled_seconds,

@@ -16,7 +16,7 @@ from ebpfmesh.observe.machine import Check, Status
 from ebpfmesh.observe.view import View, opened
 from ebpfmesh.runtime import capability
 from ebpfmesh.runtime.process import has_hosts
-from ebpfmesh.state import audit, listener, remains
+from ebpfmesh.state import audit, listener, remains, serving
 from ebpfmesh.state.place import hosts_file, problem
 
 RULES_SHOWN = 20
@@ -62,6 +62,7 @@ def _check(view: View, topic: str) -> Iterator[Check]:
     yield from _foreign(view, topic)
     yield from _administrators(view, topic)
     yield from _privileged(view, topic)
+    yield from _unserved(view, topic)
     yield from _nameless(view, topic)
     yield from _fill(view, topic)
     yield from _rooms(view, topic)
@@ -128,6 +129,15 @@ def _privileged(view: View, topic: str) -> Iterator[Check]:
             what = f"function {row.function.name} is privileged: its command is root of the host"
             hint = "it reads and changes the host's files; leave out privileged for a sandbox"
             yield Check(topic, "note", what, hint)
+
+
+def _unserved(view: View, topic: str) -> Iterator[Check]:
+    """Commands that are to be started again when they end, by nobody."""
+    names = [row.function.name for row in view.functions if row.function.restart != "no"]
+    if names and not serving.is_served(view.record):
+        shown = ", ".join(names[:4]) + (" …" if len(names) > 4 else "")
+        what = f"nobody starts the commands of {shown} again when they end"
+        yield Check(topic, "note", what, "run ebpfmesh serve; serve --unit has systemd do it")
 
 
 def _nameless(view: View, topic: str) -> Iterator[Check]:

@@ -23,7 +23,7 @@ import pytest
 from ebpfmesh import apply
 from ebpfmesh.cli.main import cli
 from ebpfmesh.kernel import netns
-from ebpfmesh.state import listener
+from ebpfmesh.state import listener, serving
 from support import containers
 from support.builds import command_of, other_build
 from support.command import ROOT, ebpfmesh
@@ -163,7 +163,7 @@ def run(line: str, place: Path, *, codes: tuple[int, ...] = (0,), listens: bool 
 
 def somebody_listens() -> bool:
     with apply.opened("edge") as live:
-        return listener.find(live.record) is not None
+        return listener.find(live.record) is not None or serving.is_served(live.record)
 
 
 @pytest.mark.parametrize("path", ["", *(path for path in commands() if path not in ONLY_PARSED)])
@@ -178,7 +178,7 @@ def test_examples_of_help(path: str, place: Path) -> None:
             open_breakers()
         for line in examples_of(path):
             codes = (0, 1) if path in MAY_DENY else (0,)
-            run(line, place, codes=codes, listens=path in ("events", "capture"))
+            run(line, place, codes=codes, listens=path in ("events", "capture", "serve"))
 
 
 def open_breakers() -> None:

@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""The serve command: the daemon, in the foreground, as systemd likes it."""
+
+import shlex
+import shutil
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from ebpfmesh.cli import output
+from ebpfmesh.cli.base import Command, settings
+from ebpfmesh.cli.choose import need_change
+
+if TYPE_CHECKING:
+    from ebpfmesh.serve import Event
+
+UNIT = """\
+[Unit]
+Description=Commands of ebpfmesh functions are started again when they end
+Documentation=https://www.freedesktop.org/software/systemd/man/systemd.service.html
+
+[Service]
+Type=notify
+ExecStart={command} serve
+Restart=always
+WatchdogSec=120
+# Functions run on when it ends.
+KillMode=process
+
+[Install]
+WantedBy=multi-user.target
+"""
+
+
+@click.command(
+    cls=Command,
+    examples=(
+        "ebpfmesh serve",
+        "ebpfmesh serve --mesh edge --json",
+        "ebpfmesh serve --unit >ebpfmesh-serve.service",
+    ),
+)
+@click.option("--unit", is_flag=True, help="Print a unit for systemd that runs it, and end.")
+def serve(unit: bool) -> None:
+    """Start commands of functions again when they end, as their `restart` in the mesh file says.
+
+    Of one mesh, or of all that are up here or come up later. The first time after a tenth of a
+    second, then twice as long each time up to 30 s, until a run of 10 s; `show functions` counts.
+    What somebody stopped stays stopped.
+
+    It keeps nothing to itself: without it packets flow and functions run as before. If it is killed
+    nothing is lost, and another starts nothing that runs. SIGTERM ends it.
+    """
+    if unit:
+        text = UNIT.format(command=_self())
+        output.data(text=text) if settings().json else output.text(text)
+        return
+    from ebpfmesh.serve import Supervisor
+
+    need_change("serve")
+    supervisor = Supervisor(settings().mesh, _tell)
+    if settings().mesh:
+        supervisor.enter_or_fail()
+    supervisor.run()
+
+
+def _self() -> str:
+    """How this program is called from anywhere."""
+    found = shutil.which(sys.argv[0])
+    if found and Path(found).name == "ebpfmesh":
+        return shlex.quote(str(Path(found).resolve()))
+    return f"{shlex.quote(sys.executable)} -m ebpfmesh"
+
+
+def _tell(event: "Event") -> None:
+    if settings().json:
+        output.line(time=output.now(), **vars(event))
+        return
+    name = f"{event.mesh}/{event.function}"
+    if event.error:
+        output.complain("error:", "red", f"{name}: {event.error}", color=None)
+    else:
+        how = "was lost" if event.status is None else f"exited {event.status}"
+        output.echo(f"{name} {how}, and was started again")
+
+
+COMMANDS = (serve,)
