@@ -39,6 +39,7 @@ tenant = "one"
 name = "b"
 tenant = "two"
 command = ["sleep", "1000"]
+ready = { file = "/etc/hosts" }
 cpu = 0.5
 [[service]]
 name = "web"
@@ -67,6 +68,7 @@ tenant = "one"
 name = "b"
 tenant = "three"
 command = ["sleep", "1000"]
+ready = { file = "/etc/hosts" }
 cpu = 0.5
 [[function]]
 name = "c"

@@ -41,6 +41,7 @@ tenant = "one"
 name = "b"
 tenant = "two"
 command = ["sleep", "1000"]
+ready = { file = "/etc/hosts" }
 [[service]]
 name = "web"
 address = "198.19.0.1"
