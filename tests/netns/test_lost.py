@@ -54,7 +54,7 @@ to = "service:web"
 """
 LOST, OTHER = (
     mesh_of(MESH),
-    mesh_of(MESH.replace('"lost"', '"other"').replace("command", "#")),
+    mesh_of(MESH.replace('"lost"', '"other"').replace("command", "#").replace("ready", "#")),
 )
 RECORD = RUN / "lost/record.db"
 
