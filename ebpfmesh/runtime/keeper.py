@@ -10,12 +10,15 @@ the other one emptied when one is full: together they have the last half a mebib
 Whatever becomes of them, the command is not held up: what cannot be written is lost, and counted.
 """
 
+import _signal  # type: ignore[import-not-found]  # signal, and typing, cost 1.5 MB each time
 import os
 import select
-import signal
 import sys
 import time
-from typing import NoReturn
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import NoReturn
 
 SIZE = 512 << 10  # of a log, but for the end of its last line
 CHUNK = 16 << 10
@@ -120,14 +123,14 @@ def _drain(reader: int, log: Log) -> None:
     os.set_blocking(reader, True)
 
 
-def _become(command: list[str], output: int, oom: str) -> NoReturn:
+def _become(command: list[str], output: int, oom: str) -> "NoReturn":
     with open("/proc/self/oom_score_adj", "r+") as score:  # noqa: PTH123
         spared = int(score.read()) < int(oom)
         score.write(oom if spared else str(max(int(oom), RATHER)))
     for file in (1, 2):
         os.dup2(output, file)
-    for number in (signal.SIGPIPE, signal.SIGXFSZ):  # which Python ignores
-        signal.signal(number, signal.SIG_DFL)
+    for number in (_signal.SIGPIPE, _signal.SIGXFSZ):  # which Python ignores
+        _signal.signal(number, _signal.SIG_DFL)
     try:
         os.execvp(command[0], command)  # noqa: S606
     except OSError as error:
