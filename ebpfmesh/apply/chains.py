@@ -12,7 +12,7 @@ import functools
 import shutil
 import struct
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -158,7 +158,7 @@ class Chains:
         if injection.tenant is None:
             return Budget()
         rights = self._record.base().rights_of(injection.tenant)
-        return Budget(**rights.model_dump(exclude={"name", "inject", "ways"}))
+        return Budget(**{one.name: getattr(rights, one.name) for one in fields(Budget)})
 
     def _pins(self, program: int) -> Path:
         return self._mesh.pins.injected / str(program)

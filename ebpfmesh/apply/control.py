@@ -26,9 +26,11 @@ from ebpfmesh.model import (
     Policy,
     Rights,
     Service,
+    Shares,
     Timeouts,
 )
 from ebpfmesh.state.record import Entry, Kind
+from ebpfmesh.state.shares import by_tenant
 from ebpfmesh.state.writer import Writer
 
 _IDENTITY = {
@@ -74,7 +76,7 @@ class Control:
         self.maps = maps
         self.record = record
         self._limits = record.limits()
-        self._drawn: frozenset[int] | None = None  # tenants that have their room
+        self._drawn: Mapping[int, Shares] | None = None  # of tenants that have their room
 
     def commit(self) -> None:
         """Have every flow judged again with its next packet, by what the maps say now.
@@ -139,7 +141,7 @@ class Control:
         self._change_base(on_failure=on_failure)
 
     def set_rights(self, rights: tuple[Rights, ...]) -> None:
-        """Have tenants inject what ``rights`` says; what is injected stays."""
+        """Have tenants inject what ``rights`` says, and the room it says from the commit on."""
         self._change_base(rights=rights)
 
     def _change_base(self, **settings: object) -> None:
@@ -177,17 +179,17 @@ class Control:
 
     def draw_rooms(self) -> None:
         """Give every tenant there is its part of the room for flows; what has a place keeps it."""
-        tenants = frozenset(self.record.names("tenant"))
-        if tenants == self._drawn:
+        shares = by_tenant(self.record)
+        if shares == self._drawn:
             return
         table = self.maps["mesh_room"]
-        for (kind, tenant), room in rooms.draw(self._limits, tenants).items():
+        for (kind, tenant), room in rooms.draw(self._limits, shares, shares).items():
             key = rooms.key(kind, tenant)
             row = table.get(key) or _abi.Room()
             if not room.is_in(row):
                 room.put_in(row)
                 table.set(key, row)
-        self._drawn = tenants
+        self._drawn = shares
 
     def _group(self, function: Function) -> int:
         return self.record.id_of("group", function.group) if function.group else 0

@@ -18,7 +18,7 @@ from pydantic.fields import FieldInfo
 
 from ebpfmesh.config.explain import keys_of
 from ebpfmesh.config.file import MeshFile
-from ebpfmesh.model import Parts
+from ebpfmesh.model import Parts, Shares
 
 SCHEMA = "https://json-schema.org/draft/2020-12/schema"
 PAGE = Path(__file__).parents[2] / "docs" / "mesh-file.md"
@@ -48,7 +48,10 @@ _TEXTS = {
     "function.health": "Whether it still is: as `ready`, or one of `port`, `command` and `file`.",
     "service": "An address and a port, or a range of ports, in front of functions.",
     "policy": "Who may open flows to whom; answers need no rule.",
-    "tenant": "What a tenant may inject into the kernel, at its own functions; without: nothing.",
+    "tenant": "What a tenant has of what all share, and may inject; all of it can change in place.",
+    "tenant.flows": "Its part of `limits.flows`, for flows that its functions open.",
+    "tenant.half_open": "Its part of `limits.half_open`, for connections that they begin.",
+    "tenant.fragments": "Its part of `limits.fragments`, for what they send in fragments.",
     "inject": "A program of yours that packets meet in the kernel, see `ebpfmesh inject --help`.",
 }
 """What each table is."""
@@ -74,6 +77,14 @@ _WITHOUT = {
     ("service", "target_port"): "`port`",
     ("service", "weights"): "1 each",
     ("policy", "port"): "any",
+    **{
+        (f"tenant.{key}", kind): text
+        for key in Shares.model_fields
+        for kind, text in (
+            ("guarantee", "as much as others without one: of half the table what is left"),
+            ("maximum", "its guarantee, and all that is guaranteed to nobody"),
+        )
+    },
     ("inject", "tenant"): "the operator's",
     ("inject", "file"): "`source`",
     ("inject", "source"): "`file`",
@@ -88,6 +99,10 @@ _PROBE = {
         '["curl", "-sf", "localhost:8080"]',
     ),
     "file": ("A file that is there, as the function's command sees it.", '"/run/ready"'),
+}
+_SHARE = {
+    "guarantee": ("As much is there for it, whatever others do; three quarters can be.", "4096"),
+    "maximum": ("More it never has.", "16384"),
 }
 ABOUT: dict[str, dict[str, tuple[str, str]]] = {
     "mesh": {
@@ -228,6 +243,9 @@ ABOUT: dict[str, dict[str, tuple[str, str]]] = {
     },
     "tenant": {
         "name": ("Which tenant.", '"vendor"'),
+        "flows": ("Flows.", "{guarantee = 4096, maximum = 16384}"),
+        "half_open": ("TCP flows of which one side was heard.", "{maximum = 1024}"),
+        "fragments": ("Datagrams in fragments that are on their way.", "{guarantee = 512}"),
         "inject": ("How many functions it may inject.", "2"),
         "ways": ("Which way.", '["ingress"]'),
         "instructions": ("Instructions that one may have.", "512"),
@@ -235,6 +253,7 @@ ABOUT: dict[str, dict[str, tuple[str, str]]] = {
         "ns_median": ("Nanoseconds that one may cost a packet, median; live, too.", "100"),
         "ns_worst": ("Nanoseconds for the packet that costs most.", "500"),
     },
+    **{f"tenant.{key}": _SHARE for key in Shares.model_fields},
     "inject": {
         "name": ("What it is called, for `swap`, `eject` and `show injected`.", '"bucket"'),
         "file": ("A C file, by its path from the mesh file.", '"token_bucket.c"'),

@@ -6,17 +6,25 @@ outside (tenant 0) an eighth of that half. The other half is for whoever comes. 
 pushes out nothing but what is its own (bpf/lib/room.h), so that an equal part of half the room is
 each tenant's whatever the others do, and one that is alone has nearly all of it. Fragments live for
 a moment only: of them all slots are shared out.
+
+A tenant with a guarantee has so many instead; the others share what such ones leave of the half,
+or a sixteenth of all if that is more. One with a maximum may use so many of the common slots as
+it lacks of that.
 """
 
 import ctypes
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from ebpfmesh import _abi
 from ebpfmesh._abi import RoomKind
-from ebpfmesh.model import Limits
+from ebpfmesh.model import Limits, Share, Shares
 
 OUTSIDE = 0
+KEYS = {RoomKind.FLOW: "flows", RoomKind.HALF: "half_open", RoomKind.FRAGMENT: "fragments"}
+"""What each kind is called in a mesh file, among limits and among shares."""
+_NOTHING: Mapping[int, Shares] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -47,11 +55,7 @@ class Room:
 
 def sizes(limits: Limits) -> dict[RoomKind, int]:
     """Slots of each kind, in the order in which they are in the map."""
-    return {
-        RoomKind.FLOW: limits.flows,
-        RoomKind.HALF: limits.half_open,
-        RoomKind.FRAGMENT: limits.fragments,
-    }
+    return {kind: getattr(limits, key) for kind, key in KEYS.items()}
 
 
 def key(kind: RoomKind, tenant: int) -> ctypes.c_uint32:
@@ -59,24 +63,43 @@ def key(kind: RoomKind, tenant: int) -> ctypes.c_uint32:
     return ctypes.c_uint32(tenant * RoomKind.MESH_ROOMS + kind)
 
 
-def draw(limits: Limits, tenants: Collection[int]) -> dict[tuple[RoomKind, int], Room]:
-    """The room of each kind and tenant, the outside among them."""
+def draw(
+    limits: Limits, tenants: Collection[int], shares: Mapping[int, Shares] = _NOTHING
+) -> dict[tuple[RoomKind, int], Room]:
+    """The room of each kind and tenant, the outside among them; ``shares`` are what some have."""
     rooms, first = {}, 0
     for kind, total in sizes(limits).items():
-        shared = total if kind is RoomKind.FRAGMENT else total // 2
-        for tenant, own in _share(first, shared, tenants).items():
-            rooms[kind, tenant] = Room(own, Region(first + shared, total - shared))
-        first += total
+        wanted = {tenant: getattr(one, KEYS[kind]) for tenant, one in shares.items()}
+        own = shared_out(total, tenants, wanted, whole=kind is RoomKind.FRAGMENT)
+        left = 0 if kind is RoomKind.FRAGMENT else max(0, total - sum(own.values()))
+        end, at, used = first + total, first, 0
+        for tenant, count in own.items():  # more tenants than slots have the last ones together
+            common = _part(Region(end - left, left), wanted.get(tenant, Share()), count, used)
+            rooms[kind, tenant] = Room(Region(min(at, end - count), count), common)
+            at, used = at + count, used + common.count
+        first = end
     return rooms
 
 
-def _share(first: int, total: int, tenants: Collection[int]) -> dict[int, Region]:
-    """Share out slots; more tenants than slots have the last one together."""
-    end = first + total
-    found = {OUTSIDE: Region(first, max(1, total // 8))}
-    each = max(1, (total - found[OUTSIDE].count) // max(1, len(tenants)))
-    at = first + found[OUTSIDE].count
-    for tenant in sorted(tenants):
-        found[tenant] = Region(min(at, end - 1), each)
-        at += each
-    return found
+def shared_out(
+    total: int, tenants: Collection[int], shares: Mapping[int, Share], *, whole: bool = False
+) -> dict[int, int]:
+    """How many places of ``total`` each tenant has for itself: the outside, those with a guarantee.
+
+    Half of the places are shared out, or the ``whole``.
+    """
+    half = total if whole else max(1, total // 2)
+    given = {one: shares[one].guarantee or 0 for one in sorted(shares) if one in tenants}
+    found = {OUTSIDE: max(1, half // 8)} | {one: count for one, count in given.items() if count}
+    left = half - sum(found.values())
+    others = [one for one in sorted(tenants) if one not in found]
+    each = max(1, max(left, total // 16 if len(found) > 1 else 0) // max(1, len(others)))
+    return found | {one: min(each, shares.get(one, Share()).maximum or each) for one in others}
+
+
+def _part(common: Region, share: Share, own: int, used: int) -> Region:
+    """As much of the common region as a tenant may have; those of several lie side by side."""
+    if share.maximum is None:
+        return common
+    count = min(common.count, share.maximum - own)
+    return Region(common.first + used % (common.count - count + 1), count)

@@ -59,6 +59,7 @@ from ebpfmesh.model.policy import (
 from ebpfmesh.model.ports import parse_ports, port_prefixes, ports_text
 from ebpfmesh.model.readiness import Health, Probe, Ready
 from ebpfmesh.model.scope import Scope
+from ebpfmesh.model.shares import Share, Shares, guaranteed
 from ebpfmesh.model.whole import problems
 
 __all__ = [
@@ -99,6 +100,8 @@ __all__ = [
     "Rights",
     "Scope",
     "Service",
+    "Share",
+    "Shares",
     "Source",
     "Timeouts",
     "Volume",
@@ -107,6 +110,7 @@ __all__ = [
     "check_mesh_name",
     "few",
     "groups_of",
+    "guaranteed",
     "idle_rules",
     "memory_text",
     "parse_ports",

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, Field
 
 from ebpfmesh.model.base import LABEL, Invalid, Model, Name, few, integer, show
+from ebpfmesh.model.shares import Shares
 
 Way = Literal["egress", "ingress"]
 AT_ONE_PLACE = 8
@@ -32,10 +33,11 @@ At = Annotated[
 _PARAMETERS = "a table of integers, such as {rate = 1000000}"
 
 
-class Rights(Model):
-    """What a tenant may inject, at places of its own: how many, which way, at which cost.
+class Rights(Shares):
+    """What a tenant has of what is shared, and may inject: how many, which way, at which cost.
 
-    The costs are those of ``inject.Budget``: instructions, bytes of maps, nanoseconds a packet.
+    It injects at places of its own. The costs are those of ``inject.Budget``: instructions, bytes
+    of maps, nanoseconds a packet.
     """
 
     name: Name

@@ -14,6 +14,7 @@ from ebpfmesh.model.base import Address, Hints, Invalid, Location, Network, repe
 from ebpfmesh.model.injection import INJECTIONS
 from ebpfmesh.model.parts import Parts
 from ebpfmesh.model.ports import port_prefixes, ports_text
+from ebpfmesh.model.shares import guaranteed
 
 
 def problems(mesh: Parts, besides: Collection[str] = ()) -> Iterator[Invalid]:
@@ -28,6 +29,7 @@ def problems(mesh: Parts, besides: Collection[str] = ()) -> Iterator[Invalid]:
         _same_ports,
         _bad_prefixes,
         _bad_rights,
+        _bad_shares,
     )
     named = (_bad_backends, _bad_policies, _bad_injections)
     return chain(
@@ -237,6 +239,23 @@ def _bad_rights(mesh: Parts) -> Iterator[Invalid]:
         elif one.way not in rights.ways:
             what += f'tenant "{one.tenant}" may not inject at {one.way}'
             yield Invalid(what, path=path, hint="add it to ways under [[tenant]]")
+
+
+def _bad_shares(mesh: Parts) -> Iterator[Invalid]:
+    """What is guaranteed must be there; it is told of each who has a part of what is too much."""
+    parts: dict[str, list[tuple[int, int]]] = defaultdict(list)
+    for index, rights in enumerate(mesh.rights):
+        for key, guarantee in rights.guarantees():
+            parts[key].append((index, guarantee))
+    for key, given in parts.items():
+        total, size = sum(one for _, one in given), getattr(mesh.limits, key)
+        if total <= guaranteed(size):
+            continue
+        for index, guarantee in given:
+            what = f'tenant "{mesh.rights[index].name}": {key} guaranteed to tenants are {total}'
+            what += f", {guarantee} of them here, and {guaranteed(size)} of {size} can be"
+            path: Location = ("rights", index, key, "guarantee")
+            yield Invalid(what, path=path, hint=f"lower one, or raise limits.{key} in [mesh]")
 
 
 def _bad_prefixes(mesh: Parts) -> Iterator[Invalid]:

@@ -164,7 +164,9 @@ def _rooms(view: View, topic: str) -> Iterator[Check]:
     for row in rooms.read_rooms(view):
         if row.evicted:
             what = f"{row.evicted} {row.what} made room for newer ones of it"
-            yield Check(topic, "note", f"tenant {row.tenant}: {what}", _raise(row.limit))
+            hint = f"raise maximum of {row.limit} under [[tenant]]" if row.capped else None
+            hint = hint or _raise(row.limit)
+            yield Check(topic, "note", f"tenant {row.tenant}: {what}", hint)
 
 
 def _breakers(view: View, topic: str) -> Iterator[Check]:

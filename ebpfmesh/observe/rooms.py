@@ -7,16 +7,16 @@ from dataclasses import dataclass
 from ebpfmesh import _abi
 from ebpfmesh._abi import RoomKind
 from ebpfmesh.kernel import clock, rooms
+from ebpfmesh.model import Shares
 from ebpfmesh.observe.flows import flow_of, timeout_of
 from ebpfmesh.observe.view import View
+from ebpfmesh.state.shares import by_tenant
 
 WORDS = {
     RoomKind.FLOW: "flows",
     RoomKind.HALF: "half-open connections",
     RoomKind.FRAGMENT: "fragmented datagrams",
 }
-LIMITS = {RoomKind.FLOW: "flows", RoomKind.HALF: "half_open", RoomKind.FRAGMENT: "fragments"}
-"""Which limit of the mesh file makes the room larger."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,8 @@ class Room:
 
     ``own`` is for it alone, ``common`` for whoever comes first. ``used`` counts those whose time
     is not over, None for datagrams. ``evicted`` made room for new ones of the same tenant's since
-    the mesh is up, though they lived.
+    the mesh is up, though they lived. The ``limit`` of the mesh file makes the room larger, or the
+    maximum that the tenant has of it (``capped``).
     """
 
     tenant: str
@@ -35,15 +36,16 @@ class Room:
     common: int
     evicted: int
     limit: str
+    capped: bool
 
 
 def read_rooms(view: View) -> list[Room]:
     """The room of every tenant there is."""
-    tenants = {0, *view.record.names("tenant")}
+    shares = {rooms.OUTSIDE: Shares()} | by_tenant(view.record)
     used, table = _used(view), view.maps["mesh_room"]
     found = []
     for kind in rooms.sizes(view.record.limits()):
-        for tenant in sorted(tenants):
+        for tenant in sorted(shares):
             row = table.get(rooms.key(kind, tenant)) or _abi.Room()
             found.append(
                 Room(
@@ -53,7 +55,8 @@ def read_rooms(view: View) -> list[Room]:
                     own=row.own.count,
                     common=row.common.count,
                     evicted=row.evicted,
-                    limit=LIMITS[kind],
+                    limit=rooms.KEYS[kind],
+                    capped=getattr(shares[tenant], rooms.KEYS[kind]).maximum is not None,
                 )
             )
     return found

@@ -13,7 +13,7 @@ from ebpfmesh.kernel.maps import Maps, tenant_ids
 from ebpfmesh.kernel.pins import Pins
 from ebpfmesh.kernel.programs import ALWAYS, CALLS
 from ebpfmesh.model import Service
-from ebpfmesh.state import chains
+from ebpfmesh.state import chains, shares
 from ebpfmesh.state.place import group_of
 from ebpfmesh.state.record import Record
 
@@ -62,7 +62,7 @@ def differences(maps: Maps, record: Record) -> list[str]:
         found.append("mesh_config")
     if sockets.supported() and {row.id for row in record.functions()} - _at_sockets(maps):
         found.append("mesh_netns")
-    drawn = rooms.draw(record.limits(), record.names("tenant"))
+    drawn = shares.drawn(record)
     rows = {place: maps["mesh_room"].get(rooms.key(*place)) for place in drawn}
     if not all((row := rows[place]) and room.is_in(row) for place, room in drawn.items()):
         found.append("mesh_room")

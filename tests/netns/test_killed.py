@@ -183,7 +183,7 @@ MINE, D_0 = C.format(tenant="one"), service("web", 1, "d-0")
 YOURS = C.format(tenant="two").replace("cpu = 0.5", 'cpu = 1\nmemory = "64M"')
 D_1 = service("mail", 2, "d")
 OUTSIDE = RULE.format(to="outside:192.0.2.0/24", action="deny")
-RIGHTS = '[[tenant]]\nname = "one"\ninject = 2\n'
+RIGHTS = '[[tenant]]\nname = "one"\ninject = 2\nflows = {guarantee = 99, maximum = 100}\n'
 E, F = ('[[function]]\nname = "e"\n', '[[function]]\nname = "f"\n')
 OLD = mesh(
     MINE, F, D, D_0, service("gone", 2, "f"), OUTSIDE,

@@ -618,3 +618,45 @@ def test_what_is_injected_has_a_file_or_a_text(write, keys: str) -> None:
     with pytest.raises(ConfigError, match='"file"') as caught:
         load(write(function("[[inject]]\nname = 'i'\nat = 'a/egress'\n" + keys)))
     assert_for_people(caught.value)
+
+
+SHARED = """
+[mesh]
+name = "m"
+limits = {half_open = 1000}
+[[tenant]]
+name = "a"
+half_open = {guarantee = 700}
+[[tenant]]
+name = "b"
+flows = {guarantee = 21505}
+half_open = {guarantee = 50, maximum = 60}
+[[tenant]]
+name = "c"
+half_open = {guarantee = 1}
+"""
+
+
+def test_what_is_guaranteed_has_to_be_there(write) -> None:
+    """Each who has a part of what is too much is named with its line."""
+    load(write(SHARED.replace("21505", "21504").replace("guarantee = 1}", "maximum = 1}")))
+    with pytest.raises(ConfigError) as caught:
+        load(write(SHARED))
+    faults = (caught.value, *caught.value.others)
+    rows = SHARED.split("\n")
+    named = [number for number, row in enumerate(rows, 1) if "guarantee" in row]
+    assert [fault.line for fault in faults] == named
+    assert "half_open guaranteed to tenants are 751" in str(caught.value)
+    for fault in faults:
+        assert_for_people(fault)
+
+
+@pytest.mark.parametrize(
+    "share",
+    ["{guarantee = 3, maximum = 2}", "{guarantee = 0}", "{maximum = -1}", "{most = 1}", "7"],
+)
+def test_a_share_that_cannot_be(write, share: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load(write(f'[mesh]\nname = "m"\n[[tenant]]\nname = "a"\nflows = {share}\n'))
+    assert_for_people(caught.value)
+    assert caught.value.line == 5

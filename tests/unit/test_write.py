@@ -19,6 +19,7 @@ from ebpfmesh.model import (
     Policy,
     Rights,
     Service,
+    Share,
     Timeouts,
     memory_text,
     ranked,
@@ -48,6 +49,10 @@ SANDBOXES: list[dict[str, object]] = [
     {"user": "a:1", "env": {"A": 'b"\n', "C_1": ""}, "workdir": "/w", "rootfs": "/r", "pids": 9},
     {"image": "a/b:1", "volumes": ("/a:/b:rw", "tmp:/c"), "capabilities": ("KILL",), "tmp": 5000},
 ]
+
+RIGHTS = Rights(
+    name="one", inject=2, ways=("ingress",), flows=Share(guarantee=7), half_open=Share(maximum=9)
+)
 
 
 @st.composite
@@ -134,7 +139,7 @@ def meshes(draw: st.DrawFn) -> Mesh:
         limits=Limits(flows=draw(st.sampled_from([28672, 512]))),
         timeouts=Timeouts(udp=draw(st.sampled_from([120, 7]))), functions=made, services=served,
         policies=tuple(rules.values()), injections=ranked(injected),
-        rights=(Rights(name="one", inject=2, ways=("ingress",)),) if draw(st.booleans()) else (),
+        rights=(RIGHTS,) if draw(st.booleans()) else (),
     )  # fmt: skip
 
 
