@@ -90,10 +90,10 @@ class Changes(Protocol):
     def remove_function(self, name: str) -> None:
         """As far as it is there."""
 
-    def set_unready(self, function: str, why: str) -> None:
-        """It gets no new flows of services; empty: it does."""
+    def set_unready(self, function: str, why: str, *, asked: bool = False) -> None:
+        """It gets no new flows of services; empty: it does (``SetReady``)."""
 
-    def unready(self, function: str) -> str:
+    def unready(self, function: str, *, asked: bool = False) -> str:
         """Why it gets none; empty: it does."""
         ...
 
@@ -438,25 +438,30 @@ class RemoveFunction(_Removal):
 
 @dataclass(frozen=True)
 class SetReady(Operation):
-    """A function gets new flows of services, or none for a reason; what it has stays."""
+    """A function gets new flows of services, or none for a reason; what it has stays.
+
+    ``asked``: that is as somebody asked, and not by what was seen of it. It gets them if neither is
+    a reason.
+    """
 
     object: str
     old: None = None
     why: str = ""
     before: str = ""
+    asked: bool = False
     kind = "set-ready"
 
     def do(self, to: Changes) -> None:
         """Each service in one update."""
-        to.set_unready(self.object, self.why)
+        to.set_unready(self.object, self.why, asked=self.asked)
 
     def prepared(self, to: Changes) -> Self:
         """With what was."""
-        return replace(self, before=to.unready(self.object))
+        return replace(self, before=to.unready(self.object, asked=self.asked))
 
     def inverse(self) -> Operation:
         """As before."""
-        return SetReady(self.object, why=self.before, before=self.why)
+        return replace(self, why=self.before, before=self.why)
 
     def describe(self) -> str:
         """One line for people."""
@@ -467,7 +472,7 @@ class SetReady(Operation):
 class StopFunction(Operation):
     """Its command ends, and is not started but by StartFunction; all else of it stays.
 
-    ``stopped``: it was before.
+    It gets no new flows from before that on. ``stopped``: it was before.
     """
 
     object: Function
@@ -500,14 +505,17 @@ class StopFunction(Operation):
 class StartFunction(Operation):
     """Its command runs from the beginning; what is left of the run before ends first.
 
-    ``stopped``: it was to be stopped before. ``again``: nobody asked for it but its own end, and
-    so many runs in a row were no good ones.
+    It gets new flows once it is ready, if that is waited for. ``stopped``: it was to be stopped
+    before, ``unready``: why it got none. ``again``: nobody asked for it but its own end, and so
+    many runs in a row were no good ones. ``was``: how it ended, for people.
     """
 
     object: Function
     old: None = None
     stopped: bool = False
     again: int = 0
+    unready: str = ""
+    was: str = ""
     kind = "start-function"
 
     def do(self, to: Changes) -> None:
@@ -516,15 +524,16 @@ class StartFunction(Operation):
 
     def inverse(self) -> Operation | None:
         """It is stopped, if it was: who has been started may run."""
-        return StopFunction(self.object) if self.stopped else None
+        return StopFunction(self.object) if self.stopped else SetReady(self.name, why=self.unready)
 
     def prepared(self, to: Changes) -> Self:
         """With what it was."""
-        return replace(self, stopped=to.is_stopped(self.object.name))
+        name = self.object.name
+        return replace(self, stopped=to.is_stopped(name), unready=to.unready(name))
 
     def describe(self) -> str:
         """One line for people."""
-        return f"~ function {self.name}  started"
+        return f"~ function {self.name}  {f'{self.was}, ' if self.was else ''}started"
 
 
 @dataclass(frozen=True)

@@ -20,12 +20,12 @@ from ebpfmesh.apply.lifecycle import (
     reset,
     revert,
     rollback,
-    set_ready,
     snapshot,
     up,
 )
 from ebpfmesh.apply.live import opened
 from ebpfmesh.apply.lookup import home, sandbox
+from ebpfmesh.apply.marks import set_ready
 from ebpfmesh.apply.ready import Unready
 from ebpfmesh.apply.trace import traced
 

@@ -259,12 +259,14 @@ class Control:
             self.record.put_service(service, row, rows, depths)
             self.record.return_rows(*old)
 
-    def set_unready(self, reasons: Mapping[str, str]) -> None:
+    def set_unready(self, reasons: Mapping[str, str], *, asked: bool = False) -> None:
         """Have functions get new flows of services, or not, if there is a reason why not."""
+        before = self.record.unready().keys()
         with self.record.transaction():
             for name, why in reasons.items():
-                self.record.set_unready(name, why)
-        for service in self.record.services_of(reasons.keys()):
+                self.record.set_unready(name, why, asked=asked)
+        after = self.record.unready().keys()
+        for service in self.record.services_of(before ^ after):
             self.set_service(service)
 
     def _claim_addresses(self, service: Service) -> None:

@@ -23,6 +23,9 @@ from ebpfmesh.runtime.sandbox import Sandbox
 from ebpfmesh.state.place import exit_file, exit_status, log_files, problem, stop_of
 from ebpfmesh.state.record import Attachment, CommandRow, FunctionRow
 
+STOPPED = "stopped"
+"""Why a function whose command is stopped gets no new flows of services."""
+
 
 class Functions:
     """The functions of a mesh."""
@@ -190,11 +193,13 @@ class Functions:
         """Start its command, if it has one; what is left of the run before ends first.
 
         ``again``: after so many runs in a row that were no good ones, 0: as somebody asked for it.
+        It is not ready until what it is asked has been answered, if somebody waits for that.
         """
         if not function.command:
             return
         record, name = self._mesh.record, function.name
         self._mesh.step(f"start {name}")
+        self._mark(name, ", ".join(map(str, self._mesh.starting.get(name, ()))))
         self._end(function)
         before = record.command(name)
         ended = exit_status(record, name) if before.started else None
@@ -215,6 +220,7 @@ class Functions:
         record, name = self._mesh.record, function.name
         self._mesh.step(f"stop {name}")
         record.put_command(name, replace(record.command(name), stopped=True))
+        self._mark(name, STOPPED)
         self._asked[name] = time.monotonic(), set()
         cgroup.ask(stop_of(record, function), process.keepers, self._asked[name][1])
 
@@ -223,6 +229,11 @@ class Functions:
         if self._mesh.record.command(function.name).stopped:
             self._mesh.step(f"end {function.name}")
             self._end(function)
+
+    def _mark(self, name: str, why: str) -> None:
+        """Why it gets no new flows from now on; empty: it does."""
+        if self._mesh.record.mark(name) != why:
+            self._mesh.control.set_unready({name: why})
 
     def _end(self, function: Function) -> None:
         """End its processes, and wait for that."""

@@ -8,10 +8,11 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 
 from ebpfmesh.apply import batch, builds, programs, target
+from ebpfmesh.apply.commands import starts
 from ebpfmesh.apply.held import OnStep, quiet
 from ebpfmesh.apply.live import Live, changing, opened
 from ebpfmesh.apply.lookup import functions
-from ebpfmesh.apply.ready import Unready, Waits, together
+from ebpfmesh.apply.ready import KEPT, Unready, Waits, together
 from ebpfmesh.apply.remove import take_down
 from ebpfmesh.config.edit import new_function, scope_of_function, with_others
 from ebpfmesh.errors import MeshError, NotFound, UsageError
@@ -20,7 +21,13 @@ from ebpfmesh.kernel.maps import create_maps
 from ebpfmesh.kernel.pins import Pins
 from ebpfmesh.kernel.programs import CALLS
 from ebpfmesh.model import Function, Mesh, Scope
-from ebpfmesh.operation import AddFunction, Operation, Repair, SetInjection, SetReady
+from ebpfmesh.operation import (
+    AddFunction,
+    Operation,
+    Repair,
+    SetInjection,
+    StartFunction,
+)
 from ebpfmesh.plan import diff
 from ebpfmesh.runtime.sandbox import Sandbox
 from ebpfmesh.state import remains
@@ -28,9 +35,6 @@ from ebpfmesh.state.place import check_place, problem
 from ebpfmesh.state.record import FunctionRow, Record
 from ebpfmesh.state.remains import check_home
 from ebpfmesh.state.writer import Writer, locked
-
-WHY = 200
-"""Characters of a reason that are kept."""
 
 
 def plan(wanted: Mesh, *, prune: bool = True) -> tuple[Operation, ...]:
@@ -63,9 +67,11 @@ def up(
     a mesh for that it is made anew. If it fails, the mesh is as it was before; a mesh that was not
     there is taken down again.
 
-    New functions get flows of services once they are ready, and that is waited for: ``wait``
-    seconds, or each as long as it says; with 0 they get them at once. One that does not get ready
-    is a failure; if the mesh says so all is kept then, and ``Unready`` raised with what was done.
+    Commands that ended are started again, unless somebody stopped them. What is started gets flows
+    of services once it is ready, and that is waited for: ``wait`` seconds, or each as long as it
+    says; with 0 it gets them at once. A new function that does not get ready is a failure; if the
+    mesh says so all is kept then, as it is with a function that was there, and ``Unready`` raised
+    with what was done.
     """
     links.uses_tcx(wanted.hook)
     with changing(wanted.name):
@@ -90,7 +96,7 @@ def up(
                 take_down(wanted.name, on_step)
             raise
     if faults:
-        error = together(faults, "what was done stays; detach it, and up makes it anew")
+        error = together(faults, KEPT)
         error.done = repaired + operations
         raise error
     return repaired + operations
@@ -100,15 +106,16 @@ def _apply_and_wait(
     live: Live, operations: tuple[Operation, ...], wanted: Mesh, wait: float | None
 ) -> list[Unready]:
     """Do all, and what went wrong with functions that are kept though."""
-    keep = wanted.on_failure == "keep"
     new = {step.name for step in operations if isinstance(step, AddFunction)}
-    if wait != 0 and new:
-        live.starting = {name: found for name, found in wanted.probes().items() if name in new}
+    some = new | {step.name for step in operations if isinstance(step, StartFunction)}
+    if wait != 0 and some:
+        live.starting = {name: found for name, found in wanted.probes().items() if name in some}
+    needed = () if wanted.on_failure == "keep" else new
     faults: list[Unready] = []
 
     def wait_for_all() -> None:
-        faults.extend(Waits(live, live.starting, wait).run(keep=keep))
-        if faults and not keep:
+        faults.extend(Waits(live, wait).run(needed=needed))
+        if any(one.function in needed for one in faults):
             hint = 'all is as before; on_failure = "keep" under [mesh] leaves what was done'
             raise together(faults, hint)
 
@@ -122,7 +129,8 @@ def _steps(
     """What is left to do, of a mesh whose record, maps and programs are there."""
     current = record.model(without)
     wanted = wanted if prune else with_others(current, wanted)
-    return diff(current, wanted, (record.build, builds.ours(record)))
+    steps = diff(current, wanted, (record.build, builds.ours(record)))
+    return (*steps, *starts(record, wanted, steps))
 
 
 def plan_revert(mesh: str) -> tuple[Operation, ...]:
@@ -334,25 +342,6 @@ def detach(
         rows = functions(live.record, name)
         batch.apply(live, diff(*live.record.around([row.function for row in rows])))
         return tuple(row.function.name for row in rows)
-
-
-def set_ready(
-    mesh: str, name: str, ready: bool, why: str = "", on_step: OnStep = quiet
-) -> tuple[Operation, ...]:
-    """Have a function get new flows of services, or none; what was done, nothing if it was so.
-
-    Its old flows live, and whatever the mesh file says of weights stays. ``why`` is shown to
-    people, its first WHY characters. Raises NotFound if there is no such function.
-    """
-    with opened(mesh, on_step) as live:
-        batch.settle(live)
-        (row,) = functions(live.record, name)
-        reason = "" if ready else (why or "not ready")[:WHY]
-        if live.unready(row.function.name) == reason:
-            return ()
-        operations = (SetReady(row.function.name, why=reason),)
-        batch.apply(live, operations)
-        return operations
 
 
 def edit(

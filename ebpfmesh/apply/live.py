@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 from ebpfmesh.apply import builds
 from ebpfmesh.apply.chains import Chains
-from ebpfmesh.apply.functions import Functions
+from ebpfmesh.apply.functions import STOPPED, Functions
 from ebpfmesh.apply.held import Held, OnStep, quiet
 from ebpfmesh.apply.lookup import home_in
 from ebpfmesh.apply.names import Names
@@ -102,6 +102,7 @@ class Live(Held):
     def keep_stopped(self, function: str) -> None:
         """Its command is not started."""
         self.record.put_command(function, CommandRow(stopped=True))
+        self.record.set_unready(function, STOPPED)
 
     def change_function(self, function: Function) -> None:
         """What changes in place, but for limits that become higher."""
@@ -120,14 +121,14 @@ class Live(Held):
         row = self.record.function(function)
         return bool(row and row.ready)
 
-    def set_unready(self, function: str, why: str) -> None:
+    def set_unready(self, function: str, why: str, *, asked: bool = False) -> None:
         """New flows go elsewhere, or come back."""
         self.step(f"function {function}: {'not ready' if why else 'ready'}")
-        self.control.set_unready({function: why})
+        self.control.set_unready({function: why}, asked=asked)
 
-    def unready(self, function: str) -> str:
+    def unready(self, function: str, *, asked: bool = False) -> str:
         """Why it is not ready, or nothing."""
-        return self.record.unready().get(function, "")
+        return self.record.mark(function, asked=asked)
 
     def adopted(self, function: str) -> str:
         """The interface of others that it has, or nothing."""

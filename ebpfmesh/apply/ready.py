@@ -5,12 +5,12 @@ The mesh's lock is held meanwhile: whoever changed it in between would have to b
 """
 
 import time
-from collections.abc import Mapping
+from collections.abc import Collection
 
 from ebpfmesh.apply.live import Live
 from ebpfmesh.apply.lookup import inside
 from ebpfmesh.errors import MeshError
-from ebpfmesh.model import Probe, Ready
+from ebpfmesh.model import Ready
 from ebpfmesh.operation import Operation
 from ebpfmesh.runtime import probe
 from ebpfmesh.runtime.logs import THIS_RUN, Log, read
@@ -22,6 +22,7 @@ WORDS = 2048
 """Characters that are told of what a command said last, in LINES lines."""
 LINES = 5
 SHOWN = 4
+KEPT = "what was done stays: ebpfmesh start tries again, ebpfmesh logs has more of it"
 
 
 class Unready(MeshError):
@@ -29,13 +30,17 @@ class Unready(MeshError):
 
     done: tuple[Operation, ...] = ()
 
+    @property
+    def function(self) -> str:
+        """Which one."""
+        return self.about[0] if self.about else ""
+
 
 class Waits:
     """Functions that are waited for; ``seconds``: for all, instead of for each as it says."""
 
-    def __init__(
-        self, mesh: Live, probes: Mapping[str, tuple[Probe, ...]], seconds: float | None
-    ) -> None:
+    def __init__(self, mesh: Live, seconds: float | None) -> None:
+        probes = mesh.starting
         self._mesh = mesh
         self._left = {name: list(found) for name, found in probes.items()}
         self._seconds = seconds
@@ -43,11 +48,11 @@ class Waits:
         self._inside = {name: inside(mesh.record, name) for name in probes}
         self._faults: list[Unready] = []
 
-    def run(self, *, keep: bool) -> list[Unready]:
-        """Wait until all are ready, or one cannot be; with ``keep`` for the others then too."""
+    def run(self, *, needed: Collection[str] = ()) -> list[Unready]:
+        """Wait until all are ready, or one that is ``needed`` cannot be; what went wrong."""
         begun, told = time.monotonic(), ""
         try:
-            while self._left and (keep or not self._faults):
+            while self._left and not any(one.function in needed for one in self._faults):
                 for name in tuple(self._left):
                     self._look(name)
                 passed = time.monotonic() - begun

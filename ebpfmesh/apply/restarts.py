@@ -37,6 +37,13 @@ class Command:
     due: float | None
     failures: int
 
+    @property
+    def ended(self) -> str:
+        """How it did, such as ``exited 137``; empty: it runs."""
+        if self.keeper is not None:
+            return ""
+        return "ended, nobody knows how" if self.status is None else f"exited {self.status}"
+
 
 def look(record: Record, function: Function) -> Command:
     """How a function's command is, and whether it is to be started again."""
@@ -85,5 +92,6 @@ def again(mesh: str, name: str) -> Command | None:
         command = look(live.record, row.function)
         if command.due is None or command.due > time.time():
             return None
+        live.starting = {name: live.record.probes(row.function)}
         batch.apply(live, (StartFunction(row.function, again=command.failures + 1),))
         return command

@@ -101,3 +101,9 @@ class Group(_Sharing, click.Group):
         """Options, and then the commands."""
         super().format_options(ctx, formatter)
         self.format_commands(ctx, formatter)
+
+
+WAIT = click.option(
+    "--wait", metavar="SECONDS", type=click.FloatRange(min=0), help="For functions to get ready."
+)
+NO_WAIT = click.option("--no-wait", is_flag=True, help="They get flows at once, ready or not.")

@@ -1,13 +1,19 @@
 # SPDX-License-Identifier: BSD-2-Clause
 """Commands for one function: attach, detach, exec."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from ebpfmesh.cli import complete, output
-from ebpfmesh.cli.base import Command, settings
+from ebpfmesh.cli.base import NO_WAIT, WAIT, Command, settings
 from ebpfmesh.cli.choose import need_change, the_mesh, the_mesh_if_any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ebpfmesh.apply import OnStep
+    from ebpfmesh.operation import Operation
 
 
 @click.command(
@@ -161,19 +167,21 @@ def stop(name: str) -> None:
     ),
 )
 @click.argument("name", shell_complete=complete.functions)
-def start(name: str) -> None:
+@WAIT
+@NO_WAIT
+def start(name: str, wait: float | None, no_wait: bool) -> None:
     """Start the command of function NAME, or of all replicas of that name, where it does not run.
 
     Be it that somebody stopped it, or that it ended by itself. It runs as the mesh file says, from
-    the beginning.
+    the beginning. Until it is ready services send it nothing; that is waited for as `up` does. If
+    it does not get ready all stays as it is then, and the exit code is 1.
     """
     from ebpfmesh import apply
 
     need_change("start")
     mesh = the_mesh()
-    with output.steps(f"start {name}") as step:
-        done = apply.start(mesh, name, step)
-    output.operations(mesh, done)
+    seconds = 0 if no_wait else wait
+    _started(mesh, name, lambda step: apply.start(mesh, name, step, wait=seconds))
 
 
 @click.command(
@@ -185,8 +193,10 @@ def start(name: str) -> None:
     ),
 )
 @click.argument("name", shell_complete=complete.functions)
-def restart(name: str) -> None:
-    """End the command of function NAME as `stop` does, and start it.
+@WAIT
+@NO_WAIT
+def restart(name: str, wait: float | None, no_wait: bool) -> None:
+    """End the command of function NAME as `stop` does, and start it as `start` does.
 
     All replicas of a name at once; name one after the other where a service shall go on.
     """
@@ -194,8 +204,20 @@ def restart(name: str) -> None:
 
     need_change("restart")
     mesh = the_mesh()
-    with output.steps(f"restart {name}") as step:
-        done = apply.restart(mesh, name, step)
+    seconds = 0 if no_wait else wait
+    _started(mesh, name, lambda step: apply.restart(mesh, name, step, wait=seconds))
+
+
+def _started(mesh: str, name: str, do: "Callable[[OnStep], tuple[Operation, ...]]") -> None:
+    """Do it, and tell what was done, be it that what is started does not get ready."""
+    from ebpfmesh import apply
+
+    try:
+        with output.steps(f"function {name}") as step:
+            done = do(step)
+    except apply.Unready as error:
+        output.operations(mesh, error.done)
+        raise
     output.operations(mesh, done)
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from ebpfmesh.cli import output
-from ebpfmesh.cli.base import Command, settings
+from ebpfmesh.cli.base import NO_WAIT, WAIT, Command, settings
 from ebpfmesh.cli.choose import need_change, the_mesh
 from ebpfmesh.cli.desired import FILE, NO_PRUNE, each, for_all
 from ebpfmesh.errors import UsageError
@@ -35,10 +35,8 @@ ROLLBACK = click.option(
 @FILE
 @NO_PRUNE
 @ROLLBACK
-@click.option(
-    "--wait", metavar="SECONDS", type=click.FloatRange(min=0), help="For functions to get ready."
-)
-@click.option("--no-wait", is_flag=True, help="They get flows at once, ready or not.")
+@WAIT
+@NO_WAIT
 def up(
     file: Path | None, *, no_prune: bool, rollback: bool, wait: float | None, no_wait: bool
 ) -> None:
@@ -54,7 +52,8 @@ def up(
     New functions are waited for: until the ports listen that services send to, or what `ready` of
     the file says, for 30 seconds, or as it says, or --wait. Services send a function nothing until
     it is ready. One that ends, or is not ready in time, is a failure; with `on_failure = "keep"` in
-    the file what was done stays, and the exit code is 1.
+    the file what was done stays, and the exit code is 1. So it is with a function that was there
+    and whose command ended: it is started again, unless `stop` stopped it.
 
     Programs are compiled unless they are kept from before: see `ebpfmesh compile`. A mesh that
     runs programs of another version gets those of this one, each in the place of the old one, while

@@ -44,11 +44,16 @@ WantedBy=multi-user.target
 )
 @click.option("--unit", is_flag=True, help="Print a unit for systemd that runs it, and end.")
 def serve(unit: bool) -> None:
-    """Start commands of functions again when they end, as their `restart` in the mesh file says.
+    """Look at functions all the time: start commands again when they end, keep services well.
 
-    Of one mesh, or of all that are up here or come up later. The first time after a tenth of a
-    second, then twice as long each time up to 30 s, until a run of 10 s; `show functions` counts.
-    What somebody stopped stays stopped.
+    Of one mesh, or of all that are up here or come up later. Commands start again as their
+    `restart` in the mesh file says, the first time after a tenth of a second, then twice as long
+    each time up to 30 s, until a run of 10 s; `show functions` counts. What somebody stopped stays
+    stopped.
+
+    Services send nothing new to a function whose command does not run, is not ready yet, or whose
+    `health` in the mesh file is not well; what they have sent goes on. It gets new flows again as
+    soon as it answers, without anybody's help.
 
     It keeps nothing to itself: without it packets flow and functions run as before. If it is killed
     nothing is lost, and another starts nothing that runs. SIGTERM ends it.
@@ -79,11 +84,16 @@ def _tell(event: "Event") -> None:
         output.line(time=output.now(), **vars(event))
         return
     name = f"{event.mesh}/{event.function}"
-    if event.error:
-        output.complain("error:", "red", f"{name}: {event.error}", color=None)
-    else:
-        how = "was lost" if event.status is None else f"exited {event.status}"
-        output.echo(f"{name} {how}, and was started again")
+    match event.what:
+        case "failed":
+            output.complain("error:", "red", f"{name}: {event.error}", color=None)
+        case "started":
+            how = "was lost" if event.status is None else f"exited {event.status}"
+            output.echo(f"{name} {how}, and was started again")
+        case "unready":
+            output.echo(f"{name} is not ready: {event.why}")
+        case "ready":
+            output.echo(f"{name} is ready")
 
 
 COMMANDS = (serve,)

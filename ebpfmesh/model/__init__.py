@@ -45,7 +45,7 @@ from ebpfmesh.model.objects import (
     Weight,
     memory_text,
 )
-from ebpfmesh.model.parts import Hook, OnFailure, Parts, groups_of
+from ebpfmesh.model.parts import Hook, OnFailure, Parts, groups_of, probes_of
 from ebpfmesh.model.policy import (
     Action,
     Destination,
@@ -117,6 +117,7 @@ __all__ = [
     "parse_prefix",
     "port_prefixes",
     "ports_text",
+    "probes_of",
     "problems",
     "ranked",
     "show",

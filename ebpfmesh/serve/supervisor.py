@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""The loop of ``ebpfmesh serve``: it looks at commands when something may have changed, or is due.
+"""The loop of ``ebpfmesh serve``: it looks at functions when something may have changed, or is due.
+
+A command that ended is started again, if it shall; while it does not run, is not ready or not well,
+services send it nothing (``checks.py``).
 
 Level-triggered: the end of a keeper, a write to a record or half a second that passed only say
 "look again". asyncio waits; what is done then is done between two waits, since pyroute2 has a loop
@@ -14,14 +17,17 @@ import resource
 import select
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from typing import Literal
 
-from ebpfmesh.apply import restarts
+from ebpfmesh.apply import marks, restarts
+from ebpfmesh.apply.marks import Seen
 from ebpfmesh.errors import Busy, MeshError, NotFound
-from ebpfmesh.model import Function
+from ebpfmesh.model import Function, Probe
 from ebpfmesh.runtime import process
 from ebpfmesh.serve import notify
+from ebpfmesh.serve.checks import Check, Checks
 from ebpfmesh.state import serving
 from ebpfmesh.state.place import check_place, exit_file
 from ebpfmesh.state.record import Record, all_records
@@ -33,11 +39,17 @@ CLAIM_SECONDS = 1.0
 
 @dataclass(frozen=True)
 class Event:
-    """A command that was started again, after it ended by ``status``; or what went wrong."""
+    """What was done about a function.
+
+    Its command was ``started`` again, after it ended by ``status``; or it is ``ready`` for new
+    flows, or ``unready``, and ``why``; or that ``failed``, by an ``error``.
+    """
 
     mesh: str
     function: str
-    status: int | None
+    what: Literal["started", "ready", "unready", "failed"]
+    status: int | None = None
+    why: str = ""
     error: str = ""
 
 
@@ -45,15 +57,23 @@ class Event:
 class _Mesh:
     """A mesh that is served: its record, the claim, and what is waited for.
 
-    ``keepers`` are descriptors of processes, ``due`` times of the monotonic clock.
+    ``asked`` are the probes of functions, ``serving`` those that services send to, ``seen`` as the
+    record had them last. ``keepers`` are descriptors of processes, ``due`` times of the monotonic
+    clock, ``marks`` what functions should have, from ``busy_until`` on.
     """
 
     record: Record
     claim: int
+    checks: Checks
     version: int = -1
+    asked: dict[str, tuple[Probe, ...]] = field(default_factory=dict)
+    serving: set[str] = field(default_factory=set)
+    seen: dict[str, Seen] = field(default_factory=dict)
     functions: dict[str, Function] = field(default_factory=dict)
     keepers: dict[str, int] = field(default_factory=dict)
     due: dict[str, float] = field(default_factory=dict)
+    marks: dict[str, tuple[Seen, str]] = field(default_factory=dict)
+    busy_until: float = 0.0
 
 
 class Supervisor:
@@ -91,6 +111,7 @@ class Supervisor:
             notify.tell(READY=1)
             while not self._ended:
                 self._look()
+                self._mark()
                 self._start()
                 notify.tell(WATCHDOG=1, STATUS=self._status())
                 self._loop.run_until_complete(self._wait())
@@ -106,8 +127,12 @@ class Supervisor:
 
     async def _wait(self) -> None:
         """Until something may have changed, or is due."""
-        due = [moment for mesh in self._meshes.values() for moment in mesh.due.values()]
-        wait = min([LOOK_SECONDS, *(moment - time.monotonic() for moment in due)])
+        now = time.monotonic()
+        due = [now + LOOK_SECONDS]
+        for mesh in self._meshes.values():
+            due += [*mesh.due.values(), *mesh.checks.due]
+            due += [mesh.busy_until] if mesh.marks else []
+        wait = min(due) - now
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._woken.wait(), max(0.0, wait))
         self._woken.clear()
@@ -138,21 +163,49 @@ class Supervisor:
         except BaseException:
             record.close()
             raise
-        self._meshes[name] = _Mesh(record, claim)
+        self._meshes[name] = _Mesh(record, claim, Checks(self._loop, self._woken))
 
     def _look_at(self, name: str, mesh: _Mesh) -> None:
         if not mesh.record.is_current:
             raise NotFound(f"mesh {name} is down")
         if (version := mesh.record.version()) != mesh.version:
-            rows = [row.function for row in mesh.record.functions() if row.ready]
-            mesh.functions = {one.name: one for one in rows if one.restart != "no"}
+            self._read(mesh)
             mesh.version = version
-            for gone in {*mesh.keepers, *mesh.due} - mesh.functions.keys():
-                self._forget(mesh, gone)
         for function in mesh.functions.values():
-            # What else is to be known of a function, its health, is looked at here.
-            if function.name not in mesh.keepers or self._has_ended(mesh, function):
+            if function.command and (
+                function.name not in mesh.keepers or self._has_ended(mesh, function)
+            ):
                 self._look_at_command(mesh, function)
+        mesh.checks.renew(dict(self._to_check(mesh)))
+        mesh.marks |= mesh.checks.look(mesh.record)
+
+    def _read(self, mesh: _Mesh) -> None:
+        """What the record says by now."""
+        model = mesh.record.model()
+        mesh.asked = model.probes()
+        mesh.serving = {name for service in model.backed for name in service.backends}
+        mesh.seen = marks.all_seen(mesh.record)
+        some = {*mesh.asked, *mesh.serving}
+        mesh.functions = {
+            one.name: one
+            for one in model.functions
+            if one.restart != "no" or one.health or one.name in some or mesh.seen[one.name].mark
+        }
+        for gone in {*mesh.keepers, *mesh.due} - mesh.functions.keys():
+            self._forget(mesh, gone)
+
+    @staticmethod
+    def _to_check(mesh: _Mesh) -> Iterator[tuple[str, Check]]:
+        """Functions that run and are not ready, or whose health is looked at."""
+        for name, function in mesh.functions.items():
+            seen, asked = mesh.seen[name], mesh.asked.get(name, ())
+            if seen.command.stopped or (function.command and name not in mesh.keepers):
+                continue
+            health = (function.health,) if function.health and function.health.kind else ()
+            if seen.mark:
+                yield name, Check(seen, function, (*asked, *health))
+            elif function.health:
+                yield name, Check(seen, function, health or asked)
 
     @staticmethod
     def _has_ended(mesh: _Mesh, function: Function) -> bool:
@@ -167,7 +220,10 @@ class Supervisor:
 
     def _look_at_command(self, mesh: _Mesh, function: Function) -> None:
         self._forget(mesh, function.name)
-        command = restarts.look(mesh.record, function)
+        command, seen = restarts.look(mesh.record, function), mesh.seen[function.name]
+        told = f"{command.ended} " in f"{seen.mark} " or seen.command.stopped
+        if command.ended and not told and seen.command.started and function.name in mesh.serving:
+            mesh.marks[function.name] = seen, command.ended
         if command.keeper is not None:
             self._wait_for(mesh, function, command.keeper)
         elif command.due is not None:
@@ -186,6 +242,26 @@ class Supervisor:
         mesh.keepers[function.name] = descriptor
         self._loop.add_reader(descriptor, self._woken.set)
 
+    def _mark(self) -> None:
+        """Have the kernel know which functions are ready, and which are not any more."""
+        for name, mesh in self._meshes.items():
+            if not mesh.marks or mesh.busy_until > time.monotonic():
+                continue
+            try:
+                done = marks.mark(name, mesh.marks)
+            except Busy:
+                mesh.busy_until = time.monotonic() + BUSY_SECONDS
+                continue
+            except MeshError as failed:
+                mesh.busy_until = time.monotonic() + LOOK_SECONDS
+                for function in mesh.marks:
+                    self._tell(Event(name, function, "failed", error=failed.message))
+                continue
+            for function in done:
+                why = mesh.marks[function][1]
+                self._tell(Event(name, function, "unready" if why else "ready", why=why))
+            mesh.marks.clear()
+
     def _start(self) -> None:
         """Start what is due. What another did meanwhile counts."""
         for name, mesh in self._meshes.items():
@@ -199,9 +275,10 @@ class Supervisor:
                     continue
                 except MeshError as failed:
                     command, error = None, failed.message
-                if command or error:
-                    status = command.status if command else None
-                    self._tell(Event(name, function, status, error))
+                if error:
+                    self._tell(Event(name, function, "failed", error=error))
+                elif command:
+                    self._tell(Event(name, function, "started", command.status))
 
     def _forget(self, mesh: _Mesh, function: str) -> None:
         """Wait no longer for a function."""
@@ -215,6 +292,7 @@ class Supervisor:
         mesh = self._meshes.pop(name)
         for function in list(mesh.keepers):
             self._forget(mesh, function)
+        mesh.checks.close()
         mesh.record.close()
         os.close(mesh.claim)
 

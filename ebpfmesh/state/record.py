@@ -27,8 +27,10 @@ from ebpfmesh.model import (
     Limits,
     Mesh,
     Policy,
+    Probe,
     Scope,
     Service,
+    probes_of,
 )
 from ebpfmesh.state.tables import COMMAND, Entry, Kind, Tables
 
@@ -230,6 +232,12 @@ class Record(Tables):
             if (members := tuple(row[0] for row in self._all(whole, name)))
         }
         return [service.backed(groups) for service in services]
+
+    def probes(self, function: Function) -> tuple[Probe, ...]:
+        """What a function is asked to be ready, as ``Mesh.probes`` has it."""
+        services = self.services_of((function.name,))
+        ports = {(one.protocol, one.target_port) for one in services if one.ports == 1}
+        return probes_of(function, ports)
 
     def only_ready(self, service: Service) -> Service:
         """A service whose backends have no weight if they are not ready."""

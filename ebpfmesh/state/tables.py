@@ -20,8 +20,11 @@ from ebpfmesh.kernel.prefixes import Block
 LOCK_SECONDS = 60.0
 Kind = Literal["function", "tenant", "service", "prefix", "group"]
 Setting = Literal["netns", "limits", "mesh", "making", "dirty", "listener", "maglev_rows", "build"]
-UNREADY = "unready/"
-"""Begins the key of a setting that tells why a function is not ready; without, it is."""
+UNREADY, ASIDE = "unready/", "aside/"
+"""Begin the keys of settings that tell why a function is not ready; with neither, it is.
+
+What is seen of it, and what somebody asked for: neither ends the other.
+"""
 COMMAND = "command/"
 """Begins the key of a setting that tells of a function's command."""
 T = TypeVar("T")
@@ -254,7 +257,17 @@ class Tables:
 
     def unready(self) -> dict[str, str]:
         """Functions that get no new flows of services, and why."""
+        return self._settings(UNREADY) | self._settings(ASIDE)
+
+    def marks(self) -> dict[str, str]:
+        """Those of them that are so by what is seen of them."""
         return self._settings(UNREADY)
+
+    def mark(self, function: str, *, asked: bool = False) -> str:
+        """Why one gets none, by what is seen of it or as somebody ``asked``; or nothing."""
+        key = (ASIDE if asked else UNREADY) + function
+        rows = self._all("SELECT value FROM setting WHERE key = ?", key)
+        return str(self._read(json.loads, rows[0][0])) if rows else ""
 
     def _settings(self, kind: str) -> dict[str, Any]:
         """What settings say whose keys begin so, by the rest of the key."""

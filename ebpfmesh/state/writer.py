@@ -35,6 +35,7 @@ from ebpfmesh.state.record import (
 )
 from ebpfmesh.state.tables import (
     APPLICATION,
+    ASIDE,
     COMMAND,
     LOCK_SECONDS,
     SCHEMA,
@@ -122,6 +123,7 @@ class Writer(Record):
             self._unsure.add(("function", name))
             self._db.execute("DELETE FROM function WHERE name = ?", (name,))
             self.set_unready(name, "")
+            self.set_unready(name, "", asked=True)
             self._db.execute("DELETE FROM setting WHERE key = ?", (COMMAND + name,))
             self._put_addresses("function", name, ())
 
@@ -130,9 +132,9 @@ class Writer(Record):
         values = (COMMAND + function, json.dumps(dataclasses.asdict(row)))
         self._db.execute("REPLACE INTO setting VALUES (?, ?)", values)
 
-    def set_unready(self, function: str, why: str) -> None:
-        """Write down why a function gets no new flows of services; empty: it does."""
-        key = UNREADY + function
+    def set_unready(self, function: str, why: str, *, asked: bool = False) -> None:
+        """Write down why a function gets no new flows of services; empty: this is no reason."""
+        key = (ASIDE if asked else UNREADY) + function
         if why:
             self._db.execute("REPLACE INTO setting VALUES (?, ?)", (key, json.dumps(why)))
         else:

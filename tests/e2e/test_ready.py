@@ -52,7 +52,7 @@ def test_what_is_kept_is_told_too(tmp_path: Path) -> None:
     done = ebpfmesh("up", mesh_file(tmp_path, 'on_failure = "keep"'), code=1)
     assert "+ function web" in done.stdout
     assert DIED in done.stderr
-    assert "hint: what was done stays; detach it, and up makes it anew" in done.stderr
+    assert "hint: what was done stays: ebpfmesh start tries again" in done.stderr
     rows = {row["name"]: row for row in data("show", "functions")["functions"]}
     assert (rows["web"]["ready"], rows["web"]["exit_status"]) == (False, 3)
     assert rows["web"]["unready"] == DIED
@@ -73,9 +73,12 @@ def test_what_is_kept_is_told_too(tmp_path: Path) -> None:
 
 def test_progress_deadline_and_no_wait(tmp_path: Path) -> None:
     file = mesh_file(tmp_path)
-    file.write_text(file.read_text().replace("exit 3", "exec sleep 1000"))
+    server = '"python3", "-m", "http.server", "8080"'
+    text = file.read_text().replace("echo no such licence; exit 3", "exec sleep 1000")
+    file.write_text(text.replace(server, '"sleep", "1000"'))
     done = ebpfmesh("-v", "up", file, "--wait", 1, code=1)
     assert "… waiting for web, other: port 8080" in done.stderr
-    assert 'function "web": not ready after 1 s: port 8080; it said: no such licence' in done.stderr
+    for name in ("web", "other"):
+        assert f'function "{name}": not ready after 1 s: port 8080' in done.stderr
     assert ebpfmesh("up", file, "--no-wait").stdout
     assert lines("plan", file) == ["nothing to do"]

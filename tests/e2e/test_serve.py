@@ -7,9 +7,6 @@ import os
 import random
 import signal
 import socket
-import subprocess
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -22,10 +19,11 @@ from ebpfmesh.observe.functions import Function
 from ebpfmesh.observe.view import opened
 from ebpfmesh.runtime import process
 from support.agreeing import is_well
-from support.command import COMMAND, ROOT, complaint, ebpfmesh
+from support.command import complaint, ebpfmesh
+from support.daemon import SECONDS as SLOW
+from support.daemon import served
 from support.topology import in_fn, mesh_of, needs, poll, running, wait_until
 
-SLOW = 60.0
 MESH = '[mesh]\nname = "served"\n'
 SLEEPER = f"""{MESH}
 [[function]]
@@ -33,23 +31,6 @@ name = "sleeper"
 restart = "always"
 command = ["sleep", "1000"]
 """
-
-
-@contextmanager
-def served(*words: str, env: dict[str, str] | None = None) -> Iterator["subprocess.Popen[str]"]:
-    """The daemon, for the block; unless it was killed, it ends well when it is asked to."""
-    daemon = subprocess.Popen(
-        [*COMMAND, "--json", "serve", *words], stdout=subprocess.PIPE, text=True, cwd=ROOT,
-        env=os.environ | (env or {}),
-    )  # fmt: skip
-    try:
-        yield daemon
-        if daemon.poll() is None:
-            daemon.terminate()
-            assert daemon.wait(SLOW) == 0
-    finally:
-        daemon.kill()
-        daemon.communicate()
 
 
 def row(name: str = "sleeper", mesh: str = "served") -> Function:

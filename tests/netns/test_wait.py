@@ -7,7 +7,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -244,6 +244,57 @@ def test_looks_are_bounded_and_end(tmp_path: Path) -> None:
     assert probe.check(endless, at) == "sh takes longer than 5 s"
     assert time.monotonic() - begun >= probe.SECONDS
     assert poll(lambda: at.home.cgroup.processes() == before)
+
+
+def kill(name: str) -> None:
+    """Its command ends, and that is known."""
+    with apply.opened("wait") as live:
+        at = inside(live.record, name)
+    wait_until(at.process, what="its command runs")
+    os.kill(at.process() or 0, signal.SIGKILL)
+    wait_until(lambda: not at.home.cgroup.processes(), what="it ended")
+
+
+@pytest.mark.parametrize("by", [apply.start, apply.restart])
+def test_what_is_started_by_hand_is_waited_for(by: Callable[..., object]) -> None:
+    apply.up(mesh_of(text(late(1), replicas=2)))
+    kill("web-0")
+    steps: list[str] = []
+    by("wait", "web-0", steps.append)
+    assert steps.index("waiting for web-0: port 8080") < steps.index("function web-0: ready")
+    assert unready() == {}
+
+
+def test_a_restart_that_does_not_get_ready_is_told_and_stays() -> None:
+    mesh = mesh_of(text(["sleep", "1000"], replicas=2))
+    apply.up(mesh, wait=0)
+    with pytest.raises(apply.Unready, match=r"not ready after 0\.1 s: port 8080") as caught:
+        apply.restart("wait", "web", wait=0.1)
+    assert [fault.about for fault in (caught.value, *caught.value.others)] == [
+        ("web-0", "name"), ("web-1", "name"),
+    ]  # fmt: skip
+    assert {one.kind for one in caught.value.done} == {"stop-function", "start-function"}
+    assert unready().keys() == {"web-0", "web-1"}
+    with pytest.raises(apply.Unready):  # it runs, and is waited for though
+        apply.start("wait", "web-0", wait=0.1)
+    apply.restart("wait", "web", wait=0)
+    assert unready() == {}
+    assert is_well("wait")
+
+
+def test_up_starts_what_ended_and_does_the_rest_if_that_fails() -> None:
+    """A change of something else goes through, and the exit code tells."""
+    mesh = mesh_of(text(["sleep", "1000"], replicas=2))
+    apply.up(mesh, wait=0)
+    kill("web-1")
+    (step,) = apply.plan(mesh)
+    assert step.describe() == "~ function web-1  exited 137, started"
+    other = mesh_of(text(["sleep", "1000"], settings="reject = true", replicas=2))
+    with pytest.raises(apply.Unready, match=r'"web-1": not ready after 0\.1 s') as caught:
+        apply.up(other, wait=0.1)
+    assert [one.kind for one in caught.value.done] == ["set-reject", "start-function"]
+    assert apply.plan(other) == ()
+    assert unready().keys() == {"web-1"}
 
 
 def test_killed_while_it_waits() -> None:

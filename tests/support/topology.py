@@ -91,11 +91,11 @@ def mesh_of(text: str) -> Mesh:
 
 
 @contextlib.contextmanager
-def running(wanted: Mesh | str) -> Iterator[Mesh]:
-    """A mesh, up for the ``with`` block."""
+def running(wanted: Mesh | str, *, wait: float | None = None) -> Iterator[Mesh]:
+    """A mesh, up for the ``with`` block; ``wait`` as ``apply.up`` has it."""
     mesh = mesh_of(wanted) if isinstance(wanted, str) else wanted
     try:
-        apply.up(mesh)
+        apply.up(mesh, wait=wait)
         yield mesh
     finally:
         apply.down(mesh.name)
