@@ -8,7 +8,7 @@ from typing import Final, NamedTuple
 be16 = c_uint16.__ctype_be__
 be32 = c_uint32.__ctype_be__
 
-ABI: Final = 0x1349891
+ABI: Final = 0x647e387
 MEANING: Final = 1
 GATEWAY4: Final = 0xa9fe0101
 GATEWAY6_FIRST: Final = 0xfe800000
@@ -43,6 +43,8 @@ BREAKER_WINDOWS: Final = 5
 BREAKER_WINDOW: Final = 1000000000
 BREAKER_SAMPLES: Final = 32
 COST_BUCKETS: Final = 20
+EVENT_BYTES: Final = 1048576
+EVENT_SPARE: Final = 16384
 SNAP_MAX: Final = 2048
 
 class Reason(IntEnum):
@@ -998,6 +1000,32 @@ class EventBuffer(Structure):
     )
 
 
+class EventRoom(Structure):
+    """struct mesh_event_room, 56 bytes."""
+
+    before: int
+    behind: int
+    mark: int
+    last: int
+    lost: int
+    own: int
+    maximum: int
+    whole: int
+    pad: int
+
+    _fields_ = (
+        ("before", c_uint64),
+        ("behind", c_uint64),
+        ("mark", c_uint64),
+        ("last", c_uint64),
+        ("lost", c_uint64),
+        ("own", c_uint32),
+        ("maximum", c_uint32),
+        ("whole", c_uint32),
+        ("pad", c_uint32),
+    )
+
+
 class Answers(Structure):
     """struct mesh_answers, 16 bytes."""
 
@@ -1125,6 +1153,7 @@ MAPS: Final = (
     MapSpec("array", "mesh_answers", c_uint32, Answers, "functions"),
     MapSpec("ringbuf", "mesh_events", type(None), type(None), "events"),
     MapSpec("percpu_array", "mesh_event_buf", c_uint32, EventBuffer, "1"),
+    MapSpec("array", "mesh_event_room", c_uint32, EventRoom, "tenant_ids"),
     MapSpec("array", "mesh_chain", c_uint32, Chain, "functions"),
     MapSpec("prog", "mesh_injected", c_uint32, c_uint32, "chain_slots"),
     MapSpec("hash", "mesh_target", InjectedKey, c_uint32, "targets"),

@@ -98,6 +98,13 @@
 /* Of mesh_cost's histogram: bucket n is from 2^n nanoseconds on, the first from 0, the last to any. */
 #define MESH_COST_BUCKETS 20
 
+/*
+ * Bytes of mesh_events, a power of two and of pages, and those of them that no tenant's events take:
+ * for what is told of a program, not of a packet.
+ */
+#define MESH_EVENT_BYTES 1048576
+#define MESH_EVENT_SPARE 16384
+
 /* Most bytes of a packet that an event carries. */
 #define MESH_SNAP_MAX 2048
 
@@ -712,6 +719,23 @@ struct mesh_event_buffer {
 	__u8 data[MESH_SNAP_MAX];
 };
 _Static_assert(sizeof(struct mesh_event_buffer) == 2144, "padding");
+
+/*
+ * What a tenant may have in mesh_events that is not read yet, and what it has, in bytes: of events
+ * about what its functions sent. `mark` is where the writers were once.
+ */
+struct mesh_event_room {
+	__u64 before; /* no more than so much lies before the mark */
+	__u64 behind; /* and behind it */
+	__u64 mark;
+	__u64 last;    /* where its last one ends */
+	__u64 lost;    /* events there was no room for */
+	__u32 own;     /* as much is for it alone */
+	__u32 maximum; /* more it may not have */
+	__u32 whole;   /* and more than its own only while all tenants have no more than so much */
+	__u32 pad;
+};
+_Static_assert(sizeof(struct mesh_event_room) == 56, "padding");
 
 /* ICMP messages about packets of a function, and about those that the host sent it. */
 struct mesh_answers {

@@ -133,6 +133,9 @@ MESH_MAP("array", mesh_answers, __u32, struct mesh_answers, functions);
 MESH_RING(mesh_events, events);
 MESH_MAP("percpu_array", mesh_event_buf, __u32, struct mesh_event_buffer, 1);
 
+/* Tenant → its part of mesh_events. Written with tenants, and by every event; see tell.h. */
+MESH_MAP("array", mesh_event_room, __u32, struct mesh_event_room, tenant_ids);
+
 /* Function → its chains. Written last by a change of what is injected; read by every packet of a
  * flow with MESH_OUTPUT_CHAIN, once. */
 MESH_MAP("array", mesh_chain, __u32, struct mesh_chain, functions);

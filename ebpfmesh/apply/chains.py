@@ -31,7 +31,7 @@ from ebpfmesh.inject.instructions import with_maps
 from ebpfmesh.inject.maps import Layout, OwnMap
 from ebpfmesh.kernel import bpf, private
 from ebpfmesh.kernel.programs import CHAIN_END, Program
-from ebpfmesh.model import Function, Injection, suggest
+from ebpfmesh.model import Function, Injection, Rights, suggest
 from ebpfmesh.state import chains
 from ebpfmesh.state.chains import Both, Place
 from ebpfmesh.state.record import Chain, FunctionRow, InjectionRow, ProgramRow
@@ -158,7 +158,8 @@ class Chains:
         if injection.tenant is None:
             return Budget()
         rights = self._record.base().rights_of(injection.tenant)
-        return Budget(**{one.name: getattr(rights, one.name) for one in fields(Budget)})
+        names = {one.name for one in fields(Budget)} & Rights.model_fields.keys()
+        return Budget(**{name: getattr(rights, name) for name in names})
 
     def _pins(self, program: int) -> Path:
         return self._mesh.pins.injected / str(program)

@@ -189,6 +189,13 @@ class Control:
             if not room.is_in(row):
                 room.put_in(row)
                 table.set(key, row)
+        parts = self.maps["mesh_event_room"]
+        for tenant, part in rooms.draw_events(shares, shares).items():
+            key = ctypes.c_uint32(tenant)
+            row = parts.get(key) or _abi.EventRoom()
+            if not part.is_in(row):
+                part.put_in(row)
+                parts.set(key, row)
         self._drawn = shares
 
     def _group(self, function: Function) -> int:
@@ -226,6 +233,7 @@ class Control:
         """Forget what was counted for a tenant, before its id is given to another."""
         for kind in rooms.sizes(self._limits):
             self.maps["mesh_room"].set(rooms.key(kind, number), _abi.Room())
+        self.maps["mesh_event_room"].set(ctypes.c_uint32(number), _abi.EventRoom())
         for function in range(self._limits.functions + 1):
             slot = function * tenant_ids(self._limits) + number
             self.maps["mesh_meter"].set(ctypes.c_uint32(slot), _abi.Meter())

@@ -117,7 +117,7 @@ def _listening(kinds: tuple[str, ...], *, snap: int = 0) -> "Iterator[Stream]":
     """The mesh's events, sent for the block; Ctrl-C ends it, and is no failure."""
     from ebpfmesh import apply
     from ebpfmesh.kernel.ring import Ring
-    from ebpfmesh.observe import events, view
+    from ebpfmesh.observe import events, rooms, view
 
     with view.opened(the_mesh()) as seen, Ring(seen.maps["mesh_events"].fd) as ring:
         stream = events.Stream(seen, ring)
@@ -127,7 +127,10 @@ def _listening(kinds: tuple[str, ...], *, snap: int = 0) -> "Iterator[Stream]":
             apply.traced(seen.name, events=bits, snap=snap),
         ):
             yield stream
-        lost = f", {stream.lost} lost: they came faster than they were read" if stream.lost else ""
+        lost = ""
+        if stream.lost:
+            whose = rooms.told_of(stream.whose())
+            lost = f", {stream.lost} lost: they came faster than they were read{whose}"
         output.say(f"{stream.taken} events{lost}")
 
 

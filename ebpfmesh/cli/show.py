@@ -288,9 +288,10 @@ TABLES = (
     ),
     Table(
         "rooms",
-        """How many flows each tenant has room for: its own, and common.
+        """How many flows each tenant has room for, and events in bytes: its own, and common.
 
-        New ones of a tenant push out no others' flows; those evicted made room for newer ones.
+        New ones of a tenant push out no others' flows; those evicted made room for newer ones. Of
+        events that are not read yet it is the new ones that have no room.
         """,
         "rooms.read_rooms",
         (

@@ -51,6 +51,10 @@ _TEXTS = {
     "tenant": "What a tenant has of what all share, and may inject; all of it can change in place.",
     "tenant.flows": "Its part of `limits.flows`, for flows that its functions open.",
     "tenant.half_open": "Its part of `limits.half_open`, for connections that they begin.",
+    "tenant.events": (
+        "Its part of the MiB of events that nobody has read, about what its functions send. One is "
+        "104 bytes, and what it has of the packet."
+    ),
     "tenant.fragments": "Its part of `limits.fragments`, for what they send in fragments.",
     "inject": "A program of yours that packets meet in the kernel, see `ebpfmesh inject --help`.",
 }
@@ -246,6 +250,7 @@ ABOUT: dict[str, dict[str, tuple[str, str]]] = {
         "flows": ("Flows.", "{guarantee = 4096, maximum = 16384}"),
         "half_open": ("TCP flows of which one side was heard.", "{maximum = 1024}"),
         "fragments": ("Datagrams in fragments that are on their way.", "{guarantee = 512}"),
+        "events": ("Events that are not read yet.", '{guarantee = "128K", maximum = "256K"}'),
         "inject": ("How many functions it may inject.", "2"),
         "ways": ("Which way.", '["ingress"]'),
         "instructions": ("Instructions that one may have.", "512"),
@@ -253,7 +258,13 @@ ABOUT: dict[str, dict[str, tuple[str, str]]] = {
         "ns_median": ("Nanoseconds that one may cost a packet, median; live, too.", "100"),
         "ns_worst": ("Nanoseconds for the packet that costs most.", "500"),
     },
-    **{f"tenant.{key}": _SHARE for key in Shares.model_fields},
+    "tenant.flows": _SHARE,
+    "tenant.half_open": _SHARE,
+    "tenant.fragments": _SHARE,
+    "tenant.events": {
+        key: (about, example)
+        for (key, (about, _)), example in zip(_SHARE.items(), ('"128K"', '"256K"'), strict=True)
+    },
     "inject": {
         "name": ("What it is called, for `swap`, `eject` and `show injected`.", '"bucket"'),
         "file": ("A C file, by its path from the mesh file.", '"token_bucket.c"'),

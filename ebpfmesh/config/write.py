@@ -219,7 +219,10 @@ def _end(identity: Identity) -> str:
 
 
 def _rights(one: Rights) -> _Row:
-    return _Row(one.model_dump(mode="json", exclude_defaults=True))
+    values = one.model_dump(mode="json", exclude_defaults=True)
+    if events := values.get("events"):
+        values["events"] = {key: memory_text(size) for key, size in events.items()}
+    return _Row(values)
 
 
 def _injection(one: Injection, body: _Body) -> _Row:

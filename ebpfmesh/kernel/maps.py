@@ -16,7 +16,6 @@ from ebpfmesh.kernel.pins import Pins
 from ebpfmesh.model import Limits
 
 NO_PREALLOC = 1
-EVENT_BYTES = 1 << 20  # of mesh_events; a power of two and of pages
 CALL_SLOTS = 8
 DROP_ENTRIES = 65536  # a bound; entries exist once something was dropped
 TARGETS = 4096  # of all injected programs
@@ -180,7 +179,8 @@ def _entries(limits: Limits) -> dict[str, int]:
         "slots": sum(rooms.sizes(limits).values()),
         "rooms": _abi.RoomKind.MESH_ROOMS * tenant_ids(limits),
         "prefixes": 2 * limits.prefixes,  # as rules
-        "events": EVENT_BYTES,
+        "events": _abi.EVENT_BYTES,
+        "tenant_ids": tenant_ids(limits),
         "counts": len(_abi.Count),
         "calls": CALL_SLOTS,
         "chain_slots": _abi.CHAIN_SLOTS,

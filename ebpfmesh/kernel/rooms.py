@@ -81,6 +81,43 @@ def draw(
     return rooms
 
 
+@dataclass(frozen=True)
+class EventRoom:
+    """Bytes of mesh_events that a tenant may have: its own, and at most.
+
+    It may have more than its own only while all tenants have no more than ``whole`` together.
+    """
+
+    own: int
+    maximum: int
+    whole: int
+
+    def is_in(self, row: _abi.EventRoom) -> bool:
+        """Whether a row of mesh_event_room says so."""
+        return (self.own, self.maximum, self.whole) == (row.own, row.maximum, row.whole)
+
+    def put_in(self, row: _abi.EventRoom) -> None:
+        """Have a row of mesh_event_room say so; what is counted there stays."""
+        row.own, row.maximum, row.whole = self.own, self.maximum, self.whole
+
+
+def draw_events(
+    tenants: Collection[int], shares: Mapping[int, Shares] = _NOTHING
+) -> dict[int, EventRoom]:
+    """What each tenant may have of the events that are not read yet, the outside among them.
+
+    Who has more than its own leaves room for what is all others' own.
+    """
+    total = _abi.EVENT_BYTES - _abi.EVENT_SPARE
+    wanted = {tenant: one.events for tenant, one in shares.items()}
+    own = shared_out(total, tenants, wanted)
+    common = total - sum(own.values())
+    return {
+        tenant: EventRoom(count, wanted.get(tenant, Share()).maximum or total, common + count)
+        for tenant, count in own.items()
+    }
+
+
 def shared_out(
     total: int, tenants: Collection[int], shares: Mapping[int, Share], *, whole: bool = False
 ) -> dict[int, int]:

@@ -59,7 +59,7 @@ from ebpfmesh.model.policy import (
 from ebpfmesh.model.ports import parse_ports, port_prefixes, ports_text
 from ebpfmesh.model.readiness import Health, Probe, Ready
 from ebpfmesh.model.scope import Scope
-from ebpfmesh.model.shares import Share, Shares, guaranteed
+from ebpfmesh.model.shares import ByteShare, Share, Shares, guaranteed
 from ebpfmesh.model.whole import problems
 
 __all__ = [
@@ -68,6 +68,7 @@ __all__ = [
     "TOLD",
     "Action",
     "Address",
+    "ByteShare",
     "Canary",
     "Capability",
     "Destination",

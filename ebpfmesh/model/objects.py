@@ -29,7 +29,7 @@ from ebpfmesh.model.base import (
 )
 from ebpfmesh.model.readiness import Health, Ready
 
-_BYTES = WithJsonSchema(
+BYTES = WithJsonSchema(
     {
         "anyOf": [
             {"type": "integer", "minimum": 4096},
@@ -58,7 +58,7 @@ SANDBOX = (
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 
 
-def _bytes(value: object, info: ValidationInfo) -> object:
+def parse_bytes(value: object, info: ValidationInfo) -> object:
     """Bytes of a text such as ``64M``; anything but a string is left to the field's own checks."""
     if not isinstance(value, str):
         return value
@@ -214,7 +214,7 @@ class FunctionSettings(Model):
     cpu: float | None = Field(
         default=None, ge=0.01, le=8192, description="a number of CPUs from 0.01 to 8192"
     )
-    memory: Annotated[int, BeforeValidator(_bytes), _BYTES] | None = Field(
+    memory: Annotated[int, BeforeValidator(parse_bytes), BYTES] | None = Field(
         default=None, ge=4096, le=1 << 50, description='4096 or more, such as "64M" or "1G"'
     )
     datapath: Literal["tc"] = Field(default="tc", description='"tc"')
@@ -260,7 +260,7 @@ class FunctionSettings(Model):
     ready: Ready | None = Field(default=None, description="a table, such as {port = 8080}")
     health: Health | None = Field(default=None, description="a table, such as {interval = 10}")
     pids: int = integer(1024, 1, 1 << 22)
-    tmp: Annotated[int, BeforeValidator(_bytes), _BYTES] = Field(
+    tmp: Annotated[int, BeforeValidator(parse_bytes), BYTES] = Field(
         default=64 << 20, ge=4096, le=1 << 50, description='4096 or more, such as "64M" or "1G"'
     )
     privileged: bool = Field(default=False, description="true or false")

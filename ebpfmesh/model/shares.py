@@ -2,11 +2,13 @@
 """What a tenant has of what all tenants share: at least, and at most."""
 
 from collections.abc import Iterator
-from typing import Self
+from typing import Annotated, Self
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
+from ebpfmesh._abi import EVENT_BYTES
 from ebpfmesh.model.base import Invalid, Model
+from ebpfmesh.model.objects import BYTES, Limits, parse_bytes
 
 GUARANTEED = 3, 4
 """The part of a table that tenants can have guaranteed, numerator and denominator.
@@ -31,6 +33,22 @@ class Share(Model):
         return self
 
 
+_Bytes = Annotated[int, BeforeValidator(parse_bytes), BYTES]
+_SIZE = f'from 4096 to {EVENT_BYTES}, such as "64K"'
+
+
+class ByteShare(Share):
+    """The same of a buffer, in bytes."""
+
+    guarantee: _Bytes | None = Field(default=None, ge=4096, le=EVENT_BYTES, description=_SIZE)
+    maximum: _Bytes | None = Field(default=None, ge=4096, le=EVENT_BYTES, description=_SIZE)
+
+
+def size_of(key: str, limits: Limits) -> int:
+    """How much there is of what ``Shares`` calls so."""
+    return EVENT_BYTES if key == "events" else int(getattr(limits, key))
+
+
 def guaranteed(size: int) -> int:
     """How much of a table of this size can be guaranteed."""
     return size * GUARANTEED[0] // GUARANTEED[1]
@@ -46,6 +64,9 @@ class Shares(Model):
         default=Share(), description="a table, such as {guarantee = 512, maximum = 1024}"
     )
     fragments: Share = Field(default=Share(), description="a table, such as {guarantee = 512}")
+    events: ByteShare = Field(
+        default=ByteShare(), description='a table, such as {guarantee = "128K", maximum = "256K"}'
+    )
 
     def guarantees(self) -> Iterator[tuple[str, int]]:
         """What is guaranteed, by the limit of the mesh that it is a part of."""

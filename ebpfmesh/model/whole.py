@@ -14,7 +14,7 @@ from ebpfmesh.model.base import Address, Hints, Invalid, Location, Network, repe
 from ebpfmesh.model.injection import INJECTIONS
 from ebpfmesh.model.parts import Parts
 from ebpfmesh.model.ports import port_prefixes, ports_text
-from ebpfmesh.model.shares import guaranteed
+from ebpfmesh.model.shares import guaranteed, size_of
 
 
 def problems(mesh: Parts, besides: Collection[str] = ()) -> Iterator[Invalid]:
@@ -248,14 +248,15 @@ def _bad_shares(mesh: Parts) -> Iterator[Invalid]:
         for key, guarantee in rights.guarantees():
             parts[key].append((index, guarantee))
     for key, given in parts.items():
-        total, size = sum(one for _, one in given), getattr(mesh.limits, key)
+        total, size = sum(one for _, one in given), size_of(key, mesh.limits)
         if total <= guaranteed(size):
             continue
         for index, guarantee in given:
             what = f'tenant "{mesh.rights[index].name}": {key} guaranteed to tenants are {total}'
             what += f", {guarantee} of them here, and {guaranteed(size)} of {size} can be"
             path: Location = ("rights", index, key, "guarantee")
-            yield Invalid(what, path=path, hint=f"lower one, or raise limits.{key} in [mesh]")
+            more = "" if key == "events" else f", or raise limits.{key} in [mesh]"
+            yield Invalid(what, path=path, hint=f"lower one{more}")
 
 
 def _bad_prefixes(mesh: Parts) -> Iterator[Invalid]:

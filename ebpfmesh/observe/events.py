@@ -8,6 +8,7 @@ import ctypes
 import functools
 import socket
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -16,6 +17,7 @@ from ipaddress import IPv6Address
 from ebpfmesh import _abi
 from ebpfmesh.errors import MeshError
 from ebpfmesh.kernel.ring import Ring
+from ebpfmesh.observe import rooms
 from ebpfmesh.observe.counters import DIRECTIONS
 from ebpfmesh.observe.flows import PROTOCOLS
 from ebpfmesh.observe.view import OUTSIDE, View
@@ -120,6 +122,7 @@ class Stream:
         self._names = Names(view.record)
         self._version = view.record.version()
         self._lost_before = self._lost()
+        self._whose_before = rooms.lost_events(view)
         self._since_boot = time.time_ns() - time.monotonic_ns()
         ring.skip()
 
@@ -163,6 +166,10 @@ class Stream:
     def lost(self) -> int:
         """Number of events that found no room since this began."""
         return self._lost() - self._lost_before
+
+    def whose(self) -> Counter[str]:
+        """Of these, how many were about packets of each tenant's."""
+        return rooms.lost_events(self._view) - self._whose_before
 
     def _lost(self) -> int:
         key = ctypes.c_uint32(_abi.Count.EVENT_LOST)

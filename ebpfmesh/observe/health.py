@@ -162,7 +162,7 @@ def _fill(view: View, topic: str) -> Iterator[Check]:
 def _rooms(view: View, topic: str) -> Iterator[Check]:
     """Tenants whose new flows have had to push out flows of theirs that lived."""
     for row in rooms.read_rooms(view):
-        if row.evicted:
+        if row.evicted and row.what != rooms.EVENTS:
             what = f"{row.evicted} {row.what} made room for newer ones of it"
             hint = f"raise maximum of {row.limit} under [[tenant]]" if row.capped else None
             hint = hint or _raise(row.limit)
@@ -190,6 +190,7 @@ def _counted(view: View, topic: str) -> Iterator[Check]:
         drops[row.reason] += row.packets
     if lost := _count(view, _abi.Count.EVENT_LOST):
         what = f"{lost} events were lost: they came faster than they were read"
+        what += rooms.told_of(rooms.lost_events(view))
         yield Check(topic, "note", what, "ask for fewer: --kind, --snap, --drops-only")
     if full := drops["FLOW_FULL"]:
         what = f"{full} packets were dropped because there was no room for a flow"

@@ -2,6 +2,7 @@
 """How much room each tenant has for flows and fragments, and whether it is enough."""
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from ebpfmesh import _abi
@@ -12,6 +13,7 @@ from ebpfmesh.observe.flows import flow_of, timeout_of
 from ebpfmesh.observe.view import View
 from ebpfmesh.state.shares import by_tenant
 
+EVENTS = "bytes of events"
 WORDS = {
     RoomKind.FLOW: "flows",
     RoomKind.HALF: "half-open connections",
@@ -26,7 +28,8 @@ class Room:
     ``own`` is for it alone, ``common`` for whoever comes first. ``used`` counts those whose time
     is not over, None for datagrams. ``evicted`` made room for new ones of the same tenant's since
     the mesh is up, though they lived. The ``limit`` of the mesh file makes the room larger, or the
-    maximum that the tenant has of it (``capped``).
+    maximum that the tenant has of it (``capped``). Events that are not read are in bytes; of them
+    ``evicted`` is how many found no room.
     """
 
     tenant: str
@@ -59,7 +62,31 @@ def read_rooms(view: View) -> list[Room]:
                     capped=getattr(shares[tenant], rooms.KEYS[kind]).maximum is not None,
                 )
             )
-    return found
+    return found + [
+        Room(
+            tenant=view.name_of("tenant", tenant),
+            what=EVENTS,
+            used=None,
+            own=row.own,
+            common=max(0, min(row.maximum, row.whole) - row.own),
+            evicted=row.lost,
+            limit="events",
+            capped=shares[tenant].events.maximum is not None,
+        )
+        for tenant, row in event_rooms(view).items()
+        if tenant in shares
+    ]
+
+
+def event_rooms(view: View) -> dict[int, _abi.EventRoom]:
+    """What of the events that are not read is whose, by id of the tenant."""
+    return {key.value: row for key, row in view.maps["mesh_event_room"].filled()}
+
+
+def lost_events(view: View) -> Counter[str]:
+    """Events that found no room since the mesh is up, by the tenant that they were about."""
+    names = {tenant: view.name_of("tenant", tenant) for tenant in event_rooms(view)}
+    return +Counter({names[tenant]: row.lost for tenant, row in event_rooms(view).items()})
 
 
 def _used(view: View) -> Counter[tuple[RoomKind, int]]:
@@ -76,3 +103,10 @@ def _used(view: View) -> Counter[tuple[RoomKind, int]]:
                 half = RoomKind.HALF if flow.flags & _abi.FlowFlag.HALF else RoomKind.FLOW
                 found[half, tenants.get(key.origin >> 8, 0)] += 1
     return found
+
+
+def told_of(lost: Mapping[str, int]) -> str:
+    """Whose events they were, for people: `` (tenant a 17, b 3)``; nothing if nobody knows."""
+    most = sorted(lost.items(), key=lambda one: -one[1])
+    shown = ", ".join(f"{name} {count}" for name, count in most[:4])
+    return f" (tenant {shown}{', …' * (len(most) > 4)})" if lost else ""

@@ -62,10 +62,13 @@ def differences(maps: Maps, record: Record) -> list[str]:
         found.append("mesh_config")
     if sockets.supported() and {row.id for row in record.functions()} - _at_sockets(maps):
         found.append("mesh_netns")
-    drawn = shares.drawn(record)
+    drawn, parts = shares.drawn(record), shares.events_drawn(record)
     rows = {place: maps["mesh_room"].get(rooms.key(*place)) for place in drawn}
     if not all((row := rows[place]) and room.is_in(row) for place, room in drawn.items()):
         found.append("mesh_room")
+    others = {tenant: maps["mesh_event_room"].get(ctypes.c_uint32(tenant)) for tenant in parts}
+    if not all((row := others[tenant]) and part.is_in(row) for tenant, part in parts.items()):
+        found.append("mesh_event_room")
     return found
 
 

@@ -17,3 +17,9 @@ def drawn(record: Record) -> dict[tuple[RoomKind, int], rooms.Room]:
     """The room that each has by that, the outside too."""
     shares = by_tenant(record)
     return rooms.draw(record.limits(), shares, shares)
+
+
+def events_drawn(record: Record) -> dict[int, rooms.EventRoom]:
+    """What each may have of events that are not read yet."""
+    shares = by_tenant(record)
+    return rooms.draw_events(shares, shares)

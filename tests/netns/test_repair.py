@@ -88,6 +88,7 @@ def close_service() -> None:
 CONTROL = (
     "mesh_function", "mesh_iface", "mesh_address", "mesh_service", "mesh_maglev", "mesh_policy",
     "mesh_prefix", "mesh_netns", "mesh_config", "mesh_room",
+    "mesh_event_room",
 )  # fmt: skip
 DAMAGES = [
     *map(empty, CONTROL), remove_hosts, rewrite_hosts, detach_sockets, unpin_socket_programs,

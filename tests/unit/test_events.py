@@ -87,7 +87,9 @@ def record(
 
 def read(*records: bytes) -> list[tuple[Event, bytes]]:
     counts = SimpleNamespace(get=lambda _: None)
-    view = SimpleNamespace(record=Names(), maps={"mesh_counts": counts})
+    nobody = SimpleNamespace(filled=tuple)
+    maps = {"mesh_counts": counts, "mesh_event_room": nobody}
+    view = SimpleNamespace(record=Names(), maps=maps)
     view.record.is_current = False  # type: ignore[attr-defined]
     return list(Stream(cast(Any, view), cast(Any, Ring(*records))).read())
 
