@@ -19,8 +19,9 @@ run_packages=(
 	iperf3 nginx-light sockperf wrk
 )
 test_packages=(
-	bpftool busybox-static containernetworking-plugins curl dnsmasq-base kmod make
-	openvswitch-switch podman procps qemu-system-x86 runc tcpdump traceroute tshark
+	bpftool busybox-static containerd containernetworking-plugins curl dnsmasq-base kmod make
+	openssh-client openssh-server openvswitch-switch podman postgresql procps
+	qemu-system-x86 redis-server runc tcpdump traceroute tshark
 )
 lint_packages=(
 	clang-format shellcheck vagrant-libvirt

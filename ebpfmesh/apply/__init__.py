@@ -28,6 +28,7 @@ from ebpfmesh.apply.lookup import home, sandbox
 from ebpfmesh.apply.marks import set_ready
 from ebpfmesh.apply.ready import Unready
 from ebpfmesh.apply.trace import traced
+from ebpfmesh.apply.volumes import barred_volumes
 
 __all__ = [
     "OnStep",
@@ -35,6 +36,7 @@ __all__ = [
     "Unready",
     "add_function",
     "attach",
+    "barred_volumes",
     "compile_ahead",
     "detach",
     "down",

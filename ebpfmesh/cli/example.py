@@ -12,7 +12,7 @@ from ebpfmesh.cli import output
 from ebpfmesh.cli.base import Command, settings
 from ebpfmesh.errors import MeshError
 
-NAME = "edge.toml"
+MESHES = ("edge", "servers")
 UNIT = "ebpfmesh.service"
 
 
@@ -20,26 +20,28 @@ UNIT = "ebpfmesh.service"
     cls=Command,
     examples=(
         "ebpfmesh example >edge.toml",
+        "ebpfmesh example servers >servers.toml",
         "ebpfmesh example --unit >ebpfmesh.service",
-        "ebpfmesh example --json",
     ),
 )
+@click.argument("name", type=click.Choice(MESHES), default=MESHES[0])
 @click.option("--unit", is_flag=True, help="Print a unit of systemd instead.")
-def example(*, unit: bool) -> None:
+def example(*, name: str, unit: bool) -> None:
     """Print a mesh file to begin with, or what has systemd bring meshes up.
 
-    Two functions of an operator, a vendor's portal in two replicas behind one service, and the
-    rule that lets one of the functions use it.
+    edge: two functions of an operator, a vendor's portal in two replicas behind one service, and
+    the rule that lets one of the functions use it. servers: nginx, redis, PostgreSQL, sshd, dnsmasq
+    and iperf3 with what each of them needs; docs/servers.md says how to use it.
 
     In /etc/systemd/system/ebpfmesh.service the unit runs `ebpfmesh up` at boot, for all that
     /etc/ebpfmesh describes, again with `systemctl reload`, and `ebpfmesh down --all` at stop.
     """
-    name = UNIT if unit else NAME
-    text = _file(name).read_text()
+    file = UNIT if unit else f"{name}.toml"
+    text = _file(file).read_text()
     if unit:
         text = re.sub("(?m)^(Exec[A-Za-z]+)=ebpfmesh ", rf"\1={_program()} ", text)
     if settings().json:
-        output.data(name=name, text=text)
+        output.data(name=file, text=text)
     else:
         for line in text.splitlines():
             output.echo(line)

@@ -77,6 +77,9 @@ def up(
         except apply.Unready as error:
             if error.done:
                 output.operations(wanted.name, error.done, warnings=_warnings(wanted, error.done))
+            else:  # it may be why
+                for text in apply.barred_volumes(wanted.name, wanted.functions):
+                    output.warn(text)
             raise
         output.operations(wanted.name, done, warnings=_warnings(wanted, done))
 
@@ -86,10 +89,12 @@ def up(
 def _warnings(wanted: "Mesh", operations: "Sequence[Operation]") -> list[str]:
     """What of a mesh file is hardly meant, and which of its commands stay stopped."""
     from ebpfmesh import apply, model
+    from ebpfmesh.operation import AddFunction
 
     stopped = apply.stay_stopped(wanted.name, operations)
     texts = (f"function {one} is stopped: ebpfmesh start {one} starts it" for one in stopped)
-    return [*model.warnings(wanted), *texts]
+    new = [one.object for one in operations if isinstance(one, AddFunction)]
+    return [*model.warnings(wanted), *texts, *apply.barred_volumes(wanted.name, new)]
 
 
 def _of_rollback(file: Path | None, *, no_prune: bool) -> str:

@@ -80,6 +80,7 @@ def main() -> None:
     for file in own:
         os.set_inheritable(file, False)
     reader, writer = os.pipe()
+    os.fchmod(writer, 0o622)  # its user may open /dev/stdout
     command = os.fork()
     if not command:
         _become(sys.argv[5:], writer, sys.argv[1])

@@ -55,7 +55,7 @@ class Log:
     def _lines(self, text: bytes) -> Iterator[Line]:
         for line in text.removesuffix(b"\n").split(b"\n") if text else ():
             if found := STAMP.match(line):
-                said = line[found.end() :].decode(errors="replace")
+                said = line[found.end() :].removesuffix(b"\r").decode(errors="replace")
                 yield Line(float(found[0]), self.function, said)
 
 

@@ -181,6 +181,11 @@ class Sandbox:
         libc.unshare(libc.CLONE_NEWCGROUP | libc.CLONE_NEWNS)
         libc.mount(b"none", Path("/"), None, flags=libc.MS_SLAVE | libc.MS_REC)
         _mount_sys(controllers)
+        mask = os.umask(0o022)
+        self._place_all(home, root)
+        os.umask(mask)  # of the command
+
+    def _place_all(self, home: Home, root: Root) -> None:
         top, hosts = home.hidden, os.open(home.hosts, os.O_PATH | os.O_CLOEXEC)  # which it covers
         libc.mount(b"none", top, b"tmpfs", b"mode=0755,size=1M")
         _bind(Path(f"/proc/self/fd/{hosts}"), top / "hosts")
@@ -227,6 +232,9 @@ class Sandbox:
             place = "/etc/resolv.conf" if root.layers else str(real)
             words += ["--ro-bind", str(real), place]
         for index, volume in enumerate(map(Volume.parse, function.volumes)):
+            # Above a directory of one user's alone bubblewrap would make more of that kind.
+            above = os.path.dirname(volume.target)  # noqa: PTH120
+            words += ["--perms", "0755", "--dir", above] if above != "/" else []
             if not volume.from_host:
                 words += ["--perms", "0755", "--size", str(function.tmp), "--tmpfs", volume.target]
                 continue

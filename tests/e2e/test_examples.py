@@ -12,7 +12,6 @@ import re
 import shutil
 import signal
 import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,7 +25,7 @@ from ebpfmesh.kernel import netns
 from ebpfmesh.state import listener, serving
 from support import containers
 from support.builds import command_of, other_build
-from support.command import ROOT, ebpfmesh
+from support.command import ROOT, ebpfmesh, install
 from support.topology import SLOWER, background, mesh_of, needs, poll
 
 BARE = (ROOT / "examples/edge.toml").read_text()
@@ -123,10 +122,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (top / f"{name}.toml").write_text(text)
     (top / "etc").mkdir()
     (top / "etc/edge.toml").write_text(FULL)
-    program = top / "bin/ebpfmesh"
-    program.parent.mkdir()
-    program.write_text(f'#!/bin/sh\nPYTHONPATH={ROOT} exec {sys.executable} -m ebpfmesh "$@"\n')
-    program.chmod(0o755)
+    install(top / "bin")
     return top
 
 

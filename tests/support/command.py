@@ -31,6 +31,14 @@ def ebpfmesh(
     return done
 
 
+def install(directory: Path) -> None:
+    """Have a program `ebpfmesh` there, for lines that a shell is given as users type them."""
+    directory.mkdir()
+    program = directory / "ebpfmesh"
+    program.write_text(f'#!/bin/sh\nPYTHONPATH={ROOT} exec {sys.executable} -m ebpfmesh "$@"\n')
+    program.chmod(0o755)
+
+
 def lines(*words: object) -> list[str]:
     """What a command prints on stdout; nothing may be on stderr."""
     done = ebpfmesh(*words)
