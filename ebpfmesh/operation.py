@@ -9,6 +9,7 @@ import abc
 import functools
 import json
 import re
+import shlex
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Protocol, Self
 
@@ -16,6 +17,7 @@ from pydantic import TypeAdapter
 
 from ebpfmesh.model import (
     LIFE,
+    SANDBOX,
     Function,
     Injection,
     Mesh,
@@ -29,8 +31,12 @@ from ebpfmesh.model import (
 )
 
 _MIGRATION = re.compile(r"\bMESH_MIGRATE\s*\(\s*(\w+)\s*,([^,]*)")
-IN_PLACE = ("tenant", "audit", "group", "cpu", "memory", "pids", "ready", "health", *LIFE)
-"""What of a function changes without it being made anew."""
+AT_ONCE = ("tenant", "audit", "group", "cpu", "memory", "pids")
+"""What of a function changes while its command runs, and counts from then on."""
+IN_PLACE = (*AT_ONCE, "ready", "health", *LIFE, "env")
+"""What changes without its command being started anew; the variables count when it is."""
+ROLLED = (*IN_PLACE, "command", *SANDBOX)
+"""What changes where the function is, if its command is started anew."""
 Object = Mesh | Timeouts | Function | Service | Policy | Injection | str
 
 
@@ -81,8 +87,24 @@ class Changes(Protocol):
     def keep_stopped(self, function: str) -> None:
         """Its command is not to be started with it."""
 
+    def runs(self, function: str) -> bool:
+        """Whether its command runs."""
+        ...
+
+    def roll_function(self, function: Function) -> None:
+        """Its command ends when its connections have, and begins as it is now described.
+
+        It gets no new flows until it is ready. Unready is raised if it does not get so.
+        """
+
+    def roll_back(self, function: Function, *, why: str, wait: bool) -> None:
+        """Undo that, wherever it was cut short: as it was, with no new flows if there is a reason.
+
+        Without one it is waited for, if it is to.
+        """
+
     def change_function(self, function: Function) -> None:
-        """What is ``IN_PLACE`` of one that is there, but for limits that become higher."""
+        """What is ``ROLLED`` of one that is there, but for limits that become higher."""
 
     def limit_function(self, function: Function) -> None:
         """All its limits."""
@@ -391,6 +413,8 @@ class ChangeFunction(Operation):
         for key in LIFE:
             if (was := getattr(old, key)) != (now := getattr(new, key)):
                 parts.append(f"{key} {was} → {now}")
+        if old.env != new.env:
+            parts.append("env changed, at the next start")
         return "  ".join(parts)
 
 
@@ -537,6 +561,63 @@ class StartFunction(Operation):
 
 
 @dataclass(frozen=True)
+class RollFunction(Operation):
+    """A function's command ends, and begins as it is now described; all else of it stays.
+
+    The same as ``old``: it is started anew. ``alone``: services that have no other meanwhile.
+    ``stopped``: it is to be stopped, so that it only changes. ``ran``, ``why``: whether it ran, and
+    why it got no new flows, if it did not.
+    """
+
+    object: Function
+    old: Function
+    alone: tuple[str, ...] = ()
+    stopped: bool = False
+    ran: bool = True
+    why: str = ""
+    kind = "roll-function"
+
+    def do(self, to: Changes) -> None:
+        """All of it, when everything else of a change is in place: one after the other."""
+        if self.stopped:
+            to.change_function(self.object)
+            to.limit_function(self.object)
+        else:
+            to.roll_function(self.object)
+
+    def inverse(self) -> Operation:
+        """It is as before."""
+        return replace(self, object=self.old, old=self.object)
+
+    def prepared(self, to: Changes) -> Self:
+        """With what it was."""
+        name = self.object.name
+        stopped, ran, why = to.is_stopped(name), to.runs(name), to.unready(name)
+        return replace(self, stopped=stopped, ran=ran, why=why)
+
+    def undo(self, to: Changes) -> Operation:
+        """As it is done, so that its services go on."""
+        if self.stopped:
+            to.change_function(self.old)
+        else:
+            to.roll_back(self.old, why=self.why, wait=self.ran)
+        return self.inverse()
+
+    def _text(self) -> str:
+        before, after = (one.model_dump(mode="json") for one in (self.old, self.object))
+        parts = [self.name]
+        for key in (key for key in after if before[key] != after[key]):
+            was, now = before[key], after[key]
+            plain = not isinstance(was, dict) and not isinstance(now, dict)
+            parts.append(f"{key} {shown(was)} → {shown(now)}" if plain else f"{key} changed")
+        if self.old == self.object:
+            parts.append("restarted")
+        if self.alone:
+            parts.append(f"(alone behind {', '.join(self.alone)}, which waits for it)")
+        return "  ".join(parts)
+
+
+@dataclass(frozen=True)
 class SetService(Operation):
     """A service, with the backends its groups have."""
 
@@ -676,8 +757,8 @@ class RemoveInjection(_Removal):
 
 _CLASSES: tuple[type[Operation], ...] = (
     CreateMesh, Repair, ReplacePrograms, SetTimeouts, SetReject, SetRights, SetOnFailure,
-    AddFunction, ChangeFunction, RemoveFunction, StopFunction, StartFunction, SetReady, SetService,
-    RemoveService, AddPolicy, RemovePolicy, SetInjection, RemoveInjection,
+    AddFunction, ChangeFunction, RemoveFunction, StopFunction, StartFunction, RollFunction,
+    SetReady, SetService, RemoveService, AddPolicy, RemovePolicy, SetInjection, RemoveInjection,
 )  # fmt: skip
 KINDS = {one.kind: one for one in _CLASSES}
 
@@ -692,6 +773,13 @@ def load(text: str) -> Operation:
 @functools.cache
 def _adapter(kind: type[Operation]) -> TypeAdapter[Any]:
     return TypeAdapter(kind)
+
+
+def shown(value: object) -> str:
+    """A value of the mesh file as people are told it."""
+    if isinstance(value, list):
+        return shlex.join(map(str, value)) or "none"
+    return "none" if value is None else str(value)
 
 
 def _text(item: Object) -> str:

@@ -12,7 +12,8 @@ Pure: nothing is read or changed here. The order, and why:
 5. services are set as they shall be, if the functions they need have been there all along;
 6. functions are added;
 7. the other services are set: all their functions are there;
-8. rules become looser: denies and rejects that go, then new allows.
+8. rules become looser: denies and rejects that go, then new allows;
+9. commands are started anew that are others now, one after the other.
 
 Programs of another build come first, so that all that follows is done for those that will meet it.
 Timeouts and ``reject`` come next: they say nothing about who may talk to whom. Then what is
@@ -29,7 +30,6 @@ the old one of one and the new one of the other; rules that keep them from sendi
 Services go with the backends that their groups have: one whose group grows or shrinks is set.
 """
 
-import shlex
 from collections.abc import Iterable, Iterator, Set
 from dataclasses import dataclass
 from typing import TypeVar
@@ -37,7 +37,9 @@ from typing import TypeVar
 from ebpfmesh.errors import UsageError
 from ebpfmesh.model import Function, Identity, Injection, Match, Mesh, Policy, Service
 from ebpfmesh.operation import (
+    AT_ONCE,
     IN_PLACE,
+    ROLLED,
     AddFunction,
     AddPolicy,
     ChangeFunction,
@@ -49,12 +51,14 @@ from ebpfmesh.operation import (
     RemovePolicy,
     RemoveService,
     ReplacePrograms,
+    RollFunction,
     SetInjection,
     SetOnFailure,
     SetReject,
     SetRights,
     SetService,
     SetTimeouts,
+    shown,
 )
 
 _Named = TypeVar("_Named", Function, Service, Injection)
@@ -76,8 +80,11 @@ def diff(
         create = [CreateMesh(current)]
     _check_fixed(current, wanted)
     before, after = _by_name(current.functions), _by_name(wanted.functions)
-    changed = {n: f for n, f in before.items() if n in after and _in_place(f, after[n])}
-    staying = {n for n, f in before.items() if n in changed or after.get(n) == f}
+    rolled = {n: f for n, f in before.items() if n in after and _is_rolled(f, after[n])}
+    between = after | {n: _like(f, after[n], AT_ONCE) for n, f in rolled.items()}
+    alone = _alone(wanted) if rolled else {}
+    changed = {n: f for n, f in before.items() if n in after and _in_place(f, between[n])}
+    staying = {n for n, f in before.items() if n in changed or between.get(n) == f}
     moving = [n for n, f in changed.items() if _place(f) != _place(after[n])]
     leave, enter = _service_steps(current, wanted, staying, some_move=bool(moving))
     ready = [step for step in enter if staying.issuperset(_backends(step))]
@@ -96,13 +103,14 @@ def diff(
         *leave,
         *(RemoveFunction(f) for n, f in before.items() if n not in staying),
         *(step for step in looser if _is_about(step, gone)),
-        *(ChangeFunction(after[n], old) for n, old in changed.items()),
+        *(ChangeFunction(between[n], old) for n, old in changed.items()),
         *ready,
         *(step for step in stricter if _is_about(step, new)),
         *(AddFunction(f) for n, f in after.items() if n not in staying),
         *(step for step in enter if not staying.issuperset(_backends(step))),
         *(step for step in looser if not _is_about(step, gone)),
         *_ejection_steps(current, wanted),
+        *(RollFunction(after[n], between[n], alone.get(n, ())) for n in rolled),
     )
 
 
@@ -168,7 +176,39 @@ def _place(function: Function) -> tuple[str, str | None]:
 
 def _in_place(old: Function, new: Function) -> bool:
     """Whether ``old`` becomes ``new`` where it is, by what may change there alone."""
-    return old != new and old.model_copy(update={key: getattr(new, key) for key in IN_PLACE}) == new
+    return old != new and _like(old, new, IN_PLACE) == new
+
+
+def _is_rolled(old: Function, new: Function) -> bool:
+    """Whether ``old`` becomes ``new`` where it is, with its command started anew.
+
+    Its network namespace stays: that of a sandbox is owned by the user namespace of it, which is
+    made for its user, and only that has power over it.
+    """
+    if _like(old, new, IN_PLACE) == new or _like(old, new, ROLLED) != new:
+        return False
+    if not (old.sandboxed and new.sandboxed):
+        return bool(old.privileged and new.privileged)
+    before, power = (
+        {one for one in function.capabilities if one.startswith("NET_")} for function in (old, new)
+    )
+    owner = "user", "rootfs", "image"  # what of may say who that user is
+    return not power or (power <= before and _like(old, new, owner) == old)
+
+
+def _like(old: Function, new: Function, keys: Iterable[str]) -> Function:
+    """``old`` with some of what ``new`` has."""
+    return old.model_copy(update={key: getattr(new, key) for key in keys})
+
+
+def _alone(mesh: Mesh) -> dict[str, tuple[str, ...]]:
+    """By function, services that send new flows to it, and to no other."""
+    found: dict[str, tuple[str, ...]] = {}
+    for service in mesh.backed:
+        match [name for name, weight in service.backends.items() if weight]:
+            case [name]:
+                found[name] = (*found.get(name, ()), service.name)
+    return found
 
 
 def _service_steps(
@@ -288,9 +328,7 @@ def told(operations: Iterable[Operation]) -> Iterator[Told]:
             fields = {"build": (step.old, step.object)}
         text = step.describe()
         if isinstance(step, RemoveFunction) and fields:
-            changes = ", ".join(
-                f"{key} {_shown(a)} → {_shown(b)}" for key, (a, b) in fields.items()
-            )
+            changes = ", ".join(f"{key} {shown(a)} → {shown(b)}" for key, (a, b) in fields.items())
             text = f"- function {step.name}  to be made anew: {changes}"
         yield Told(step, text, fields)
 
@@ -300,9 +338,3 @@ def _fields(old: Object | None, new: Object) -> dict[str, tuple[object, object]]
         return {}
     before, after = old.model_dump(mode="json"), new.model_dump(mode="json")
     return {key: (before[key], after[key]) for key in after if before[key] != after[key]}
-
-
-def _shown(value: object) -> str:
-    if isinstance(value, list):
-        return shlex.join(map(str, value)) or "none"
-    return "none" if value is None else str(value)

@@ -13,11 +13,12 @@ from pathlib import Path
 from ebpfmesh import operation
 from ebpfmesh.apply import listen, programs
 from ebpfmesh.apply.live import Live
+from ebpfmesh.apply.ready import Unready
 from ebpfmesh.errors import MeshError
 from ebpfmesh.kernel import rcu, sockets
 from ebpfmesh.kernel.cgroup import directory_above
 from ebpfmesh.kernel.programs import CALLS
-from ebpfmesh.operation import AddFunction, Operation, SetService, StopFunction
+from ebpfmesh.operation import AddFunction, Operation, RollFunction, SetService, StopFunction
 from ebpfmesh.state import audit
 from ebpfmesh.state.place import group_of
 
@@ -34,16 +35,39 @@ def apply(
         done: list[Operation] = []
         try:
             for one in operations:
-                ready = one.prepared(mesh)
-                mesh.record.begin_step(ready.dump())
-                ready.do(mesh)
-                done.append(ready)
+                _begin(mesh, one, done)
             _finish(mesh, done, wait)
         except BaseException as error:
             mesh.step("undo")
             mesh.starting = {}
             _undo_all(mesh, error)
             raise
+
+
+def _begin(mesh: Live, one: Operation, done: list[Operation]) -> None:
+    """Write it down and do it; it is done when it can be finished."""
+    ready = one.prepared(mesh)
+    mesh.record.begin_step(ready.dump())
+    ready.do(mesh)
+    done.append(ready)
+
+
+def roll(mesh: Live, rolls: Iterable[RollFunction]) -> tuple[list[Operation], list[Unready]]:
+    """Within ``wait`` of ``apply``: one after the other, those first that are not ready.
+
+    What was done, and why it ended if it did: with the first that does not get ready.
+    """
+    done: list[Operation] = []
+    unready = mesh.record.unready()
+    for one in sorted(rolls, key=lambda one: one.name not in unready):
+        if not mesh.is_stopped(one.name) and (why := mesh.rolls.refusal(one.object)):
+            what = f'function "{one.name}" is left as it is: {why}'
+            return done, [Unready(what, about=(one.name, "name"))]
+        try:
+            _begin(mesh, one, done)
+        except Unready as error:
+            return [*done, one], [error]
+    return done, []
 
 
 def settle(mesh: Live) -> None:

@@ -20,6 +20,7 @@ from ebpfmesh.operation import (
     AddFunction,
     Operation,
     RemoveFunction,
+    RollFunction,
     StartFunction,
     StopFunction,
 )
@@ -62,27 +63,55 @@ def start(
 def restart(
     mesh: str, name: str, on_step: OnStep = quiet, *, wait: float | None = None
 ) -> tuple[Operation, ...]:
-    """End the command of a function, or of all of a group, and start it; waits as ``start``."""
+    """End the command of a function, or of all of a group, and start it; waits as ``start``.
 
-    def steps(live: Live, some: tuple[Function, ...]) -> Iterator[Operation]:
-        # What runs is stopped first, so that it runs again if the start fails or is killed.
-        stopped = {one.name for one in some if live.is_stopped(one.name)}
-        runs = (one for one in some if one.name not in stopped and not _ended(live.record, one))
-        yield from map(StopFunction, runs)
-        yield from map(StartFunction, some)
+    One after the other, as ``up`` has another command take its place, so that services go on. The
+    first that does not get ready ends it; those after it run on.
+    """
+    with _of(mesh, name, on_step) as (live, some):
+        first = tuple(StartFunction(one) for one in some if live.is_stopped(one.name))
+        begun = {one.name for one in first}
+        rolls = [live.rolls.again(one) for one in some if one.name not in begun]
+        live.patience = wait
+        if wait != 0:
+            live.starting = {one.name: live.record.probes(one) for one in some if one.name in begun}
+        done, faults = list[Operation](first), list[Unready]()
 
-    return _change(mesh, name, steps, on_step, wait=wait)
+        def one_by_one() -> None:
+            faults.extend(Waits(live, wait).run())
+            rolled, failed = batch.roll(live, rolls)
+            done.extend(rolled)
+            faults.extend(failed)
+
+        batch.apply(live, first, one_by_one)
+    return _told(tuple(done), faults)
 
 
-def _change(
-    mesh: str, name: str, steps: Steps, on_step: OnStep, *, wait: float | None
-) -> tuple[Operation, ...]:
+@contextlib.contextmanager
+def _of(mesh: str, name: str, on_step: OnStep) -> Iterator[tuple[Live, tuple[Function, ...]]]:
+    """The mesh, whole, and the functions of this name, which have commands."""
     with opened(mesh, on_step) as live:
         batch.settle(live)
         some = tuple(row.function for row in functions(live.record, name))
         if not all(one.command for one in some):
             what = f"function {name} has no command in the mesh file"
             raise UsageError(what, hint="what runs in it was started by others, who can end it")
+        yield live, some
+
+
+def _told(done: tuple[Operation, ...], faults: list[Unready]) -> tuple[Operation, ...]:
+    """What was done; raised, if not all of it got ready."""
+    if faults:
+        error = together(faults, KEPT)
+        error.done = done
+        raise error
+    return done
+
+
+def _change(
+    mesh: str, name: str, steps: Steps, on_step: OnStep, *, wait: float | None
+) -> tuple[Operation, ...]:
+    with _of(mesh, name, on_step) as (live, some):
         operations = tuple(steps(live, some))
         started = {one.name for one in operations if isinstance(one, StartFunction)}
         if wait != 0:
@@ -92,16 +121,14 @@ def _change(
         if operations or live.starting:
             waits = lambda: faults.extend(Waits(live, wait).run())  # noqa: E731
             batch.apply(live, operations, waits if live.starting else None)
-    if faults:
-        error = together(faults, KEPT)
-        error.done = operations
-        raise error
-    return operations
+    return _told(operations, faults)
 
 
 def starts(record: Record, wanted: Mesh, steps: Iterable[Operation]) -> Iterator[Operation]:
     """Starts of commands that ended and were not stopped, of functions that stay in these steps."""
-    made = {one.name for one in steps if isinstance(one, AddFunction | RemoveFunction)}
+    made = {
+        one.name for one in steps if isinstance(one, AddFunction | RemoveFunction | RollFunction)
+    }
     begun = {name for name, row in record.commands().items() if row.started and not row.stopped}
     for one in wanted.functions:
         if one.command and one.name in begun - made and (was := _ended(record, one)):

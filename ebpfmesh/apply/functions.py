@@ -242,6 +242,12 @@ class Functions:
         left = max(0.0, stop.seconds - (time.monotonic() - since))
         cgroup.stop([replace(stop, seconds=left)], process.keepers, asked)
 
+    def runs(self, name: str) -> bool:
+        """Whether the command of a function runs."""
+        if exit_status(self._mesh.record, name) is not None:
+            return False
+        return bool(process.keepers(self._mesh.cgroup(name).processes()))
+
     def broken(self) -> list[str]:
         """Names of functions that were cut short, or whose interface went."""
         rows = self._mesh.record.functions()

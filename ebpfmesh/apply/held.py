@@ -35,6 +35,8 @@ class Held:
         self.until_closed = contextlib.ExitStack()
         self.starting: Mapping[str, tuple[Probe, ...]] = {}
         """Functions that are not ready when they are made, and what they are asked."""
+        self.patience: float | None = None
+        """Seconds for functions to get ready, instead of what each says; 0: they count as ready."""
         self.until_closed.callback(self.control.maps.close)
 
     @functools.cached_property

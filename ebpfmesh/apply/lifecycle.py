@@ -25,6 +25,7 @@ from ebpfmesh.operation import (
     AddFunction,
     Operation,
     Repair,
+    RollFunction,
     SetInjection,
     StartFunction,
 )
@@ -71,7 +72,7 @@ def up(
     of services once it is ready, and that is waited for: ``wait`` seconds, or each as long as it
     says; with 0 it gets them at once. A new function that does not get ready is a failure; if the
     mesh says so all is kept then, as it is with a function that was there, and ``Unready`` raised
-    with what was done.
+    with what was done. So it is with another command of a function that stays: one after the other.
     """
     links.uses_tcx(wanted.hook)
     with changing(wanted.name):
@@ -89,7 +90,7 @@ def up(
                 _check_there(wanted.name, operations)
                 if new or operations:
                     whole = wanted if new or prune else with_others(live.record.model(), wanted)
-                    faults = _apply_and_wait(live, operations, whole, wait)
+                    operations, faults = _apply_and_wait(live, operations, whole, wait)
                 live.record.set_made()
         except BaseException:
             if new:
@@ -104,23 +105,30 @@ def up(
 
 def _apply_and_wait(
     live: Live, operations: tuple[Operation, ...], wanted: Mesh, wait: float | None
-) -> list[Unready]:
-    """Do all, and what went wrong with functions that are kept though."""
+) -> tuple[tuple[Operation, ...], list[Unready]]:
+    """Do all; what was done, and what went wrong with functions that are kept though."""
     new = {step.name for step in operations if isinstance(step, AddFunction)}
     some = new | {step.name for step in operations if isinstance(step, StartFunction)}
     if wait != 0 and some:
         live.starting = {name: found for name, found in wanted.probes().items() if name in some}
-    needed = () if wanted.on_failure == "keep" else new
-    faults: list[Unready] = []
+    rolls = [step for step in operations if isinstance(step, RollFunction)]
+    first = tuple(step for step in operations if not isinstance(step, RollFunction))
+    needed = () if wanted.on_failure == "keep" else {*new, *(step.name for step in rolls)}
+    live.patience = wait
+    done, faults = list(first), list[Unready]()
 
     def wait_for_all() -> None:
         faults.extend(Waits(live, wait).run(needed=needed))
+        if not any(one.function in needed for one in faults):
+            rolled, failed = batch.roll(live, rolls)
+            done.extend(rolled)
+            faults.extend(failed)
         if any(one.function in needed for one in faults):
             hint = 'all is as before; on_failure = "keep" under [mesh] leaves what was done'
             raise together(faults, hint)
 
-    batch.apply(live, operations, wait_for_all if live.starting else None)
-    return faults
+    batch.apply(live, first, wait_for_all if live.starting or rolls else None)
+    return tuple(done), faults
 
 
 def _steps(
@@ -159,7 +167,7 @@ def _check_there(mesh: str, operations: Iterable[Operation]) -> None:
     which = functools.cache(shutil.which)
     faults: list[MeshError] = []
     for step in operations:
-        if not isinstance(step, AddFunction):
+        if not isinstance(step, AddFunction | RollFunction):
             continue
         name, command, where = step.object.name, step.object.command, step.object.netns
         if step.object.sandboxed:

@@ -12,6 +12,7 @@ from ebpfmesh.apply.functions import STOPPED, Functions
 from ebpfmesh.apply.held import Held, OnStep, quiet
 from ebpfmesh.apply.lookup import home_in
 from ebpfmesh.apply.names import Names
+from ebpfmesh.apply.rolls import Rolls
 from ebpfmesh.errors import MeshError
 from ebpfmesh.kernel import rcu
 from ebpfmesh.kernel.pins import Pins
@@ -37,6 +38,11 @@ class Live(Held):
     def chains(self) -> Chains:
         """What is injected."""
         return Chains(self)
+
+    @functools.cached_property
+    def rolls(self) -> Rolls:
+        """Its functions whose commands are started anew."""
+        return Rolls(self, self.functions)
 
     @functools.cached_property
     def names(self) -> Names:
@@ -103,6 +109,18 @@ class Live(Held):
         """Its command is not started."""
         self.record.put_command(function, CommandRow(stopped=True))
         self.record.set_unready(function, STOPPED)
+
+    def runs(self, function: str) -> bool:
+        """Whether its command runs."""
+        return self.functions.runs(function)
+
+    def roll_function(self, function: Function) -> None:
+        """Its command is started anew, as it is described now."""
+        self.rolls.roll(function)
+
+    def roll_back(self, function: Function, *, why: str, wait: bool) -> None:
+        """It is as it was before."""
+        self.rolls.back(function, why=why, wait=wait)
 
     def change_function(self, function: Function) -> None:
         """What changes in place, but for limits that become higher."""

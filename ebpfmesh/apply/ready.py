@@ -7,7 +7,7 @@ The mesh's lock is held meanwhile: whoever changed it in between would have to b
 import time
 from collections.abc import Collection
 
-from ebpfmesh.apply.live import Live
+from ebpfmesh.apply.held import Held
 from ebpfmesh.apply.lookup import inside
 from ebpfmesh.errors import MeshError
 from ebpfmesh.model import Ready
@@ -39,7 +39,7 @@ class Unready(MeshError):
 class Waits:
     """Functions that are waited for; ``seconds``: for all, instead of for each as it says."""
 
-    def __init__(self, mesh: Live, seconds: float | None) -> None:
+    def __init__(self, mesh: Held, seconds: float | None) -> None:
         probes = mesh.starting
         self._mesh = mesh
         self._left = {name: list(found) for name, found in probes.items()}

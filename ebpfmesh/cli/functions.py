@@ -198,7 +198,9 @@ def start(name: str, wait: float | None, no_wait: bool) -> None:
 def restart(name: str, wait: float | None, no_wait: bool) -> None:
     """End the command of function NAME as `stop` does, and start it as `start` does.
 
-    All replicas of a name at once; name one after the other where a service shall go on.
+    All replicas of a name, one after the other: services send new flows to others, those that are
+    connected have `drain_seconds` to end, and the next is not touched before this one is ready. The
+    first that does not get ready ends it, with exit code 1.
     """
     from ebpfmesh import apply
 

@@ -55,6 +55,11 @@ def up(
     the file what was done stays, and the exit code is 1. So it is with a function that was there
     and whose command ended: it is started again, unless `stop` stopped it.
 
+    A function whose command, image, user or volumes changed is not made anew: services send its new
+    flows to others, what is connected has `drain_seconds` to end, the command is stopped, and the
+    new one gets flows once it is ready. One function after the other; a failure ends it, and puts
+    those before it back in the same way.
+
     Programs are compiled unless they are kept from before: see `ebpfmesh compile`. A mesh that
     runs programs of another version gets those of this one, each in the place of the old one, while
     packets flow; `--rollback` puts the old ones back, until the next `up FILE`.
@@ -123,8 +128,10 @@ def _of_rollback(file: Path | None, *, no_prune: bool) -> str:
 def plan(file: Path | None, *, no_prune: bool, rollback: bool, tells: bool) -> None:
     """Show what `up FILE` would do, or `up --rollback`, and do nothing.
 
-    A function that has another command or address is made anew: it goes, and comes again. Limits,
-    tenant and audit change where it is.
+    A function that has another address is made anew: it goes, and comes again. Limits, tenant and
+    audit change where it is; `env` alone counts at the next start of its command. Another command,
+    image or user rolls over the replicas, one by one; of a function that is the only one behind a
+    service the plan says so, as that service waits for it.
     `programs A → B` tells that those of another version run; the names are made of what they were
     compiled from.
     """

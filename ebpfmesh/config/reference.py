@@ -215,6 +215,10 @@ ABOUT: dict[str, dict[str, tuple[str, str]]] = {
         ),
         "stop_signal": ("What asks its command to end, at `stop` and when it goes.", '"SIGQUIT"'),
         "stop_seconds": ("Seconds that it has for it; what is left then is killed.", "10"),
+        "drain_seconds": (
+            "Seconds that its connections have to end before another command takes its place.",
+            "30",
+        ),
         "cpu": ("CPUs it may use.", "0.5"),
         "memory": ("Bytes it may use; K, M, G and T are powers of 1024.", '"64M"'),
         "audit": ("What policy would drop on its way in passes, and is counted.", "true"),

@@ -9,18 +9,18 @@ else is, so that no process in it is the host's root, whatever it does.
 import contextlib
 import fcntl
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 from ebpfmesh.errors import Unsupported
 from ebpfmesh.kernel import libc
-from ebpfmesh.kernel.netns import OWN
 
 ROOT, NOBODY = 0, 65534
 FIRST_OWN = 0x70000000
 """The first of 2^28 ids that systemd and others leave free (systemd.io/UIDS-GIDS)."""
 LAST = (1 << 32) - 1  # ids end before it
-NS_GET_USERNS = 0xB701  # linux/include/uapi/linux/nsfs.h
+NS_GET_USERNS, NS_GET_OWNER_UID = 0xB701, 0xB704  # linux/include/uapi/linux/nsfs.h
 SYS_ADMIN = 21
 
 
@@ -94,6 +94,7 @@ def owner_of(namespace: int) -> int:
     return fcntl.ioctl(namespace, NS_GET_USERNS)
 
 
-def own() -> int:
-    """The inode of the caller's own."""
-    return OWN.with_name("user").stat().st_ino
+def user_of(found: int) -> int:
+    """The user that a user namespace was made by, given by a descriptor: who may enter it."""
+    raw = fcntl.ioctl(found, NS_GET_OWNER_UID, bytes(4))
+    return int.from_bytes(raw, sys.byteorder)

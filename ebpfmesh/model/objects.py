@@ -49,7 +49,7 @@ StopSignal = Literal[
 ]
 STOP_SECONDS = 30
 """The longest stop: half as long as one change of a mesh waits for another."""
-LIFE = ("restart", "stop_signal", "stop_seconds")
+LIFE = ("restart", "stop_signal", "stop_seconds", "drain_seconds")
 """Keys about how a command is started and ended, which may change while it runs."""
 SANDBOX = (
     "user", "env", "workdir", "volumes", "rootfs", "image", "capabilities", "pids", "tmp",
@@ -272,6 +272,7 @@ class FunctionSettings(Model):
         default="SIGTERM", description=f"one of {', '.join(get_args(StopSignal))}"
     )
     stop_seconds: int = integer(3, 0, STOP_SECONDS)
+    drain_seconds: int = integer(10, 0, 300)
 
     @property
     def sandboxed(self) -> bool:

@@ -11,6 +11,7 @@ from typing import Final, Literal
 from ebpfmesh import _abi
 from ebpfmesh.errors import UsageError
 from ebpfmesh.kernel import clock
+from ebpfmesh.kernel.flows import timeout_of
 from ebpfmesh.kernel.keys import PROTOCOL
 from ebpfmesh.observe.view import OUTSIDE, View
 
@@ -169,18 +170,6 @@ def _state(flow: _abi.Flow) -> str:
     if flow.flags & _abi.FlowFlag.HALF:
         return "opening"
     return "closing" if flow.flags & _abi.FlowFlag.FIN else "established"
-
-
-def timeout_of(protocol: int, flow: _abi.Flow) -> _abi.Timeout:
-    """Which timeout an entry has (flow_timeout() of bpf/lib/flow.h)."""
-    if protocol == socket.IPPROTO_UDP:
-        return _abi.Timeout.UDP
-    if protocol != socket.IPPROTO_TCP:
-        return _abi.Timeout.ICMP
-    if flow.flags & _abi.FlowFlag.CLOSING:
-        return _abi.Timeout.CLOSING
-    half = flow.flags & _abi.FlowFlag.HALF
-    return _abi.Timeout.HANDSHAKE if half else _abi.Timeout.ESTABLISHED
 
 
 def _nat(flow: _abi.Flow, version: int) -> str:

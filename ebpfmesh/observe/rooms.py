@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from ebpfmesh import _abi
 from ebpfmesh._abi import RoomKind
 from ebpfmesh.kernel import clock, rooms
+from ebpfmesh.kernel.flows import timeout_of
 from ebpfmesh.model import Shares
-from ebpfmesh.observe.flows import flow_of, timeout_of
+from ebpfmesh.observe.flows import flow_of
 from ebpfmesh.observe.view import View
 from ebpfmesh.state.shares import by_tenant
 

@@ -7,22 +7,20 @@ which the kernel measures while somebody asks (BPF_ENABLE_STATS, ``Timer``).
 """
 
 import ctypes
-import functools
 import struct
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, Self
+from typing import NamedTuple, Self
 
 from ebpfmesh import _abi
 from ebpfmesh.errors import MissingPrivilege
-from ebpfmesh.kernel import bpf, clock, interface
+from ebpfmesh.kernel import bpf, interface
 from ebpfmesh.kernel.cgroup import Cgroup
-from ebpfmesh.kernel.maps import FLOWS
+from ebpfmesh.kernel.flows import living
 from ebpfmesh.kernel.programs import HOOKS
 from ebpfmesh.kernel.used import Files, Group, resident
-from ebpfmesh.observe.flows import timeout_of
 from ebpfmesh.observe.view import View
 from ebpfmesh.runtime import process
 from ebpfmesh.state.place import group_of
@@ -240,46 +238,8 @@ def kernel_seconds(ran: Iterable[int], means: Means) -> float | None:
 
 def flows(view: View) -> Counter[int]:
     """Flows that live, by the interfaces of the functions at their ends; 0: the outside."""
-    now, timeouts = clock.now(), tuple(view.config.timeouts)
     found: Counter[int] = Counter()
-    for (origin, output, flags, seen), count in _alike(view).items():
-        passed = (now - seen) & 0xFFFFFFFF
-        lives = passed >= 1 << 31 or passed <= timeouts[_timeout(origin & 0xFF, flags)]
-        if lives and not flags & _abi.FlowFlag.REPLY:
-            for end in {origin >> 8, output & (1 << _abi.IFINDEX_BITS) - 1}:
-                found[end] += count
+    for one in living(view.maps):
+        for end in {one.sender, one.receiver}:
+            found[end] += one.entries
     return found
-
-
-def _alike(view: View) -> Counter[tuple[int, int, int, int]]:
-    """How many entries have the same origin, output, flags and tick of their last packet.
-
-    Sorted out without a step of Python for each: there may be millions.
-    """
-    found: Counter[tuple[int, int, int, int]] = Counter()
-    for name in FLOWS:
-        table = view.maps[name]
-        key, value = table.spec.key, table.spec.value
-        for keys, values in table.batches():
-            found.update(
-                zip(
-                    _column(keys, key, "origin", "I"),
-                    _column(values, value, "output", "I"),
-                    _column(values, value, "flags", "H"),
-                    _column(values, value, "seen", "I"),
-                    strict=True,
-                )
-            )
-    return found
-
-
-def _column(raw: bytes, shape: type[ctypes.Structure], field: str, kind: Literal["H", "I"]) -> Any:
-    """A field of all structures that stand one after the other; CountedFlow begins with a Flow."""
-    at = getattr(_abi.Flow if shape is _abi.CountedFlow else shape, field).offset
-    width = struct.calcsize(kind)
-    return memoryview(raw).cast(kind)[at // width :: ctypes.sizeof(shape) // width]
-
-
-@functools.cache
-def _timeout(protocol: int, flags: int) -> int:
-    return timeout_of(protocol, _abi.Flow(flags=flags))

@@ -161,11 +161,15 @@ class Sandbox:
 
     @contextlib.contextmanager
     def owner(self, namespace: Path, user: int) -> Iterator[int]:
-        """A descriptor of the user namespace of its network; of a new one, if others made that."""
+        """A descriptor of the user namespace of its network; of a new one, if others made that.
+
+        So it is if it was made for another user, whom its command had before: nobody has power over
+        that network then, and who asks for such is made anew.
+        """
         with contextlib.ExitStack() as stack:
             file = stack.enter_context(namespace.open())
             found = -1 if self.function.netns else userns.owner_of(file.fileno())
-            if found < 0 or os.fstat(found).st_ino == userns.own():
+            if found < 0 or userns.user_of(found) != user:
                 made = stack.enter_context(userns.made(self.own, user))
                 found = os.open(made / "user", os.O_RDONLY | os.O_CLOEXEC)
             stack.callback(os.close, found)

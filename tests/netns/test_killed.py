@@ -9,6 +9,7 @@ other goes on throughout.
 import contextlib
 import re
 from collections.abc import Callable, Iterator, Set
+from pathlib import Path
 from typing import NamedTuple
 
 import pytest
@@ -18,7 +19,8 @@ from ebpfmesh.inject import measure
 from ebpfmesh.kernel.maps import Maps
 from ebpfmesh.kernel.pins import Pins
 from ebpfmesh.model import Injection, Mesh
-from ebpfmesh.observe.view import left
+from ebpfmesh.observe import functions
+from ebpfmesh.observe.view import left, opened
 from ebpfmesh.operation import KINDS, Operation
 from ebpfmesh.state.record import RUN
 from support.agreeing import disagreements, is_well
@@ -46,6 +48,14 @@ name = "c"
 tenant = "{tenant}"
 command = ["sleep", "1000"]
 cpu = 0.5
+"""
+ROLLED = """
+[[function]]
+name = "w"
+replicas = 2
+tenant = "two"
+command = ["sleep", "{seconds}"]
+{more}
 """
 D = '[[function]]\nname = "d"\nreplicas = 2\ntenant = "two"\n'
 SERVICE = """
@@ -132,18 +142,33 @@ def start(on_step: apply.OnStep) -> tuple[Operation, ...]:
     return apply.start("killed", "c", on_step)
 
 
+def rolling() -> None:
+    """The commands of w run, and take new flows."""
+    assert poll(lambda: started(2))
+    assert unready() == {}
+
+
+def unready() -> dict[str, str]:
+    with opened("killed") as view:
+        return dict(view.unready)
+
+
 def restart(on_step: apply.OnStep) -> tuple[Operation, ...]:
     """It ends, and begins again."""
     return apply.restart("killed", "c", on_step)
 
 
 class Change(NamedTuple):
-    """``up`` from one mesh to another, or from nothing; or what is done ``by`` another way."""
+    """``up`` from one mesh to another, or from nothing; or what is done ``by`` another way.
+
+    Killed at each step from ``first`` on.
+    """
 
     before: Mesh | None
     after: Mesh
     damage: Callable[[], None] = nothing
     by: Callable[[apply.OnStep], tuple[Operation, ...]] | None = None
+    first: str = ""
 
     def prepare(self) -> None:
         """All is as before it."""
@@ -182,6 +207,8 @@ WIDE = COUNT.replace(
 MINE, D_0 = C.format(tenant="one"), service("web", 1, "d-0")
 YOURS = C.format(tenant="two").replace("cpu = 0.5", 'cpu = 1\nmemory = "64M"')
 D_1 = service("mail", 2, "d")
+W, W_S = ROLLED.format(seconds=1000, more=""), service("web", 1, "w")
+W_AS_NOW = ROLLED.format(seconds=2000, more='env = {A = "b"}\ncpu = 0.5\nuser = "bin"')
 OUTSIDE = RULE.format(to="outside:192.0.2.0/24", action="deny")
 RIGHTS = '[[tenant]]\nname = "one"\ninject = 2\nflows = {guarantee = 99, maximum = 100}\n'
 E, F = ('[[function]]\nname = "e"\n', '[[function]]\nname = "f"\n')
@@ -209,7 +236,8 @@ CHANGES = {
     "set-ready": Change(mesh(D, D_0, D_1), mesh(D, D_0, D_1), ready, not_ready),
     "stop-function": Change(mesh(MINE), mesh(MINE), running, stop),
     "start-function": Change(mesh(MINE), mesh(MINE), stopped, start),
-    "stop-function, to restart": Change(mesh(MINE), mesh(MINE), running, restart),
+    "roll-function": Change(mesh(W, W_S), mesh(W_AS_NOW, W_S), rolling, first="w-1: draining"),
+    "roll-function, to restart": Change(mesh(MINE), mesh(MINE), running, restart),
     "set-service": Change(mesh(D, D_0), mesh(D, service("web", 1, "d"))),
     "remove-service": Change(mesh(D, D_0), mesh(D)),
     "add-policy": Change(mesh(), mesh(OUTSIDE)),
@@ -259,6 +287,7 @@ def test_killed_at_each_step(kind: str) -> None:
 def test_a_change_of_many_kinds_killed_at_each_step() -> None:
     """What it was killed in and all that was done before are undone together."""
     alone = {"create-mesh", "repair", "set-ready", "stop-function", "start-function"}
+    alone |= {"roll-function"}
     loaded = {"set-injection", "remove-injection", "replace-programs"}  # at each step: minutes
     killed(Change(OLD, NEW), KINDS.keys() - alone - loaded)
 
@@ -272,19 +301,35 @@ def killed(change: Change, kinds: Set[str]) -> None:
     change.prepare()
     steps = steps_of(change.do)
     with talking(change.after) if change.before else contextlib.nullcontext(lambda: True) as whole:
-        for number, step in enumerate(steps):
+        begin = steps.index(change.first) if change.first else 0
+        for number, step in enumerate(steps[begin:], begin):
             change.prepare()
             assert killed_at(number, change.do), step
             assert whole(), step
             mend(change, step, WAYS[number % (2 if change.before else 3)])
             assert whole(), step
             assert poll(lambda: things() == wanted), (step, things() ^ wanted)
+            assert poll(lambda: change.by is stop or as_described()), step
 
 
 def started(commands: int) -> bool:
     """Whether so many commands run."""
     found = sum(word.startswith("process ") and word.endswith(" sleep") for word in leftovers())
     return found == commands
+
+
+def as_described() -> bool:
+    """Whether each function runs what it shall, and takes new flows."""
+    with opened("killed") as view:
+        rows = functions.read(view)
+        wanted = [(row.processes, view.record.function(row.name)) for row in rows if row.processes]
+    for processes, row in wanted:
+        lines = [Path(f"/proc/{one}/cmdline").read_text().split("\0")[:-1] for one in processes]
+        if row is None or lines != [list(row.function.command)]:
+            return False
+        if row.function.name in unready():
+            return False
+    return True
 
 
 def mend(change: Change, step: str, first: str) -> None:

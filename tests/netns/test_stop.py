@@ -115,7 +115,7 @@ def test_stop_and_start(mesh_up: Up) -> None:
 
 
 def test_up_leaves_a_stopped_command_stopped(mesh_up: Up) -> None:
-    """With another tenant too: it changes in place. What is made anew is started."""
+    """With another tenant or user too: it changes in place. What is made anew is started."""
     mesh_up(SLEEPER.format(more=""))
     slept()
     apply.stop("stops", "sleeper")
@@ -124,7 +124,10 @@ def test_up_leaves_a_stopped_command_stopped(mesh_up: Up) -> None:
     changed = apply.up(mesh_of(SLEEPER.format(more='tenant = "b"\nstop_seconds = 5')))
     assert kinds(changed) == [("change-function", "sleeper")]
     assert row().command_state == "stopped"
-    anew = apply.up(mesh_of(SLEEPER.format(more='user = "root"')))
+    rolled = apply.up(mesh_of(SLEEPER.format(more='user = "root"')))
+    assert kinds(rolled) == [("change-function", "sleeper"), ("roll-function", "sleeper")]
+    assert row().command_state == "stopped"
+    anew = apply.up(mesh_of(SLEEPER.format(more="privileged = true")))
     assert apply.stay_stopped("stops", anew) == []
     slept()
 
@@ -144,9 +147,7 @@ def test_restart(mesh_up: Up) -> None:
     mesh_up(PAIR)
     before = slept("w-0"), slept("w-1")
     done = kinds(apply.restart("stops", "w"))
-    wanted = ("stop-function", "start-function")
-    steps = [(kind, name) for kind in wanted for name in ("w-0", "w-1")]
-    assert done == steps
+    assert done == [("roll-function", "w-0"), ("roll-function", "w-1")]
     assert {slept("w-0"), slept("w-1")}.isdisjoint(before)
     before = slept("w-0"), slept("w-1")
     apply.restart("stops", "w-1")

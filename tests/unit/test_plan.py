@@ -14,8 +14,10 @@ from ebpfmesh.model import Function, Identity, Limits, Mesh, Policy, Service, Ti
 from ebpfmesh.operation import (
     AddFunction,
     AddPolicy,
+    ChangeFunction,
     Operation,
     ReplacePrograms,
+    RollFunction,
     SetService,
     load,
 )
@@ -534,7 +536,7 @@ def steps(old: Mesh, new: Mesh) -> list[tuple[str, str, dict[str, tuple[object, 
 @pytest.mark.parametrize(
     ("key", "was", "now", "text"),
     [
-        ("command", ("a", "b c"), ("a",), "command a 'b c' → a"),
+        ("command", ("a", "b c"), (), "command a 'b c' → none"),
         ("command", (), ("a",), "command none → a"),
         ("netns", None, "cache", "netns none → cache"),
     ],
@@ -548,6 +550,93 @@ def test_a_function_made_anew_says_why(key: str, was: object, now: object, text:
     assert come[:2] == ("add", "+ function f  tenant t  198.18.0.1")
     plain = [list(value) if isinstance(value, tuple) else value for value in (was, now)]
     assert gone[2] == come[2] == {key: tuple(plain)}
+
+
+def commanded(**others: object) -> Function:
+    fields: dict[str, object] = {"name": "f", "address4": "198.18.0.1", "command": ("a", "b c")}
+    return Function.model_validate(fields | others, strict=False)
+
+
+def mesh_with(function: Function, *services: Service) -> Mesh:
+    return Mesh(name="m", functions=(function,), services=services)
+
+
+@pytest.mark.parametrize(
+    ("was", "now", "text"),
+    [
+        ({}, {"command": ("a",)}, "command a 'b c' → a"),
+        ({}, {"image": "two", "env": {"A": "secret"}}, "env changed  image none → two"),
+        ({"privileged": True}, {"privileged": True, "command": ("a",)}, "command a 'b c' → a"),
+        ({}, {"user": "www-data", "tmp": 4096}, "user none → www-data  tmp 67108864 → 4096"),
+        (
+            {"capabilities": ("NET_RAW",), "stop_seconds": 5},
+            {"capabilities": ("NET_RAW",), "volumes": ("/srv",)},
+            "volumes none → /srv  stop_seconds 5 → 3",
+        ),
+        (
+            {"capabilities": ("NET_RAW",)},
+            {"user": "bin"},
+            "user none → bin  capabilities NET_RAW → none",
+        ),
+    ],
+)
+def test_what_only_a_command_has_changes_where_it_is(
+    was: dict[str, object], now: dict[str, object], text: str
+) -> None:
+    old, new = commanded(**was), commanded(**now)
+    (step,) = diff(mesh_with(old), mesh_with(new))
+    assert step == RollFunction(new, old)
+    assert step.describe() == f"~ function f  {text}"
+    assert step.inverse() == RollFunction(old, new)
+
+
+@pytest.mark.parametrize(
+    ("was", "now"),
+    [
+        ({}, {"capabilities": ("NET_ADMIN",)}),
+        ({"capabilities": ("NET_RAW",)}, {"capabilities": ("NET_RAW",), "user": "bin"}),
+        ({"capabilities": ("NET_RAW",)}, {"capabilities": ("NET_RAW",), "image": "two"}),
+        ({}, {"privileged": True}),
+        ({}, {"command": ("a",), "address4": "198.18.0.2"}),
+        ({}, {"command": ("a",), "netns": "given"}),
+    ],
+)
+def test_what_needs_another_network_is_made_anew(
+    was: dict[str, object], now: dict[str, object]
+) -> None:
+    """Power over a network namespace is that of the user it was made for."""
+    steps = diff(mesh_with(commanded(**was)), mesh_with(commanded(**now)))
+    assert [step.kind for step in steps] == ["remove-function", "add-function"]
+
+
+def test_commands_are_the_last_to_change_and_all_else_of_a_function_is_there() -> None:
+    old, new = commanded(), commanded(tenant="t", cpu=0.5, command=("a",), stop_seconds=9)
+    between = commanded(tenant="t", cpu=0.5)
+    rule = policy("tenant:t", "any", protocol="any", action="allow")
+    wanted = Mesh(name="m", functions=(new,), policies=(rule,))
+    assert diff(mesh_with(old), wanted) == (
+        ChangeFunction(between, old), AddPolicy(rule), RollFunction(new, between),
+    )  # fmt: skip
+
+
+def test_a_roll_says_whom_it_leaves_without() -> None:
+    service = Service.model_validate(
+        {"name": "s", "address4": "198.19.0.1", "port": 80, "target_port": 80, "functions": ("f",)},
+        strict=False,
+    )
+    new = commanded(command=("a",))
+    (step,) = diff(mesh_with(commanded(), service), mesh_with(new, service))
+    assert step.describe().endswith("  (alone behind s, which waits for it)")
+    (row,) = told([step])
+    assert row.action == "change"
+    assert row.fields == {"command": (["a", "b c"], ["a"])}
+
+
+def test_variables_alone_change_at_the_next_start() -> None:
+    old, new = commanded(), commanded(env={"A": "secret"}, drain_seconds=5)
+    (step,) = diff(mesh_with(old), mesh_with(new))
+    assert step == ChangeFunction(new, old)
+    assert step.describe() == "~ function f  drain_seconds 10 → 5  env changed, at the next start"
 
 
 def test_what_is_added_changed_and_removed_is_told_apart() -> None:
