@@ -106,6 +106,8 @@ def _backends(row: "Service") -> str:
 def _share(backend: "Backend") -> str:
     if not backend.alive:
         return f"{backend.share:.1%} gone"
+    if backend.ended:
+        return backend.ended
     if not backend.ready:
         return "not ready"
     return f"{backend.share:.1%}" if backend.weight else "drained"

@@ -72,8 +72,18 @@ def drops(row: Any) -> object:
     return mark(f"{short(sum(found.values()))} {most}", "red")
 
 
+def state_of(row: "Rates") -> str:
+    """What a function does: its interface's state, or else why nothing answers."""
+    if row.state == "up" and row.command_state == "exited":
+        return f"exited {row.exit_status}"
+    if row.state == "up" and row.command_state in ("stopped", "lost"):
+        return row.command_state
+    return row.state if row.ready or row.state != "up" else "not ready"
+
+
 def _state(row: "Rates") -> object:
-    return mark(row.state, "green" if row.state == "up" else "red")
+    text = state_of(row)
+    return mark(text, "green" if text == "up" else "yellow" if text == "stopped" else "red")
 
 
 def _memory(row: Any) -> str | None:
@@ -108,6 +118,7 @@ FUNCTIONS = (
     *COMMON,
     Column("limit", lambda row: size(row.memory_limit) if row.memory_limit else None, right=True,
            drop=8),
+    Column("restarts", lambda row: row.restarts or None, right=True, drop=7),
     *COUNTED,
 )  # fmt: skip
 TENANTS = (
@@ -193,7 +204,7 @@ def _check_tenant(known: Collection[str], tenant: str | None) -> None:
 
 def _is_wanted(row: "Rates", tenant: str | None, text: str) -> bool:
     return tenant in (None, row.tenant) and any(
-        text in one for one in (row.name, row.tenant, row.state)
+        text in one for one in (row.name, row.tenant, state_of(row))
     )
 
 

@@ -5,13 +5,13 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ebpfmesh.observe import usage
+from ebpfmesh.observe.commands import CommandState, life
 from ebpfmesh.observe.usage import Usage
 from ebpfmesh.observe.view import View
-from ebpfmesh.state.place import Problem, exit_file, exit_status, problem
+from ebpfmesh.state.place import Problem, exit_file, problem
 from ebpfmesh.state.record import CommandRow, FunctionRow
 
 State = Problem | Literal["up", "down"]
-CommandState = Literal["", "running", "exited", "lost", "stopped"]
 
 
 @dataclass(frozen=True)
@@ -82,12 +82,7 @@ def _function(
     ran: CommandRow,
 ) -> Function:
     function = row.function
-    ended = exit_status(view.record, function.name)
-    state: CommandState = ""
-    if function.command:
-        state = "running" if used.kept else "lost"
-        state = "exited" if ended is not None else state
-        state = "stopped" if ran.stopped and state != "running" else state
+    state, status = life(view.record, function, ran, kept=used.kept)
     return Function(
         id=row.id,
         name=function.name,
@@ -104,7 +99,7 @@ def _function(
         memory_limit=function.memory,
         command=function.command,
         command_state=state,
-        exit_status=ended,
+        exit_status=status,
         command_since=_since(view, function.name, ran, state),
         last_exit=ran.last_exit,
         restarts=ran.restarts,

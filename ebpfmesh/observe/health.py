@@ -12,7 +12,9 @@ from ebpfmesh.kernel import links
 from ebpfmesh.kernel.programs import HOOKS
 from ebpfmesh.model import Limits
 from ebpfmesh.observe import cost, counters, netfilter, objects, rooms
+from ebpfmesh.observe.commands import Life, lives
 from ebpfmesh.observe.machine import Check, Status
+from ebpfmesh.observe.mesh import read_services
 from ebpfmesh.observe.view import View, opened
 from ebpfmesh.runtime import capability
 from ebpfmesh.runtime.process import has_hosts
@@ -53,11 +55,18 @@ def _check(view: View, topic: str) -> Iterator[Check]:
         text = f"function {row.function.name}: {row.attachment.interface} or its other end is down"
         hint = "set it up; what is sent to it meanwhile is lost, and metered as received"
         yield Check(topic, "note", text, hint)
+    ended = _ended(view)
+    for name, life in ended.items():
+        status: Status = "missing" if life.status else "note"
+        hint = f"ebpfmesh logs {name} tells more; ebpfmesh start {name} starts it, and so does up"
+        yield Check(topic, status, f"function {name}: its command {life.ended}", hint)
     for name, why in view.unready.items():
-        hint = "services send it no new flows until it is ready"
-        yield Check(topic, "note", f"function {name} is not ready: {why}", hint)
-    if not broken and not down:
+        if name not in ended:
+            hint = "services send it no new flows until it is ready"
+            yield Check(topic, "note", f"function {name} is not ready: {why}", hint)
+    if not broken and not down and not ended:
         yield Check(topic, "ok", f"{len(view.functions)} functions work")
+    yield from _services(view, topic)
     yield from _build(view, topic)
     yield from _foreign(view, topic)
     yield from _administrators(view, topic)
@@ -70,6 +79,23 @@ def _check(view: View, topic: str) -> Iterator[Check]:
     yield from _counted(view, topic)
     yield from _listener(view, topic)
     yield from _netfilter(view, topic)
+
+
+def _ended(view: View) -> dict[str, Life]:
+    """Commands that ended, and that nobody stopped."""
+    functions = {r.function.name: r.function for r in view.functions if r.ready}
+    found = lives(view.record, functions)
+    return {name: one for name, one in found.items() if one.state in ("exited", "lost")}
+
+
+def _services(view: View, topic: str) -> Iterator[Check]:
+    """Services that have nobody to answer."""
+    for service in read_services(view):
+        if service.backends and not service.ready:
+            what = f"service {service.name}: none of its {len(service.backends)} functions is ready"
+            yield Check(
+                topic, "missing", what, "ebpfmesh show functions tells why, and logs what they said"
+            )
 
 
 def _changed(view: View, topic: str) -> Iterator[Check]:

@@ -4,7 +4,7 @@
 import contextlib
 import ctypes
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from ebpfmesh import _abi
@@ -13,6 +13,7 @@ from ebpfmesh.kernel import links
 from ebpfmesh.kernel.keys import service_keys
 from ebpfmesh.model import Service as ServiceModel
 from ebpfmesh.model import ports_text
+from ebpfmesh.observe.commands import lives
 from ebpfmesh.observe.view import View, opened
 from ebpfmesh.state.place import problem
 
@@ -48,7 +49,8 @@ class Mesh:
 class Backend:
     """A function behind a service; ``share`` of new flows, 0 to 1, as the table has it.
 
-    With ``weight`` 0 it gets none: it is drained. Nor does it while it is not ``ready``.
+    With ``weight`` 0 it gets none: it is drained. Nor does it while it is not ``ready``. ``ended``
+    tells how its command did, such as ``exited 137``; it is empty while that runs.
     """
 
     function: str
@@ -56,6 +58,7 @@ class Backend:
     share: float
     weight: int
     ready: bool
+    ended: str
 
 
 @dataclass(frozen=True)
@@ -84,8 +87,8 @@ class Service:
 
     @property
     def ready(self) -> int:
-        """Number of backends that are there, and ready."""
-        return sum(backend.alive and backend.ready for backend in self.backends)
+        """Number of backends that are there, run and are ready."""
+        return sum(one.alive and one.ready and not one.ended for one in self.backends)
 
 
 @dataclass(frozen=True)
@@ -166,10 +169,16 @@ def read_services(view: View) -> list[Service]:
     """All services, by name."""
     alive = {row.function.name for row in view.functions if not problem(view.ip, row)}
     services = [service.backed(view.groups) for service in view.record.services()]
-    return [_service(view, service, alive) for service in services]
+    some = {name for service in services for name in service.backends}
+    functions = {row.function.name: row.function for row in view.functions}
+    ran = lives(view.record, {name: functions[name] for name in some & functions.keys()})
+    ended = {name: one.ended for name, one in ran.items()}
+    return [_service(view, service, alive, ended) for service in services]
 
 
-def _service(view: View, service: ServiceModel, alive: set[str]) -> Service:
+def _service(
+    view: View, service: ServiceModel, alive: set[str], ended: Mapping[str, str]
+) -> Service:
     entry = view.maps["mesh_service"].get(service_keys(service)[0]) or _abi.Service()
     shares, unready = _shares(view, entry), view.unready
     return Service(
@@ -182,7 +191,14 @@ def _service(view: View, service: ServiceModel, alive: set[str]) -> Service:
         ports=service.ports,
         affinity=service.affinity,
         backends=tuple(
-            Backend(name, name in alive, shares.get(name, 0.0), weight, name not in unready)
+            Backend(
+                name,
+                name in alive,
+                shares.get(name, 0.0),
+                weight,
+                name not in unready,
+                ended.get(name, ""),
+            )
             for name, weight in service.backends.items()
         ),
         table_size=entry.size,

@@ -16,24 +16,28 @@ from itertools import islice
 from typing import NamedTuple, Self
 
 from ebpfmesh.kernel import interface
-from ebpfmesh.observe import usage
+from ebpfmesh.observe import commands, usage
+from ebpfmesh.observe.commands import CommandState, Life
 from ebpfmesh.observe.functions import State
 from ebpfmesh.observe.usage import Means, Usage
 from ebpfmesh.observe.view import View, opened
 from ebpfmesh.state.place import Problem, problem
-from ebpfmesh.state.record import FunctionRow
+from ebpfmesh.state.record import CommandRow, FunctionRow
 
 CHECKED = 8
 """Functions whose programs and namespace are looked at with each sample."""
 
 
 class Seen(NamedTuple):
-    """A function in a sample. ``flows``: None if they were not asked for."""
+    """A function in a sample, and its command's life. ``flows``: None if not asked for."""
 
     row: FunctionRow
     state: State
     usage: Usage
     flows: int | None
+    life: Life = Life("", None)
+    restarts: int = 0
+    ready: bool = True
 
 
 @dataclass(frozen=True)
@@ -54,6 +58,7 @@ class Rates(NamedTuple):
     ``cpu`` and ``kernel`` (the mesh's programs for its packets) are in CPUs, ``throttled`` in
     seconds a second over all CPUs. Packets, bits and drops are a second's. ``memory`` and its limit
     are in bytes, ``oom_kills`` all there were, ``processes`` and ``flows`` as many as there are.
+    ``command_state`` and what follows are as ``show functions`` has them.
     """
 
     id: int
@@ -74,6 +79,10 @@ class Rates(NamedTuple):
     rx_bits_per_second: float | None
     drops_per_second: dict[str, float] | None
     flows: int | None
+    command_state: CommandState
+    exit_status: int | None
+    restarts: int
+    ready: bool
 
 
 class Sum(NamedTuple):
@@ -121,6 +130,7 @@ class Sampler:
         self._reader = self._opened.enter_context(usage.Reader(self._view))
         self._version = self._view.record.version()
         self._rows = self._view.functions
+        self._commands = self._view.record.commands()
 
     def _close(self) -> None:
         self._opened.close()
@@ -147,17 +157,20 @@ class Sampler:
         used = self._reader.read(self._rows)
         flows = usage.flows(self._view) if self._flows else None
         self._look()
-        return Sample(
-            when,
-            {
-                row.function.name: Seen(
-                    row, self._state(row), used[row.function.name],
-                    None if flows is None else flows[row.attachment.ifindex],
-                )
-                for row in self._rows
-            },
-            self._timer.stop(self._view),
-        )  # fmt: skip
+        functions = {
+            row.function.name: self._seen(row, used[row.function.name], flows) for row in self._rows
+        }
+        return Sample(when, functions, self._timer.stop(self._view))
+
+    def _seen(self, row: FunctionRow, used: Usage, flows: Mapping[int, int] | None) -> Seen:
+        name = row.function.name
+        ran = self._commands.get(name, CommandRow())
+        life = Life("running", None) if used.kept else Life("", None)
+        if row.function.command and not used.kept:  # else there is no need to open a file
+            life = commands.life(self._view.record, row.function, ran, kept=False)
+        number = None if flows is None else flows[row.attachment.ifindex]
+        ready = name not in self._view.unready
+        return Seen(row, self._state(row), used, number, life, ran.restarts, ready)
 
     def _look(self) -> None:
         """What is wrong with functions that are new, and with the next few of the others."""
@@ -227,6 +240,10 @@ def _rates(before: Seen | None, now: Seen, seconds: float, means: Means) -> Rate
         rx_bits_per_second=then and (used.rx_bytes - then.rx_bytes) * 8 / seconds,
         drops_per_second=then and _drops(then.drops, used.drops, seconds),
         flows=now.flows,
+        command_state=now.life.state,
+        exit_status=now.life.status,
+        restarts=now.restarts,
+        ready=now.ready,
     )
 
 

@@ -5,6 +5,7 @@ import contextlib
 import json
 import os
 import signal
+from pathlib import Path
 
 import pytest
 
@@ -15,6 +16,7 @@ from ebpfmesh.observe.mesh import read_services
 from ebpfmesh.observe.view import opened
 from ebpfmesh.runtime import enter
 from support.agreeing import is_well
+from support.command import data, ebpfmesh
 from support.daemon import SECONDS, served
 from support.sockets import connect
 from support.topology import running, wait_until
@@ -146,6 +148,35 @@ def test_who_ended_gets_nothing_until_it_is_ready_again() -> None:
         apply.up(mesh)
         assert {row(name).unready for name in PAIR} == {""}
         assert apply.plan(mesh) == ()
+
+
+def test_what_ended_is_told_by_all(tmp_path: Path) -> None:
+    """Without the daemon too: by tables, JSON and exit codes; and the next up mends it."""
+    path = tmp_path / "well.toml"
+    path.write_text(text())
+    with running(text()):
+        ebpfmesh("doctor")
+        for name in PAIR:
+            kill(name)
+            wait_until(lambda name=name: row(name).exit_status, what="it ended", seconds=SECONDS)
+        assert ebpfmesh("plan", path, "--exit-code", code=8).stdout.splitlines() == [
+            f"~ function {name}  {KILLED}, started" for name in PAIR
+        ]
+        (service,) = data("show", "services")["services"]
+        assert {one["ended"] for one in service["backends"]} == {KILLED}
+        assert KILLED in ebpfmesh("show", "services").stdout
+        assert KILLED in ebpfmesh("show", "functions").stdout
+        told = ebpfmesh("doctor", code=1).stdout
+        assert f"function web-0: its command {KILLED}" in told
+        assert "service site: none of its 2 functions is ready" in told
+        out = ebpfmesh("--json", "top", "--count", 1).stdout
+        rows = {one["name"]: one for one in json.loads(out.splitlines()[-1])["functions"]}
+        assert [(rows[name]["command_state"], rows[name]["exit_status"]) for name in PAIR] == [
+            ("exited", 128 + signal.SIGKILL)
+        ] * 2
+        assert ebpfmesh("up", path).stdout.count("started") == 2
+        ebpfmesh("plan", path, "--exit-code")
+        ebpfmesh("doctor")
 
 
 def test_what_is_started_again_gets_nothing_until_it_listens() -> None:

@@ -61,9 +61,8 @@ def test_what_is_kept_is_told_too(tmp_path: Path) -> None:
     assert [(one["function"], one["ready"]) for one in service["backends"]] == [
         ("web", False), ("other", True),
     ]  # fmt: skip
-    assert any("not ready" in line for line in lines("show", "services"))
-    told = ebpfmesh("doctor").stdout
-    assert f"function web is not ready: {DIED}" in told
+    assert any("exited 3" in line for line in lines("show", "services"))
+    assert "function web: its command exited 3" in ebpfmesh("doctor", code=1).stdout
     file = mesh_file(tmp_path, 'on_failure = "keep"')
     file.write_text(file.read_text().replace("exit 3", "exec python3 -m http.server 8080"))
     ebpfmesh("detach", "web")

@@ -29,6 +29,7 @@ name = "server"
 tenant = "two"
 replicas = 2
 command = ["sleep", "1000"]
+ready = { file = "/etc/hosts" }
 memory = "64M"
 [[service]]
 name = "web"
