@@ -9,6 +9,7 @@
 #include "lib/slow.h"
 #include "lib/decide.h"
 #include "lib/store.h"
+#include "lib/rate.h"
 
 int mesh_from_fn(struct __sk_buff *ctx)
 {
@@ -33,6 +34,11 @@ int mesh_store_fn(struct __sk_buff *ctx)
 int mesh_event_fn(struct __sk_buff *ctx)
 {
 	return mesh_event(ctx);
+}
+
+int mesh_rate_fn(struct __sk_buff *ctx)
+{
+	return mesh_rate_check(ctx);
 }
 
 int mesh_to_fn(struct __sk_buff *ctx)

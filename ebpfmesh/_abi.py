@@ -8,7 +8,7 @@ from typing import Final, NamedTuple
 be16 = c_uint16.__ctype_be__
 be32 = c_uint32.__ctype_be__
 
-ABI: Final = 0x647e387
+ABI: Final = 0x3c9338c
 MEANING: Final = 1
 GATEWAY4: Final = 0xa9fe0101
 GATEWAY6_FIRST: Final = 0xfe800000
@@ -33,6 +33,7 @@ CALL_DECIDE: Final = 2
 CALL_EVENT: Final = 3
 CALL_ANSWER: Final = 4
 CALL_STORE: Final = 5
+CALL_RATE: Final = 6
 CHAIN_MAX: Final = 15
 CHAIN_END: Final = 1
 CHAIN_SLOTS: Final = 16384
@@ -45,6 +46,7 @@ BREAKER_SAMPLES: Final = 32
 COST_BUCKETS: Final = 20
 EVENT_BYTES: Final = 1048576
 EVENT_SPARE: Final = 16384
+RATE_SHIFT: Final = 16
 SNAP_MAX: Final = 2048
 
 class Reason(IntEnum):
@@ -71,7 +73,9 @@ class Reason(IntEnum):
     NOT_HERE = 18
     NO_PROGRAM = 19
     INJECTED = 20
-    REASONS = 21
+    RATE = 21
+    TENANT_RATE = 22
+    REASONS = 23
 
 
 class Direction(IntEnum):
@@ -128,6 +132,8 @@ class FunctionFlag(IntEnum):
     """enum mesh_function_flag."""
 
     AUDIT = 1
+    RATE_SEND = 2
+    RATE_RECEIVE = 4
 
 
 class FlowFlag(IntEnum):
@@ -151,6 +157,7 @@ class OutputKind(IntEnum):
     STACK = 1
     CHAIN = 2
     SAMPLED = 4
+    RATE = 8
 
 
 class IfaceKind(IntEnum):
@@ -343,6 +350,36 @@ class Function(Structure):
         ("address4", be32),
         ("address6", be32 * 4),
         ("group", c_uint32),
+    )
+
+
+class Bucket(Structure):
+    """struct mesh_bucket, 24 bytes."""
+
+    due: int
+    cost: int
+    burst: int
+
+    _fields_ = (
+        ("due", c_uint64),
+        ("cost", c_uint64),
+        ("burst", c_uint64),
+    )
+
+
+class Rate(Structure):
+    """struct mesh_rate, 56 bytes."""
+
+    bytes: Bucket
+    packets: Bucket
+    tenant: int
+    pad: int
+
+    _fields_ = (
+        ("bytes", Bucket),
+        ("packets", Bucket),
+        ("tenant", c_uint32),
+        ("pad", c_uint32),
     )
 
 
@@ -1115,6 +1152,8 @@ REASON_TEXT: Final = {
     Reason.NOT_HERE: "from the host: the address is not this function's",
     Reason.NO_PROGRAM: "a part of the mesh's program is missing",
     Reason.INJECTED: "a function injected there dropped it",
+    Reason.RATE: "more than the rate of the function",
+    Reason.TENANT_RATE: "more than the rate of its tenant",
 }
 
 
@@ -1151,6 +1190,7 @@ MAPS: Final = (
     MapSpec("percpu_hash", "mesh_drops", DropKey, Drop, "drops"),
     MapSpec("percpu_array", "mesh_counts", c_uint32, CountValue, "counts"),
     MapSpec("array", "mesh_answers", c_uint32, Answers, "functions"),
+    MapSpec("array", "mesh_rate", c_uint32, Rate, "rates"),
     MapSpec("ringbuf", "mesh_events", type(None), type(None), "events"),
     MapSpec("percpu_array", "mesh_event_buf", c_uint32, EventBuffer, "1"),
     MapSpec("array", "mesh_event_room", c_uint32, EventRoom, "tenant_ids"),

@@ -31,7 +31,7 @@ from ebpfmesh.model import (
 )
 
 _MIGRATION = re.compile(r"\bMESH_MIGRATE\s*\(\s*(\w+)\s*,([^,]*)")
-AT_ONCE = ("tenant", "audit", "group", "cpu", "memory", "pids")
+AT_ONCE = ("tenant", "audit", "group", "cpu", "memory", "rate", "pids")
 """What of a function changes while its command runs, and counts from then on."""
 IN_PLACE = (*AT_ONCE, "ready", "health", *LIFE, "env")
 """What changes without its command being started anew; the variables count when it is."""
@@ -405,6 +405,8 @@ class ChangeFunction(Operation):
             parts.append(f"cpu {_cpu(old)} → {_cpu(new)}")
         if old.memory != new.memory:
             parts.append(f"memory {_memory(old)} → {_memory(new)}")
+        if old.rate != new.rate:
+            parts.append(f"rate {old.rate or 'none'} → {new.rate or 'none'}")
         parts += [
             f"{key} changed"
             for key in ("ready", "health")

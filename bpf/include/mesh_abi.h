@@ -68,6 +68,7 @@
 #define MESH_CALL_EVENT 3
 #define MESH_CALL_ANSWER 4
 #define MESH_CALL_STORE 5
+#define MESH_CALL_RATE 6
 
 /*
  * Slots of mesh_injected. A chain has sixteen, of which its programs take the first ones but one: it is
@@ -105,6 +106,12 @@
 #define MESH_EVENT_BYTES 1048576
 #define MESH_EVENT_SPARE 16384
 
+/* In mesh_bucket.cost: parts of a nanosecond. */
+#define MESH_RATE_SHIFT 16
+
+/* No bucket is so many nanoseconds ahead of now: what says so was written while it was counted on. */
+#define MESH_RATE_AHEAD_MAX (1ULL << 43)
+
 /* Most bytes of a packet that an event carries. */
 #define MESH_SNAP_MAX 2048
 
@@ -134,6 +141,8 @@ enum mesh_reason {
 	MESH_NOT_HERE = 18,   /* from the host: the address is not this function's */
 	MESH_NO_PROGRAM = 19, /* a part of the mesh's program is missing */
 	MESH_INJECTED = 20,   /* a function injected there dropped it */
+	MESH_RATE = 21,	      /* more than the rate of the function */
+	MESH_TENANT_RATE = 22, /* more than the rate of its tenant */
 	MESH_REASONS
 };
 
@@ -185,7 +194,9 @@ enum mesh_action {
 };
 
 enum mesh_function_flag {
-	MESH_FN_AUDIT = 1, /* what policy would drop on its way in passes and is counted */
+	MESH_FN_AUDIT = 1,	  /* what policy would drop on its way in passes and is counted */
+	MESH_FN_RATE_SEND = 2,	  /* it or its tenant has a rate for what it sends */
+	MESH_FN_RATE_RECEIVE = 4, /* and for what it gets */
 };
 
 enum mesh_flow_flag {
@@ -208,6 +219,7 @@ enum mesh_output_kind {
 	MESH_OUTPUT_CHAIN, /* a bit: first through the chains of sender and receiver */
 	MESH_OUTPUT_SAMPLED =
 		4, /* a bit, of a packet in them: what programs take for it is measured */
+	MESH_OUTPUT_RATE = 8, /* a bit: first by the rates of sender and receiver */
 };
 
 /* What an interface is to the mesh. */
@@ -351,6 +363,30 @@ struct mesh_function {
 	__u32 group;	    /* 0: none */
 };
 _Static_assert(sizeof(struct mesh_function) == 44, "padding");
+
+/*
+ * A token bucket as one time (GCRA, ITU-T I.371): when all would be out that was let in, were it sent
+ * at the rate. A unit may come as long as that is no more than `burst` ahead of now.
+ */
+struct mesh_bucket {
+	__u64 due;  /* nanoseconds of CLOCK_MONOTONIC; programs alone write it while packets come */
+	__u64 cost; /* of a unit, nanoseconds << MESH_RATE_SHIFT; 0: no limit */
+	__u64 burst; /* nanoseconds */
+};
+_Static_assert(sizeof(struct mesh_bucket) == 24, "padding");
+
+/*
+ * The rate of a function one way, at id * 2 + enum mesh_direction; behind all of these those of
+ * tenants. Bytes are those of Ethernet frames without preamble and check sum, a GSO packet counts
+ * as the frames that it would leave in.
+ */
+struct mesh_rate {
+	struct mesh_bucket bytes;
+	struct mesh_bucket packets;
+	__u32 tenant; /* where the rate of its tenant is, 0: it has none */
+	__u32 pad;
+};
+_Static_assert(sizeof(struct mesh_rate) == 56, "padding");
 
 struct mesh_service_key {
 	struct mesh_address address;

@@ -129,6 +129,12 @@ MESH_MAP("percpu_array", mesh_counts, __u32, struct mesh_count_value, counts);
 /* How many ICMP messages a function got lately, by its id. Written when one is made. */
 MESH_MAP("array", mesh_answers, __u32, struct mesh_answers, functions);
 
+/*
+ * Rates and how much of them is taken. Written with functions and tenants, and by each packet of a
+ * flow with MESH_OUTPUT_RATE.
+ */
+MESH_MAP("array", mesh_rate, __u32, struct mesh_rate, rates);
+
 /* Events, while somebody listens: struct mesh_event. Its place while it is put together. */
 MESH_RING(mesh_events, events);
 MESH_MAP("percpu_array", mesh_event_buf, __u32, struct mesh_event_buffer, 1);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
  * The way of a packet through what is injected: the chain of its sender, then that of its receiver,
- * then out. It has been judged and rewritten by then, and is counted at the end. Behind each program
+ * then out; and before all of it by the rates of both (rate.h). It has been judged and rewritten by then, and is counted at the end. Behind each program
  * of somebody else's stands chain_end(), which does what the program asked for; where the packet is,
  * and what becomes of it, stands in its cb[]. The heads of both chains are read once, when it sets out:
  * no packet meets two generations of a chain.
@@ -40,6 +40,7 @@ HOT int chain_or(CTX *ctx, __u32 action)
 #else
 
 #define CHAIN_WORD(ctx, word) CONTEXT_FIELD(ctx, cb[word])
+#define CHAIN_RATE ((__u32)MESH_OUTPUT_RATE << MESH_IFINDEX_BITS)
 
 /* A packet of this flow sets out; the flow has it, whatever becomes of it on the way. */
 HOT void chain_begin(CTX *ctx, const struct mesh_config *config, struct mesh_flow *flow)
@@ -98,11 +99,15 @@ HOT void chain_enter(CTX *ctx, __u64 head, __u32 block)
 	mesh_injected.call(ctx, slot);
 }
 
-/* On to the next program, of this chain or the receiver's, or out. */
-HOT int chain_step(CTX *ctx)
+/* By the rates, if the packet is to; or to the next program, of this chain or the receiver's, or out. */
+HOT int chain_go(CTX *ctx, __u32 rated)
 {
 	__u32 next = CHAIN_WORD(ctx, MESH_CHAIN_NEXT), slot;
 
+	if (rated) {
+		verdict_call(ctx, MESH_CALL_RATE);
+		goto missing;
+	}
 	if (!(next & MESH_CHAIN_MAX)) {
 		if (!(next >> 16 & MESH_CHAIN_MAX))
 			return chain_out(ctx);
@@ -119,20 +124,32 @@ HOT int chain_step(CTX *ctx)
 	chain_enter(ctx, slot, 7);
 	chain_enter(ctx, slot, 8);
 	mesh_injected.call(ctx, slot);
+missing:
 	return chain_drop(ctx, MESH_NO_PROGRAM);
+}
+
+HOT int chain_step(CTX *ctx)
+{
+	return chain_go(ctx, 0);
+}
+
+/* A packet sets out. */
+HOT int chain_start(CTX *ctx)
+{
+	return chain_go(ctx, CHAIN_WORD(ctx, MESH_CHAIN_OUTPUT) & CHAIN_RATE);
 }
 
 /* The action of a packet that has been looked after; it sets out if that is what is left to do. */
 HOT int chain_or(CTX *ctx, __u32 action)
 {
-	return action == CHAIN_ACTION ? chain_step(ctx) : action;
+	return action == CHAIN_ACTION ? chain_start(ctx) : action;
 }
 
 /*
- * An event of a packet that a program dropped, if somebody listens; where it is seen is its sender's
+ * An event of a packet that was dropped on its way, if somebody listens; where it is seen is its sender's
  * interface. mesh_scratch is nobody's by now. Addresses are those it would have arrived with.
  */
-HOT void chain_tell(CTX *ctx, const struct mesh_config *config)
+HOT void chain_tell(CTX *ctx, const struct mesh_config *config, __u8 reason)
 {
 	struct mesh_judgement *j = mesh_scratch_get();
 	struct pkt p;
@@ -146,7 +163,7 @@ HOT void chain_tell(CTX *ctx, const struct mesh_config *config)
 	j->verdict.rule = 0;
 	j->verdict.audited = 0;
 	j->verdict.rejected = 0;
-	j->verdict.reason = MESH_INJECTED;
+	j->verdict.reason = reason;
 	j->verdict.event = MESH_EVENT_DROP;
 	__builtin_memset(&j->packet.tuple, 0, sizeof(j->packet.tuple));
 	if (parse_plain(ctx, &p))
@@ -175,12 +192,12 @@ HOT int chain_refuse(CTX *ctx, __u32 verdict)
 	struct mesh_refused none = {};
 
 	if (config)
-		chain_tell(ctx, config);
+		chain_tell(ctx, config, MESH_INJECTED);
 	chain_count(ctx, mesh_refused.lookup_or_try_init(&key, &none));
 	return chain_drop(ctx, MESH_INJECTED);
 }
 
-/* To another function instead, of the program's tenant, and through that one's chain. */
+/* To another function instead, of the program's tenant, by its rate and through its chain. */
 HOT int chain_redirect(CTX *ctx, __u32 verdict)
 {
 	struct mesh_injected_key key = {
@@ -191,7 +208,7 @@ HOT int chain_redirect(CTX *ctx, __u32 verdict)
 	__u32 *target = mesh_target.lookup(&key);
 	struct mesh_function *fn = target ? endpoint_get(*target) : NULL;
 	struct ethhdr *eth = context_data(ctx);
-	__u32 peer_tenant;
+	__u32 peer_tenant, rate;
 
 	/* What the host sends has no other way in than its own (bpf_redirect_peer at ingress). */
 	if (!config || !fn || (void *)(eth + 1) > context_end(ctx) ||
@@ -202,10 +219,11 @@ HOT int chain_redirect(CTX *ctx, __u32 verdict)
 	peer_tenant = CHAIN_WORD(ctx, MESH_CHAIN_RX) -
 		      meter_function(config, CHAIN_WORD(ctx, MESH_CHAIN_RX)) * config->tenants;
 	ctx->cb[MESH_CHAIN_RX] = meter_slot(config, *target, peer_tenant);
+	rate = fn->flags & MESH_FN_RATE_RECEIVE ? CHAIN_RATE : 0;
 	ctx->cb[MESH_CHAIN_OUTPUT] =
-		fn->ifindex | (CHAIN_WORD(ctx, MESH_CHAIN_OUTPUT) & COST_SAMPLED);
-	ctx->cb[MESH_CHAIN_NEXT] = chain_head(*target, MESH_TO_FN) << 16;
-	return chain_step(ctx);
+		fn->ifindex | rate | (CHAIN_WORD(ctx, MESH_CHAIN_OUTPUT) & COST_SAMPLED);
+	ctx->cb[MESH_CHAIN_NEXT] = MESH_CHAIN_LAST | chain_head(*target, MESH_TO_FN);
+	return chain_start(ctx);
 }
 
 /* The byte of IPv4 and IPv6 that has DSCP and ECN, as a program wants it. */

@@ -151,10 +151,10 @@ HOT int flow_is_to_peer(const struct mesh_flow *flow)
 	return !(flow_output_kind(flow) & MESH_OUTPUT_STACK);
 }
 
-/* Do its packets go through what is injected? */
+/* Do its packets go through what is injected, or by a rate? */
 HOT int flow_is_chained(const struct mesh_flow *flow)
 {
-	return !!(flow_output_kind(flow) & MESH_OUTPUT_CHAIN);
+	return !!(flow_output_kind(flow) & (MESH_OUTPUT_CHAIN | MESH_OUTPUT_RATE));
 }
 
 /* Where an answer comes from, as the key of its entry has it: 0 from the host's stack. */

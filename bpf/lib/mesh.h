@@ -84,7 +84,7 @@ HOT int mesh_go_slow(CTX *ctx, __u32 direction)
 	return mesh_drop(ctx, direction, MESH_NO_PROGRAM);
 }
 
-/* Through what is injected. At XDP nothing is: the packet goes on to tc as it came. */
+/* Through what is injected, or by a rate. At XDP is neither: the packet goes on to tc as it came. */
 HOT int mesh_inject(CTX *ctx, const struct mesh_config *config, const struct pkt *p,
 		    struct mesh_flow *flow)
 {
@@ -97,7 +97,7 @@ HOT int mesh_inject(CTX *ctx, const struct mesh_config *config, const struct pkt
 		mesh_rewrite(ctx, p, flow);
 	}
 	chain_begin(ctx, config, flow);
-	return chain_step(ctx);
+	return chain_start(ctx);
 #endif
 }
 

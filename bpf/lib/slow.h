@@ -198,7 +198,8 @@ HOT int slow_inject(CTX *ctx, struct slow *s, struct mesh_flow *flow)
 #else
 	chain_begin(ctx, s->config, flow);
 	if (s->j->packet.direction == MESH_TO_FN) {
-		ctx->cb[MESH_CHAIN_OUTPUT] = MESH_OUTPUT_STACK << MESH_IFINDEX_BITS;
+		ctx->cb[MESH_CHAIN_OUTPUT] =
+			MESH_OUTPUT_STACK << MESH_IFINDEX_BITS | (flow->output & CHAIN_RATE);
 		rewrite_destination(&s->p, flow);
 	} else if (flow_is_to_peer(flow)) {
 		slow_rewrite(ctx, s, flow);

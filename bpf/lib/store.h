@@ -63,6 +63,14 @@ HOT void store_chain(struct mesh_flow *flow, __u32 sender, __u32 receiver)
 		flow->output |= MESH_OUTPUT_CHAIN << MESH_IFINDEX_BITS;
 }
 
+/* Has either end a rate for this way? */
+HOT void store_rate(struct mesh_flow *flow, const struct mesh_function *sender,
+		    const struct mesh_function *receiver)
+{
+	if (sender->flags & MESH_FN_RATE_SEND || receiver->flags & MESH_FN_RATE_RECEIVE)
+		flow->output |= MESH_OUTPUT_RATE << MESH_IFINDEX_BITS;
+}
+
 /* What takes the place of the service's address: the receiver's, or what stands for both sides. */
 HOT void store_new_address(const struct mesh_config *config, const struct mesh_judgement *j,
 			   struct mesh_address *address)
@@ -98,6 +106,7 @@ HOT void store_forward(const struct mesh_config *config, const struct mesh_judge
 	}
 	store_ethernet(flow, who->receiver, who->opener);
 	store_chain(flow, j->question.opener, j->question.receiver);
+	store_rate(flow, who->opener, who->receiver);
 }
 
 /* The entry of the answers, which `flow` is a copy of the other for. */
@@ -117,6 +126,7 @@ HOT void store_reply(const struct mesh_judgement *j, const struct parties *who,
 	}
 	store_ethernet(flow, who->opener, who->receiver);
 	store_chain(flow, j->question.receiver, j->question.opener);
+	store_rate(flow, who->receiver, who->opener);
 }
 
 /* The keys of both, from the flow as its opener sent it. */

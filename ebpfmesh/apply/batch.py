@@ -151,6 +151,7 @@ def _write_anew(mesh: Live) -> None:
     mesh.control.resync(plugged)
     for row in rows:
         sockets.add_function(mesh.control.maps, row.id, Path(row.attachment.netns))
+        mesh.functions.limit_queue(row.function, row.attachment)
         with contextlib.suppress(MeshError):  # more is in use: audit goes on telling of it
             mesh.functions.limit(row.function)
     new = (AddFunction(row.function) for row in rows if mesh.functions.is_new(row))

@@ -12,8 +12,9 @@ from collections.abc import Iterable, Mapping
 from typing import Literal, cast
 
 from ebpfmesh import _abi
+from ebpfmesh._abi import Direction
 from ebpfmesh.errors import MeshError
-from ebpfmesh.kernel import clock, maglev, rooms
+from ebpfmesh.kernel import clock, maglev, rates, rooms
 from ebpfmesh.kernel.interface import Plugged
 from ebpfmesh.kernel.keys import PROTOCOL, packed, prefix_key, service_keys
 from ebpfmesh.kernel.maps import Maps, maglev_rows, tenant_ids
@@ -24,6 +25,7 @@ from ebpfmesh.model import (
     Identity,
     OnFailure,
     Policy,
+    Rate,
     Rights,
     Service,
     Shares,
@@ -153,10 +155,11 @@ class Control:
         if plugged.ifindex >> _abi.IFINDEX_BITS:
             what = f"interface index {plugged.ifindex} has more than {_abi.IFINDEX_BITS} bits"
             raise MeshError(what, hint="make the mesh in a new network namespace")
+        self._set_rates(number, function.rate)
         row = _abi.Function(
             ifindex=plugged.ifindex,
             tenant=self._tenant(function.tenant),
-            flags=_abi.FunctionFlag.AUDIT if function.audit else 0,
+            flags=rates.flags(function),
             group=self._group(function),
             address4=int(function.address4 or 0),
         )
@@ -198,15 +201,24 @@ class Control:
                 parts.set(key, row)
         self._drawn = shares
 
+    def _set_rates(self, number: int, rate: Rate | None) -> None:
+        """Write the rates of a function, if they are others."""
+        table = self.maps["mesh_rate"]
+        for direction in Direction:
+            key, new = rates.key(number, direction), rates.row(rate, direction)
+            if not rates.alike(table.get(key) or _abi.Rate(), new):
+                table.set(key, new)
+
     def _group(self, function: Function) -> int:
         return self.record.id_of("group", function.group) if function.group else 0
 
     def change_function(self, number: int, function: Function) -> None:
-        """Give a known function another tenant, group or audit setting, in one update."""
+        """Give a known function another rate; then tenant, group and audit, in one update."""
+        self._set_rates(number, function.rate)
         key = ctypes.c_uint32(number)
         row = self.maps["mesh_function"].get(key) or _abi.Function()
         row.tenant = self._tenant(function.tenant)
-        row.flags = _abi.FunctionFlag.AUDIT if function.audit else 0
+        row.flags = rates.flags(function)
         row.group = self._group(function)
         self.maps["mesh_function"].set(key, row)
 
@@ -221,6 +233,7 @@ class Control:
             if owner and owner.value == number:
                 self.maps["mesh_address"].delete(packed(address))
         self.maps["mesh_function"].set(key, _abi.Function())
+        self._set_rates(number, None)
         self.maps["mesh_chain"].set(key, _abi.Chain())
         stride = tenant_ids(self._limits)
         for slot in range(number * stride, (number + 1) * stride):

@@ -15,7 +15,7 @@ from ebpfmesh.apply.chains import Chains
 from ebpfmesh.apply.held import Held
 from ebpfmesh.apply.lookup import home_in
 from ebpfmesh.errors import AbiMismatch, MeshError, NotFound, UsageError
-from ebpfmesh.kernel import cgroup, interface, links, netns, sockets
+from ebpfmesh.kernel import cgroup, interface, links, netns, queue, sockets
 from ebpfmesh.kernel.programs import HOOKS
 from ebpfmesh.model import Function
 from ebpfmesh.runtime import process
@@ -63,6 +63,8 @@ class Functions:
             self._chains.write(FunctionRow(self._mesh.name, number, function, attachment, False))
             if attachment.made_interface:
                 self._bring_up(function, plugged)
+                if function.rate:
+                    self.limit_queue(function, attachment)
             self._mesh.step(f"function {function.name}: cgroup")
             self._mesh.cgroup(function.name).create(function)
         except BaseException:
@@ -137,10 +139,18 @@ class Functions:
         if row is None:
             raise NotFound(f"there is no function {function.name}")
         self._mesh.cgroup(function.name).tighten(row.function, function)
+        self.limit_queue(function, row.attachment)
         self._mesh.control.change_function(row.id, function)
         self._chains.leave(row.function)
         self._chains.write(replace(row, function=function))
         self._mesh.record.put_function(function, row.attachment, ready=True)
+
+    def limit_queue(self, function: Function, attachment: Attachment) -> None:
+        """Have it wait before it sends too much; interfaces of others are left as they are."""
+        if attachment.made_interface:
+            bits = function.rate.send if function.rate else None
+            self._mesh.step(f"function {function.name}: queue")
+            queue.limit(self._mesh.ip, attachment.ifindex, Path(attachment.netns), bits)
 
     def limit(self, function: Function) -> None:
         """All limits are the function's, also those that become higher."""

@@ -294,6 +294,16 @@ def _limit(
         raise click.BadParameter(f"{text!r} is neither a number nor {NONE}.") from None
 
 
+def _rate(
+    _context: click.Context, _option: click.Parameter, text: str | None
+) -> str | dict[str, str] | None:
+    """A rate as the model takes it: a text, or a table; None stays what was not given."""
+    if text is None or "=" not in text:
+        return text
+    pairs = [part.partition("=") for part in text.split(",")]
+    return {key.strip(): value.strip() for key, _, value in pairs}
+
+
 @click.command(
     "set",
     cls=Command,
@@ -301,17 +311,22 @@ def _limit(
         "ebpfmesh set phone --cpu 0.5 --memory 64M",
         "ebpfmesh set web --memory 1G",
         "ebpfmesh set phone --cpu none --memory none",
+        "ebpfmesh set phone --rate 100M",
+        "ebpfmesh set phone --rate send=10M,receive=1G,send_pps=5k",
     ),
 )
 @click.argument("name", shell_complete=complete.functions_and_groups)
 @click.option("--cpu", metavar="N|none", callback=_limit, help="CPUs it may use, such as 0.5.")
 @click.option("--memory", metavar="SIZE|none", callback=_limit,
               help="Bytes it may use: 64M, 1G, or a number.")  # fmt: skip
-def set_(name: str, **limits: str | float | None) -> None:
+@click.option("--rate", metavar="RATE|none", callback=_rate,
+              help="Bits it may send and get a second, such as 100M; or KEY=NUMBER,…")  # fmt: skip
+def set_(name: str, **limits: str | float | dict[str, str] | None) -> None:
     """Change the limits of function NAME, or of all replicas of that name, while they run.
 
-    They hold for what ebpfmesh starts in it: a container of podman's has its own. Less memory than
-    is in use is refused. `up` with an edited file does the same.
+    CPU and memory hold for what ebpfmesh starts in it: a container of podman's has its own. Less
+    memory than is in use is refused. Keys of a rate are those of a mesh file: send, receive,
+    send_pps, receive_pps. `up` with an edited file does the same.
     """
     from ebpfmesh.config import edit
     from ebpfmesh.model import Scope
@@ -319,7 +334,7 @@ def set_(name: str, **limits: str | float | None) -> None:
     need_change("set")
     given = {key: None if one == NONE else one for key, one in limits.items() if one is not None}
     if not given:
-        hint = "give --cpu or --memory"
+        hint = "give --cpu, --memory or --rate"
         raise UsageError(f"it is not said what of {name} is to change", hint=hint)
     scope = Scope(functions=(name,))
     _edit(f"function {name}", lambda mesh: edit.set_limits(mesh, name, **given), scope)

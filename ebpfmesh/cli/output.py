@@ -10,7 +10,7 @@ import json
 import re
 import sys
 import unicodedata
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, is_dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
@@ -349,3 +349,10 @@ def size(value: int) -> str:
             break
         amount /= 1024
     return f"{amount:.0f} {unit}" if unit == "B" or amount >= 10 else f"{amount:.1f} {unit}"
+
+
+def rate(numbers: Mapping[str, int]) -> str:
+    """A rate for people: 100M, or send=10M receive_pps=5k."""
+    from ebpfmesh.model import Rate
+
+    return str(Rate.model_validate(dict(numbers))).replace(",", " ")

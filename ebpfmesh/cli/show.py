@@ -17,7 +17,7 @@ import click
 from ebpfmesh.cli import complete, output
 from ebpfmesh.cli.base import Group, settings
 from ebpfmesh.cli.choose import need_read, the_mesh
-from ebpfmesh.cli.output import Column, mark, number, size
+from ebpfmesh.cli.output import Column, mark, number, rate, size
 
 if TYPE_CHECKING:
     from ebpfmesh.observe.canary import Comparison
@@ -80,8 +80,10 @@ def _command(row: "Function") -> object:
 
 
 def _limits(row: "Function") -> object:
-    cpu = [f"{row.cpu_limit:g} CPU"] if row.cpu_limit else []
-    return " ".join(cpu + ([size(row.memory_limit)] if row.memory_limit else [])) or None
+    found = [f"{row.cpu_limit:g} CPU"] if row.cpu_limit else []
+    found += [size(row.memory_limit)] if row.memory_limit else []
+    found += [rate(row.rate_limit)] if row.rate_limit else []
+    return " ".join(found) or None
 
 
 def _time(seconds: float | None) -> str | None:

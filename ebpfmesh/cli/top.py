@@ -19,7 +19,7 @@ import click
 from ebpfmesh.cli import complete, output
 from ebpfmesh.cli.base import Command, settings
 from ebpfmesh.cli.choose import need_read, the_mesh
-from ebpfmesh.cli.output import Column, mark, size
+from ebpfmesh.cli.output import Column, mark, rate, size
 
 if TYPE_CHECKING:
     from ebpfmesh.observe.top import Rates, Sum
@@ -119,6 +119,7 @@ FUNCTIONS = (
     Column("limit", lambda row: size(row.memory_limit) if row.memory_limit else None, right=True,
            drop=8),
     Column("restarts", lambda row: row.restarts or None, right=True, drop=7),
+    Column("rate", lambda row: rate(row.rate_limit) if row.rate_limit else None, drop=7),
     *COUNTED,
 )  # fmt: skip
 TENANTS = (

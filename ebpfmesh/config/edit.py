@@ -176,8 +176,8 @@ def delete_policy(mesh: Mesh, policy: Policy) -> Mesh:
 def set_limits(mesh: Mesh, name: str, **limits: Any) -> Mesh:
     """``mesh`` with other limits for a function, or for all replicas of a name.
 
-    ``limits`` are ``cpu`` and ``memory`` as in a mesh file, None for no limit. One of several
-    replicas has those of its group: a file could not say it.
+    ``limits`` are ``cpu``, ``memory`` and ``rate`` as in a mesh file, None for no limit. One of
+    several replicas has those of its group: a file could not say it.
     """
     chosen = [one for one in mesh.functions if name in (one.name, one.group)]
     if not chosen:

@@ -46,6 +46,10 @@ _TEXTS = {
     "function": "A container, or with `replicas` a group of containers that are alike.",
     "function.ready": "When a function is ready: one of `port`, `command` and `file`.",
     "function.health": "Whether it still is: as `ready`, or one of `port`, `command` and `file`.",
+    "function.rate": (
+        "What a function may send and get a second; each key limits one thing. Bits are those of "
+        "whole Ethernet frames, K, M, G and T powers of 1000."
+    ),
     "service": "An address and a port, or a range of ports, in front of functions.",
     "policy": "Who may open flows to whom; answers need no rule.",
     "tenant": "What a tenant has of what all share, and may inject; all of it can change in place.",
@@ -69,6 +73,11 @@ _WITHOUT = {
     ("function", "netns"): "one of its own",
     ("function", "cpu"): "no limit",
     ("function", "memory"): "no limit",
+    ("function", "rate"): "no limit",
+    ("function.rate", "send"): "no limit",
+    ("function.rate", "receive"): "no limit",
+    ("function.rate", "send_pps"): "no limit",
+    ("function.rate", "receive_pps"): "no limit",
     ("function", "user"): "`nobody`",
     ("function", "workdir"): "`/`, or the image's",
     ("function", "rootfs"): "the host's /usr, /etc and /opt",
@@ -221,6 +230,10 @@ ABOUT: dict[str, dict[str, tuple[str, str]]] = {
         ),
         "cpu": ("CPUs it may use.", "0.5"),
         "memory": ("Bytes it may use; K, M, G and T are powers of 1024.", '"64M"'),
+        "rate": (
+            "What it may send and get: bits a second both ways, or a table; see below.",
+            '"100M"',
+        ),
         "audit": ("What policy would drop on its way in passes, and is counted.", "true"),
         "datapath": ("Where its packets are handled.", '"tc"'),
     },
@@ -232,6 +245,12 @@ ABOUT: dict[str, dict[str, tuple[str, str]]] = {
         **_PROBE,
         "interval": ("Seconds between two looks.", "10"),
         "failures": ("So many in a row, and it gets no new flows.", "1"),
+    },
+    "function.rate": {
+        "send": ("What it sends; more waits in a queue at its own interface.", '"100M"'),
+        "receive": ("What it gets; more is dropped (`RATE`).", '"1G"'),
+        "send_pps": ("Packets it sends; more is dropped (`RATE`).", '"50k"'),
+        "receive_pps": ("Packets it gets; more is dropped (`RATE`).", "50000"),
     },
     "service": {
         "name": ("What it is called, in /etc/hosts of all functions too.", '"portal"'),

@@ -188,6 +188,7 @@ def _entries(limits: Limits) -> dict[str, int]:
         "programs": _abi.PROGRAMS,
         "meters": functions * tenant_ids(limits),
         "drops": DROP_ENTRIES,
+        "rates": 2 * (functions + tenant_ids(limits)),
     }
 
 

@@ -37,6 +37,7 @@ MESH = (
     Program("mesh_store_fn", "tc", "mesh_tc.c", call=_abi.CALL_STORE),
     Program("mesh_event_fn", "tc", "mesh_tc.c", call=_abi.CALL_EVENT),
     Program("mesh_answer_fn", "tc", "mesh_tc.c", call=_abi.CALL_ANSWER),
+    Program("mesh_rate_fn", "tc", "mesh_tc.c", call=_abi.CALL_RATE),
     *(Program(f"mesh_{hook}", hook, "mesh_sock.c", needed="services") for hook in bpf.CGROUP_HOOK),
 )
 

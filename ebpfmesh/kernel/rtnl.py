@@ -28,6 +28,8 @@ from pyroute2.netlink import (
 from pyroute2.netlink.exceptions import NetlinkError
 from pyroute2.netlink.rtnl import (
     RTM_DELLINK,
+    RTM_DELQDISC,
+    RTM_GETQDISC,
     RTM_GETROUTE,
     RTM_NEWADDR,
     RTM_NEWLINK,
@@ -53,6 +55,8 @@ PERMANENT = 0x80  # NUD_PERMANENT
 MAIN_TABLE, STATIC, UNICAST, LINK_SCOPE = 254, 4, 1, 253
 CLSACT, CLSACT_HANDLE = 0xFFFFFFF1, 0xFFFF0000
 DIRECT_ACTION = 1
+ROOT, TBF_HANDLE, LINKLAYER_ETHERNET = 0xFFFFFFFF, 0xEB9F0000, 1
+TBF_PARMS, TBF_RATE64, TBF_BURST = 1, 4, 6
 VETH_INFO_PEER = 1  # linux/veth.h
 NO_ADDRESS = b"\x01"  # IN6_ADDR_GEN_MODE_NONE
 REASON = 1  # NLMSGERR_ATTR_MSG
@@ -321,3 +325,36 @@ def add_filter(
         NLM_F_CREATE | (0 if replace else NLM_F_EXCL),
         body + _packed([(TCA["TCA_KIND"], "bpf"), (TCA["TCA_OPTIONS"], options)]),
     )
+
+
+def set_tbf(index: int, rate: int, burst: int, limit: int) -> Request:
+    """A token bucket filter as the queue of an interface, in the place of a plain one.
+
+    ``rate`` in bytes a second; ``burst`` and ``limit`` in bytes: of its bucket, and of all that may
+    wait. Where it is there already it changes, and keeps what waits.
+    """
+    least = min(rate, (1 << 32) - 1)
+    spec = struct.pack("=BBHhHI", 0, LINKLAYER_ETHERNET, 0, 0, 0, least)
+    options: list[Attribute] = [
+        (TBF_PARMS, spec + bytes(12) + struct.pack("=III", limit, 0, 0)),
+        (TBF_RATE64, struct.pack("=Q", rate)),
+        (TBF_BURST, burst),
+    ]
+    body = struct.pack("=BxxxiIII", 0, index, TBF_HANDLE, ROOT, 0)
+    return Request(
+        RTM_NEWQDISC,
+        NLM_F_CREATE | NLM_F_REPLACE,
+        body + _packed([(TCA["TCA_KIND"], "tbf"), (TCA["TCA_OPTIONS"], options)]),
+    )
+
+
+def has_tbf(ip: Socket, index: int) -> bool:
+    """Whether ours is there."""
+    question = Request(RTM_GETQDISC, 0, struct.pack("=BxxxiIII", 0, index, 0, 0, 0))
+    found = [struct.unpack_from("=iI", answer, 4) for answer in ip.dump(question)]
+    return (index, TBF_HANDLE) in found
+
+
+def delete_tbf(index: int) -> Request:
+    """The filter goes, with what waits in it."""
+    return Request(RTM_DELQDISC, 0, struct.pack("=BxxxiIII", 0, index, TBF_HANDLE, ROOT, 0))

@@ -57,6 +57,7 @@ from ebpfmesh.model.policy import (
     Source,
 )
 from ebpfmesh.model.ports import parse_ports, port_prefixes, ports_text
+from ebpfmesh.model.rate import Rate, number_text
 from ebpfmesh.model.readiness import Health, Probe, Ready
 from ebpfmesh.model.scope import Scope
 from ebpfmesh.model.shares import ByteShare, Share, Shares, guaranteed
@@ -97,6 +98,7 @@ __all__ = [
     "Port",
     "Probe",
     "Protocol",
+    "Rate",
     "Ready",
     "Rights",
     "Scope",
@@ -114,6 +116,7 @@ __all__ = [
     "guaranteed",
     "idle_rules",
     "memory_text",
+    "number_text",
     "parse_ports",
     "parse_prefix",
     "port_prefixes",

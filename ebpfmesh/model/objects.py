@@ -27,6 +27,7 @@ from ebpfmesh.model.base import (
     repeated,
     show,
 )
+from ebpfmesh.model.rate import ALLOWED, Rate, also_text
 from ebpfmesh.model.readiness import Health, Ready
 
 BYTES = WithJsonSchema(
@@ -216,6 +217,12 @@ class FunctionSettings(Model):
     )
     memory: Annotated[int, BeforeValidator(parse_bytes), BYTES] | None = Field(
         default=None, ge=4096, le=1 << 50, description='4096 or more, such as "64M" or "1G"'
+    )
+    rate: Rate | None = Field(
+        default=None,
+        description=f"{ALLOWED}, or a table such as "
+        '{send = "100M", receive = "1G", send_pps = "50k"}',
+        json_schema_extra=also_text,
     )
     datapath: Literal["tc"] = Field(default="tc", description='"tc"')
     audit: bool = Field(default=False, description="true or false")

@@ -18,6 +18,7 @@ State = Problem | Literal["up", "down"]
 class Function:
     """A function. ``cpu_limit`` is in CPUs, ``memory_limit`` in bytes, None without a limit.
 
+    ``rate_limit`` has the keys of ``rate`` in a mesh file, in bits and packets a second.
     ``state``: ``up``, ``down`` (its interface is, at one end), or what is broken.
     ``processes`` are all that run in its cgroup. ``command_state``: ``running``, ``exited``
     (with ``exit_status``, as the shell has it), ``lost`` (ended, and nobody knows how), ``stopped``
@@ -40,6 +41,7 @@ class Function:
     audit: bool
     cpu_limit: float | None
     memory_limit: int | None
+    rate_limit: dict[str, int] | None
     command: tuple[str, ...]
     command_state: CommandState
     exit_status: int | None
@@ -97,6 +99,7 @@ def _function(
         audit=function.audit,
         cpu_limit=function.cpu,
         memory_limit=function.memory,
+        rate_limit=function.rate.numbers if function.rate else None,
         command=function.command,
         command_state=state,
         exit_status=status,

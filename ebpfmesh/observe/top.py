@@ -56,8 +56,9 @@ class Rates(NamedTuple):
     """What a function does, between two samples; None: it was not in both, or nothing tells.
 
     ``cpu`` and ``kernel`` (the mesh's programs for its packets) are in CPUs, ``throttled`` in
-    seconds a second over all CPUs. Packets, bits and drops are a second's. ``memory`` and its limit
-    are in bytes, ``oom_kills`` all there were, ``processes`` and ``flows`` as many as there are.
+    seconds a second over all CPUs. Packets, bits and drops are a second's. ``memory`` and its
+    limit are in bytes, ``rate_limit`` has the keys of ``rate`` in a mesh file, ``oom_kills`` are
+    all there were, ``processes`` and ``flows`` as many as there are.
     ``command_state`` and what follows are as ``show functions`` has them.
     """
 
@@ -71,6 +72,7 @@ class Rates(NamedTuple):
     kernel: float | None
     memory: int | None
     memory_limit: int | None
+    rate_limit: dict[str, int] | None
     oom_kills: int | None
     processes: int
     tx_packets_per_second: float | None
@@ -232,6 +234,7 @@ def _rates(before: Seen | None, now: Seen, seconds: float, means: Means) -> Rate
         kernel=then and _kernel(then.ran, used.ran, means, seconds),
         memory=used.memory,
         memory_limit=function.memory,
+        rate_limit=function.rate.numbers if function.rate else None,
         oom_kills=used.oom_kills,
         processes=len(used.processes),
         tx_packets_per_second=then and (used.tx_packets - then.tx_packets) / seconds,

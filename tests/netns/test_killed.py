@@ -205,7 +205,7 @@ WIDE = COUNT.replace(
     "MESH_MIGRATE(total, u32, old, new) { *new = *old; return 1; }\nMESH_FUNCTION",
 )
 MINE, D_0 = C.format(tenant="one"), service("web", 1, "d-0")
-YOURS = C.format(tenant="two").replace("cpu = 0.5", 'cpu = 1\nmemory = "64M"')
+YOURS = C.format(tenant="two").replace("cpu = 0.5", 'cpu = 1\nmemory = "64M"\nrate = "1G"')
 D_1 = service("mail", 2, "d")
 W, W_S = ROLLED.format(seconds=1000, more=""), service("web", 1, "w")
 W_AS_NOW = ROLLED.format(seconds=2000, more='env = {A = "b"}\ncpu = 0.5\nuser = "bin"')

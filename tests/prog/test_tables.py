@@ -31,6 +31,8 @@ TO_FUNCTION = [*table_to_function.ROWS, *table_reject.TO_FUNCTION]
 ELSEWHERE = {
     Reason.NO_PROGRAM: "test_missing.py: a slot of calls is empty",
     Reason.INJECTED: "test_chain.py: something injected drops it",
+    Reason.RATE: "test_rate.py: more than a token bucket holds",
+    Reason.TENANT_RATE: "test_rate.py: more than a tenant's holds",
     Reason.FLOW_FULL: "test_full.py: its tenant's slots are in use on other cores",
 }
 

@@ -64,6 +64,7 @@ def functions(draw: st.DrawFn) -> tuple[Function, ...]:
             "tenant": draw(st.sampled_from(["default", "one", "two"])),
             "cpu": draw(st.sampled_from([None, 1.0, 0.25])),
             "memory": draw(st.sampled_from([None, 4096, 64 << 20, 5000])),
+            "rate": draw(st.sampled_from([None, "1M", {"send": "2.5G", "receive_pps": 7}])),
             "audit": draw(st.booleans()),
             "command": draw(st.sampled_from([(), ("sleep", "1\x1b\n")])),
         }

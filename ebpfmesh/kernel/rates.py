@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""Rates as the programs have them: token buckets of bytes and of packets, see lib/rate.h.
+
+A bucket holds ``SECONDS`` of its rate, and never less than a few of the largest packets. A policer
+that holds less starves TCP: whoever has lost a whole window waits 200 ms (TCP_RTO_MIN in
+linux/include/net/tcp.h), and what the bucket cannot hold of that time is lost to it.
+"""
+
+import ctypes
+
+from ebpfmesh import _abi
+from ebpfmesh._abi import Direction
+from ebpfmesh.model import Function, Limits, Rate
+
+SECONDS = 0.25
+LEAST_BYTES = 128 << 10  # two GSO packets
+LEAST_PACKETS = 128
+NANOSECONDS = 10**9
+_RATED = {
+    Direction.FROM_FN: _abi.FunctionFlag.RATE_SEND,
+    Direction.TO_FN: _abi.FunctionFlag.RATE_RECEIVE,
+}
+
+
+def key(function: int, direction: Direction) -> ctypes.c_uint32:
+    """Where the rate of a function is in mesh_rate."""
+    return ctypes.c_uint32(2 * function + direction)
+
+
+def tenant_slot(limits: Limits, tenant: int, direction: Direction) -> int:
+    """Where the rate of a tenant is: behind those of all functions."""
+    return 2 * (limits.functions + 1 + tenant) + direction
+
+
+def row(rate: Rate | None, direction: Direction, tenant: int = 0) -> _abi.Rate:
+    """A rate one way, whose bucket is full; ``tenant`` is the slot of its tenant's, 0: none."""
+    bits, packets = None, None
+    if rate:
+        sends = direction == Direction.FROM_FN
+        bits = rate.send if sends else rate.receive
+        packets = rate.send_pps if sends else rate.receive_pps
+    return _abi.Rate(
+        bytes=_bucket(bits and bits / 8, LEAST_BYTES),
+        packets=_bucket(packets, LEAST_PACKETS),
+        tenant=tenant,
+    )
+
+
+def _bucket(units: float | None, least: int) -> _abi.Bucket:
+    """For so many units a second; rounded so that no more is dropped than must be."""
+    if not units:
+        return _abi.Bucket()
+    cost = int((NANOSECONDS << _abi.RATE_SHIFT) / units)
+    return _abi.Bucket(cost=cost, burst=int(max(SECONDS, least / units) * NANOSECONDS))
+
+
+def flags(function: Function) -> int:
+    """The flags of a function's record."""
+    found = _abi.FunctionFlag.AUDIT if function.audit else 0
+    for direction, flag in _RATED.items():
+        found |= flag if any(_fixed(row(function.rate, direction))) else 0
+    return found
+
+
+def alike(old: _abi.Rate, new: _abi.Rate) -> bool:
+    """Whether two rates are the same, however full their buckets are."""
+    return _fixed(old) == _fixed(new)
+
+
+def _fixed(rate: _abi.Rate) -> tuple[int, ...]:
+    both = (rate.bytes, rate.packets)
+    return (*(number for one in both for number in (one.cost, one.burst)), rate.tenant)

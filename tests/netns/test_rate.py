@@ -1,0 +1,260 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""Rates of functions, with real stacks: what waits, what is dropped, and who cannot get round it.
+
+a ──▶ mesh ──▶ b. A slow machine makes everything slower, and nothing faster: that is what is
+asserted. What passes is at most a bucket and as much as the rate gave in the time it took.
+"""
+
+import contextlib
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from ebpfmesh import apply
+from ebpfmesh._abi import Direction, Reason
+from ebpfmesh.config import edit
+from ebpfmesh.kernel import netns, queue, rates, rtnl
+from ebpfmesh.model import Mesh, Rate, Scope
+from support.agreeing import disagreements
+from support.sockets import accepted, carries, connect, connection, home, listener, made
+from support.topology import drops, in_fn, mesh_of, meters, wait_until
+
+MESH = """
+[mesh]
+name = "rates"
+[[function]]
+name = "a"
+[[function]]
+name = "b"
+"""
+SO_RCVBUFFORCE = 33  # linux/asm-generic/socket.h
+PORT = 7000
+RATE = Reason.RATE
+DATAGRAM = 1400
+FRAME = DATAGRAM + 8 + 20 + 14
+
+
+def with_rates(**functions: str) -> str:
+    text = MESH
+    for name, rate in functions.items():
+        text = text.replace(f'name = "{name}"', f'name = "{name}"\nrate = {rate}')
+    return text
+
+
+def set_rate(name: str, rate: str | None) -> list[str]:
+    steps = apply.edit(
+        "rates", lambda mesh: edit.set_limits(mesh, name, rate=rate), scope=Scope(functions=(name,))
+    )
+    return [step.describe() for step in steps]
+
+
+@contextlib.contextmanager
+def receiver(mesh: Mesh) -> Iterator[socket.socket]:
+    """A socket of b's with room for all that a test sends."""
+    with made(mesh, "b", socket.AF_INET, socket.SOCK_DGRAM) as there:
+        there.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, 64 << 20)
+        there.bind(("", PORT))
+        yield there
+
+
+@contextlib.contextmanager
+def sender(mesh: Mesh) -> Iterator[socket.socket]:
+    """A socket of a's that is connected to b's."""
+    with made(mesh, "a", socket.AF_INET, socket.SOCK_DGRAM) as here:
+        here.connect((str(mesh.function("b").address4), PORT))
+        yield here
+
+
+def read(there: socket.socket) -> int:
+    """How many datagrams have come."""
+    count = 0
+    there.setblocking(False)
+    with contextlib.suppress(BlockingIOError):
+        while there.recv(2000):
+            count += 1
+    return count
+
+
+def queued(mesh: Mesh, function: str) -> bool:
+    """Whether a function has our queue at its interface."""
+    index = int(in_fn(mesh, function, ["cat", "/sys/class/net/eth0/ifindex"]).stdout)
+    with netns.entered(home(mesh, function)), rtnl.Socket() as raw:
+        return rtnl.has_tbf(raw, index)
+
+
+def dropped(mesh: Mesh, function: str, direction: Direction) -> int:
+    return drops(mesh).get((function, direction, RATE), 0)
+
+
+@pytest.mark.parametrize(
+    ("rate", "who", "direction"),
+    [
+        ("{send_pps = 1}", "a", Direction.FROM_FN),
+        ("{receive_pps = 1}", "b", Direction.TO_FN),
+    ],
+)
+def test_packets(mesh_up: Callable[[str], Mesh], rate: str, who: str, direction: Direction) -> None:
+    """Of many at once a bucket passes, and with each second that it takes one more."""
+    mesh, many = mesh_up(with_rates(**{who: rate})), 3 * rates.LEAST_PACKETS
+    with receiver(mesh) as there, sender(mesh) as here:
+        began = time.monotonic()
+        for _ in range(many):
+            here.send(b"datagram")
+        took = time.monotonic() - began
+        wait_until(lambda: meters(mesh)["a", "default"].tx_packets, what="packets pass")
+        lost = dropped(mesh, who, direction)
+        passed = meters(mesh)["a", "default"].tx_packets
+        assert read(there) == passed == many - lost
+    assert rates.LEAST_PACKETS < passed <= rates.LEAST_PACKETS + 2 + took
+
+
+def test_what_is_sent_waits(mesh_up: Callable[[str], Mesh]) -> None:
+    """More than a rate, by TCP and UDP: it takes its time, and nothing is lost."""
+    mesh, size = mesh_up(with_rates(a='"20M"')), 2 << 20
+    address = mesh.function("b").address4
+    assert address
+    with connection(mesh, "a", "b", address, PORT) as (here, there):
+        began = time.monotonic()
+        writer = threading.Thread(target=here.sendall, args=(bytes(size),))
+        writer.start()
+        left = size
+        while left and (part := there.recv(1 << 20)):
+            left -= len(part)
+        took = time.monotonic() - began
+        writer.join()
+    assert not left
+    assert took > (size - queue.LEAST_BURST - (64 << 10)) * 8 / 20e6
+    with receiver(mesh) as there, sender(mesh) as here:
+        for _ in range(300):
+            here.send(bytes(DATAGRAM))
+        got = 0
+
+        def all_come() -> bool:
+            nonlocal got
+            got += read(there)
+            return got == 300
+
+        wait_until(all_come, what="all datagrams come")
+    assert dropped(mesh, "a", Direction.FROM_FN) == 0
+
+
+def flood(here: socket.socket, seconds: float) -> None:
+    """Send as fast as can be."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        for _ in range(100):
+            here.send(bytes(DATAGRAM))
+
+
+def most(bits: float, seconds: float) -> float:
+    """Bytes that can pass: a bucket, its last packet on each CPU, and the rate."""
+    return max(rates.LEAST_BYTES, bits / 8 * rates.SECONDS) + bits / 8 * seconds + (128 << 10)
+
+
+def test_who_takes_the_queue_away_is_held_all_the_same(mesh_up: Callable[[str], Mesh]) -> None:
+    """As a function can that has NET_ADMIN."""
+    mesh = mesh_up(with_rates(a='{send = "10M"}'))
+    assert queued(mesh, "a")
+    assert not queued(mesh, "b")
+    with netns.entered(home(mesh, "a")), rtnl.Socket() as raw:
+        raw.do(rtnl.delete_tbf(socket.if_nametoindex("eth0")))
+    assert not queued(mesh, "a")
+    with receiver(mesh), sender(mesh) as here:
+        began = time.monotonic()
+        flood(here, 0.5)
+        took = time.monotonic() - began
+    assert dropped(mesh, "a", Direction.FROM_FN) > 0
+    assert meters(mesh)["a", "default"].tx_bytes <= most(10e6, took)
+
+
+@pytest.mark.parametrize("rate", ["10M", "200M"])
+def test_what_is_received(mesh_up: Callable[[str], Mesh], rate: str) -> None:
+    """By UDP and TCP at once no more than the rate; and TCP gets through."""
+    mesh, bits = mesh_up(with_rates(b=f'{{receive = "{rate}"}}')), float(rate[:-1]) * 1e6
+    address = mesh.function("b").address4
+    assert address
+    began = time.monotonic()
+    with receiver(mesh), sender(mesh) as here:
+        flood(here, 0.3)
+    with connection(mesh, "a", "b", address, PORT) as (here, there):
+        assert carries(here, there)
+        writer = threading.Thread(target=here.sendall, args=(bytes(1 << 20),))
+        writer.start()
+        left = 1 << 20
+        while left and (part := there.recv(1 << 20)):
+            left -= len(part)
+        writer.join()
+    took = time.monotonic() - began
+    assert not left
+    assert dropped(mesh, "b", Direction.TO_FN) > 0
+    assert meters(mesh)["b", "default"].rx_bytes <= most(bits, took)
+
+
+def test_in_place(mesh_up: Callable[[str], Mesh]) -> None:
+    """By `set` and by `up`; the connection lives, and what waits comes."""
+    mesh = mesh_up(MESH)
+    address = mesh.function("b").address4
+    assert address
+    with (
+        listener(mesh, "b", address, PORT) as server,
+        connect(mesh, "a", address, PORT) as here,
+        accepted(server) as there,
+        receiver(mesh) as datagrams,
+        sender(mesh) as sends,
+    ):
+        assert set_rate("a", "2M") == ["~ function a  rate none → 2M"]
+        assert queued(mesh, "a")
+        assert set_rate("a", "2M") == []
+        assert disagreements(mesh_of(with_rates(a='"2M"'))) == []
+        sent = 0
+        for rate in ("1M", "3M", None):
+            for _ in range(40):
+                sends.send(bytes(DATAGRAM))
+                sent += 1
+            set_rate("a", rate)
+        assert not queued(mesh, "a")
+        got = 0
+
+        def all_come() -> bool:
+            nonlocal got
+            got += read(datagrams)
+            return got == sent
+
+        wait_until(all_come, what="all datagrams come")
+        assert carries(here, there)
+        new = mesh_of(with_rates(a='"1G"', b='{receive = "500M", receive_pps = "1M"}'))
+        assert [step.describe() for step in apply.up(new)] == [
+            "~ function a  rate none → 1G",
+            "~ function b  rate none → receive=500M,receive_pps=1M",
+        ]
+        assert carries(here, there)
+        assert disagreements(new) == []
+        apply.up(mesh)
+        assert disagreements(mesh) == []
+        assert carries(here, there)
+    assert dropped(mesh, "a", Direction.FROM_FN) == dropped(mesh, "b", Direction.TO_FN) == 0
+
+
+def test_what_a_crash_leaves(mesh_up: Callable[[str], Mesh]) -> None:
+    """Somebody empties the map: `up` finds it, and writes it anew."""
+    mesh = mesh_up(with_rates(a='"10M"'))
+    with apply.opened("rates") as live:
+        number = live.record.id_of("function", "a")
+        live.control.maps["mesh_rate"].set(
+            rates.key(number, Direction.FROM_FN), rates.row(None, Direction.FROM_FN)
+        )
+    assert "mesh_rate" in disagreements(mesh)
+    assert [step.describe() for step in apply.up(mesh)] == ["~ repaired map mesh_rate"]
+    assert disagreements(mesh) == []
+    assert queued(mesh, "a")
+
+
+def test_rates_are_the_kernels_to_reckon() -> None:
+    """What a bucket costs is never more than the rate: rounding drops nothing."""
+    for bits in (1000, 10**6, 10**9 + 7, 10**12):
+        row = rates.row(Rate(send=bits), Direction.FROM_FN)
+        exact = (10**9 << 16) * 8 / bits
+        assert exact * 0.998 < row.bytes.cost <= exact
