@@ -218,11 +218,14 @@ def table(columns: Sequence[Column], rows: Iterable[Any], *, empty: str) -> None
     """
     from rich.table import Table
 
-    cells = cells_of(columns, rows)
-    if not cells:
+    if not (rows := list(rows)):
         say(empty)
         return
     printer = console()
+    if not printer.is_terminal:
+        click.echo("\n".join(plain_lines(columns, rows)))
+        return
+    cells = cells_of(columns, rows)
     chosen, widths = fit(columns, cells, printer.width)
     printed = Table(box=None, pad_edge=False, header_style="bold")
     for index in chosen:
@@ -239,6 +242,32 @@ def table(columns: Sequence[Column], rows: Iterable[Any], *, empty: str) -> None
 def cells_of(columns: Sequence[Column], rows: Iterable[Any]) -> "list[list[Text]]":
     """What a table of these rows says."""
     return [[_cell(column.cell(row)) for column in columns] for row in rows]
+
+
+def plain_lines(columns: Sequence[Column], rows: Sequence[Any]) -> Iterator[str]:
+    """A table for files and pipes: all of it, without colours. Thousands of cells a millisecond."""
+    made = []
+    for column in columns:
+        cells = [column.title, *(_cell_text(column.cell(row)) for row in rows)]
+        width = max(map(_width, cells))
+        pad = str.rjust if column.right else str.ljust
+        made.append([pad(cell, width - _width(cell) + len(cell)) for cell in cells])
+    return ((" " * GAP).join(row).rstrip() for row in zip(*made, strict=True))
+
+
+def _cell_text(value: object) -> str:
+    if value is None:
+        return "–"
+    text = str(value)  # of rich's, too
+    return text if text.isprintable() else printable(text)
+
+
+def _width(text: str) -> int:
+    if text.isascii():
+        return len(text)
+    from rich.cells import cell_len
+
+    return cell_len(text)
 
 
 def lines_of(columns: Sequence[Column], rows: Iterable[Any], room: int) -> "Text":

@@ -260,6 +260,23 @@ def test_what_a_terminal_would_obey_is_escaped_and_no_space(text: str, shown: st
     assert output.printable(text) == shown
 
 
+def test_a_table_in_a_file_is_whole_and_has_no_blanks_at_its_ends(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    columns = [Column("a", lambda row: row[0]), Column("bb", lambda row: row[1], right=True)]
+    rows = [("x" * 5000, None), ("日本", 12345), ("", output.mark("7", "red"))]
+    with click.Context(cli, obj=Settings()):
+        output.table(columns, rows, empty="nothing")
+        output.table(columns, [], empty="nothing")
+    told = capsys.readouterr()
+    wide = 5000 + 2 + 5
+    assert told.err == "nothing\n"
+    assert told.out.splitlines() == [
+        "a".ljust(5000) + "bb".rjust(7), "x" * 5000 + "–".rjust(7),
+        "日本".ljust(4998) + "12345".rjust(7), "7".rjust(wide),
+    ]  # fmt: skip
+
+
 def test_what_is_printed_holds_no_control_characters(capsys: pytest.CaptureFixture[str]) -> None:
     text = "\x1b[31m a\tb\nc\x9b\x7f\u202e\udc80 é"
     shown = "\\x1b[31m a\\tb\\nc\\x9b\\x7f\\u202e\\udc80 é"
