@@ -8,7 +8,7 @@ from typing import Final, NamedTuple
 be16 = c_uint16.__ctype_be__
 be32 = c_uint32.__ctype_be__
 
-ABI: Final = 0x3c9338c
+ABI: Final = 0x7830eb4
 MEANING: Final = 1
 GATEWAY4: Final = 0xa9fe0101
 GATEWAY6_FIRST: Final = 0xfe800000
@@ -25,6 +25,7 @@ DRY_RUN: Final = 0xeb9fd27
 DRY_AUDITED: Final = 0x80000000
 DRY_REJECTED: Final = 0x40000000
 ANSWER: Final = 0xeb9fa25
+PASSED: Final = 0xeb9fa55
 ANSWERS: Final = 64
 TICK_SHIFT: Final = 8
 CALL_SLOW: Final = 0
@@ -75,7 +76,8 @@ class Reason(IntEnum):
     INJECTED = 20
     RATE = 21
     TENANT_RATE = 22
-    REASONS = 23
+    RING_FULL = 23
+    REASONS = 24
 
 
 class Direction(IntEnum):
@@ -134,6 +136,7 @@ class FunctionFlag(IntEnum):
     AUDIT = 1
     RATE_SEND = 2
     RATE_RECEIVE = 4
+    XDP = 8
 
 
 class FlowFlag(IntEnum):
@@ -158,6 +161,7 @@ class OutputKind(IntEnum):
     CHAIN = 2
     SAMPLED = 4
     RATE = 8
+    EGRESS = 16
 
 
 class IfaceKind(IntEnum):
@@ -1154,6 +1158,7 @@ REASON_TEXT: Final = {
     Reason.INJECTED: "a function injected there dropped it",
     Reason.RATE: "more than the rate of the function",
     Reason.TENANT_RATE: "more than the rate of its tenant",
+    Reason.RING_FULL: "the function took its packets too slowly: its rings were full",
 }
 
 

@@ -55,6 +55,9 @@
 /* In the mark of an answer to the host, on its way to where the function's packets come in. */
 #define MESH_ANSWER 0xeb9fa25
 
+/* In the mark of a judged packet, on its way out of the host-side interface of an XDP function. */
+#define MESH_PASSED 0xeb9fa55
+
 /* ICMP messages about dropped packets that a function, or the host for it, gets in a tick. */
 #define MESH_ANSWERS 64
 
@@ -143,6 +146,7 @@ enum mesh_reason {
 	MESH_INJECTED = 20,   /* a function injected there dropped it */
 	MESH_RATE = 21,	      /* more than the rate of the function */
 	MESH_TENANT_RATE = 22, /* more than the rate of its tenant */
+	MESH_RING_FULL = 23,   /* the function took its packets too slowly: its rings were full */
 	MESH_REASONS
 };
 
@@ -197,6 +201,7 @@ enum mesh_function_flag {
 	MESH_FN_AUDIT = 1,	  /* what policy would drop on its way in passes and is counted */
 	MESH_FN_RATE_SEND = 2,	  /* it or its tenant has a rate for what it sends */
 	MESH_FN_RATE_RECEIVE = 4, /* and for what it gets */
+	MESH_FN_XDP = 8,	  /* what is for it meets XDP at its own interface */
 };
 
 enum mesh_flow_flag {
@@ -220,6 +225,8 @@ enum mesh_output_kind {
 	MESH_OUTPUT_SAMPLED =
 		4, /* a bit, of a packet in them: what programs take for it is measured */
 	MESH_OUTPUT_RATE = 8, /* a bit: first by the rates of sender and receiver */
+	MESH_OUTPUT_EGRESS =
+		16, /* a bit: out of that interface, and so past XDP at its other end */
 };
 
 /* What an interface is to the mesh. */

@@ -293,9 +293,10 @@ HOT int answer_make(CTX *ctx, const struct mesh_judgement *j)
 HOT int mesh_answer(CTX *ctx)
 {
 	struct mesh_judgement *j = mesh_scratch_get();
+	struct mesh_function *fn = j ? endpoint_get(j->packet.function) : NULL;
 
-	if (!j || answer_make(ctx, j))
+	if (!fn || answer_make(ctx, j))
 		return verdict_dropped(ctx);
-	return verdict_answer(ctx, j->packet.direction);
+	return verdict_answer(ctx, j->packet.direction, endpoint_output(fn));
 }
 #endif

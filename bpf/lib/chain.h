@@ -63,7 +63,7 @@ HOT int chain_out(CTX *ctx)
 	meter_ends(ctx, CHAIN_WORD(ctx, MESH_CHAIN_TX), CHAIN_WORD(ctx, MESH_CHAIN_RX));
 	if (output >> MESH_IFINDEX_BITS & MESH_OUTPUT_STACK)
 		return verdict_pass(ctx);
-	return verdict_redirect(ctx, output & ((1 << MESH_IFINDEX_BITS) - 1));
+	return verdict_output(ctx, output);
 }
 
 /* Whose chain is it that runs? */
@@ -221,7 +221,7 @@ HOT int chain_redirect(CTX *ctx, __u32 verdict)
 	ctx->cb[MESH_CHAIN_RX] = meter_slot(config, *target, peer_tenant);
 	rate = fn->flags & MESH_FN_RATE_RECEIVE ? CHAIN_RATE : 0;
 	ctx->cb[MESH_CHAIN_OUTPUT] =
-		fn->ifindex | rate | (CHAIN_WORD(ctx, MESH_CHAIN_OUTPUT) & COST_SAMPLED);
+		endpoint_output(fn) | rate | (CHAIN_WORD(ctx, MESH_CHAIN_OUTPUT) & COST_SAMPLED);
 	ctx->cb[MESH_CHAIN_NEXT] = MESH_CHAIN_LAST | chain_head(*target, MESH_TO_FN);
 	return chain_start(ctx);
 }

@@ -117,6 +117,11 @@ HOT int context_is_answer(CTX *ctx)
 	return 0;
 }
 
+HOT int context_is_passed(CTX *ctx)
+{
+	return 0;
+}
+
 #else
 
 HOT __u32 context_ifindex(CTX *ctx)
@@ -189,6 +194,15 @@ HOT __u32 context_question(CTX *ctx)
 HOT int context_is_answer(CTX *ctx)
 {
 	if (CONTEXT_FIELD(ctx, mark) != MESH_ANSWER)
+		return 0;
+	ctx->mark = 0;
+	return 1;
+}
+
+/* What verdict_output() sent out of a function's interface was judged where it came from. */
+HOT int context_is_passed(CTX *ctx)
+{
+	if (CONTEXT_FIELD(ctx, mark) != MESH_PASSED)
 		return 0;
 	ctx->mark = 0;
 	return 1;

@@ -30,6 +30,13 @@ HOT struct mesh_function *endpoint_get(__u32 id)
 	return fn && (!id || fn->ifindex) ? fn : NULL;
 }
 
+/* Where a function's packets go, as flows have it. */
+HOT __u32 endpoint_output(const struct mesh_function *fn)
+{
+	return fn->ifindex |
+	       (fn->flags & MESH_FN_XDP ? MESH_OUTPUT_EGRESS << MESH_IFINDEX_BITS : 0);
+}
+
 /* 1 with the function's address of the family that `like` has; 0 where it has none of that. */
 HOT int endpoint_address(const struct mesh_function *fn, const struct mesh_address *like,
 			 struct mesh_address *address)

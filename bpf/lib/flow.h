@@ -151,6 +151,26 @@ HOT int flow_is_to_peer(const struct mesh_flow *flow)
 	return !(flow_output_kind(flow) & MESH_OUTPUT_STACK);
 }
 
+/* Straight into its receiver? What is redirected at XDP passes XDP there by itself. */
+HOT int flow_is_straight(const struct mesh_flow *flow)
+{
+#ifdef MESH_XDP
+	return !(flow_output_kind(flow) & ~MESH_OUTPUT_EGRESS);
+#else
+	return flow_output_kind(flow) == MESH_OUTPUT_PEER;
+#endif
+}
+
+/* The interface of one that is. */
+HOT __u32 flow_ifindex(const struct mesh_flow *flow)
+{
+#ifdef MESH_XDP
+	return flow->output & ((1 << MESH_IFINDEX_BITS) - 1);
+#else
+	return flow->output; /* MESH_OUTPUT_PEER is 0 */
+#endif
+}
+
 /* Do its packets go through what is injected, or by a rate? */
 HOT int flow_is_chained(const struct mesh_flow *flow)
 {

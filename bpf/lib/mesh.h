@@ -57,7 +57,7 @@ HOT void mesh_rewrite(CTX *ctx, const struct pkt *p, const struct mesh_flow *flo
 
 HOT int mesh_deliver(CTX *ctx, const struct pkt *p, const struct mesh_flow *flow)
 {
-	__u32 ifindex = flow->output; /* MESH_OUTPUT_PEER is 0 */
+	__u32 ifindex = flow_ifindex(flow);
 
 	mesh_rewrite(ctx, p, flow);
 	return verdict_redirect(ctx, ifindex);
@@ -84,21 +84,31 @@ HOT int mesh_go_slow(CTX *ctx, __u32 direction)
 	return mesh_drop(ctx, direction, MESH_NO_PROGRAM);
 }
 
-/* Through what is injected, or by a rate. At XDP is neither: the packet goes on to tc as it came. */
-HOT int mesh_inject(CTX *ctx, const struct mesh_config *config, const struct pkt *p,
-		    struct mesh_flow *flow)
+/*
+ * One of an established flow that goes through what is injected or by a rate, past XDP at its
+ * receiver, or to the host's stack. At XDP is neither of the first two: it goes on to tc as it came.
+ */
+HOT int mesh_deliver_other(CTX *ctx, const struct mesh_config *config, const struct pkt *p,
+			   struct mesh_flow *flow)
 {
-#ifdef MESH_XDP
-	return verdict_pass(ctx);
-#else
+	__u32 output = flow->output;
+
+#ifndef MESH_XDP
 	if (flow_is_to_peer(flow)) {
 		if (unlikely(rewrite_check_ttl(p)))
 			return mesh_go_slow(ctx, MESH_FROM_FN);
 		mesh_rewrite(ctx, p, flow);
 	}
-	chain_begin(ctx, config, flow);
-	return chain_start(ctx);
+	if (flow_is_chained(flow)) {
+		chain_begin(ctx, config, flow);
+		return chain_start(ctx);
+	}
+#else
+	if (flow_is_chained(flow))
+		return verdict_pass(ctx);
 #endif
+	meter_count(ctx, flow);
+	return flow_is_to_peer(flow) ? verdict_output(ctx, output) : verdict_pass(ctx);
 }
 
 /* A packet that a function sends. */
@@ -115,12 +125,8 @@ HOT int mesh_from_function(CTX *ctx)
 		goto slow;
 	if (unlikely(!mac_equal(p.eth->h_source, flow->sender)))
 		goto slow;
-	if (unlikely(flow_output_kind(flow) != MESH_OUTPUT_PEER)) {
-		if (flow_is_chained(flow))
-			return mesh_inject(ctx, config, &p, flow);
-		meter_count(ctx, flow);
-		return verdict_pass(ctx);
-	}
+	if (unlikely(!flow_is_straight(flow)))
+		return mesh_deliver_other(ctx, config, &p, flow);
 	if (unlikely(rewrite_check_ttl(&p)))
 		goto slow;
 	meter_count(ctx, flow);
@@ -132,6 +138,8 @@ slow:
 /* A packet that the host's stack sends to a function. */
 HOT int mesh_to_function(CTX *ctx)
 {
+	if (context_is_passed(ctx))
+		return verdict_pass(ctx);
 	return mesh_go_slow(ctx, MESH_TO_FN);
 }
 #endif

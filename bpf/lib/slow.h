@@ -226,7 +226,7 @@ HOT int slow_deliver(CTX *ctx, struct slow *s)
 	if (!flow_is_to_peer(flow))
 		return verdict_pass(ctx);
 	slow_rewrite(ctx, s, flow);
-	return verdict_redirect(ctx, output);
+	return verdict_output(ctx, output);
 }
 
 /*

@@ -50,7 +50,7 @@ HOT void store_counts(MESH_FLOW_ENTRY *entry, const struct mesh_flow *known)
 HOT void store_ethernet(struct mesh_flow *flow, const struct mesh_function *receiver,
 			const struct mesh_function *sender)
 {
-	flow->output = receiver->ifindex ?: MESH_OUTPUT_STACK << MESH_IFINDEX_BITS;
+	flow->output = endpoint_output(receiver) ?: MESH_OUTPUT_STACK << MESH_IFINDEX_BITS;
 	__builtin_memcpy(flow->ethernet, receiver->mac, 6);
 	__builtin_memcpy((void *)flow->ethernet + 6, receiver->gateway, 6);
 	__builtin_memcpy(flow->sender, sender->mac, 6);

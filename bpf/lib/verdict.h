@@ -51,20 +51,37 @@ HOT int verdict_redirect(CTX *ctx, __u32 ifindex)
 }
 
 /*
- * Back to where the packet came from: into the function, or to the host's stack as if the function
- * had sent it. There it meets mesh_from_fn, and is known by a mark that no function can set.
+ * As mesh_flow.output has it, chains or not: into a function, past XDP at its own interface if it
+ * has that, which bpf_redirect_peer() would not meet. mesh_to_fn, which then does, knows it by a mark
+ * that no function can set. On its way out the kernel cuts what is GSO and completes checksums, as that
+ * interface has neither offload.
  */
-HOT int verdict_answer(CTX *ctx, __u32 direction)
+HOT int verdict_output(CTX *ctx, __u32 output)
 {
-	__u32 ifindex = context_ifindex(ctx);
+	__u32 ifindex = output & ((1 << MESH_IFINDEX_BITS) - 1);
 
 #ifndef MESH_XDP
-	if (direction == MESH_TO_FN) {
-		ctx->mark = MESH_ANSWER;
-		return bpf_redirect(ifindex, BPF_F_INGRESS);
+	if (unlikely(output >> MESH_IFINDEX_BITS & MESH_OUTPUT_EGRESS)) {
+		ctx->mark = MESH_PASSED;
+		return bpf_redirect(ifindex, 0);
 	}
 #endif
 	return verdict_redirect(ctx, ifindex);
+}
+
+/*
+ * Back to where the packet came from: into the function, or to the host's stack as if the function
+ * had sent it. There it meets mesh_from_fn, and is known by a mark that no function can set.
+ */
+HOT int verdict_answer(CTX *ctx, __u32 direction, __u32 output)
+{
+#ifndef MESH_XDP
+	if (direction == MESH_TO_FN) {
+		ctx->mark = MESH_ANSWER;
+		return bpf_redirect(context_ifindex(ctx), BPF_F_INGRESS);
+	}
+#endif
+	return verdict_output(ctx, output);
 }
 
 /* On to another program, MESH_CALL_*; returns only if that is not there. */

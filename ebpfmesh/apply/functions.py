@@ -15,7 +15,7 @@ from ebpfmesh.apply.chains import Chains
 from ebpfmesh.apply.held import Held
 from ebpfmesh.apply.lookup import home_in
 from ebpfmesh.errors import AbiMismatch, MeshError, NotFound, UsageError
-from ebpfmesh.kernel import cgroup, interface, links, netns, queue, sockets
+from ebpfmesh.kernel import cgroup, interface, links, netns, queue, sockets, xsk
 from ebpfmesh.kernel.programs import HOOKS
 from ebpfmesh.model import Function
 from ebpfmesh.runtime import process
@@ -57,6 +57,8 @@ class Functions:
         try:
             plugged, attachment = self._plug(function, attachment, force=force)
             self._attach(function, attachment)
+            if function.datapath == "af_xdp":
+                self._attach_port(function, plugged)
             self._mesh.step(f"function {function.name}: maps")
             self._mesh.control.set_function(number, function, plugged)
             sockets.add_function(self._mesh.control.maps, number, plugged.netns)
@@ -121,6 +123,16 @@ class Functions:
                     self._mesh.fixed.hook,
                     own=attachment.made_interface,
                 )
+
+    def _attach_port(self, function: Function, plugged: interface.Plugged) -> None:
+        """Have what is for it go to its command's socket, once it has one."""
+        if not plugged.inner:
+            what = f"function {function.name}: an interface of others cannot have AF_XDP"
+            raise UsageError(what, hint="attach it without --iface, so that it gets one of ours")
+        self._mesh.step(f"function {function.name}: XDP")
+        place = self._mesh.pins.ports / function.name
+        xsk.detach(place)  # what a kill left
+        xsk.attach(plugged.ifindex, plugged.netns, plugged.inner, place)
 
     def _bring_up(self, function: Function, plugged: interface.Plugged) -> None:
         """Both ends up, the host's first: the inner one then has a carrier from its first moment.
@@ -198,6 +210,7 @@ class Functions:
             for direction in HOOKS:
                 pin = self._mesh.pins.links / f"{name}-{direction}"
                 links.detach(self._mesh.ip, attachment.ifindex if there else None, direction, pin)
+            xsk.detach(self._mesh.pins.ports / name)
 
     def start(self, function: Function, *, again: int = 0) -> None:
         """Start its command, if it has one; what is left of the run before ends first.
@@ -217,13 +230,24 @@ class Functions:
         row = CommandRow(restarts=restarts, failures=again, started=time.time(), last_exit=ended)
         record.put_command(name, row)
         self._mesh.step(f"command of {name}")
-        process.start(
-            home_in(record, name),
-            function.command,
-            logs=log_files(record, name),
-            exit_file=exit_file(record, name),
-            sandbox=Sandbox(self._mesh.name, function) if function.sandboxed else None,
-        )
+        home = home_in(record, name)
+        with self._port(function, home.netns) as port:
+            process.start(
+                home,
+                function.command,
+                logs=log_files(record, name),
+                exit_file=exit_file(record, name),
+                sandbox=Sandbox(self._mesh.name, function) if function.sandboxed else None,
+                port=port,
+            )
+
+    def _port(
+        self, function: Function, namespace: Path
+    ) -> contextlib.AbstractContextManager[xsk.Handed | None]:
+        """What its command is handed, if it is to have its packets itself."""
+        if function.datapath != "af_xdp":
+            return contextlib.nullcontext()
+        return xsk.handed(namespace, self._mesh.pins.ports / function.name, function.frames)
 
     def ask_to_stop(self, function: Function) -> None:
         """Its command is to be stopped, and asked to end. Twice is fine."""

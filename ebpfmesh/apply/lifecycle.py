@@ -16,7 +16,7 @@ from ebpfmesh.apply.ready import KEPT, Unready, Waits, together
 from ebpfmesh.apply.remove import take_down
 from ebpfmesh.config.edit import new_function, scope_of_function, with_others
 from ebpfmesh.errors import MeshError, NotFound, UsageError
-from ebpfmesh.kernel import links, netns, pins
+from ebpfmesh.kernel import links, netns, pins, xsk
 from ebpfmesh.kernel.maps import create_maps
 from ebpfmesh.kernel.pins import Pins
 from ebpfmesh.kernel.programs import CALLS
@@ -170,6 +170,8 @@ def _check_there(mesh: str, operations: Iterable[Operation]) -> None:
         if not isinstance(step, AddFunction | RollFunction):
             continue
         name, command, where = step.object.name, step.object.command, step.object.netns
+        if step.object.datapath == "af_xdp":
+            xsk.check_supported()
         if step.object.sandboxed:
             try:
                 Sandbox(mesh, step.object).check()

@@ -235,7 +235,11 @@ ABOUT: dict[str, dict[str, tuple[str, str]]] = {
             '"100M"',
         ),
         "audit": ("What policy would drop on its way in passes, and is counted.", "true"),
-        "datapath": ("Where its packets are handled.", '"tc"'),
+        "datapath": (
+            "tc: sockets of its own; af_xdp: its command gets whole frames (docs/port.md).",
+            '"af_xdp"',
+        ),
+        "frames": ("Frames it has room for, of 2 KiB each, with af_xdp; a power of two.", "1024"),
     },
     "function.ready": {
         **_PROBE,

@@ -23,11 +23,12 @@ from ebpfmesh.errors import MissingPrivilege, Unsupported
 # enum bpf_map_type, bpf_prog_type, bpf_attach_type and flags, as far as we use them.
 MAP_TYPE = {
     "hash": 1, "array": 2, "prog": 3, "percpu_hash": 5, "percpu_array": 6, "lru_hash": 9,
-    "lpm_trie": 11, "array_of_maps": 12, "sk_storage": 24, "ringbuf": 27,
+    "lpm_trie": 11, "array_of_maps": 12, "xskmap": 17, "sk_storage": 24, "ringbuf": 27,
 }  # fmt: skip
 PROG_TYPE_SCHED_CLS = 3
 PROG_TYPE_XDP = 6
 PROG_TYPE_CGROUP_SOCK_ADDR = 18
+XDP = 37
 TCX_INGRESS = 46
 TCX_EGRESS = 47
 BEFORE = 1 << 3  # of a link: before all that are there
@@ -482,7 +483,7 @@ def prog_test_run(
 def link_create(program: Fd, target: int, attach_type: int, flags: int = 0) -> Fd:
     """Attach a program by a link.
 
-    ``target`` is an interface's number (TCX_INGRESS, TCX_EGRESS, with BEFORE or without) or a
+    ``target`` is an interface's number (TCX_INGRESS, TCX_EGRESS, with BEFORE or without; XDP) or a
     descriptor of a cgroup's directory (CGROUP_HOOK).
     """
     opts = _LinkCreateOpts(sz=c.sizeof(_LinkCreateOpts), flags=flags)
@@ -509,7 +510,7 @@ def link_program(link: Fd) -> int:
 
 
 def link_interface(link: Fd) -> int:
-    """Index of the interface of a TCX link; 0 if it is detached."""
+    """Index of the interface of a TCX or XDP link; 0 if it is detached."""
     return int(_info(link, LinkInfo).ifindex)
 
 

@@ -53,6 +53,11 @@ def setns(namespace: int, kind: int) -> None:
     _call("setns", namespace, kind)
 
 
+def bind(descriptor: int, address: bytes) -> None:
+    """bind(2), of a family that Python has no addresses for."""
+    _call("bind", descriptor, address, len(address))
+
+
 def mount(
     source: bytes, target: Path, kind: bytes | None, data: bytes = b"", flags: int = 0
 ) -> None:

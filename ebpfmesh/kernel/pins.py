@@ -69,6 +69,11 @@ class Pins:
         return self.root / "injected"
 
     @property
+    def ports(self) -> Path:
+        """A directory for each function with AF_XDP: a pin for its map, one for its link."""
+        return self.root / "ports"
+
+    @property
     def home(self) -> str:
         """The host namespace of the mesh, by the name of a directory; empty: unknown."""
         found = (path.name.removeprefix(HOME) for path in self.top.glob(f"{HOME}*"))
@@ -83,7 +88,7 @@ class Pins:
     def create(self, home: str = "0-0") -> None:
         """Make the directories; the ones that are there stay."""
         above = (self.top.parent, self.top, self.top / f"{HOME}{home}", self.root)
-        for directory in (*above, self.maps, self.progs, self.links, self.injected):
+        for directory in (*above, self.maps, self.progs, self.links, self.injected, self.ports):
             private.directory(directory)
 
     def remove(self) -> None:

@@ -57,6 +57,7 @@ def _bucket(units: float | None, least: int) -> _abi.Bucket:
 def flags(function: Function) -> int:
     """The flags of a function's record."""
     found = _abi.FunctionFlag.AUDIT if function.audit else 0
+    found |= _abi.FunctionFlag.XDP if function.datapath == "af_xdp" else 0
     for direction, flag in _RATED.items():
         found |= flag if any(_fixed(row(function.rate, direction))) else 0
     return found

@@ -32,6 +32,7 @@ from ebpfmesh.model.idle import idle_rules, warnings
 from ebpfmesh.model.injection import Canary, Injection, InjectionSettings, Rights, ranked
 from ebpfmesh.model.mesh import Mesh
 from ebpfmesh.model.objects import (
+    FRAME,
     LIFE,
     SANDBOX,
     Capability,
@@ -64,6 +65,7 @@ from ebpfmesh.model.shares import ByteShare, Share, Shares, guaranteed
 from ebpfmesh.model.whole import problems
 
 __all__ = [
+    "FRAME",
     "LIFE",
     "SANDBOX",
     "TOLD",

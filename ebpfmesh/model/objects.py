@@ -48,6 +48,8 @@ USER = "^([a-z_][a-z0-9_-]{0,31}|[0-9]{1,9})(:([a-z_][a-z0-9_-]{0,31}|[0-9]{1,9}
 StopSignal = Literal[
     "SIGTERM", "SIGINT", "SIGQUIT", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGWINCH", "SIGKILL"
 ]
+FRAMES, FRAME = 4096, 2048
+"""Packets that a function with AF_XDP has room for, and the bytes that each takes."""
 STOP_SECONDS = 30
 """The longest stop: half as long as one change of a mesh waits for another."""
 LIFE = ("restart", "stop_signal", "stop_seconds", "drain_seconds")
@@ -73,6 +75,13 @@ def memory_text(size: int) -> str:
     """Bytes as people write them, exactly: ``64M``."""
     unit = max((u for u in _UNITS if size % _UNITS[u] == 0), key=_UNITS.__getitem__)
     return f"{size // _UNITS[unit]}{unit}"
+
+
+def _power_of_two(number: int) -> int:
+    if number & number - 1:
+        hint = f"{1 << number.bit_length() - 1} or {1 << number.bit_length()}"
+        raise Invalid(f"{number} is no power of two", hint=hint)
+    return number
 
 
 def _command(words: tuple[str, ...]) -> tuple[str, ...]:
@@ -224,7 +233,8 @@ class FunctionSettings(Model):
         '{send = "100M", receive = "1G", send_pps = "50k"}',
         json_schema_extra=also_text,
     )
-    datapath: Literal["tc"] = Field(default="tc", description='"tc"')
+    datapath: Literal["tc", "af_xdp"] = Field(default="tc", description='"tc" or "af_xdp"')
+    frames: Annotated[int, AfterValidator(_power_of_two)] = integer(FRAMES, 64, 1 << 16)
     audit: bool = Field(default=False, description="true or false")
     netns: str | None = Field(
         default=None,
@@ -293,10 +303,29 @@ class FunctionSettings(Model):
             if probe and inside and not self.command:
                 what = f'"{key}" looks inside of a command, and there is none'
                 raise Invalid(what, path=(key, probe.kind), hint="give it a command, or a port")
+            if probe and probe.kind == "port" and self.datapath == "af_xdp":
+                what = f'"{key}" looks for a socket, and datapath = "af_xdp" has none at a port'
+                raise Invalid(what, path=(key, "port"), hint="name a file or a command instead")
         if self.ready and not self.ready.kind and not self.command:
             hint = "give it a port, or leave out ready"
             what = '"ready" does not say what is waited for, and there is no command'
             raise Invalid(what, path=("ready",), hint=hint)
+        return self
+
+    @model_validator(mode="after")
+    def _has_who_takes_frames(self) -> Self:
+        if self.datapath == "af_xdp" and not self.command:
+            what = 'datapath = "af_xdp" hands packets to a command, and there is none'
+            hint = "give it a command, or leave out datapath"
+            raise Invalid(what, path=("datapath",), hint=hint)
+        if self.datapath == "tc" and self.frames != FRAMES:
+            what = '"frames" is about datapath = "af_xdp"'
+            hint = 'say datapath = "af_xdp", or leave out frames'
+            raise Invalid(what, path=("frames",), hint=hint)
+        room = self.frames * FRAME
+        if self.datapath == "af_xdp" and self.memory is not None and self.memory <= room:
+            what = f"{self.frames} frames take {memory_text(room)}, and it may use no more"
+            raise Invalid(what, path=("memory",), hint="raise memory, or lower frames")
         return self
 
     @model_validator(mode="after")

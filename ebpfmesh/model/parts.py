@@ -22,7 +22,7 @@ def probes_of(function: Function, ports: Iterable[tuple[str, int]]) -> tuple[Pro
     """What a function is asked, that services send to at these (protocol, port)."""
     if function.ready and function.ready.kind:
         return (function.ready,)
-    if not function.command:
+    if not function.command or function.datapath == "af_xdp":  # packets wait for it
         return ()
     return tuple(Probe.model_validate({"protocol": p, "port": n}) for p, n in sorted(ports))
 
@@ -90,8 +90,8 @@ class Parts(Model):
     def probes(self) -> dict[str, tuple[Probe, ...]]:
         """What each function is asked to be ready, without those that are so by themselves.
 
-        One that has a command, and does not say, is asked for the ports that services of a single
-        port send to.
+        One that has a command and sockets, and does not say, is asked for the ports that services
+        of a single port send to.
         """
         ports: dict[str, set[tuple[str, int]]] = {}
         for service in self.backed:

@@ -4,6 +4,7 @@
 from dataclasses import dataclass
 
 from ebpfmesh import _abi
+from ebpfmesh.observe import ports
 from ebpfmesh.observe.view import View
 
 DIRECTIONS = {_abi.Direction.FROM_FN: "from function", _abi.Direction.TO_FN: "to function"}
@@ -53,8 +54,17 @@ def read_meters(view: View) -> list[Meter]:
 
 
 def read_drops(view: View) -> list[Drop]:
-    """Every reason that was counted, most packets first."""
+    """Every reason that was counted, most packets first.
+
+    Of what full rings took no more of, the kernel counts no bytes.
+    """
+    full = _abi.Reason.RING_FULL
     rows = [
+        Drop(row.function.name, DIRECTIONS[_abi.Direction.TO_FN], full.name, full.value,
+             _abi.REASON_TEXT[full], packets, 0, audited=False)
+        for row in view.functions if (packets := ports.lost(row))
+    ]  # fmt: skip
+    rows += [
         Drop(
             function=view.name_of("function", key.function) if key.function else "unknown",
             direction=DIRECTIONS[_abi.Direction(key.direction)],

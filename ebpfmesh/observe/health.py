@@ -218,6 +218,9 @@ def _counted(view: View, topic: str) -> Iterator[Check]:
         what = f"{lost} events were lost: they came faster than they were read"
         what += rooms.told_of(rooms.lost_events(view))
         yield Check(topic, "note", what, "ask for fewer: --kind, --snap, --drops-only")
+    if full := drops["RING_FULL"]:
+        what = f"{full} packets came faster than functions with af_xdp took them"
+        yield Check(topic, "note", what, "show drops says whose; raise frames, or add replicas")
     if full := drops["FLOW_FULL"]:
         what = f"{full} packets were dropped because there was no room for a flow"
         yield Check(topic, "note", what, _raise("flows"))

@@ -21,6 +21,7 @@ from ebpfmesh.kernel.cgroup import Cgroup
 from ebpfmesh.kernel.flows import living
 from ebpfmesh.kernel.programs import HOOKS
 from ebpfmesh.kernel.used import Files, Group, resident
+from ebpfmesh.observe import ports
 from ebpfmesh.observe.view import View
 from ebpfmesh.runtime import process
 from ebpfmesh.state.place import group_of
@@ -37,6 +38,7 @@ DROP_KEY = "=IBBBx"
 """_abi.DropKey: function, reason, direction, audited."""
 DROP_FIELDS, WORD = len(_abi.Drop._fields_), 8
 REASONS = {reason.value: reason.name for reason in _abi.Reason}
+RING_FULL = _abi.Reason.RING_FULL.name
 NO_DROPS: Drops = (Counter(), 0)
 
 
@@ -122,7 +124,7 @@ class Reader:
             tx_bytes=sum(meter[TX_BYTES::FIELDS]),
             rx_packets=sum(meter[RX_PACKETS::FIELDS]),
             rx_bytes=sum(meter[RX_BYTES::FIELDS]),
-            drops=dict(by_reason),
+            drops=dict(by_reason) | ({RING_FULL: full} if (full := ports.lost(row)) else {}),
             ran=(from_function, to_function + lost_to),
         )
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import NamedTuple, NoReturn
 
 from ebpfmesh.errors import MeshError, NotFound
-from ebpfmesh.kernel import private
+from ebpfmesh.kernel import private, xsk
 from ebpfmesh.runtime import seccomp
 from ebpfmesh.runtime.capability import SETGID, SETUID, confine
 from ebpfmesh.runtime.home import Home, number_inside
@@ -51,11 +51,13 @@ def start(
     logs: Sequence[Path],
     exit_file: Path,
     sandbox: Sandbox | None = None,
+    port: xsk.Handed | None = None,
 ) -> None:
     """Start ``command`` and leave it running; MeshError if the program is not there.
 
     ``exit_file`` is empty until it ended. ``logs`` are two files of this run, and those that they
-    become of the run before. Without a ``sandbox`` it is root of the host.
+    become of the run before. Without a ``sandbox`` it is root of the host. ``port`` is what it gets
+    its packets by, if not by sockets of its own.
     """
     if not sandbox and shutil.which(command[0]) is None:
         hint = "install it, or change command in the file"
@@ -66,9 +68,11 @@ def start(
     oom = OOM.read_text().strip()
     with contextlib.ExitStack() as stack:
         if sandbox:
-            keep = _in_sandbox(stack, home, sandbox)
+            keep = _in_sandbox(stack, home, sandbox, port)
         else:
-            keep = _Keep((), (), None, lambda: _at_host(home), _file(stack, b""))
+            keep = _Keep((), (), None, lambda: _at_host(home, port), _file(stack, b""))
+        if port:
+            keep = keep.with_port(port)
         exit_file.unlink(missing_ok=True)  # a keeper of before, if it still lives, has that one
         for path in (exit_file, *logs):
             private.file(path)
@@ -120,9 +124,16 @@ class _Keep(NamedTuple):
     begin: Callable[[], None]
     trouble: int
 
+    def with_port(self, port: xsk.Handed) -> "_Keep":
+        """The same, for a command that is handed a port."""
+        env = dict(os.environ if self.env is None else self.env) | port.env
+        return self._replace(descriptors=(*self.descriptors, *port.descriptors), env=env)
 
-def _at_host(home: Home) -> None:
+
+def _at_host(home: Home, port: xsk.Handed | None) -> None:
     home.enter()
+    if port:
+        port.bind()
     _defaults()
     confine()
 
@@ -136,7 +147,9 @@ def _defaults() -> None:
         signal.signal(number, signal.SIG_DFL)
 
 
-def _in_sandbox(stack: contextlib.ExitStack, home: Home, sandbox: Sandbox) -> _Keep:
+def _in_sandbox(
+    stack: contextlib.ExitStack, home: Home, sandbox: Sandbox, port: xsk.Handed | None
+) -> _Keep:
     """Who keeps it is root, with two capabilities; what it keeps is the function's user."""
     check_installed()
     root = sandbox.root()
@@ -155,6 +168,8 @@ def _in_sandbox(stack: contextlib.ExitStack, home: Home, sandbox: Sandbox) -> _K
     def begin() -> None:
         try:
             sandbox.stage(home, root)
+            if port:
+                port.bind()
         except (MeshError, OSError) as error:
             os.write(trouble, str(error).encode())
             raise

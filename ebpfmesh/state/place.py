@@ -8,7 +8,7 @@ from typing import Literal
 from pyroute2 import IPRoute
 
 from ebpfmesh.errors import NotFound
-from ebpfmesh.kernel import interface, links, netns
+from ebpfmesh.kernel import interface, links, netns, xsk
 from ebpfmesh.kernel.cgroup import Cgroup, Stop
 from ebpfmesh.kernel.pins import Pins
 from ebpfmesh.kernel.programs import HOOKS
@@ -44,7 +44,14 @@ def problem(ip: IPRoute, row: FunctionRow) -> Problem:
         pin = Pins(row.mesh).links / f"{row.function.name}-{direction}"
         if not links.holds(ip, row.attachment.ifindex, direction, pin):
             return "programs missing"
+    if row.function.datapath == "af_xdp" and not xsk.interface(port_pins(row)):
+        return "programs missing"
     return ""
+
+
+def port_pins(row: FunctionRow) -> Path:
+    """Where what of a function with AF_XDP is pinned."""
+    return Pins(row.mesh).ports / row.function.name
 
 
 def _moved(attachment: Attachment) -> bool:

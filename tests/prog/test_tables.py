@@ -33,6 +33,7 @@ ELSEWHERE = {
     Reason.INJECTED: "test_chain.py: something injected drops it",
     Reason.RATE: "test_rate.py: more than a token bucket holds",
     Reason.TENANT_RATE: "test_rate.py: more than a tenant's holds",
+    Reason.RING_FULL: "tests/netns/test_port.py: the kernel counts it at the function's interface",
     Reason.FLOW_FULL: "test_full.py: its tenant's slots are in use on other cores",
 }
 

@@ -11,6 +11,9 @@ def function(*lines: str) -> str:
     return "\n".join([HEAD + "[[function]]", 'name = "a"', *lines])
 
 
+ON_XDP = function('datapath = "af_xdp"', 'command = ["app"]\n')
+
+
 def service(*lines: str) -> str:
     return "\n".join([TWO + "[[service]]", 'name = "s"', *lines])
 
@@ -122,7 +125,16 @@ MALFORMED: list[tuple[str, str, str, str]] = [
     ("little memory", function("memory = 1 # here"), "cannot be 1", "64M"),
     ("much memory", function('memory = "9999T" # here'), '"memory" cannot be "9999T"', "64M"),
     ("memory float", function("memory = 1e9 # here"), "an integer, not a float", "64M"),
-    ("datapath", function('datapath = "xdp" # here'), 'cannot be "xdp"', '"tc"'),
+    ("datapath", function('datapath = "xdp" # here'), 'cannot be "xdp"', '"tc" or "af_xdp"'),
+    (
+        "AF_XDP alone", function('datapath = "af_xdp" # here'),
+        "hands packets to a command, and there is none", "command",
+    ),
+    ("frames", ON_XDP + "frames = 100 # here", "100 is no power of two", "64 or 128"),
+    ("few frames", ON_XDP + "frames = 32 # here", "cannot be 32", "64 to 65536"),
+    ("frames of none", function("frames = 64 # here"), "is about datapath", "af_xdp"),
+    ("no room", ON_XDP + 'memory = "8M" # here', "4096 frames take 8M", "lower frames"),
+    ("a port", ON_XDP + "ready = {port = 80} # here", '"ready" looks for a socket', "a file"),
     ("audit", function('audit = "no" # here'), "true or false, not a string", ""),
     ("netns", function('netns = "../x" # here'), 'cannot be "../x"', "/run/netns"),
     ("same netns", TWO + 'netns="n"\n[[function]]\nname="c"\nnetns="n" # here', "netns n", "one"),

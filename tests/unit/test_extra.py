@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""Without the packages of the extra "bench": all works but what needs them, which says so."""
+"""Without the packages of the extra "bench": all works but what needs them, which says so.
+
+The library of functions needs numpy too, and is for their commands alone.
+"""
 
 import subprocess
 import sys
@@ -16,7 +19,7 @@ ALL = (
     + """
 import importlib, pkgutil, ebpfmesh
 ALONE = ("__main__", "abi", "kernel.loader")  # scripts: they are run, not imported
-WITH = ("bench.lab", "bench.run", "bench.measure", "bench.report", "bench.stats")
+WITH = ("bench.lab", "bench.run", "bench.measure", "bench.report", "bench.stats", "port")
 for found in pkgutil.walk_packages(ebpfmesh.__path__, "ebpfmesh."):
     name = found.name.removeprefix("ebpfmesh.")
     if name not in ALONE and not name.startswith(WITH):

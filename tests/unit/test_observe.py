@@ -46,6 +46,7 @@ def view(**maps: list[tuple[Any, Any]]) -> View:
     shown.record = cast(Any, SimpleNamespace(names=lambda kind: NAMES[kind]))
     shown.maps = cast(Any, tables)
     shown.__dict__["config"] = _abi.Config(judged=5, tenants=3, timeouts=TIMEOUTS)
+    shown.__dict__["functions"] = ()
     return shown
 
 
@@ -267,7 +268,7 @@ def test_the_table_of_reasons_in_the_readme_is_that_of_the_programs() -> None:
         (reason.value, reason.name, why) for reason, why in _abi.REASON_TEXT.items()
     ]
     for _, name, _, files in rows:
-        for file in files.split(", "):
+        for file in files.split(", ") if files != "the kernel" else ():
             code = (ROOT / "bpf" / "lib" / file).read_text()
             assert f"MESH_{name}" in code, f"{file} does not decide {name}"
 

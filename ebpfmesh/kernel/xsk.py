@@ -1,0 +1,225 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""AF_XDP: a function's packets in memory that it shares with the kernel.
+
+``attach`` has every frame that comes to the function's own interface, where XDP runs native, go to
+the socket in an XSKMAP, or past it to the function's stack while there is none. ``Handed`` makes
+such a socket and its memory for a command, which inherits both: neither needs a privilege to be
+used. The kernel copies (veth has no zero-copy), and XDP sees whole frames only: the host side of
+the pair is told to offer neither checksums nor segmentation, so that the kernel does both before.
+libxdp is not used: its dispatcher needs programs of type EXT, which not every kernel has.
+
+Layouts: linux/if_xdp.h; the rules are in linux/Documentation/networking/af_xdp.rst.
+"""
+
+import array
+import contextlib
+import ctypes
+import errno
+import fcntl
+import mmap
+import os
+import shutil
+import socket
+import struct
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from ebpfmesh.errors import MeshError, NotFound, Unsupported
+from ebpfmesh.kernel import bpf, libc, netns, private
+from ebpfmesh.model import FRAME
+
+AF_XDP, SOL_XDP = 44, 283
+MMAP_OFFSETS, UMEM_REG, MAX_TX_BUDGET = 1, 4, 9
+RX_RING, TX_RING, FILL_RING, COMPLETION_RING = 2, 3, 5, 6
+AT_FILL = 0x100000000  # XDP_UMEM_PGOFF_FILL_RING
+COPY, NEED_WAKEUP = 1 << 1, 1 << 3
+NATIVE = 1 << 2  # XDP_FLAGS_DRV_MODE
+BUDGET = 256  # packets that one system call sends, of 32 before Linux 6.18
+VARIABLE = "EBPFMESH_PORT"
+"""What a command knows them by: descriptor of the memory, that of the socket, bytes of a frame."""
+SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
+SIOCETHTOOL, SET_CHECKSUMS = 0x8946, 0x17  # linux/sockios.h; ETHTOOL_STXCSUM of linux/ethtool.h
+RELEASE_SECONDS = 20.0
+NEEDED = 'which datapath = "af_xdp" needs'
+
+
+def _program(xskmap: bpf.Fd) -> bytes:
+    """A redirect to what the map has for the packet's queue, or XDP_PASS if that is nothing.
+
+    With a map of its own for each function it is made here, and nothing is compiled.
+    """
+    instructions = (
+        (0x61, 2, 1, 16, 0),  # r2 = ctx->rx_queue_index
+        (0x18, 1, 1, 0, xskmap.fileno()),  # r1 = the map
+        (0x00, 0, 0, 0, 0),
+        (0xB7, 3, 0, 0, 2),  # r3 = XDP_PASS, where the slot is empty
+        (0x85, 0, 0, 0, 51),  # BPF_FUNC_redirect_map
+        (0x95, 0, 0, 0, 0),
+    )
+    return b"".join(
+        struct.pack("=BBhi", code, to | source << 4, offset, value)
+        for code, to, source, offset, value in instructions
+    )
+
+
+def check_supported() -> None:
+    """Raise Unsupported if the kernel has no sockets of this kind."""
+    try:
+        _socket().close()
+    except OSError as error:
+        if error.errno not in (errno.EAFNOSUPPORT, errno.EPROTONOSUPPORT):
+            raise
+        what = f"the kernel has no AF_XDP sockets (CONFIG_XDP_SOCKETS), {NEEDED}"
+        raise Unsupported(what, hint='another kernel, or datapath = "tc"') from error
+
+
+def _socket() -> socket.socket:
+    return socket.socket(AF_XDP, socket.SOCK_RAW | socket.SOCK_CLOEXEC, 0)
+
+
+def attach(host: int, namespace: Path, inner: str, place: Path) -> None:
+    """Have frames that come to ``inner`` in a namespace go to a socket; ``host`` is its other end.
+
+    ``place`` is a new directory of a BPF file system, for the pins of map and link. Raises
+    Unsupported.
+    """
+    private.directory(place)
+    _complete(host)
+    with bpf.map_create(bpf.MAP_TYPE["xskmap"], "mesh_xsk", 4, 4, 1) as xskmap:
+        bpf.obj_pin(xskmap, place / "map")
+        program = bpf.prog_load(bpf.PROG_TYPE_XDP, "mesh_to_port", _program(xskmap))
+        with program, netns.entered(namespace):
+            index = socket.if_nametoindex(inner)
+            try:
+                link = bpf.link_create(program, index, bpf.XDP, NATIVE)
+            except OSError as error:
+                if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):
+                    raise
+                what = f"the kernel has no native XDP for veth, {NEEDED}"
+                raise Unsupported(what, hint='another kernel, or datapath = "tc"') from error
+        with link:
+            bpf.obj_pin(link, place / "link")
+
+
+def _complete(host: int) -> None:
+    """Have the kernel complete checksums and cut what is GSO before an interface sends it."""
+    name = socket.if_indextoname(host).encode()
+    value = ctypes.create_string_buffer(struct.pack("=II", SET_CHECKSUMS, 0))
+    request = struct.pack("16sP16x", name, ctypes.addressof(value))
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
+        fcntl.ioctl(any_socket, SIOCETHTOOL, request)
+
+
+def detach(place: Path) -> None:
+    """Forget map and link of ``attach``. Twice is fine."""
+    shutil.rmtree(place, ignore_errors=True)
+
+
+def interface(place: Path) -> int:
+    """Index, in its namespace, of the interface of ``attach``; 0 if nothing is attached."""
+    with contextlib.suppress(FileNotFoundError), bpf.obj_get(place / "link") as link:
+        return bpf.link_interface(link)
+    return 0
+
+
+def lost(host: str, namespace: Path, place: Path) -> int:
+    """Frames that could not be given to a function's socket since its interface was made.
+
+    The kernel counts them, at the one end what the other took too slowly, at the other what found
+    no free place in the function's memory, or was longer than one (veth_get_stats64() in
+    linux/drivers/net/veth.c).
+    """
+    outside = _counted(host)[SENT_DROPPED]
+    with contextlib.suppress(NotFound, OSError), netns.entered(namespace):
+        return outside + _counted(socket.if_indextoname(interface(place)))[CAME_DROPPED]
+    return outside
+
+
+CAME_DROPPED, SENT_DROPPED = 3, 11
+
+
+def _counted(name: str) -> list[int]:
+    """The counters of an interface of this thread's namespace, in the order of proc(5)."""
+    lines = Path("/proc/thread-self/net/dev").read_text().splitlines()
+    found = (line.partition(":") for line in lines)
+    rows = (numbers.split() for one, _, numbers in found if one.strip() == name)
+    return [int(number) for number in next(rows, ["0"] * 16)]
+
+
+class Handed:
+    """A socket and the memory of its packets, on their way to a command; use ``handed``."""
+
+    def __init__(self, sock: socket.socket, memory: int, xskmap: bpf.Fd, index: int) -> None:
+        self._socket, self._memory, self._map, self._index = sock, memory, xskmap, index
+
+    @property
+    def descriptors(self) -> tuple[int, int]:
+        """What the command inherits."""
+        return self._memory, self._socket.fileno()
+
+    @property
+    def env(self) -> dict[str, str]:
+        """And the variable that says so."""
+        return {VARIABLE: " ".join(map(str, (*self.descriptors, FRAME)))}
+
+    def bind(self) -> None:
+        """Have packets come. In a process of the function's cgroup, to which the memory is charged.
+
+        OSError or MeshError if that is not possible.
+        """
+        size = os.fstat(self._memory).st_size
+        with mmap.mmap(self._memory, size) as shared:
+            start = ctypes.addressof(keep := ctypes.c_char.from_buffer(shared))
+            about = struct.pack("=QQIIII", start, size, FRAME, 0, 0, 0)
+            try:
+                self._socket.setsockopt(SOL_XDP, UMEM_REG, about)
+            finally:
+                del keep
+        self._fill(size // FRAME // 2)
+        self._bind()
+        bpf.map_update(self._map, bytes(4), struct.pack("=I", self._socket.fileno()))
+
+    def _fill(self, frames: int) -> None:
+        """Have so many packets wait for the command, from now on; the first half of its memory."""
+        raw = self._socket.getsockopt(SOL_XDP, MMAP_OFFSETS, 128)
+        producer, _, start, _ = struct.unpack_from("=4Q", raw, 64)  # of xdp_mmap_offsets.fr
+        addresses = array.array("Q", range(0, frames * FRAME, FRAME)).tobytes()
+        with mmap.mmap(self._socket.fileno(), start + 2 * len(addresses), offset=AT_FILL) as ring:
+            ring[start : start + len(addresses)] = addresses
+            struct.pack_into("=I", ring, producer, frames)
+
+    def _bind(self) -> None:
+        """A socket of before may hold the queue for a moment after it was closed."""
+        address = struct.pack("=HHIII", AF_XDP, COPY | NEED_WAKEUP, self._index, 0, 0)
+        deadline = time.monotonic() + RELEASE_SECONDS
+        while True:
+            try:
+                libc.bind(self._socket.fileno(), address)
+                return
+            except OSError as error:
+                if error.errno != errno.EBUSY or time.monotonic() > deadline:
+                    what = f"its AF_XDP socket cannot be bound: {os.strerror(error.errno or 0)}"
+                    raise MeshError(what) from error
+            time.sleep(0.001)
+
+
+@contextlib.contextmanager
+def handed(namespace: Path, place: Path, frames: int) -> Iterator[Handed]:
+    """A socket for the queue of a function's interface, with room for so many packets.
+
+    Each of its rings has room for them all, so that only memory can be short.
+    """
+    with contextlib.ExitStack() as stack:
+        xskmap = stack.enter_context(bpf.obj_get(place / "map"))
+        with netns.entered(namespace):
+            made = stack.enter_context(_socket())
+        for ring in (RX_RING, TX_RING, FILL_RING, COMPLETION_RING):
+            made.setsockopt(SOL_XDP, ring, frames)
+        with contextlib.suppress(OSError):  # before Linux 6.18
+            made.setsockopt(SOL_XDP, MAX_TX_BUDGET, BUDGET)
+        memory = os.memfd_create("ebpfmesh-port", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        stack.callback(os.close, memory)
+        os.truncate(memory, frames * FRAME)
+        fcntl.fcntl(memory, fcntl.F_ADD_SEALS, SEALS)
+        yield Handed(made, memory, xskmap, interface(place))

@@ -1,0 +1,15 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""A function's packets in memory that it shares with the kernel (AF_XDP), as numpy arrays.
+
+For commands of functions with ``datapath = "af_xdp"``; imports nothing of the rest of ebpfmesh, and
+needs numpy alone. docs/port.md tells the rest::
+
+    port = Port()
+    for batch in port.receive():
+        port.send(batch)
+"""
+
+from ebpfmesh.port.batch import Batch
+from ebpfmesh.port.port import HEADROOM, VARIABLE, NoPort, Port, Statistics
+
+__all__ = ["HEADROOM", "VARIABLE", "Batch", "NoPort", "Port", "Statistics"]

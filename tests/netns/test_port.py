@@ -1,0 +1,383 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""Functions with AF_XDP: what their commands get and send, and what is left when they end."""
+
+import json
+import os
+import shutil
+import signal
+import socket
+import struct
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ebpfmesh import apply
+from ebpfmesh._abi import Direction, Reason
+from ebpfmesh.kernel import netns
+from ebpfmesh.kernel.pins import Pins
+from ebpfmesh.model import Mesh
+from ebpfmesh.observe import counters, functions, logs
+from ebpfmesh.observe.view import opened
+from ebpfmesh.runtime.logs import read
+from ebpfmesh.runtime.process import keepers
+from ebpfmesh.state.place import cgroup_of
+from ebpfmesh.state.record import Record
+from support.command import COMMAND
+from support.sockets import BLOCKED_SECONDS, SECONDS, made, ready
+from support.topology import drops, mesh_of, meters, running, wait_until
+
+ROOT = Path(__file__).parents[2]
+TOOL, EXAMPLES = ROOT / "tests/support/port_tool.py", ROOT / "examples/port"
+HEADER = ROOT / "ebpfmesh/port/include"
+Up = Callable[..., Mesh]
+UDP_SEGMENT, SOL_PACKET, PACKET_VNET_HDR = 103, 263, 15  # linux/udp.h, linux/if_packet.h
+PORT = 7
+MESH = """
+[mesh]
+name = "port"
+[[function]]
+name = "client"
+tenant = "one"
+[[function]]
+name = "stranger"
+tenant = "three"
+[[function]]
+name = "far"
+tenant = "two"
+datapath = "af_xdp"
+command = {command}
+volumes = {volumes}
+frames = {frames}
+memory = "256M"
+[[service]]
+name = "echo"
+address = ["198.19.0.7", "2001:db8:1::7"]
+port = 7
+target_port = 7
+protocol = "udp"
+functions = ["far"]
+[[policy]]
+from = "function:client"
+to = "service:echo"
+[[policy]]
+from = "function:client"
+to = "function:far"
+[[policy]]
+from = "outside"
+to = "function:far"
+"""
+
+NEAR = """
+[[function]]
+name = "near"
+tenant = "one"
+address = "198.18.7.7"
+datapath = "af_xdp"
+command = {command}
+volumes = {volumes}
+[[policy]]
+from = "function:near"
+to = "service:echo"
+[[policy]]
+from = "function:near"
+to = "outside:198.51.100.0/24"
+action = "reject"
+"""
+
+
+@pytest.fixture(scope="module")
+def empty() -> Iterator[Mesh]:
+    """A mesh whose programs are there, so that a test need not compile them."""
+    with running('[mesh]\nname = "port"\n') as mesh:
+        yield mesh
+
+
+@pytest.fixture
+def mesh_up(empty: Mesh) -> Iterator[Up]:
+    def up(*command: object, frames: int = 4096, more: str = "") -> Mesh:
+        words, volumes = [str(word) for word in command], [str(ROOT)]
+        wanted = mesh_of(MESH.format(command=words, volumes=volumes, frames=frames) + more)
+        apply.up(wanted)
+        return wanted
+
+    yield up
+    apply.up(empty)
+
+
+def tool(what: str) -> tuple[str, ...]:
+    return sys.executable, str(TOOL), what
+
+
+@pytest.fixture(scope="module")
+def echo_in_c() -> Iterator[str]:
+    """The example, compiled; in /opt, which commands see."""
+    compiler = shutil.which("cc") or shutil.which("clang")
+    if compiler is None:
+        pytest.skip("there is no C compiler")
+    target = ROOT / ".cache/port-echo"
+    target.parent.mkdir(exist_ok=True)
+    flags = ["-std=gnu11", "-O2", "-Wall", "-Wextra", "-Werror", f"-I{HEADER}"]
+    subprocess.run([compiler, *flags, EXAMPLES / "echo.c", "-o", target], check=True)
+    yield str(target)
+    target.unlink()
+
+
+def said(function: str = "far") -> list[dict[str, Any]]:
+    """What the tool said, a dict a line."""
+    with opened("port") as view:
+        lines = [line.text for line in read([logs.log(view, function)])]
+    assert not any("Traceback" in line for line in lines), lines
+    return [json.loads(line) for line in lines]
+
+
+def workers() -> set[int]:
+    with closing(Record("port")) as record:
+        processes = cgroup_of(record, "far").processes()
+    return processes - keepers(processes)
+
+
+def worker() -> int:
+    wait_until(lambda: len(workers()) == 1, what="the command runs")
+    (pid,) = workers()
+    return pid
+
+
+def client(
+    mesh: Mesh, address: str = "198.19.0.7", function: str | None = "client"
+) -> socket.socket:
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    one = made(mesh, function, family, socket.SOCK_DGRAM)
+    one.connect((address, PORT))
+    return one
+
+
+def address(mesh: Mesh, name: str) -> str:
+    (found,) = (str(one.address4) for one in mesh.functions if one.name == name)
+    return found
+
+
+def ring_full() -> int:
+    with opened("port") as view:
+        rows = [row for row in counters.read_drops(view) if row.reason == "RING_FULL"]
+    assert all((row.function, row.direction) == ("far", "to function") for row in rows)
+    return sum(row.packets for row in rows)
+
+
+def echoed(one: socket.socket, numbers: range, window: int = 64) -> list[int]:
+    """What came back of numbered datagrams, of which so many are on their way at a time."""
+    back: list[int] = []
+    for number in numbers:
+        one.send(struct.pack(">I", number))
+        if number % window == window - 1:
+            back += [struct.unpack(">I", one.recv(100))[0] for _ in range(window)]
+    return back
+
+
+@pytest.mark.parametrize("language", ["Python", "C"])
+def test_no_packet_through_a_service_is_lost_or_doubled(
+    mesh_up: Up, language: str, request: pytest.FixtureRequest
+) -> None:
+    example = (sys.executable, EXAMPLES / "echo.py")
+    if language == "C":
+        example = (request.getfixturevalue("echo_in_c"),)
+    mesh = mesh_up(*example, frames=512)
+    count = 20 * 1024  # forty times as many as there are frames
+    for service in ("198.19.0.7", "2001:db8:1::7"):
+        with client(mesh, service) as one:
+            assert sorted(echoed(one, range(count))) == list(range(count))
+            assert not ready([one], 0)
+    sent = meters(mesh)["client", "two"]
+    assert sent.tx_packets == sent.rx_packets == 2 * count
+    assert ring_full() == 0
+
+
+@pytest.fixture
+def of_host() -> Iterator[None]:
+    """Addresses of the host's own, which it sends from."""
+    own = ("198.19.0.9/32", "2001:db8:9::9/128")
+    for one in own:
+        subprocess.run(["ip", "addr", "add", one, "dev", "lo"], check=True)
+    yield
+    for one in own:
+        subprocess.run(["ip", "addr", "del", one, "dev", "lo"], check=True)
+
+
+@pytest.mark.usefixtures("of_host")
+@pytest.mark.parametrize("place", ["client", None], ids=["a function", "the host"])
+@pytest.mark.parametrize("size", [1000, 1400])
+def test_segments_of_udp_arrive_whole_and_right(mesh_up: Up, place: str | None, size: int) -> None:
+    """What is GSO and has no checksum yet is cut and completed, or the echo would not be taken."""
+    mesh = mesh_up(sys.executable, EXAMPLES / "echo.py")
+    far = next(one for one in mesh.functions if one.name == "far")
+    for target in far.addresses:
+        with client(mesh, str(target), place) as one:
+            one.setsockopt(socket.IPPROTO_UDP, UDP_SEGMENT, size)
+            text = os.urandom(20 * size)
+            one.send(text)
+            assert b"".join(one.recv(2000) for _ in range(20)) == text
+
+
+def test_each_kind_of_checksum_and_segment_is_right_when_it_arrives(mesh_up: Up) -> None:
+    """TCP too, whose segments are as long as its GSO packet says."""
+    mesh = mesh_up(*tool("record"))
+    with client(mesh) as one:
+        one.send(b"whole")
+    with made(mesh, "client", socket.AF_PACKET, socket.SOCK_RAW) as raw:
+        raw.setsockopt(SOL_PACKET, PACKET_VNET_HDR, 1)
+        raw.bind(("eth0", 0x0800))
+        raw.send(segments_of_tcp(mesh, 1000, 10))
+    wait_until(lambda: len(said()) == 11, what="all have arrived", seconds=20)
+    assert {one["rest"] for one in said()} == {0}
+    assert sorted(one["length"] for one in said()) == [47] + 10 * [14 + 20 + 20 + 1000]
+
+
+def segments_of_tcp(mesh: Mesh, size: int, count: int) -> bytes:
+    """A GSO packet without a checksum, as a sender's stack gives it to its interface."""
+    from scapy.layers.inet import IP, TCP  # noqa: PLC0415  (takes a second)
+    from scapy.layers.l2 import Ether  # noqa: PLC0415
+
+    ip = IP(src=address(mesh, "client"), dst=address(mesh, "far"))
+    with netns.entered(netns.RUN / "ebpfmesh.port.client"):
+        mac = Path("/proc/self/net/dev") and mac_of("eth0")
+    packet = Ether(src=mac, dst="02:eb:9f:00:00:01") / ip / TCP(dport=80, flags="A")
+    raw = bytearray(bytes(packet / (b"x" * size * count)))
+    length = len(raw) - 34
+    pseudo = sum(struct.unpack(">4H", raw[26:34])) + 6 + length
+    while pseudo >> 16:
+        pseudo = (pseudo & 0xFFFF) + (pseudo >> 16)
+    raw[50:52] = struct.pack(">H", pseudo)
+    # struct virtio_net_hdr: NEEDS_CSUM, GSO_TCPV4, headers, segment, where the checksum is
+    return struct.pack("=BBHHHH", 1, 1, 54, size, 34, 16) + bytes(raw)
+
+
+def mac_of(name: str) -> str:
+    from pyroute2 import IPRoute  # noqa: PLC0415
+
+    with IPRoute() as ip:
+        return str(ip.link("get", ifname=name)[0].get_attr("IFLA_ADDRESS"))
+
+
+def test_what_it_sends_is_judged_as_what_others_send(mesh_up: Up) -> None:
+    mesh = mesh_up(*tool("spoof"))
+    with client(mesh) as one:
+        one.send(b"hello")
+        assert one.recv(100) == b"hello"
+        assert not ready([one], BLOCKED_SECONDS)
+    found = {reason: n for (who, way, reason), n in drops(mesh).items() if who == "far"}
+    found.pop(Reason.MULTICAST, None)  # the stack's own
+    assert found == {Reason.SPOOF_MAC: 1, Reason.SPOOF_IP: 1, Reason.PROTOCOL: 1}
+
+
+def test_what_is_denied_does_not_come(mesh_up: Up) -> None:
+    mesh = mesh_up(*tool("record"))
+    with client(mesh, address(mesh, "far"), "stranger") as one:
+        one.send(b"hello")
+    with client(mesh) as one:
+        one.send(b"hello")
+    wait_until(said, what="what is allowed comes", seconds=20)
+    assert len(said()) == 1
+    assert drops(mesh)["stranger", Direction.FROM_FN, Reason.POLICY] == 1
+
+
+def test_a_function_that_stops_reading_is_told_of(mesh_up: Up) -> None:
+    """Every packet is either echoed or counted; what waits is echoed when it goes on."""
+    mesh = mesh_up(sys.executable, EXAMPLES / "echo.py", frames=128)
+    with client(mesh) as one:
+        assert echoed(one, range(64)) != []
+        os.kill(pid := worker(), signal.SIGSTOP)
+        for number in range(1000):
+            one.send(struct.pack(">I", number))
+        wait_until(lambda: ring_full() == 1000 - 64, what="the rest is counted")
+        os.kill(pid, signal.SIGCONT)
+        assert [struct.unpack(">I", one.recv(100))[0] for _ in range(64)] == list(range(64))
+        assert sorted(echoed(one, range(64))) == list(range(64))
+    assert ring_full() == 1000 - 64
+    with opened("port") as view:
+        (far,) = (row for row in functions.read(view) if row.name == "far")
+    assert far.drops["RING_FULL"] == 1000 - 64
+
+
+def test_a_command_that_is_killed_leaves_nothing_to_the_next(mesh_up: Up) -> None:
+    """Its memory goes with it, packets in it too; meanwhile the function's own stack answers."""
+    mesh = mesh_up(*tool("idle"), frames=8192)
+    wait_until(said, what="it has a port", seconds=20)
+    with client(mesh) as one:
+        for _ in range(100):
+            one.send(b"secret" * 100)
+        assert memory() > 16 << 20
+        os.kill(worker(), signal.SIGKILL)
+        wait_until(lambda: memory() < 8 << 20, what="its memory is free")
+        with pytest.raises(ConnectionRefusedError):
+            refused(one)
+    apply.restart("port", "far")
+    wait_until(said, what="it runs again", seconds=20)
+    assert said() == [{"clean": True, "frames": 8192, "addresses": [0]}]
+
+
+def refused(one: socket.socket) -> None:
+    for _ in range(2):
+        one.send(b"anybody?")
+        ready([one], SECONDS)
+
+
+def memory() -> int:
+    with opened("port") as view:
+        return next(row.memory or 0 for row in functions.read(view) if row.name == "far")
+
+
+def test_packets_wait_for_a_command_that_is_slow_to_begin(mesh_up: Up) -> None:
+    script = f"until [ -e /tmp/go ]; do sleep 0.01; done; exec {sys.executable} {EXAMPLES}/echo.py"
+    mesh = mesh_up("sh", "-c", script)
+    with client(mesh) as one:
+        one.send(b"early")
+        assert not ready([one], BLOCKED_SECONDS)
+        in_sandbox = [*COMMAND, "exec", "far", "--", "touch", "/tmp/go"]
+        subprocess.run(in_sandbox, check=True)
+        assert one.recv(100) == b"early"
+
+
+def test_wrong_use_is_told_and_harms_nothing(mesh_up: Up) -> None:
+    mesh_up(*tool("misuse"), frames=64)
+    wait_until(said, what="it has tried", seconds=20)
+    assert said() == [{"faults": ["ValueError"] * 3 + ["IndexError"], "taken": 32, "more": 0}]
+
+
+def test_two_of_them_and_what_is_rejected(mesh_up: Up) -> None:
+    """From one to another; and an answer of the mesh comes by the port as well."""
+    more = NEAR.format(command=list(tool("ask")), volumes=[str(ROOT)])
+    mesh_up(sys.executable, EXAMPLES / "echo.py", more=more)
+    wait_until(lambda: len(said("near")) == 2, what="both were answered", seconds=20)
+    assert said("near") == [{"protocol": 17, "port": PORT}, {"protocol": 1, "port": 0}]
+
+
+def test_what_was_detached_by_others_is_made_anew(mesh_up: Up) -> None:
+    mesh = mesh_up(sys.executable, EXAMPLES / "echo.py")
+    (Pins("port").ports / "far/link").unlink()
+    with opened("port") as view:
+        (far,) = (row for row in functions.read(view) if row.name == "far")
+    assert far.state == "programs missing"
+    apply.up(mesh)
+    with client(mesh) as one:
+        one.send(b"hello")
+        assert one.recv(100) == b"hello"
+
+
+def test_its_place_is_bounded(mesh_up: Up) -> None:
+    """The memory it is handed can neither grow nor shrink."""
+    mesh_up(*tool("idle"), frames=64)
+    wait_until(said, what="it has a port", seconds=20)
+    for name in Path(f"/proc/{worker()}/fd").iterdir():
+        if "ebpfmesh-port" in str(name.readlink()):
+            memory = os.open(name, os.O_RDWR)
+            assert os.fstat(memory).st_size == 64 * 2048
+            for size in (0, 1 << 30):
+                with pytest.raises(PermissionError):
+                    os.truncate(memory, size)
+            os.close(memory)
+            return
+    pytest.fail("it has no memory")
