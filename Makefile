@@ -32,7 +32,7 @@ bench: setup-test ## measure everything there is a scenario for; takes long (roo
 
 ##@ Test
 .PHONY: test lint types unit prog netns e2e equivalence kernels test-equivalence test-kernels
-.PHONY: verifier-stats soak oracle floods test-wheel test-vm setup-test setup-lint
+.PHONY: verifier-stats soak oracle chaos floods test-wheel test-vm setup-test setup-lint
 test: lint types unit prog netns e2e equivalence ## lint, types, unit, prog, netns, e2e, equivalence (root)
 
 lint: setup-lint ## style, import layers, licence lines, names in comments, drift of the ABI, Vagrantfile
@@ -86,6 +86,10 @@ soak: setup-test ## a mesh lives through any changes, some killed, over and over
 oracle: setup-test ## no packet and no connection is lost while all is changed: CHANGES=N CONNECTIONS=N (root)
 	EBPFMESH_ORACLE="$(or $(CHANGES),100) $(or $(CONNECTIONS),1000)" \
 		$(PYTEST) -s --log-cli-level=INFO tests/netns/test_oracle.py
+
+chaos: setup-test ## kill -9 at random of commands, keepers and the daemon under load: KILLS=N of each (root)
+	EBPFMESH_CHAOS=$(or $(KILLS),100) $(PYTEST) -s --log-cli-level=INFO \
+		--timeout 0 tests/e2e/test_chaos.py
 
 floods: setup-test ## one tenant floods what all share beside connections of another: CONNECTIONS=N (root)
 	EBPFMESH_FLOODS="$(or $(CONNECTIONS),1000) 20 2000" $(PYTEST) -s tests/netns/test_share_floods.py

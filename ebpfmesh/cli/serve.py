@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 UNIT = """\
 [Unit]
-Description=Commands of ebpfmesh functions are started again when they end
+Description=Functions of ebpfmesh are looked after
 Documentation=https://www.freedesktop.org/software/systemd/man/systemd.service.html
 
 [Service]

@@ -3,7 +3,7 @@
 
 import ctypes
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from ebpfmesh import _abi
 from ebpfmesh.compile import compiled
@@ -158,12 +158,22 @@ def _privileged(view: View, topic: str) -> Iterator[Check]:
 
 
 def _unserved(view: View, topic: str) -> Iterator[Check]:
-    """Commands that are to be started again when they end, by nobody."""
-    names = [row.function.name for row in view.functions if row.function.restart != "no"]
-    if names and not serving.is_served(view.record):
-        shown = ", ".join(names[:4]) + (" …" if len(names) > 4 else "")
-        what = f"nobody starts the commands of {shown} again when they end"
-        yield Check(topic, "note", what, "run ebpfmesh serve; serve --unit has systemd do it")
+    """Functions that are to be looked after, by nobody."""
+    functions = [row.function for row in view.functions]
+    ending = [one.name for one in functions if one.restart != "no"]
+    asked = [one.name for one in functions if one.health]
+    if not (ending or asked) or serving.is_served(view.record):
+        return
+    hint = "run ebpfmesh serve; serve --unit has systemd do it"
+    if ending:
+        what = f"nobody starts the commands of {_shown(ending)} again when they end"
+        yield Check(topic, "note", what, hint)
+    if asked:
+        yield Check(topic, "note", f"nobody looks at the health of {_shown(asked)}", hint)
+
+
+def _shown(names: Sequence[str]) -> str:
+    return ", ".join(names[:4]) + (" …" if len(names) > 4 else "")
 
 
 def _nameless(view: View, topic: str) -> Iterator[Check]:

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""The daemon, the only one, and nothing needs it: it starts commands again that ended.
+"""The daemon, the only one, and nothing needs it: it looks after functions.
+
+Commands that ended start again, and services send nothing new to who is not well.
 
 What it knows is in the record and the kernel. A kill loses nothing, and the next one starts nothing
 that runs.

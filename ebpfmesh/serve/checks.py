@@ -88,7 +88,7 @@ class Checks:
         """Look at nothing any more, and wait until what goes on has ended."""
         self.renew({})
         if self._ending:
-            self._loop.run_until_complete(asyncio.wait(self._ending))
+            self._loop.run_until_complete(asyncio.wait(tuple(self._ending)))
 
     @property
     def due(self) -> Iterator[float]:

@@ -138,7 +138,8 @@ class Supervisor:
         self._woken.clear()
 
     def _status(self) -> str:
-        commands = sum(len(one.functions) for one in self._meshes.values())
+        functions = (one for mesh in self._meshes.values() for one in mesh.functions.values())
+        commands = sum(bool(one.command) for one in functions)
         return f"{len(self._meshes)} meshes, {commands} commands"
 
     def _look(self) -> None:

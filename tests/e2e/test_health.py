@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from ebpfmesh import apply
-from ebpfmesh.observe import functions
+from ebpfmesh.observe import functions, health
 from ebpfmesh.observe.functions import Function
 from ebpfmesh.observe.mesh import read_services
 from ebpfmesh.observe.view import opened
@@ -222,6 +222,8 @@ def test_kill_9_of_the_daemon_while_one_is_ill() -> None:
             daemon.wait()
         inside("web-0", "touch", "/tmp/well")
         assert row("web-0").unready == ILL
+        told = [one.text for one in health.check("well")]
+        assert "nobody looks at the health of web-0, web-1" in told
         with served():
             becomes("web-0", "")
             assert (row("web-0").processes, row("web-0").restarts) == (before, 0)

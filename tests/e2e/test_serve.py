@@ -4,7 +4,6 @@
 import itertools
 import json
 import os
-import random
 import signal
 import socket
 from pathlib import Path
@@ -22,7 +21,7 @@ from support.agreeing import is_well
 from support.command import complaint, ebpfmesh
 from support.daemon import SECONDS as SLOW
 from support.daemon import served
-from support.topology import in_fn, mesh_of, needs, poll, running, wait_until
+from support.topology import mesh_of, running, wait_until
 
 MESH = '[mesh]\nname = "served"\n'
 SLEEPER = f"""{MESH}
@@ -191,50 +190,3 @@ def test_what_systemd_is_told(tmp_path: Path) -> None:
         told = b""
         while told != b"STOPPING=1":
             told = heard.recv(4096)
-
-
-SERVICE = f"""{MESH}
-[[function]]
-name = "web"
-replicas = 3
-restart = "always"
-command = ["/usr/bin/python3", "-m", "http.server", "8080", "--bind", "::"]
-[[function]]
-name = "client"
-[[service]]
-name = "site"
-address = "198.19.0.1"
-port = 80
-target_port = 8080
-functions = ["web"]
-[[policy]]
-from = "function:client"
-to = "service:site"
-"""
-
-
-def test_twenty_kills_under_load() -> None:
-    """At random: the others answer, all come back, and nothing is left of what was killed."""
-    needs("curl")
-    names = ["web-0", "web-1", "web-2"]
-    with running(SERVICE) as mesh, served() as daemon:
-        words = ["curl", "-s", "-o", "/dev/null", "-m", "2", "http://site/"]
-        answers = lambda: in_fn(mesh, "client", words, check=False).returncode == 0  # noqa: E731
-        files = lambda: len(os.listdir(f"/proc/{daemon.pid}/fd"))  # noqa: E731, PTH208
-        counted = lambda: sum(row(name).restarts for name in names)  # noqa: E731
-        runs = lambda name: row(name).command_state == "running" and row(name).processes  # noqa: E731
-        wait_until(lambda: all(map(runs, names)), what="all run", seconds=SLOW)
-        wait_until(answers, what="it answers", seconds=SLOW)
-        wait_until(lambda: not unserved(), what="it is served", seconds=SLOW)
-        before, drawn = files(), random.Random(7)
-        for kills in range(1, 21):
-            name = drawn.choice(names)
-            wait_until(lambda name=name: runs(name), what=f"{name} runs", seconds=SLOW)
-            os.kill(row(name).processes[0], signal.SIGKILL)
-            wait_until(answers, what=f"the others answer after {kills}", seconds=SLOW)
-            wait_until(lambda kills=kills: counted() == kills, what="it comes back", seconds=SLOW)
-        wait_until(lambda: all(map(runs, names)), what="all run again", seconds=SLOW)
-        assert poll(lambda: files() == before, seconds=SLOW)
-        for name in names:
-            assert len(Cgroup(f"served.{netns.current()}", name).processes()) == 4
-        assert is_well("served")
