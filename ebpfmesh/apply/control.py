@@ -31,6 +31,7 @@ from ebpfmesh.model import (
     Shares,
     Timeouts,
 )
+from ebpfmesh.state.rates import of_tenants
 from ebpfmesh.state.record import Entry, Kind
 from ebpfmesh.state.shares import by_tenant
 from ebpfmesh.state.writer import Writer
@@ -79,6 +80,7 @@ class Control:
         self.record = record
         self._limits = record.limits()
         self._drawn: Mapping[int, Shares] | None = None  # of tenants that have their room
+        self._rated: dict[str, Rate] | None = None  # by tenant
 
     def commit(self) -> None:
         """Have every flow judged again with its next packet, by what the maps say now.
@@ -143,8 +145,17 @@ class Control:
         self._change_base(on_failure=on_failure)
 
     def set_rights(self, rights: tuple[Rights, ...]) -> None:
-        """Have tenants inject what ``rights`` says, and the room it says from the commit on."""
+        """Have tenants inject what ``rights`` says, and the room it says from the commit on.
+
+        Their rates count from then on, too.
+        """
+        before = of_tenants(self.record)
         self._change_base(rights=rights)
+        self._rated = after = of_tenants(self.record)
+        changed = {name for name in {*before, *after} if before.get(name) != after.get(name)}
+        for row in self.record.functions() if changed else ():
+            if row.function.tenant in changed:
+                self.change_function(row.id, row.function)
 
     def _change_base(self, **settings: object) -> None:
         base = self.record.base().model_copy(update=settings)
@@ -155,11 +166,11 @@ class Control:
         if plugged.ifindex >> _abi.IFINDEX_BITS:
             what = f"interface index {plugged.ifindex} has more than {_abi.IFINDEX_BITS} bits"
             raise MeshError(what, hint="make the mesh in a new network namespace")
-        self._set_rates(number, function.rate)
+        flags = self._set_rates(number, function)
         row = _abi.Function(
             ifindex=plugged.ifindex,
             tenant=self._tenant(function.tenant),
-            flags=rates.flags(function),
+            flags=flags,
             group=self._group(function),
             address4=int(function.address4 or 0),
         )
@@ -201,24 +212,33 @@ class Control:
                 parts.set(key, row)
         self._drawn = shares
 
-    def _set_rates(self, number: int, rate: Rate | None) -> None:
-        """Write the rates of a function, if they are others."""
-        table = self.maps["mesh_rate"]
-        for direction in Direction:
-            key, new = rates.key(number, direction), rates.row(rate, direction)
-            if not rates.alike(table.get(key) or _abi.Rate(), new):
-                table.set(key, new)
+    def _set_rates(self, number: int, function: Function) -> int:
+        """Write the rates of a function and its tenant; the flags of the function's record."""
+        place = rates.tenant_slot(self._limits, self._tenant(function.tenant))
+        if self._rated is None:
+            self._rated = of_tenants(self.record)
+        shared = self._rated.get(function.tenant)
+        self._write_rates(place, {one: rates.row(shared, one) for one in Direction})
+        self._write_rates(rates.slot(number), rates.rows(function, shared, place))
+        return rates.flags(function, shared)
+
+    def _write_rates(self, place: int, rows: Mapping[Direction, _abi.Rate]) -> None:
+        """Write those that are others: a bucket that is written is full again."""
+        for direction, row in rows.items():
+            key = ctypes.c_uint32(place + direction)
+            if not rates.alike(self.maps["mesh_rate"].get(key) or _abi.Rate(), row):
+                self.maps["mesh_rate"].set(key, row)
 
     def _group(self, function: Function) -> int:
         return self.record.id_of("group", function.group) if function.group else 0
 
     def change_function(self, number: int, function: Function) -> None:
         """Give a known function another rate; then tenant, group and audit, in one update."""
-        self._set_rates(number, function.rate)
+        flags = self._set_rates(number, function)
         key = ctypes.c_uint32(number)
         row = self.maps["mesh_function"].get(key) or _abi.Function()
         row.tenant = self._tenant(function.tenant)
-        row.flags = rates.flags(function)
+        row.flags = flags
         row.group = self._group(function)
         self.maps["mesh_function"].set(key, row)
 
@@ -233,7 +253,7 @@ class Control:
             if owner and owner.value == number:
                 self.maps["mesh_address"].delete(packed(address))
         self.maps["mesh_function"].set(key, _abi.Function())
-        self._set_rates(number, None)
+        self._write_rates(rates.slot(number), rates.rows(None))
         self.maps["mesh_chain"].set(key, _abi.Chain())
         stride = tenant_ids(self._limits)
         for slot in range(number * stride, (number + 1) * stride):
@@ -244,6 +264,7 @@ class Control:
 
     def _forget_tenant(self, number: int) -> None:
         """Forget what was counted for a tenant, before its id is given to another."""
+        self._write_rates(rates.tenant_slot(self._limits, number), rates.rows(None))
         for kind in rooms.sizes(self._limits):
             self.maps["mesh_room"].set(rooms.key(kind, number), _abi.Room())
         self.maps["mesh_event_room"].set(ctypes.c_uint32(number), _abi.EventRoom())

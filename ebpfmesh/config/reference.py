@@ -18,7 +18,7 @@ from pydantic.fields import FieldInfo
 
 from ebpfmesh.config.explain import keys_of
 from ebpfmesh.config.file import MeshFile
-from ebpfmesh.model import Parts, Shares
+from ebpfmesh.model import Parts, Rate, Shares
 
 SCHEMA = "https://json-schema.org/draft/2020-12/schema"
 PAGE = Path(__file__).parents[2] / "docs" / "mesh-file.md"
@@ -53,6 +53,10 @@ _TEXTS = {
     "service": "An address and a port, or a range of ports, in front of functions.",
     "policy": "Who may open flows to whom; answers need no rule.",
     "tenant": "What a tenant has of what all share, and may inject; all of it can change in place.",
+    "tenant.rate": (
+        "What all functions of a tenant may send and get together; what goes from one to another "
+        "counts both ways."
+    ),
     "tenant.flows": "Its part of `limits.flows`, for flows that its functions open.",
     "tenant.half_open": "Its part of `limits.half_open`, for connections that they begin.",
     "tenant.events": (
@@ -74,10 +78,9 @@ _WITHOUT = {
     ("function", "cpu"): "no limit",
     ("function", "memory"): "no limit",
     ("function", "rate"): "no limit",
-    ("function.rate", "send"): "no limit",
-    ("function.rate", "receive"): "no limit",
-    ("function.rate", "send_pps"): "no limit",
-    ("function.rate", "receive_pps"): "no limit",
+    **{("function.rate", key): "no limit" for key in Rate.model_fields},
+    **{("tenant.rate", key): "no limit" for key in Rate.model_fields},
+    ("tenant", "rate"): "no limit",
     ("function", "user"): "`nobody`",
     ("function", "workdir"): "`/`, or the image's",
     ("function", "rootfs"): "the host's /usr, /etc and /opt",
@@ -274,6 +277,7 @@ ABOUT: dict[str, dict[str, tuple[str, str]]] = {
     },
     "tenant": {
         "name": ("Which tenant.", '"vendor"'),
+        "rate": ("What its functions may send and get together; more is dropped.", '"1G"'),
         "flows": ("Flows.", "{guarantee = 4096, maximum = 16384}"),
         "half_open": ("TCP flows of which one side was heard.", "{maximum = 1024}"),
         "fragments": ("Datagrams in fragments that are on their way.", "{guarantee = 512}"),
@@ -291,6 +295,12 @@ ABOUT: dict[str, dict[str, tuple[str, str]]] = {
     "tenant.events": {
         key: (about, example)
         for (key, (about, _)), example in zip(_SHARE.items(), ('"128K"', '"256K"'), strict=True)
+    },
+    "tenant.rate": {
+        "send": ("What they send; more is dropped (`TENANT_RATE`).", '"100M"'),
+        "receive": ("What they get; more is dropped (`TENANT_RATE`).", '"1G"'),
+        "send_pps": ("Packets they send.", '"50k"'),
+        "receive_pps": ("Packets they get.", "50000"),
     },
     "inject": {
         "name": ("What it is called, for `swap`, `eject` and `show injected`.", '"bucket"'),

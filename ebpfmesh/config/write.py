@@ -223,6 +223,7 @@ def _rights(one: Rights) -> _Row:
     values = one.model_dump(mode="json", exclude_defaults=True)
     if events := values.get("events"):
         values["events"] = {key: memory_text(size) for key, size in events.items()}
+    values |= {"rate": one.rate.as_given()} if one.rate else {}
     return _Row(values)
 
 

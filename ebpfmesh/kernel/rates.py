@@ -6,8 +6,6 @@ that holds less starves TCP: whoever has lost a whole window waits 200 ms (TCP_R
 linux/include/net/tcp.h), and what the bucket cannot hold of that time is lost to it.
 """
 
-import ctypes
-
 from ebpfmesh import _abi
 from ebpfmesh._abi import Direction
 from ebpfmesh.model import Function, Limits, Rate
@@ -22,14 +20,14 @@ _RATED = {
 }
 
 
-def key(function: int, direction: Direction) -> ctypes.c_uint32:
-    """Where the rate of a function is in mesh_rate."""
-    return ctypes.c_uint32(2 * function + direction)
+def slot(function: int) -> int:
+    """Where the rates of a function begin in mesh_rate, by enum mesh_direction."""
+    return 2 * function
 
 
-def tenant_slot(limits: Limits, tenant: int, direction: Direction) -> int:
-    """Where the rate of a tenant is: behind those of all functions."""
-    return 2 * (limits.functions + 1 + tenant) + direction
+def tenant_slot(limits: Limits, tenant: int) -> int:
+    """Where those of a tenant do: behind those of all functions."""
+    return 2 * (limits.functions + 1 + tenant)
 
 
 def row(rate: Rate | None, direction: Direction, tenant: int = 0) -> _abi.Rate:
@@ -54,12 +52,24 @@ def _bucket(units: float | None, least: int) -> _abi.Bucket:
     return _abi.Bucket(cost=cost, burst=int(max(SECONDS, least / units) * NANOSECONDS))
 
 
-def flags(function: Function) -> int:
+def rows(
+    function: Function | None, shared: Rate | None = None, place: int = 0
+) -> dict[Direction, _abi.Rate]:
+    """The rates of a function; ``shared`` is that of its tenant, which begins at ``place``."""
+    rate = function.rate if function else None
+    return {
+        one: row(rate, one, place + one if any(_fixed(row(shared, one))) else 0)
+        for one in Direction
+    }
+
+
+def flags(function: Function, shared: Rate | None) -> int:
     """The flags of a function's record."""
     found = _abi.FunctionFlag.AUDIT if function.audit else 0
     found |= _abi.FunctionFlag.XDP if function.datapath == "af_xdp" else 0
-    for direction, flag in _RATED.items():
-        found |= flag if any(_fixed(row(function.rate, direction))) else 0
+    for one, flag in _RATED.items():
+        limited = any(any(_fixed(row(rate, one))) for rate in (function.rate, shared))
+        found |= flag if limited else 0
     return found
 
 

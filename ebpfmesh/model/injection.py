@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, Field
 
 from ebpfmesh.model.base import LABEL, Invalid, Model, Name, few, integer, show
+from ebpfmesh.model.rate import Rate, rate_field
 from ebpfmesh.model.shares import Shares
 
 Way = Literal["egress", "ingress"]
@@ -36,11 +37,14 @@ _PARAMETERS = "a table of integers, such as {rate = 1000000}"
 class Rights(Shares):
     """What a tenant has of what is shared, and may inject: how many, which way, at which cost.
 
+    Its ``rate`` is that of all its functions together.
+
     It injects at places of its own. The costs are those of ``inject.Budget``: instructions, bytes
     of maps, nanoseconds a packet.
     """
 
     name: Name
+    rate: Rate | None = rate_field()
     inject: int = integer(0, 0, 64)
     ways: tuple[Way, ...] = Field(
         default=("egress", "ingress"), strict=False, description='an array of "egress", "ingress"'

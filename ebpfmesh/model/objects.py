@@ -27,7 +27,7 @@ from ebpfmesh.model.base import (
     repeated,
     show,
 )
-from ebpfmesh.model.rate import ALLOWED, Rate, also_text
+from ebpfmesh.model.rate import Rate, rate_field
 from ebpfmesh.model.readiness import Health, Ready
 
 BYTES = WithJsonSchema(
@@ -227,12 +227,7 @@ class FunctionSettings(Model):
     memory: Annotated[int, BeforeValidator(parse_bytes), BYTES] | None = Field(
         default=None, ge=4096, le=1 << 50, description='4096 or more, such as "64M" or "1G"'
     )
-    rate: Rate | None = Field(
-        default=None,
-        description=f"{ALLOWED}, or a table such as "
-        '{send = "100M", receive = "1G", send_pps = "50k"}',
-        json_schema_extra=also_text,
-    )
+    rate: Rate | None = rate_field()
     datapath: Literal["tc", "af_xdp"] = Field(default="tc", description='"tc" or "af_xdp"')
     frames: Annotated[int, AfterValidator(_power_of_two)] = integer(FRAMES, 64, 1 << 16)
     audit: bool = Field(default=False, description="true or false")

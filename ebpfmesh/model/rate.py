@@ -46,11 +46,6 @@ def _packets() -> Any:
     return Field(default=None, ge=1, le=10**9, description=text)
 
 
-def also_text(schema: dict[str, Any]) -> None:
-    """Have the JSON schema of a key with a rate take a text or a number as well."""
-    schema["anyOf"] += [{"type": "integer", "minimum": LEAST}, {"type": "string"}]
-
-
 class Rate(Model):
     """Bits and packets a second, each way; None: no limit. A text is bits, both ways.
 
@@ -97,6 +92,17 @@ class Rate(Model):
         """Such as ``100M``, or ``send=100M,receive_pps=50k`` as ``set --rate`` takes it."""
         given = self.as_given()
         return given if isinstance(given, str) else ",".join(f"{k}={v}" for k, v in given.items())
+
+
+def rate_field() -> Any:
+    """A field for a rate; its JSON schema takes a text or a number as well."""
+    example = '{send = "100M", receive = "1G", send_pps = "50k"}'
+
+    def also_text(schema: dict[str, Any]) -> None:
+        schema["anyOf"] += [{"type": "integer", "minimum": LEAST}, {"type": "string"}]
+
+    text = f"{ALLOWED}, or a table such as {example}"
+    return Field(default=None, description=text, json_schema_extra=also_text)
 
 
 def number_text(number: int) -> str:

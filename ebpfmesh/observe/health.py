@@ -22,6 +22,7 @@ from ebpfmesh.state import audit, listener, remains, serving
 from ebpfmesh.state.place import hosts_file, problem
 
 RULES_SHOWN = 20
+HELD_SHOWN = 4
 
 
 def check(mesh: str) -> Iterator[Check]:
@@ -77,6 +78,7 @@ def _check(view: View, topic: str) -> Iterator[Check]:
     yield from _rooms(view, topic)
     yield from _breakers(view, topic)
     yield from _counted(view, topic)
+    yield from _held(view, topic)
     yield from _listener(view, topic)
     yield from _netfilter(view, topic)
 
@@ -234,6 +236,27 @@ def _counted(view: View, topic: str) -> Iterator[Check]:
     if full := drops["FLOW_FULL"]:
         what = f"{full} packets were dropped because there was no room for a flow"
         yield Check(topic, "note", what, _raise("flows"))
+
+
+def _held(view: View, topic: str) -> Iterator[Check]:
+    """Functions of whose packets a tenth or more were more than their rate."""
+    lost: dict[str, Counter[str]] = {"from function": Counter(), "to function": Counter()}
+    for row in counters.read_drops(view):
+        if row.reason in {_abi.Reason.RATE.name, _abi.Reason.TENANT_RATE.name}:
+            lost[row.direction][row.function] += row.packets
+    if not any(lost.values()):
+        return
+    passed: dict[str, Counter[str]] = {"from function": Counter(), "to function": Counter()}
+    for meter in counters.read_meters(view):
+        passed["from function"][meter.function] += meter.tx_packets
+        passed["to function"][meter.function] += meter.rx_packets
+    for way, what in (("from function", "sent"), ("to function", "got")):
+        for name, packets in lost[way].most_common(HELD_SHOWN):
+            whole = packets + passed[way][name]
+            if packets * 10 >= whole:
+                text = f"function {name}: of {whole} packets it {what}, {packets} were over a rate"
+                hint = f"ebpfmesh set {name} --rate …, or rate of its tenant; show drops says whose"
+                yield Check(topic, "note", text, hint)
 
 
 def _count(view: View, count: _abi.Count) -> int:

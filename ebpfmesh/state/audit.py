@@ -6,17 +6,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from ebpfmesh import _abi
-from ebpfmesh._abi import Direction
-from ebpfmesh.kernel import rates, rooms, sockets
+from ebpfmesh.kernel import rooms, sockets
 from ebpfmesh.kernel.cgroup import Cgroup, directory_above
 from ebpfmesh.kernel.keys import packed, prefix_key, service_keys
 from ebpfmesh.kernel.maps import Maps, tenant_ids
 from ebpfmesh.kernel.pins import Pins
 from ebpfmesh.kernel.programs import ALWAYS, CALLS
+from ebpfmesh.kernel.rates import alike
 from ebpfmesh.model import Service
-from ebpfmesh.state import chains, shares
+from ebpfmesh.state import chains, rates, shares
 from ebpfmesh.state.place import group_of
-from ebpfmesh.state.record import FunctionRow, Record
+from ebpfmesh.state.record import Record
 
 _NUMBER = {"mesh_service": "row", "mesh_iface": "id"}
 """Which field of a map's values is compared, where it is not the whole."""
@@ -57,7 +57,8 @@ def differences(maps: Maps, record: Record) -> list[str]:
         found.append("mesh_tc_calls")
     if set(_functions(record)) - set(_present(maps)):
         found.append("mesh_function")
-    if not all(_is_rated(maps, row) for row in record.functions()):
+    table = {key.value: row for key, row in maps["mesh_rate"].items()}
+    if not all(alike(table[slot], row) for slot, row in rates.drawn(record).items()):
         found.append("mesh_rate")
     if not all(_has_table(maps, record, service) for service in services):
         found.append("mesh_maglev")
@@ -112,24 +113,17 @@ def _services(record: Record, services: Sequence[Service]) -> dict[bytes, int]:
 
 
 def _functions(record: Record) -> Iterator[tuple[int, ...]]:
+    flags = rates.flags(record)
     for row in record.functions():
         function, tenant = row.function, record.find_id("tenant", row.function.tenant)
         group = record.find_id("group", function.group) if function.group else 0
-        address, flags = int(function.address4 or 0), rates.flags(function)
-        yield row.id, row.attachment.ifindex, tenant or 0, group or 0, flags, address
+        address = int(function.address4 or 0)
+        yield row.id, row.attachment.ifindex, tenant or 0, group or 0, flags[row.id], address
 
 
 def _present(maps: Maps) -> Iterator[tuple[int, ...]]:
     for key, row in maps["mesh_function"].filled():
         yield key.value, row.ifindex, row.tenant, row.group, row.flags, row.address4
-
-
-def _is_rated(maps: Maps, row: FunctionRow) -> bool:
-    """Whether a function has its rates."""
-    found = {one: maps["mesh_rate"].get(rates.key(row.id, one)) for one in Direction}
-    return all(
-        has and rates.alike(has, rates.row(row.function.rate, one)) for one, has in found.items()
-    )
 
 
 def _has_table(maps: Maps, record: Record, service: Service) -> bool:

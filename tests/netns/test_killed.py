@@ -210,7 +210,9 @@ D_1 = service("mail", 2, "d")
 W, W_S = ROLLED.format(seconds=1000, more=""), service("web", 1, "w")
 W_AS_NOW = ROLLED.format(seconds=2000, more='env = {A = "b"}\ncpu = 0.5\nuser = "bin"')
 OUTSIDE = RULE.format(to="outside:192.0.2.0/24", action="deny")
-RIGHTS = '[[tenant]]\nname = "one"\ninject = 2\nflows = {guarantee = 99, maximum = 100}\n'
+RIGHTS = (
+    '[[tenant]]\nname = "one"\nrate = "1G"\ninject = 2\nflows = {guarantee = 99, maximum = 100}\n'
+)
 E, F = ('[[function]]\nname = "e"\n', '[[function]]\nname = "f"\n')
 OLD = mesh(
     MINE, F, D, D_0, service("gone", 2, "f"), OUTSIDE,

@@ -273,7 +273,7 @@ class Lab:
         try:
             rows = record.functions()
             self._functions = {0: "outside"} | record.names("function")
-            self._tenants = {0: "outside"} | record.names("tenant")
+            self.tenants = {0: "outside"} | record.names("tenant")
         finally:
             record.close()
         self.ids = {name: number for number, name in self._functions.items()}
@@ -391,7 +391,7 @@ class Lab:
         if name == "mesh_meter":
             slot = int.from_bytes(key, sys.byteorder)
             function, tenant = divmod(slot, tenant_ids(LIMITS))
-            return self._functions[function], self._tenants[tenant]
+            return self._functions[function], self.tenants[tenant]
         drop = _abi.DropKey.from_buffer_copy(key)
         return Drop(
             self._functions[drop.function],

@@ -13,8 +13,8 @@ from ebpfmesh import _abi
 from ebpfmesh._abi import Direction, EventKind, OutputKind, Reason
 from ebpfmesh.kernel import bpf, rates
 from ebpfmesh.kernel.pins import Pins
-from ebpfmesh.model import Mesh, Rate
-from prog.lab import NAME, NOBODY, TC, TO_FN, Drop, Hook, Lab, Seen, peer, service
+from ebpfmesh.model import Mesh, Rate, Rights
+from prog.lab import LIMITS, NAME, NOBODY, TC, TO_FN, Drop, Hook, Lab, Seen, peer, service
 from prog.test_chain import NEXT, REDIRECT, Chains, chains, drop, end
 from prog.test_events import events, listening
 from prog.test_missing import without
@@ -46,11 +46,12 @@ def rated(lab: Lab, **functions: Rate | None) -> None:
 
 def put(lab: Lab, function: str, direction: Direction, row: _abi.Rate) -> None:
     """Write a rate as no user could ask for it; nobody but the kernel knows."""
-    lab.maps["mesh_rate"].set(rates.key(lab.ids[function], direction), row)
+    lab.maps["mesh_rate"].set(ctypes.c_uint32(rates.slot(lab.ids[function]) + direction), row)
 
 
 def found(lab: Lab, function: str, direction: Direction) -> _abi.Rate:
-    row = lab.maps["mesh_rate"].get(rates.key(lab.ids[function], direction))
+    key = ctypes.c_uint32(rates.slot(lab.ids[function]) + direction)
+    row = lab.maps["mesh_rate"].get(key)
     assert row
     return row
 
@@ -276,3 +277,64 @@ def test_many_together(lab: Lab) -> None:
     frames = [(one, bytes(sent(one, udp(4, one, service("dns"), 1000, 53)))) for one in peers]
     verdicts = [lab.run(TC, one.name, frame).verdict for one, frame in frames * 3]
     assert verdicts == ["forward"] * 4 + ["drop"] * 2
+
+
+def tenant_rated(lab: Lab, tenant: str, rate: Rate | None) -> None:
+    """Give a tenant a rate, as a user would."""
+    rights = (Rights(name=tenant, rate=rate),)
+    lab.change(lambda mesh: mesh.model_copy(update={"rights": rights}))
+
+
+def shared(lab: Lab, tenant: str, direction: Direction) -> ctypes.c_uint32:
+    """Where the rate of a tenant is."""
+    (number,) = (number for number, name in lab.tenants.items() if name == tenant)
+    return ctypes.c_uint32(rates.tenant_slot(LIMITS, number) + direction)
+
+
+@pytest.mark.parametrize("direction", Direction)
+def test_a_tenant_has_a_rate_of_all_its_functions(lab: Lab, direction: Direction) -> None:
+    """What a sends and what b does come out of one bucket; c is another's, and has none."""
+    tenant_rated(lab, "red", ANY)
+    key = shared(lab, "red", direction)
+    lab.maps["mesh_rate"].set(key, _abi.Rate(packets=slow(3)))
+    peers = [A, B] * 3
+    frames = [(one, bytes(sent(one, udp(4, one, service("dns"), 1000, 53)))) for one in peers]
+    seen = [lab.run(TC, one.name, frame) for one, frame in frames]
+    assert [one.verdict for one in seen] == ["forward"] * 4 + ["drop"] * 2
+    whose = ["a", "b"] if direction == SEND else ["b", "b"]
+    for one, name in zip(seen[4:], whose, strict=True):
+        assert list(one.counted) == [Drop(name, direction, Reason.TENANT_RATE)]
+    other = bytes(sent(C, udp(4, C, peer("d"), 1000, 53)))
+    assert {one.verdict for one in many(lab, TC, "c", other)} == {"forward"}
+
+
+def test_a_function_has_its_own_besides(lab: Lab) -> None:
+    """Whichever is less holds; what its own has no room for takes nothing of the tenant's."""
+    tenant_rated(lab, "red", Rate(send=1000))
+    rated(lab, a=Rate(send_pps=1))
+    row = found(lab, "a", SEND)
+    assert row.tenant == shared(lab, "red", SEND).value
+    assert found(lab, "a", RECEIVE).tenant == 0
+    row.packets = slow(0)
+    put(lab, "a", SEND, row)
+    lab.maps["mesh_rate"].set(shared(lab, "red", SEND), _abi.Rate(packets=slow(2)))
+    peers = [A, A, A, B, B, B]
+    frames = [(one, bytes(sent(one, udp(4, one, service("dns"), 1000, 53)))) for one in peers]
+    seen = [lab.run(TC, one.name, frame) for one, frame in frames]
+    reasons = [next(iter(one.counted)) for one in seen if one.verdict == "drop"]
+    own, theirs = Drop("a", SEND, Reason.RATE), Drop("b", SEND, Reason.TENANT_RATE)
+    assert reasons == [own, own, theirs]
+
+
+def test_a_tenants_rate_that_goes(lab: Lab) -> None:
+    frame = bytes(sent(A, udp(4, A, B, 1000, 53)))
+    tenant_rated(lab, "red", ANY)
+    lab.run(TC, "a", frame)
+    kinds = {flow.output >> _abi.IFINDEX_BITS for flow in lab.flows().values()}
+    assert kinds == {OutputKind.RATE}
+    tenant_rated(lab, "red", None)
+    lab.run(TC, "a", frame)
+    kinds = {flow.output >> _abi.IFINDEX_BITS for flow in lab.flows().values()}
+    assert kinds == {OutputKind.PEER}
+    for one in Direction:
+        assert not any(bytes(lab.maps["mesh_rate"].get(shared(lab, "red", one))))

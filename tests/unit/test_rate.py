@@ -19,6 +19,7 @@ from ebpfmesh.model import Function, Limits, Mesh, Rate, number_text
 
 pytestmark = pytest.mark.unit
 
+RATE_SEND = FunctionFlag.RATE_SEND
 MESH = '[mesh]\nname = "edge"\n[[function]]\nname = "a"\n'
 
 
@@ -125,14 +126,14 @@ def test_buckets(bits: int, packets: int) -> None:
 )
 def test_flags(rate: object, flags: int) -> None:
     function = make(Function, name="a", address4=IPv4Address("198.18.0.1"), rate=rate)
-    assert rates.flags(function) == flags
+    assert rates.flags(function, None) == flags
     audited = function.model_copy(update={"audit": True})
-    assert rates.flags(audited) == flags | FunctionFlag.AUDIT
+    assert rates.flags(audited, Rate(send=1000)) == flags | FunctionFlag.AUDIT | RATE_SEND
 
 
 def test_no_two_are_at_one_place() -> None:
     limits = Limits(functions=3, tenants=2)
-    places = [rates.key(one, way).value for one in range(4) for way in Direction]
-    places += [rates.tenant_slot(limits, one, way) for one in range(5) for way in Direction]
+    places = [rates.slot(one) + way for one in range(4) for way in Direction]
+    places += [rates.tenant_slot(limits, one) + way for one in range(5) for way in Direction]
     assert places == list(range(18))
     assert ctypes.sizeof(_abi.Rate) == 56

@@ -51,7 +51,12 @@ SANDBOXES: list[dict[str, object]] = [
 ]
 
 RIGHTS = Rights(
-    name="one", inject=2, ways=("ingress",), flows=Share(guarantee=7), half_open=Share(maximum=9)
+    name="one",
+    inject=2,
+    ways=("ingress",),
+    flows=Share(guarantee=7),
+    half_open=Share(maximum=9),
+    rate={"send": "2M"},
 )
 
 
