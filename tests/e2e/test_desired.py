@@ -5,6 +5,7 @@ import json
 import re
 import shlex
 import shutil
+import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -221,7 +222,8 @@ def switch_off(*, kept: bool) -> None:
     """Processes, namespaces, interfaces, cgroups and pins go, and nobody takes anything down."""
     groups = cgroup.groups(netns.current())
     assert groups
-    cgroup.stop(groups, lambda _: set())
+    kill = [cgroup.Stop(group, signal.SIGKILL, 0) for group in groups]
+    cgroup.stop(kill, lambda _: set())
     for group in groups:
         group.remove()
     for path in (one for one in netns.RUN.iterdir() if one.name.startswith("ebpfmesh.")):

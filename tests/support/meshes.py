@@ -41,4 +41,4 @@ functions = ["server"]
 from = "function:client"
 to = "service:web"
 """
-"""client of one ──▶ web:80 ──▶ server-0:8080 | server-1:8080 of two, which run a command"""
+"""client of one ──▶ web:80 ──▶ server-0:8080 | server-1:8080; they run, but do not listen"""
