@@ -200,7 +200,7 @@ ABOUT: dict[str, dict[str, tuple[str, str]]] = {
         ),
         "rootfs": ("A directory that is its command's root, read-only.", '"/srv/alpine"'),
         "image": (
-            "An image that podman has, as its command's root, read-only; nothing is pulled.",
+            "An image podman or containerd has, as its command's root, read-only; never pulled.",
             '"docker.io/library/redis:7"',
         ),
         "capabilities": ("What its command may do besides, in its sandbox.", '["NET_RAW"]'),

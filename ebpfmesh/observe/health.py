@@ -4,6 +4,7 @@
 import ctypes
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 from ebpfmesh import _abi
 from ebpfmesh.compile import compiled
@@ -46,11 +47,12 @@ def _check(view: View, topic: str) -> Iterator[Check]:
         yield Check(topic, "missing", "a change was cut short", hint)
     else:
         yield from _changed(view, topic)
-    broken = [
-        (row.function.name, what) for row in view.functions if (what := problem(view.ip, row))
-    ]
-    for name, state in broken:
-        yield Check(topic, "missing", f"function {name}: {state}", "ebpfmesh gc removes it")
+    broken = [(row, what) for row in view.functions if (what := problem(view.ip, row))]
+    for row, state in broken:
+        text = f"function {row.function.name}: {state}"
+        if row.attachment.netns.startswith("/proc/") and not Path(row.attachment.netns).exists():
+            text += ", since the process it was attached by has ended"
+        yield Check(topic, "missing", text, "ebpfmesh gc removes it")
     down = [row for row in view.functions if row.ready and row.attachment.ifindex in view.down]
     for row in down:
         text = f"function {row.function.name}: {row.attachment.interface} or its other end is down"
@@ -180,13 +182,30 @@ def _shown(names: Sequence[str]) -> str:
 
 def _nameless(view: View, topic: str) -> Iterator[Check]:
     """Containers of others, whose /etc/hosts is their engine's."""
-    names = [r.function.name for r in view.functions if r.attachment.netns.startswith("/proc/")]
+    file = hosts_file(view.record)
+    names = [
+        row.function.name
+        for row in view.functions
+        if row.attachment.netns.startswith("/proc/") and not _shows(row.attachment.netns, file)
+    ]
     if names:
         what = f"names do not resolve in containers of others: {', '.join(names[:4])}"
         more = f" and {len(names) - 4} more" if len(names) > 4 else ""
-        file = hosts_file(view.record)
         hint = f"start them with --volume {file}:/etc/hosts:ro if they shall"
         yield Check(topic, "note", what + more, hint)
+
+
+def _shows(netns: str, file: Path) -> bool:
+    """Whether a process of a namespace, if it still is there, has a file as its /etc/hosts.
+
+    A mesh that went and came again has another one.
+    """
+    try:
+        return Path(netns).parents[1].joinpath("root/etc/hosts").samefile(file)
+    except FileNotFoundError:
+        return not Path(netns).exists()  # it ended, which is told elsewhere
+    except OSError:
+        return False
 
 
 def _fill(view: View, topic: str) -> Iterator[Check]:

@@ -1,7 +1,11 @@
 # SPDX-License-Identifier: BSD-2-Clause
 """A real podman container as a function of the mesh, attached by its process id."""
 
+import contextlib
+import os
+import signal
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -9,6 +13,7 @@ from ebpfmesh import apply
 from ebpfmesh.errors import NotFound
 from ebpfmesh.kernel import netns
 from ebpfmesh.model import Function, Mesh
+from ebpfmesh.observe import health
 from ebpfmesh.runtime import process
 from support import containers
 from support.sockets import carries, connect, connects, listener
@@ -34,6 +39,10 @@ functions = ["web"]
 BOX = Function.model_validate_json(
     '{"name": "box", "tenant": "t", "address4": "198.18.0.9", "address6": "2001:db8::9"}'
 )
+NAMED = Function.model_validate_json(
+    '{"name": "named", "tenant": "t", "address4": "198.18.0.8", "address6": "2001:db8::8"}'
+)
+NAMELESS = "names do not resolve in containers of others: {}"
 
 
 @pytest.fixture(scope="module")
@@ -109,6 +118,54 @@ def test_a_removed_container_is_noticed_and_collected(mesh: Mesh, box: int) -> N
     assert poll(broken)
     assert any("box" in line for line in apply.gc())
     assert apply.plan(mesh) == ()
+
+
+def test_killed_by_whatever_it_is_told(mesh: Mesh, box: int) -> None:
+    """SIGKILL of conmon hurts nobody; of the container too, and then it is gone without podman."""
+    conmon = int(containers.podman("inspect", "--format", "{{.State.ConmonPid}}", "box"))
+    os.kill(conmon, signal.SIGKILL)
+    assert poll(lambda: not Path(f"/proc/{conmon}/exe").exists())
+    in_fn(mesh, "web", ["ping", "-c", 1, "-W", 2, BOX.address4])
+    assert told(mesh, "box") == [NAMELESS.format("box")]
+    os.kill(box, signal.SIGKILL)
+    ended = "function box: interface gone, since the process it was attached by has ended"
+    assert poll(lambda: told(mesh, "box") == [ended])
+    assert any("function box" in line for line in apply.gc())
+    assert told(mesh, "box") == []
+    assert apply.plan(mesh) == ()
+    assert poll(removed, seconds=30), "podman removes what nobody watched, if asked again"
+
+
+def removed() -> bool:
+    containers.podman("rm", "--force", "--ignore", "--time", "0", "box", check=False)
+    return not containers.podman("ps", "--all", "--quiet")
+
+
+def test_names_resolve_where_the_file_is_the_meshs(mesh: Mesh, box: int) -> None:
+    """As they change, and nothing of a container is touched; doctor tells of the others alone."""
+    del box
+    file = f"/run/ebpfmesh/{mesh.name}/hosts"
+    ours = Path(file).stat()
+    try:
+        pid = containers.start("named", "sleep", "1000", options=["-v", f"{file}:/etc/hosts:ro"])
+        apply.add_function(mesh.name, NAMED.model_copy(update={"netns": str(netns.of_pid(pid))}))
+        for name in ("web", "named", "box"):
+            assert "1 packets received" in containers.podman(
+                "exec", "named", "ping", "-c", "1", "-W", "2", name
+            )
+        assert told(mesh, "named") == []
+        assert told(mesh, "box") == [NAMELESS.format("box")]
+        assert "web" not in containers.podman("exec", "box", "cat", "/etc/hosts")
+        assert Path(file).stat().st_ino == ours.st_ino
+    finally:
+        with contextlib.suppress(NotFound):
+            apply.detach(mesh.name, "named")
+        containers.podman("rm", "--force", "--ignore", "--time", "0", "named")
+
+
+def told(mesh: Mesh, name: str) -> list[str]:
+    """What doctor has to say about a function."""
+    return [c.text for c in health.check(mesh.name) if c.status != "ok" and name in c.text]
 
 
 def test_a_detached_container_goes_on_without(mesh: Mesh, box: int) -> None:

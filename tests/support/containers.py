@@ -10,7 +10,7 @@ import shutil
 import subprocess
 import tarfile
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -51,14 +51,14 @@ def engine(driver: str = "vfs") -> Iterator[None]:
             name = f"CONTAINERS_{variable}_CONF" if variable else "CONTAINERS_CONF"
             patch.setenv(name, str(file))
         try:
-            podman("import", str(_root_file_system(top)), IMAGE)
+            podman("import", str(root_file_system(top)), IMAGE)
             yield
         finally:
             podman("rm", "--all", "--force", "--time", "0", check=False)
             shutil.rmtree(top, ignore_errors=True)
 
 
-def _root_file_system(top: Path) -> Path:
+def root_file_system(top: Path) -> Path:
     """A tar with busybox, statically linked, under the names of a few applets."""
     path = top / "root.tar"
     with tarfile.open(path, "w") as tar:
@@ -74,9 +74,9 @@ def _root_file_system(top: Path) -> Path:
     return path
 
 
-def start(name: str, *command: str) -> int:
+def start(name: str, *command: str, options: Sequence[str] = ()) -> int:
     """A running container without a network; the id of its process."""
-    podman("run", "--detach", "--network", "none", "--name", name, IMAGE, *command)
+    podman("run", "--detach", "--network", "none", "--name", name, *options, IMAGE, *command)
     return int(podman("inspect", "--format", "{{.State.Pid}}", name))
 
 
