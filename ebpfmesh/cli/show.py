@@ -206,6 +206,7 @@ TABLES = (
             Column("received", lambda row: number(row.rx_packets), right=True, drop=8),
             Column("bytes", lambda row: size(row.tx_bytes + row.rx_bytes), right=True, drop=9),
             Column("drops", lambda row: _named_numbers(row.drops), drop=7),
+            Column("datapath", lambda row: row.datapath, drop=14),
             Column("flows", lambda row: number(row.flows), right=True, drop=10),
         ),
         "no functions",

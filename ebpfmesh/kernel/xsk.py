@@ -25,7 +25,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from ebpfmesh.errors import MeshError, NotFound, Unsupported
+from ebpfmesh.errors import MeshError, MissingPrivilege, NotFound, Unsupported
 from ebpfmesh.kernel import bpf, libc, netns, private
 from ebpfmesh.model import FRAME
 
@@ -67,6 +67,8 @@ def check_supported() -> None:
     """Raise Unsupported if the kernel has no sockets of this kind."""
     try:
         _socket().close()
+    except PermissionError as error:
+        raise MissingPrivilege("AF_XDP: CAP_NET_RAW is needed", hint="run as root") from error
     except OSError as error:
         if error.errno not in (errno.EAFNOSUPPORT, errno.EPROTONOSUPPORT):
             raise

@@ -39,6 +39,7 @@ class Function:
     ready: bool
     unready: str
     audit: bool
+    datapath: str
     cpu_limit: float | None
     memory_limit: int | None
     rate_limit: dict[str, int] | None
@@ -97,6 +98,7 @@ def _function(
         ready=function.name not in view.unready,
         unready=view.unready.get(function.name, ""),
         audit=function.audit,
+        datapath=function.datapath,
         cpu_limit=function.cpu,
         memory_limit=function.memory,
         rate_limit=function.rate.numbers if function.rate else None,

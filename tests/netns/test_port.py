@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: BSD-2-Clause
 """Functions with AF_XDP: what their commands get and send, and what is left when they end."""
 
+import errno
 import json
 import os
 import shutil
@@ -18,7 +19,7 @@ import pytest
 
 from ebpfmesh import apply
 from ebpfmesh._abi import Direction, Reason
-from ebpfmesh.kernel import netns
+from ebpfmesh.kernel import netns, xsk
 from ebpfmesh.kernel.pins import Pins
 from ebpfmesh.model import Mesh
 from ebpfmesh.observe import counters, functions, logs
@@ -29,12 +30,13 @@ from ebpfmesh.state.place import cgroup_of
 from ebpfmesh.state.record import Record
 from support.command import COMMAND
 from support.sockets import BLOCKED_SECONDS, SECONDS, made, ready
-from support.topology import drops, mesh_of, meters, running, wait_until
+from support.topology import drops, mesh_of, meters, running, unavailable, wait_until
 
 ROOT = Path(__file__).parents[2]
 TOOL, EXAMPLES = ROOT / "tests/support/port_tool.py", ROOT / "examples/port"
 HEADER = ROOT / "ebpfmesh/port/include"
 Up = Callable[..., Mesh]
+Example = Callable[[str], tuple[str, ...]]
 UDP_SEGMENT, SOL_PACKET, PACKET_VNET_HDR = 103, 263, 15  # linux/udp.h, linux/if_packet.h
 PORT = 7
 MESH = """
@@ -72,6 +74,11 @@ from = "outside"
 to = "function:far"
 """
 
+ONWARD = """
+[[policy]]
+from = "function:far"
+to = "function:client"
+"""
 NEAR = """
 [[function]]
 name = "near"
@@ -114,17 +121,31 @@ def tool(what: str) -> tuple[str, ...]:
 
 
 @pytest.fixture(scope="module")
-def echo_in_c() -> Iterator[str]:
-    """The example, compiled; in /opt, which commands see."""
+def in_c() -> Iterator[Callable[[str], str]]:
+    """Compiles an example; where it is then, commands see."""
     compiler = shutil.which("cc") or shutil.which("clang")
     if compiler is None:
-        pytest.skip("there is no C compiler")
-    target = ROOT / ".cache/port-echo"
-    target.parent.mkdir(exist_ok=True)
-    flags = ["-std=gnu11", "-O2", "-Wall", "-Wextra", "-Werror", f"-I{HEADER}"]
-    subprocess.run([compiler, *flags, EXAMPLES / "echo.c", "-o", target], check=True)
-    yield str(target)
-    target.unlink()
+        unavailable("there is no C compiler")
+    place = ROOT / ".cache/port"
+    place.mkdir(parents=True, exist_ok=True)
+
+    def compiled(name: str) -> str:
+        flags = ["-std=gnu11", "-O2", "-Wall", "-Wextra", "-Werror", f"-I{HEADER}"]
+        source, target = EXAMPLES / f"{name}.c", place / name
+        subprocess.run([str(compiler), *flags, source, "-o", target], check=True)
+        return str(target)
+
+    yield compiled
+    shutil.rmtree(place)
+
+
+@pytest.fixture(params=["Python", "C"])
+def example(request: pytest.FixtureRequest) -> Example:
+    """The command line of an example, in either language."""
+    if request.param == "C":
+        compiled = request.getfixturevalue("in_c")
+        return lambda name: (compiled(name),)
+    return lambda name: (sys.executable, str(EXAMPLES / f"{name}.py"))
 
 
 def said(function: str = "far") -> list[dict[str, Any]]:
@@ -178,14 +199,8 @@ def echoed(one: socket.socket, numbers: range, window: int = 64) -> list[int]:
     return back
 
 
-@pytest.mark.parametrize("language", ["Python", "C"])
-def test_no_packet_through_a_service_is_lost_or_doubled(
-    mesh_up: Up, language: str, request: pytest.FixtureRequest
-) -> None:
-    example = (sys.executable, EXAMPLES / "echo.py")
-    if language == "C":
-        example = (request.getfixturevalue("echo_in_c"),)
-    mesh = mesh_up(*example, frames=512)
+def test_no_packet_through_a_service_is_lost_or_doubled(mesh_up: Up, example: Example) -> None:
+    mesh = mesh_up(*example("echo"), frames=512)
     count = 20 * 1024  # forty times as many as there are frames
     for service in ("198.19.0.7", "2001:db8:1::7"):
         with client(mesh, service) as one:
@@ -194,6 +209,36 @@ def test_no_packet_through_a_service_is_lost_or_doubled(
     sent = meters(mesh)["client", "two"]
     assert sent.tx_packets == sent.rx_packets == 2 * count
     assert ring_full() == 0
+
+
+def test_a_server_of_udp(mesh_up: Up, example: Example) -> None:
+    mesh = mesh_up(*example("udp_server"))
+    with made(mesh, "client", socket.AF_INET, socket.SOCK_DGRAM) as one:
+        for port in (5001, 5000):  # the first is nobody's
+            for number in range(20):
+                one.sendto(b"how many?" * number, (address(mesh, "far"), port))
+        assert [int(one.recv(100).rstrip(b"\0")) for _ in range(20)] == list(range(20))
+        assert not ready([one], 0)
+
+
+def test_what_is_in_gtp_is_sent_on(mesh_up: Up, example: Example) -> None:
+    """With extension headers too; what is cut short, or holds no UDP, is not."""
+    mesh = mesh_up(*example("gtp"), more=ONWARD)
+    target = socket.inet_aton(address(mesh, "client"))
+    inner = struct.pack(">BBHHHBBH", 0x45, 0, 33, 1, 0, 64, 17, 0)
+    inner += socket.inet_aton("198.51.100.1") + target + struct.pack(">HHHH", 99, 9000, 13, 77)
+    packets = [inner + b"text%d" % number for number in range(3)]
+    headers = [b"\x30", b"\x32", b"\x34"], [b"", bytes(4), bytes(3) + b"\x85\x01\x00\x01\x00"]
+    with made(mesh, "client", socket.AF_INET, socket.SOCK_DGRAM) as one:
+        one.bind((address(mesh, "client"), 9000))
+        for packet, flags, more in zip(packets, *headers, strict=True):
+            for body in (packet[:-1], b"\x60" + packet[1:], packet):
+                size = struct.pack(">H", len(more + body))
+                gtp = flags + b"\xff" + size + bytes(4) + more + body
+                one.sendto(gtp, (address(mesh, "far"), 2152))
+        got = [one.recvfrom(100) for _ in range(3)]
+        assert not ready([one], BLOCKED_SECONDS)
+    assert got == [(b"text%d" % n, (address(mesh, "far"), 99)) for n in range(3)]
 
 
 @pytest.fixture
@@ -365,6 +410,33 @@ def test_what_was_detached_by_others_is_made_anew(mesh_up: Up) -> None:
     with client(mesh) as one:
         one.send(b"hello")
         assert one.recv(100) == b"hello"
+
+
+@pytest.mark.usefixtures("empty")
+def test_a_kernel_without_it_is_told_before_anything_changes(tmp_path: Path) -> None:
+    """Each command says so with exit code 5."""
+    file = tmp_path / "mesh.toml"
+    words = [str(TOOL), "idle"]
+    file.write_text(MESH.format(command=[sys.executable, *words], volumes=[], frames=64))
+    for command in ("plan", "up"):
+        done = subprocess.run(
+            [*COMMAND, command, str(file)], preexec_fn=without_af_xdp, capture_output=True,
+            text=True, check=False,
+        )  # fmt: skip
+        assert done.returncode == 5
+        assert "CONFIG_XDP_SOCKETS" in done.stderr
+        with opened("port") as view:
+            assert not view.functions
+
+
+def without_af_xdp() -> None:
+    """Have this process be as on a kernel without such sockets."""
+    import seccomp  # noqa: PLC0415  (Debian's)
+
+    made = seccomp.SyscallFilter(seccomp.ALLOW)
+    about = seccomp.Arg(0, seccomp.EQ, xsk.AF_XDP)
+    made.add_rule(seccomp.ERRNO(errno.EAFNOSUPPORT), "socket", about)
+    made.load()
 
 
 def test_its_place_is_bounded(mesh_up: Up) -> None:
