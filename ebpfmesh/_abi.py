@@ -8,7 +8,7 @@ from typing import Final, NamedTuple
 be16 = c_uint16.__ctype_be__
 be32 = c_uint32.__ctype_be__
 
-ABI: Final = 0x7830eb4
+ABI: Final = 0x01c78de
 MEANING: Final = 1
 GATEWAY4: Final = 0xa9fe0101
 GATEWAY6_FIRST: Final = 0xfe800000
@@ -85,6 +85,7 @@ class Direction(IntEnum):
 
     FROM_FN = 0
     TO_FN = 1
+    FROM_UPLINK = 2
 
 
 class Identity(IntEnum):
@@ -162,12 +163,14 @@ class OutputKind(IntEnum):
     SAMPLED = 4
     RATE = 8
     EGRESS = 16
+    NEIGHBOUR = 32
 
 
 class IfaceKind(IntEnum):
     """enum mesh_iface_kind."""
 
     FUNCTION = 1
+    UPLINK = 2
 
 
 class ServiceFlag(IntEnum):
@@ -404,20 +407,24 @@ class ServiceKey(Structure):
 
 
 class Service(Structure):
-    """struct mesh_service, 16 bytes."""
+    """struct mesh_service, 20 bytes."""
 
     row: int
     size: int
     id: int
     shift: int
     flags: int
+    own: int
+    uplink: int
 
     _fields_ = (
         ("row", c_uint32),
         ("size", c_uint32),
         ("id", c_uint16),
         ("shift", c_uint16),
-        ("flags", c_uint32),
+        ("flags", c_uint16),
+        ("own", c_uint16),
+        ("uplink", c_uint32),
     )
 
 
@@ -834,7 +841,7 @@ class Packet(Structure):
 
 
 class Question(Structure):
-    """struct mesh_question, 816 bytes."""
+    """struct mesh_question, 820 bytes."""
 
     tuple: Tuple
     target: Address
@@ -852,6 +859,7 @@ class Question(Structure):
     pair: Array[Pair]
     pairs: int
     protocol: int
+    uplink: int
 
     _fields_ = (
         ("tuple", Tuple),
@@ -870,6 +878,7 @@ class Question(Structure):
         ("pair", Pair * 32),
         ("pairs", c_uint32),
         ("protocol", c_uint32),
+        ("uplink", c_uint32),
     )
 
 
@@ -900,7 +909,7 @@ class Verdict(Structure):
 
 
 class Judgement(Structure):
-    """struct mesh_judgement, 896 bytes."""
+    """struct mesh_judgement, 900 bytes."""
 
     packet: Packet
     question: Question
@@ -970,7 +979,7 @@ class Socket(Structure):
 
 
 class Asked(Structure):
-    """struct mesh_asked, 900 bytes."""
+    """struct mesh_asked, 904 bytes."""
 
     users: int
     judgement: Judgement
@@ -1174,7 +1183,7 @@ class MapSpec(NamedTuple):
 
 MAPS: Final = (
     MapSpec("array", "mesh_config", c_uint32, Config, "1"),
-    MapSpec("hash", "mesh_iface", c_uint32, Iface, "functions"),
+    MapSpec("hash", "mesh_iface", c_uint32, Iface, "interfaces"),
     MapSpec("array", "mesh_function", c_uint32, Function, "functions"),
     MapSpec("hash", "mesh_address", Address, c_uint32, "addresses"),
     MapSpec("hash", "mesh_service", ServiceKey, Service, "services"),

@@ -26,6 +26,7 @@ from ebpfmesh.model import (
     Rights,
     Service,
     Timeouts,
+    Uplink,
     memory_text,
     ports_text,
 )
@@ -37,7 +38,7 @@ IN_PLACE = (*AT_ONCE, "ready", "health", *LIFE, "env")
 """What changes without its command being started anew; the variables count when it is."""
 ROLLED = (*IN_PLACE, "command", *SANDBOX)
 """What changes where the function is, if its command is started anew."""
-Object = Mesh | Timeouts | Function | Service | Policy | Injection | str
+Object = Mesh | Timeouts | Function | Service | Policy | Injection | Uplink | str
 
 
 class Changes(Protocol):
@@ -111,6 +112,16 @@ class Changes(Protocol):
 
     def remove_function(self, name: str) -> None:
         """As far as it is there."""
+
+    def add_uplink(self, uplink: Uplink, *, force: bool) -> None:
+        """An interface of the host's is one (``AddUplink``)."""
+
+    def remove_uplink(self, name: str) -> None:
+        """As far as it is there."""
+
+    def is_uplink(self, name: str) -> bool:
+        """Whether it is there, and nobody began to remove it."""
+        ...
 
     def set_unready(self, function: str, why: str, *, asked: bool = False) -> None:
         """It gets no new flows of services; empty: it does (``SetReady``)."""
@@ -463,6 +474,51 @@ class RemoveFunction(_Removal):
 
 
 @dataclass(frozen=True)
+class AddUplink(Operation):
+    """Packets that come in by an interface of the host's may be the mesh's.
+
+    ``force``: beside programs of others.
+    """
+
+    object: Uplink
+    old: None = None
+    force: bool = False
+    kind = "add-uplink"
+
+    def do(self, to: Changes) -> None:
+        """Attach the program."""
+        to.add_uplink(self.object, force=self.force)
+
+    def inverse(self) -> Operation:
+        """It is the host's alone."""
+        return RemoveUplink(self.object)
+
+
+@dataclass(frozen=True)
+class RemoveUplink(_Removal):
+    """An interface is the host's alone again; nothing is published on it any more."""
+
+    object: Uplink
+    old: None = None
+    kind = "remove-uplink"
+
+    def do(self, to: Changes) -> None:
+        """Detach the program, as far as it is there."""
+        to.remove_uplink(self.object.name)
+
+    def inverse(self) -> Operation:
+        """It is one again, with programs of others beside if they were."""
+        return AddUplink(self.object, force=True)
+
+    def undo(self, to: Changes) -> Operation | None:
+        """Unless its removal had not begun."""
+        if to.is_uplink(self.object.name):
+            return None
+        self.do(to)
+        return super().undo(to)
+
+
+@dataclass(frozen=True)
 class SetReady(Operation):
     """A function gets new flows of services, or none for a reason; what it has stays.
 
@@ -761,6 +817,7 @@ _CLASSES: tuple[type[Operation], ...] = (
     CreateMesh, Repair, ReplacePrograms, SetTimeouts, SetReject, SetRights, SetOnFailure,
     AddFunction, ChangeFunction, RemoveFunction, StopFunction, StartFunction, RollFunction,
     SetReady, SetService, RemoveService, AddPolicy, RemovePolicy, SetInjection, RemoveInjection,
+    AddUplink, RemoveUplink,
 )  # fmt: skip
 KINDS = {one.kind: one for one in _CLASSES}
 
@@ -790,6 +847,8 @@ def _text(item: Object) -> str:
             return "  ".join([item.name, f"tenant {item.tenant}", *map(str, item.addresses)])
         case Service():
             return "  ".join([item.name, *map(str, item.addresses), *_service_text(item)])
+        case Uplink():
+            return "  ".join([item.name, f"interface {item.interface}", *map(str, item.addresses)])
         case Timeouts():
             return "  ".join(f"{key} {value} s" for key, value in item)
         case Mesh():
@@ -807,4 +866,5 @@ def _service_text(service: Service) -> list[str]:
     if service.weights:
         weights = sorted(service.weights.items())
         parts.append("weights " + ", ".join(f"{name} {weight}" for name, weight in weights))
-    return parts + (["affinity source"] if service.affinity == "source" else [])
+    parts += ["affinity source"] if service.affinity == "source" else []
+    return parts + ([f"published at {', '.join(service.publish)}"] if service.publish else [])

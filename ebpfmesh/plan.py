@@ -5,13 +5,15 @@ Pure: nothing is read or changed here. The order, and why:
 
 1. rules become stricter: new denies and rejects, then allows that go. Until step 8 every rule is
    the stricter one of before and after, so that nothing passes that either of the two forbids;
-2. services lose the functions that go; services that go, or move to other addresses, are removed;
-3. functions that go are removed, and those that are replaced; then rules about who is gone, so
-   that their ids are free for others, as they were until here from rules about who is new;
+2. services lose the functions and uplinks that go; services that go, or move to other addresses,
+   are removed;
+3. uplinks and functions that go are removed, and those that are replaced; then rules about who is
+   gone, so that their ids are free for others, as they were until here from rules about who is new;
 4. functions change tenant, audit, group, limits or how commands are kept, where they are;
-5. services are set as they shall be, if the functions they need have been there all along;
-6. functions are added;
-7. the other services are set: all their functions are there;
+5. services are set as they shall be, if the functions and uplinks they need have been there all
+   along;
+6. functions and uplinks are added;
+7. the other services are set: all their functions and uplinks are there;
 8. rules become looser: denies and rejects that go, then new allows;
 9. commands are started anew that are others now, one after the other.
 
@@ -35,13 +37,14 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from ebpfmesh.errors import UsageError
-from ebpfmesh.model import Function, Identity, Injection, Match, Mesh, Policy, Service
+from ebpfmesh.model import Function, Identity, Injection, Match, Mesh, Policy, Service, Uplink
 from ebpfmesh.operation import (
     AT_ONCE,
     IN_PLACE,
     ROLLED,
     AddFunction,
     AddPolicy,
+    AddUplink,
     ChangeFunction,
     CreateMesh,
     Object,
@@ -50,6 +53,7 @@ from ebpfmesh.operation import (
     RemoveInjection,
     RemovePolicy,
     RemoveService,
+    RemoveUplink,
     ReplacePrograms,
     RollFunction,
     SetInjection,
@@ -61,7 +65,7 @@ from ebpfmesh.operation import (
     shown,
 )
 
-_Named = TypeVar("_Named", Function, Service, Injection)
+_Named = TypeVar("_Named", Function, Service, Injection, Uplink)
 _Rules = dict[Match, Policy]
 
 
@@ -86,8 +90,9 @@ def diff(
     changed = {n: f for n, f in before.items() if n in after and _in_place(f, between[n])}
     staying = {n for n, f in before.items() if n in changed or between.get(n) == f}
     moving = [n for n, f in changed.items() if _place(f) != _place(after[n])]
-    leave, enter = _service_steps(current, wanted, staying, some_move=bool(moving))
-    ready = [step for step in enter if staying.issuperset(_backends(step))]
+    lasting = {one.name for one in current.uplinks if one in wanted.uplinks}
+    leave, enter = _service_steps(current, wanted, staying, lasting, some_move=bool(moving))
+    ready = [step for step in enter if _can_be(step, staying, lasting)]
     old_rules = {policy.match: policy for policy in current.policies}
     new_rules = {policy.match: policy for policy in wanted.policies}
     strict = _stricter(old_rules, new_rules) | _quarantine(moving)
@@ -101,13 +106,15 @@ def diff(
         *_injection_steps(current, wanted),
         *(step for step in stricter if not _is_about(step, new)),
         *leave,
+        *(RemoveUplink(one) for one in current.uplinks if one.name not in lasting),
         *(RemoveFunction(f) for n, f in before.items() if n not in staying),
         *(step for step in looser if _is_about(step, gone)),
         *(ChangeFunction(between[n], old) for n, old in changed.items()),
         *ready,
         *(step for step in stricter if _is_about(step, new)),
         *(AddFunction(f) for n, f in after.items() if n not in staying),
-        *(step for step in enter if not staying.issuperset(_backends(step))),
+        *(AddUplink(one) for one in wanted.uplinks if one.name not in lasting),
+        *(step for step in enter if not _can_be(step, staying, lasting)),
         *(step for step in looser if not _is_about(step, gone)),
         *_ejection_steps(current, wanted),
         *(RollFunction(after[n], between[n], alone.get(n, ())) for n in rolled),
@@ -128,7 +135,7 @@ def _fixed(mesh: Mesh, key: str) -> object:
 
 
 def _bare(mesh: Mesh) -> Mesh:
-    nothing: dict[str, object] = {"functions": (), "services": (), "policies": (), "injections": ()}
+    nothing = dict.fromkeys(("functions", "services", "policies", "injections", "uplinks"), ())
     return mesh.model_copy(update=nothing)
 
 
@@ -161,8 +168,13 @@ def _ejection_steps(current: Mesh, wanted: Mesh) -> Iterator[Operation]:
     return (RemoveInjection(one) for one in current.injections if one.name not in after)
 
 
-def _backends(step: Operation) -> tuple[str, ...]:
-    return tuple(step.object.backends) if isinstance(step.object, Service) else ()
+def _can_be(step: Operation, functions: set[str], uplinks: set[str]) -> bool:
+    """Whether what a service needs is among these."""
+    service = step.object
+    return not isinstance(service, Service) or (
+        functions >= service.backends.keys()
+        and uplinks.issuperset(one.uplink for one in service.published)
+    )
 
 
 def _by_name(items: Iterable[_Named]) -> dict[str, _Named]:
@@ -212,12 +224,13 @@ def _alone(mesh: Mesh) -> dict[str, tuple[str, ...]]:
 
 
 def _service_steps(
-    current: Mesh, wanted: Mesh, staying: set[str], *, some_move: bool
+    current: Mesh, wanted: Mesh, staying: set[str], lasting: set[str], *, some_move: bool
 ) -> tuple[list[Operation], list[Operation]]:
     """What is done to services before functions go, and after their functions are there.
 
     A service that only needs functions that stay goes over to them in one step, unless a tenant
-    changes meanwhile. Any other has, until it is set, the functions it has before and after.
+    changes meanwhile. Any other has, until it is set, the functions it has before and after, and is
+    published where it is before and after.
     """
     before, after = _by_name(current.backed), _by_name(wanted.backed)
     groups = wanted.groups.keys()
@@ -231,7 +244,9 @@ def _service_steps(
             continue
         one_step = staying.issuperset(new.backends) and not some_move
         keep = staying if one_step else staying.intersection(new.backends)
-        between = old.only(keep | groups)
+        between = old.only(keep | groups).published_on(lasting)
+        both = tuple(one for one in between.publish if one in new.publish)
+        between = between.model_copy(update={"publish": both})
         if between != old:
             leave.append(SetService(between, old))
         if between != new:

@@ -154,6 +154,7 @@ enum mesh_reason {
 enum mesh_direction {
 	MESH_FROM_FN = 0,
 	MESH_TO_FN = 1,
+	MESH_FROM_UPLINK = 2, /* from outside, at an uplink of the host's */
 };
 
 /* Kinds of identity; an identity is kind << 24 | id, and a policy joins two of them. */
@@ -227,11 +228,13 @@ enum mesh_output_kind {
 	MESH_OUTPUT_RATE = 8, /* a bit: first by the rates of sender and receiver */
 	MESH_OUTPUT_EGRESS =
 		16, /* a bit: out of that interface, and so past XDP at its other end */
+	MESH_OUTPUT_NEIGHBOUR = 32, /* a bit: out of this uplink, to whom the host's routes say */
 };
 
 /* What an interface is to the mesh. */
 enum mesh_iface_kind {
 	MESH_IFACE_FUNCTION = 1, /* the host side of a function's; the id is the function's */
+	MESH_IFACE_UPLINK = 2,	 /* the host's own, to the outside; the id is 0 */
 };
 
 enum mesh_service_flag {
@@ -404,13 +407,15 @@ struct mesh_service_key {
 _Static_assert(sizeof(struct mesh_service_key) == 20, "padding");
 
 struct mesh_service {
-	__u32 row;   /* first of its rows in mesh_maglev */
-	__u32 size;  /* length of its table, 0: no backend */
-	__u16 id;    /* never 0 */
-	__u16 shift; /* its functions' port minus its own, modulo 2^16; host order */
-	__u32 flags; /* enum mesh_service_flag */
+	__u32 row;    /* first of its rows in mesh_maglev */
+	__u32 size;   /* length of its table, 0: no backend */
+	__u16 id;     /* never 0 */
+	__u16 shift;  /* its functions' port minus its own, modulo 2^16; host order */
+	__u16 flags;  /* enum mesh_service_flag */
+	__u16 own;    /* its own port minus the one it is published on, modulo 2^16 */
+	__u32 uplink; /* the interface whose packets reach it, 0: those of functions */
 };
-_Static_assert(sizeof(struct mesh_service) == 16, "padding");
+_Static_assert(sizeof(struct mesh_service) == 20, "padding");
 
 /* Part of a Maglev table: ids of functions. */
 struct mesh_maglev_row {
@@ -670,8 +675,9 @@ struct mesh_question {
 	struct mesh_pair pair[32];
 	__u32 pairs;
 	__u32 protocol;
+	__u32 uplink; /* interface of an opener outside, 0: a function, or by the host's stack */
 };
-_Static_assert(sizeof(struct mesh_question) == 816, "padding");
+_Static_assert(sizeof(struct mesh_question) == 820, "padding");
 
 /* What became of it. */
 struct mesh_verdict {
@@ -693,7 +699,7 @@ struct mesh_judgement {
 	struct mesh_question question;
 	struct mesh_verdict verdict;
 };
-_Static_assert(sizeof(struct mesh_judgement) == 896, "padding");
+_Static_assert(sizeof(struct mesh_judgement) == 900, "padding");
 
 /* A datagram's first fragment has the ports, the others have this. */
 struct mesh_fragment_key {
@@ -730,7 +736,7 @@ struct mesh_asked {
 	__u32 users; /* only the first may write */
 	struct mesh_judgement judgement;
 };
-_Static_assert(sizeof(struct mesh_asked) == 900, "padding");
+_Static_assert(sizeof(struct mesh_asked) == 904, "padding");
 
 /* What is sent to mesh_events; so many bytes of the packet as `captured` says come after it. */
 struct mesh_event {

@@ -50,7 +50,7 @@
 MESH_MAP("array", mesh_config, __u32, struct mesh_config, 1);
 
 /* Interface → what it is. Written by attach and detach; read when a flow is judged. */
-MESH_MAP("hash", mesh_iface, __u32, struct mesh_iface, functions);
+MESH_MAP("hash", mesh_iface, __u32, struct mesh_iface, interfaces);
 
 /* Id → function. Written by attach and detach; read when a flow is judged. */
 MESH_MAP("array", mesh_function, __u32, struct mesh_function, functions);

@@ -71,7 +71,10 @@ HOT int answer_allowed(const struct mesh_judgement *j)
 	return answers->sent[way]++ < MESH_ANSWERS;
 }
 
-/* Back the way the packet came; what the host gets is from the function, as its own packets are. */
+/*
+ * Back the way the packet came; what the host gets is from the function, as its own packets are, and
+ * out of an uplink the kernel finds the MACs.
+ */
 HOT int answer_ethernet(struct ethhdr *eth, const struct mesh_judgement *j)
 {
 	struct mesh_function *fn = endpoint_get(j->packet.function);
@@ -260,7 +263,7 @@ HOT int answer_icmp6(CTX *ctx, const struct mesh_judgement *j, __u32 quoted)
 	if ((void *)(e + 1) + quoted > context_end(ctx) || answer_ethernet(&e->eth, j))
 		return -1;
 	e->eth.h_proto = bpf_htons(ETH_P_IPV6);
-	if (j->packet.direction == MESH_TO_FN)
+	if (j->packet.direction != MESH_FROM_FN)
 		source = e->quote.daddr;
 	answer_ipv6(&e->ip, length, IPPROTO_ICMPV6, &source, &e->quote.saddr);
 	__builtin_memset(&e->icmp, 0, sizeof(e->icmp));

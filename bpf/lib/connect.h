@@ -96,7 +96,7 @@ HOT int connect_resolve(struct connect *from, struct mesh_socket *to, __u64 netn
 	if (!own || !config)
 		return 0;
 	from->own = *own;
-	service = service_find(config, &from->address, from->port, IPPROTO_TCP);
+	service = service_find(config, &from->address, from->port, IPPROTO_TCP, 0);
 	return service && connect_select(service, from, to) &&
 	       connect_allowed(config, from, to, service->id);
 }

@@ -15,6 +15,13 @@ HOT __u32 endpoint_by_ifindex(__u32 ifindex)
 	return iface && iface->kind == MESH_IFACE_FUNCTION ? iface->id : 0;
 }
 
+HOT int endpoint_is_uplink(__u32 ifindex)
+{
+	struct mesh_iface *iface = mesh_iface.lookup(&ifindex);
+
+	return iface && iface->kind == MESH_IFACE_UPLINK;
+}
+
 HOT __u32 endpoint_by_address(struct mesh_address *address)
 {
 	__u32 *id = mesh_address.lookup(address);

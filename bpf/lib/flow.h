@@ -151,6 +151,12 @@ HOT int flow_is_to_peer(const struct mesh_flow *flow)
 	return !(flow_output_kind(flow) & MESH_OUTPUT_STACK);
 }
 
+/* Out of an uplink, and not by the host's stack? */
+HOT int flow_is_to_uplink(const struct mesh_flow *flow)
+{
+	return !!(flow_output_kind(flow) & MESH_OUTPUT_NEIGHBOUR);
+}
+
 /* Straight into its receiver? What is redirected at XDP passes XDP there by itself. */
 HOT int flow_is_straight(const struct mesh_flow *flow)
 {

@@ -31,6 +31,7 @@ HOT void judge_orient(struct mesh_judgement *j, const struct mesh_flow *stale)
 	j->question.backend_ifindex = stale ? flow_answer_ifindex(stale) : 0;
 	j->question.flags = stale ? stale->flags & MESH_FLOW_SOCKET : 0;
 	j->question.service = 0;
+	j->question.uplink = j->packet.direction == MESH_FROM_UPLINK ? j->packet.ifindex : 0;
 	if (!stale)
 		return;
 	j->question.service_address = stale->address; /* of MESH_FLOW_SOCKET */
@@ -39,6 +40,7 @@ HOT void judge_orient(struct mesh_judgement *j, const struct mesh_flow *stale)
 	if (!(stale->flags & MESH_FLOW_REPLY))
 		return;
 	j->question.backend_ifindex = 0;
+	j->question.uplink = flow_is_to_uplink(stale) ? flow_answer_ifindex(stale) : 0;
 	j->question.target_port = j->packet.tuple.source_port;
 	tuple_reverse(&j->question.tuple);
 	if (stale->flags & MESH_FLOW_NAT_SRC) {
@@ -102,7 +104,7 @@ HOT struct mesh_service *judge_socket(CTX *ctx, const struct mesh_config *config
 	j->question.service_address = socket->service;
 	j->question.service_port = socket->service_port;
 	service = service_find(config, &j->question.service_address, j->question.service_port,
-			       IPPROTO_TCP);
+			       IPPROTO_TCP, 0);
 	if (j->question.backend)
 		return service;
 	j->question.flags |= MESH_FLOW_SOCKET;
@@ -126,13 +128,14 @@ HOT struct mesh_service *judge_socket(CTX *ctx, const struct mesh_config *config
 HOT struct mesh_service *judge_meant(CTX *ctx, const struct mesh_config *config,
 				     struct mesh_judgement *j, const struct mesh_flow *stale)
 {
-	struct mesh_service *service =
-		service_find(config, &j->question.tuple.destination,
-			     j->question.tuple.destination_port, j->question.tuple.protocol);
+	struct mesh_service *service = service_find(config, &j->question.tuple.destination,
+						    j->question.tuple.destination_port,
+						    j->question.tuple.protocol, j->question.uplink);
 
 	if (service) {
 		j->question.flags &= ~MESH_FLOW_SOCKET;
-		j->question.service_port = j->question.tuple.destination_port;
+		j->question.service_port =
+			service_own_port(service, j->question.tuple.destination_port);
 		return service;
 	}
 	if (!stale || (j->question.backend && !(j->question.flags & MESH_FLOW_SOCKET)))
@@ -140,7 +143,7 @@ HOT struct mesh_service *judge_meant(CTX *ctx, const struct mesh_config *config,
 	if (!(j->question.flags & MESH_FLOW_SOCKET))
 		return NULL;
 	return service_find(config, &j->question.service_address, j->question.service_port,
-			    j->question.tuple.protocol);
+			    j->question.tuple.protocol, 0);
 }
 
 /* Find the receiver. MESH_OK or a reason. */
@@ -199,6 +202,8 @@ HOT int judge_parties(CTX *ctx, const struct mesh_config *config, struct mesh_ju
 	who.opener = endpoint_get(j->question.opener);
 	if (!who.opener)
 		return MESH_NO_FUNCTION;
+	if (j->question.uplink && (j->question.opener || !endpoint_is_uplink(j->question.uplink)))
+		return MESH_NO_FLOW; /* it was one, or its peer outside was */
 	reason = judge_receiver(ctx, config, j, stale, &who);
 	if (reason)
 		return reason;

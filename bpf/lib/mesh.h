@@ -70,7 +70,10 @@ HOT void mesh_slow_clear(struct mesh_judgement *j)
 	j->verdict.event = 0;
 }
 
-/* The slow path learns from here which way the packet goes. */
+/*
+ * The slow path learns from here which way the packet goes. What comes in by an uplink may be the host's:
+ * where a program is missing its stack gets it, and mesh_to_fn behind that.
+ */
 HOT int mesh_go_slow(CTX *ctx, __u32 direction)
 {
 	struct mesh_judgement *j = mesh_scratch_get();
@@ -81,22 +84,25 @@ HOT int mesh_go_slow(CTX *ctx, __u32 direction)
 		j->packet.direction = direction;
 		verdict_call(ctx, MESH_CALL_SLOW);
 	}
+	if (direction == MESH_FROM_UPLINK)
+		return verdict_next(ctx);
 	return mesh_drop(ctx, direction, MESH_NO_PROGRAM);
 }
 
 /*
  * One of an established flow that goes through what is injected or by a rate, past XDP at its
- * receiver, or to the host's stack. At XDP is neither of the first two: it goes on to tc as it came.
+ * receiver, out of an uplink, or to the host's stack. At XDP it goes on to tc as it came, but where it
+ * is for the stack.
  */
 HOT int mesh_deliver_other(CTX *ctx, const struct mesh_config *config, const struct pkt *p,
-			   struct mesh_flow *flow)
+			   struct mesh_flow *flow, __u32 direction)
 {
 	__u32 output = flow->output;
 
 #ifndef MESH_XDP
 	if (flow_is_to_peer(flow)) {
 		if (unlikely(rewrite_check_ttl(p)))
-			return mesh_go_slow(ctx, MESH_FROM_FN);
+			return mesh_go_slow(ctx, direction);
 		mesh_rewrite(ctx, p, flow);
 	}
 	if (flow_is_chained(flow)) {
@@ -104,15 +110,15 @@ HOT int mesh_deliver_other(CTX *ctx, const struct mesh_config *config, const str
 		return chain_start(ctx);
 	}
 #else
-	if (flow_is_chained(flow))
+	if (flow_is_chained(flow) || flow_is_to_uplink(flow))
 		return verdict_pass(ctx);
 #endif
 	meter_count(ctx, flow);
 	return flow_is_to_peer(flow) ? verdict_output(ctx, output) : verdict_pass(ctx);
 }
 
-/* A packet that a function sends. */
-HOT int mesh_from_function(CTX *ctx)
+/* A packet that a function sends, or somebody outside. */
+HOT int mesh_carry(CTX *ctx, __u32 direction)
 {
 	struct mesh_config *config = mesh_config_get();
 	struct mesh_flow *flow;
@@ -123,16 +129,31 @@ HOT int mesh_from_function(CTX *ctx)
 	flow = flow_find(&p, context_ifindex(ctx));
 	if (unlikely(!flow || flow->epoch != config->epoch || !mesh_flow_is_fresh(flow)))
 		goto slow;
-	if (unlikely(!mac_equal(p.eth->h_source, flow->sender)))
+	if (direction == MESH_FROM_FN && unlikely(!mac_equal(p.eth->h_source, flow->sender)))
 		goto slow;
 	if (unlikely(!flow_is_straight(flow)))
-		return mesh_deliver_other(ctx, config, &p, flow);
+		return mesh_deliver_other(ctx, config, &p, flow, direction);
 	if (unlikely(rewrite_check_ttl(&p)))
 		goto slow;
 	meter_count(ctx, flow);
 	return mesh_deliver(ctx, &p, flow);
 slow:
-	return mesh_go_slow(ctx, MESH_FROM_FN);
+	return mesh_go_slow(ctx, direction);
+}
+
+HOT int mesh_from_function(CTX *ctx)
+{
+	return mesh_carry(ctx, MESH_FROM_FN);
+}
+
+/* A packet that comes in by an uplink; what is sent to many, or to another host, is not for us. */
+HOT int mesh_from_uplink(CTX *ctx)
+{
+#ifndef MESH_XDP
+	if (CONTEXT_FIELD(ctx, pkt_type) != 0)
+		return verdict_next(ctx);
+#endif
+	return mesh_carry(ctx, MESH_FROM_UPLINK);
 }
 
 /* A packet that the host's stack sends to a function. */

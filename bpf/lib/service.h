@@ -16,9 +16,9 @@ HOT __be16 port_prefix(__be16 port, __u32 bits)
 }
 
 /* By its port; else by the ranges of ports there are, each a few prefixes, the narrowest first. */
-HOT struct mesh_service *service_find(const struct mesh_config *config,
-				      const struct mesh_address *address, __be16 port,
-				      __u32 protocol)
+HOT struct mesh_service *service_lookup(const struct mesh_config *config,
+					const struct mesh_address *address, __be16 port,
+					__u32 protocol)
 {
 	struct mesh_service_key key = { .address = *address, .port = port, .protocol = protocol };
 	struct mesh_service *service;
@@ -39,6 +39,21 @@ HOT struct mesh_service *service_find(const struct mesh_config *config,
 		}
 	}
 	return NULL;
+}
+
+/* The service of an address, for packets of an uplink, 0: for those of functions; or NULL. */
+HOT struct mesh_service *service_find(const struct mesh_config *config,
+				      const struct mesh_address *address, __be16 port,
+				      __u32 protocol, __u32 uplink)
+{
+	struct mesh_service *service = service_lookup(config, address, port, protocol);
+
+	return service && service->uplink == uplink ? service : NULL;
+}
+
+HOT __be16 service_own_port(const struct mesh_service *service, __be16 port)
+{
+	return bpf_htons(bpf_ntohs(port) + service->own);
 }
 
 HOT __be16 service_target_port(const struct mesh_service *service, __be16 port)

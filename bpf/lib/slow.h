@@ -16,6 +16,7 @@
 #include "lib/parse.h"
 #include "lib/neighbour.h"
 #include "lib/fragment.h"
+#include "lib/uplink.h"
 #include "lib/track.h"
 #include "lib/event.h"
 #include "lib/icmp.h"
@@ -30,6 +31,16 @@ struct slow {
 	int establish; /* the flow is an established one from here on */
 };
 
+/* Does it come in by an uplink? None has XDP. */
+HOT int slow_is_from_uplink(const struct mesh_judgement *j)
+{
+#ifdef MESH_XDP
+	return 0;
+#else
+	return j->packet.direction == MESH_FROM_UPLINK;
+#endif
+}
+
 /* Whose interface is it? Of a packet that comes here for the first time. */
 HOT void slow_start(CTX *ctx, struct mesh_judgement *j)
 {
@@ -37,7 +48,7 @@ HOT void slow_start(CTX *ctx, struct mesh_judgement *j)
 		j->packet.direction = context_question(ctx);
 	j->packet.function = endpoint_by_ifindex(context_ifindex(ctx));
 	j->packet.sender = j->packet.direction == MESH_FROM_FN ? j->packet.function : 0;
-	j->packet.ifindex = j->packet.direction == MESH_FROM_FN ? context_ifindex(ctx) : 0;
+	j->packet.ifindex = j->packet.direction == MESH_TO_FN ? 0 : context_ifindex(ctx);
 	j->question.receiver = 0;
 	j->verdict.rule = 0;
 	j->question.service = 0;
@@ -154,7 +165,9 @@ HOT int slow_classify(CTX *ctx, struct slow *s)
 	if (!s->j->verdict.step && !s->j->verdict.event)
 		slow_start(ctx, s->j);
 	reason = parse_packet(ctx, &s->p);
-	if (!reason)
+	if (slow_is_from_uplink(s->j))
+		reason = uplink_check(s->config, &s->p, s->j->packet.ifindex, reason);
+	else if (!reason)
 		reason = s->j->packet.direction == MESH_FROM_FN ? slow_check_function(s) :
 								  slow_check_host(s);
 	if (reason || (s->p.kind != PKT_FLOW && s->p.kind != PKT_ERROR))
@@ -162,6 +175,8 @@ HOT int slow_classify(CTX *ctx, struct slow *s)
 	if (s->j->verdict.step && (s->j->verdict.reason || context_is_dry(ctx)))
 		return s->j->verdict.reason;
 	reason = slow_tuple(ctx, s);
+	if (reason == MESH_FRAGMENT && slow_is_from_uplink(s->j))
+		return UPLINK_HOST; /* nobody knows whose it is */
 	return reason ? reason : slow_find(ctx, s);
 }
 
@@ -225,6 +240,10 @@ HOT int slow_deliver(CTX *ctx, struct slow *s)
 	}
 	if (!flow_is_to_peer(flow))
 		return verdict_pass(ctx);
+#ifdef MESH_XDP
+	if (flow_is_to_uplink(flow))
+		return verdict_pass(ctx);
+#endif
 	slow_rewrite(ctx, s, flow);
 	return verdict_output(ctx, output);
 }
@@ -280,6 +299,10 @@ HOT int mesh_slow(CTX *ctx)
 	if (s.j->packet.direction == MESH_FROM_FN && context_is_answer(ctx))
 		return verdict_pass(ctx);
 	reason = slow_classify(ctx, &s);
+	if (reason == UPLINK_HOST) {
+		mesh_slow_clear(s.j);
+		return verdict_next(ctx);
+	}
 	if (!reason && s.track.flow)
 		reason = slow_check_delivery(&s);
 	if (context_is_dry(ctx)) {

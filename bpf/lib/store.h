@@ -47,10 +47,20 @@ HOT void store_counts(MESH_FLOW_ENTRY *entry, const struct mesh_flow *known)
 #endif
 }
 
-HOT void store_ethernet(struct mesh_flow *flow, const struct mesh_function *receiver,
-			const struct mesh_function *sender)
+/* Where packets for a function go; those for the outside to where it spoke from, by MACs of the host. */
+HOT __u32 store_output(const struct mesh_judgement *j, const struct mesh_function *receiver)
 {
-	flow->output = endpoint_output(receiver) ?: MESH_OUTPUT_STACK << MESH_IFINDEX_BITS;
+	if (receiver->ifindex)
+		return endpoint_output(receiver);
+	if (j->question.uplink)
+		return MESH_OUTPUT_NEIGHBOUR << MESH_IFINDEX_BITS | j->question.uplink;
+	return MESH_OUTPUT_STACK << MESH_IFINDEX_BITS;
+}
+
+HOT void store_ethernet(const struct mesh_judgement *j, struct mesh_flow *flow,
+			const struct mesh_function *receiver, const struct mesh_function *sender)
+{
+	flow->output = store_output(j, receiver);
 	__builtin_memcpy(flow->ethernet, receiver->mac, 6);
 	__builtin_memcpy((void *)flow->ethernet + 6, receiver->gateway, 6);
 	__builtin_memcpy(flow->sender, sender->mac, 6);
@@ -104,7 +114,7 @@ HOT void store_forward(const struct mesh_config *config, const struct mesh_judge
 		flow->checksum =
 			csum_difference(j->question.tuple.destination.word, flow->address.word, 4);
 	}
-	store_ethernet(flow, who->receiver, who->opener);
+	store_ethernet(j, flow, who->receiver, who->opener);
 	store_chain(flow, j->question.opener, j->question.receiver);
 	store_rate(flow, who->opener, who->receiver);
 }
@@ -124,7 +134,7 @@ HOT void store_reply(const struct mesh_judgement *j, const struct parties *who,
 		flow->port = j->question.tuple.destination_port;
 		flow->checksum = ~flow->checksum;
 	}
-	store_ethernet(flow, who->opener, who->receiver);
+	store_ethernet(j, flow, who->opener, who->receiver);
 	store_chain(flow, j->question.receiver, j->question.opener);
 	store_rate(flow, who->receiver, who->opener);
 }
@@ -134,7 +144,7 @@ HOT void store_keys(const struct mesh_judgement *j, const struct parties *who, s
 {
 	struct mesh_tuple answer = j->question.tuple;
 
-	flow_key(&s->key[0], &answer, who->opener->ifindex);
+	flow_key(&s->key[0], &answer, who->opener->ifindex ?: j->question.uplink);
 	answer.destination = j->question.target;
 	answer.destination_port = j->question.target_port;
 	if (j->question.flags & MESH_FLOW_HAIRPIN)

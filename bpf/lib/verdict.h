@@ -34,6 +34,16 @@ HOT int verdict_pass(CTX *ctx)
 #endif
 }
 
+/* The host's own, at an uplink: on to whatever else is attached there, and its stack. */
+HOT int verdict_next(CTX *ctx)
+{
+#ifdef MESH_XDP
+	return XDP_PASS;
+#else
+	return TC_ACT_UNSPEC;
+#endif
+}
+
 /* Into the function behind a host-side veth. */
 HOT int verdict_redirect(CTX *ctx, __u32 ifindex)
 {
@@ -50,11 +60,27 @@ HOT int verdict_redirect(CTX *ctx, __u32 ifindex)
 #endif
 }
 
+#ifndef MESH_XDP
+/* BCC 0.26 declares it without its third argument. */
+static long (*redirect_neigh)(__u32 ifindex, void *next_hop, int size,
+			      __u64 flags) = (void *)BPF_FUNC_redirect_neigh;
+#endif
+
+/* Out of an interface of the host's, to whom its routes say; the MACs are the kernel's to find. */
+HOT int verdict_neighbour(CTX *ctx, __u32 ifindex)
+{
+#ifdef MESH_XDP
+	return XDP_PASS;
+#else
+	return redirect_neigh(ifindex, NULL, 0, 0);
+#endif
+}
+
 /*
  * As mesh_flow.output has it, chains or not: into a function, past XDP at its own interface if it
  * has that, which bpf_redirect_peer() would not meet. mesh_to_fn, which then does, knows it by a mark
  * that no function can set. On its way out the kernel cuts what is GSO and completes checksums, as that
- * interface has neither offload.
+ * interface has neither offload. Out of an uplink they go as they are.
  */
 HOT int verdict_output(CTX *ctx, __u32 output)
 {
@@ -65,6 +91,8 @@ HOT int verdict_output(CTX *ctx, __u32 output)
 		ctx->mark = MESH_PASSED;
 		return bpf_redirect(ifindex, 0);
 	}
+	if (unlikely(output >> MESH_IFINDEX_BITS & MESH_OUTPUT_NEIGHBOUR))
+		return verdict_neighbour(ctx, ifindex);
 #endif
 	return verdict_redirect(ctx, ifindex);
 }
@@ -81,6 +109,8 @@ HOT int verdict_answer(CTX *ctx, __u32 direction, __u32 output)
 		return bpf_redirect(context_ifindex(ctx), BPF_F_INGRESS);
 	}
 #endif
+	if (direction == MESH_FROM_UPLINK)
+		return verdict_neighbour(ctx, context_ifindex(ctx));
 	return verdict_output(ctx, output);
 }
 

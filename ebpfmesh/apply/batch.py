@@ -78,10 +78,10 @@ def settle(mesh: Live) -> None:
 
 
 def recover(mesh: Live, wrong: Sequence[str] = ()) -> list[str]:
-    """Undo a change that was cut short; names of the functions that could not be kept."""
+    """Undo a change that was cut short; functions and uplinks that could not be kept."""
     listen.stop_dead(mesh.record, mesh.control.maps)
-    broken = mesh.functions.broken()
-    if broken or wrong or mesh.record.cut_short:
+    broken, cut_off = mesh.functions.broken(), mesh.uplinks.broken()
+    if broken or cut_off or wrong or mesh.record.cut_short:
         mesh.step("recover")
         mesh.record.release()
         mesh.record.doubt()
@@ -93,15 +93,18 @@ def recover(mesh: Live, wrong: Sequence[str] = ()) -> list[str]:
         broken = mesh.functions.broken()
         mesh.functions.shut(broken)
         mesh.functions.remove(broken)
+        cut_off = mesh.uplinks.broken()
+        for name in cut_off:
+            mesh.uplinks.remove(name)
         broken += [name for name in lost if name not in broken]
         mesh.record.drop_dangling()
         _write_anew(mesh)
-    return broken
+    return [*(f"function {name}" for name in broken), *(f"uplink {name}" for name in cut_off)]
 
 
 def problems(mesh: Live) -> list[str]:
     """What is not as the record says, where nothing is known to be broken or unfinished."""
-    if mesh.record.cut_short or mesh.functions.broken():
+    if mesh.record.cut_short or mesh.functions.broken() or mesh.uplinks.broken():
         return []
     return audit.problems(mesh.pins, mesh.control.maps, mesh.record) + mesh.names.problems()
 

@@ -20,8 +20,9 @@ from ebpfmesh.compile import compiled
 from ebpfmesh.errors import AbiMismatch, NotFound
 from ebpfmesh.kernel import bpf, links, private, sockets
 from ebpfmesh.kernel.pins import Pins
-from ebpfmesh.kernel.programs import ALWAYS, AT_SOCKETS, CALLS, HOOKS, MESH, by_file
+from ebpfmesh.kernel.programs import ALWAYS, AT_SOCKETS, CALLS, HOOKS, MESH, UPLINK, by_file
 from ebpfmesh.operation import ReplacePrograms
+from ebpfmesh.state.place import uplink_pin
 from ebpfmesh.state.record import Record
 
 _COPYING = "copying"
@@ -101,7 +102,7 @@ def switch(mesh: Held, build: str) -> None:
 
 
 def _switch_hooks(mesh: Held, build: str) -> None:
-    """At the interfaces of all functions; those that come later get the same."""
+    """At the interfaces of all functions and uplinks; those that come later get the same."""
     rows = mesh.record.functions()
     for direction, name in HOOKS.items():
         with bpf.obj_get(mesh.pins.build(build) / name) as program:
@@ -112,3 +113,10 @@ def _switch_hooks(mesh: Held, build: str) -> None:
                 links.replace(mesh.ip, ifindex, direction, program, pin)
             mesh.step(f"program {name}")
             bpf.obj_repin(program, mesh.pins.progs / name)
+    with bpf.obj_get(mesh.pins.build(build) / UPLINK) as program:
+        for uplink in mesh.record.uplinks():
+            mesh.step(f"uplink {uplink.name}: program")
+            pin = uplink_pin(mesh.pins, uplink.name)
+            links.replace(mesh.ip, uplink.ifindex, "ingress", program, pin)
+        mesh.step(f"program {UPLINK}")
+        bpf.obj_repin(program, mesh.pins.progs / UPLINK)

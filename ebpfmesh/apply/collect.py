@@ -63,7 +63,7 @@ def _collect_mesh(ip: IPRoute, mesh: str, on_step: OnStep) -> list[str]:
         removed += [f"half a change of mesh {mesh}"] if found.cut_short else []
         wrong = batch.problems(live)
         removed += [f"what was wrong with {what} of mesh {mesh}" for what in wrong]
-        removed += [f"function {name} of mesh {mesh}" for name in batch.recover(live, wrong)]
+        removed += [f"{what} of mesh {mesh}" for what in batch.recover(live, wrong)]
         known = {row.function.name for row in found.functions()}
     return [*removed, *_collect_strays(ip, mesh, known)]
 

@@ -16,7 +16,7 @@ from ebpfmesh._abi import Direction
 from ebpfmesh.errors import MeshError
 from ebpfmesh.kernel import clock, maglev, rates, rooms
 from ebpfmesh.kernel.interface import Plugged
-from ebpfmesh.kernel.keys import PROTOCOL, packed, prefix_key, service_keys
+from ebpfmesh.kernel.keys import PROTOCOL, frontends, packed, prefix_key
 from ebpfmesh.kernel.maps import Maps, maglev_rows, tenant_ids
 from ebpfmesh.kernel.prefixes import block_of
 from ebpfmesh.model import (
@@ -163,9 +163,7 @@ class Control:
 
     def set_function(self, number: int, function: Function, plugged: Plugged) -> None:
         """Make a function known: by id, interface and addresses."""
-        if plugged.ifindex >> _abi.IFINDEX_BITS:
-            what = f"interface index {plugged.ifindex} has more than {_abi.IFINDEX_BITS} bits"
-            raise MeshError(what, hint="make the mesh in a new network namespace")
+        check_ifindex(plugged.ifindex)
         flags = self._set_rates(number, function)
         row = _abi.Function(
             ifindex=plugged.ifindex,
@@ -183,6 +181,15 @@ class Control:
             self.maps["mesh_address"].set(packed(address), ctypes.c_uint32(number))
         port = _abi.Iface(id=number, kind=_abi.IfaceKind.FUNCTION)
         self.maps["mesh_iface"].set(ctypes.c_uint32(plugged.ifindex), port)
+
+    def set_uplink(self, ifindex: int) -> None:
+        """Make an uplink known."""
+        row = _abi.Iface(kind=_abi.IfaceKind.UPLINK)
+        self.maps["mesh_iface"].set(ctypes.c_uint32(ifindex), row)
+
+    def remove_uplink(self, ifindex: int) -> None:
+        """Forget an uplink. Twice is fine."""
+        self.maps["mesh_iface"].delete(ctypes.c_uint32(ifindex))
 
     def _tenant(self, name: str) -> int:
         self.make_room("tenant", name)
@@ -291,15 +298,27 @@ class Control:
             shift=service.shift & 0xFFFF,
             flags=_abi.ServiceFlag.AFFINITY if service.affinity == "source" else 0,
         )
-        keys = service_keys(service)
-        depths = functools.reduce(lambda found, key: found | 1 << key.depth, keys, 0)
+        ends = frontends(service, self.record.places())
+        depths = functools.reduce(lambda found, end: found | 1 << end.key.depth, ends, 0)
         self._look_deeper(depths, [])
-        for key in keys:
+        for key, own, uplink in ends:
+            value.own, value.uplink = own, uplink
             self.maps["mesh_service"].set(key, value)
+        self._withdraw(service)
         self._claim_addresses(service)
         with self.record.transaction():
             self.record.put_service(service, row, rows, depths)
             self.record.return_rows(*old)
+
+    def _withdraw(self, service: Service | None, name: str = "") -> None:
+        """Have a service no longer answer where it did as it is written down, and does not now."""
+        places = self.record.places()
+        before = self.record.service(service.name if service else name)
+        after = frontends(service, places) if service else []
+        kept = {bytes(end.key) for end in after}
+        for end in frontends(before, places) if before else []:
+            if bytes(end.key) not in kept:
+                self.maps["mesh_service"].delete(end.key)
 
     def set_unready(self, reasons: Mapping[str, str], *, asked: bool = False) -> None:
         """Have functions get new flows of services, or not, if there is a reason why not."""
@@ -355,8 +374,8 @@ class Control:
 
     def remove_service(self, service: Service) -> None:
         """Take a service out; flows through it end with their next packet. Twice is fine."""
-        for key in service_keys(service):
-            self.maps["mesh_service"].delete(key)
+        for end in frontends(service, self.record.places()):
+            self.maps["mesh_service"].delete(end.key)
         with self.record.transaction():
             self.record.return_rows(*self.record.table(service.name))
             self.record.delete_service(service.name)
@@ -448,10 +467,13 @@ class Control:
 
     def resync(self, functions: Mapping[int, tuple[Function, Plugged]]) -> None:
         """Make all that the maps say exactly what the record does (after a crash)."""
-        indices = {plugged.ifindex for _, plugged in functions.values()}
+        uplinks = {row.ifindex for row in self.record.uplinks()}
+        indices = uplinks | {plugged.ifindex for _, plugged in functions.values()}
         for index, _ in list(self.maps["mesh_iface"].items()):
             if index.value not in indices:
                 self.maps["mesh_iface"].delete(index)
+        for ifindex in uplinks:
+            self.set_uplink(ifindex)
         for number, (function, plugged) in functions.items():
             self.set_function(number, function, plugged)
         services = self.record.model().backed
@@ -460,7 +482,8 @@ class Control:
         for address, _ in list(self.maps["mesh_address"].items()):
             if bytes(address) not in addresses:
                 self.maps["mesh_address"].delete(address)
-        known = {bytes(key) for service in services for key in service_keys(service)}
+        places = self.record.places()
+        known = {bytes(end.key) for service in services for end in frontends(service, places)}
         for key, _ in list(self.maps["mesh_service"].items()):
             if bytes(key) not in known:
                 self.maps["mesh_service"].delete(key)
@@ -490,6 +513,13 @@ class Control:
                 self.maps["mesh_policy"].delete(key)
         for raw in known:
             self._write_strongest(raw)
+
+
+def check_ifindex(ifindex: int) -> None:
+    """Raise MeshError for an interface whose index is no part of a flow's key."""
+    if ifindex >> _abi.IFINDEX_BITS:
+        what = f"interface index {ifindex} has more than {_abi.IFINDEX_BITS} bits"
+        raise MeshError(what, hint="make the mesh in a new network namespace")
 
 
 def _kind(identity: Identity) -> str:

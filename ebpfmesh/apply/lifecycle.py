@@ -14,15 +14,23 @@ from ebpfmesh.apply.live import Live, changing, opened
 from ebpfmesh.apply.lookup import functions
 from ebpfmesh.apply.ready import KEPT, Unready, Waits, together
 from ebpfmesh.apply.remove import take_down
-from ebpfmesh.config.edit import new_function, scope_of_function, with_others
+from ebpfmesh.config import parse_address
+from ebpfmesh.config.edit import (
+    add_uplink,
+    delete_uplink,
+    new_function,
+    scope_of_function,
+    with_others,
+)
 from ebpfmesh.errors import MeshError, NotFound, UsageError
-from ebpfmesh.kernel import links, netns, pins, xsk
+from ebpfmesh.kernel import interface, links, netns, pins, xsk
 from ebpfmesh.kernel.maps import create_maps
 from ebpfmesh.kernel.pins import Pins
 from ebpfmesh.kernel.programs import CALLS
 from ebpfmesh.model import Function, Mesh, Scope
 from ebpfmesh.operation import (
     AddFunction,
+    AddUplink,
     Operation,
     Repair,
     RollFunction,
@@ -32,8 +40,8 @@ from ebpfmesh.operation import (
 from ebpfmesh.plan import diff
 from ebpfmesh.runtime.sandbox import Sandbox
 from ebpfmesh.state import remains
-from ebpfmesh.state.place import check_place, problem
-from ebpfmesh.state.record import FunctionRow, Record
+from ebpfmesh.state.place import check_place, problem, uplink_problem
+from ebpfmesh.state.record import FunctionRow, Record, UplinkRow
 from ebpfmesh.state.remains import check_home
 from ebpfmesh.state.writer import Writer, locked
 
@@ -54,7 +62,9 @@ def _plan(wanted: Mesh, *, prune: bool) -> tuple[Operation, ...]:
     with contextlib.closing(Record(wanted.name)) as record, netns.rtnetlink() as ip:
         check_place(record)
         gone = [row.function.name for row in record.functions() if problem(ip, row)]
-        return _steps(record, wanted, prune=prune, without=gone)
+        own = Pins(record.mesh)
+        cut = [row.name for row in record.uplinks() if uplink_problem(ip, own, row)]
+        return _steps(record, wanted, prune=prune, without=gone, without_uplinks=cut)
 
 
 def up(
@@ -132,10 +142,15 @@ def _apply_and_wait(
 
 
 def _steps(
-    record: Record, wanted: Mesh, *, prune: bool, without: Collection[str] = ()
+    record: Record,
+    wanted: Mesh,
+    *,
+    prune: bool,
+    without: Collection[str] = (),
+    without_uplinks: Collection[str] = (),
 ) -> tuple[Operation, ...]:
     """What is left to do, of a mesh whose record, maps and programs are there."""
-    current = record.model(without)
+    current = record.model(without, without_uplinks)
     wanted = wanted if prune else with_others(current, wanted)
     steps = diff(current, wanted, (record.build, builds.ours(record)))
     return (*steps, *starts(record, wanted, steps))
@@ -163,10 +178,14 @@ def revert(mesh: str, on_step: OnStep = quiet) -> tuple[Operation, ...]:
 
 
 def _check_there(mesh: str, operations: Iterable[Operation]) -> None:
-    """Raise what is wrong with the programs and namespaces that new functions name."""
+    """Raise what is wrong with what new functions and uplinks name of the host's."""
     which = functools.cache(shutil.which)
     faults: list[MeshError] = []
     for step in operations:
+        if isinstance(step, AddUplink) and interface.find(step.object.interface) is None:
+            what = f"uplink {step.name}: there is no interface {step.object.interface} here"
+            hint, about = "ip link lists them", (step.name, "interface")
+            faults.append(NotFound(what, hint=hint, about=about))
         if not isinstance(step, AddFunction | RollFunction):
             continue
         name, command, where = step.object.name, step.object.command, step.object.netns
@@ -333,6 +352,49 @@ def add_function(
             if owner := live.record.address_owner(address):
                 raise UsageError(f"{address} is the address of {owner}", hint="choose another --ip")
         batch.apply(live, (AddFunction(function, adopt=iface, force=force),))
+
+
+def attach_uplink(
+    mesh: str,
+    name: str,
+    interface: str,
+    *,
+    addresses: Iterable[str] = (),
+    force: bool = False,
+    on_step: OnStep = quiet,
+) -> UplinkRow:
+    """Make an interface of the host's an uplink; what it was found to be.
+
+    Raises UsageError for what is taken or cannot be one, NotFound for what is not there,
+    ForeignProgram for programs of others there unless ``force``.
+    """
+    with opened(mesh, on_step) as live:
+        batch.settle(live)
+        known = live.record.part(Scope(addresses=tuple(map(parse_address, addresses))))
+        uplink = add_uplink(known, name, interface, addresses).uplinks[-1]
+        batch.apply(live, (AddUplink(uplink, force=force),))
+        row = live.record.uplink(name)
+        assert row is not None  # noqa: S101  (it was just made)
+        return row
+
+
+def detach_uplink(
+    mesh: str, name: str, on_step: OnStep = quiet, *, missing_ok: bool = False
+) -> tuple[Operation, ...]:
+    """The interface is the host's alone again, and nothing is published there; what was done.
+
+    With ``missing_ok`` it is fine if there is none, or no such mesh.
+    """
+    if missing_ok and not Record.exists(mesh):
+        return ()
+    with opened(mesh, on_step) as live:
+        batch.settle(live)
+        if missing_ok and not live.record.uplink(name):
+            return ()
+        current = live.record.model()
+        operations = diff(current, delete_uplink(current, name))
+        batch.apply(live, operations)
+        return operations
 
 
 def detach(

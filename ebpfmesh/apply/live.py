@@ -13,10 +13,20 @@ from ebpfmesh.apply.held import Held, OnStep, quiet
 from ebpfmesh.apply.lookup import home_in
 from ebpfmesh.apply.names import Names
 from ebpfmesh.apply.rolls import Rolls
+from ebpfmesh.apply.uplinks import Uplinks
 from ebpfmesh.errors import MeshError
 from ebpfmesh.kernel import rcu
 from ebpfmesh.kernel.pins import Pins
-from ebpfmesh.model import Function, Injection, OnFailure, Policy, Rights, Service, Timeouts
+from ebpfmesh.model import (
+    Function,
+    Injection,
+    OnFailure,
+    Policy,
+    Rights,
+    Service,
+    Timeouts,
+    Uplink,
+)
 from ebpfmesh.runtime.home import Home
 from ebpfmesh.state.place import check_place
 from ebpfmesh.state.record import CommandRow
@@ -43,6 +53,11 @@ class Live(Held):
     def rolls(self) -> Rolls:
         """Its functions whose commands are started anew."""
         return Rolls(self, self.functions)
+
+    @functools.cached_property
+    def uplinks(self) -> Uplinks:
+        """Its uplinks."""
+        return Uplinks(self)
 
     @functools.cached_property
     def names(self) -> Names:
@@ -137,6 +152,19 @@ class Live(Held):
     def is_whole(self, function: str) -> bool:
         """Whether it is there and nobody began to remove it."""
         row = self.record.function(function)
+        return bool(row and row.ready)
+
+    def add_uplink(self, uplink: Uplink, *, force: bool) -> None:
+        """An interface of the host's is one."""
+        self.uplinks.add(uplink, force=force)
+
+    def remove_uplink(self, name: str) -> None:
+        """As far as it is there."""
+        self.uplinks.remove(name)
+
+    def is_uplink(self, name: str) -> bool:
+        """Whether it is there and nobody began to remove it."""
+        row = self.record.uplink(name)
         return bool(row and row.ready)
 
     def set_unready(self, function: str, why: str, *, asked: bool = False) -> None:

@@ -2,7 +2,8 @@
 """Removing all there is of a mesh, by what is found of it: no record is needed, no room either.
 
 Programs go last. An interface of ours goes before them, so that nothing passes where they were;
-one that is somebody else's is given back to who asks for that, and else set down.
+one that is somebody else's is given back to who asks for that, and else set down. Uplinks are the
+host's, and lose the program alone.
 """
 
 import contextlib
@@ -46,6 +47,8 @@ def take_down(mesh: str, on_step: OnStep, *, asked: bool = False) -> list[str]:
             if not asked:
                 name = interface.set_down(index)
                 told.append(f"interface {name} is set down: nobody asked mesh {mesh} to give it up")
+            links.detach_all(ip, index, Pins(mesh).top)
+        for index in remains.uplinks(mesh):
             links.detach_all(ip, index, Pins(mesh).top)
         _remove_interfaces(found_here)
     on_step("pins")

@@ -83,6 +83,12 @@ def _edit(
     output.operations(mesh, done, warnings=warnings)
 
 
+PUBLISH = click.option(
+    "--publish", metavar="U:P", multiple=True,
+    help="A port of an uplink, or a range, at which the outside reaches it; may be repeated.",
+)  # fmt: skip
+
+
 @click.group(
     cls=Group,
     examples=(
@@ -114,6 +120,7 @@ def service() -> None:
 @WEIGHT
 @click.option("--affinity", type=AFFINITY, default="none", show_default=True,
               help="source: a client keeps its backend, whatever its port.")  # fmt: skip
+@PUBLISH
 def service_add(name: str, **values: Any) -> None:
     """Add service NAME; the target port is its port if left out."""
     from ebpfmesh.config import edit
@@ -143,12 +150,14 @@ def service_add(name: str, **values: Any) -> None:
 @FUNCTIONS
 @WEIGHT
 @click.option("--affinity", type=AFFINITY, help="source: a client keeps its backend.")
+@PUBLISH
+@click.option("--no-publish", is_flag=True, help="The outside reaches it no more.")
 @click.option(
     "--no-functions",
     is_flag=True,
     help="Leave it none: new flows are dropped, or rejected if the mesh rejects.",
 )
-def service_set(name: str, no_functions: bool, **values: Any) -> None:
+def service_set(name: str, no_functions: bool, no_publish: bool, **values: Any) -> None:
     """Change service NAME: what is given replaces what it has, a weight that of one backend.
 
     Connections keep their backend as long as it lives, be it one of the service's or no longer.
@@ -158,6 +167,7 @@ def service_set(name: str, no_functions: bool, **values: Any) -> None:
     need_change("service set")
     given = {key: value for key, value in values.items() if value or key == "addresses"}
     given |= {"functions": ()} if no_functions else {}
+    given |= {"publish": ()} if no_publish else {}
     scope = edit.scope_of_service(
         name, addresses=values["addresses"], functions=values["functions"]
     )

@@ -10,7 +10,7 @@ from ebpfmesh.cli.base import NO_WAIT, WAIT, Command, settings
 from ebpfmesh.cli.choose import need_change, the_mesh, the_mesh_if_any
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from ebpfmesh.apply import OnStep
     from ebpfmesh.operation import Operation
@@ -24,27 +24,46 @@ if TYPE_CHECKING:
         "ebpfmesh attach probe --pid $(pgrep -nx probe) --audit",
     ),
 )
-@click.argument("name")
+@click.argument("name", required=False)
 @click.option("--netns", "namespace", metavar="N", help="A network namespace, by name or path.")
 @click.option("--pid", metavar="P", type=click.IntRange(min=1), help="A process in it.")
 @click.option("--container", metavar="C", help="A container of podman or docker, name or id.")
 @click.option("--iface", metavar="I", help="The host side of a container's own veth pair.")
+@click.option("--uplink", metavar="I", help="An interface of the host's to the outside.")
 @click.option("--ip", "ips", metavar="A", multiple=True, help="Its address; one of each family.")
 @click.option("--tenant", metavar="T", default="default", show_default=True, help="Its tenant.")
 @click.option("--audit", is_flag=True, help="Only count what policy forbids on its way in.")
-@click.option("--force", is_flag=True, help="Attach beside programs of others on --iface.")
+@click.option("--force", is_flag=True, help="Attach beside programs of others there.")
 def attach(
-    name: str, ips: tuple[str, ...], tenant: str, audit: bool, force: bool, **where: Any
+    name: str | None,
+    uplink: str | None,
+    ips: tuple[str, ...],
+    tenant: str,
+    audit: bool,
+    force: bool,
+    **where: Any,
 ) -> None:
     """Make a container a function of the mesh, called NAME.
 
     It gets an interface of its own, and addresses from the mesh's prefixes unless --ip says
     which. With --iface it keeps the interface and the addresses it has.
+
+    With --uplink an interface of the host's becomes an uplink instead, called NAME or as the
+    interface is: functions and published services are reached from outside by it. All else that
+    comes in there stays the host's. --ip is the address of the host's on which services are
+    published, if it has several.
     """
     from ebpfmesh import apply
 
     need_change("attach")
     mesh = the_mesh()
+    if uplink is not None:
+        if audit or any(where.values()):
+            raise click.UsageError("--uplink goes with --ip and --force alone")
+        _attach_uplink(mesh, name or uplink, uplink, ips, force)
+        return
+    if name is None:
+        raise click.UsageError("Missing argument 'NAME'.")
     request = apply.Request(
         mesh=mesh, name=name, tenant=tenant, audit=audit, addresses=ips, force=force, **where
     )
@@ -58,6 +77,18 @@ def attach(
         output.done(f"+ function {name}  {text}")
 
 
+def _attach_uplink(mesh: str, name: str, interface: str, ips: tuple[str, ...], force: bool) -> None:
+    from ebpfmesh import apply
+
+    with output.steps(f"uplink {name}") as step:
+        row = apply.attach_uplink(mesh, name, interface, addresses=ips, force=force, on_step=step)
+    addresses = list(map(str, row.addresses))
+    if settings().json:
+        output.data(mesh=mesh, name=name, addresses=addresses, interface=interface)
+    else:
+        output.done("  ".join([f"+ uplink {name}", f"interface {interface}", *addresses]))
+
+
 @click.command(
     cls=Command,
     examples=(
@@ -67,18 +98,27 @@ def attach(
     ),
 )
 @click.argument("name", shell_complete=complete.functions)
+@click.option("--uplink", is_flag=True, help="NAME is an uplink.")
 @click.option(
     "--if-exists", is_flag=True, help="It is fine if there is no such function, or no mesh."
 )
-def detach(name: str, if_exists: bool) -> None:
+def detach(name: str, uplink: bool, if_exists: bool) -> None:
     """Take function NAME out of the mesh, or all replicas of that name; undoes attach.
 
-    Services lose it as a backend, rules about it go. A namespace that was there before stays.
+    Services lose it as a backend, rules about it go. A namespace that was there before stays. With
+    --uplink the interface is the host's alone again, and what was published there no longer is.
     """
     from ebpfmesh import apply
 
     need_change("detach")
     mesh = the_mesh_if_any() if if_exists else the_mesh()
+    if uplink:
+        done: Sequence[Operation] = ()
+        if mesh is not None:
+            with output.steps(f"uplink {name}") as step:
+                done = apply.detach_uplink(mesh, name, step, missing_ok=if_exists)
+        output.operations(mesh or "", done)
+        return
     gone: tuple[str, ...] = ()
     if mesh is not None:
         with output.steps(f"function {name}") as step:

@@ -94,12 +94,14 @@ def up(
 def _warnings(wanted: "Mesh", operations: "Sequence[Operation]") -> list[str]:
     """What of a mesh file is hardly meant, and which of its commands stay stopped."""
     from ebpfmesh import apply, model
+    from ebpfmesh.observe import uplinks
     from ebpfmesh.operation import AddFunction
 
     stopped = apply.stay_stopped(wanted.name, operations)
     texts = (f"function {one} is stopped: ebpfmesh start {one} starts it" for one in stopped)
     new = [one.object for one in operations if isinstance(one, AddFunction)]
-    return [*model.warnings(wanted), *texts, *apply.barred_volumes(wanted.name, new)]
+    barred = apply.barred_volumes(wanted.name, new)
+    return [*model.warnings(wanted), *texts, *barred, *uplinks.taken_in(wanted)]
 
 
 def _of_rollback(file: Path | None, *, no_prune: bool) -> str:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from ebpfmesh.observe.injected import Injected
     from ebpfmesh.observe.mesh import Backend, Mesh, Policy, Service
     from ebpfmesh.observe.objects import Map, Program
+    from ebpfmesh.observe.uplinks import Uplink
     from ebpfmesh.observe.view import View
 
 
@@ -58,6 +59,10 @@ class Table:
 def _state(row: "Function") -> object:
     text = f"{row.state}, audit" if row.audit else row.state
     return mark(text, "red" if row.state != "up" else "yellow" if row.audit else "green")
+
+
+def _uplink_state(row: "Uplink") -> object:
+    return mark(row.state, "green" if row.state == "up" else "red")
 
 
 def _ready(row: "Function") -> object:
@@ -220,10 +225,27 @@ TABLES = (
             Column("name", lambda row: row.name),
             Column("addresses", lambda row: " ".join(row.addresses)),
             Column("port", _ports),
+            Column("published", lambda row: " ".join(row.publish) or None, drop=3),
             Column("ready", _count_ready, right=True),
             Column("backends", _backends, drop=1),
         ),
         "no services",
+    ),
+    Table(
+        "uplinks",
+        "Uplinks: interfaces of the host's to the outside, and what is published on them.",
+        "uplinks.read_uplinks",
+        (
+            Column("name", lambda row: row.name),
+            Column("interface", lambda row: row.interface),
+            Column("state", _uplink_state),
+            Column("addresses", lambda row: " ".join(row.addresses)),
+            Column("MTU", lambda row: row.mtu, right=True, drop=2),
+            Column("attached by", lambda row: row.how, drop=3),
+            Column("XDP", lambda row: row.xdp or "none", drop=4),
+            Column("published", lambda row: ", ".join(row.published) or None, drop=1),
+        ),
+        "no uplinks",
     ),
     Table(
         "policies",

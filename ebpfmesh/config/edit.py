@@ -22,6 +22,7 @@ from ebpfmesh.model import (
     Policy,
     Scope,
     Service,
+    Uplink,
     parse_ports,
     ranked,
     suggest,
@@ -59,7 +60,7 @@ def with_others(current: Mesh, wanted: Mesh) -> Mesh:
     services = {one.name for one in wanted.services}
     matches = {one.match for one in wanted.policies}
     tenants = {one.name for one in wanted.rights}
-    both = wanted.made_of(
+    both = _with_other_uplinks(current, wanted).made_of(
         (*wanted.functions, *(f for f in current.functions if named.isdisjoint({f.name, f.group}))),
         (*wanted.services, *(one for one in current.services if one.name not in services)),
         (*wanted.policies, *(one for one in current.policies if one.match not in matches)),
@@ -67,6 +68,33 @@ def with_others(current: Mesh, wanted: Mesh) -> Mesh:
     )
     rights = (*wanted.rights, *(one for one in current.rights if one.name not in tenants))
     return _whole(both, rights=rights)
+
+
+def _with_other_uplinks(current: Mesh, wanted: Mesh) -> Mesh:
+    names = {one.name for one in wanted.uplinks}
+    others = (one for one in current.uplinks if one.name not in names)
+    return wanted.model_copy(update={"uplinks": (*wanted.uplinks, *others)})
+
+
+def add_uplink(mesh: Mesh, name: str, interface: str, addresses: Iterable[str] = ()) -> Mesh:
+    """``mesh`` with one more uplink."""
+    if any(one.name == name for one in mesh.uplinks):
+        hint = "detach it first, or choose another name: --name"
+        raise UsageError(f'there is an uplink "{name}" already', hint=hint)
+    given = _by_family(parse_address(text) for text in addresses)
+    uplink = make(Uplink, name=name, interface=interface, **given)
+    return _whole(mesh, uplinks=(*mesh.uplinks, uplink))
+
+
+def delete_uplink(mesh: Mesh, name: str) -> Mesh:
+    """``mesh`` without an uplink; what is published on it is no longer."""
+    others = tuple(one for one in mesh.uplinks if one.name != name)
+    if len(others) == len(mesh.uplinks):
+        hint = suggest(name, (one.name for one in mesh.uplinks))
+        raise NotFound(f'there is no uplink "{name}"', hint=hint)
+    names = {one.name for one in others}
+    services = tuple(service.published_on(names) for service in mesh.services)
+    return _whole(mesh, uplinks=others, services=services)
 
 
 def _with_other_injections(

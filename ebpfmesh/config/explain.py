@@ -29,7 +29,12 @@ _GIVEN: dict[type, str] = {
     list: "an array",
     str: "a string",
 }
-_SINGULAR = {"functions": "function", "services": "service", "policies": "policy"}
+_SINGULAR = {
+    "functions": "function",
+    "services": "service",
+    "policies": "policy",
+    "uplinks": "uplink",
+}
 
 
 def make(model: type[_Made], **values: object) -> _Made:

@@ -48,6 +48,7 @@ from ebpfmesh.model import (
     Service,
     Source,
     Timeouts,
+    Uplink,
     Weight,
     few,
     parse_ports,
@@ -60,6 +61,8 @@ from ebpfmesh.model import (
 )
 from ebpfmesh.model.base import MANY
 from ebpfmesh.model.injection import INJECTIONS, SOURCE_CHARACTERS
+from ebpfmesh.model.objects import Publish
+from ebpfmesh.model.uplink import Interface
 
 _Either = TypeVar("_Either", Address, Network)
 _Table = TypeVar("_Table", bound=Model)
@@ -144,14 +147,15 @@ def _other(documents: Sequence[Document], found: Invalid) -> str:
 
 
 def locate(error: MeshError, documents: Sequence[Document]) -> None:
-    """Say where in a mesh file it stands, if an error is about a key of one of its functions."""
+    """Say where in a mesh file it stands, if an error is about a key of a function or uplink."""
     if error.about is None:
         return
     name, key = error.about
+    kind = "uplink" if key in UplinkTable.model_fields.keys() - {"name"} else "function"
     for path, text in ((one.path, one.text) for one in documents):
-        for number, table in enumerate(toml.parse(path, text).get("function", ())):
+        for number, table in enumerate(toml.parse(path, text).get(kind, ())):
             if table["name"] == (name.rpartition("-")[0] if "replicas" in table else name):
-                at = "function", number, key
+                at = kind, number, key
                 line = toml.line_of(toml.lines(text, [at]), at)
                 error.message = f"{path}:{line}: {error.message}"
 
@@ -284,11 +288,22 @@ class ServiceTable(Model):
     weights: Annotated[dict[Name, Weight], BeforeValidator(few)] = Field(
         default={}, description="a table of integers from 0 to 100, such as {web-1 = 0}"
     )
+    publish: Publish = Field(
+        default=(), description='an array of "UPLINK:PORT" or "UPLINK:FIRST-LAST"'
+    )
 
     @model_validator(mode="after")
     def _is_whole(self) -> Self:
         service_ports(self.port, self.target_port)
         return self
+
+
+class UplinkTable(Model):
+    """A table [[uplink]]."""
+
+    name: Name
+    interface: Interface
+    address: _Addresses = ()
 
 
 class PolicyTable(PolicySettings):
@@ -335,6 +350,9 @@ class MeshFile(Model):
     policy: tuple[PolicyTable, ...] = Field(
         default=(), strict=False, description="tables, each under [[policy]]"
     )
+    uplink: tuple[UplinkTable, ...] = Field(
+        default=(), strict=False, description="tables, each under [[uplink]]"
+    )
     tenant: tuple[Rights, ...] = Field(
         default=(), strict=False, description="tables, each under [[tenant]]"
     )
@@ -353,6 +371,7 @@ class _File:
     """The number of the file that has [mesh]."""
     functions: dict[Location, FunctionTable]
     services: dict[Location, ServiceTable]
+    uplinks: dict[Location, UplinkTable]
     policies: dict[Location, PolicyTable]
     injections: dict[Location, InjectTable]
     rights: dict[Location, Rights]
@@ -379,6 +398,7 @@ def _build(files: list[dict[str, Any]], documents: Sequence[Document]) -> tuple[
         file.check.add(fault)
         return Mesh.model_construct(**parts), file.check
     parts["services"] = _services(file, origin)
+    parts["uplinks"] = _uplinks(file, origin)
     parts["rights"] = tuple(file.rights.values())
     origin |= {("rights", n): at for n, at in enumerate(file.rights)}
     mesh = Mesh.model_construct(**parts)
@@ -400,6 +420,7 @@ def _read(files: list[dict[str, Any]]) -> _File:
     mesh, home = _mesh_table(check, files, frames)
     functions = _tables(check, "function", FunctionTable, frames)
     services = _tables(check, "service", ServiceTable, frames)
+    uplinks = _tables(check, "uplink", UplinkTable, frames)
     policies = _tables(check, "policy", PolicyTable, frames)
     injections = _tables(check, "inject", InjectTable, frames)
     rights = _tables(check, "tenant", Rights, frames)
@@ -407,7 +428,7 @@ def _read(files: list[dict[str, Any]]) -> _File:
         check.table(MeshFile, frame, (number,))  # what is left there is the shape of the file
     besides = frozenset(
         table[name]
-        for key, made in (("function", functions), ("service", services))
+        for key, made in (("function", functions), ("service", services), ("uplink", uplinks))
         for number, values in enumerate(files)
         for index, table in enumerate(values[key] if isinstance(values.get(key), list) else ())
         for name in ("name", "tenant")
@@ -415,7 +436,9 @@ def _read(files: list[dict[str, Any]]) -> _File:
         and isinstance(table, dict)
         and isinstance(table.get(name), str)
     )
-    return _File(check, mesh, home, functions, services, policies, injections, rights, besides)
+    return _File(
+        check, mesh, home, functions, services, uplinks, policies, injections, rights, besides
+    )
 
 
 def _mesh_table(
@@ -543,6 +566,18 @@ def _services(file: _File, origin: _Origin) -> tuple[Service, ...]:
         except Invalid as fault:
             file.add(fault, at)
     return tuple(services)
+
+
+def _uplinks(file: _File, origin: _Origin) -> tuple[Uplink, ...]:
+    """Its uplinks."""
+    found: list[Uplink] = []
+    for at, table in file.uplinks.items():
+        made = ("uplinks", len(found))
+        origin[made] = at
+        _note(origin, made, (*at, "address"), table.address)
+        addresses = _by_family("address", table.address)
+        found.append(make(Uplink, name=table.name, interface=table.interface, **addresses))
+    return tuple(found)
 
 
 def _policies(file: _File, mesh: Mesh, origin: _Origin) -> tuple[Policy, ...]:

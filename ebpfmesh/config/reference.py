@@ -28,10 +28,10 @@ _INTRODUCTION = """<!-- Made by `make docs` from the models in ebpfmesh/config/f
 # The mesh file
 
 A mesh is a [TOML](https://toml.io) file of at most 4 MiB: one table `[mesh]`, and a table for each
-function, service and policy. `ebpfmesh plan FILE` tells all that is wrong with it, with lines and
-hints, and what `ebpfmesh up FILE` would do; `ebpfmesh example` prints one to begin with, `ebpfmesh
-export` the mesh that runs. `-` for FILE is standard input. All `*.toml` of a directory are one
-mesh, as if they stood in one file in the order of their names: one of them has `[mesh]`.
+function, service, uplink and policy. `ebpfmesh plan FILE` tells all that is wrong with it, with
+lines and hints, and what `ebpfmesh up FILE` would do; `ebpfmesh example` prints one to begin with,
+`ebpfmesh export` the mesh that runs. `-` for FILE is standard input. All `*.toml` of a directory
+are one mesh, as if they stood in one file in the order of their names: one of them has `[mesh]`.
 
 Editors check a file while it is written, if they know its schema: `ebpfmesh schema
 >mesh.schema.json`, and `#:schema ./mesh.schema.json` in the first line of the file.
@@ -52,6 +52,7 @@ _TEXTS = {
     ),
     "service": "An address and a port, or a range of ports, in front of functions.",
     "policy": "Who may open flows to whom; answers need no rule.",
+    "uplink": "An interface of the host's to the outside, see [uplink.md](uplink.md).",
     "tenant": "What a tenant has of what all share, and may inject; all of it can change in place.",
     "tenant.rate": (
         "What all functions of a tenant may send and get together; what goes from one to another "
@@ -92,6 +93,8 @@ _WITHOUT = {
     ("function.health", "port"): "as `ready`, if there is no other probe",
     ("service", "target_port"): "`port`",
     ("service", "weights"): "1 each",
+    ("service", "publish"): "functions alone reach it",
+    ("uplink", "address"): "the first of each family that the interface has",
     ("policy", "port"): "any",
     **{
         (f"tenant.{key}", kind): text
@@ -274,6 +277,18 @@ ABOUT: dict[str, dict[str, tuple[str, str]]] = {
             "Part of the new flows that a function gets, or each of a group; 0 drains it.",
             "{web = 2, web-1 = 0}",
         ),
+        "publish": (
+            "Ports of uplinks at which the outside reaches it, by the host's address there.",
+            '["uplink0:80"]',
+        ),
+    },
+    "uplink": {
+        "name": ("What it is called, for `publish`.", '"uplink0"'),
+        "interface": (
+            "Which interface of the host it is: a NIC, or a veth that plays one.",
+            '"eth0"',
+        ),
+        "address": ("Where services are published on it.", '"192.0.2.10"'),
     },
     "tenant": {
         "name": ("Which tenant.", '"vendor"'),

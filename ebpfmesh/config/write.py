@@ -25,6 +25,7 @@ from ebpfmesh.model import (
     Policy,
     Rights,
     Service,
+    Uplink,
     memory_text,
     ports_text,
 )
@@ -75,6 +76,7 @@ def _text(mesh: Mesh, kept: Collection[str], body: _Body) -> str:
     arrays = {
         "function": list(_functions(mesh, kept)),
         "service": [_service(one) for one in mesh.services],
+        "uplink": [_uplink(one) for one in mesh.uplinks],
         "policy": [_policy(one) for one in mesh.policies],
         "tenant": [_rights(one) for one in mesh.rights],
         "inject": [_injection(one, body) for one in mesh.injections],
@@ -202,8 +204,16 @@ def _service(one: Service) -> _Row:
         values |= _ports("target_port", one.target_port, one.target_port + one.ports - 1)
     values |= one.model_dump(include={"protocol"}, exclude_defaults=True)
     values["functions"] = list(one.functions)
-    values |= one.model_dump(include={"affinity", "weights"}, exclude_defaults=True)
-    return _Row(values)
+    rest = one.model_dump(
+        mode="json", include={"affinity", "weights", "publish"}, exclude_defaults=True
+    )
+    return _Row(values | rest)
+
+
+def _uplink(one: Uplink) -> _Row:
+    values: dict[str, Any] = {"name": one.name, "interface": one.interface}
+    addresses = _one_or_all(map(str, one.addresses))
+    return _Row(values | ({"address": addresses} if addresses else {}))
 
 
 def _policy(one: Policy) -> _Row:

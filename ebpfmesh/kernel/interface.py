@@ -38,6 +38,9 @@ LOOPBACK = 1  # its index in every namespace
 GROUPS = 0x65620000  # the first interface group that may be ours for a moment
 ALIAS = "ebpfmesh:"
 SIOCGIFFLAGS, IFF_RUNNING = 0x8913, 0x40  # of linux/sockios.h and linux/if.h
+ARPHRD_ETHER, IFF_UP = 1, 1
+_NOT_USABLE = {socket.AF_INET: 0, socket.AF_INET6: 0x01 | 0x08 | 0x20 | 0x40}
+"""Flags of an address, linux/if_addr.h: temporary, DAD failed, deprecated, tentative."""
 
 
 @dataclass(frozen=True)
@@ -239,6 +242,39 @@ def without_carrier(ip: IPRoute) -> frozenset[int]:
     """Indices of interfaces that are down, or whose other end is."""
     links: Any = ip.get_links()
     return frozenset(link["index"] for link in links if link.get_attr("IFLA_CARRIER") == 0)
+
+
+@dataclass(frozen=True)
+class Outer:
+    """An interface of the host's: whether it has Ethernet frames, and its usable addresses.
+
+    IPv4 first, in the kernel's order; none that is link-local, deprecated, temporary (RFC 8981) or
+    not yet known to be free.
+    """
+
+    ethernet: bool
+    alias: str
+    up: bool
+    mtu: int
+    addresses: tuple[Address, ...]
+
+
+def outer(ip: IPRoute, ifindex: int) -> Outer:
+    """What there is to know of an interface of the host's."""
+    link: Any = ip.link("get", index=ifindex)[0]
+    rows: Any = ip.get_addr(index=ifindex)
+    found = [
+        _address(row.get_attr("IFA_LOCAL") or row.get_attr("IFA_ADDRESS"))
+        for row in rows
+        if row["scope"] == 0 and not (row.get_attr("IFA_FLAGS") or 0) & _NOT_USABLE[row["family"]]
+    ]
+    return Outer(
+        ethernet=link["ifi_type"] == ARPHRD_ETHER and bool(link.get_attr("IFLA_ADDRESS")),
+        alias=link.get_attr("IFLA_IFALIAS") or "",
+        up=bool(link["flags"] & IFF_UP) and link.get_attr("IFLA_CARRIER") != 0,
+        mtu=link.get_attr("IFLA_MTU"),
+        addresses=tuple(sorted(found, key=lambda one: one.version)),
+    )
 
 
 def runs(asked: socket.socket, name: str) -> bool | None:

@@ -2,6 +2,8 @@
 """Keys of the control maps, from what the model calls them."""
 
 import socket
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 from ebpfmesh import _abi
 from ebpfmesh.kernel import prefixes
@@ -27,10 +29,39 @@ def packed(address: Address) -> _abi.Address:
     return _abi.Address.from_buffer_copy(prefixes.packed(address))
 
 
-def service_keys(service: Service) -> list[_abi.ServiceKey]:
-    """Keys of a service in mesh_service, for each of its addresses one or, of a range, some."""
+Places = Mapping[str, tuple[int, Sequence[Address]]]
+"""Uplinks by name: index of the interface, and the host's addresses on it."""
+
+
+class Frontend(NamedTuple):
+    """An entry of a service in mesh_service: its key, and what of the value is its own.
+
+    ``own`` makes the service's port of a published one; only packets of interface ``uplink`` reach
+    it, 0: of functions.
+    """
+
+    key: _abi.ServiceKey
+    own: int
+    uplink: int
+
+
+def frontends(service: Service, uplinks: Places) -> list[Frontend]:
+    """Entries of a service: for each address and port one or, of a range, some.
+
+    It is published by addresses of the families that it has itself.
+    """
+    families = {address.version for address in service.addresses}
+    ends = [(address, 0, service.port, service.last_port) for address in service.addresses]
+    for name, first, last in service.published:
+        index, addresses = uplinks.get(name, (0, ()))
+        ends += [(one, index, first, last) for one in addresses if one.version in families]
+    protocol = PROTOCOL[service.protocol]
     return [
-        _abi.ServiceKey(address=packed(address), port=port, protocol=PROTOCOL[protocol], depth=bits)
-        for address, first, last, protocol in service.frontends
+        Frontend(
+            _abi.ServiceKey(address=packed(address), port=port, protocol=protocol, depth=bits),
+            service.port - first & 0xFFFF,
+            index,
+        )
+        for address, index, first, last in ends
         for port, bits in port_prefixes(first, last)
     ]

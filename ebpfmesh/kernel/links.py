@@ -20,13 +20,15 @@ from pyroute2.netlink.exceptions import NetlinkError
 
 from ebpfmesh.errors import ForeignProgram, Unsupported
 from ebpfmesh.kernel import bpf, interface, rtnl
-from ebpfmesh.kernel.programs import HOOKS, Direction
+from ebpfmesh.kernel.programs import HOOKS, UPLINK, Direction
 from ebpfmesh.model import Hook
 
 HOOK: dict[Direction, int] = {"ingress": bpf.TCX_INGRESS, "egress": bpf.TCX_EGRESS}
 CLSACT_PARENT: dict[Direction, int] = {"ingress": 0xFFFFFFF2, "egress": 0xFFFFFFF3}
 PRIORITY, HANDLE, ETH_P_ALL = 1, 1, 0x0003
-MESH_PROGRAMS = frozenset(HOOKS.values())
+UPLINK_PIN = "@"
+"""Begins the name of a pin that is an uplink's."""
+MESH_PROGRAMS = frozenset({*HOOKS.values(), UPLINK})
 
 
 @functools.cache
@@ -98,7 +100,7 @@ def _detach(ip: IPRoute, ifindex: int, direction: Direction, pin: Path) -> None:
 
 
 def pinned(top: Path) -> Iterator[tuple[Path, int]]:
-    """Links pinned at functions' interfaces, of whatever version, with the interface of each."""
+    """Links pinned at interfaces, of whatever version, with the interface of each."""
     for pin in top.glob("v*/links/*-*gress"):
         with contextlib.suppress(FileNotFoundError), bpf.obj_get(pin) as held:
             if bpf.is_link(held) and (index := bpf.link_interface(held)):

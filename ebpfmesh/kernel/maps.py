@@ -13,7 +13,7 @@ from ebpfmesh import _abi
 from ebpfmesh.errors import AbiMismatch, NotFound
 from ebpfmesh.kernel import bpf, rooms
 from ebpfmesh.kernel.pins import Pins
-from ebpfmesh.model import Limits
+from ebpfmesh.model import UPLINKS, Limits
 
 NO_PREALLOC = 1
 CALL_SLOTS = 8
@@ -170,6 +170,7 @@ def _entries(limits: Limits) -> dict[str, int]:
         "0": 0,
         "1": 1,
         "functions": functions,
+        "interfaces": functions + UPLINKS,
         "addresses": 2 * (functions + limits.services),
         "services": 2 * limits.services,
         "maglev_rows": maglev_rows(limits),

@@ -16,8 +16,9 @@ class Program:
     """A function of a C file that is loaded as a program of its own.
 
     ``type`` is tc, xdp, or a key of bpf.CGROUP_HOOK. For those of a mesh: the ``file`` of bpf/, the
-    ``hook`` of a function's interface that it is attached to, or the slot of mesh_tc_calls by which
-    others ``call`` it; and whether a mesh needs it always, or for services only.
+    ``hook`` of a function's interface, or of an ``uplink``, that it is attached to, or the slot of
+    mesh_tc_calls by which others ``call`` it; and whether a mesh needs it always, or for services
+    only.
     """
 
     name: str
@@ -26,12 +27,14 @@ class Program:
     hook: Direction | None = None
     call: int | None = None
     needed: Literal["always", "services"] = "always"
+    uplink: bool = False
 
 
 MESH = (
     Program("mesh_slow_fn", "tc", "mesh_slow.c", call=_abi.CALL_SLOW),  # first: it takes longest
     Program("mesh_from_fn", "tc", "mesh_tc.c", hook="ingress"),
     Program("mesh_to_fn", "tc", "mesh_tc.c", hook="egress"),
+    Program("mesh_uplink_fn", "tc", "mesh_tc.c", hook="ingress", uplink=True),
     Program("mesh_judge_fn", "tc", "mesh_tc.c", call=_abi.CALL_JUDGE),
     Program("mesh_decide_fn", "tc", "mesh_tc.c", call=_abi.CALL_DECIDE),
     Program("mesh_store_fn", "tc", "mesh_tc.c", call=_abi.CALL_STORE),
@@ -52,8 +55,12 @@ The first is loaded by itself too, for those.
 """
 ALWAYS = tuple(program for program in MESH if program.needed == "always")
 AT_SOCKETS = tuple(program for program in MESH if program.needed == "services")
-HOOKS: dict[Direction, str] = {one.hook: one.name for one in MESH if one.hook is not None}
+HOOKS: dict[Direction, str] = {
+    one.hook: one.name for one in MESH if one.hook is not None and not one.uplink
+}
 """The program at each hook of a function's host-side interface."""
+UPLINK = next(one.name for one in MESH if one.uplink)
+"""The program at ingress of an uplink."""
 CALLS = {program.call: program.name for program in MESH if program.call is not None}
 """The program in each slot of mesh_tc_calls."""
 

@@ -62,6 +62,7 @@ from ebpfmesh.model.rate import Rate, number_text
 from ebpfmesh.model.readiness import Health, Probe, Ready
 from ebpfmesh.model.scope import Scope
 from ebpfmesh.model.shares import ByteShare, Share, Shares, guaranteed
+from ebpfmesh.model.uplink import UPLINKS, Published, Uplink
 from ebpfmesh.model.whole import problems
 
 __all__ = [
@@ -69,6 +70,7 @@ __all__ = [
     "LIFE",
     "SANDBOX",
     "TOLD",
+    "UPLINKS",
     "Action",
     "Address",
     "ByteShare",
@@ -100,6 +102,7 @@ __all__ = [
     "Port",
     "Probe",
     "Protocol",
+    "Published",
     "Rate",
     "Ready",
     "Rights",
@@ -109,6 +112,7 @@ __all__ = [
     "Shares",
     "Source",
     "Timeouts",
+    "Uplink",
     "Volume",
     "Weight",
     "check_address",

@@ -29,7 +29,8 @@ def _why_idle(policy: Policy, service: Service | None) -> str:
     if policy.source.kind == "outside" and to in ("outside", "service"):
         if to == "outside":
             return "what goes from outside to outside does not pass through the mesh"
-        return "services are for functions, the outside does not reach them"
+        if service is None or not service.publish:
+            return "the outside does not reach the service, which is published nowhere"
     if to != "service" or service is None:
         return ""
     if policy.protocol not in ("any", service.protocol):

@@ -38,7 +38,8 @@ class Mesh(Parts):
         """Its settings with these parts; what names a function or service that is gone goes too."""
         known = {function.name for function in functions}
         groups = {function.group for function in functions if function.group}
-        kept = tuple(service.only(known | groups) for service in services)
+        uplinks = {uplink.name for uplink in self.uplinks}
+        kept = tuple(s.only(known | groups).published_on(uplinks) for s in services)
         names = {
             "function": known,
             "group": groups,

@@ -27,8 +27,10 @@ from ebpfmesh.model.base import (
     repeated,
     show,
 )
+from ebpfmesh.model.ports import port_prefixes
 from ebpfmesh.model.rate import Rate, rate_field
 from ebpfmesh.model.readiness import Health, Ready
+from ebpfmesh.model.uplink import Published, check_published, on
 
 BYTES = WithJsonSchema(
     {
@@ -168,6 +170,11 @@ def _once(names: tuple[str, ...]) -> tuple[str, ...]:
     for index, _, name in repeated(names):
         raise Invalid(f"{name} is there twice", path=(index,), hint="name it once")
     return names
+
+
+Publish = Annotated[
+    tuple[str, ...], Field(strict=False), BeforeValidator(few), AfterValidator(check_published)
+]
 
 
 class Limits(Model):
@@ -369,7 +376,8 @@ class Service(Endpoint):
     Of new flows each backend gets a part by its weight: 1 if ``weights`` does not say, its own or
     its group's, none with 0, while what it has stays. With ``affinity`` "source" a client's address
     alone chooses. ``backends`` are the functions behind it with their weights; a mesh as people
-    write it has none: see ``backed``.
+    write it has none: see ``backed``. ``publish`` says on which ports of uplinks the outside
+    reaches it, each a ``Published``.
     """
 
     port: Port
@@ -382,6 +390,23 @@ class Service(Endpoint):
         default_factory=dict, description="a table of integers from 0 to 100, such as {web-1 = 0}"
     )
     backends: dict[Name, Weight] = Field(default_factory=dict)
+    publish: Publish = ()
+
+    @property
+    def published(self) -> tuple[Published, ...]:
+        """Where the outside reaches it."""
+        return tuple(map(Published.parse, self.publish))
+
+    def published_on(self, uplinks: Collection[str]) -> "Service":
+        """The same, published on these uplinks alone."""
+        kept = on(self.publish, uplinks)
+        return self if kept == self.publish else self.model_copy(update={"publish": kept})
+
+    @property
+    def entries(self) -> int:
+        """How much it takes of limits.services: one for each prefix of its ports."""
+        ranges = [(self.port, self.last_port), *(one[1:] for one in self.published)]
+        return sum(len(port_prefixes(*ports)) for ports in ranges)
 
     @property
     def last_port(self) -> int:
@@ -427,4 +452,10 @@ class Service(Endpoint):
             if first + self.ports - 1 > 65535:
                 what = f'"{key}" cannot be {self.ports} ports from {first} on'
                 raise Invalid(what, path=(key,), hint="ports end at 65535")
+        for index, one in enumerate(self.published):
+            if one.last - one.first != self.ports - 1:
+                what = f'"publish" has {one.last - one.first + 1} ports in {one}, '
+                what += f"the service has {self.ports}"
+                hint = "a range becomes one of the same length"
+                raise Invalid(what, path=("publish", index), hint=hint)
         return self

@@ -11,8 +11,8 @@ from ebpfmesh.model.base import MeshName, Model, check_prefix
 from ebpfmesh.model.injection import Injection, Rights
 from ebpfmesh.model.objects import Function, Limits, Service, Timeouts
 from ebpfmesh.model.policy import Policy
-from ebpfmesh.model.ports import port_prefixes
 from ebpfmesh.model.readiness import Probe
+from ebpfmesh.model.uplink import Uplink
 
 Hook = Literal["auto", "tcx", "clsact"]
 OnFailure = Literal["undo", "keep"]
@@ -65,6 +65,7 @@ class Parts(Model):
     services: tuple[Service, ...] = ()
     policies: tuple[Policy, ...] = ()
     injections: tuple[Injection, ...] = ()
+    uplinks: tuple[Uplink, ...] = ()
     rights: tuple[Rights, ...] = ()
 
     @property
@@ -105,7 +106,7 @@ class Parts(Model):
         """What it takes of the limits that count more than objects."""
         ends = (i for rule in self.policies for i in (rule.source, rule.destination))
         return {
-            "services": sum(len(port_prefixes(s.port, s.last_port)) for s in self.services),
+            "services": sum(service.entries for service in self.services),
             "rules": sum(len(rule.prefixes) for rule in self.policies),
             "prefixes": len({identity.name for identity in ends if identity.prefix}),
         }

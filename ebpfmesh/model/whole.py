@@ -13,8 +13,9 @@ from ebpfmesh._abi import PREFIXES
 from ebpfmesh.model.base import Address, Hints, Invalid, Location, Network, repeated, too_many
 from ebpfmesh.model.injection import INJECTIONS
 from ebpfmesh.model.parts import Parts
-from ebpfmesh.model.ports import port_prefixes, ports_text
+from ebpfmesh.model.ports import ports_text
 from ebpfmesh.model.shares import guaranteed, size_of
+from ebpfmesh.model.uplink import UPLINKS
 
 
 def problems(mesh: Parts, besides: Collection[str] = ()) -> Iterator[Invalid]:
@@ -30,8 +31,9 @@ def problems(mesh: Parts, besides: Collection[str] = ()) -> Iterator[Invalid]:
         _bad_prefixes,
         _bad_rights,
         _bad_shares,
+        _bad_uplinks,
     )
-    named = (_bad_backends, _bad_policies, _bad_injections)
+    named = (_bad_backends, _bad_publish, _bad_policies, _bad_injections)
     return chain(
         chain.from_iterable(check(mesh) for check in checks),
         chain.from_iterable(check(mesh, besides) for check in named),
@@ -42,7 +44,7 @@ def _over_limits(mesh: Parts) -> Iterator[Invalid]:
     limits = mesh.limits
     if len(mesh.functions) > limits.functions:
         yield too_many("functions", limits.functions, ("functions", limits.functions))
-    sizes = [len(port_prefixes(s.port, s.last_port)) for s in mesh.services]
+    sizes = [service.entries for service in mesh.services]
     if (index := _beyond(sizes, limits.services)) is not None:
         yield too_many("services", limits.services, ("services", index))
     if (index := _beyond([len(p.prefixes) for p in mesh.policies], limits.rules)) is not None:
@@ -117,6 +119,8 @@ def _same_ports(mesh: Parts) -> Iterator[Invalid]:
     for index, service in enumerate(mesh.services):
         for address, first, last, protocol in service.frontends:
             ranges[f"{protocol} {address}"].append((first, last, index))
+        for uplink, first, last in service.published:
+            ranges[f"{service.protocol} {uplink}"].append((first, last, index))
     found = []
     for where, given in ranges.items():
         given.sort()
@@ -172,6 +176,38 @@ def _bad_backends(mesh: Parts, besides: Collection[str]) -> Iterator[Invalid]:
             )
             path = ("services", number, "weights", name)
             yield Invalid(what, path=path, hint=own(name))
+
+
+def _bad_uplinks(mesh: Parts) -> Iterator[Invalid]:
+    """Each has a name, an interface and addresses of its own; there are few."""
+    if len(mesh.uplinks) > UPLINKS:
+        what, path = f"more than {UPLINKS} uplinks", ("uplinks", UPLINKS)
+        yield Invalid(what, path=path, hint="one interface can carry all")
+    for key, what in (("name", "called"), ("interface", "at interface")):
+        for index, first, value in repeated([getattr(one, key) for one in mesh.uplinks]):
+            message = f'there are two uplinks {what} "{value}"'
+            at: Location = ("uplinks", index, key)
+            yield Invalid(message, path=at, hint="leave out one", other=("uplinks", first, key))
+    items = [*mesh.functions, *mesh.services]
+    taken = {address: item.name for item in items for address in item.addresses}
+    for index, uplink in enumerate(mesh.uplinks):
+        for address in uplink.addresses:
+            if owner := taken.get(address):
+                message = f'uplink "{uplink.name}": {address} is the address of "{owner}"'
+                at = ("uplinks", index, f"address{address.version}")
+                yield Invalid(message, path=at, hint="name one that the interface has")
+            taken[address] = uplink.name
+
+
+def _bad_publish(mesh: Parts, besides: Collection[str]) -> Iterator[Invalid]:
+    known = {uplink.name for uplink in mesh.uplinks}
+    hint_for = Hints(known)
+    for number, service in enumerate(mesh.services):
+        for index, one in enumerate(service.published):
+            if one.uplink not in known and one.uplink not in besides:
+                what = f'service "{service.name}": there is no uplink "{one.uplink}"'
+                path: Location = ("services", number, "publish", index)
+                yield Invalid(what, path=path, hint=hint_for(one.uplink))
 
 
 def _bad_policies(mesh: Parts, besides: Collection[str]) -> Iterator[Invalid]:

@@ -35,7 +35,7 @@ class Capture:
         packet.time = datetime.fromisoformat(event.time).timestamp()
         packet.wirelen = event.length
         packet.sniffed_on = event.function
-        packet.direction = INBOUND if event.direction == "from function" else OUTBOUND
+        packet.direction = INBOUND if event.direction != "to function" else OUTBOUND
         packet.comments = [comment(event).encode()]
         self._writer.write_packet(packet)
         return True

@@ -7,7 +7,11 @@ from ebpfmesh import _abi
 from ebpfmesh.observe import ports
 from ebpfmesh.observe.view import View
 
-DIRECTIONS = {_abi.Direction.FROM_FN: "from function", _abi.Direction.TO_FN: "to function"}
+DIRECTIONS = {
+    _abi.Direction.FROM_FN: "from function",
+    _abi.Direction.TO_FN: "to function",
+    _abi.Direction.FROM_UPLINK: "from uplink",
+}
 
 
 @dataclass(frozen=True)
@@ -53,6 +57,11 @@ def read_meters(view: View) -> list[Meter]:
     return sorted(rows, key=lambda row: (row.function, row.peer_tenant))
 
 
+def _function(view: View, key: _abi.DropKey) -> str:
+    at_uplink = key.direction == _abi.Direction.FROM_UPLINK
+    return view.name_of("function", key.function) if key.function or at_uplink else "unknown"
+
+
 def read_drops(view: View) -> list[Drop]:
     """Every reason that was counted, most packets first.
 
@@ -66,7 +75,7 @@ def read_drops(view: View) -> list[Drop]:
     ]  # fmt: skip
     rows += [
         Drop(
-            function=view.name_of("function", key.function) if key.function else "unknown",
+            function=_function(view, key),
             direction=DIRECTIONS[_abi.Direction(key.direction)],
             reason=_abi.Reason(key.reason).name,
             number=key.reason,

@@ -12,7 +12,7 @@ from ebpfmesh.errors import MeshError, NotFound
 from ebpfmesh.kernel import links
 from ebpfmesh.kernel.programs import HOOKS
 from ebpfmesh.model import Limits
-from ebpfmesh.observe import cost, counters, netfilter, objects, rooms
+from ebpfmesh.observe import cost, counters, netfilter, objects, rooms, uplinks
 from ebpfmesh.observe.commands import Life, lives
 from ebpfmesh.observe.machine import Check, Status
 from ebpfmesh.observe.mesh import read_services
@@ -70,6 +70,7 @@ def _check(view: View, topic: str) -> Iterator[Check]:
     if not broken and not down and not ended:
         yield Check(topic, "ok", f"{len(view.functions)} functions work")
     yield from _services(view, topic)
+    yield from _uplinks(view, topic)
     yield from _build(view, topic)
     yield from _foreign(view, topic)
     yield from _administrators(view, topic)
@@ -119,6 +120,25 @@ def _differences(view: View) -> list[str]:
     found = audit.problems(view.pins, view.maps, view.record)
     file = hosts_file(view.record)
     return found if has_hosts(file, view.record.hosts()) else [*found, f"file {file}"]
+
+
+def _uplinks(view: View, topic: str) -> Iterator[Check]:
+    """Interfaces to the outside, and ports there that are the host's too."""
+    services = view.record.services()
+    for row, seen in zip(view.record.uplinks(), uplinks.read_uplinks(view), strict=True):
+        if seen.state == "down":
+            what = f"uplink {row.name}: interface {seen.interface} is down"
+            yield Check(topic, "note", what, "ip link set it up; is the cable in?")
+        elif seen.state != "up":
+            hint = "ebpfmesh gc removes it; ebpfmesh up FILE makes it anew"
+            yield Check(topic, "missing", f"uplink {row.name}: {seen.state}", hint)
+        if seen.xdp:
+            what = f"uplink {row.name}: XDP program {seen.xdp} of others runs before the mesh"
+            yield Check(topic, "note", what, "a veth loses its segmentation offload to it")
+        for service in services:
+            for text in uplinks.taken(service, row.uplink, row.addresses):
+                hint = "it gets nothing from there: publish another port, or stop it"
+                yield Check(topic, "note", text, hint)
 
 
 def _build(view: View, topic: str) -> Iterator[Check]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from ebpfmesh import _abi
 from ebpfmesh.errors import NotFound
 from ebpfmesh.kernel import links
-from ebpfmesh.kernel.keys import service_keys
+from ebpfmesh.kernel.keys import frontends
 from ebpfmesh.model import Service as ServiceModel
 from ebpfmesh.model import ports_text
 from ebpfmesh.observe.commands import lives
@@ -67,6 +67,7 @@ class Service:
 
     It has ``ports`` ports from ``port`` on, which become as many from ``target_port`` on.
     ``affinity`` is "source" if a client's address alone chooses the backend, else "none".
+    ``publish`` are the ports of uplinks at which the outside reaches it, such as "uplink0:80".
     """
 
     id: int
@@ -79,6 +80,7 @@ class Service:
     affinity: str
     backends: tuple[Backend, ...]
     table_size: int
+    publish: tuple[str, ...] = ()
 
     @property
     def alive(self) -> int:
@@ -179,7 +181,7 @@ def read_services(view: View) -> list[Service]:
 def _service(
     view: View, service: ServiceModel, alive: set[str], ended: Mapping[str, str]
 ) -> Service:
-    entry = view.maps["mesh_service"].get(service_keys(service)[0]) or _abi.Service()
+    entry = view.maps["mesh_service"].get(frontends(service, {})[0].key) or _abi.Service()
     shares, unready = _shares(view, entry), view.unready
     return Service(
         id=entry.id,
@@ -202,6 +204,7 @@ def _service(
             for name, weight in service.backends.items()
         ),
         table_size=entry.size,
+        publish=service.publish,
     )
 
 

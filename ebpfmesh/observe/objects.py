@@ -10,7 +10,7 @@ from ebpfmesh import _abi
 from ebpfmesh.kernel import bpf, links
 from ebpfmesh.kernel.programs import AT_SOCKETS
 from ebpfmesh.observe.view import View
-from ebpfmesh.state.place import problem
+from ebpfmesh.state.place import problem, uplink_problem
 
 _TYPES = {
     bpf.PROG_TYPE_SCHED_CLS: "tc",
@@ -114,6 +114,10 @@ def _attachments(view: View) -> Iterator[tuple[links.Attached, Attachment]]:
             for program in links.attached(view.ip, row.attachment.ifindex, direction):
                 name, interface = row.function.name, row.attachment.interface
                 yield program, Attachment(name, interface, direction, program.how)
+    for uplink in view.record.uplinks():
+        if not uplink_problem(view.ip, view.pins, uplink):
+            for program in links.attached(view.ip, uplink.ifindex, "ingress"):
+                yield program, Attachment("", uplink.uplink.interface, "ingress", program.how)
 
 
 def _at_sockets(view: View) -> Iterator[tuple[links.Attached, Attachment]]:

@@ -8,7 +8,7 @@ from typing import Any
 from ebpfmesh import _abi
 from ebpfmesh.kernel import rooms, sockets
 from ebpfmesh.kernel.cgroup import Cgroup, directory_above
-from ebpfmesh.kernel.keys import packed, prefix_key, service_keys
+from ebpfmesh.kernel.keys import frontends, packed, prefix_key
 from ebpfmesh.kernel.maps import Maps, tenant_ids
 from ebpfmesh.kernel.pins import Pins
 from ebpfmesh.kernel.programs import ALWAYS, CALLS
@@ -90,7 +90,10 @@ def _others(maps: Maps, name: str, wanted: Mapping[bytes, int]) -> bool:
 
 
 def _interfaces(record: Record) -> dict[bytes, int]:
-    return {bytes(ctypes.c_uint32(row.attachment.ifindex)): row.id for row in record.functions()}
+    uplinks = {bytes(ctypes.c_uint32(row.ifindex)): 0 for row in record.uplinks()}
+    return uplinks | {
+        bytes(ctypes.c_uint32(row.attachment.ifindex)): row.id for row in record.functions()
+    }
 
 
 def _addresses(record: Record, services: Sequence[Service]) -> dict[bytes, int]:
@@ -105,10 +108,11 @@ def _addresses(record: Record, services: Sequence[Service]) -> dict[bytes, int]:
 
 
 def _services(record: Record, services: Sequence[Service]) -> dict[bytes, int]:
+    places = record.places()
     return {
-        bytes(key): record.table(service.name)[0]
+        bytes(end.key): record.table(service.name)[0]
         for service in services
-        for key in service_keys(service)
+        for end in frontends(service, places)
     }
 
 

@@ -13,9 +13,10 @@ from ebpfmesh.kernel.cgroup import Cgroup, Stop
 from ebpfmesh.kernel.pins import Pins
 from ebpfmesh.kernel.programs import HOOKS
 from ebpfmesh.model import Function
-from ebpfmesh.state.record import Attachment, FunctionRow, Record
+from ebpfmesh.state.record import Attachment, FunctionRow, Record, UplinkRow
 
 Problem = Literal["", "unfinished", "interface gone", "namespace gone", "programs missing"]
+UplinkProblem = Literal["", "unfinished", "interface gone", "program missing", "address gone"]
 
 
 def check_place(record: Record) -> None:
@@ -52,6 +53,24 @@ def problem(ip: IPRoute, row: FunctionRow) -> Problem:
 def port_pins(row: FunctionRow) -> Path:
     """Where what of a function with AF_XDP is pinned."""
     return Pins(row.mesh).ports / row.function.name
+
+
+def uplink_pin(pins: Pins, name: str) -> Path:
+    """Where the program of an uplink is pinned; no function is called so."""
+    return pins.links / f"{links.UPLINK_PIN}{name}-ingress"
+
+
+def uplink_problem(ip: IPRoute, pins: Pins, row: UplinkRow) -> UplinkProblem:
+    """What is wrong with an uplink; empty if nothing is. Needs CAP_NET_ADMIN."""
+    if not row.ready:
+        return "unfinished"
+    if interface.find(row.uplink.interface) != row.ifindex:
+        return "interface gone"
+    if not links.holds(ip, row.ifindex, "ingress", uplink_pin(pins, row.name)):
+        return "program missing"
+    if not set(row.addresses) <= set(interface.outer(ip, row.ifindex).addresses):
+        return "address gone"
+    return ""
 
 
 def _moved(attachment: Attachment) -> bool:

@@ -16,6 +16,7 @@ from pydantic import TypeAdapter
 
 from ebpfmesh.errors import NotFound
 from ebpfmesh.kernel import private
+from ebpfmesh.kernel.keys import Places
 from ebpfmesh.kernel.netns import NetnsId
 from ebpfmesh.kernel.pins import Pins
 from ebpfmesh.kernel.prefixes import Block, block_of, packed
@@ -30,9 +31,10 @@ from ebpfmesh.model import (
     Probe,
     Scope,
     Service,
+    Uplink,
     probes_of,
 )
-from ebpfmesh.state.tables import COMMAND, Entry, Kind, Tables
+from ebpfmesh.state.tables import COMMAND, UPLINK, Entry, Kind, Tables
 
 __all__ = [
     "Attachment",
@@ -43,6 +45,7 @@ __all__ = [
     "Kind",
     "ProgramRow",
     "Record",
+    "UplinkRow",
     "all_records",
 ]
 RUN = Path("/run/ebpfmesh")
@@ -132,6 +135,28 @@ class FunctionRow:
     ready: bool
 
 
+@dataclass(frozen=True)
+class UplinkRow:
+    """An uplink, and what it was found to be.
+
+    ``addresses`` are the host's there on which services are published. Not ``ready``: it was being
+    made or removed when work stopped. ``ifindex`` is never 0.
+    """
+
+    uplink: Uplink
+    ifindex: int
+    addresses: tuple[Address, ...]
+    ready: bool
+
+    @property
+    def name(self) -> str:
+        """What it is called."""
+        return self.uplink.name
+
+
+_UPLINK = TypeAdapter(UplinkRow)
+
+
 class Record(Tables):
     """One mesh's record, open. Reading needs no lock.
 
@@ -200,6 +225,19 @@ class Record(Tables):
         found = self._settings(COMMAND).items()
         return {name: self._read(lambda one: CommandRow(**one), value) for name, value in found}
 
+    def uplinks(self) -> list[UplinkRow]:
+        """All uplinks, by name."""
+        rows = sorted(self._settings(UPLINK).items())
+        return [self._read(_UPLINK.validate_json, json.dumps(value)) for _, value in rows]
+
+    def uplink(self, name: str) -> UplinkRow | None:
+        """One uplink, or None."""
+        return next((row for row in self.uplinks() if row.name == name), None)
+
+    def places(self) -> Places:
+        """Where services can be published."""
+        return {row.name: (row.ifindex, row.addresses) for row in self.uplinks()}
+
     def address_owner(self, address: Address) -> str | None:
         """Name of the function or service that has this address."""
         owners = self.owners(packed(address), packed(address))
@@ -218,6 +256,10 @@ class Record(Tables):
         """All services, by name."""
         rows = self._all("SELECT model FROM service ORDER BY name")
         return [self._read(_SERVICE.validate_json, text) for (text,) in rows]
+
+    def service(self, name: str) -> Service | None:
+        """One service, without its backends, or None."""
+        return next(iter(self._services([name])), None)
 
     def services_of(self, functions: Collection[str]) -> list[Service]:
         """The services that have one of these functions, with all of their backends."""
@@ -327,11 +369,16 @@ class Record(Tables):
         return self._read(Limits.model_validate, self._get("limits"))
 
     def base(self) -> Mesh:
-        """The mesh without its functions, services and policies."""
+        """The mesh without its functions, services, policies and uplinks."""
         return self._read(Mesh.model_validate_json, json.dumps(self._get("mesh")))
 
-    def model(self, without: Collection[str] = ()) -> Mesh:
-        """The mesh as it is: the functions that are ready and not among ``without``.
+    def _frame(self, gone: Collection[str] = ()) -> Mesh:
+        """The mesh without its functions, services and policies; its uplinks are few."""
+        rows = (row for row in self.uplinks() if row.ready and row.name not in gone)
+        return self.base().model_copy(update={"uplinks": tuple(row.uplink for row in rows)})
+
+    def model(self, without: Collection[str] = (), without_uplinks: Collection[str] = ()) -> Mesh:
+        """The mesh as it is: the functions and uplinks that are ready and not ``without``.
 
         Names that then lead nowhere are left out of services and policies.
         """
@@ -339,7 +386,8 @@ class Record(Tables):
         policies = [policy for _, policy in self.policies()]
         injections = [row.injection for row in self.injections()]
         functions = [row.function for row in rows]
-        return self.base().made_of(functions, self.services(), policies, injections)
+        frame = self._frame(without_uplinks)
+        return frame.made_of(functions, self.services(), policies, injections)
 
     def part(self, scope: Scope) -> Mesh:
         """The mesh as it is, as far as a change of this scope can see it.
@@ -367,7 +415,7 @@ class Record(Tables):
         names["function"].update(self._one_of_each("tenant", names["tenant"]))
         names["function"].update(self._one_of_each("group_name", names["group"]))
         names["function"].update(self._backends(changed), self._members(scope.functions))
-        return self.base().made_of(self._ready(names["function"]), services, policies)
+        return self._frame().made_of(self._ready(names["function"]), services, policies)
 
     def around(self, functions: Sequence[Function]) -> tuple[Mesh, Mesh]:
         """The mesh with some functions and without, as far as removing them changes anything.
@@ -393,7 +441,7 @@ class Record(Tables):
             "services": tuple(services),
             "policies": tuple(self._policies(texts)),
         }
-        return self.base().model_copy(update=parts), self.base().made_of(others, services, ())
+        return self._frame().model_copy(update=parts), self._frame().made_of(others, services, ())
 
     def _left_by(self, functions: Sequence[Function]) -> Iterator[Identity]:
         """What no function is once these are gone."""

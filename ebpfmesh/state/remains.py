@@ -6,6 +6,7 @@ enough to remove all of a mesh whose record is lost, cannot be read, or was neve
 """
 
 import contextlib
+import ctypes
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -108,13 +109,29 @@ def damage(mesh: str) -> str:
 
 
 def adopted(ip: IPRoute, mesh: str) -> set[int]:
-    """Indices of interfaces of others that programs of a mesh are attached to."""
-    found = set()
+    """Indices of interfaces of containers that programs of a mesh are attached to."""
+    found = set(_interfaces(mesh)) - uplinks(mesh)
+    pins = links.pinned(Pins(mesh).top)
+    found |= {index for pin, index in pins if not pin.name.startswith(links.UPLINK_PIN)}
+    ours = {interface.find(name) for name in interface.ours(ip)}
+    return {index for index in found - ours if interface.exists(index)}
+
+
+def uplinks(mesh: str) -> set[int]:
+    """Indices of the host's own interfaces that programs of a mesh are attached to."""
+    found = {index for index, kind in _interfaces(mesh).items() if kind == _abi.IfaceKind.UPLINK}
+    pins = links.pinned(Pins(mesh).top)
+    found |= {index for pin, index in pins if pin.name.startswith(links.UPLINK_PIN)}
+    return {index for index in found if interface.exists(index)}
+
+
+def _interfaces(mesh: str) -> dict[int, int]:
+    """What each interface is to a mesh, as its maps say, be they of another version."""
+    found = {}
     for pin in Pins(mesh).top.glob("v*/maps/mesh_iface"):
         with bpf.obj_get(pin) as fd:
             info = bpf.map_info(fd)
-            keys = (key for key, _ in bpf.map_items(fd, info.key_size, info.value_size))
-            found |= {int.from_bytes(key, sys.byteorder) for key in keys}
-    found |= {index for _, index in links.pinned(Pins(mesh).top)}
-    ours = {interface.find(name) for name in interface.ours(ip)}
-    return {index for index in found - ours if interface.exists(index)}
+            for key, value in bpf.map_items(fd, info.key_size, info.value_size):
+                row = _abi.Iface.from_buffer_copy(value.ljust(ctypes.sizeof(_abi.Iface), b"\0"))
+                found[int.from_bytes(key, sys.byteorder)] = row.kind
+    return found

@@ -25,6 +25,8 @@ UNREADY, ASIDE = "unready/", "aside/"
 
 What is seen of it, and what somebody asked for: neither ends the other.
 """
+UPLINK = "uplink/"
+"""Begins the key of a setting that has an uplink's row."""
 COMMAND = "command/"
 """Begins the key of a setting that tells of a function's command."""
 T = TypeVar("T")

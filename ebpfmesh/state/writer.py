@@ -17,12 +17,14 @@ from pathlib import Path
 from stat import S_IMODE
 from typing import Any, Self
 
+from pydantic import TypeAdapter
+
 from ebpfmesh import _abi
 from ebpfmesh.errors import Busy, MeshError, MissingPrivilege
 from ebpfmesh.kernel import private
 from ebpfmesh.kernel.netns import NetnsId
 from ebpfmesh.kernel.prefixes import block_of, packed
-from ebpfmesh.model import Address, Function, Injection, Mesh, Policy, Service, port_prefixes
+from ebpfmesh.model import Address, Function, Injection, Mesh, Policy, Service
 from ebpfmesh.state import record
 from ebpfmesh.state.record import (
     Attachment,
@@ -30,6 +32,7 @@ from ebpfmesh.state.record import (
     CommandRow,
     InjectionRow,
     Record,
+    UplinkRow,
     file_of,
     match_of,
 )
@@ -40,6 +43,7 @@ from ebpfmesh.state.tables import (
     LOCK_SECONDS,
     SCHEMA,
     UNREADY,
+    UPLINK,
     VERSION,
     Entry,
     Kind,
@@ -76,9 +80,8 @@ class Writer(Record):
         """
         private.directory(record.RUN)
         private.directory(record.RUN / wanted.name)
-        base = wanted.model_copy(
-            update={"functions": (), "services": (), "policies": (), "injections": ()}
-        )
+        parts = ("functions", "services", "policies", "injections", "uplinks")
+        base = wanted.model_copy(update=dict.fromkeys(parts, ()))
         settings = {
             "netns": str(home),
             "limits": wanted.limits.model_dump(),
@@ -132,6 +135,15 @@ class Writer(Record):
         values = (COMMAND + function, json.dumps(dataclasses.asdict(row)))
         self._db.execute("REPLACE INTO setting VALUES (?, ?)", values)
 
+    def put_uplink(self, row: UplinkRow) -> None:
+        """Write an uplink's row."""
+        values = (UPLINK + row.name, TypeAdapter(UplinkRow).dump_json(row).decode())
+        self._db.execute("REPLACE INTO setting VALUES (?, ?)", values)
+
+    def delete_uplink(self, name: str) -> None:
+        """Delete an uplink's row."""
+        self._db.execute("DELETE FROM setting WHERE key = ?", (UPLINK + name,))
+
     def set_unready(self, function: str, why: str, *, asked: bool = False) -> None:
         """Write down why a function gets no new flows of services; empty: this is no reason."""
         key = (ASIDE if asked else UNREADY) + function
@@ -174,7 +186,7 @@ class Writer(Record):
 
     def put_service(self, service: Service, row: int, rows: int, depths: int) -> None:
         """Write a service's row; ``depths`` has a bit for each number of bits of its keys."""
-        size = len(port_prefixes(service.port, service.last_port))
+        size = service.entries
         old = self._all("SELECT size FROM service WHERE name = ?", service.name)
         text = service.model_dump_json(exclude={"backends"})
         values = (service.name, text, row, rows, depths, size)

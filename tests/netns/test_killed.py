@@ -24,6 +24,7 @@ from ebpfmesh.observe.view import left, opened
 from ebpfmesh.operation import KINDS, Operation
 from ebpfmesh.state.record import RUN
 from support.agreeing import disagreements, is_well
+from support.beyond import beyond
 from support.killing import killed_at, steps_of
 from support.sockets import accepted, carries, connect, listener
 from support.topology import collected, leftovers, mesh_of, poll
@@ -57,6 +58,7 @@ tenant = "two"
 command = ["sleep", "{seconds}"]
 {more}
 """
+UPLINK = '[[uplink]]\nname = "u{number}"\ninterface = "up{number}"\n'
 D = '[[function]]\nname = "d"\nreplicas = 2\ntenant = "two"\n'
 SERVICE = """
 [[service]]
@@ -213,13 +215,16 @@ OUTSIDE = RULE.format(to="outside:192.0.2.0/24", action="deny")
 RIGHTS = (
     '[[tenant]]\nname = "one"\nrate = "1G"\ninject = 2\nflows = {guarantee = 99, maximum = 100}\n'
 )
+U_0, U_1 = (UPLINK.format(number=number) for number in range(2))
+PUBLISHED = 'publish = ["u{number}:80-83", "u{number}:90-93"]\n'
 E, F = ('[[function]]\nname = "e"\n', '[[function]]\nname = "f"\n')
 OLD = mesh(
-    MINE, F, D, D_0, service("gone", 2, "f"), OUTSIDE,
+    MINE, F, D, D_0, PUBLISHED.format(number=0), U_0, service("gone", 2, "f"), OUTSIDE,
     RULE.format(to="service:web", action="allow"),
 )  # fmt: skip
 NEW = mesh(
-    YOURS, E, D.replace("2\n", "3\n"), service("web", 1, "d"), service("come", 2, "e"),
+    YOURS, E, D.replace("2\n", "3\n"), service("web", 1, "d"), PUBLISHED.format(number=1), U_1,
+    service("come", 2, "e"),
     RULE.format(to="function:e", action="allow"), RULE.format(to="service:web", action="deny"),
     RIGHTS, settings='reject = true\non_failure = "keep"\ntimeouts = {udp = 60}',
 )  # fmt: skip
@@ -235,6 +240,8 @@ CHANGES = {
     "add-function": Change(mesh(), mesh(MINE)),
     "change-function": Change(mesh(MINE, D), mesh(YOURS, D.replace("2\n", "2\ncpu = 0.25\n"))),
     "remove-function": Change(mesh(MINE), mesh()),
+    "add-uplink": Change(mesh(D, D_0), mesh(D, D_0, PUBLISHED.format(number=0), U_0)),
+    "remove-uplink": Change(mesh(D, D_0, PUBLISHED.format(number=0), U_0), mesh(D, D_0)),
     "set-ready": Change(mesh(D, D_0, D_1), mesh(D, D_0, D_1), ready, not_ready),
     "stop-function": Change(mesh(MINE), mesh(MINE), running, stop),
     "start-function": Change(mesh(MINE), mesh(MINE), stopped, start),
@@ -255,6 +262,12 @@ CHANGES = {
 
 def test_each_kind_of_operation_is_killed() -> None:
     assert {name.partition(",")[0] for name in CHANGES} == KINDS.keys()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _uplinks() -> Iterator[None]:
+    with beyond(0), beyond(1):
+        yield
 
 
 @pytest.fixture(autouse=True)

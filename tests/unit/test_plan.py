@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ebpfmesh.errors import UsageError
-from ebpfmesh.model import Function, Identity, Limits, Mesh, Policy, Service, Timeouts
+from ebpfmesh.model import Function, Identity, Limits, Mesh, Policy, Service, Timeouts, Uplink
 from ebpfmesh.operation import (
     AddFunction,
     AddPolicy,
@@ -668,3 +668,19 @@ def test_programs_go_back_with_what_was_kept() -> None:
     step = ReplacePrograms("new", "old", keep="old", kept="older")
     assert step.inverse() == ReplacePrograms("old", "new", keep="older", kept="old")
     assert step.inverse().inverse() == step
+
+
+def test_uplinks_go_and_come_between_what_is_published_on_them() -> None:
+    """No service is published where there is no uplink, nor where it is not meant to be."""
+    web, other = service("s", "a", publish=("u:80",)), service("t", "a", publish=("w:80",))
+    uplinks = Uplink(name="u", interface="e0"), Uplink(name="w", interface="e1")
+    old = mesh(function("a")).model_copy(update={"services": (web, other), "uplinks": uplinks})
+    moved = (Uplink(name="u", interface="e2"), old.uplinks[1])
+    steps = diff(old, old.model_copy(update={"uplinks": moved}))
+    assert [step.describe() for step in steps] == [
+        "~ service s  198.18.128.115  tcp/80 → 5201  a",
+        "- uplink u  interface e0",
+        "+ uplink u  interface e2",
+        "~ service s  198.18.128.115  tcp/80 → 5201  a  published at u:80",
+    ]
+    assert [load(step.dump()) for step in steps] == list(steps)

@@ -1,0 +1,79 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
+/*
+ * Uplinks: which of the packets that come in from outside are the mesh's. All others are the host's
+ * own, and go on to its stack as they came; so does whatever the mesh cannot make out.
+ * Reads mesh_address, mesh_service, flows.
+ */
+#ifndef MESH_UPLINK_H
+#define MESH_UPLINK_H
+
+#include "lib/endpoint.h"
+#include "lib/flow.h"
+#include "lib/service.h"
+
+/* The packet is the host's: no reason to drop it, and no flow of the mesh. */
+#define UPLINK_HOST -1
+
+/* Both addresses of what is IP, be the rest of it as it may. */
+HOT void uplink_addresses(const struct pkt *p, struct mesh_address *source,
+			  struct mesh_address *destination)
+{
+	if (pkt_is4(p)) {
+		address_set4(source, p->ip4->saddr);
+		address_set4(destination, p->ip4->daddr);
+	} else {
+		address_set6(source, p->ip6->saddr.s6_addr32);
+		address_set6(destination, p->ip6->daddr.s6_addr32);
+	}
+}
+
+/* What a packet, or what an ICMP error quotes, says of its flow. */
+HOT void uplink_tuple(const struct pkt *p, struct mesh_tuple *t)
+{
+	__builtin_memset(t, 0, sizeof(*t));
+	tuple_of(t, p);
+	if (p->kind == PKT_ERROR)
+		tuple_of_quote(t, p);
+}
+
+/*
+ * Of a packet for a function itself: does it belong to a flow that goes through the host's stack, as
+ * answers to what a function asked outside do? mesh_to_fn then judges it.
+ */
+HOT int uplink_is_of_stack(const struct mesh_tuple *t, __u32 uplink)
+{
+	return !flow_find_tuple(t, uplink) && flow_find_tuple(t, 0);
+}
+
+/*
+ * MESH_OK if it is for the mesh, UPLINK_HOST if it is not, or a reason to drop; `malformed` is what
+ * parse_packet() said. A later fragment of which nobody knows the first one is left to the host: what
+ * of that is for a function meets mesh_to_fn.
+ */
+HOT int uplink_check(const struct mesh_config *config, const struct pkt *p, __u32 uplink,
+		     int malformed)
+{
+	struct mesh_address source, destination;
+	struct mesh_tuple t;
+	__u32 owner;
+
+	if (!p->version)
+		return UPLINK_HOST;
+	uplink_addresses(p, &source, &destination);
+	if (endpoint_by_address(&source))
+		return MESH_SPOOF_IP;
+	owner = endpoint_by_address(&destination);
+	if (malformed)
+		return owner ? malformed : UPLINK_HOST;
+	if (p->kind != PKT_FLOW && p->kind != PKT_ERROR)
+		return UPLINK_HOST;
+	if (p->fragment == PKT_LATER_FRAGMENT)
+		return MESH_OK;
+	uplink_tuple(p, &t);
+	if (owner)
+		return uplink_is_of_stack(&t, uplink) ? UPLINK_HOST : MESH_OK;
+	return service_find(config, &t.destination, t.destination_port, t.protocol, uplink) ?
+		       MESH_OK :
+		       UPLINK_HOST;
+}
+#endif

@@ -1,0 +1,120 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""Uplinks: whether they work, what is published there, and who else listens at these ports."""
+
+import contextlib
+import socket
+from collections.abc import Iterator
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv6Address
+from pathlib import Path
+from typing import Literal
+
+from pyroute2 import IPRoute
+
+from ebpfmesh.kernel import interface, links
+from ebpfmesh.kernel.programs import UPLINK
+from ebpfmesh.model import Mesh, Service
+from ebpfmesh.model import Uplink as UplinkModel
+from ebpfmesh.observe.view import View
+from ebpfmesh.state.place import UplinkProblem, uplink_problem
+from ebpfmesh.state.record import UplinkRow
+
+_STATES = {"tcp": "0A", "udp": "07"}
+"""Of a socket that listens: TCP_LISTEN, and a UDP socket without a peer (net/tcp_states.h)."""
+
+
+@dataclass(frozen=True)
+class Uplink:
+    """An uplink. ``state``: ``up``, ``down`` (the interface is), or what is broken.
+
+    ``addresses`` are the host's there on which services are published; ``published`` these, such as
+    ``tcp/80 portal``. ``how`` the mesh's program is attached; ``xdp`` is the name of a program at
+    XDP in front of it, which is somebody else's: empty if there is none, as it should be where TCP
+    of functions goes by a veth, which loses its segmentation offload to XDP.
+    """
+
+    name: str
+    interface: str
+    ifindex: int
+    state: UplinkProblem | Literal["up", "down"]
+    addresses: tuple[str, ...]
+    mtu: int | None
+    how: str
+    xdp: str
+    published: tuple[str, ...]
+
+
+def read_uplinks(view: View) -> list[Uplink]:
+    """All uplinks, by name."""
+    services = view.record.services()
+    return [_uplink(view, row, services) for row in view.record.uplinks()]
+
+
+def _uplink(view: View, row: UplinkRow, services: list[Service]) -> Uplink:
+    problem = uplink_problem(view.ip, view.pins, row)
+    there = problem in ("", "program missing", "address gone")
+    found = interface.outer(view.ip, row.ifindex) if there else None
+    attached = list(links.programs(view.ip, row.ifindex)) if there else []
+    return Uplink(
+        name=row.name,
+        interface=row.uplink.interface,
+        ifindex=row.ifindex,
+        state=problem or ("up" if found and found.up else "down"),
+        addresses=tuple(map(str, row.addresses)),
+        mtu=found.mtu if found else None,
+        how=next((one.how for one in attached if one.name == UPLINK), ""),
+        xdp=next((one.name for one in attached if one.how == "XDP"), ""),
+        published=tuple(
+            f"{service.protocol}/{str(one).rpartition(':')[2]} {service.name}"
+            for service in services
+            for one in service.published
+            if one.uplink == row.name
+        ),
+    )
+
+
+def taken(
+    service: Service, uplink: UplinkModel, addresses: tuple[IPv4Address | IPv6Address, ...]
+) -> Iterator[str]:
+    """Published ports of a service at which a process of the host listens too, a line each."""
+    for one in service.published:
+        if one.uplink != uplink.name:
+            continue
+        for port in sorted(_listening(service.protocol, addresses)):
+            if one.first <= port <= one.last:
+                yield (
+                    f"service {service.name} is published at {service.protocol} port {port} of "
+                    f"{uplink.interface}, where a process of the host listens too"
+                )
+
+
+def _listening(protocol: str, addresses: tuple[IPv4Address | IPv6Address, ...]) -> set[int]:
+    """Ports at which sockets of this network namespace listen, at any of these addresses."""
+    found = set()
+    ours = {*addresses, IPv4Address(0), IPv6Address(0)}
+    for family, file in ((4, protocol), (6, f"{protocol}6")):
+        path = Path("/proc/thread-self/net") / file
+        lines = path.read_text().splitlines()[1:] if path.exists() else []
+        for line in lines:
+            _, local, _, state, *_ = line.split()
+            host, _, port = local.partition(":")
+            if state == _STATES[protocol] and _address(family, host) in ours:
+                found.add(int(port, 16))
+    return found
+
+
+def _address(family: int, text: str) -> IPv4Address | IPv6Address:
+    """An address as proc(5) has it: words of 32 bits in the order of this machine."""
+    words = (socket.htonl(int(text[at : at + 8], 16)) for at in range(0, len(text), 8))
+    packed = b"".join(word.to_bytes(4) for word in words)
+    return IPv4Address(packed) if family == 4 else IPv6Address(packed)
+
+
+def taken_in(mesh: Mesh) -> Iterator[str]:
+    """The same of a mesh that is not up yet, or is."""
+    with contextlib.closing(IPRoute()) as ip:
+        for uplink in mesh.uplinks:
+            index = interface.find(uplink.interface)
+            addresses = interface.outer(ip, index).addresses if index else ()
+            for service in mesh.services:
+                yield from taken(service, uplink, addresses)

@@ -1,0 +1,275 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""The outside reaches functions and published services by an uplink; the host's own stays its own.
+
+                 ┌─ web-0, web-1   tenant a, service web: published at up0, port 80
+client ═══ up0 ──┤
+       (up1)     └─ other          tenant b
+"""
+
+import contextlib
+import socket
+import subprocess
+from collections.abc import Iterator
+
+import pytest
+
+from ebpfmesh import apply
+from ebpfmesh._abi import Direction, Reason
+from ebpfmesh.kernel import interface, links, netns
+from ebpfmesh.model import Mesh
+from ebpfmesh.observe import flows, uplinks
+from ebpfmesh.observe.view import opened
+from support.beyond import Beyond, beyond
+from support.sockets import (
+    BLOCKED_SECONDS,
+    SECONDS,
+    accepted,
+    carries,
+    connect,
+    connection,
+    connects,
+    datagrams,
+    listener,
+    made,
+    moved_whole,
+    ready,
+)
+from support.topology import collected, drops, mesh_of, poll, running
+
+MESH = """
+[mesh]
+name = "up"
+{settings}
+[[function]]
+name = "web"
+replicas = 2
+tenant = "a"
+[[function]]
+name = "other"
+tenant = "b"
+[[uplink]]
+name = "uplink0"
+interface = "up0"
+[[service]]
+name = "web"
+address = ["198.19.0.1", "2001:db8:1::1"]
+port = 80
+target_port = 8080
+functions = ["web"]
+publish = ["uplink0:80", "uplink0:8000"]
+[[service]]
+name = "talk"
+address = ["198.19.0.2", "2001:db8:1::2"]
+port = 5000
+protocol = "udp"
+functions = ["web"]
+publish = ["uplink0:53"]
+[[policy]]
+from = "outside"
+to = "service:web"
+protocol = "tcp"
+port = 80
+[[policy]]
+from = "outside:{far}"
+to = "service:web"
+action = "deny"
+priority = 10
+[[policy]]
+from = "outside"
+to = "service:talk"
+[[policy]]
+from = "outside"
+to = "function:web-0"
+protocol = "icmp"
+"""
+FAMILIES = pytest.mark.parametrize("family", [0, 1], ids=["ipv4", "ipv6"])
+
+
+@pytest.fixture(scope="module")
+def outside() -> Iterator[Beyond]:
+    with beyond() as found:
+        yield found
+
+
+@pytest.fixture(scope="module", params=["auto", "clsact"])
+def mesh(request: pytest.FixtureRequest, outside: Beyond) -> Iterator[Mesh]:
+    settings = f'hook = "{request.param}"'
+    with running(mesh_of(MESH.format(settings=settings, far=outside.far_prefixes[0]))) as found:
+        yield found
+
+
+@contextlib.contextmanager
+def serving(mesh: Mesh, family: int) -> Iterator[list[socket.socket]]:
+    """Both backends listen at port 8080."""
+    names = ("web-0", "web-1")
+    with contextlib.ExitStack() as stack:
+        yield [
+            stack.enter_context(listener(mesh, one, mesh.function(one).addresses[family], 8080))
+            for one in names
+        ]
+
+
+def whichever(servers: list[socket.socket]) -> tuple[socket.socket, str]:
+    """The connection that one of them has got, and who its client is for the server."""
+    end = accepted(ready(servers, SECONDS)[0])
+    return end, end.getpeername()[0]
+
+
+@FAMILIES
+@pytest.mark.parametrize("port", [80, 8000])
+def test_outside_reaches_a_published_service_and_keeps_its_address(
+    mesh: Mesh, outside: Beyond, family: int, port: int
+) -> None:
+    with serving(mesh, family) as servers:
+        for _ in range(4):
+            with connect(mesh, outside.client, outside.host[family], port) as here:
+                there, client = whichever(servers)
+                with there:
+                    assert client == str(outside.near[family])
+                    assert here.getpeername()[:2] == (str(outside.host[family]), port)
+                    assert carries(here, there)
+                    assert carries(there, here)
+
+
+@FAMILIES
+def test_bulk_is_intact_both_ways(mesh: Mesh, outside: Beyond, family: int) -> None:
+    with (
+        serving(mesh, family) as servers,
+        connect(mesh, outside.client, outside.host[family], 80) as here,
+    ):
+        there, _ = whichever(servers)
+        with there:
+            assert moved_whole(here, there, 8 << 20)
+            assert moved_whole(there, here, 8 << 20)
+    with opened(mesh.name) as view:
+        entries = list(flows.read(view, flows.Wanted(service="web")))
+    assert {(one.sender == "outside", one.receiver == "outside") for one in entries} == {
+        (True, False),
+        (False, True),
+    }
+
+
+@FAMILIES
+def test_datagrams_too(mesh: Mesh, outside: Beyond, family: int) -> None:
+    with contextlib.ExitStack() as stack:
+        servers = [
+            stack.enter_context(datagrams(mesh, one, mesh.function(one).addresses[family], 5000))
+            for one in ("web-0", "web-1")
+        ]
+        client = stack.enter_context(datagrams(mesh, outside.client, outside.near[family]))
+        client.sendto(b"ask" * 1000, (str(outside.host[family]), 53))  # in fragments
+        (there,) = ready(servers, SECONDS)
+        text, sender = there.recvfrom(4096)
+        assert text == b"ask" * 1000
+        assert sender[0] == str(outside.near[family])
+        there.sendto(b"tell" * 1000, sender)  # in fragments as well
+        text, sender = client.recvfrom(8192)
+        assert (text, sender[:2]) == (b"tell" * 1000, (str(outside.host[family]), 53))
+
+
+def test_policy_speaks_of_prefixes_outside(mesh: Mesh, outside: Beyond) -> None:
+    with serving(mesh, 0) as servers:
+        before = drops(mesh)
+        with made(mesh, outside.client, socket.AF_INET, socket.SOCK_STREAM) as client:
+            client.bind((str(outside.far[0]), 0))
+            client.settimeout(BLOCKED_SECONDS)
+            with pytest.raises(TimeoutError):
+                client.connect((str(outside.host[0]), 80))
+        key = ("outside", Direction.FROM_UPLINK, Reason.POLICY)
+        assert drops(mesh)[key] > before.get(key, 0)
+        with connect(mesh, outside.client, outside.host[0], 80):
+            whichever(servers)[0].close()
+
+
+@FAMILIES
+def test_a_function_is_reached_by_its_own_address_if_policy_lets_it(
+    mesh: Mesh, outside: Beyond, family: int
+) -> None:
+    ping = ["ip", "netns", "exec", outside.client.name, "ping", "-c", "1", "-W", "1"]
+    allowed, denied = (str(mesh.function(one).addresses[family]) for one in ("web-0", "web-1"))
+    assert subprocess.run([*ping, allowed], capture_output=True, check=False).returncode == 0
+    assert subprocess.run([*ping, denied], capture_output=True, check=False).returncode == 1
+    assert drops(mesh)["outside", Direction.FROM_UPLINK, Reason.POLICY]
+
+
+@FAMILIES
+def test_no_more_is_reached_than_what_is_published(
+    mesh: Mesh, outside: Beyond, family: int
+) -> None:
+    own = mesh.service("web").addresses[family]
+    before = drops(mesh)
+    with serving(mesh, family):
+        assert not connects(mesh, outside.client, own, 80)
+        with pytest.raises(ConnectionRefusedError):  # by the host, as nobody listens there
+            connect(mesh, outside.client, outside.host[family], 8080)
+        with pytest.raises(ConnectionRefusedError):  # it is published for the outside alone
+            connect(mesh, "web-0", outside.host[family], 80)
+    key = ("outside", Direction.FROM_UPLINK, Reason.NO_SERVICE)
+    assert drops(mesh)[key] > before.get(key, 0)
+
+
+@FAMILIES
+def test_what_is_the_hosts_stays_the_hosts(mesh: Mesh, outside: Beyond, family: int) -> None:
+    before = drops(mesh)
+    host, client = outside.host[family], outside.client
+    with connection(mesh, client, None, host, 22) as (here, there):
+        assert carries(here, there)
+        assert moved_whole(there, here, 4 << 20)
+    with connection(mesh, None, client, outside.near[family], 8022) as (here, there):
+        assert moved_whole(there, here, 4 << 20)
+    with (
+        datagrams(mesh, None, host, 5300) as there,
+        datagrams(mesh, client, outside.near[family]) as here,
+    ):
+        here.sendto(b"x" * 4000, (str(host), 5300))
+        assert there.recv(8192) == b"x" * 4000
+    words = ["ip", "netns", "exec", client.name, "ping", "-c", "1", "-W", "2", str(host)]
+    assert subprocess.run(words, capture_output=True, check=False).returncode == 0
+    assert drops(mesh) == before
+
+
+@FAMILIES
+def test_a_source_of_the_mesh_is_a_lie(mesh: Mesh, outside: Beyond, family: int) -> None:
+    for liar in (mesh.function("other").addresses[family], mesh.service("web").addresses[family]):
+        before = drops(mesh)
+        address = f"{liar}/{32 if family == 0 else 128}"
+        place = ["ip", "-n", outside.client.name, "addr"]
+        extra = ["nodad"] if family else []
+        subprocess.run([*place, "add", address, "dev", "lo", *extra], check=True)
+        with datagrams(mesh, outside.client, liar) as here:
+            here.sendto(b"x", (str(outside.host[family]), 53))
+            here.sendto(b"x", (str(mesh.function("web-0").addresses[family]), 53))
+            here.sendto(b"x", (str(outside.host[family]), 22))
+        subprocess.run([*place, "del", address, "dev", "lo"], check=True)
+        key = ("outside", Direction.FROM_UPLINK, Reason.SPOOF_IP)
+        assert poll(lambda: drops(mesh).get(key, 0) == before.get(key, 0) + 3)  # noqa: B023
+
+
+def test_show_uplinks(mesh: Mesh, outside: Beyond) -> None:
+    with opened(mesh.name) as view:
+        (row,) = uplinks.read_uplinks(view)
+    assert (row.name, row.interface, row.state, row.mtu) == ("uplink0", "up0", "up", 1500)
+    assert row.addresses == tuple(map(str, outside.host))
+    assert row.published == ("udp/53 talk", "tcp/80 web", "tcp/8000 web")
+    assert row.how == ("clsact filter" if mesh.hook == "clsact" else "TCX link")
+    assert not row.xdp
+    assert not collected(mesh.name)
+
+
+def test_up_finds_nothing_to_do_and_down_leaves_nothing() -> None:
+    with beyond(1) as outside:
+        text = MESH.format(settings="", far=outside.far_prefixes[0]).replace("up0", "up1")
+        wanted = mesh_of(text).model_copy(update={"name": "again"})
+        apply.up(wanted)
+        try:
+            assert apply.up(wanted) == ()
+            assert apply.snapshot("again")[0].uplinks == wanted.uplinks
+        finally:
+            apply.down("again")
+        words = ["tc", "filter", "show", "dev", "up1", "ingress"]
+        assert not subprocess.run(words, check=True, capture_output=True).stdout
+        with netns.rtnetlink() as ip:
+            index = interface.find("up1")
+            assert index is not None
+            assert not list(links.programs(ip, index))
+            assert interface.outer(ip, index).up
