@@ -310,12 +310,10 @@ class Control:
             self.record.put_service(service, row, rows, depths)
             self.record.return_rows(*old)
 
-    def _withdraw(self, service: Service | None, name: str = "") -> None:
-        """Have a service no longer answer where it did as it is written down, and does not now."""
-        places = self.record.places()
-        before = self.record.service(service.name if service else name)
-        after = frontends(service, places) if service else []
-        kept = {bytes(end.key) for end in after}
+    def _withdraw(self, service: Service) -> None:
+        """Have it answer no more where it does as it is written down, and shall not."""
+        before, places = self.record.service(service.name), self.record.places()
+        kept = {bytes(end.key) for end in frontends(service, places)}
         for end in frontends(before, places) if before else []:
             if bytes(end.key) not in kept:
                 self.maps["mesh_service"].delete(end.key)

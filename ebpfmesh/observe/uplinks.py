@@ -20,7 +20,7 @@ from ebpfmesh.state.place import UplinkProblem, uplink_problem
 from ebpfmesh.state.record import UplinkRow
 
 _STATES = {"tcp": "0A", "udp": "07"}
-"""Of a socket that listens: TCP_LISTEN, and a UDP socket without a peer (net/tcp_states.h)."""
+"""TCP_LISTEN, and a UDP socket without a peer (linux/include/net/tcp_states.h)."""
 
 
 @dataclass(frozen=True)

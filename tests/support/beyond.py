@@ -38,7 +38,7 @@ def _ip(namespace: str | None, lines: str) -> None:
 
 @contextmanager
 def beyond(number: int = 0, *, mtu: int = 1500) -> Iterator[Beyond]:
-    """An uplink ``upN`` for the ``with`` block; what is removed meanwhile may be."""
+    """An uplink for the ``with`` block; what is removed meanwhile may be."""
     four, six = f"198.19.21{number}", f"2001:db8:d{number}"
     name, interface = f"beyond{number}", f"up{number}"
     with ExitStack() as stack:
