@@ -10,7 +10,7 @@ import pytest
 from ebpfmesh import _abi
 from ebpfmesh._abi import Direction, Reason
 from ebpfmesh.kernel import maglev
-from ebpfmesh.kernel.keys import service_keys
+from ebpfmesh.kernel.keys import frontends
 from ebpfmesh.kernel.maps import maglev_rows
 from ebpfmesh.model import Service
 from prog import changes
@@ -74,7 +74,7 @@ def test_a_table_of_several_rows(lab: Lab, hook: Hook) -> None:
         row = _abi.MaglevRow()
         row.function[:] = [lab.ids[name]] * _abi.MAGLEV_ROW
         lab.maps["mesh_maglev"].set(ctypes.c_uint32(first + number), row)
-    for key in service_keys(MESH.service("web")):
+    for key, _, _ in frontends(MESH.service("web"), {}):
         value = lab.maps["mesh_service"].get(key)
         value.row, value.size = first, maglev.size_of(rows)
         lab.maps["mesh_service"].set(key, value)
@@ -105,7 +105,7 @@ def test_a_range_of_ports(lab: Lab, v: int, port: int, ports: int, target: int) 
     """Each port has its own at the function, and no other port is the service's."""
     wanted = ranged(port, ports, target)
     lab.change(changes.add_service(wanted))
-    edges = {key.port for key in service_keys(wanted)} | {port, port + ports - 1}
+    edges = {end.key.port for end in frontends(wanted, {})} | {port, port + ports - 1}
     near = sorted({edge + by for edge in edges for by in (-1, 0, 1)} & set(range(1, 65536)) - {80})
     hooks = itertools.cycle((TC, XDP_FN))
     for number in near:
