@@ -131,6 +131,12 @@ if grep -qs '^ID=ubuntu' /etc/os-release; then
 	# Ubuntu ships bpftool with its kernels.
 	packages=("${packages[@]/#bpftool/linux-tools-generic}")
 fi
+if dpkg-query -W -f '${db:Status-Status}' containerd.io 2>/dev/null | grep -qx installed; then
+	# Docker's own package has both; these would remove it, and Docker with it.
+	for package in containerd runc; do
+		packages=("${packages[@]/#$package/containerd.io}")
+	done
+fi
 
 exec 9<pyproject.toml
 flock 9 # one at a time

@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 
+from ebpfmesh.kernel import libc
 from ebpfmesh.runtime.containerd import MACHINES
 from support.topology import needs, wait_until
 
@@ -70,10 +71,12 @@ def containerd() -> Iterator[None]:
     """A containerd with nothing in it, which ctr finds; nothing of it is left."""
     needs("containerd", "ctr")
     top = Path(tempfile.mkdtemp(prefix="ebpfmesh-containerd-"))
-    config = top / "config.toml"
-    config.write_text(CONFIG.format(top=top))
     with contextlib.ExitStack() as stack:
         stack.callback(shutil.rmtree, top, ignore_errors=True)
+        libc.mount(b"none", top, b"tmpfs")  # where a test's directory is an overlay itself
+        stack.callback(libc.umount, top)
+        config = top / "config.toml"
+        config.write_text(CONFIG.format(top=top))
         log = stack.enter_context((top / "log").open("wb"))
         daemon = subprocess.Popen(["containerd", "--config", config], stdout=log, stderr=log)
         stack.callback(daemon.wait)
