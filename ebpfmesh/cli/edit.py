@@ -319,10 +319,8 @@ def _rate(
     cls=Command,
     examples=(
         "ebpfmesh set phone --cpu 0.5 --memory 64M",
-        "ebpfmesh set web --memory 1G",
-        "ebpfmesh set phone --cpu none --memory none",
-        "ebpfmesh set phone --rate 100M",
-        "ebpfmesh set phone --rate send=10M,receive=1G,send_pps=5k",
+        "ebpfmesh set web --rate send=100M,receive=1G,receive_pps=50k",
+        "ebpfmesh set phone --cpu none --memory none --rate none",
     ),
 )
 @click.argument("name", shell_complete=complete.functions_and_groups)
