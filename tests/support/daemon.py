@@ -14,11 +14,12 @@ SECONDS = 60.0
 
 @contextmanager
 def served(*words: str, env: dict[str, str] | None = None) -> Iterator["subprocess.Popen[str]"]:
-    """The daemon, for the block; unless it was killed, it ends well when it is asked to."""
-    daemon = subprocess.Popen(
-        [*COMMAND, "--json", "serve", *words], stdout=subprocess.PIPE, text=True, cwd=ROOT,
-        env=os.environ | (env or {}),
-    )  # fmt: skip
+    """The daemon, for the block; unless it was killed, it ends well when it is asked to.
+
+    What it tells is shown where a test fails: nobody reads a pipe meanwhile, which would be full.
+    """
+    command = [*COMMAND, "--json", "serve", *words]
+    daemon = subprocess.Popen(command, text=True, cwd=ROOT, env=os.environ | (env or {}))
     try:
         yield daemon
         if daemon.poll() is None:
@@ -26,4 +27,4 @@ def served(*words: str, env: dict[str, str] | None = None) -> Iterator["subproce
             assert daemon.wait(SECONDS) == 0
     finally:
         daemon.kill()
-        daemon.communicate()
+        daemon.wait()
