@@ -59,7 +59,7 @@ class _Mesh:
 
     ``asked`` are the probes of functions, ``serving`` those that services send to, ``seen`` as the
     record had them last. ``keepers`` are descriptors of processes, ``due`` times of the monotonic
-    clock, ``marks`` what functions should have, from ``busy_until`` on.
+    clock, ``marks`` what functions should have. Nothing is changed before ``busy_until``.
     """
 
     record: Record
@@ -130,8 +130,8 @@ class Supervisor:
         now = time.monotonic()
         due = [now + LOOK_SECONDS]
         for mesh in self._meshes.values():
-            due += [*mesh.due.values(), *mesh.checks.due]
-            due += [mesh.busy_until] if mesh.marks else []
+            changes = [now] if mesh.marks else [*mesh.due.values()]
+            due += [*mesh.checks.due, *(max(one, mesh.busy_until) for one in changes)]
         wait = min(due) - now
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._woken.wait(), max(0.0, wait))
@@ -190,7 +190,8 @@ class Supervisor:
         mesh.functions = {
             one.name: one
             for one in model.functions
-            if one.restart != "no" or one.health or one.name in some or mesh.seen[one.name].mark
+            if (seen := mesh.seen.get(one.name))  # else it has just gone
+            and (one.restart != "no" or one.health or one.name in some or seen.mark)
         }
         for gone in {*mesh.keepers, *mesh.due} - mesh.functions.keys():
             self._forget(mesh, gone)
@@ -266,16 +267,18 @@ class Supervisor:
     def _start(self) -> None:
         """Start what is due. What another did meanwhile counts."""
         for name, mesh in self._meshes.items():
-            for function in [one for one, due in mesh.due.items() if due <= time.monotonic()]:
-                del mesh.due[function]
+            now = time.monotonic()
+            due = [one for one, due in mesh.due.items() if max(due, mesh.busy_until) <= now]
+            for function in due:
                 error = ""
                 try:
                     command = restarts.again(name, function)
                 except Busy:
-                    mesh.due[function] = time.monotonic() + BUSY_SECONDS
-                    continue
+                    mesh.busy_until = time.monotonic() + BUSY_SECONDS
+                    break
                 except MeshError as failed:
                     command, error = None, failed.message
+                del mesh.due[function]
                 if error:
                     self._tell(Event(name, function, "failed", error=error))
                 elif command:
