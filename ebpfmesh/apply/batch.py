@@ -149,6 +149,7 @@ def _undo_what_can_be(mesh: Live) -> list[str]:
 
 def _write_anew(mesh: Live) -> None:
     """Have the maps say what the record does; start what was never started, end what is stopped."""
+    mesh.uplinks.follow()
     rows = mesh.record.functions()
     plugged = {row.id: (row.function, mesh.functions.plugged(row)) for row in rows}
     mesh.control.resync(plugged)

@@ -5,13 +5,15 @@ The interface stays as it is, up or down, and comes from nobody here; all that i
 program, which goes again.
 """
 
+from dataclasses import replace
+
 from ebpfmesh.apply.control import check_ifindex
 from ebpfmesh.apply.held import Held
 from ebpfmesh.errors import NotFound, UsageError
 from ebpfmesh.kernel import interface, links
 from ebpfmesh.kernel.programs import UPLINK
-from ebpfmesh.model import Address, Uplink
-from ebpfmesh.state.place import uplink_pin, uplink_problem
+from ebpfmesh.model import Uplink
+from ebpfmesh.state.place import moved, published_at, uplink_pin, uplink_problem
 from ebpfmesh.state.record import UplinkRow
 
 
@@ -48,7 +50,7 @@ class Uplinks:
         except BaseException:
             self.remove(uplink.name)
             raise
-        self._mesh.record.put_uplink(UplinkRow(uplink, row.ifindex, row.addresses, ready=True))
+        self._mesh.record.put_uplink(replace(row, ready=True))
 
     def _look(self, uplink: Uplink) -> UplinkRow:
         """What an uplink is as it is being made."""
@@ -68,7 +70,7 @@ class Uplinks:
             if address not in found.addresses:
                 what = f"uplink {uplink.name}: {uplink.interface} does not have {address}"
                 raise NotFound(what, hint=f"ip address show dev {uplink.interface} lists them")
-        return UplinkRow(uplink, ifindex, _chosen(uplink, found.addresses), ready=False)
+        return UplinkRow(uplink, ifindex, published_at(uplink, found.addresses), ready=False)
 
     def remove(self, name: str) -> None:
         """Detach the program, as far as it is there. Twice is fine."""
@@ -76,7 +78,7 @@ class Uplinks:
         if row is None:
             return
         self._mesh.step(f"remove uplink {name}")
-        self._mesh.record.put_uplink(UplinkRow(row.uplink, row.ifindex, row.addresses, ready=False))
+        self._mesh.record.put_uplink(replace(row, ready=False))
         self._mesh.step(f"remove uplink {name}: program")
         ifindex = row.ifindex if interface.exists(row.ifindex) else None
         links.detach(self._mesh.ip, ifindex, "ingress", uplink_pin(self._mesh.pins, name))
@@ -89,8 +91,8 @@ class Uplinks:
         rows = self._mesh.record.uplinks()
         return [row.name for row in rows if uplink_problem(self._mesh.ip, self._mesh.pins, row)]
 
-
-def _chosen(uplink: Uplink, there: tuple[Address, ...]) -> tuple[Address, ...]:
-    """Where services are published: what it says, and else the first of each family."""
-    by_family = {one.version: one for one in (*reversed(there), *uplink.addresses)}
-    return tuple(one for _, one in sorted(by_family.items()))
+    def follow(self) -> None:
+        """Have services be published at the addresses that interfaces have by now."""
+        for row in self._mesh.record.uplinks():
+            if (now := moved(self._mesh.ip, row)) is not None:
+                self._mesh.record.put_uplink(replace(row, addresses=now))

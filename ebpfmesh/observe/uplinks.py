@@ -52,7 +52,7 @@ def read_uplinks(view: View) -> list[Uplink]:
 
 def _uplink(view: View, row: UplinkRow, services: list[Service]) -> Uplink:
     problem = uplink_problem(view.ip, view.pins, row)
-    there = problem in ("", "program missing", "address gone")
+    there = problem in ("", "program missing")
     found = interface.outer(view.ip, row.ifindex) if there else None
     attached = list(links.programs(view.ip, row.ifindex)) if there else []
     return Uplink(

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from ebpfmesh import _abi
-from ebpfmesh.kernel import rooms, sockets
+from ebpfmesh.kernel import netns, rooms, sockets
 from ebpfmesh.kernel.cgroup import Cgroup, directory_above
 from ebpfmesh.kernel.keys import frontends, packed, prefix_key
 from ebpfmesh.kernel.maps import Maps, tenant_ids
@@ -15,7 +15,7 @@ from ebpfmesh.kernel.programs import ALWAYS, CALLS
 from ebpfmesh.kernel.rates import alike
 from ebpfmesh.model import Service
 from ebpfmesh.state import chains, rates, shares
-from ebpfmesh.state.place import group_of
+from ebpfmesh.state.place import group_of, moved
 from ebpfmesh.state.record import Record
 
 _NUMBER = {"mesh_service": "row", "mesh_iface": "id"}
@@ -32,9 +32,17 @@ def problems(pins: Pins, maps: Maps, record: Record) -> list[str]:
         for row in record.functions()
         if not Cgroup(group_of(record), row.function.name).is_limited(row.function)
     ]
+    found += _moved_uplinks(record)
     if not sockets.attached(pins, directory_above(group_of(record))):
         found.append("programs at sockets")
     return found
+
+
+def _moved_uplinks(record: Record) -> list[str]:
+    if not (rows := record.uplinks()):
+        return []
+    with netns.rtnetlink() as ip:
+        return [f"addresses of uplink {row.name}" for row in rows if moved(ip, row) is not None]
 
 
 def differences(maps: Maps, record: Record) -> list[str]:

@@ -2,6 +2,7 @@
 """Where a mesh and its functions are: what those who change them and those who look share."""
 
 import signal
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -12,11 +13,11 @@ from ebpfmesh.kernel import interface, links, netns, xsk
 from ebpfmesh.kernel.cgroup import Cgroup, Stop
 from ebpfmesh.kernel.pins import Pins
 from ebpfmesh.kernel.programs import HOOKS
-from ebpfmesh.model import Function
+from ebpfmesh.model import Address, Function, Uplink
 from ebpfmesh.state.record import Attachment, FunctionRow, Record, UplinkRow
 
 Problem = Literal["", "unfinished", "interface gone", "namespace gone", "programs missing"]
-UplinkProblem = Literal["", "unfinished", "interface gone", "program missing", "address gone"]
+UplinkProblem = Literal["", "unfinished", "interface gone", "program missing"]
 
 
 def check_place(record: Record) -> None:
@@ -68,9 +69,25 @@ def uplink_problem(ip: IPRoute, pins: Pins, row: UplinkRow) -> UplinkProblem:
         return "interface gone"
     if not links.holds(ip, row.ifindex, "ingress", uplink_pin(pins, row.name)):
         return "program missing"
-    if not set(row.addresses) <= set(interface.outer(ip, row.ifindex).addresses):
-        return "address gone"
     return ""
+
+
+def published_at(uplink: Uplink, there: Sequence[Address]) -> tuple[Address, ...]:
+    """Where services are published: what an uplink says, and else the first of each family."""
+    by_family = {one.version: one for one in (*reversed(there), *uplink.addresses)}
+    return tuple(one for _, one in sorted(by_family.items()))
+
+
+def moved(ip: IPRoute, row: UplinkRow) -> tuple[Address, ...] | None:
+    """Where services of an uplink would be published now, if that is another place; else None.
+
+    Not while it is down: the kernel then keeps no IPv6 address.
+    """
+    if not interface.exists(row.ifindex):
+        return None
+    found = interface.outer(ip, row.ifindex)
+    now = published_at(row.uplink, found.addresses)
+    return now if found.up and now != row.addresses else None
 
 
 def _moved(attachment: Attachment) -> bool:

@@ -36,6 +36,10 @@ def _ip(namespace: str | None, lines: str) -> None:
     subprocess.run(["ip", *where, "-batch", "-"], input=lines.strip(), check=True, text=True)
 
 
+def _delete(interface: str) -> None:
+    subprocess.run(["ip", "link", "del", interface], check=False, stderr=subprocess.DEVNULL)
+
+
 @contextmanager
 def beyond(number: int = 0, *, mtu: int = 1500) -> Iterator[Beyond]:
     """An uplink for the ``with`` block; what is removed meanwhile may be."""
@@ -43,7 +47,8 @@ def beyond(number: int = 0, *, mtu: int = 1500) -> Iterator[Beyond]:
     name, interface = f"beyond{number}", f"up{number}"
     with ExitStack() as stack:
         netns.create(name)
-        stack.callback(netns.remove, name)  # and the pair with it
+        stack.callback(netns.remove, name)
+        stack.callback(_delete, interface)  # the kernel would do it some time after
         _ip(
             None,
             f"""

@@ -1,0 +1,278 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""Uplinks that go, come, flap or are somebody else's; several of them; backends that are swapped.
+
+client ═══ up0, up1 ── a, b: service web, published at port 80 of either
+"""
+
+import subprocess
+from collections.abc import Iterator
+from dataclasses import replace
+from ipaddress import ip_address
+
+import pytest
+
+from ebpfmesh import apply
+from ebpfmesh._abi import Direction, Reason
+from ebpfmesh.errors import ForeignProgram, NotFound, UsageError
+from ebpfmesh.kernel import bpf, interface, links
+from ebpfmesh.model import Mesh, Service
+from ebpfmesh.observe import health, uplinks
+from ebpfmesh.observe.view import opened
+from support.beyond import Beyond, beyond
+from support.sockets import accepted, carries, connect, connection, listener
+from support.topology import background, collected, drops, mesh_of, poll, running
+
+MESH = """
+[mesh]
+name = "faults"
+[[function]]
+name = "a"
+[[function]]
+name = "b"
+[[uplink]]
+name = "u0"
+interface = "up0"
+[[service]]
+name = "web"
+address = ["198.19.0.1", "2001:db8:1::1"]
+port = 80
+target_port = 8080
+functions = ["a"]
+publish = ["u0:80"]
+[[policy]]
+from = "outside"
+to = "service:web"
+"""
+SECOND = '[[uplink]]\nname = "u1"\ninterface = "up1"\n'
+
+
+@pytest.fixture
+def outside() -> Iterator[Beyond]:
+    with beyond() as found:
+        yield found
+
+
+@pytest.fixture
+def mesh(outside: Beyond) -> Iterator[Mesh]:
+    assert outside.interface == "up0"
+    with running(MESH) as found:
+        yield found
+
+
+def link(*words: str) -> None:
+    subprocess.run(["ip", "link", *words], check=True)
+
+
+def serves(mesh: Mesh, outside: Beyond, function: str = "a", family: int = 0) -> bool:
+    """Whether a client outside is served by a function."""
+    address = mesh.function(function).addresses[family]
+    with (
+        listener(mesh, function, address, 8080) as server,
+        connect(mesh, outside.client, outside.host[family], 80) as here,
+        accepted(server) as there,
+    ):
+        return carries(here, there) and carries(there, here)
+
+
+def state(mesh: Mesh) -> dict[str, str]:
+    with opened(mesh.name) as view:
+        return {row.name: row.state for row in uplinks.read_uplinks(view)}
+
+
+def found(mesh: Mesh) -> list[str]:
+    return [check.text for check in health.check(mesh.name) if "uplink" in check.text]
+
+
+def test_flows_outlive_a_flap(mesh: Mesh, outside: Beyond) -> None:
+    address = mesh.function("a").address4
+    with (
+        listener(mesh, "a", address, 8080) as server,
+        connect(mesh, outside.client, outside.host[0], 80) as here,
+        accepted(server) as there,
+    ):
+        assert carries(here, there)
+        link("set", "up0", "down")
+        assert poll(lambda: state(mesh) == {"u0": "down"})
+        assert found(mesh) == ["uplink u0: interface up0 is down"]
+        link("set", "up0", "up")
+        subprocess.run(["ip", "route", "replace", "198.19.210.128/25", "via", "198.19.210.2"],
+                       check=True)  # fmt: skip
+        here.sendall(b"still")
+        assert there.recv(5) == b"still"
+        there.sendall(b"here")
+        assert here.recv(4) == b"here"
+
+
+@pytest.mark.parametrize("how", ["deleted", "renamed"])
+def test_an_interface_that_goes_is_told_and_collected(
+    mesh: Mesh, outside: Beyond, how: str
+) -> None:
+    words = ("del", "up0") if how == "deleted" else ("set", "up0", "name", "other0")
+    link(*words)
+    assert poll(lambda: state(mesh) == {"u0": "interface gone"})
+    assert found(mesh) == ["uplink u0: interface gone"]
+    with pytest.raises(NotFound, match="there is no interface up0"):
+        apply.plan(mesh)
+    assert collected(mesh.name) == ["uplink u0 of mesh faults"]
+    left = apply.snapshot(mesh.name)[0]
+    assert (left.uplinks, left.service("web").publish) == ((), ())
+    if how == "renamed":
+        index = interface.find("other0")
+        with opened(mesh.name) as view:
+            assert index is not None
+            assert not list(links.programs(view.ip, index))
+        link("set", "other0", "name", "up0")
+        assert {step.kind for step in apply.up(mesh)} == {"add-uplink", "set-service"}
+        assert serves(mesh, outside)
+
+
+def test_an_interface_made_anew_gets_the_program_by_up(mesh: Mesh) -> None:
+    link("del", "up0")
+    subprocess.run(["ip", "netns", "del", "beyond0"], check=True)
+    with beyond() as again:
+        assert "add-uplink" in {step.kind for step in apply.up(mesh)}
+        assert serves(mesh, again)
+        assert serves(mesh, again, family=1)
+
+
+def test_an_address_that_changes_is_followed(mesh: Mesh, outside: Beyond) -> None:
+    subprocess.run(["ip", "addr", "del", f"{outside.host[0]}/25", "dev", "up0"], check=True)
+    subprocess.run(["ip", "addr", "add", "198.19.210.9/25", "dev", "up0"], check=True)
+    assert found(mesh) == ["addresses of uplink u0 is not as it was made"]
+    assert collected(mesh.name) == ["what was wrong with addresses of uplink u0 of mesh faults"]
+    moved = replace(outside, host=(ip_address("198.19.210.9"), outside.host[1]))
+    assert serves(mesh, moved)
+    assert serves(mesh, moved, family=1)
+    assert not found(mesh)
+
+
+def test_what_is_published_at_one_uplink_is_not_at_another(mesh: Mesh, outside: Beyond) -> None:
+    with beyond(1) as other:
+        row = apply.attach_uplink(mesh.name, "u1", "up1")
+        assert row.addresses == other.host
+        assert serves(mesh, outside)
+        with pytest.raises(ConnectionRefusedError):
+            connect(mesh, other.client, other.host[0], 80)
+        with pytest.raises(ConnectionRefusedError):  # the host's own, as from anywhere
+            connect(mesh, other.client, outside.host[0], 80)
+        both = mesh_of(MESH.replace('["u0:80"]', '["u0:80", "u1:80"]') + SECOND)
+        assert [step.kind for step in apply.up(both)] == ["set-service"]
+        for one in (outside, other):
+            for family in (0, 1):
+                assert serves(mesh, one, family=family)
+        gone = [step.kind for step in apply.detach_uplink(mesh.name, "u1")]
+        assert gone == ["set-service", "remove-uplink"]
+        with pytest.raises(ConnectionRefusedError):
+            connect(mesh, other.client, other.host[0], 80)
+        assert serves(mesh, outside)
+
+
+@pytest.mark.usefixtures("outside")
+def test_programs_of_others_are_refused_and_left() -> None:
+    wanted = mesh_of(MESH)
+    apply.up(wanted.model_copy(update={"uplinks": (), "services": (), "policies": ()}))
+    index = interface.find("up0")
+    assert index is not None
+    with apply.opened("faults") as live, live.program("mesh_event_fn") as theirs:
+        other = bpf.link_create(theirs, index, bpf.TCX_INGRESS)
+    with other:
+        with pytest.raises(ForeignProgram) as refused:
+            apply.up(wanted)
+        assert refused.value.exit_code == 6
+        assert apply.snapshot("faults")[0].uplinks == ()
+        apply.attach_uplink("faults", "u0", "up0", force=True)
+        apply.down("faults")
+        assert bpf.link_interface(other) == index
+
+
+def test_what_cannot_be_an_uplink_is_refused(mesh: Mesh) -> None:
+    with apply.opened(mesh.name) as live:
+        row = live.record.function("a")
+    assert row is not None
+    for name, wrong, text in (
+        ("lo", UsageError, "no Ethernet frames"),
+        (row.attachment.interface, UsageError, "the host side of a function|of this mesh already"),
+        ("up0", UsageError, "two uplinks at interface"),
+        ("none", NotFound, "there is no interface none"),
+    ):
+        with pytest.raises(wrong, match=text):
+            apply.attach_uplink(mesh.name, "u9", name)
+    with pytest.raises(UsageError, match='there is an uplink "u0" already'):
+        apply.attach_uplink(mesh.name, "u0", "up1")
+    assert state(mesh) == {"u0": "up"}
+
+
+def test_a_connection_stays_where_it_is_and_new_ones_go_elsewhere(
+    mesh: Mesh, outside: Beyond
+) -> None:
+    with (
+        listener(mesh, "a", mesh.function("a").address4, 8080) as server,
+        connect(mesh, outside.client, outside.host[0], 80) as here,
+        accepted(server) as there,
+    ):
+        assert carries(here, there)
+        apply.edit(mesh.name, _served_by_b)
+        assert carries(here, there)
+        assert carries(there, here)
+        assert serves(mesh, outside, "b")
+        assert carries(here, there)
+
+
+def _served_by_b(mesh: Mesh) -> Mesh:
+    new = Service.model_validate(mesh.service("web").model_dump() | {"functions": ("b",)})
+    return mesh.model_copy(update={"services": (new,)})
+
+
+@pytest.mark.parametrize("family", [0, 1])
+def test_who_is_rejected_outside_is_told(mesh: Mesh, outside: Beyond, family: int) -> None:
+    rejecting = MESH.replace('"faults"', '"faults"\nreject = true')
+    apply.up(mesh_of(rejecting))
+    with pytest.raises(ConnectionRefusedError):  # a reset from the function's own address
+        connect(mesh, outside.client, mesh.function("b").addresses[family], 7)
+    assert drops(mesh)["outside", Direction.FROM_UPLINK, Reason.POLICY]
+
+
+@pytest.mark.parametrize("family", [0, 1])
+def test_a_hop_too_many_is_told_to_the_outside(mesh: Mesh, outside: Beyond, family: int) -> None:
+    words = ["ip", "netns", "exec", outside.client.name, "ping", "-c", "1", "-W", "2", "-t", "1"]
+    apply.up(mesh_of(MESH + '[[policy]]\nfrom = "outside"\nto = "function:a"\n'))
+    target = str(mesh.function("a").addresses[family])
+    shown = subprocess.run([*words, target], capture_output=True, text=True, check=False).stdout
+    assert "Time" in shown, shown
+    assert drops(mesh)["outside", Direction.FROM_UPLINK, Reason.TTL] == 1
+
+
+def test_a_port_that_the_host_has_too_is_told(mesh: Mesh, outside: Beyond) -> None:
+    assert not list(uplinks.taken_in(mesh))
+    with listener(mesh, None, outside.host[0], 80):
+        (line,) = uplinks.taken_in(mesh)
+        assert line == (
+            "service web is published at tcp port 80 of up0, "
+            "where a process of the host listens too"
+        )
+        assert line in [check.text for check in health.check(mesh.name)]
+
+
+def test_answers_of_flows_that_go_by_the_stack_still_do(mesh: Mesh, outside: Beyond) -> None:
+    """A function asks outside, by the host's routes; the answers come in by the uplink."""
+    subprocess.run(["sysctl", "-qw", "net.ipv4.ip_forward=1"], check=True)
+    try:
+        with connection(mesh, "a", outside.client, outside.near[0], 7777) as (here, there):
+            assert carries(here, there)
+            assert carries(there, here)
+        with opened(mesh.name):
+            assert not [key for key in drops(mesh) if key[0] == "outside"]
+    finally:
+        subprocess.run(["sysctl", "-qw", "net.ipv4.ip_forward=0"], check=True)
+
+
+def test_a_server_of_debian_is_reached(mesh: Mesh, outside: Beyond) -> None:
+    words = ["python3", "-m", "http.server", "8080"]
+    url = f"http://{outside.host[0]}/"
+    get = ["ip", "netns", "exec", outside.client.name, "curl", "-s", "-o", "/dev/null", "-m", "5"]
+
+    def served() -> bool:
+        return subprocess.run([*get, "-f", url], check=False).returncode == 0
+
+    with background(mesh, "a", words):
+        assert poll(served, seconds=20)
