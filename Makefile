@@ -94,6 +94,10 @@ chaos: setup-test ## kill -9 at random of commands, keepers and the daemon under
 floods: setup-test ## one tenant floods what all share beside connections of another: CONNECTIONS=N (root)
 	EBPFMESH_FLOODS="$(or $(CONNECTIONS),1000) 20 2000" $(PYTEST) -s tests/netns/test_share_floods.py
 
+port-speed: setup-test ## packets by a port beside those by recvmmsg, in CPU time: ROUNDS=N (root)
+	EBPFMESH_PORT_SPEED=$(or $(ROUNDS),6) \
+		$(PYTEST) -s --log-cli-level=DEBUG tests/netns/test_port_speed.py
+
 test-wheel: wheel ## the wheel, built twice to the same bytes, in an empty directory (root)
 	umask 077; $(BUILD) build/again >/dev/null
 	cmp dist/*.whl build/again/*.whl && cmp dist/*.tar.gz build/again/*.tar.gz

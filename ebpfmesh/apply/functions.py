@@ -121,7 +121,8 @@ class Functions:
                     program,
                     pin,
                     self._mesh.fixed.hook,
-                    own=attachment.made_interface,
+                    # With AF_XDP what comes from functions leaves there too.
+                    own=attachment.made_interface and function.datapath == "tc",
                 )
 
     def _attach_port(self, function: Function, plugged: interface.Plugged) -> None:

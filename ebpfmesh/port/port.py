@@ -84,6 +84,8 @@ class Port:
         self._fill.mine = half
         self._spare = np.arange(half, self.frames, dtype=np.uint64) * np.uint64(self.frame)
         self._spares = half
+        self._shift = np.uint64(self.frame.bit_length() - 1)
+        self._sent = 0  # or given back
         self._held = np.zeros(self.frames, bool)  # in a batch of receive(), or of take()
 
     def fileno(self) -> int:
@@ -100,8 +102,11 @@ class Port:
             found = self._rx.take(MOST)
             rows = self._rows(found["address"])
             self._held[rows] = True
+            sent = self._sent
             yield Batch(self.memory, found)
-            self._let_go(rows[self._held[rows]])
+            if self._sent != sent:
+                rows = rows[self._held[rows]]
+            self._let_go(rows)
 
     def send(self, batch: Batch) -> None:
         """Send the packets of a batch, or of a part of one; each of them once.
@@ -118,6 +123,7 @@ class Port:
             self._held[rows] = was
             raise ValueError("a packet is there twice, or was sent or let go already")
         self._tx.put(batch.descriptors)
+        self._sent += len(rows)
         self._flush()
 
     def take(self, count: int) -> Batch:
@@ -136,6 +142,7 @@ class Port:
     def give_back(self, batch: Batch) -> None:
         """Do not send what was taken."""
         rows = self._rows(batch.addresses)
+        self._sent += len(rows)
         self._let_go(rows[self._held[rows]])
 
     @property
@@ -144,12 +151,12 @@ class Port:
         return Statistics(*struct.unpack("=6Q", self._socket.getsockopt(SOL_XDP, STATISTICS, 48)))
 
     def _rows(self, addresses: NDArray[np.uint64]) -> NDArray[np.int64]:
-        return (addresses // np.uint64(self.frame)).astype(np.int64)
+        return (addresses >> self._shift).view(np.int64)
 
     def _let_go(self, rows: NDArray[np.int64]) -> None:
         if len(rows):
             self._held[rows] = False
-            self._recycle(rows.astype(np.uint64) * np.uint64(self.frame))
+            self._recycle(rows.view(np.uint64) << self._shift)
 
     def _wait(self, timeout: float | None) -> bool:
         """Until there is a packet, or the time is over: False. What waits to be sent is sent."""
@@ -183,8 +190,9 @@ class Port:
 
     def _collect(self) -> None:
         """Take back the frames that were sent."""
-        while len(found := self._completion.take(self.frames)):
-            self._recycle(found // np.uint64(self.frame) * np.uint64(self.frame))
+        while self._completion.ready():
+            found = self._completion.take(self.frames)
+            self._recycle(found >> self._shift << self._shift)
 
     def _recycle(self, addresses: NDArray[np.uint64]) -> None:
         """Half of all frames are spare, the others are for what comes."""
