@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from ebpfmesh import operation
-from ebpfmesh.apply import listen, programs
+from ebpfmesh.apply import listen, logs, programs
 from ebpfmesh.apply.live import Live
 from ebpfmesh.apply.ready import Unready
 from ebpfmesh.errors import MeshError
@@ -171,6 +171,7 @@ def _finish(mesh: Live, done: Iterable[Operation], wait: Callable[[], None] | No
     mesh.control.commit()
     mesh.chains.sweep()
     mesh.names.write()
+    logs.share_out(mesh.record)
     for one in done:
         one.finish(mesh)
     if wait:

@@ -20,7 +20,7 @@ from ebpfmesh.kernel.programs import HOOKS
 from ebpfmesh.model import Function
 from ebpfmesh.runtime import process
 from ebpfmesh.runtime.sandbox import Sandbox
-from ebpfmesh.state.place import exit_file, exit_status, log_files, problem, stop_of
+from ebpfmesh.state.place import exit_file, exit_status, log_files, log_size, problem, stop_of
 from ebpfmesh.state.record import Attachment, CommandRow, FunctionRow
 
 STOPPED = "stopped"
@@ -237,6 +237,7 @@ class Functions:
                 home,
                 function.command,
                 logs=log_files(record, name),
+                size=log_size(record, function.tenant),
                 exit_file=exit_file(record, name),
                 sandbox=Sandbox(self._mesh.name, function) if function.sandboxed else None,
                 port=port,

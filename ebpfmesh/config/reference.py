@@ -104,6 +104,7 @@ _WITHOUT = {
             ("maximum", "its guarantee, and all that is guaranteed to nobody"),
         )
     },
+    ("tenant", "log"): "2 MiB of each function",
     ("inject", "tenant"): "the operator's",
     ("inject", "file"): "`source`",
     ("inject", "source"): "`file`",
@@ -297,6 +298,10 @@ ABOUT: dict[str, dict[str, tuple[str, str]]] = {
         "half_open": ("TCP flows of which one side was heard.", "{maximum = 1024}"),
         "fragments": ("Datagrams in fragments that are on their way.", "{guarantee = 512}"),
         "events": ("Events that are not read yet.", '{guarantee = "128K", maximum = "256K"}'),
+        "log": (
+            "Bytes of what its functions' commands say that are kept, an equal part of each.",
+            '"64M"',
+        ),
         "inject": ("How many functions it may inject.", "2"),
         "ways": ("Which way.", '["ingress"]'),
         "instructions": ("Instructions that one may have.", "512"),

@@ -234,6 +234,7 @@ def _rights(one: Rights) -> _Row:
     if events := values.get("events"):
         values["events"] = {key: memory_text(size) for key, size in events.items()}
     values |= {"rate": one.rate.as_given()} if one.rate else {}
+    values |= {"log": memory_text(one.log)} if one.log else {}
     return _Row(values)
 
 

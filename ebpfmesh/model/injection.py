@@ -7,10 +7,12 @@ from pydantic import BeforeValidator, Field
 
 from ebpfmesh.model.base import LABEL, Invalid, Model, Name, few, integer, show
 from ebpfmesh.model.rate import Rate, rate_field
-from ebpfmesh.model.shares import Shares
+from ebpfmesh.model.shares import Bytes, Shares
 
 Way = Literal["egress", "ingress"]
 AT_ONE_PLACE = 8
+LOG_LEAST = 128 << 10
+"""Bytes of what a command says that are kept at least."""
 INJECTIONS = 256  # of a mesh: their texts are in the record
 SOURCE_CHARACTERS = 256 << 10
 
@@ -37,7 +39,7 @@ _PARAMETERS = "a table of integers, such as {rate = 1000000}"
 class Rights(Shares):
     """What a tenant has of what is shared, and may inject: how many, which way, at which cost.
 
-    Its ``rate`` is that of all its functions together.
+    Its ``rate`` is that of all its functions together, and so is ``log``, in bytes.
 
     It injects at places of its own. The costs are those of ``inject.Budget``: instructions, bytes
     of maps, nanoseconds a packet.
@@ -45,6 +47,9 @@ class Rights(Shares):
 
     name: Name
     rate: Rate | None = rate_field()
+    log: Bytes | None = Field(
+        default=None, ge=LOG_LEAST, le=1 << 40, description=f'{LOG_LEAST} or more, such as "64M"'
+    )
     inject: int = integer(0, 0, 64)
     ways: tuple[Way, ...] = Field(
         default=("egress", "ingress"), strict=False, description='an array of "egress", "ingress"'

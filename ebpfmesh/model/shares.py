@@ -33,15 +33,15 @@ class Share(Model):
         return self
 
 
-_Bytes = Annotated[int, BeforeValidator(parse_bytes), BYTES]
+Bytes = Annotated[int, BeforeValidator(parse_bytes), BYTES]
 _SIZE = f'from 4096 to {EVENT_BYTES}, such as "64K"'
 
 
 class ByteShare(Share):
     """The same of a buffer, in bytes."""
 
-    guarantee: _Bytes | None = Field(default=None, ge=4096, le=EVENT_BYTES, description=_SIZE)
-    maximum: _Bytes | None = Field(default=None, ge=4096, le=EVENT_BYTES, description=_SIZE)
+    guarantee: Bytes | None = Field(default=None, ge=4096, le=EVENT_BYTES, description=_SIZE)
+    maximum: Bytes | None = Field(default=None, ge=4096, le=EVENT_BYTES, description=_SIZE)
 
 
 def size_of(key: str, limits: Limits) -> int:

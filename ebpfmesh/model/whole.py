@@ -5,13 +5,13 @@ Each check yields what is wrong; the caller raises the first, or tells all.
 """
 
 from bisect import bisect_left
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator
 from itertools import accumulate, chain
 
 from ebpfmesh._abi import PREFIXES
 from ebpfmesh.model.base import Address, Hints, Invalid, Location, Network, repeated, too_many
-from ebpfmesh.model.injection import INJECTIONS
+from ebpfmesh.model.injection import INJECTIONS, LOG_LEAST
 from ebpfmesh.model.parts import Parts
 from ebpfmesh.model.ports import ports_text
 from ebpfmesh.model.shares import guaranteed, size_of
@@ -31,6 +31,7 @@ def problems(mesh: Parts, besides: Collection[str] = ()) -> Iterator[Invalid]:
         _bad_prefixes,
         _bad_rights,
         _bad_shares,
+        _small_logs,
         _bad_uplinks,
     )
     named = (_bad_backends, _bad_publish, _bad_policies, _bad_injections)
@@ -275,6 +276,17 @@ def _bad_rights(mesh: Parts) -> Iterator[Invalid]:
         elif one.way not in rights.ways:
             what += f'tenant "{one.tenant}" may not inject at {one.way}'
             yield Invalid(what, path=path, hint="add it to ways under [[tenant]]")
+
+
+def _small_logs(mesh: Parts) -> Iterator[Invalid]:
+    """Of each command something has to be kept."""
+    talking = Counter(function.tenant for function in mesh.functions if function.command)
+    for index, rights in enumerate(mesh.rights):
+        least = talking[rights.name] * LOG_LEAST
+        if rights.log and rights.log < least:
+            what = f'tenant "{rights.name}": log is {rights.log} bytes for '
+            what += f"{talking[rights.name]} commands"
+            yield Invalid(what, path=("rights", index, "log"), hint=f"give it {least} or more")
 
 
 def _bad_shares(mesh: Parts) -> Iterator[Invalid]:

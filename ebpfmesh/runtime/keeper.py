@@ -2,12 +2,14 @@
 """Who keeps a function's command: writes down how it ended, and the last of what it said.
 
 A process of its own, one for each command, that imports as little as can be and outlives who
-started it: python3 -I -S keeper.py OOM EXIT LOG LOG COMMAND…, with the command's oom_score_adj and
-three descriptors of files. Where memory runs out the command is killed, not who keeps it.
+started it: python3 -I -S keeper.py OOM EXIT LOG LOG SIZE AT COMMAND…, with the command's
+oom_score_adj, four descriptors of files, and a place in the last one. Where memory runs out the
+command is killed, not who keeps it.
 
 A line of a log is the Unix time it came at, a space, and the line. The logs are written in turns,
-the other one emptied when one is full: together they have the last half a mebibyte or more.
-Whatever becomes of them, the command is not held up: what cannot be written is lost, and counted.
+the other one emptied when one is full: together they have the last half a mebibyte or more, or as
+much as SIZE says each may have, whenever that is read. Whatever becomes of them, the
+command is not held up: what cannot be written is lost, and counted.
 """
 
 import _signal  # type: ignore[import-not-found]  # signal, and typing, cost 1.5 MB each time
@@ -31,15 +33,16 @@ DRAIN = 1 << 20  # what is read after its end at most; more than a pipe holds
 class Log:
     """Two files that are written in turns."""
 
-    def __init__(self, files: list[int]) -> None:
+    def __init__(self, files: list[int], bound: tuple[int, int]) -> None:
         self._files = files
+        self._bound = bound
         self._size = self._lost = 0
         self._inside = False  # of a line
 
     def keep(self, data: bytes) -> None:
         """Write what was said now."""
         stamp = b"%.6f " % time.time()
-        if self._size + len(data) + data.count(b"\n") * len(stamp) > SIZE:
+        if self._size + len(data) + data.count(b"\n") * len(stamp) > self.most():
             data = self._turn(data)
         if self._lost:
             note = b"%d bytes of the log are lost\n" % self._lost
@@ -49,6 +52,17 @@ class Log:
         text = data[:-1].replace(b"\n", b"\n" + stamp) + data[-1:]
         self._put(text if self._inside else stamp + text)
         self._inside = not data.endswith(b"\n")
+
+    def most(self) -> int:
+        """Bytes that a file may have now."""
+        try:
+            return max(CHUNK, min(SIZE, int(os.pread(self._bound[0], 16, self._bound[1]))))
+        except (OSError, ValueError):
+            return SIZE
+
+    def read(self, file: int) -> bytes:
+        """What comes next; with a time before each line it is no more than a file may have."""
+        return os.read(file, min(CHUNK, self.most() // 20))
 
     def _turn(self, data: bytes) -> bytes:
         """Begin the other file, at a line if one begins here; what of ``data`` is left for it."""
@@ -76,19 +90,19 @@ class Log:
 
 def main() -> None:
     """Run the command, and end when it has ended and nobody can say anything more."""
-    exit_file, *logs = own = [int(word) for word in sys.argv[2:5]]
+    exit_file, *logs, bound = own = [int(word) for word in sys.argv[2:6]]
     for file in own:
         os.set_inheritable(file, False)
     reader, writer = os.pipe()
     os.fchmod(writer, 0o622)  # its user may open /dev/stdout
     command = os.fork()
     if not command:
-        _become(sys.argv[5:], writer, sys.argv[1])
+        _become(sys.argv[7:], writer, sys.argv[1])
     begin = 3
     for file in (*sorted([reader, *own]), os.sysconf("SC_OPEN_MAX")):
         os.closerange(begin, file)
         begin = file + 1
-    _keep(command, reader, exit_file, Log(logs))
+    _keep(command, reader, exit_file, Log(logs, (bound, int(sys.argv[6]))))
 
 
 def _keep(command: int, reader: int, exit_file: int, log: Log) -> None:
@@ -104,7 +118,7 @@ def _keep(command: int, reader: int, exit_file: int, log: Log) -> None:
                 _, status = os.waitpid(command, 0)
                 code = os.waitstatus_to_exitcode(status)
                 os.write(exit_file, b"%d" % (code if code >= 0 else 128 - code))
-            elif data := os.read(reader, CHUNK):
+            elif data := log.read(reader):
                 log.keep(data)
                 continue
             left.discard(file)
@@ -115,10 +129,10 @@ def _drain(reader: int, log: Log) -> None:
     """Keep what was said before the end; others may say more."""
     os.set_blocking(reader, False)
     try:
-        for _ in range(DRAIN // CHUNK):
-            if not (data := os.read(reader, CHUNK)):
-                break
+        left = DRAIN
+        while left > 0 and (data := log.read(reader)):
             log.keep(data)
+            left -= len(data)
     except BlockingIOError:
         pass
     os.set_blocking(reader, True)

@@ -49,6 +49,7 @@ def start(
     command: Sequence[str],
     *,
     logs: Sequence[Path],
+    size: tuple[Path, int],
     exit_file: Path,
     sandbox: Sandbox | None = None,
     port: xsk.Handed | None = None,
@@ -56,8 +57,9 @@ def start(
     """Start ``command`` and leave it running; MeshError if the program is not there.
 
     ``exit_file`` is empty until it ended. ``logs`` are two files of this run, and those that they
-    become of the run before. Without a ``sandbox`` it is root of the host. ``port`` is what it gets
-    its packets by, if not by sockets of its own.
+    become of the run before; how large each may become is in the file ``size``, from a byte on,
+    now and later. Without a ``sandbox`` it is root of the host. ``port`` is what it gets its
+    packets by, if not by sockets of its own.
     """
     if not sandbox and shutil.which(command[0]) is None:
         hint = "install it, or change command in the file"
@@ -74,12 +76,20 @@ def start(
         if port:
             keep = keep.with_port(port)
         exit_file.unlink(missing_ok=True)  # a keeper of before, if it still lives, has that one
-        for path in (exit_file, *logs):
+        for path in (exit_file, *logs, size[0]):
             private.file(path)
         files = [stack.enter_context(one.open("wb")).fileno() for one in (exit_file, *logs[:2])]
+        files.append(stack.enter_context(size[0].open("rb")).fileno())
         try:
             kept = subprocess.Popen(
-                [sys.executable, *KEEPER, oom, *map(str, files), *keep.before, *command],
+                [
+                    sys.executable,
+                    *KEEPER,
+                    oom,
+                    *map(str, (*files, size[1])),
+                    *keep.before,
+                    *command,
+                ],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,

@@ -16,6 +16,7 @@ from ebpfmesh.kernel.programs import HOOKS
 from ebpfmesh.model import Address, Function, Uplink
 from ebpfmesh.state.record import Attachment, FunctionRow, Record, UplinkRow
 
+SIZE_WIDTH = 16
 Problem = Literal["", "unfinished", "interface gone", "namespace gone", "programs missing"]
 UplinkProblem = Literal["", "unfinished", "interface gone", "program missing"]
 
@@ -122,6 +123,16 @@ def hosts_file(record: Record) -> Path:
 def log_files(record: Record, function: str) -> tuple[Path, ...]:
     """What a function's command said: two files of this run, and two of the run before."""
     return tuple(record.directory / f"{function}.log.{number}" for number in range(4))
+
+
+def log_sizes(record: Record) -> Path:
+    """How many bytes each of these may have, by tenant; blanks: as usual."""
+    return record.directory / "logs"
+
+
+def log_size(record: Record, tenant: str) -> tuple[Path, int]:
+    """Where that of a tenant's functions begins, SIZE_WIDTH digits and blanks."""
+    return log_sizes(record), SIZE_WIDTH * (record.find_id("tenant", tenant) or 0)
 
 
 def exit_file(record: Record, function: str) -> Path:

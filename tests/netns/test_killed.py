@@ -214,6 +214,7 @@ W_AS_NOW = ROLLED.format(seconds=2000, more='env = {A = "b"}\ncpu = 0.5\nuser = 
 OUTSIDE = RULE.format(to="outside:192.0.2.0/24", action="deny")
 RIGHTS = (
     '[[tenant]]\nname = "one"\nrate = "1G"\ninject = 2\nflows = {guarantee = 99, maximum = 100}\n'
+    'log = "1M"\n'
 )
 U_0, U_1 = (UPLINK.format(number=number) for number in range(2))
 PUBLISHED = 'publish = ["u{number}:80-83", "u{number}:90-93"]\n'

@@ -40,7 +40,7 @@ from ebpfmesh.state.place import log_files
 from support.mute import SOURCE_PORT, frame, layer4, mute, renumbered
 from support.serving import own_many
 from support.sockets import accepted, carries, frames, listener
-from support.topology import wait_until
+from support.topology import mesh_of, wait_until
 
 CONNECTIONS, ROUNDS, TRIPS = map(int, os.environ.get("EBPFMESH_FLOODS", "100 2 200").split())
 SHARE = 1024
@@ -56,6 +56,7 @@ flows = {{maximum = {SHARE}}}
 half_open = {{maximum = {SHARE}}}
 fragments = {{guarantee = {SHARE}}}
 events = {{maximum = "{SHARE * 104 >> 10}K"}}
+log = "128K"
 [[function]]
 name = "flooder"
 tenant = "a"
@@ -294,14 +295,17 @@ def test_output_without_end_is_its_functions_own_business(mesh_up: Callable[[str
         os.sched_setaffinity(one, cores[-1:])
     with connections(mesh) as pairs, on(cores[: max(1, len(cores) - 1)]):
         measure("log", pairs, talking)
-        sizes = []
+        for most, least in ((128 << 10, 0), (512 << 10, 128 << 10)):
+            apply.up(mesh_of((MESH + TALKERS).replace("128K", f"{most >> 10}K")))
+            sizes = [0]
 
-        def wrote() -> bool:
-            sizes.append([one.stat().st_size for one in files])
-            return sizes[-1][1] > 0  # the second has been begun
+            def wrote(least: int = least, sizes: list[int] = sizes) -> bool:
+                sizes.append(sum(one.stat().st_size for one in files))
+                return sizes[-1] > least
 
-        wait_until(wrote, what="a log has turned", seconds=WAITED)
-        assert max(map(sum, sizes)) < 2 << 20
+            wait_until(wrote, what="its log has become as large as it may", seconds=WAITED)
+            assert max(sizes) <= most
+        assert process.keeper(cgroup.processes()) == keeper
         assert all(carries(*pair) and carries(*pair[::-1]) for pair in pairs)
     with opened(mesh.name) as view:
         assert [line.text for line in read([logs.log(view, "quiet")])] == ["kept"]

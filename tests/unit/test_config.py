@@ -660,3 +660,23 @@ def test_a_share_that_cannot_be(write, share: str) -> None:
         load(write(f'[mesh]\nname = "m"\n[[tenant]]\nname = "a"\nflows = {share}\n'))
     assert_for_people(caught.value)
     assert caught.value.line == 5
+
+
+def test_a_log_has_something_of_each_command(write) -> None:
+    text = """
+[mesh]
+name = "m"
+[[tenant]]
+name = "a"
+log = "255K"
+[[function]]
+name = "f"
+tenant = "a"
+replicas = 2
+command = ["true"]
+"""
+    load(write(text.replace("255", "256")))
+    with pytest.raises(ConfigError) as caught:
+        load(write(text))
+    assert_for_people(caught.value)
+    assert caught.value.line == 6

@@ -34,8 +34,10 @@ def begin(directory: Path, *command: str) -> "subprocess.Popen[bytes]":
     with ExitStack() as stack:
         names = ("exit", *LOGS)
         files = [stack.enter_context((directory / name).open("wb")).fileno() for name in names]
+        (directory / "size").touch()
+        files.append(stack.enter_context((directory / "size").open("rb")).fileno())
         return subprocess.Popen(
-            [sys.executable, *process.KEEPER, "0", *map(str, files), *command], pass_fds=files,
+            [sys.executable, *process.KEEPER, "0", *map(str, files), "0", *command], pass_fds=files,
             stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
             start_new_session=True,
         )  # fmt: skip
@@ -100,6 +102,18 @@ def test_times_of_lines_do_not_run_back(tmp_path: Path) -> None:
     assert len(stamps) > 10_000
 
 
+@pytest.mark.parametrize("size", [20_000, 100_000])
+def test_a_log_is_as_large_as_a_file_says(tmp_path: Path, size: int) -> None:
+    """From its next line on, and the last of what is said is in it."""
+    (tmp_path / "size").write_text(str(size))
+    kept = Kept(tmp_path, sys.executable, "-c", LINES, "90000", "\n")
+    assert all(len(text) <= size + (16 << 10) for text in kept.files)
+    assert sum(map(len, kept.files)) > size / 2
+    (tmp_path / "other").mkdir()
+    whole = Kept(tmp_path / "other", sys.executable, "-c", LINES, "90000", "\n")
+    assert whole.log.endswith(kept.log)
+
+
 def test_what_cannot_be_written_is_counted_and_holds_nobody_up(tmp_path: Path) -> None:
     """A limit of the size of files stands for a full disk: nothing goes in from there on."""
     script = "head -c 3000000 /dev/zero; exit 4"
@@ -107,7 +121,8 @@ def test_what_cannot_be_written_is_counted_and_holds_nobody_up(tmp_path: Path) -
     with ExitStack() as stack:
         names = ("exit", *LOGS)
         files = [stack.enter_context((tmp_path / one).open("wb")).fileno() for one in names]
-        words = [sys.executable, *process.KEEPER, "0", *map(str, files), "sh", "-c", script]
+        files.append(stack.enter_context(Path(os.devnull).open("rb")).fileno())
+        words = [sys.executable, *process.KEEPER, "0", *map(str, files), "0", "sh", "-c", script]
         done = subprocess.run(["sh", "-c", limited, "sh", *words], pass_fds=files, check=False,
                               stdin=subprocess.DEVNULL, timeout=60)  # fmt: skip
     assert done.returncode == 0
@@ -218,7 +233,13 @@ def test_no_such_program(tmp_path: Path) -> None:
     with pytest.raises(NotFound, match="nosuchprogram"):
         process.execute(home(tmp_path), ["nosuchprogram"])
     with pytest.raises(MeshError, match="nosuchprogram") as caught:
-        process.start(home(tmp_path), ["nosuchprogram"], logs=[tmp_path] * 4, exit_file=tmp_path)
+        process.start(
+            home(tmp_path),
+            ["nosuchprogram"],
+            logs=[tmp_path] * 4,
+            size=(tmp_path, 0),
+            exit_file=tmp_path,
+        )
     assert caught.value.exit_code == 1
 
 

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from ebpfmesh.config import assign_addresses, load, write
 from ebpfmesh.model import (
+    ByteShare,
     Canary,
     Function,
     Injection,
@@ -57,6 +58,8 @@ RIGHTS = Rights(
     flows=Share(guarantee=7),
     half_open=Share(maximum=9),
     rate={"send": "2M"},
+    log=1 << 20,
+    events=ByteShare(guarantee=4096),
 )
 
 
