@@ -225,7 +225,7 @@ class Control:
         if self._rated is None:
             self._rated = of_tenants(self.record)
         shared = self._rated.get(function.tenant)
-        self._write_rates(place, {one: rates.row(shared, one) for one in Direction})
+        self._write_rates(place, {one: rates.row(shared, one) for one in rates.WAYS})
         self._write_rates(rates.slot(number), rates.rows(function, shared, place))
         return rates.flags(function, shared)
 

@@ -14,6 +14,8 @@ SECONDS = 0.25
 LEAST_BYTES = 128 << 10  # two GSO packets
 LEAST_PACKETS = 128
 NANOSECONDS = 10**9
+WAYS = (Direction.FROM_FN, Direction.TO_FN)
+"""What a function has a rate for; nothing comes from an uplink that is not for one."""
 _RATED = {
     Direction.FROM_FN: _abi.FunctionFlag.RATE_SEND,
     Direction.TO_FN: _abi.FunctionFlag.RATE_RECEIVE,
@@ -58,8 +60,7 @@ def rows(
     """The rates of a function; ``shared`` is that of its tenant, which begins at ``place``."""
     rate = function.rate if function else None
     return {
-        one: row(rate, one, place + one if any(_fixed(row(shared, one))) else 0)
-        for one in Direction
+        one: row(rate, one, place + one if any(_fixed(row(shared, one))) else 0) for one in WAYS
     }
 
 

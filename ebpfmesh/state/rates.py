@@ -2,7 +2,6 @@
 """The rates of functions and tenants as the programs are to have them."""
 
 from ebpfmesh import _abi
-from ebpfmesh._abi import Direction
 from ebpfmesh.kernel import rates
 from ebpfmesh.model import Rate
 from ebpfmesh.state.record import Record
@@ -28,7 +27,7 @@ def drawn(record: Record) -> dict[int, _abi.Rate]:
     tenants = {name: number for number, name in record.names("tenant").items()}
     for name, number in tenants.items():
         first = rates.tenant_slot(limits, number)
-        found |= {first + one: rates.row(shared.get(name), one) for one in Direction}
+        found |= {first + one: rates.row(shared.get(name), one) for one in rates.WAYS}
     for row in record.functions():
         name = row.function.tenant
         place = rates.tenant_slot(limits, tenants.get(name, 0))

@@ -21,6 +21,7 @@ from ebpfmesh.kernel import netns, queue, rates, rtnl
 from ebpfmesh.model import Mesh, Scope
 from ebpfmesh.observe import health
 from support.agreeing import disagreements
+from support.beyond import beyond
 from support.sockets import accepted, carries, connect, connection, home, listener, made
 from support.topology import drops, in_fn, mesh_of, meters, wait_until
 
@@ -34,7 +35,23 @@ name = "b"
 """
 SO_RCVBUFFORCE = 33  # linux/asm-generic/socket.h
 PORT = 7000
-RATE = Reason.RATE
+UPLINK = f"""
+[[uplink]]
+name = "uplink0"
+interface = "up0"
+[[service]]
+name = "talk"
+address = "198.19.0.2"
+port = 5000
+target_port = {PORT}
+protocol = "udp"
+functions = ["b"]
+publish = ["uplink0:53"]
+[[policy]]
+from = "outside"
+to = "service:talk"
+"""
+RATE, TO_FN = Reason.RATE, Direction.TO_FN
 DATAGRAM = 1400
 FRAME = DATAGRAM + 8 + 20 + 14
 
@@ -95,7 +112,7 @@ def dropped(mesh: Mesh, function: str, direction: Direction) -> int:
     ("rate", "who", "direction"),
     [
         ("{send_pps = 1}", "a", Direction.FROM_FN),
-        ("{receive_pps = 1}", "b", Direction.TO_FN),
+        ("{receive_pps = 1}", "b", TO_FN),
     ],
 )
 def test_packets(mesh_up: Callable[[str], Mesh], rate: str, who: str, direction: Direction) -> None:
@@ -181,7 +198,7 @@ def test_what_is_received(mesh_up: Callable[[str], Mesh]) -> None:
     assert address
     began = time.monotonic()
     with receiver(mesh), sender(mesh) as here:
-        flood(here, lambda: dropped(mesh, "b", Direction.TO_FN))
+        flood(here, lambda: dropped(mesh, "b", TO_FN))
     with connection(mesh, "a", "b", address, PORT) as (here, there):
         assert carries(here, there)
         writer = threading.Thread(target=here.sendall, args=(bytes(1 << 20),))
@@ -237,7 +254,7 @@ def test_in_place(mesh_up: Callable[[str], Mesh]) -> None:
         apply.up(mesh)
         assert disagreements(mesh) == []
         assert carries(here, there)
-    assert dropped(mesh, "a", Direction.FROM_FN) == dropped(mesh, "b", Direction.TO_FN) == 0
+    assert dropped(mesh, "a", Direction.FROM_FN) == dropped(mesh, "b", TO_FN) == 0
 
 
 def test_what_a_crash_leaves(mesh_up: Callable[[str], Mesh]) -> None:
@@ -265,7 +282,7 @@ def test_of_a_tenant(mesh_up: Callable[[str], Mesh]) -> None:
         with receiver(mesh), sender(mesh) as sends:
             for _ in range(many):
                 sends.send(b"datagram")
-            lost = drops(mesh)["b", Direction.TO_FN, Reason.TENANT_RATE]
+            lost = drops(mesh)["b", TO_FN, Reason.TENANT_RATE]
             assert 0 < lost < many
         apply.up(mesh)
         assert disagreements(mesh) == []
@@ -273,7 +290,7 @@ def test_of_a_tenant(mesh_up: Callable[[str], Mesh]) -> None:
         with receiver(mesh), sender(mesh) as sends:
             for _ in range(many):
                 sends.send(b"datagram")
-    assert drops(mesh)["b", Direction.TO_FN, Reason.TENANT_RATE] == lost
+    assert drops(mesh)["b", TO_FN, Reason.TENANT_RATE] == lost
 
 
 def test_doctor_tells_who_is_held(mesh_up: Callable[[str], Mesh]) -> None:
@@ -286,5 +303,25 @@ def test_doctor_tells_who_is_held(mesh_up: Callable[[str], Mesh]) -> None:
     with receiver(mesh), sender(mesh) as here:
         for _ in range(many):
             here.send(b"datagram")
-    lost = dropped(mesh, "b", Direction.TO_FN)
+    lost = dropped(mesh, "b", TO_FN)
     assert told() == [f"function b: of {many} packets it got, {lost} were over a rate"]
+
+
+def test_from_outside_by_an_uplink(mesh_up: Callable[[str], Mesh]) -> None:
+    """Which is no function's interface: the rate is the receiver's all the same."""
+    with beyond() as outside:
+        mesh, many = mesh_up(with_rates(b="{receive_pps = 1}") + UPLINK), 2 * rates.LEAST_PACKETS
+        with (
+            receiver(mesh) as there,
+            made(mesh, outside.client, socket.AF_INET, socket.SOCK_DGRAM) as here,
+        ):
+            here.connect((str(outside.host[0]), 53))
+            for _ in range(many):
+                here.send(b"datagram")
+            wait_until(
+                lambda: meters(mesh)["b", "outside"].rx_packets + dropped(mesh, "b", TO_FN) == many,
+                what="all are counted",
+            )
+            assert dropped(mesh, "b", TO_FN) > 0
+            assert read(there) == many - dropped(mesh, "b", TO_FN)
+        apply.down(mesh.name)

@@ -133,7 +133,7 @@ def test_flags(rate: object, flags: int) -> None:
 
 def test_no_two_are_at_one_place() -> None:
     limits = Limits(functions=3, tenants=2)
-    places = [rates.slot(one) + way for one in range(4) for way in Direction]
-    places += [rates.tenant_slot(limits, one) + way for one in range(5) for way in Direction]
+    places = [rates.slot(one) + way for one in range(4) for way in rates.WAYS]
+    places += [rates.tenant_slot(limits, one) + way for one in range(5) for way in rates.WAYS]
     assert places == list(range(18))
     assert ctypes.sizeof(_abi.Rate) == 56
