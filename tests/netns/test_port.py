@@ -79,6 +79,19 @@ ONWARD = """
 from = "function:far"
 to = "function:client"
 """
+INJECTED = """
+[[inject]]
+name = "short"
+at = "far/ingress"
+source = '''
+#include "mesh_function.h"
+MESH_REASON(0, "long");
+MESH_FUNCTION(p)
+{
+        return p->length > 200 ? mesh_drop(0) : mesh_next();
+}
+'''
+"""
 NEAR = """
 [[function]]
 name = "near"
@@ -398,6 +411,17 @@ def test_two_of_them_and_what_is_rejected(mesh_up: Up) -> None:
     mesh_up(sys.executable, EXAMPLES / "echo.py", more=more)
     wait_until(lambda: len(said("near")) == 2, what="both were answered", seconds=20)
     assert said("near") == [{"protocol": 17, "port": PORT}, {"protocol": 1, "port": 0}]
+
+
+def test_what_is_injected_at_it_is_met(mesh_up: Up) -> None:
+    """Packets for it go through its chain, and on to its port; the first of them too."""
+    mesh = mesh_up(sys.executable, EXAMPLES / "echo.py", more=INJECTED)
+    with client(mesh) as one:
+        assert sorted(echoed(one, range(128))) == list(range(128))
+        one.send(b"!" * 200)
+        assert not ready([one], BLOCKED_SECONDS)
+        assert sorted(echoed(one, range(64))) == list(range(64))
+    assert drops(mesh)["far", Direction.TO_FN, Reason.INJECTED] == 1
 
 
 def test_what_was_detached_by_others_is_made_anew(mesh_up: Up) -> None:
