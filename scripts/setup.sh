@@ -19,7 +19,7 @@ run_packages=(
 	iperf3 nginx-light sockperf wrk
 )
 test_packages=(
-	bpftool busybox-static containerd containernetworking-plugins curl dnsmasq-base kmod make
+	bpftool busybox-static containerd containernetworking-plugins curl dnsmasq-base gcc kmod libc6-dev make
 	openssh-client openssh-server openvswitch-switch podman postgresql procps
 	qemu-system-x86 redis-server runc tcpdump traceroute tshark
 )
