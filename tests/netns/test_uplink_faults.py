@@ -151,10 +151,10 @@ def test_what_is_published_at_one_uplink_is_not_at_another(mesh: Mesh, outside: 
         row = apply.attach_uplink(mesh.name, "u1", "up1")
         assert row.addresses == other.host
         assert serves(mesh, outside)
-        with pytest.raises(ConnectionRefusedError):
-            connect(mesh, other.client, other.host[0], 80)
-        with pytest.raises(ConnectionRefusedError):  # the host's own, as from anywhere
-            connect(mesh, other.client, outside.host[0], 80)
+        with listener(mesh, "a", mesh.function("a").address4, 8080):
+            for address in (other.host[0], outside.host[0]):  # the host's own, as from anywhere
+                with pytest.raises(ConnectionRefusedError):
+                    connect(mesh, other.client, address, 80)
         both = mesh_of(MESH.replace('["u0:80"]', '["u0:80", "u1:80"]') + SECOND)
         assert [step.kind for step in apply.up(both)] == ["set-service"]
         for one in (outside, other):
