@@ -24,6 +24,7 @@ from ebpfmesh.cli.main import cli
 from ebpfmesh.kernel import netns
 from ebpfmesh.state import listener, serving
 from support import containers
+from support.beyond import beyond
 from support.builds import command_of, other_build
 from support.command import ROOT, ebpfmesh, install
 from support.topology import SLOWER, background, mesh_of, needs, poll
@@ -273,6 +274,7 @@ def test_the_walk(place: Path) -> None:
     assert len(walk()) > 15
     with contextlib.ExitStack() as stack:
         stack.enter_context(containers.engine())
+        stack.enter_context(beyond(interface="eth0"))
         for line in walk():
             command, _, comment = line.partition(" # ")
             codes = {"times out": (28,), "by which rule": (1,)}

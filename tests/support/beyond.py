@@ -41,10 +41,10 @@ def _delete(interface: str) -> None:
 
 
 @contextmanager
-def beyond(number: int = 0, *, mtu: int = 1500) -> Iterator[Beyond]:
+def beyond(number: int = 0, *, interface: str = "") -> Iterator[Beyond]:
     """An uplink for the ``with`` block; what is removed meanwhile may be."""
     four, six = f"198.19.21{number}", f"2001:db8:d{number}"
-    name, interface = f"beyond{number}", f"up{number}"
+    name, interface = f"beyond{number}", interface or f"up{number}"
     with ExitStack() as stack:
         netns.create(name)
         stack.callback(netns.remove, name)
@@ -52,7 +52,7 @@ def beyond(number: int = 0, *, mtu: int = 1500) -> Iterator[Beyond]:
         _ip(
             None,
             f"""
-link add {interface} mtu {mtu} type veth peer name eth0 mtu {mtu} netns {name}
+link add {interface} type veth peer name eth0 netns {name}
 link set {interface} up addrgenmode none
 addr add {four}.1/25 dev {interface}
 addr add {six}::1/64 dev {interface} nodad
