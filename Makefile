@@ -62,7 +62,7 @@ netns: setup-test ## real stacks in namespaces of their own (root)
 	$(PYTEST) --numprocesses 2 --dist loadfile tests/netns
 
 e2e: setup-test ## the command line, with containers (root)
-	$(PYTEST) tests/e2e
+	$(PYTEST) --numprocesses 2 --dist loadfile tests/e2e
 
 equivalence: setup-test ## generated rules and packets: the mesh does what iptables does (root)
 	$(PYTEST) tests/equivalence
@@ -87,9 +87,9 @@ oracle: setup-test ## no packet and no connection is lost while all is changed: 
 	EBPFMESH_ORACLE="$(or $(CHANGES),100) $(or $(CONNECTIONS),1000)" \
 		$(PYTEST) -s --log-cli-level=INFO tests/netns/test_oracle.py
 
-chaos: setup-test ## kill -9 at random of commands, keepers and the daemon under load: KILLS=N of each (root)
+chaos: setup-test ## kill -9 of commands, keepers, the daemon under load, and of conmon: KILLS=N of each (root)
 	EBPFMESH_CHAOS=$(or $(KILLS),100) $(PYTEST) -s --log-cli-level=INFO \
-		--timeout 0 tests/e2e/test_chaos.py
+		--timeout 0 tests/e2e/test_chaos.py tests/netns/test_container.py -k "kill"
 
 floods: setup-test ## one tenant floods what all share beside connections of another: CONNECTIONS=N (root)
 	EBPFMESH_FLOODS="$(or $(CONNECTIONS),1000) 20 2000" $(PYTEST) -s tests/netns/test_share_floods.py

@@ -42,6 +42,8 @@ BOX = Function.model_validate_json(
 NAMED = Function.model_validate_json(
     '{"name": "named", "tenant": "t", "address4": "198.18.0.8", "address6": "2001:db8::8"}'
 )
+KILLS = int(os.environ.get("EBPFMESH_CHAOS", "1"))
+"""`make chaos` kills more often."""
 NAMELESS = "names do not resolve in containers of others: {}"
 
 
@@ -120,8 +122,10 @@ def test_a_removed_container_is_noticed_and_collected(mesh: Mesh, box: int) -> N
     assert apply.plan(mesh) == ()
 
 
-def test_killed_by_whatever_it_is_told(mesh: Mesh, box: int) -> None:
+@pytest.mark.parametrize("nth", range(KILLS))
+def test_killed_by_whatever_it_is_told(mesh: Mesh, box: int, nth: int) -> None:
     """SIGKILL of conmon hurts nobody; of the container too, and then it is gone without podman."""
+    del nth
     conmon = int(containers.podman("inspect", "--format", "{{.State.ConmonPid}}", "box"))
     os.kill(conmon, signal.SIGKILL)
     assert poll(lambda: not Path(f"/proc/{conmon}/exe").exists())
