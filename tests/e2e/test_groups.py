@@ -84,7 +84,7 @@ def test_a_group_where_one_makes_sense() -> None:
 
 
 def test_rules_that_can_never_match_are_warned_of(up: Path) -> None:
-    whom = "services are for functions, the outside does not reach them"
+    whom = "the outside does not reach the service, which is published nowhere"
     reasons = [
         f"policy outside → service:www allow can never match: {whom}",
         "policy any → service:www tcp/8080 allow can never match: service www has port 80",

@@ -55,7 +55,7 @@ def test_this_run_and_the_one_before(count: Path) -> None:
     assert ebpfmesh("logs", "one").stdout.splitlines() == first
     count.write_text("2\n")
     done = data("restart", "one")["operations"]
-    assert [step["kind"] for step in done] == ["stop-function", "start-function"]
+    assert [step["kind"] for step in done] == ["roll-function"]
     wait_until(
         lambda: texts("one") == [*first, "begin", *first[1:3]], what="both are there", seconds=SLOW
     )
