@@ -26,6 +26,7 @@ LIMITED = ("cpu", "memory", "pids")
 PERIOD_US = 100_000
 PAGE = os.sysconf("SC_PAGE_SIZE")
 NO_LIMIT = 1 << 62  # bytes; what v1 says where there is none is near to 2^63
+TRIES = 100  # to make a directory below one that others take away
 GATHERED = 100  # looks for processes that came meanwhile
 KILL_SECONDS = 2.0  # until what was killed has ended, and who kept it
 PIDS = Function.model_fields["pids"].default
@@ -183,6 +184,13 @@ class Cgroup:
         raise MeshError(what, hint="end what makes them: ebpfmesh detach")
 
     def _make(self, hierarchy: Path, delegate: Iterable[str]) -> None:
+        """Make the directories; the last function of another mesh may take one above away."""
+        for _ in range(TRIES):
+            with contextlib.suppress(FileNotFoundError):
+                return self._make_once(hierarchy, delegate)
+        return self._make_once(hierarchy, delegate)
+
+    def _make_once(self, hierarchy: Path, delegate: Iterable[str]) -> None:
         directory = self.directory(hierarchy)
         for path in (directory.parents[1], directory.parent, directory):
             private.directory(path)

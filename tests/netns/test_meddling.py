@@ -143,7 +143,10 @@ def tc_qdisc_del() -> None:
 def test_a_program_is_detached(mesh: Mesh, meddle: Callable[[], None], way: str) -> None:
     needs("bpftool", "tc")
     meddle()
-    assert said() == ["function b: programs missing"]
+    assert said() == [
+        "function b: programs missing",
+        "service web: none of its 1 functions is ready",
+    ]
     if way == "gc":
         assert collected("meddled") == ["function b of mesh meddled"]
         assert said() == []

@@ -350,7 +350,7 @@ def test_a_function_that_stops_reading_is_told_of(mesh_up: Up) -> None:
         os.kill(pid := worker(), signal.SIGSTOP)
         for number in range(1000):
             one.send(struct.pack(">I", number))
-        wait_until(lambda: ring_full() == 1000 - 64, what="the rest is counted")
+        wait_until(lambda: ring_full() == 1000 - 64, what="the rest is counted", seconds=60)
         os.kill(pid, signal.SIGCONT)
         assert [struct.unpack(">I", one.recv(100))[0] for _ in range(64)] == list(range(64))
         assert sorted(echoed(one, range(64))) == list(range(64))

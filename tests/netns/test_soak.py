@@ -369,7 +369,7 @@ class Life(RuleBasedStateMachine):
         with netns.rtnetlink() as ip:
             assert {*interface.ours(ip).values()} == {f"soak/{name}" for name in names}
         files = {path.stem for path in (RUN / "soak").iterdir()}
-        assert files <= {"record", "hosts", "reserve"}, files
+        assert files <= {"record", "hosts", "reserve", "logs"}, files
         assert self.descriptors() == self.open
 
     def names(self) -> set[str]:

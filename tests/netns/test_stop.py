@@ -175,18 +175,21 @@ def test_a_restart_that_fails_is_undone(mesh_up: Up) -> None:
 
 def test_the_signal_and_the_time_are_the_functions(mesh_up: Up) -> None:
     """One that takes its signal alone ends by it; one that takes none is killed."""
-    script = "trap 'exit 7' QUIT; trap '' TERM; echo on; while :; do sleep 0.05; done"
+    script = (  # no shell: dash loses what comes while it begins a command (its onsig(), vforked)
+        "import signal as s, sys; s.signal(s.SIGQUIT, lambda *_: sys.exit(7)); "
+        "s.signal(s.SIGTERM, s.SIG_IGN); [s.pause() for _ in iter(int, 1)]"
+    )
     text = f"""
     [mesh]
     name = "stops"
     [[function]]
     name = "quits"
-    command = ["sh", "-c", "{script}"]
+    command = ["python3", "-c", "{script}"]
     stop_signal = "SIGQUIT"
     stop_seconds = 30
     [[function]]
     name = "stays"
-    command = ["sh", "-c", "{script}"]
+    command = ["python3", "-c", "{script}"]
     stop_seconds = 0
     """
     mesh_up(text)

@@ -139,8 +139,11 @@ def pinned(directory: Path) -> set[int]:
 
 
 def one_build_runs() -> bool:
-    """Whether all that is attached, in slots and pinned is one and the same."""
-    return runs() == pinned(Pins("upgrade").progs)
+    """Whether all that is attached, in slots and pinned is one and the same; there is no uplink."""
+    own = Pins("upgrade").progs
+    with bpf.obj_get(own / programs.UPLINK) as program:
+        nowhere = int(bpf.prog_info(program).id)
+    return runs() == pinned(own) - {nowhere}
 
 
 # ---- traffic
@@ -306,7 +309,9 @@ def works(mesh: Mesh, here: socket.socket, there: socket.socket) -> bool:
 def is_all(name: str, *kept: str) -> bool:
     """Whether this build runs, all of it, and beside it only these are pinned."""
     own = Pins("upgrade")
-    there = {path.name for path in own.root.iterdir()} - {"maps", "progs", "links", "injected"}
+    there = {path.name for path in own.root.iterdir()} - {
+        "maps", "progs", "links", "injected", "ports",
+    }  # fmt: skip
     return one_build_runs() and build() == name and there == {f"progs-{one}" for one in kept}
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from ebpfmesh.errors import MeshError, Unsupported
-from ebpfmesh.kernel import cgroup
+from ebpfmesh.kernel import cgroup, private
 from ebpfmesh.kernel.cgroup import Cgroup, Hierarchies
 from ebpfmesh.kernel.netns import NetnsId
 from ebpfmesh.model import Function
@@ -182,6 +182,23 @@ def test_remove_takes_what_is_empty(mounts: Callable[[str], Path]) -> None:
     assert (top / "unified" / PLACE).parent.is_dir()
     other.remove()
     assert not (top / "unified" / "ebpfmesh").exists()
+
+
+def test_another_mesh_takes_the_directory_above_away(
+    mounts: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between our look at it and the one below: its last function went."""
+    top, make, times = mounts(V2), private.directory, iter(range(3))
+    (top / "cgroup.controllers").write_text("pids\n")
+
+    def taken(path: Path) -> None:
+        if path.name == OWN.group and next(times, None) is not None:
+            path.parent.rmdir()
+        make(path)
+
+    monkeypatch.setattr(private, "directory", taken)
+    OWN.create(function())
+    assert (top / PLACE).is_dir()
 
 
 def test_groups_are_of_one_host_namespace(mounts: Callable[[str], Path]) -> None:
