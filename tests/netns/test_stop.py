@@ -175,7 +175,7 @@ def test_a_restart_that_fails_is_undone(mesh_up: Up) -> None:
 
 def test_the_signal_and_the_time_are_the_functions(mesh_up: Up) -> None:
     """One that takes its signal alone ends by it; one that takes none is killed."""
-    script = (  # no shell: dash loses what comes while it begins a command (its onsig(), vforked)
+    script = (  # no shell: dash loses a signal that comes while it begins a command
         "import signal as s, sys; s.signal(s.SIGQUIT, lambda *_: sys.exit(7)); "
         "s.signal(s.SIGTERM, s.SIG_IGN); [s.pause() for _ in iter(int, 1)]"
     )
