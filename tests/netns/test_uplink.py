@@ -38,7 +38,7 @@ from support.topology import collected, drops, mesh_of, poll, running
 
 MESH = """
 [mesh]
-name = "up"
+name = "served"
 {settings}
 [[function]]
 name = "web"
