@@ -355,14 +355,23 @@ def test_a_function_that_stops_reading_is_told_of(mesh_up: Up) -> None:
         os.kill(pid := worker(), signal.SIGSTOP)
         for number in range(1000):
             one.send(struct.pack(">I", number))
-        wait_until(lambda: ring_full() == 1000 - 64, what="the rest is counted", seconds=60)
+        wait_until(lambda: ring_full() >= 1000 - 64, what="the rest is counted", seconds=60)
         os.kill(pid, signal.SIGCONT)
-        assert [struct.unpack(">I", one.recv(100))[0] for _ in range(64)] == list(range(64))
-        assert sorted(echoed(one, range(64))) == list(range(64))
-    assert ring_full() == 1000 - 64
+        came: list[int] = []
+
+        def each_is_told() -> bool:
+            while ready([one], 0):
+                came.extend(struct.unpack(">I", one.recv(100)))
+            return len(came) + ring_full() == 1000
+
+        wait_until(each_is_told, what="each is echoed or counted", seconds=60)
+        assert came == sorted(came)
+        assert 0 < len(came) <= 64  # it may have had some in its hands when it stopped
+        assert sorted(echoed(one, range(16))) == list(range(16))
+    assert ring_full() == 1000 - len(came)
     with opened("port") as view:
         (far,) = (row for row in functions.read(view) if row.name == "far")
-    assert far.drops["RING_FULL"] == 1000 - 64
+    assert far.drops["RING_FULL"] == 1000 - len(came)
 
 
 def test_a_command_that_is_killed_leaves_nothing_to_the_next(mesh_up: Up) -> None:
