@@ -169,7 +169,7 @@ class Port:
             if left is not None and left < 0:
                 return False
             if not self._busy:
-                left = SOON if self._tx.left() else left
+                left = SOON if self._tx.left() or not self._fill.left() else left
                 self._poll.poll(None if left is None else left * 1000)
             self._flush()
             self._collect()

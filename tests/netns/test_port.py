@@ -366,7 +366,7 @@ def test_a_function_that_stops_reading_is_told_of(mesh_up: Up) -> None:
 
         wait_until(each_is_told, what="each is echoed or counted", seconds=60)
         assert came == sorted(came)
-        assert 0 < len(came) <= 64  # it may have had some in its hands when it stopped
+        assert len(came) <= 64  # it may have had some in its hands when it stopped
         assert sorted(echoed(one, range(16), 16)) == list(range(16))
     assert ring_full() == 1000 - len(came)
     with opened("port") as view:

@@ -122,7 +122,10 @@ static inline uint32_t port_receive(struct port *port, struct xdp_desc *packets,
 
 	port_collect(port);
 	if (!port_ring_ready(&port->rx) && milliseconds) {
-		poll(&readable, 1, port_flush(port) ? 1 : milliseconds);
+		/* what was sent comes back unasked: none to fill, and nothing would wake us */
+		int soon = port_flush(port) || port->fill.mine == *port->fill.consumer;
+
+		poll(&readable, 1, soon ? 1 : milliseconds);
 		port_collect(port);
 	}
 	count = port_ring_ready(&port->rx);
