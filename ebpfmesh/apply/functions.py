@@ -232,7 +232,8 @@ class Functions:
         record.put_command(name, row)
         self._mesh.step(f"command of {name}")
         home = home_in(record, name)
-        with self._port(function, home.netns) as port:
+        with contextlib.ExitStack() as stack:
+            handed = self._handed(stack, function, home.netns)
             process.start(
                 home,
                 function.command,
@@ -240,16 +241,18 @@ class Functions:
                 size=log_size(record, function.tenant),
                 exit_file=exit_file(record, name),
                 sandbox=Sandbox(self._mesh.name, function) if function.sandboxed else None,
-                port=port,
+                handed=handed,
             )
 
-    def _port(
-        self, function: Function, namespace: Path
-    ) -> contextlib.AbstractContextManager[xsk.Handed | None]:
-        """What its command is handed, if it is to have its packets itself."""
-        if function.datapath != "af_xdp":
-            return contextlib.nullcontext()
-        return xsk.handed(namespace, self._mesh.pins.ports / function.name, function.frames)
+    def _handed(
+        self, stack: contextlib.ExitStack, function: Function, namespace: Path
+    ) -> list[process.Handed]:
+        """What its command inherits, open until ``stack`` ends."""
+        found: list[process.Handed] = []
+        if function.datapath == "af_xdp":
+            place = self._mesh.pins.ports / function.name
+            found.append(stack.enter_context(xsk.handed(namespace, place, function.frames)))
+        return found
 
     def ask_to_stop(self, function: Function) -> None:
         """Its command is to be stopped, and asked to end. Twice is fine."""

@@ -16,10 +16,10 @@ import sys
 import time
 from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
-from typing import NamedTuple, NoReturn
+from typing import NamedTuple, NoReturn, Protocol
 
 from ebpfmesh.errors import MeshError, NotFound
-from ebpfmesh.kernel import private, xsk
+from ebpfmesh.kernel import private
 from ebpfmesh.runtime import seccomp
 from ebpfmesh.runtime.capability import SETGID, SETUID, confine
 from ebpfmesh.runtime.home import Home, number_inside
@@ -32,6 +32,24 @@ FILES = resource.getrlimit(resource.RLIMIT_NOFILE)
 BWRAP = ("bwrap", "--args")
 MAKERS = ("bwrap: ", "setpriv: ")  # what their complaints begin with
 SETUP_SECONDS = 30.0
+
+
+class Handed(Protocol):
+    """What a command inherits beside its files: open descriptors, and variables that name them."""
+
+    @property
+    def descriptors(self) -> Sequence[int]:
+        """They have the same numbers in the command."""
+
+    @property
+    def env(self) -> dict[str, str]:
+        """How the command finds them."""
+
+    def bind(self) -> None:
+        """Done last, by a process of the function's namespace and cgroup, still root.
+
+        MeshError or OSError if it fails: the command does not begin.
+        """
 
 
 def execute(home: Home, command: Sequence[str]) -> NoReturn:
@@ -52,14 +70,14 @@ def start(
     size: tuple[Path, int],
     exit_file: Path,
     sandbox: Sandbox | None = None,
-    port: xsk.Handed | None = None,
+    handed: Sequence[Handed] = (),
 ) -> None:
     """Start ``command`` and leave it running; MeshError if the program is not there.
 
     ``exit_file`` is empty until it ended. ``logs`` are two files of this run, and those that they
     become of the run before; how large each may become is in the file ``size``, from a byte on,
-    now and later. Without a ``sandbox`` it is root of the host. ``port`` is what it gets its
-    packets by, if not by sockets of its own.
+    now and later. Without a ``sandbox`` it is root of the host. ``handed`` is what
+    it inherits.
     """
     if not sandbox and shutil.which(command[0]) is None:
         hint = "install it, or change command in the file"
@@ -70,11 +88,11 @@ def start(
     oom = OOM.read_text().strip()
     with contextlib.ExitStack() as stack:
         if sandbox:
-            keep = _in_sandbox(stack, home, sandbox, port)
+            keep = _in_sandbox(stack, home, sandbox, handed)
         else:
-            keep = _Keep((), (), None, lambda: _at_host(home, port), _file(stack, b""))
-        if port:
-            keep = keep.with_port(port)
+            keep = _Keep((), (), None, lambda: _at_host(home, handed), _file(stack, b""))
+        for one in handed:
+            keep = keep.with_handed(one)
         exit_file.unlink(missing_ok=True)  # a keeper of before, if it still lives, has that one
         for path in (exit_file, *logs, size[0]):
             private.file(path)
@@ -134,16 +152,16 @@ class _Keep(NamedTuple):
     begin: Callable[[], None]
     trouble: int
 
-    def with_port(self, port: xsk.Handed) -> "_Keep":
-        """The same, for a command that is handed a port."""
-        env = dict(os.environ if self.env is None else self.env) | port.env
-        return self._replace(descriptors=(*self.descriptors, *port.descriptors), env=env)
+    def with_handed(self, one: Handed) -> "_Keep":
+        """The same, for a command that inherits something more."""
+        env = dict(os.environ if self.env is None else self.env) | one.env
+        return self._replace(descriptors=(*self.descriptors, *one.descriptors), env=env)
 
 
-def _at_host(home: Home, port: xsk.Handed | None) -> None:
+def _at_host(home: Home, handed: Sequence[Handed]) -> None:
     home.enter()
-    if port:
-        port.bind()
+    for one in handed:
+        one.bind()
     _defaults()
     confine()
 
@@ -158,7 +176,7 @@ def _defaults() -> None:
 
 
 def _in_sandbox(
-    stack: contextlib.ExitStack, home: Home, sandbox: Sandbox, port: xsk.Handed | None
+    stack: contextlib.ExitStack, home: Home, sandbox: Sandbox, handed: Sequence[Handed]
 ) -> _Keep:
     """Who keeps it is root, with two capabilities; what it keeps is the function's user."""
     check_installed()
@@ -178,8 +196,8 @@ def _in_sandbox(
     def begin() -> None:
         try:
             sandbox.stage(home, root)
-            if port:
-                port.bind()
+            for one in handed:
+                one.bind()
         except (MeshError, OSError) as error:
             os.write(trouble, str(error).encode())
             raise
