@@ -8,7 +8,7 @@ from typing import Final, NamedTuple
 be16 = c_uint16.__ctype_be__
 be32 = c_uint32.__ctype_be__
 
-ABI: Final = 0x01c78de
+ABI: Final = 0xfa314cf
 MEANING: Final = 1
 GATEWAY4: Final = 0xa9fe0101
 GATEWAY6_FIRST: Final = 0xfe800000
@@ -48,6 +48,10 @@ COST_BUCKETS: Final = 20
 EVENT_BYTES: Final = 1048576
 EVENT_SPARE: Final = 16384
 RATE_SHIFT: Final = 16
+DENY_LENGTHS: Final = 4
+DENY_LISTS: Final = 2
+DENY_MIX1: Final = 0xff51afd7ed558ccd
+DENY_MIX2: Final = 0xc4ceb9fe1a85ec53
 SNAP_MAX: Final = 2048
 
 class Reason(IntEnum):
@@ -77,7 +81,8 @@ class Reason(IntEnum):
     RATE = 21
     TENANT_RATE = 22
     RING_FULL = 23
-    REASONS = 24
+    DENIED = 24
+    REASONS = 25
 
 
 class Direction(IntEnum):
@@ -1088,6 +1093,88 @@ class Answers(Structure):
     )
 
 
+class DenyLengths(Structure):
+    """struct mesh_deny_lengths, 24 bytes."""
+
+    count: int
+    trie: int
+    bits: Array[c_uint32]
+
+    _fields_ = (
+        ("count", c_uint32),
+        ("trie", c_uint32),
+        ("bits", c_uint32 * 4),
+    )
+
+
+class DenyList(Structure):
+    """struct mesh_deny_list, 72 bytes."""
+
+    stamp: int
+    seed: int
+    words: int
+    own: int
+    four: DenyLengths
+    six: DenyLengths
+
+    _fields_ = (
+        ("stamp", c_uint64),
+        ("seed", c_uint64),
+        ("words", c_uint32),
+        ("own", c_uint32),
+        ("four", DenyLengths),
+        ("six", DenyLengths),
+    )
+
+
+class Deny4Key(Structure):
+    """struct mesh_deny4_key, 12 bytes."""
+
+    prefix: int
+    ifindex: int
+    address: int
+
+    _fields_ = (
+        ("prefix", c_uint32),
+        ("ifindex", c_uint32),
+        ("address", be32),
+    )
+
+
+class Deny6Key(Structure):
+    """struct mesh_deny6_key, 24 bytes."""
+
+    prefix: int
+    ifindex: int
+    address: Array[c_uint32]
+
+    _fields_ = (
+        ("prefix", c_uint32),
+        ("ifindex", c_uint32),
+        ("address", be32 * 4),
+    )
+
+
+class Denied(Structure):
+    """struct mesh_denied, 8 bytes."""
+
+    packets: int
+
+    _fields_ = (
+        ("packets", c_uint64),
+    )
+
+
+class DenyWord(Structure):
+    """struct mesh_deny_word, 8 bytes."""
+
+    bits: int
+
+    _fields_ = (
+        ("bits", c_uint64),
+    )
+
+
 class Meter(Structure):
     """struct mesh_meter, 32 bytes."""
 
@@ -1168,6 +1255,7 @@ REASON_TEXT: Final = {
     Reason.RATE: "more than the rate of the function",
     Reason.TENANT_RATE: "more than the rate of its tenant",
     Reason.RING_FULL: "the function took its packets too slowly: its rings were full",
+    Reason.DENIED: "its source is in the deny list of the uplink",
 }
 
 
@@ -1202,9 +1290,17 @@ MAPS: Final = (
     MapSpec("percpu_array", "mesh_entries", c_uint32, Entries, "1"),
     MapSpec("percpu_array", "mesh_meter", c_uint32, Meter, "meters"),
     MapSpec("percpu_hash", "mesh_drops", DropKey, Drop, "drops"),
+    MapSpec("percpu_array", "mesh_xdp_drops", c_uint32, Drop, "reasons"),
     MapSpec("percpu_array", "mesh_counts", c_uint32, CountValue, "counts"),
     MapSpec("array", "mesh_answers", c_uint32, Answers, "functions"),
     MapSpec("array", "mesh_rate", c_uint32, Rate, "rates"),
+    MapSpec("array", "mesh_deny", c_uint32, c_uint32, "1"),
+    MapSpec("array", "mesh_deny_list", c_uint32, DenyList, "deny_lists"),
+    MapSpec("array_of_maps", "mesh_deny_bits", c_uint32, c_uint32, "deny_lists"),
+    MapSpec("array_of_maps", "mesh_deny4", c_uint32, c_uint32, "deny_lists"),
+    MapSpec("array_of_maps", "mesh_deny6", c_uint32, c_uint32, "deny_lists"),
+    MapSpec("array_of_maps", "mesh_deny4_trie", c_uint32, c_uint32, "deny_lists"),
+    MapSpec("array_of_maps", "mesh_deny6_trie", c_uint32, c_uint32, "deny_lists"),
     MapSpec("ringbuf", "mesh_events", type(None), type(None), "events"),
     MapSpec("percpu_array", "mesh_event_buf", c_uint32, EventBuffer, "1"),
     MapSpec("array", "mesh_event_room", c_uint32, EventRoom, "tenant_ids"),

@@ -112,6 +112,19 @@
 /* In mesh_bucket.cost: parts of a nanosecond. */
 #define MESH_RATE_SHIFT 16
 
+/*
+ * Prefix lengths of one family that are looked up one by one; where a deny list has more, the
+ * longest match in a trie is.
+ */
+#define MESH_DENY_LENGTHS 4
+
+/* Two lists: packets meet one, the other is the next one while it is made. */
+#define MESH_DENY_LISTS 2
+
+/* What mixes an address for the filter of a deny list (the finalizer of MurmurHash3). */
+#define MESH_DENY_MIX1 0xff51afd7ed558ccd
+#define MESH_DENY_MIX2 0xc4ceb9fe1a85ec53
+
 /* No bucket is so many nanoseconds ahead of now: what says so was written while it was counted on. */
 #define MESH_RATE_AHEAD_MAX (1ULL << 43)
 
@@ -147,6 +160,7 @@ enum mesh_reason {
 	MESH_RATE = 21,	      /* more than the rate of the function */
 	MESH_TENANT_RATE = 22, /* more than the rate of its tenant */
 	MESH_RING_FULL = 23,   /* the function took its packets too slowly: its rings were full */
+	MESH_DENIED = 24,      /* its source is in the deny list of the uplink */
 	MESH_REASONS
 };
 
@@ -792,6 +806,56 @@ struct mesh_answers {
 	__u32 sent[2]; /* in that tick */
 };
 _Static_assert(sizeof(struct mesh_answers) == 16, "padding");
+
+/*
+ * What is looked up of a source address, by family: prefix lengths, the longest first. With `trie`
+ * there is one, the shortest of all: what is not in the filter by that is in no longer prefix.
+ */
+struct mesh_deny_lengths {
+	__u32 count; /* 0: nothing of this family is denied */
+	__u32 trie;
+	__u32 bits[4]; /* MESH_DENY_LENGTHS */
+};
+_Static_assert(sizeof(struct mesh_deny_lengths) == 24, "padding");
+
+/*
+ * A deny list. Its filter has a power of two of words, and of each prefix three bits in one of them,
+ * so that few addresses have all bits set that are not denied.
+ */
+struct mesh_deny_list {
+	__u64 stamp; /* of what it was made from */
+	__u64 seed;  /* of the filter */
+	__u32 words; /* of the filter, less 1 */
+	__u32 own;   /* 1: some prefixes are of one uplink alone */
+	struct mesh_deny_lengths four;
+	struct mesh_deny_lengths six;
+};
+_Static_assert(sizeof(struct mesh_deny_list) == 72, "padding");
+
+/* A denied prefix: `prefix` bits of what follows, for the trie. Interface 0: at every uplink. */
+struct mesh_deny4_key {
+	__u32 prefix;
+	__u32 ifindex;
+	__be32 address;
+};
+_Static_assert(sizeof(struct mesh_deny4_key) == 12, "padding");
+
+struct mesh_deny6_key {
+	__u32 prefix;
+	__u32 ifindex;
+	__be32 address[4];
+};
+_Static_assert(sizeof(struct mesh_deny6_key) == 24, "padding");
+
+struct mesh_denied {
+	__u64 packets; /* dropped for it */
+};
+_Static_assert(sizeof(struct mesh_denied) == 8, "padding");
+
+struct mesh_deny_word {
+	__u64 bits;
+};
+_Static_assert(sizeof(struct mesh_deny_word) == 8, "padding");
 
 /* What a function sent to and received from one tenant; slot = function * tenants + tenant. */
 struct mesh_meter {

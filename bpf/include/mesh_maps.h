@@ -123,6 +123,12 @@ MESH_MAP("percpu_array", mesh_meter, __u32, struct mesh_meter, meters);
 /* Drops by function and reason. Written by a dropped packet; read by `show drops`. */
 MESH_MAP("percpu_hash", mesh_drops, struct mesh_drop_key, struct mesh_drop, drops);
 
+/*
+ * Drops at XDP of uplinks, by enum mesh_reason: a flood is dropped there, and a hash would be a fifth of
+ * its cost. Written by a dropped packet; read by `show drops`.
+ */
+MESH_MAP("percpu_array", mesh_xdp_drops, __u32, struct mesh_drop, reasons);
+
 /* By enum mesh_count. Written on the slow path; read by `doctor`. */
 MESH_MAP("percpu_array", mesh_counts, __u32, struct mesh_count_value, counts);
 
@@ -134,6 +140,24 @@ MESH_MAP("array", mesh_answers, __u32, struct mesh_answers, functions);
  * flow with MESH_OUTPUT_RATE.
  */
 MESH_MAP("array", mesh_rate, __u32, struct mesh_rate, rates);
+
+/*
+ * Deny lists: which of the two packets meet, and both. Written by `deny add` and `del`, which way last;
+ * read by every packet at XDP of an uplink.
+ */
+MESH_MAP("array", mesh_deny, __u32, __u32, 1);
+MESH_MAP("array", mesh_deny_list, __u32, struct mesh_deny_list, deny_lists);
+
+/*
+ * Of each list: its filter, an array of struct mesh_deny_word; its prefixes, by mesh_deny4_key or
+ * mesh_deny6_key to struct mesh_denied, in hashes or tries. The maps in them are made with each list
+ * (ebpfmesh/kernel/deny.py) and go with it; nothing is there while nothing is denied.
+ */
+MESH_MAP("array_of_maps", mesh_deny_bits, __u32, __u32, deny_lists);
+MESH_MAP("array_of_maps", mesh_deny4, __u32, __u32, deny_lists);
+MESH_MAP("array_of_maps", mesh_deny6, __u32, __u32, deny_lists);
+MESH_MAP("array_of_maps", mesh_deny4_trie, __u32, __u32, deny_lists);
+MESH_MAP("array_of_maps", mesh_deny6_trie, __u32, __u32, deny_lists);
 
 /* Events, while somebody listens: struct mesh_event. Its place while it is put together. */
 MESH_RING(mesh_events, events);

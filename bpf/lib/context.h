@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
  * What differs between a program at tc and one at XDP, so that every other file here is written
- * once. An entry file defines MESH_XDP before its includes, or does not. Decides nothing.
+ * once. An entry file defines MESH_XDP before its includes, or does not; and MESH_XDP_FRAGS
+ * if it takes frames in fragments. Decides nothing.
  */
 #ifndef MESH_CONTEXT_H
 #define MESH_CONTEXT_H
@@ -62,10 +63,21 @@ HOT __u32 context_ifindex(CTX *ctx)
 	return CONTEXT_FIELD(ctx, ingress_ifindex);
 }
 
+#ifdef MESH_XDP_FRAGS
+/* BCC 0.26 does not declare it. */
+static __u64 (*xdp_get_buff_len)(void *ctx) = (void *)BPF_FUNC_xdp_get_buff_len;
+
+/* Fragments are behind what can be read directly. */
+HOT __u32 context_length(CTX *ctx)
+{
+	return xdp_get_buff_len(ctx);
+}
+#else
 HOT __u32 context_length(CTX *ctx)
 {
 	return context_end(ctx) - context_data(ctx);
 }
+#endif
 
 /* One frame is one packet: XDP sits below segmentation offload. */
 HOT __u32 context_packets(CTX *ctx)

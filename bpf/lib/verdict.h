@@ -24,6 +24,20 @@ HOT int verdict_drop(CTX *ctx, __u32 function, __u8 direction, __u8 reason)
 	return verdict_dropped(ctx);
 }
 
+#ifdef MESH_XDP_FRAGS
+/* Of a frame of so many bytes, at an uplink. */
+HOT int verdict_drop_early(CTX *ctx, __u32 reason, __u32 bytes)
+{
+	struct mesh_drop *drop = mesh_xdp_drops.lookup(&reason);
+
+	if (drop) {
+		drop->packets++;
+		drop->bytes += bytes;
+	}
+	return verdict_dropped(ctx);
+}
+#endif
+
 /* On to where the packet was going without us: the host's stack, or the function below it. */
 HOT int verdict_pass(CTX *ctx)
 {

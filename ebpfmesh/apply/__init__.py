@@ -7,6 +7,7 @@ up(config.load(path)); attach(Request(mesh="edge", name="cache", pid=1234)); dow
 from ebpfmesh.apply.ahead import compile_ahead
 from ebpfmesh.apply.collect import gc
 from ebpfmesh.apply.commands import restart, start, stay_stopped, stop
+from ebpfmesh.apply.denied import allow, deny
 from ebpfmesh.apply.held import OnStep
 from ebpfmesh.apply.lifecycle import (
     Request,
@@ -37,10 +38,12 @@ __all__ = [
     "Request",
     "Unready",
     "add_function",
+    "allow",
     "attach",
     "attach_uplink",
     "barred_volumes",
     "compile_ahead",
+    "deny",
     "detach",
     "detach_uplink",
     "down",

@@ -158,6 +158,7 @@ def _write_anew(mesh: Live) -> None:
         mesh.functions.limit_queue(row.function, row.attachment)
         with contextlib.suppress(MeshError):  # more is in use: audit goes on telling of it
             mesh.functions.limit(row.function)
+    mesh.deny.repair()
     new = (AddFunction(row.function) for row in rows if mesh.functions.is_new(row))
     ended = (StopFunction(row.function) for row in rows if mesh.is_stopped(row.function.name))
     _finish(mesh, [*new, *ended])
@@ -167,6 +168,8 @@ def _finish(mesh: Live, done: Iterable[Operation], wait: Callable[[], None] | No
     """Raise the epoch, once for all changes; start commands when everything is in place."""
     _attach_sockets(mesh)
     mesh.chains.draw()
+    if mesh.deny.stale:
+        mesh.deny.draw()
     mesh.step("commit")
     mesh.control.commit()
     mesh.chains.sweep()

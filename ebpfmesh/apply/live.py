@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 from ebpfmesh.apply import builds
 from ebpfmesh.apply.chains import Chains
+from ebpfmesh.apply.deny import Deny
 from ebpfmesh.apply.functions import STOPPED, Functions
 from ebpfmesh.apply.held import Held, OnStep, quiet
 from ebpfmesh.apply.lookup import home_in
@@ -58,6 +59,11 @@ class Live(Held):
     def uplinks(self) -> Uplinks:
         """Its uplinks."""
         return Uplinks(self)
+
+    @functools.cached_property
+    def deny(self) -> Deny:
+        """Its deny list."""
+        return Deny(self)
 
     @functools.cached_property
     def names(self) -> Names:
@@ -157,10 +163,12 @@ class Live(Held):
     def add_uplink(self, uplink: Uplink, *, force: bool) -> None:
         """An interface of the host's is one."""
         self.uplinks.add(uplink, force=force)
+        self.deny.stale = True
 
     def remove_uplink(self, name: str) -> None:
         """As far as it is there."""
         self.uplinks.remove(name)
+        self.deny.stale = True
 
     def is_uplink(self, name: str) -> bool:
         """Whether it is there and nobody began to remove it."""

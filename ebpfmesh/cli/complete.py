@@ -37,6 +37,7 @@ def _named(*kinds: str) -> Callable[[], Iterable[str]]:
                 "tenant": {row.function.tenant for row in seen.functions},
                 "injected": {row.injection.name for row in seen.record.injections()},
                 "outside": {view.OUTSIDE},
+                "uplink": {row.name for row in seen.record.uplinks()},
             }
         return set().union(*(found[kind] for kind in kinds))
 
@@ -68,6 +69,7 @@ tenants = _offering(_named("tenant"))
 injected = _offering(_named("injected"))
 parties = _offering(_named("function", "outside"))
 ends = _offering(_named("function", "service", "outside"))
+uplinks = _offering(_named("uplink"))
 meshes = _offering(_meshes)
 reasons = _offering(_reasons)
 scenarios = _offering(_scenarios)

@@ -10,6 +10,7 @@ import click
 
 from ebpfmesh.cli import (
     bench,
+    deny,
     desired,
     doctor,
     edit,
@@ -57,7 +58,8 @@ def cli() -> None:
 
 
 for _module in (
-    mesh, desired, example, functions, logs, show, top, edit, inject, events, serve, doctor, bench,
+    mesh, desired, example, functions, logs, show, top, edit, deny, inject, events, serve, doctor,
+    bench,
 ):  # fmt: skip
     for _command in _module.COMMANDS:
         cli.add_command(_command)

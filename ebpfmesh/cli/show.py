@@ -242,7 +242,7 @@ TABLES = (
             Column("addresses", lambda row: " ".join(row.addresses)),
             Column("MTU", lambda row: row.mtu, right=True, drop=2),
             Column("attached by", lambda row: row.how, drop=3),
-            Column("XDP", lambda row: row.xdp or "none", drop=4),
+            Column("XDP", lambda row: f"{row.xdp or 'none'}: {row.why}", drop=4),
             Column("published", lambda row: ", ".join(row.published) or None, drop=1),
         ),
         "no uplinks",

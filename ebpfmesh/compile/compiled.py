@@ -114,23 +114,29 @@ class Store:
             ctypes.c_int32.from_buffer(code, int(at) + 4).value = opened[pin].fileno()
         return code, list(opened.values())
 
-    def load(self, name: str, prog_type: int, attach_type: int = 0) -> bpf.Fd | None:
-        """Load a program that was kept; None if it was not.
-
-        Raises OSError, with the verifier's log on stderr.
-        """
+    def load(
+        self, name: str, prog_type: int, attach_type: int = 0, *, flags: int = 0
+    ) -> bpf.Fd | None:
+        """Load a program that was kept; None if it was not. As ``load`` does."""
         try:
             code, _maps = self.code(name)
         except FileNotFoundError:
             return None
-        try:
-            return bpf.prog_load(prog_type, name, code, attach_type)
-        except OSError:
-            log = ctypes.create_string_buffer(LOG_BYTES)
-            with contextlib.suppress(OSError):
-                bpf.prog_load(prog_type, name, code, attach_type, log)
-            sys.stderr.write(log.value.decode(errors="replace"))
-            raise
+        return load(name, code, prog_type, attach_type, flags=flags)
+
+
+def load(
+    name: str, code: bytes | bytearray, prog_type: int, attach_type: int = 0, *, flags: int = 0
+) -> bpf.Fd:
+    """Load a program's instructions. Raises OSError, with the verifier's log on stderr."""
+    try:
+        return bpf.prog_load(prog_type, name, code, attach_type, flags=flags)
+    except OSError:
+        log = ctypes.create_string_buffer(LOG_BYTES)
+        with contextlib.suppress(OSError):
+            bpf.prog_load(prog_type, name, code, attach_type, log, flags=flags)
+        sys.stderr.write(log.value.decode(errors="replace"))
+        raise
 
 
 def defines(maps: Path | str, *, count_flows: bool) -> dict[str, str]:

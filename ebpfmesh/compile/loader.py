@@ -81,7 +81,7 @@ def _kept(store: compiled.Store, request: Request) -> dict[str, bpf.Fd]:
     loaded = {}
     for program in request["programs"]:
         try:
-            held = store.load(program["name"], **KINDS[program["type"]])
+            held = store.load(program["name"], **KINDS[program["type"]], flags=_flags(program))
         except (OSError, ValueError) as error:
             kept = store.path / program["name"]
             raise OSError(f"remove {kept}, it does not load: {error}") from error
@@ -96,13 +96,21 @@ def _compiled(
 ) -> dict[str, bpf.Fd]:
     """The programs and maps, compiled and loaded; the programs are kept if they can be."""
     module = _module(text, defines)
-    numbers = {
-        program["name"]: module.load_func(program["name"], **KINDS[program["type"]]).fd
-        for program in request["programs"]
-    }
-    _keep_if_possible(module, numbers, store)
-    numbers |= {name: module[name].map_fd for name in request["pin_maps"]}
-    return {name: bpf.Fd(os.dup(number)) for name, number in numbers.items()}
+    loaded = {one["name"]: _loaded(module, one) for one in request["programs"]}
+    _keep_if_possible(module, loaded, store)
+    return loaded | {name: bpf.Fd(os.dup(module[name].map_fd)) for name in request["pin_maps"]}
+
+
+def _loaded(module: Any, program: Request) -> bpf.Fd:
+    """A program of a module; BCC knows no flags of programs."""
+    name, kind = program["name"], KINDS[program["type"]]
+    if flags := _flags(program):
+        return compiled.load(name, module.dump_func(name), **kind, flags=flags)
+    return bpf.Fd(os.dup(module.load_func(name, **kind).fd))
+
+
+def _flags(program: Request) -> int:
+    return bpf.PROG_XDP_HAS_FRAGS if program["frags"] else 0
 
 
 def _module(text: str, defines: dict[str, str]) -> Any:

@@ -7,6 +7,7 @@ single object of the command line.
 """
 
 from ebpfmesh.config.addresses import assign_addresses, parse_address
+from ebpfmesh.config.denied import parse_denied, read_denied
 from ebpfmesh.config.explain import explain, make
 from ebpfmesh.config.file import load, locate, mesh_of, read
 from ebpfmesh.model import parse_prefix
@@ -19,6 +20,8 @@ __all__ = [
     "make",
     "mesh_of",
     "parse_address",
+    "parse_denied",
     "parse_prefix",
     "read",
+    "read_denied",
 ]

@@ -304,6 +304,7 @@ class UplinkTable(Model):
     name: Name
     interface: Interface
     address: _Addresses = ()
+    xdp: Literal["auto", "off"] = Field(default="auto", description='"auto" or "off"')
 
 
 class PolicyTable(PolicySettings):
@@ -576,7 +577,8 @@ def _uplinks(file: _File, origin: _Origin) -> tuple[Uplink, ...]:
         origin[made] = at
         _note(origin, made, (*at, "address"), table.address)
         addresses = _by_family("address", table.address)
-        found.append(make(Uplink, name=table.name, interface=table.interface, **addresses))
+        own = table.model_dump(include={"name", "interface", "xdp"})
+        found.append(make(Uplink, **own, **addresses))
     return tuple(found)
 
 

@@ -290,6 +290,10 @@ ABOUT: dict[str, dict[str, tuple[str, str]]] = {
             '"eth0"',
         ),
         "address": ("Where services are published on it.", '"192.0.2.10"'),
+        "xdp": (
+            "Whether XDP is attached while something is denied there; off: nothing can be.",
+            '"off"',
+        ),
     },
     "tenant": {
         "name": ("Which tenant.", '"vendor"'),

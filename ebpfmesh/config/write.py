@@ -213,7 +213,8 @@ def _service(one: Service) -> _Row:
 def _uplink(one: Uplink) -> _Row:
     values: dict[str, Any] = {"name": one.name, "interface": one.interface}
     addresses = _one_or_all(map(str, one.addresses))
-    return _Row(values | ({"address": addresses} if addresses else {}))
+    values |= {"address": addresses} if addresses else {}
+    return _Row(values | one.model_dump(include={"xdp"}, exclude_defaults=True))
 
 
 def _policy(one: Policy) -> _Row:

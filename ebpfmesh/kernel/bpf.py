@@ -25,10 +25,14 @@ MAP_TYPE = {
     "hash": 1, "array": 2, "prog": 3, "percpu_hash": 5, "percpu_array": 6, "lru_hash": 9,
     "lpm_trie": 11, "array_of_maps": 12, "xskmap": 17, "sk_storage": 24, "ringbuf": 27,
 }  # fmt: skip
+MAP_INNER = 1 << 12
+"""Of an array in a map of maps: the others there may have other sizes (BPF_F_INNER_MAP)."""
+PROG_XDP_HAS_FRAGS = 1 << 5
 PROG_TYPE_SCHED_CLS = 3
 PROG_TYPE_XDP = 6
 PROG_TYPE_CGROUP_SOCK_ADDR = 18
 XDP = 37
+XDP_NATIVE = 1 << 2  # of a link: XDP_FLAGS_DRV_MODE
 TCX_INGRESS = 46
 TCX_EGRESS = 47
 BEFORE = 1 << 3  # of a link: before all that are there
@@ -143,7 +147,9 @@ class _ProgLoadOpts(c.Structure):
         ("sz", c.c_size_t),
         ("attempts", c.c_int),
         ("expected_attach_type", c.c_uint32),
-        ("_unused", c.c_uint32 * 7),
+        ("prog_btf_fd", c.c_uint32),
+        ("prog_flags", c.c_uint32),
+        ("_unused", c.c_uint32 * 5),
         ("_pointers", c.c_void_p * 5),
         ("log_level", c.c_uint32),
         ("log_size", c.c_uint32),
@@ -289,6 +295,11 @@ def prog_by_id(number: int) -> Fd:
     return Fd(_call("bpf_prog_get_fd_by_id", c.c_uint32(number), about=f"program {number}"))
 
 
+def map_by_id(number: int) -> Fd:
+    """Open a map by its id, as one that is in a map of maps is found."""
+    return Fd(_call("bpf_map_get_fd_by_id", c.c_uint32(number), about=f"map {number}"))
+
+
 @functools.cache
 def possible_cpus() -> int:
     """Number of CPUs a per-CPU map holds a value for."""
@@ -432,10 +443,12 @@ def map_update_batch(fd: Fd, keys: Sequence[bytes], values: Sequence[bytes]) -> 
 
 
 def prog_load(
-    kind: int, name: str, code: bytes | bytearray, attach_type: int = 0, log: Any = None
-) -> Fd:
+    kind: int, name: str, code: bytes | bytearray, attach_type: int = 0, log: Any = None,
+    *, flags: int = 0,
+) -> Fd:  # fmt: skip
     """Load a program's instructions; ``log`` is a string buffer for what the verifier says."""
     opts = _ProgLoadOpts(sz=c.sizeof(_ProgLoadOpts), expected_attach_type=attach_type)
+    opts.prog_flags = flags
     if log is not None:
         opts.log_level, opts.log_size, opts.log_buf = 1, len(log), c.addressof(log)
     what = (kind, name[:15].encode(), b"GPL", bytes(code), c.c_size_t(len(code) // 8))

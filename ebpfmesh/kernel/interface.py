@@ -39,6 +39,7 @@ GROUPS = 0x65620000  # the first interface group that may be ours for a moment
 ALIAS = "ebpfmesh:"
 SIOCGIFFLAGS, IFF_RUNNING = 0x8913, 0x40  # of linux/sockios.h and linux/if.h
 ARPHRD_ETHER, IFF_UP = 1, 1
+RT_TABLE_MAIN = 254
 _NOT_USABLE = {socket.AF_INET: 0, socket.AF_INET6: 0x01 | 0x08 | 0x20 | 0x40}
 """Flags of an address, linux/if_addr.h: temporary, DAD failed, deprecated, tentative."""
 
@@ -248,8 +249,8 @@ def without_carrier(ip: IPRoute) -> frozenset[int]:
 class Outer:
     """An interface of the host's: whether it has Ethernet frames, and its usable addresses.
 
-    IPv4 first, in the kernel's order; none that is link-local, deprecated, temporary (RFC 8981) or
-    not yet known to be free.
+    ``kind`` is that of a virtual one, such as veth. IPv4 first, in the kernel's order; none that is
+    link-local, deprecated, temporary (RFC 8981) or not yet known to be free.
     """
 
     ethernet: bool
@@ -257,6 +258,7 @@ class Outer:
     up: bool
     mtu: int
     addresses: tuple[Address, ...]
+    kind: str
 
 
 def outer(ip: IPRoute, ifindex: int) -> Outer:
@@ -274,7 +276,19 @@ def outer(ip: IPRoute, ifindex: int) -> Outer:
         up=bool(link["flags"] & IFF_UP) and link.get_attr("IFLA_CARRIER") != 0,
         mtu=link.get_attr("IFLA_MTU"),
         addresses=tuple(sorted(found, key=lambda one: one.version)),
+        kind=about.get_attr("IFLA_INFO_KIND") if (about := link.get_attr("IFLA_LINKINFO")) else "",
     )
+
+
+def gateways(ip: IPRoute, ifindex: int) -> list[Address]:
+    """Whom the host's routes send by an interface, each once."""
+    found = {}
+    for family in (socket.AF_INET, socket.AF_INET6):
+        rows: Any = ip.get_routes(family=family, oif=ifindex, table=RT_TABLE_MAIN)
+        for row in rows:
+            if row.get_attr("RTA_OIF") == ifindex and (text := row.get_attr("RTA_GATEWAY")):
+                found[_address(text)] = True
+    return list(found)
 
 
 def runs(asked: socket.socket, name: str) -> bool | None:

@@ -9,6 +9,7 @@ the program pinned for it is ever removed; of a mesh's own, where the pin is los
 import contextlib
 import errno
 import functools
+import os
 import socket
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
@@ -101,7 +102,7 @@ def _detach(ip: IPRoute, ifindex: int, direction: Direction, pin: Path) -> None:
 
 def pinned(top: Path) -> Iterator[tuple[Path, int]]:
     """Links pinned at interfaces, of whatever version, with the interface of each."""
-    for pin in top.glob("v*/links/*-*gress"):
+    for pin in (*top.glob("v*/links/*-*gress"), *top.glob(f"v*/links/{UPLINK_PIN}*-xdp")):
         with contextlib.suppress(FileNotFoundError), bpf.obj_get(pin) as held:
             if bpf.is_link(held) and (index := bpf.link_interface(held)):
                 yield pin, index
@@ -238,6 +239,48 @@ def _filters(ip: IPRoute, ifindex: int, direction: Direction) -> Iterator[Attach
         options = message.get_attr("TCA_OPTIONS")
         if options is not None and message.get_attr("TCA_KIND") == "bpf":
             yield Attached(direction, "clsact filter", str(options.get_attr("TCA_BPF_NAME")))
+
+
+def attach_xdp(ifindex: int, name: str, program: bpf.Fd, pin: Path) -> None:
+    """Attach a program to XDP of interface ``name``, native, by a link that is pinned.
+
+    Raises Unsupported where the interface's driver has no XDP or not for its MTU, ForeignProgram if
+    another program is there: XDP has room for one.
+    """
+    try:
+        with (
+            interface.while_there(ifindex),
+            bpf.link_create(program, ifindex, bpf.XDP, bpf.XDP_NATIVE) as link,
+        ):
+            bpf.obj_pin(link, pin)
+    except OSError as error:
+        if error.errno in (errno.EBUSY, errno.EEXIST):
+            with IPRoute() as ip:
+                others = [str(one) for one in programs(ip, ifindex) if one.how == "XDP"]
+            raise ForeignProgram(
+                f"interface {name} already has {others[0] if others else 'a program at XDP'}",
+                hint=f"detach it first: ip link set dev {name} xdp off",
+            ) from error
+        if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL, errno.ERANGE, errno.ENOSPC):
+            raise
+        raise Unsupported(
+            f"interface {name} has no native XDP ({os.strerror(error.errno)}), "
+            "which a deny list needs",
+            hint='XDP is a driver\'s: name its NIC, or leave it out by xdp = "off" at [[uplink]]',
+        ) from error
+
+
+def replace_xdp(program: bpf.Fd, pin: Path) -> None:
+    """Have ``program`` run where the pinned one does, which one of the two does at any time."""
+    with bpf.obj_get(pin) as link, _may_be_gone():
+        bpf.link_update(link, program)
+
+
+def detach_xdp(pin: Path) -> None:
+    """Undo attach_xdp. Twice is fine."""
+    with contextlib.suppress(FileNotFoundError), bpf.obj_get(pin) as link:
+        bpf.link_detach(link)  # by itself the kernel would do it some time after
+    pin.unlink(missing_ok=True)
 
 
 def refuse_foreign(ip: IPRoute, ifindex: int, interface: str, hook: Hook, *, force: bool) -> None:

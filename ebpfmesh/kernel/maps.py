@@ -7,7 +7,7 @@ kernel and BCC would take any other layout in silence and overrun it.
 
 import ctypes
 from collections.abc import Iterator
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from ebpfmesh import _abi
 from ebpfmesh.errors import AbiMismatch, NotFound
@@ -141,12 +141,37 @@ def create_maps(pins: Pins, limits: Limits, *, count_flows: bool = False) -> boo
             continue
         flags = NO_PREALLOC if spec.name in LAZY else 0
         kind, sizes = bpf.MAP_TYPE[spec.kind], _sizes(spec)
-        with bpf.map_create(kind, spec.name, *sizes, entries[spec.entries], flags) as fd:
+        inner = INNER[spec.name].create(1) if spec.name in INNER else None
+        made = bpf.map_create(kind, spec.name, *sizes, entries[spec.entries], flags, inner=inner)
+        with made as fd:
             bpf.obj_pin(fd, path)
         created = True
     return created
 
 
+class Inner(NamedTuple):
+    """Maps that a map of maps holds; they differ in their sizes alone, which a hash always may."""
+
+    name: str
+    kind: str
+    key: type
+    value: type
+    flags: int = 0
+
+    def create(self, entries: int) -> bpf.Fd:
+        """One, pinned nowhere."""
+        sizes = ctypes.sizeof(self.key), ctypes.sizeof(self.value)
+        return bpf.map_create(bpf.MAP_TYPE[self.kind], self.name, *sizes, entries, self.flags)
+
+
+INNER = {
+    "mesh_deny_bits": Inner("mesh_filter", "array", ctypes.c_uint32, _abi.DenyWord, bpf.MAP_INNER),
+    "mesh_deny4": Inner("mesh_denied4", "hash", _abi.Deny4Key, _abi.Denied),
+    "mesh_deny6": Inner("mesh_denied6", "hash", _abi.Deny6Key, _abi.Denied),
+    "mesh_deny4_trie": Inner("mesh_denied4", "lpm_trie", _abi.Deny4Key, _abi.Denied, NO_PREALLOC),
+    "mesh_deny6_trie": Inner("mesh_denied6", "lpm_trie", _abi.Deny6Key, _abi.Denied, NO_PREALLOC),
+}
+"""What maps of maps hold."""
 LAZY = frozenset(
     {"mesh_policy", "mesh_service", "mesh_address", "mesh_iface", "mesh_drops", "mesh_prefix"}
     | {"mesh_socket", "mesh_target", "mesh_refused"}
@@ -189,6 +214,8 @@ def _entries(limits: Limits) -> dict[str, int]:
         "programs": _abi.PROGRAMS,
         "meters": functions * tenant_ids(limits),
         "drops": DROP_ENTRIES,
+        "reasons": len(_abi.Reason),
+        "deny_lists": _abi.DENY_LISTS,
         "rates": 2 * (functions + tenant_ids(limits)),
     }
 

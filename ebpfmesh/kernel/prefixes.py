@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: BSD-2-Clause
 """Addresses and prefixes as the maps have them: IPv4 as ::ffff:a.b.c.d."""
 
-from ipaddress import IPv4Address, ip_network
+from ipaddress import IPv4Address, IPv4Network, IPv6Network, ip_network
 from typing import NamedTuple
 
 from ebpfmesh.model import Address, Network
 
 BYTES = 16
 _MAPPED = 0xFFFF << 32
+_MAPPED4 = _MAPPED.to_bytes(BYTES)[:12]
 
 
 class Block(NamedTuple):
@@ -21,10 +22,27 @@ class Block(NamedTuple):
         """Its last address."""
         return (int.from_bytes(self.first) | (1 << 128 - self.length) - 1).to_bytes(BYTES)
 
+    @property
+    def is4(self) -> bool:
+        """Whether it is of IPv4."""
+        return self.length >= 96 and self.first.startswith(_MAPPED4)
+
     def wider(self, length: int) -> "Block":
         """The block of that length around it."""
         rest = 128 - length
         return Block(length, (int.from_bytes(self.first) >> rest << rest).to_bytes(BYTES))
+
+    @property
+    def prefix(self) -> Network:
+        """As people write it."""
+        if self.is4:
+            return IPv4Network((self.first[12:], self.length - 96))
+        return IPv6Network((self.first, self.length))
+
+    @classmethod
+    def of4(cls, bits: int, first: bytes) -> "Block":
+        """The block of a prefix of IPv4."""
+        return cls(96 + bits, _MAPPED4 + first)
 
 
 def packed(address: Address) -> bytes:

@@ -34,7 +34,6 @@ MMAP_OFFSETS, UMEM_REG, MAX_TX_BUDGET = 1, 4, 9
 RX_RING, TX_RING, FILL_RING, COMPLETION_RING = 2, 3, 5, 6
 AT_FILL = 0x100000000  # XDP_UMEM_PGOFF_FILL_RING
 COPY, NEED_WAKEUP = 1 << 1, 1 << 3
-NATIVE = 1 << 2  # XDP_FLAGS_DRV_MODE
 BUDGET = 256  # packets that one system call sends, of 32 before Linux 6.18
 VARIABLE = "EBPFMESH_PORT"
 """What a command knows them by: descriptor of the memory, that of the socket, bytes of a frame."""
@@ -94,7 +93,7 @@ def attach(host: int, namespace: Path, inner: str, place: Path) -> None:
         with program, netns.entered(namespace):
             index = socket.if_nametoindex(inner)
             try:
-                link = bpf.link_create(program, index, bpf.XDP, NATIVE)
+                link = bpf.link_create(program, index, bpf.XDP, bpf.XDP_NATIVE)
             except OSError as error:
                 if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):
                     raise

@@ -62,10 +62,11 @@ from ebpfmesh.model.rate import Rate, number_text
 from ebpfmesh.model.readiness import Health, Probe, Ready
 from ebpfmesh.model.scope import Scope
 from ebpfmesh.model.shares import ByteShare, Share, Shares, guaranteed
-from ebpfmesh.model.uplink import UPLINKS, Published, Uplink
+from ebpfmesh.model.uplink import DENIED, UPLINKS, Published, Uplink
 from ebpfmesh.model.whole import problems
 
 __all__ = [
+    "DENIED",
     "FRAME",
     "LIFE",
     "SANDBOX",

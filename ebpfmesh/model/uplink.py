@@ -3,7 +3,7 @@
 
 from collections.abc import Iterable
 from ipaddress import IPv4Address, IPv6Address
-from typing import Annotated, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 from pydantic import AfterValidator, Field
 
@@ -12,6 +12,8 @@ from ebpfmesh.model.ports import parse_ports, ports_text
 
 UPLINKS = 16
 """The most that a mesh can have."""
+DENIED = 1 << 20
+"""The most prefixes that it can deny."""
 Interface = Annotated[
     str,
     Field(pattern=r"^[^\s/:.][^\s/:]{0,14}$", description="the name of an interface, such as eth0"),
@@ -21,12 +23,14 @@ Interface = Annotated[
 class Uplink(Model):
     """An interface by which packets from outside come in, a NIC or a veth that plays one.
 
-    It stays the host's: what is not for the mesh passes. ``address4`` and ``address6`` are where
-    services are published on it; None: the first one it has of that family.
+    It stays the host's: what is not for the mesh passes. ``xdp`` is there while something is
+    denied, or never. ``address4`` and ``address6`` are where services are published on it; None:
+    the first one it has of that family.
     """
 
     name: Name
     interface: Interface
+    xdp: Literal["auto", "off"] = "auto"
     address4: Annotated[IPv4Address, AfterValidator(check_address)] | None = None
     address6: Annotated[IPv6Address, AfterValidator(check_address)] | None = None
 

@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: BSD-2-Clause
 """What the programs counted: traffic and drops, summed over all CPUs."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from ebpfmesh import _abi
+from ebpfmesh.kernel.maps import Maps
 from ebpfmesh.observe import ports
 from ebpfmesh.observe.view import View
 
@@ -62,6 +64,14 @@ def _function(view: View, key: _abi.DropKey) -> str:
     return view.name_of("function", key.function) if key.function or at_uplink else "unknown"
 
 
+def counted(maps: Maps) -> Iterator[tuple[_abi.DropKey, _abi.Drop]]:
+    """What was dropped at tc, and at XDP of uplinks."""
+    yield from maps["mesh_drops"].items()
+    for reason, drop in maps["mesh_xdp_drops"].filled():
+        key = _abi.DropKey(reason=reason.value, direction=_abi.Direction.FROM_UPLINK)
+        yield key, drop
+
+
 def read_drops(view: View) -> list[Drop]:
     """Every reason that was counted, most packets first.
 
@@ -84,6 +94,6 @@ def read_drops(view: View) -> list[Drop]:
             bytes=drop.bytes,
             audited=bool(key.audited),
         )
-        for key, drop in view.maps["mesh_drops"].items()
+        for key, drop in counted(view.maps)
     ]
     return sorted(rows, key=lambda row: -row.packets)

@@ -132,13 +132,26 @@ def _uplinks(view: View, topic: str) -> Iterator[Check]:
         elif seen.state != "up":
             hint = "ebpfmesh gc removes it; ebpfmesh up FILE makes it anew"
             yield Check(topic, "missing", f"uplink {row.name}: {seen.state}", hint)
-        if seen.xdp:
-            what = f"uplink {row.name}: XDP program {seen.xdp} of others runs before the mesh"
-            yield Check(topic, "note", what, "a veth loses its segmentation offload to it")
+        if seen.state in ("up", "down"):
+            yield _xdp(seen, topic)
         for service in services:
             for text in uplinks.taken(service, row.uplink, row.addresses):
                 hint = "it gets nothing from there: publish another port, or stop it"
                 yield Check(topic, "note", text, hint)
+
+
+def _xdp(seen: uplinks.Uplink, topic: str) -> Check:
+    """What is at XDP of an uplink, and why."""
+    if seen.xdp and seen.xdp != uplinks.OURS:
+        what = f"uplink {seen.name}: XDP program {seen.xdp} of others runs before the mesh"
+        return Check(topic, "note", what, "a veth loses its segmentation offload to it")
+    what = f"uplink {seen.name}: {'XDP' if seen.xdp else 'no XDP'}: {seen.why}"
+    if "offload" in seen.why:
+        hint = "TCP from there is at about a third: ebpfmesh deny del --all ends it"
+        return Check(topic, "note", what, hint)
+    if seen.denied and not seen.xdp:
+        return Check(topic, "note", what, 'leave out xdp = "off", or ebpfmesh deny show')
+    return Check(topic, "ok", what)
 
 
 def _build(view: View, topic: str) -> Iterator[Check]:

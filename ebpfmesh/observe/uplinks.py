@@ -12,13 +12,14 @@ from typing import Literal
 from pyroute2 import IPRoute
 
 from ebpfmesh.kernel import interface, links
-from ebpfmesh.kernel.programs import UPLINK
+from ebpfmesh.kernel.programs import DENY, UPLINK
 from ebpfmesh.model import Mesh, Service
 from ebpfmesh.model import Uplink as UplinkModel
 from ebpfmesh.observe.view import View
 from ebpfmesh.state.place import UplinkProblem, uplink_problem
 from ebpfmesh.state.record import UplinkRow
 
+OURS = DENY.name
 _STATES = {"tcp": "0A", "udp": "07"}
 """TCP_LISTEN, and a UDP socket without a peer (linux/include/net/tcp_states.h)."""
 
@@ -28,9 +29,9 @@ class Uplink:
     """An uplink. ``state``: ``up``, ``down`` (the interface is), or what is broken.
 
     ``addresses`` are the host's there on which services are published; ``published`` these, such as
-    ``tcp/80 portal``. ``how`` the mesh's program is attached; ``xdp`` is the name of a program at
-    XDP in front of it, which is somebody else's: empty if there is none, as it should be where TCP
-    of functions goes by a veth, which loses its segmentation offload to XDP.
+    ``tcp/80 portal``. ``how`` the mesh's program is attached; ``xdp`` is the name of the program at
+    XDP in front of it, empty if there is none, and ``why`` that is so. ``denied`` are prefixes of
+    which nothing comes in there.
     """
 
     name: str
@@ -41,20 +42,26 @@ class Uplink:
     mtu: int | None
     how: str
     xdp: str
+    why: str
+    denied: int
     published: tuple[str, ...]
 
 
 def read_uplinks(view: View) -> list[Uplink]:
     """All uplinks, by name."""
-    services = view.record.services()
-    return [_uplink(view, row, services) for row in view.record.uplinks()]
+    services, numbers = view.record.services(), view.record.count_denied()
+    return [
+        _uplink(view, row, services, numbers.get("", 0) + numbers.get(row.name, 0))
+        for row in view.record.uplinks()
+    ]
 
 
-def _uplink(view: View, row: UplinkRow, services: list[Service]) -> Uplink:
+def _uplink(view: View, row: UplinkRow, services: list[Service], denied: int) -> Uplink:
     problem = uplink_problem(view.ip, view.pins, row)
     there = problem in ("", "program missing")
     found = interface.outer(view.ip, row.ifindex) if there else None
     attached = list(links.programs(view.ip, row.ifindex)) if there else []
+    xdp = next((one.name for one in attached if one.how == "XDP"), "")
     return Uplink(
         name=row.name,
         interface=row.uplink.interface,
@@ -63,7 +70,9 @@ def _uplink(view: View, row: UplinkRow, services: list[Service]) -> Uplink:
         addresses=tuple(map(str, row.addresses)),
         mtu=found.mtu if found else None,
         how=next((one.how for one in attached if one.name == UPLINK), ""),
-        xdp=next((one.name for one in attached if one.how == "XDP"), ""),
+        xdp=xdp,
+        why=_why(row, xdp, denied, "" if found is None else found.kind),
+        denied=denied,
         published=tuple(
             f"{service.protocol}/{str(one).rpartition(':')[2]} {service.name}"
             for service in services
@@ -71,6 +80,18 @@ def _uplink(view: View, row: UplinkRow, services: list[Service]) -> Uplink:
             if one.uplink == row.name
         ),
     )
+
+
+def _why(row: UplinkRow, xdp: str, denied: int, kind: str) -> str:
+    """Why XDP is there or not, and what that costs."""
+    if xdp and xdp != OURS:
+        return "somebody else's, in front of the mesh"
+    if xdp:
+        cost = "; a veth's other end has no segmentation offload meanwhile"
+        return f"{denied} prefixes are denied{cost if kind == 'veth' else ''}"
+    if not denied:
+        return "nothing is denied"
+    return 'xdp = "off": what is denied comes in' if row.uplink.xdp == "off" else "it is missing"
 
 
 def taken(

@@ -11,7 +11,7 @@ import sqlite3
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 from urllib.parse import quote
 
 from ebpfmesh.errors import AbiMismatch, MeshError, UnreadableRecord
@@ -31,7 +31,7 @@ COMMAND = "command/"
 """Begins the key of a setting that tells of a function's command."""
 T = TypeVar("T")
 
-VERSION = 8
+VERSION = 9
 """Of the tables and of what the settings mean: another one is not read."""
 APPLICATION = int.from_bytes(b"mesh")  # what file(1) would tell the file by
 SCHEMA = """
@@ -70,6 +70,8 @@ CREATE TABLE injection (name TEXT PRIMARY KEY, model TEXT, program INTEGER, befo
  canary INTEGER, split INTEGER);
 CREATE TABLE program (id INTEGER PRIMARY KEY, model TEXT, compiled TEXT);
 CREATE TABLE chain (block INTEGER PRIMARY KEY, programs TEXT UNIQUE);
+CREATE TABLE denied (uplink TEXT, length INTEGER, first BLOB, packets INTEGER,
+ PRIMARY KEY (uplink, length, first)) WITHOUT ROWID;
 CREATE TABLE step (number INTEGER PRIMARY KEY, operation TEXT);
 CREATE TABLE reserve (room BLOB);
 """
@@ -86,6 +88,13 @@ class Entry:
     key: bytes
     strength: int
     shape: int
+
+
+class Denied(NamedTuple):
+    """A denied prefix, at the uplink of this name, be it there or not; empty: at all of them."""
+
+    uplink: str
+    block: Block
 
 
 @contextlib.contextmanager
@@ -276,6 +285,15 @@ class Tables:
         query = "SELECT substr(key, ?), value FROM setting WHERE key BETWEEN ? AND ?"
         rows = self._all(query, len(kind) + 1, kind, kind + "~")
         return {name: self._read(json.loads, value) for name, value in rows}
+
+    def denied(self) -> dict[Denied, int]:
+        """What is denied, and packets that were dropped for it by lists of before."""
+        rows = self._all("SELECT uplink, length, first, packets FROM denied")
+        return {Denied(uplink, Block(*block)): packets for uplink, *block, packets in rows}
+
+    def count_denied(self) -> dict[str, int]:
+        """How many prefixes are denied at each uplink; by an empty name: at all."""
+        return dict(self._all("SELECT uplink, count(*) FROM denied GROUP BY uplink"))
 
     def sizes(self) -> dict[str, int]:
         """What is used of limits.services, limits.rules and limits.prefixes."""

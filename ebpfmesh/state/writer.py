@@ -12,7 +12,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Collection, Iterator, Mapping, Sequence, Set
 from pathlib import Path
 from stat import S_IMODE
 from typing import Any, Self
@@ -45,6 +45,7 @@ from ebpfmesh.state.tables import (
     UNREADY,
     UPLINK,
     VERSION,
+    Denied,
     Entry,
     Kind,
     Setting,
@@ -143,6 +144,22 @@ class Writer(Record):
     def delete_uplink(self, name: str) -> None:
         """Delete an uplink's row."""
         self._db.execute("DELETE FROM setting WHERE key = ?", (UPLINK + name,))
+
+    def change_denied(self, gone: Collection[Denied], new: Collection[Denied]) -> None:
+        """Write what is denied no more, and what is from now on."""
+        delete = "DELETE FROM denied WHERE uplink = ? AND length = ? AND first = ?"
+        with self.transaction():
+            self._db.executemany(delete, ((one.uplink, *one.block) for one in gone))
+            insert = "INSERT INTO denied VALUES (?, ?, ?, 0)"
+            self._db.executemany(insert, ((one.uplink, *one.block) for one in new))
+
+    def add_denied(self, packets: Mapping[Denied, int]) -> None:
+        """Add to what was dropped for prefixes, as far as they are denied still."""
+        update = "UPDATE denied SET packets = packets + ? "
+        update += "WHERE uplink = ? AND length = ? AND first = ?"
+        rows = ((number, one.uplink, *one.block) for one, number in packets.items())
+        with self.transaction():
+            self._db.executemany(update, rows)
 
     def set_unready(self, function: str, why: str, *, asked: bool = False) -> None:
         """Write down why a function gets no new flows of services; empty: this is no reason."""

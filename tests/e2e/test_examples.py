@@ -74,6 +74,10 @@ BEGIN = {
     "service add": FUNCTIONS,
     "policy": FUNCTIONS,
     "policy add": FUNCTIONS,
+    "deny": BARE,
+    "deny add": BARE,
+    "deny del": BARE,
+    "deny show": BARE,
 }
 """The mesh that the examples of a command begin with, where it is not FULL."""
 ONLY_PARSED = ("bench run", "bench report", "demo", "bench")
@@ -94,6 +98,15 @@ INJECTED = {
     "eject": (INJECT, f"{INJECT} --name second", f"{INJECT} --name third"),
     "show injected": (INJECT,),
 }
+UPLINK = "ebpfmesh attach uplink0 --uplink up0"
+DENY = "ebpfmesh deny add 192.0.2.7 198.51.100.0/24 2001:db8:bad::/48"
+DENIES = {
+    "deny": (UPLINK,),
+    "deny add": (UPLINK,),
+    "deny del": (UPLINK, DENY, f"{DENY} --uplink uplink0"),
+    "deny show": (UPLINK, DENY),
+}
+"""What is done before the examples about deny lists; list.txt is there."""
 """What is done before the examples of a command; for the first one there is no file yet."""
 MAY_DENY = ("policy test", "doctor")
 """Commands whose exit code 1 is an answer."""
@@ -169,7 +182,7 @@ def test_examples_of_help(path: str, place: Path) -> None:
     begin = {BARE: "bare", FUNCTIONS: "functions", FULL: "full"}[BEGIN.get(path, FULL)]
     with surroundings(path, place):
         ebpfmesh("up", place / f"{begin}.toml")
-        for line in INJECTED.get(path, ()):
+        for line in (*INJECTED.get(path, ()), *DENIES.get(path, ())):
             run(line, place)
         if path == "inject reset":
             open_breakers()
@@ -206,6 +219,9 @@ def surroundings(path: str, place: Path) -> Iterator[None]:
             command_of(before, "up", place / "full.toml")
         if path == "bench generate":
             stack.enter_context(veths())
+        if path in DENIES:
+            stack.enter_context(beyond())
+            (place / "list.txt").write_text("192.0.2.7\n198.51.100.0/24  # and a comment\n")
         yield
 
 

@@ -80,7 +80,8 @@ def state(mesh: Mesh) -> dict[str, str]:
 
 
 def found(mesh: Mesh) -> list[str]:
-    return [check.text for check in health.check(mesh.name) if "uplink" in check.text]
+    wrong = (check.text for check in health.check(mesh.name) if check.status != "ok")
+    return [text for text in wrong if "uplink" in text]
 
 
 def test_flows_outlive_a_flap(mesh: Mesh, outside: Beyond) -> None:

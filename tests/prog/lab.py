@@ -26,7 +26,7 @@ from ebpfmesh.inject.compose import Tables
 from ebpfmesh.kernel import bpf, interface, netns
 from ebpfmesh.kernel.maps import Maps, tenant_ids
 from ebpfmesh.kernel.pins import Pins
-from ebpfmesh.kernel.programs import Program
+from ebpfmesh.kernel.programs import DENY, Program
 from ebpfmesh.model import Function, Identity, Limits, Mesh, Policy, Service
 from ebpfmesh.state.record import Record
 from support.packets import Peer
@@ -250,6 +250,7 @@ class Lab:
     def __init__(self) -> None:
         self.maps = Maps(Pins(NAME))
         load_programs(Pins(NAME), "mesh_xdp.c", XDP)
+        load_programs(Pins(NAME), DENY.file, [DENY])
         set_calls(Pins(NAME), "mesh_xdp_calls", XDP_CALLS)
         names = (TC.program, XDP_FN.program, TO_FN.program, SLOW)
         self._programs = {name: bpf.obj_get(Pins(NAME).progs / name) for name in names}

@@ -24,6 +24,7 @@ from ebpfmesh.kernel import cgroup, netns, pins
 from ebpfmesh.kernel.maps import Maps, tenant_ids
 from ebpfmesh.kernel.pins import Pins
 from ebpfmesh.model import Mesh
+from ebpfmesh.observe.counters import counted
 from ebpfmesh.state.record import RUN, Record, all_records
 from kernels.matrix import may_skip
 
@@ -200,7 +201,7 @@ def drops(mesh: Mesh, *, audited: bool = False) -> dict[tuple[str, Direction, Re
     names = _names(mesh, "function")
     return {
         (names[key.function], Direction(key.direction), Reason(key.reason)): drop.packets
-        for key, drop in Maps(Pins(mesh.name))["mesh_drops"].items()
+        for key, drop in counted(Maps(Pins(mesh.name)))
         if bool(key.audited) == audited
     }
 

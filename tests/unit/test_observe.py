@@ -37,6 +37,7 @@ def view(**maps: list[tuple[Any, Any]]) -> View:
     numbers: dict[str, list[tuple[Any, Any]]] = {
         "mesh_flow4": [],
         "mesh_flow6": [],
+        "mesh_xdp_drops": [],
         "mesh_iface": [(SimpleNamespace(value=10 + n), _abi.Iface(id=n)) for n in (1, 2)],
         **maps,
     }
@@ -278,6 +279,7 @@ def test_the_table_of_maps_in_the_readme_has_every_map() -> None:
     rows = re.findall(r"^\| `(mesh_\w+)` \| ([\w -]+) \|", text, re.MULTILINE)
     kinds = {
         "LPM trie": "lpm_trie",
+        "array of maps": "array_of_maps",
         "per-CPU array": "percpu_array",
         "per-CPU hash": "percpu_hash",
         "programs": "prog",
