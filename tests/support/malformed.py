@@ -132,6 +132,8 @@ MALFORMED: list[tuple[str, str, str, str]] = [
     ),
     ("frames", ON_XDP + "frames = 100 # here", "100 is no power of two", "64 or 128"),
     ("few frames", ON_XDP + "frames = 32 # here", "cannot be 32", "64 to 65536"),
+    ("xdp of an uplink", HEAD + '[[uplink]]\nname = "u"\ninterface = "e"\nxdp = "on" # here',
+     'cannot be "on"', '"auto" or "off"'),
     ("frames of none", function("frames = 64 # here"), "is about datapath", "af_xdp"),
     ("no room", ON_XDP + 'memory = "8M" # here', "4096 frames take 8M", "lower frames"),
     ("a port", ON_XDP + "ready = {port = 80} # here", '"ready" looks for a socket', "a file"),
