@@ -97,6 +97,10 @@ INJECTED = {
     "inject reset": (INJECT, f"{INJECT} --name second", f"{INJECT} --name third"),
     "eject": (INJECT, f"{INJECT} --name second", f"{INJECT} --name third"),
     "show injected": (INJECT,),
+    "policy test": (
+        "ebpfmesh attach uplink0 --uplink up0",
+        "ebpfmesh service set api --publish uplink0:80",
+    ),
 }
 UPLINK = "ebpfmesh attach uplink0 --uplink up0"
 DENY = "ebpfmesh deny add 192.0.2.7 198.51.100.0/24 2001:db8:bad::/48"
@@ -212,6 +216,8 @@ def surroundings(path: str, place: Path) -> Iterator[None]:
             stack.enter_context(running_probe(place))
         if INJECTED.get(path):
             stack.enter_context(sources(place))
+        if path == "policy test":
+            stack.enter_context(beyond())
         if path == "inject":
             stack.callback((place / "greeter.c").unlink)
         if path in ("up", "plan"):  # there is something to return to

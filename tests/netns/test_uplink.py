@@ -10,14 +10,16 @@ import contextlib
 import socket
 import subprocess
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
 from ebpfmesh import apply
 from ebpfmesh._abi import Direction, Reason
+from ebpfmesh.errors import NotFound, UsageError
 from ebpfmesh.kernel import interface, links, netns
 from ebpfmesh.model import Mesh
-from ebpfmesh.observe import flows, uplinks
+from ebpfmesh.observe import dryrun, flows, uplinks
 from ebpfmesh.observe.view import opened
 from support.beyond import Beyond, beyond
 from support.sockets import (
@@ -243,6 +245,62 @@ def test_a_source_of_the_mesh_is_a_lie(mesh: Mesh, outside: Beyond, family: int)
         subprocess.run([*place, "del", address, "dev", "lo"], check=True)
         key = ("outside", Direction.FROM_UPLINK, Reason.SPOOF_IP)
         assert poll(lambda: drops(mesh).get(key, 0) == before.get(key, 0) + 3)  # noqa: B023
+
+
+def at_uplinks(counted: dict[Any, int]) -> dict[Any, int]:
+    """What was dropped of what came in there; functions send multicast by themselves."""
+    return {key: count for key, count in counted.items() if key[1] == Direction.FROM_UPLINK}
+
+
+def asked(mesh: Mesh, source: str, to: str, **flow: Any) -> tuple[str, str, str, str, int | None]:
+    """Verdict, reason, service, receiver without its number, and its port."""
+    with opened(mesh.name) as view:
+        one = dryrun.ask(view, dryrun.party(view, source), dryrun.party(view, to), **flow)
+    function = one.receiver.rpartition("-")[0] or one.receiver
+    return one.verdict, one.reason, one.service, function, one.target_port
+
+
+@pytest.mark.parametrize("version", [4, 6])
+def test_what_would_become_of_what_comes_in(mesh: Mesh, outside: Beyond, version: int) -> None:
+    near, far = (f"outside:{ends[version == 6]}" for ends in (outside.near, outside.far))
+    served, denied = (
+        ("pass", "", "web", "web", 8080),
+        ("drop", "POLICY", "web", "web", 8080),
+    )
+    before = at_uplinks(drops(mesh))
+    for source, to, flow, expected in (
+        (near, "uplink0:80", {}, served),
+        (near, "uplink0:8000", {}, served),
+        (near, "uplink0:53", {}, ("pass", "", "talk", "web", 5000)),
+        (far, "uplink0:80", {}, denied if version == 4 else served),
+        (near, "uplink0:81", {}, ("host", "", "", "", None)),
+        (near, "uplink0:80", {"protocol": "udp"}, ("host", "", "", "", None)),
+        ("outside:203.0.113.9", "function:web-0", {"uplink": "uplink0", "version": 4},
+         ("pass", "", "", "web", None)),
+        (near, "function:web-1", {"uplink": "uplink0"}, ("drop", "POLICY", "", "web", None)),
+        (near, "service:web", {"uplink": "uplink0"}, ("drop", "NO_SERVICE", "", "outside", 80)),
+    ):  # fmt: skip
+        assert asked(mesh, source, to, **{"version": version, **flow}) == expected, (source, to)
+    with opened(mesh.name) as view:
+        ends = dryrun.party(view, far), dryrun.party(view, "uplink0:80")
+        one = dryrun.ask(view, *ends, version=version)
+    assert (one.uplink, one.destination) == ("uplink0", str(outside.host[version == 6]))
+    wanted = outside.far_prefixes[0] if version == 4 else "outside →"
+    assert wanted in one.rule_text, one.rule_text
+    assert at_uplinks(drops(mesh)) == before
+
+
+def test_what_cannot_be_asked_of_an_uplink(mesh: Mesh) -> None:
+    for source, to, flow, wrong, text in (
+        ("outside", "service:web", {}, UsageError, "is for functions"),
+        ("uplink0:80", "web-0", {}, UsageError, "an uplink opens no flows"),
+        ("web-0", "other", {"uplink": "uplink0"}, UsageError, "comes in by no uplink"),
+        ("outside", "uplink0:80", {"port": 81}, UsageError, "has a port already"),
+        ("outside", "web-0", {"uplink": "uplink1"}, NotFound, "no uplink uplink1"),
+        ("outside", "uplink0:70000", {}, UsageError, "70000 is not a port"),
+    ):
+        with pytest.raises(wrong, match=text):
+            asked(mesh, source, to, **flow)
 
 
 def test_show_uplinks(mesh: Mesh, outside: Beyond) -> None:
