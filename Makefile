@@ -5,6 +5,7 @@ SHELL := /bin/bash
 
 BIN    := .venv/bin
 PYTEST := $(BIN)/pytest $(PYTEST_ARGS)
+TWO_WORKERS := --numprocesses 2 --dist loadfile
 SHELL_FILES = $(wildcard .ci/run scripts/*.sh tests/*/*.sh vagrant/*.sh)
 KERNELS := PYTHONPATH=tests $(BIN)/python -m kernels.
 C_FILES = $(shell find bpf -path bpf/include/uapi -prune -o -name '*.[ch]' -print)
@@ -52,17 +53,16 @@ types: setup-test ## mypy --strict
 	$(BIN)/mypy
 
 unit: setup-test ## no root, no kernel
-	$(PYTEST) tests/unit
+	$(PYTEST) $(TWO_WORKERS) tests/unit
 
 prog: setup-test ## single programs on single packets, by BPF_PROG_TEST_RUN (root)
-	$(PYTEST) tests/prog
+	$(PYTEST) $(TWO_WORKERS) tests/prog
 
-# Two workers, since half of it is waiting for the kernel.
 netns: setup-test ## real stacks in namespaces of their own (root)
-	$(PYTEST) --numprocesses 2 --dist loadfile tests/netns
+	$(PYTEST) $(TWO_WORKERS) tests/netns
 
 e2e: setup-test ## the command line, with containers (root)
-	$(PYTEST) --numprocesses 2 --dist loadfile tests/e2e
+	$(PYTEST) $(TWO_WORKERS) tests/e2e
 
 equivalence: setup-test ## generated rules and packets: the mesh does what iptables does (root)
 	$(PYTEST) tests/equivalence
