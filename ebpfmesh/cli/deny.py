@@ -5,7 +5,7 @@ import contextlib
 import sys
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 import click
 
@@ -60,10 +60,20 @@ def _read(prefixes: tuple[str, ...], files: tuple[str, ...]) -> "set[Network]":
         with contextlib.ExitStack() as stack:
             lines = sys.stdin
             if name != STDIN:
-                lines = stack.enter_context(Path(name).open(errors="backslashreplace"))
+                lines = stack.enter_context(_opened(Path(name)))
             whole = iter(partial(lines.readline, denied.LONGEST + 1), "")
             found |= read_denied(whole, Path("stdin" if name == STDIN else name))
     return found
+
+
+def _opened(file: Path) -> TextIO:
+    try:
+        return file.open(errors="backslashreplace")
+    except OSError as error:
+        raise UsageError(
+            f"{file}: cannot read it: {error.strerror}",
+            hint="give the path of a file that can be read, or - for stdin",
+        ) from error
 
 
 def _warnings(mesh: str, found: "set[Network]", uplink: str) -> list[str]:

@@ -541,6 +541,7 @@ def tag() -> bytes:
 
 def test_the_command_line_changes_nothing_where_a_line_is_wrong(mesh: Mesh, tmp_path: Path) -> None:
     file = tmp_path / "list.txt"
+    assert "- for stdin" in ebpfmesh("deny", "add", "-f", file, code=2).stderr
     file.write_text("# of today\n192.0.2.0/24\n198.51.100.1/24\nexample.com\n")
     done = ebpfmesh("deny", "add", "-f", file, "--json", code=2)
     told = json.loads(done.stdout)["errors"]
