@@ -498,7 +498,7 @@ struct mesh_flow {
 	__u32 meter_tx;	   /* slot of the sender in mesh_meter, 0: not a function */
 	__u32 meter_rx;	   /* slot of the receiver, 0: not a function */
 	__u32 ethernet[3]; /* new destination and source MAC, as they stand in the frame */
-	__u8 sender[6];	   /* the only source MAC it may come from */
+	__u8 sender[6];	   /* the only source MAC it may come from; by an uplink: its own, to XDP */
 	__u16 flags;	   /* enum mesh_flow_flag */
 	struct mesh_address address; /* new address; IPv4 in word[3] */
 	__u16 checksum;		     /* one's complement difference that the new address makes */

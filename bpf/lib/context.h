@@ -68,16 +68,16 @@ HOT __u32 context_ifindex(CTX *ctx)
 static __u64 (*xdp_get_buff_len)(void *ctx) = (void *)BPF_FUNC_xdp_get_buff_len;
 
 /* Fragments are behind what can be read directly. */
-HOT __u32 context_length(CTX *ctx)
+HOT __u32 context_whole_length(CTX *ctx)
 {
 	return xdp_get_buff_len(ctx);
 }
-#else
+#endif
+
 HOT __u32 context_length(CTX *ctx)
 {
 	return context_end(ctx) - context_data(ctx);
 }
-#endif
 
 /* One frame is one packet: XDP sits below segmentation offload. */
 HOT __u32 context_packets(CTX *ctx)

@@ -177,9 +177,9 @@ HOT int deny_find(CTX *ctx, struct deny *d)
  */
 HOT __u32 deny_length(CTX *ctx, __u32 bytes)
 {
-	__u32 linear = context_end(ctx) - context_data(ctx);
+	__u32 linear = context_length(ctx);
 
-	return linear < bytes ? context_length(ctx) : linear;
+	return linear < bytes ? context_whole_length(ctx) : linear;
 }
 
 /*

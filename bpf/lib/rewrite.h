@@ -86,8 +86,6 @@ HOT __sum16 *rewrite_checksum_at(const struct pkt *p)
 	return p->protocol == IPPROTO_UDP && !*check ? NULL : check;
 }
 
-#ifndef MESH_XDP
-
 /* Sum of the pseudo-header, of the packet as it came. */
 HOT __u16 rewrite_pseudo_sum(const struct pkt *p)
 {
@@ -97,6 +95,8 @@ HOT __u16 rewrite_pseudo_sum(const struct pkt *p)
 		return csum_fold(sum + csum_words(&p->ip4->saddr, 2));
 	return csum_fold(sum + csum_words(p->ip6->saddr.s6_addr32, 8));
 }
+
+#ifndef MESH_XDP
 
 /*
  * With transmit offload (CHECKSUM_PARTIAL) the field holds the pseudo-header's sum and nothing

@@ -233,6 +233,8 @@ HOT int slow_deliver(CTX *ctx, struct slow *s)
 	if (flow_is_chained(flow))
 		return slow_inject(ctx, s, flow);
 	output = flow->output;
+	if (slow_is_from_uplink(s->j))
+		__builtin_memcpy(flow->sender, s->p.eth->h_dest, sizeof(flow->sender));
 	meter_count(ctx, flow);
 	if (s->j->packet.direction == MESH_TO_FN) {
 		rewrite_destination(&s->p, flow);

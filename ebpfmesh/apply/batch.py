@@ -168,8 +168,10 @@ def _finish(mesh: Live, done: Iterable[Operation], wait: Callable[[], None] | No
     """Raise the epoch, once for all changes; start commands when everything is in place."""
     _attach_sockets(mesh)
     mesh.chains.draw()
-    if mesh.deny.stale:
+    if mesh.deny.stale:  # and with it what is at XDP
         mesh.deny.draw()
+    if mesh.early.stale:
+        mesh.early.draw()
     mesh.step("commit")
     mesh.control.commit()
     mesh.chains.sweep()

@@ -14,15 +14,15 @@ pins of its own (``Pins.root``) and is refused before anything is done.
 import ctypes
 import shutil
 
+from ebpfmesh.apply import early
 from ebpfmesh.apply.held import Held
 from ebpfmesh.apply.programs import load_sources
 from ebpfmesh.compile import compiled
 from ebpfmesh.errors import AbiMismatch, NotFound
 from ebpfmesh.kernel import bpf, links, private, sockets
 from ebpfmesh.kernel.pins import Pins
-from ebpfmesh.kernel.programs import ALWAYS, AT_SOCKETS, CALLS, DENY, HOOKS, MESH, UPLINK, by_file
+from ebpfmesh.kernel.programs import ALWAYS, AT_SOCKETS, CALLS, HOOKS, MESH, UPLINK, by_file
 from ebpfmesh.operation import ReplacePrograms
-from ebpfmesh.state import denied
 from ebpfmesh.state.place import uplink_pin
 from ebpfmesh.state.record import Record
 
@@ -121,16 +121,4 @@ def _switch_hooks(mesh: Held, build: str) -> None:
             links.replace(mesh.ip, uplink.ifindex, "ingress", program, pin)
         mesh.step(f"program {UPLINK}")
         bpf.obj_repin(program, mesh.pins.progs / UPLINK)
-    _switch_xdp(mesh, build)
-
-
-def _switch_xdp(mesh: Held, build: str) -> None:
-    """At uplinks where something is denied, if it ever was since the build came."""
-    if not (mesh.pins.build(build) / DENY.name).exists():
-        return
-    with bpf.obj_get(mesh.pins.build(build) / DENY.name) as program:
-        for name in denied.pinned(mesh.pins):
-            mesh.step(f"uplink {name}: XDP")
-            links.replace_xdp(program, denied.pin(mesh.pins, name))
-        mesh.step(f"program {DENY.name}")
-        bpf.obj_repin(program, mesh.pins.progs / DENY.name)
+    early.switch(mesh, build)

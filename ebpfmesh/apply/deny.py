@@ -1,31 +1,28 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""The deny list, between the record and the kernel: the maps of it, and XDP at uplinks.
+"""The deny list, between the record and the kernel: the maps of it, for XDP at uplinks.
 
 The record has the list, packets meet what was made of it. A change is made in the kernel first, in
 one step, and then written down: if it fails, or is killed, the kernel gets again what is written.
-XDP is at an uplink as long as anything is denied there, since it may cost the other end its
-segmentation offload.
 """
 
 import contextlib
 from collections.abc import Collection
 
+from ebpfmesh.apply.early import Early
 from ebpfmesh.apply.held import Held
-from ebpfmesh.apply.programs import load_programs
 from ebpfmesh.errors import MeshError
-from ebpfmesh.kernel import deny, links
+from ebpfmesh.kernel import deny
 from ebpfmesh.kernel.deny import Entry
-from ebpfmesh.kernel.programs import DENY
 from ebpfmesh.state import denied
-from ebpfmesh.state.record import UplinkRow
 from ebpfmesh.state.tables import Denied
 
 
 class Deny:
     """The deny list of a mesh. ``stale``: uplinks have come or gone since it was drawn."""
 
-    def __init__(self, mesh: Held) -> None:
+    def __init__(self, mesh: Held, early: Early) -> None:
         self._mesh = mesh
+        self._early = early
         self._record = mesh.record
         self._maps = mesh.control.maps
         self.stale = False
@@ -69,17 +66,9 @@ class Deny:
 
         First XDP, where nothing is denied until there is a list; it goes before the list does.
         """
-        places = denied.places(self._record, {row.uplink for row in rows})
-        names = {row.name for row in places}
-        for name in denied.pinned(self._mesh.pins):
-            if name not in names:
-                self._detach(name)
-        for row in places:
-            try:
-                self._attach(row)
-            except MeshError:
-                if not as_far_as_possible:
-                    raise
+        names = {row.uplink for row in rows}
+        self._early.draw(names, as_far_as_possible=as_far_as_possible)
+        places = denied.places(self._record, names)
         return self._replace(denied.entries(self._record, rows) if places else [])
 
     def _replace(self, wanted: list[Entry]) -> dict[Denied, int]:
@@ -94,19 +83,3 @@ class Deny:
             for entry, packets in found.items()
             if entry.ifindex in names
         }
-
-    def _attach(self, row: UplinkRow) -> None:
-        if denied.attached(self._mesh.pins, row):
-            return
-        self._detach(row.name)
-        if not (self._mesh.pins.progs / DENY.name).exists():
-            self._mesh.step("deny list: program")
-            load_programs(self._mesh.pins, DENY.file, [DENY])
-        self._mesh.step(f"uplink {row.name}: XDP")
-        with self._mesh.program(DENY.name) as program:
-            pin = denied.pin(self._mesh.pins, row.name)
-            links.attach_xdp(row.ifindex, row.uplink.interface, program, pin)
-
-    def _detach(self, name: str) -> None:
-        self._mesh.step(f"uplink {name}: no XDP")
-        links.detach_xdp(denied.pin(self._mesh.pins, name))

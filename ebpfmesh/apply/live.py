@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from ebpfmesh.apply import builds
 from ebpfmesh.apply.chains import Chains
 from ebpfmesh.apply.deny import Deny
+from ebpfmesh.apply.early import Early
 from ebpfmesh.apply.functions import STOPPED, Functions
 from ebpfmesh.apply.held import Held, OnStep, quiet
 from ebpfmesh.apply.lookup import home_in
@@ -63,7 +64,12 @@ class Live(Held):
     @functools.cached_property
     def deny(self) -> Deny:
         """Its deny list."""
-        return Deny(self)
+        return Deny(self, self.early)
+
+    @functools.cached_property
+    def early(self) -> Early:
+        """What is at XDP of its uplinks."""
+        return Early(self)
 
     @functools.cached_property
     def names(self) -> Names:
@@ -109,6 +115,7 @@ class Live(Held):
     def add_function(self, function: Function, *, adopt: str, force: bool) -> None:
         """Make a function, or take one that is there."""
         self.functions.add(function, adopt=adopt, force=force)
+        self.early.stale |= function.datapath != "tc"
 
     def start_function(self, function: Function, *, again: int = 0) -> None:
         """Start its command, if it has one."""
@@ -153,6 +160,8 @@ class Live(Held):
 
     def remove_function(self, name: str) -> None:
         """Remove it, as far as it is there."""
+        row = self.record.function(name)
+        self.early.stale |= row is not None and row.function.datapath != "tc"
         self.functions.remove((name,))
 
     def is_whole(self, function: str) -> bool:

@@ -13,7 +13,7 @@ from ebpfmesh.errors import NotFound, UsageError
 from ebpfmesh.kernel import interface, links
 from ebpfmesh.kernel.programs import UPLINK
 from ebpfmesh.model import Uplink
-from ebpfmesh.state import denied
+from ebpfmesh.state import early
 from ebpfmesh.state.place import moved, published_at, uplink_pin, uplink_problem
 from ebpfmesh.state.record import UplinkRow
 
@@ -83,7 +83,7 @@ class Uplinks:
         self._mesh.step(f"remove uplink {name}: program")
         ifindex = row.ifindex if interface.exists(row.ifindex) else None
         links.detach(self._mesh.ip, ifindex, "ingress", uplink_pin(self._mesh.pins, name))
-        links.detach_xdp(denied.pin(self._mesh.pins, name))
+        links.detach_xdp(early.pin(self._mesh.pins, name))
         self._mesh.step(f"remove uplink {name}: maps")
         self._mesh.control.remove_uplink(row.ifindex)
         self._mesh.record.delete_uplink(name)

@@ -304,7 +304,9 @@ class UplinkTable(Model):
     name: Name
     interface: Interface
     address: _Addresses = ()
-    xdp: Literal["auto", "off"] = Field(default="auto", description='"auto" or "off"')
+    xdp: Literal["auto", "native", "generic", "off"] = Field(
+        default="auto", description='"auto", "native", "generic" or "off"'
+    )
 
 
 class PolicyTable(PolicySettings):

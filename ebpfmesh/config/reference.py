@@ -291,7 +291,7 @@ ABOUT: dict[str, dict[str, tuple[str, str]]] = {
         ),
         "address": ("Where services are published on it.", '"192.0.2.10"'),
         "xdp": (
-            "Whether XDP is attached while something is denied there; off: nothing can be.",
+            "auto: XDP is there while it is needed; native: always; generic; off (docs/uplink.md).",
             '"off"',
         ),
     },

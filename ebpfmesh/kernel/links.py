@@ -102,7 +102,7 @@ def _detach(ip: IPRoute, ifindex: int, direction: Direction, pin: Path) -> None:
 
 def pinned(top: Path) -> Iterator[tuple[Path, int]]:
     """Links pinned at interfaces, of whatever version, with the interface of each."""
-    for pin in (*top.glob("v*/links/*-*gress"), *top.glob(f"v*/links/{UPLINK_PIN}*-xdp")):
+    for pin in (*top.glob("v*/links/*-*gress"), *top.glob("v*/links/*-xdp")):
         with contextlib.suppress(FileNotFoundError), bpf.obj_get(pin) as held:
             if bpf.is_link(held) and (index := bpf.link_interface(held)):
                 yield pin, index
@@ -241,16 +241,19 @@ def _filters(ip: IPRoute, ifindex: int, direction: Direction) -> Iterator[Attach
             yield Attached(direction, "clsact filter", str(options.get_attr("TCA_BPF_NAME")))
 
 
-def attach_xdp(ifindex: int, name: str, program: bpf.Fd, pin: Path) -> None:
+def attach_xdp(
+    ifindex: int, name: str, program: bpf.Fd, pin: Path, needed_by: str, *, generic: bool = False
+) -> None:
     """Attach a program to XDP of interface ``name``, native, by a link that is pinned.
 
-    Raises Unsupported where the interface's driver has no XDP or not for its MTU, ForeignProgram if
-    another program is there: XDP has room for one.
+    Raises Unsupported, saying what it is ``needed_by``, where the interface's driver has no XDP or
+    not for its MTU, ForeignProgram if another program is there: XDP has room for one.
     """
+    mode = bpf.XDP_GENERIC if generic else bpf.XDP_NATIVE
     try:
         with (
             interface.while_there(ifindex),
-            bpf.link_create(program, ifindex, bpf.XDP, bpf.XDP_NATIVE) as link,
+            bpf.link_create(program, ifindex, bpf.XDP, mode) as link,
         ):
             bpf.obj_pin(link, pin)
     except OSError as error:
@@ -264,8 +267,8 @@ def attach_xdp(ifindex: int, name: str, program: bpf.Fd, pin: Path) -> None:
         if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL, errno.ERANGE, errno.ENOSPC):
             raise
         raise Unsupported(
-            f"interface {name} has no native XDP ({os.strerror(error.errno)}), "
-            "which a deny list needs",
+            f"interface {name} has no {'generic' if generic else 'native'} XDP "
+            f"({os.strerror(error.errno)}), which {needed_by} needs",
             hint='XDP is a driver\'s: name its NIC, or leave it out by xdp = "off" at [[uplink]]',
         ) from error
 
@@ -274,6 +277,12 @@ def replace_xdp(program: bpf.Fd, pin: Path) -> None:
     """Have ``program`` run where the pinned one does, which one of the two does at any time."""
     with bpf.obj_get(pin) as link, _may_be_gone():
         bpf.link_update(link, program)
+
+
+def runs(pin: Path) -> str:
+    """The name of the program that a pinned link has."""
+    with bpf.obj_get(pin) as link:
+        return _program_name(bpf.link_program(link))
 
 
 def detach_xdp(pin: Path) -> None:

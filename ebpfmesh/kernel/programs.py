@@ -18,7 +18,8 @@ class Program:
     ``type`` is tc, xdp, or a key of bpf.CGROUP_HOOK. For those of a mesh: the ``file`` of bpf/, the
     ``hook`` of a function's interface, or of an ``uplink``, that it is attached to, or the slot of
     mesh_tc_calls by which others ``call`` it; and whether a mesh needs it always, or for services
-    only, or for a deny list. With ``frags`` it takes XDP frames in fragments.
+    only, or "early", in front of tc at uplinks and functions that need it: then each is loaded when
+    it is first needed. With ``frags`` it takes XDP frames in fragments.
     """
 
     name: str
@@ -26,7 +27,7 @@ class Program:
     file: str = ""
     hook: Direction | None = None
     call: int | None = None
-    needed: Literal["always", "services", "deny"] = "always"
+    needed: Literal["always", "services", "early"] = "always"
     uplink: bool = False
     frags: bool = False
 
@@ -43,7 +44,10 @@ MESH = (
     Program("mesh_answer_fn", "tc", "mesh_tc.c", call=_abi.CALL_ANSWER),
     Program("mesh_rate_fn", "tc", "mesh_tc.c", call=_abi.CALL_RATE),
     *(Program(f"mesh_{hook}", hook, "mesh_sock.c", needed="services") for hook in bpf.CGROUP_HOOK),
-    Program("mesh_deny_xdp", "xdp", "mesh_deny.c", needed="deny", frags=True),
+    Program("mesh_deny_xdp", "xdp", "mesh_deny.c", needed="early", frags=True),
+    Program("mesh_carry_xdp", "xdp", "mesh_carry.c", needed="early", frags=True),
+    Program("mesh_both_xdp", "xdp", "mesh_carry.c", needed="early", frags=True),
+    Program("mesh_fn_xdp", "xdp", "mesh_carry.c", needed="early", frags=True),
 )
 
 CHAIN_END = Program("mesh_chain_end", "tc", "mesh_chain.c")
@@ -63,8 +67,12 @@ HOOKS: dict[Direction, str] = {
 """The program at each hook of a function's host-side interface."""
 UPLINK = next(one.name for one in MESH if one.uplink)
 """The program at ingress of an uplink."""
-DENY = next(one for one in MESH if one.needed == "deny")
-"""The program at XDP of an uplink where something is denied."""
+EARLY = {program.name: program for program in MESH if program.needed == "early"}
+"""What can be at XDP in front of tc, by name."""
+DENY, CARRY = EARLY["mesh_deny_xdp"], EARLY["mesh_carry_xdp"]
+"""At XDP of an uplink: where something is denied; where functions have their packets by XDP."""
+BOTH, FROM_FN = EARLY["mesh_both_xdp"], EARLY["mesh_fn_xdp"]
+"""Where both is so; and at the host side of a function that sends by XDP."""
 CALLS = {program.call: program.name for program in MESH if program.call is not None}
 """The program in each slot of mesh_tc_calls."""
 

@@ -30,7 +30,7 @@ class Uplink(Model):
 
     name: Name
     interface: Interface
-    xdp: Literal["auto", "off"] = "auto"
+    xdp: Literal["auto", "native", "generic", "off"] = "auto"
     address4: Annotated[IPv4Address, AfterValidator(check_address)] | None = None
     address6: Annotated[IPv6Address, AfterValidator(check_address)] | None = None
 

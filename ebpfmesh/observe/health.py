@@ -19,7 +19,7 @@ from ebpfmesh.observe.mesh import read_services
 from ebpfmesh.observe.view import View, opened
 from ebpfmesh.runtime import capability
 from ebpfmesh.runtime.process import has_hosts
-from ebpfmesh.state import audit, listener, remains, serving
+from ebpfmesh.state import audit, early, listener, remains, serving
 from ebpfmesh.state.place import hosts_file, problem
 
 RULES_SHOWN = 20
@@ -142,12 +142,12 @@ def _uplinks(view: View, topic: str) -> Iterator[Check]:
 
 def _xdp(seen: uplinks.Uplink, topic: str) -> Check:
     """What is at XDP of an uplink, and why."""
-    if seen.xdp and seen.xdp != uplinks.OURS:
+    if seen.xdp and not early.ours(seen.xdp):
         what = f"uplink {seen.name}: XDP program {seen.xdp} of others runs before the mesh"
         return Check(topic, "note", what, "a veth loses its segmentation offload to it")
     what = f"uplink {seen.name}: {'XDP' if seen.xdp else 'no XDP'}: {seen.why}"
     if "offload" in seen.why:
-        hint = "TCP from there is at about a third: ebpfmesh deny del --all ends it"
+        hint = 'TCP from there is at about a third; xdp = "off" at [[uplink]] ends it'
         return Check(topic, "note", what, hint)
     if seen.denied and not seen.xdp:
         return Check(topic, "note", what, 'leave out xdp = "off", or ebpfmesh deny show')

@@ -12,14 +12,14 @@ from typing import Literal
 from pyroute2 import IPRoute
 
 from ebpfmesh.kernel import interface, links
-from ebpfmesh.kernel.programs import DENY, UPLINK
+from ebpfmesh.kernel.programs import BOTH, CARRY, UPLINK
 from ebpfmesh.model import Mesh, Service
 from ebpfmesh.model import Uplink as UplinkModel
 from ebpfmesh.observe.view import View
+from ebpfmesh.state import early
 from ebpfmesh.state.place import UplinkProblem, uplink_problem
 from ebpfmesh.state.record import UplinkRow
 
-OURS = DENY.name
 _STATES = {"tcp": "0A", "udp": "07"}
 """TCP_LISTEN, and a UDP socket without a peer (linux/include/net/tcp_states.h)."""
 
@@ -71,7 +71,7 @@ def _uplink(view: View, row: UplinkRow, services: list[Service], denied: int) ->
         mtu=found.mtu if found else None,
         how=next((one.how for one in attached if one.name == UPLINK), ""),
         xdp=xdp,
-        why=_why(row, xdp, denied, "" if found is None else found.kind),
+        why=_why(view, row, xdp, denied, "" if found is None else found.kind),
         denied=denied,
         published=tuple(
             f"{service.protocol}/{str(one).rpartition(':')[2]} {service.name}"
@@ -82,16 +82,22 @@ def _uplink(view: View, row: UplinkRow, services: list[Service], denied: int) ->
     )
 
 
-def _why(row: UplinkRow, xdp: str, denied: int, kind: str) -> str:
+def _why(view: View, row: UplinkRow, xdp: str, denied: int, kind: str) -> str:
     """Why XDP is there or not, and what that costs."""
-    if xdp and xdp != OURS:
+    wanted = early.wanted(view.record).get(row.name)
+    reasons = [f"{denied} prefixes are denied"] if denied and early.may_deny(row.uplink) else []
+    reasons += ["functions have their packets by it"] if wanted in (CARRY, BOTH) else []
+    if xdp and not early.ours(xdp):
         return "somebody else's, in front of the mesh"
     if xdp:
         cost = "; a veth's other end has no segmentation offload meanwhile"
-        return f"{denied} prefixes are denied{cost if kind == 'veth' else ''}"
-    if not denied:
-        return "nothing is denied"
-    return 'xdp = "off": what is denied comes in' if row.uplink.xdp == "off" else "it is missing"
+        asked = f'xdp = "{row.uplink.xdp}"'
+        return f"{' and '.join(reasons) or asked}{cost if kind == 'veth' else ''}"
+    if denied and not early.may_deny(row.uplink):
+        return f'xdp = "{row.uplink.xdp}": what is denied comes in'
+    if wanted is None:
+        return 'xdp = "off"' if row.uplink.xdp == "off" else "nothing needs it"
+    return f"tc carries all: {row.without}" if row.without else "it is missing"
 
 
 def taken(

@@ -14,7 +14,7 @@ from ebpfmesh.kernel.pins import Pins
 from ebpfmesh.kernel.programs import ALWAYS, CALLS
 from ebpfmesh.kernel.rates import alike
 from ebpfmesh.model import Service
-from ebpfmesh.state import chains, denied, rates, shares
+from ebpfmesh.state import chains, denied, early, rates, shares
 from ebpfmesh.state.place import group_of, moved
 from ebpfmesh.state.record import Record
 
@@ -33,7 +33,8 @@ def problems(pins: Pins, maps: Maps, record: Record) -> list[str]:
         if not Cgroup(group_of(record), row.function.name).is_limited(row.function)
     ]
     found += _moved_uplinks(record)
-    found += denied.problems(pins, maps, record)
+    found += early.problems(pins, record)
+    found += denied.problems(maps, record)
     if not sockets.attached(pins, directory_above(group_of(record))):
         found.append("programs at sockets")
     return found

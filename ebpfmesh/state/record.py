@@ -140,13 +140,15 @@ class UplinkRow:
     """An uplink, and what it was found to be.
 
     ``addresses`` are the host's there on which services are published. Not ``ready``: it was being
-    made or removed when work stopped. ``ifindex`` is never 0.
+    made or removed when work stopped. ``ifindex`` is never 0. ``without`` is why it has no XDP
+    although something would be quicker with it.
     """
 
     uplink: Uplink
     ifindex: int
     addresses: tuple[Address, ...]
     ready: bool
+    without: str = ""
 
     @property
     def name(self) -> str:

@@ -166,7 +166,7 @@ def test_xdp_is_there_only_while_something_is_denied(mesh: Mesh, outside: Beyond
     apply.allow(mesh.name, LIST[4:])
     assert offload(outside) == "on"
     texts = [check.text for check in health.check(mesh.name)]
-    assert "uplink u0: no XDP: nothing is denied" in texts
+    assert "uplink u0: no XDP: nothing needs it" in texts
     assert all(m.get(k) is None for m, k in inner_maps())
 
 

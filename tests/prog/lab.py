@@ -21,12 +21,12 @@ from ipaddress import IPv4Address, IPv6Address
 
 from ebpfmesh import _abi, apply
 from ebpfmesh._abi import Direction, Reason
-from ebpfmesh.apply.programs import load_programs, set_calls
+from ebpfmesh.apply.programs import load_programs, load_sources, set_calls
 from ebpfmesh.inject.compose import Tables
 from ebpfmesh.kernel import bpf, interface, netns
 from ebpfmesh.kernel.maps import Maps, tenant_ids
 from ebpfmesh.kernel.pins import Pins
-from ebpfmesh.kernel.programs import DENY, Program
+from ebpfmesh.kernel.programs import EARLY, Program, by_file
 from ebpfmesh.model import Function, Identity, Limits, Mesh, Policy, Service
 from ebpfmesh.state.record import Record
 from support.packets import Peer
@@ -250,7 +250,7 @@ class Lab:
     def __init__(self) -> None:
         self.maps = Maps(Pins(NAME))
         load_programs(Pins(NAME), "mesh_xdp.c", XDP)
-        load_programs(Pins(NAME), DENY.file, [DENY])
+        load_sources(Pins(NAME), by_file(EARLY.values()))
         set_calls(Pins(NAME), "mesh_xdp_calls", XDP_CALLS)
         names = (TC.program, XDP_FN.program, TO_FN.program, SLOW)
         self._programs = {name: bpf.obj_get(Pins(NAME).progs / name) for name in names}

@@ -1,0 +1,95 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""XDP in front of tc at uplinks: which program each is to have, and which it has.
+
+Drawn from the record alone, so that whoever looks says the same as whoever attaches.
+"""
+
+from collections.abc import Collection, Iterator
+from pathlib import Path
+
+from ebpfmesh.kernel import bpf, interface, links
+from ebpfmesh.kernel.links import UPLINK_PIN
+from ebpfmesh.kernel.pins import Pins
+from ebpfmesh.kernel.programs import BOTH, CARRY, DENY, EARLY, Program
+from ebpfmesh.model import Uplink
+from ebpfmesh.state.record import Record, UplinkRow
+
+
+def pin(pins: Pins, uplink: str) -> Path:
+    """Where what is at XDP of an uplink is pinned."""
+    return pins.links / f"{UPLINK_PIN}{uplink}-xdp"
+
+
+def pinned(pins: Pins) -> list[str]:
+    """Names of uplinks for which there is such a pin."""
+    found = (path.name for path in pins.links.glob(f"{UPLINK_PIN}*-xdp"))
+    return sorted(name.removeprefix(UPLINK_PIN).removesuffix("-xdp") for name in found)
+
+
+def wanted(record: Record, denied: Collection[str] | None = None) -> dict[str, Program]:
+    """By the names of the uplinks that are to have one, the program.
+
+    ``denied`` are the uplinks at which something is, an empty name standing for all of them; None:
+    as the record has it.
+    """
+    rows = [row for row in record.uplinks() if row.ready and row.uplink.xdp != "off"]
+    if not rows:
+        return {}
+    names = record.count_denied() if denied is None else denied
+    carries = any(row.function.datapath != "tc" for row in record.functions())
+    found = {
+        row.name: program
+        for row in rows
+        if (program := _program(row.uplink, bool({"", row.name} & set(names)), carries))
+    }
+    there = {row.name: row for row in rows}
+    return {
+        name: program
+        for name, program in found.items()
+        if interface.find(there[name].uplink.interface) == there[name].ifindex
+    }
+
+
+def may_deny(uplink: Uplink) -> bool:
+    """Whether an uplink can have a deny list: never by XDP that some packets get around."""
+    return uplink.xdp in ("auto", "native")
+
+
+def _program(uplink: Uplink, denied: bool, carries: bool) -> Program | None:
+    if denied and may_deny(uplink):
+        return BOTH if carries else DENY
+    if carries:
+        return CARRY
+    return DENY if uplink.xdp == "native" else None
+
+
+def has(pins: Pins, row: UplinkRow) -> str:
+    """The name of our program at an uplink; empty: none."""
+    try:
+        with bpf.obj_get(pin(pins, row.name)) as link:
+            if bpf.link_interface(link) != row.ifindex:
+                return ""
+        return links.runs(pin(pins, row.name))
+    except FileNotFoundError:
+        return ""
+
+
+def is_optional(row: UplinkRow, program: Program) -> bool:
+    """Whether an uplink does without a program where it cannot be had: tc carries the same."""
+    return row.uplink.xdp == "auto" and program is CARRY
+
+
+def problems(pins: Pins, record: Record) -> Iterator[str]:
+    """What is not as it is to be."""
+    rows = {row.name: row for row in record.uplinks()}
+    found = wanted(record)
+    for name, program in found.items():
+        there, row = has(pins, rows[name]), rows[name]
+        if there != program.name and not (not there and row.without and is_optional(row, program)):
+            yield f"XDP at uplink {name}"
+    yield from (f"XDP at uplink {name}" for name in pinned(pins) if name not in found)
+
+
+def ours(name: str) -> bool:
+    """Whether a program at XDP of an uplink is one of the mesh's, by its name."""
+    return name in EARLY
