@@ -103,7 +103,9 @@ class Functions:
             what = f"function {function.name}: {path} is the host's own namespace"
             raise UsageError(what, hint="a function is a container: name the namespace of one")
         self._mesh.step(f"function {function.name}: interface")
-        plugged = interface.create(self._mesh.name, function.name, attachment.interface, path)
+        plugged = interface.create(
+            self._mesh.name, function.name, attachment.interface, path, queues=function.queues
+        )
         attachment = replace(attachment, ifindex=plugged.ifindex, netns_inode=inode)
         self._mesh.record.put_function(function, attachment, ready=False)
         return plugged, attachment
@@ -133,7 +135,7 @@ class Functions:
         self._mesh.step(f"function {function.name}: XDP")
         place = self._mesh.pins.ports / function.name
         xsk.detach(place)  # what a kill left
-        xsk.attach(plugged.ifindex, plugged.netns, plugged.inner, place)
+        xsk.attach(plugged.ifindex, plugged.netns, plugged.inner, place, function.queues)
 
     def _bring_up(self, function: Function, plugged: interface.Plugged) -> None:
         """Both ends up, the host's first: the inner one then has a carrier from its first moment.
@@ -251,7 +253,8 @@ class Functions:
         found: list[process.Handed] = []
         if function.datapath == "af_xdp":
             place = self._mesh.pins.ports / function.name
-            found.append(stack.enter_context(xsk.handed(namespace, place, function.frames)))
+            port = xsk.handed(namespace, place, function.frames, function.queues)
+            found.append(stack.enter_context(port))
         return found
 
     def ask_to_stop(self, function: Function) -> None:

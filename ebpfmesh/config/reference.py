@@ -246,7 +246,8 @@ ABOUT: dict[str, dict[str, tuple[str, str]]] = {
             "tc: sockets of its own; af_xdp: its command gets whole frames (docs/port.md).",
             '"af_xdp"',
         ),
-        "frames": ("Frames it has room for, of 2 KiB each, with af_xdp; a power of two.", "1024"),
+        "frames": ("Frames that a queue has room for (2 KiB) with af_xdp; a power of two.", "1024"),
+        "queues": ("Queues of its interface, with af_xdp; a flow's packets come by one.", "2"),
     },
     "function.ready": {
         **_PROBE,

@@ -73,12 +73,12 @@ def mac_of(mesh: str, function: str) -> str:
     return ":".join(f"{byte:02x}" for byte in b"\x02" + tail)
 
 
-def create(mesh: str, function: str, host: str, namespace: Path) -> Plugged:
+def create(mesh: str, function: str, host: str, namespace: Path, *, queues: int = 1) -> Plugged:
     """Make the veth pair, both ends down; the inner one is eth0, or mesh0 where eth0 is taken."""
     mac, inner = mac_of(mesh, function), _free_name(namespace)
     with namespace.open() as target, rtnl.Socket() as ip:
         try:
-            ip.do(rtnl.add_veth(host, GATEWAY_MAC, inner, mac, target.fileno()))
+            ip.do(rtnl.add_veth(host, GATEWAY_MAC, inner, mac, target.fileno(), queues))
         except NetlinkError as error:
             what = f"interface {host} cannot be made: {error.args[1]}"
             raise MeshError(

@@ -198,12 +198,23 @@ def _link(index: int = 0, flags: int = 0, change: int = 0) -> bytes:
     return struct.pack("=BxHiII", socket.AF_UNSPEC, 0, index, flags, change)
 
 
-def add_veth(name: str, mac: str, peer: str, peer_mac: str, namespace: int) -> Request:
-    """A veth pair, the peer in the namespace behind a descriptor; both are down."""
+def add_veth(
+    name: str, mac: str, peer: str, peer_mac: str, namespace: int, queues: int = 1
+) -> Request:
+    """A veth pair, the peer in the namespace behind a descriptor; both are down.
+
+    Each end has so many queues, both ways: where XDP runs, as many come in as its peer sends by.
+    """
+    many: list[Attribute] = [
+        (IFLA["IFLA_NUM_TX_QUEUES"], queues),
+        (IFLA["IFLA_NUM_RX_QUEUES"], queues),
+    ]
+    many = many if queues > 1 else []
     inside: list[Attribute] = [
         (IFLA["IFLA_IFNAME"], peer),
         (IFLA["IFLA_ADDRESS"], _mac(peer_mac)),
         (IFLA["IFLA_NET_NS_FD"], namespace),
+        *many,
     ]
     info: list[Attribute] = [
         (IFLA_INFO["IFLA_INFO_KIND"], "veth"),
@@ -213,6 +224,7 @@ def add_veth(name: str, mac: str, peer: str, peer_mac: str, namespace: int) -> R
         (IFLA["IFLA_IFNAME"], name),
         (IFLA["IFLA_ADDRESS"], _mac(mac)),
         (IFLA["IFLA_LINKINFO"], info),
+        *many,
     ]
     return Request(RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, _link() + _packed(attributes))
 

@@ -22,7 +22,7 @@ import shutil
 import socket
 import struct
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from ebpfmesh.errors import MeshError, MissingPrivilege, NotFound, Unsupported
@@ -33,10 +33,11 @@ AF_XDP, SOL_XDP = 44, 283
 MMAP_OFFSETS, UMEM_REG, MAX_TX_BUDGET = 1, 4, 9
 RX_RING, TX_RING, FILL_RING, COMPLETION_RING = 2, 3, 5, 6
 AT_FILL = 0x100000000  # XDP_UMEM_PGOFF_FILL_RING
-COPY, NEED_WAKEUP = 1 << 1, 1 << 3
+SHARED_UMEM, COPY, NEED_WAKEUP = 1 << 0, 1 << 1, 1 << 3
 BUDGET = 256  # packets that one system call sends, of 32 before Linux 6.18
 VARIABLE = "EBPFMESH_PORT"
-"""What a command knows them by: descriptor of the memory, that of the socket, bytes of a frame."""
+"""What a command knows them by: descriptor of the memory, that of the socket of the first queue,
+bytes of a frame; then descriptors of the sockets of other queues."""
 SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
 SIOCETHTOOL, SET_CHECKSUMS = 0x8946, 0x17  # linux/sockios.h; ETHTOOL_STXCSUM of linux/ethtool.h
 RELEASE_SECONDS = 20.0
@@ -79,15 +80,15 @@ def _socket() -> socket.socket:
     return socket.socket(AF_XDP, socket.SOCK_RAW | socket.SOCK_CLOEXEC, 0)
 
 
-def attach(host: int, namespace: Path, inner: str, place: Path) -> None:
-    """Have frames that come to ``inner`` in a namespace go to a socket; ``host`` is its other end.
+def attach(host: int, namespace: Path, inner: str, place: Path, queues: int) -> None:
+    """Have frames that come to ``inner`` in a namespace go to sockets; ``host`` is its other end.
 
     ``place`` is a new directory of a BPF file system, for the pins of map and link. Raises
     Unsupported.
     """
     private.directory(place)
     _complete(host)
-    with bpf.map_create(bpf.MAP_TYPE["xskmap"], "mesh_xsk", 4, 4, 1) as xskmap:
+    with bpf.map_create(bpf.MAP_TYPE["xskmap"], "mesh_xsk", 4, 4, queues) as xskmap:
         bpf.obj_pin(xskmap, place / "map")
         program = bpf.prog_load(bpf.PROG_TYPE_XDP, "mesh_to_port", _program(xskmap))
         with program, netns.entered(namespace):
@@ -149,78 +150,90 @@ def _counted(name: str) -> list[int]:
 
 
 class Handed:
-    """A socket and the memory of its packets, on their way to a command; use ``handed``."""
+    """Sockets and the memory of their packets, on their way to a command; use ``handed``.
 
-    def __init__(self, sock: socket.socket, memory: int, xskmap: bpf.Fd, index: int) -> None:
-        self._socket, self._memory, self._map, self._index = sock, memory, xskmap, index
+    All queues have one memory, each its own part of it.
+    """
+
+    def __init__(
+        self, sockets: Sequence[socket.socket], memory: int, xskmap: bpf.Fd, index: int
+    ) -> None:
+        self._sockets, self._memory, self._map, self._index = sockets, memory, xskmap, index
 
     @property
-    def descriptors(self) -> tuple[int, int]:
+    def descriptors(self) -> Sequence[int]:
         """What the command inherits."""
-        return self._memory, self._socket.fileno()
+        return self._memory, *(one.fileno() for one in self._sockets)
 
     @property
     def env(self) -> dict[str, str]:
         """And the variable that says so."""
-        return {VARIABLE: " ".join(map(str, (*self.descriptors, FRAME)))}
+        memory, first, *others = self.descriptors
+        return {VARIABLE: " ".join(map(str, (memory, first, FRAME, *others)))}
 
     def bind(self) -> None:
         """Have packets come. In a process of the function's cgroup, to which the memory is charged.
 
         OSError or MeshError if that is not possible.
         """
-        size = os.fstat(self._memory).st_size
+        size, first = os.fstat(self._memory).st_size, self._sockets[0]
         with mmap.mmap(self._memory, size) as shared:
             start = ctypes.addressof(keep := ctypes.c_char.from_buffer(shared))
             about = struct.pack("=QQIIII", start, size, FRAME, 0, 0, 0)
             try:
-                self._socket.setsockopt(SOL_XDP, UMEM_REG, about)
+                first.setsockopt(SOL_XDP, UMEM_REG, about)
             finally:
                 del keep
-        self._fill(size // FRAME // 2)
-        self._bind()
-        bpf.map_update(self._map, bytes(4), struct.pack("=I", self._socket.fileno()))
+        part = size // len(self._sockets)
+        for queue, one in enumerate(self._sockets):
+            _fill(one, range(queue * part, queue * part + part // 2, FRAME))
+            how = (SHARED_UMEM, first.fileno()) if queue else (COPY | NEED_WAKEUP, 0)
+            _bind(one, self._index, queue, *how)
+            bpf.map_update(self._map, struct.pack("=I", queue), struct.pack("=I", one.fileno()))
 
-    def _fill(self, frames: int) -> None:
-        """Have so many packets wait for the command, from now on; the first half of its memory."""
-        raw = self._socket.getsockopt(SOL_XDP, MMAP_OFFSETS, 128)
-        producer, _, start, _ = struct.unpack_from("=4Q", raw, 64)  # of xdp_mmap_offsets.fr
-        addresses = array.array("Q", range(0, frames * FRAME, FRAME)).tobytes()
-        with mmap.mmap(self._socket.fileno(), start + 2 * len(addresses), offset=AT_FILL) as ring:
-            ring[start : start + len(addresses)] = addresses
-            struct.pack_into("=I", ring, producer, frames)
 
-    def _bind(self) -> None:
-        """A socket of before may hold the queue for a moment after it was closed."""
-        address = struct.pack("=HHIII", AF_XDP, COPY | NEED_WAKEUP, self._index, 0, 0)
-        deadline = time.monotonic() + RELEASE_SECONDS
-        while True:
-            try:
-                libc.bind(self._socket.fileno(), address)
-                return
-            except OSError as error:
-                if error.errno != errno.EBUSY or time.monotonic() > deadline:
-                    what = f"its AF_XDP socket cannot be bound: {os.strerror(error.errno or 0)}"
-                    raise MeshError(what) from error
-            time.sleep(0.001)
+def _fill(one: socket.socket, frames: Sequence[int]) -> None:
+    """Have these places wait for packets, from now on: the first half of a queue's memory."""
+    raw = one.getsockopt(SOL_XDP, MMAP_OFFSETS, 128)
+    producer, _, start, _ = struct.unpack_from("=4Q", raw, 64)  # of xdp_mmap_offsets.fr
+    addresses = array.array("Q", frames).tobytes()
+    with mmap.mmap(one.fileno(), start + 2 * len(addresses), offset=AT_FILL) as ring:
+        ring[start : start + len(addresses)] = addresses
+        struct.pack_into("=I", ring, producer, len(frames))
+
+
+def _bind(one: socket.socket, index: int, queue: int, flags: int, shared: int) -> None:
+    """A socket of before may hold the queue for a moment after it was closed."""
+    address = struct.pack("=HHIII", AF_XDP, flags, index, queue, shared)
+    deadline = time.monotonic() + RELEASE_SECONDS
+    while True:
+        try:
+            libc.bind(one.fileno(), address)
+            return
+        except OSError as error:
+            if error.errno != errno.EBUSY or time.monotonic() > deadline:
+                what = f"its AF_XDP socket cannot be bound: {os.strerror(error.errno or 0)}"
+                raise MeshError(what) from error
+        time.sleep(0.001)
 
 
 @contextlib.contextmanager
-def handed(namespace: Path, place: Path, frames: int) -> Iterator[Handed]:
-    """A socket for the queue of a function's interface, with room for so many packets.
+def handed(namespace: Path, place: Path, frames: int, queues: int) -> Iterator[Handed]:
+    """A socket for each queue of a function's interface, with room for so many packets.
 
     Each of its rings has room for them all, so that only memory can be short.
     """
     with contextlib.ExitStack() as stack:
         xskmap = stack.enter_context(bpf.obj_get(place / "map"))
         with netns.entered(namespace):
-            made = stack.enter_context(_socket())
-        for ring in (RX_RING, TX_RING, FILL_RING, COMPLETION_RING):
-            made.setsockopt(SOL_XDP, ring, frames)
-        with contextlib.suppress(OSError):  # before Linux 6.18
-            made.setsockopt(SOL_XDP, MAX_TX_BUDGET, BUDGET)
+            sockets = [stack.enter_context(_socket()) for _ in range(queues)]
+        for one in sockets:
+            for ring in (RX_RING, TX_RING, FILL_RING, COMPLETION_RING):
+                one.setsockopt(SOL_XDP, ring, frames)
+            with contextlib.suppress(OSError):  # before Linux 6.18
+                one.setsockopt(SOL_XDP, MAX_TX_BUDGET, BUDGET)
         memory = os.memfd_create("ebpfmesh-port", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         stack.callback(os.close, memory)
-        os.truncate(memory, frames * FRAME)
+        os.truncate(memory, queues * frames * FRAME)
         fcntl.fcntl(memory, fcntl.F_ADD_SEALS, SEALS)
-        yield Handed(made, memory, xskmap, interface(place))
+        yield Handed(sockets, memory, xskmap, interface(place))

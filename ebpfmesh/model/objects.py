@@ -50,8 +50,8 @@ USER = "^([a-z_][a-z0-9_-]{0,31}|[0-9]{1,9})(:([a-z_][a-z0-9_-]{0,31}|[0-9]{1,9}
 StopSignal = Literal[
     "SIGTERM", "SIGINT", "SIGQUIT", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGWINCH", "SIGKILL"
 ]
-FRAMES, FRAME = 4096, 2048
-"""Packets that a function with AF_XDP has room for, and the bytes that each takes."""
+FRAMES, FRAME, QUEUES = 4096, 2048, 16
+"""Packets that a queue of AF_XDP has room for, the bytes that each takes, and most queues."""
 STOP_SECONDS = 30
 """The longest stop: half as long as one change of a mesh waits for another."""
 LIFE = ("restart", "stop_signal", "stop_seconds", "drain_seconds")
@@ -237,6 +237,7 @@ class FunctionSettings(Model):
     rate: Rate | None = rate_field()
     datapath: Literal["tc", "af_xdp"] = Field(default="tc", description='"tc" or "af_xdp"')
     frames: Annotated[int, AfterValidator(_power_of_two)] = integer(FRAMES, 64, 1 << 16)
+    queues: int = integer(1, 1, QUEUES)
     audit: bool = Field(default=False, description="true or false")
     netns: str | None = Field(
         default=None,
@@ -320,13 +321,14 @@ class FunctionSettings(Model):
             what = 'datapath = "af_xdp" hands packets to a command, and there is none'
             hint = "give it a command, or leave out datapath"
             raise Invalid(what, path=("datapath",), hint=hint)
-        if self.datapath == "tc" and self.frames != FRAMES:
-            what = '"frames" is about datapath = "af_xdp"'
-            hint = 'say datapath = "af_xdp", or leave out frames'
-            raise Invalid(what, path=("frames",), hint=hint)
-        room = self.frames * FRAME
+        for key, usual in (("frames", FRAMES), ("queues", 1)):
+            if self.datapath == "tc" and getattr(self, key) != usual:
+                what = f'"{key}" is about datapath = "af_xdp"'
+                hint = f'say datapath = "af_xdp", or leave out {key}'
+                raise Invalid(what, path=(key,), hint=hint)
+        room = self.frames * self.queues * FRAME
         if self.datapath == "af_xdp" and self.memory is not None and self.memory <= room:
-            what = f"{self.frames} frames take {memory_text(room)}, and it may use no more"
+            what = f"{room // FRAME} frames take {memory_text(room)}, and it may use no more"
             raise Invalid(what, path=("memory",), hint="raise memory, or lower frames")
         return self
 

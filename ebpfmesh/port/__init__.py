@@ -10,6 +10,7 @@ needs numpy alone. docs/port.md tells the rest::
 """
 
 from ebpfmesh.port.batch import Batch
-from ebpfmesh.port.port import HEADROOM, VARIABLE, NoPort, Port, Statistics
+from ebpfmesh.port.port import VARIABLE, NoPort, Port, Statistics
+from ebpfmesh.port.queue import HEADROOM
 
 __all__ = ["HEADROOM", "VARIABLE", "Batch", "NoPort", "Port", "Statistics"]

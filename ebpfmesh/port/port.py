@@ -1,17 +1,10 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""The port of a function: its frames, of which each is in one place at a time.
+"""The port of a function: one queue or several, each with its own part of one memory."""
 
-A frame is with the kernel to be filled, with the program in a batch, with the kernel to be sent, or
-spare. Every ring has room for all of them, so that none can overflow: where the program keeps
-frames too long, the kernel finds none to fill, and drops and counts what comes (RING_FULL).
-"""
-
-import errno
 import mmap
 import os
 import platform
 import select
-import socket
 import struct
 import time
 from collections.abc import Iterator
@@ -20,19 +13,12 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ebpfmesh.port.batch import DESCRIPTOR, Batch
-from ebpfmesh.port.ring import Ring, offsets
+from ebpfmesh.port.batch import Batch, Memory
+from ebpfmesh.port.queue import SOL_XDP, Queue
 
 VARIABLE = "EBPFMESH_PORT"
-HEADROOM = 256
-"""Free bytes in front of a packet that came (XDP_PACKET_HEADROOM), for headers put before it."""
-MOST = 256  # packets in a batch
-STUCK = 3  # system calls without progress
 SOON = 0.001  # when to try again, in seconds
-LATER = (errno.EAGAIN, errno.EBUSY, errno.ENOBUFS, errno.ENETDOWN)
-ETHERNET = 14
-AF_XDP, SOL_XDP, MMAP_OFFSETS, STATISTICS = 44, 283, 1, 7
-AT = {"rx": 0, "tx": 0x80000000, "fill": 0x100000000, "completion": 0x180000000}
+STATISTICS = 7
 
 
 class NoPort(RuntimeError):
@@ -40,7 +26,7 @@ class NoPort(RuntimeError):
 
 
 class Statistics(NamedTuple):
-    """What the kernel counted at the socket (struct xdp_statistics), in packets.
+    """What the kernel counted at the sockets (struct xdp_statistics), in packets.
 
     ``rx_dropped``: longer than a frame; ``rx_fill_ring_empty``: there was no free frame.
     """
@@ -56,149 +42,103 @@ class Statistics(NamedTuple):
 class Port:
     """What ``datapath = "af_xdp"`` hands to a command; there is one, and one object for it.
 
-    ``memory``: uint8 [frames * frame], where all packets are. ``frame``: bytes of a frame's place.
-    ``busy``: look for packets without sleeping, for less delay and all of a CPU.
+    ``memory``: uint8 [bytes], where all packets are. ``frame``: bytes of a frame's place.
+    ``frames``: how many it has. ``queue``: use this queue alone, so that other processes or threads
+    can use others, each by a Port of its own. ``busy``: look for packets without sleeping, for less
+    delay and all of a CPU.
     """
 
-    def __init__(self, *, busy: bool = False) -> None:
-        descriptors = os.environ.get(VARIABLE, "").split()
-        if len(descriptors) != 3:
-            raise NoPort(f'no {VARIABLE}: only commands with datapath = "af_xdp" are handed one')
+    def __init__(self, *, queue: int | None = None, busy: bool = False) -> None:
+        memory, self.frame, sockets = _handed()
+        if queue is not None and not 0 <= queue < len(sockets):
+            raise NoPort(f"there is no queue {queue}: queues = {len(sockets)}")
         if platform.machine() not in ("x86_64", "AMD64"):
             raise NoPort("from Python only x86-64 keeps its stores in order: use the C header")
-        memory, number, self.frame = map(int, descriptors)
         size = os.fstat(memory).st_size
-        self.frames = size // self.frame
         self.memory: NDArray[np.uint8] = np.frombuffer(mmap.mmap(memory, size), np.uint8)
-        self._socket = socket.socket(AF_XDP, socket.SOCK_RAW, 0, os.dup(number))
-        where = offsets(self._socket.getsockopt(SOL_XDP, MMAP_OFFSETS, 128))
-        kinds = (DESCRIPTOR, DESCRIPTOR, np.dtype("=u8"), np.dtype("=u8"))
-        self._rx, self._tx, self._fill, self._completion = (
-            Ring(number, AT[name], found, (self.frames, kind))
-            for name, found, kind in zip(AT, where, kinds, strict=True)
-        )
+        shared, frames = Memory(self.memory), size // self.frame // len(sockets)
+        self._queues = {
+            number: Queue(shared, descriptor, number, frames=frames, frame=self.frame)
+            for number, descriptor in enumerate(sockets)
+            if queue in (None, number)
+        }
+        self.frames = frames * len(self._queues)
         self._busy = busy
-        self._poll = select.poll()
-        self._poll.register(number, select.POLLIN)
-        half = self.frames // 2  # the first half was put in to be filled when the command began
-        self._fill.mine = half
-        self._spare = np.arange(half, self.frames, dtype=np.uint64) * np.uint64(self.frame)
-        self._spares = half
-        self._shift = np.uint64(self.frame.bit_length() - 1)
-        self._sent = 0  # or given back
-        self._held = np.zeros(self.frames, bool)  # in a batch of receive(), or of take()
+        self._order = list(self._queues.values())  # the one that is looked at first is the first
+        self._last = self._order[0]  # that a batch was received from
+        self._poll = select.epoll()
+        for one in self._order:
+            self._poll.register(one.socket, select.EPOLLIN)
 
     def fileno(self) -> int:
-        """The socket, which is readable when packets are there."""
-        return self._socket.fileno()
+        """A descriptor that is readable when packets are there."""
+        return self._poll.fileno()
 
     def receive(self, timeout: float | None = None) -> Iterator[Batch]:
-        """Batches of packets as they come: up to 256, never empty.
+        """Batches of packets as they come, each of one queue: up to 256, never empty.
 
         Ends after so many seconds without a packet; None: never. What of a batch was not sent by
         the time the next one is asked for is let go.
         """
-        while self._wait(timeout):
-            found = self._rx.take(MOST)
-            rows = self._rows(found["address"])
-            self._held[rows] = True
-            sent = self._sent
-            yield Batch(self.memory, found)
-            if self._sent != sent:
-                rows = rows[self._held[rows]]
-            self._let_go(rows)
+        while found := self._wait(timeout):
+            self._last = found
+            yield found.receive()
 
     def send(self, batch: Batch) -> None:
         """Send the packets of a batch, or of a part of one; each of them once.
 
         ValueError for what is in no batch (any more), or is no frame within its place.
         """
-        rows = self._rows(batch.addresses)
-        ends = batch.addresses % np.uint64(self.frame) + batch.lengths
-        if not ((ends <= self.frame) & (batch.lengths >= ETHERNET)).all():
-            raise ValueError("a packet does not fit its place, or has no Ethernet header")
-        was, held = self._held[rows], np.count_nonzero(self._held)
-        self._held[rows] = False
-        if held - np.count_nonzero(self._held) != len(rows):
-            self._held[rows] = was
-            raise ValueError("a packet is there twice, or was sent or let go already")
-        self._tx.put(batch.descriptors)
-        self._sent += len(rows)
-        self._flush()
+        self._queues[batch.queue].send(batch)
 
     def take(self, count: int) -> Batch:
-        """Places for packets of one's own: as many, or fewer where there are none left.
+        """Places for packets of one's own: as many, or fewer where one queue has none left.
 
         ``lengths`` are 0; they go with ``send``, or ``give_back``.
         """
-        self._collect()
-        count = min(count, self._spares)
-        self._spares -= count
-        found = np.zeros(count, DESCRIPTOR)
-        found["address"] = self._spare[self._spares : self._spares + count] + np.uint64(HEADROOM)
-        self._held[self._rows(found["address"])] = True
-        return Batch(self.memory, found)
+        return max(self._order, key=lambda one: one.spares).take(count)
 
     def give_back(self, batch: Batch) -> None:
         """Do not send what was taken."""
-        rows = self._rows(batch.addresses)
-        self._sent += len(rows)
-        self._let_go(rows[self._held[rows]])
+        self._queues[batch.queue].give_back(batch)
 
     @property
     def statistics(self) -> Statistics:
-        """Of the socket, since the command began."""
-        return Statistics(*struct.unpack("=6Q", self._socket.getsockopt(SOL_XDP, STATISTICS, 48)))
+        """Of its sockets, since the command began."""
+        options = (one.socket.getsockopt(SOL_XDP, STATISTICS, 48) for one in self._order)
+        rows = (struct.unpack("=6Q", one) for one in options)
+        return Statistics(*map(sum, zip(*rows, strict=True)))
 
-    def _rows(self, addresses: NDArray[np.uint64]) -> NDArray[np.int64]:
-        return (addresses >> self._shift).view(np.int64)
-
-    def _let_go(self, rows: NDArray[np.int64]) -> None:
-        if len(rows):
-            self._held[rows] = False
-            self._recycle(rows.view(np.uint64) << self._shift)
-
-    def _wait(self, timeout: float | None) -> bool:
-        """Until there is a packet, or the time is over: False. What waits to be sent is sent."""
-        self._collect()
-        if self._rx.ready():
-            return True
+    def _wait(self, timeout: float | None) -> Queue | None:
+        """A queue that has a packet, or None: the time is over. What waits to be sent is sent."""
+        self._last.let_go()
+        if found := self._ready():
+            return found
         deadline = None if timeout is None else time.monotonic() + timeout
-        while not self._rx.ready():
+        while not (found := self._ready()):
             left = None if deadline is None else deadline - time.monotonic()
             if left is not None and left < 0:
-                return False
+                return None
             if not self._busy:
-                left = SOON if self._tx.left() or not self._fill.left() else left
-                self._poll.poll(None if left is None else left * 1000)
-            self._flush()
-            self._collect()
-        return True
+                self._poll.poll(SOON if any(one.waits() for one in self._order) else left)
+            for one in self._order:
+                one.flush()
+        return found
 
-    def _flush(self) -> None:
-        """Have the kernel send: it takes some at a time, and may have no room for more now."""
-        stuck, before = 0, self._tx.left()
-        while before and stuck < STUCK and self._tx.wants_wake_up():
-            try:
-                self._socket.send(b"", socket.MSG_DONTWAIT)
-            except OSError as error:
-                if error.errno not in LATER:
-                    raise
-            now = self._tx.left()
-            stuck = stuck + 1 if now == before else 0
-            before = now
+    def _ready(self) -> Queue | None:
+        for place, one in enumerate(self._order):
+            one.collect()
+            if one.ready():
+                if place or len(self._order) > 1:
+                    self._order.append(self._order.pop(place))
+                return one
+        return None
 
-    def _collect(self) -> None:
-        """Take back the frames that were sent."""
-        while self._completion.ready():
-            found = self._completion.take(self.frames)
-            self._recycle(found >> self._shift << self._shift)
 
-    def _recycle(self, addresses: NDArray[np.uint64]) -> None:
-        """Half of all frames are spare, the others are for what comes."""
-        count = min(len(self._spare) - self._spares, len(addresses))
-        if count:
-            self._spare[self._spares : self._spares + count] = addresses[:count]
-            self._spares += count
-        if count < len(addresses):
-            self._fill.put(addresses[count:])
+def _handed() -> tuple[int, int, list[int]]:
+    """Descriptor of the memory, bytes of a frame, descriptors of the sockets."""
+    said = os.environ.get(VARIABLE, "").split()
+    if len(said) < 3:
+        raise NoPort(f'no {VARIABLE}: only commands with datapath = "af_xdp" are handed one')
+    memory, first, frame, *others = map(int, said)
+    return memory, frame, [first, *others]

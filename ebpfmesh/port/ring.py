@@ -27,11 +27,9 @@ class Ring:
             descriptor, start + size * kind.itemsize, flags=mmap.MAP_SHARED | mmap.MAP_POPULATE,
             offset=where,
         )  # fmt: skip
-        self._word = {
-            at: np.frombuffer(shared, np.uint32, 1, at) for at in (producer, consumer, flags)
-        }
-        self._producer, self._consumer = self._word[producer], self._word[consumer]
-        self._flags = self._word[flags]
+        self._producer, self._consumer, self._flags = (
+            memoryview(shared)[at : at + 4].cast("I") for at in (producer, consumer, flags)
+        )
         self.entries: NDArray[Any] = np.frombuffer(shared, kind, size, start)
         self.size, self._mask = size, size - 1
         self.mine = 0
@@ -43,29 +41,34 @@ class Ring:
 
     def ready(self) -> bool:
         """Whether the kernel wrote what we have not read."""
-        return int(self._producer[0]) != self.mine
+        return self._producer[0] != self.mine
 
     def left(self) -> int:
         """How many entries that we wrote the kernel has not read."""
-        return (self.mine - int(self._consumer[0])) % WORDS
+        return (self.mine - self._consumer[0]) % WORDS
 
     def put(self, values: NDArray[Any]) -> None:
         """Write entries; there is always room, as there are no more of them than of frames."""
-        at = self.mine & self._mask
-        first = min(len(values), self.size - at)
-        self.entries[at : at + first] = values[:first]
-        if first < len(values):
-            self.entries[: len(values) - first] = values[first:]
-        self.mine = (self.mine + len(values)) % WORDS
+        at, count = self.mine & self._mask, len(values)
+        first = self.size - at
+        if count <= first:
+            self.entries[at : at + count] = values
+        else:
+            self.entries[at:] = values[:first]
+            self.entries[: count - first] = values[first:]
+        self.mine = (self.mine + count) % WORDS
         self._producer[0] = self.mine
 
     def take(self, most: int) -> NDArray[Any]:
-        """Read what the kernel wrote, as a copy: up to ``most``, and fewer at the ring's end."""
+        """Read what the kernel wrote: a view, up to ``most``, and fewer at the ring's end.
+
+        It stays as it is for as long as the kernel is not given back what the entries speak of.
+        """
         at = self.mine & self._mask
-        count = min((int(self._producer[0]) - self.mine) % WORDS, most, self.size - at)
-        found: NDArray[Any] = self.entries[at : at + count].copy()
+        count = min((self._producer[0] - self.mine) % WORDS, most, self.size - at)
         self.mine = (self.mine + count) % WORDS
         self._consumer[0] = self.mine
+        found: NDArray[Any] = self.entries[at : at + count]
         return found
 
 

@@ -5,6 +5,7 @@ It says, a JSON line each, what it met: a test reads its log.
 """
 
 import json
+import os
 import socket
 import struct
 import sys
@@ -56,6 +57,22 @@ def mirror(port: Port) -> None:
         batch.swap(26, 30, 4)
         batch.swap(34, 36, 2)
         port.send(batch)
+
+
+def queues(port: Port) -> None:
+    """Send UDP back, and say by which queue it came."""
+    for batch in port.receive():
+        for number in batch.read(34, ">u2").tolist():
+            say(queue=batch.queue, port=number)
+        batch.swap(0, 6, 6)
+        batch.swap(26, 30, 4)
+        batch.swap(34, 36, 2)
+        port.send(batch)
+
+
+def apart() -> None:
+    """The same, by a process for each queue."""
+    queues(Port(queue=int(os.fork() > 0)))
 
 
 def spoof(port: Port) -> None:
@@ -123,4 +140,5 @@ def misuse(port: Port) -> None:
 
 
 if __name__ == "__main__":
-    globals()[sys.argv[1]](Port())
+    chosen = globals()[sys.argv[1]]
+    chosen() if chosen is apart else chosen(Port())

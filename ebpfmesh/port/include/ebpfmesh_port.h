@@ -6,7 +6,6 @@
  */
 #ifndef EBPFMESH_PORT_H
 #define EBPFMESH_PORT_H
-
 #include <errno.h>
 #include <linux/if_xdp.h>
 #include <poll.h>
@@ -18,121 +17,134 @@
 #include <sys/stat.h>
 
 #define PORT_HEADROOM 256 /* free bytes in front of a packet that came */
+#define PORT_QUEUES 16 /* at most */
 
-struct port_ring { /* has room for all frames, so it never overflows */
+enum { PORT_RX, PORT_TX, PORT_FILL, PORT_DONE, PORT_RINGS };
+struct port_ring { /* has room for all frames of its queue, so it never overflows */
 	uint32_t *producer, *consumer, mask, mine;
 	void *entries;
 };
-
-struct port {
+struct port { /* each queue has its own frames, as many as a ring has entries */
 	uint8_t *memory;
-	uint64_t *spare; /* frames for port_take(), half of all */
-	uint32_t frames, frame, spares;
-	int fd; /* for poll(2) */
-	struct port_ring rx, tx, fill, done;
+	uint32_t frames, frame, queues, turn, spares[PORT_QUEUES];
+	int fd; /* for poll(2), as fds is where there are several queues */
+	struct pollfd fds[PORT_QUEUES];
+	struct port_ring rings[PORT_QUEUES][PORT_RINGS];
+	uint64_t *spare[PORT_QUEUES]; /* frames for port_take(), half of all */
 };
 
-static inline int port_ring_map(struct port *port, struct port_ring *ring, uint64_t where,
-				const struct xdp_ring_offset *at, size_t entry)
-{
-	char *map = mmap(NULL, at->desc + port->frames * entry, PROT_READ | PROT_WRITE,
-			 MAP_SHARED | MAP_POPULATE, port->fd, (off_t)where);
+#define PORT_NEXT(ring, type) ((type *)(ring)->entries)[(ring)->mine++ & (ring)->mask]
+#define PORT_READY(ring) (__atomic_load_n((ring)->producer, __ATOMIC_ACQUIRE) - (ring)->mine)
+#define PORT_LEFT(ring) ((ring)->mine - __atomic_load_n((ring)->consumer, __ATOMIC_ACQUIRE))
+#define PORT_TELL(ring, who) __atomic_store_n((ring)->who, (ring)->mine, __ATOMIC_RELEASE)
+#define PORT_HOME(port, address) ((address) >> __builtin_ctz((port)->frames * (port)->frame))
 
-	ring->producer = (void *)(map + at->producer);
-	ring->consumer = (void *)(map + at->consumer);
-	ring->entries = map + at->desc;
-	ring->mask = port->frames - 1;
-	ring->mine = 0;
-	return map == MAP_FAILED ? -1 : 0;
-}
-
-static inline uint32_t port_ring_ready(const struct port_ring *ring)
+/* Their frames are free: half of a queue's are spare, the others the kernel fills. */
+static inline void port_drop(struct port *port, const struct xdp_desc *packets, uint32_t count)
 {
-	return __atomic_load_n(ring->producer, __ATOMIC_ACQUIRE) - ring->mine;
-}
+	for (uint32_t i = 0; i < count; i++) {
+		uint64_t home = PORT_HOME(port, packets[i].addr);
+		struct port_ring *fill = &port->rings[home][PORT_FILL];
 
-/* A frame is free: half of them are spare, the others the kernel fills. */
-static inline void port_recycle(struct port *port, uint64_t address)
-{
-	address -= address % port->frame;
-	if (port->spares < port->frames / 2)
-		port->spare[port->spares++] = address;
-	else
-		((uint64_t *)port->fill.entries)[port->fill.mine++ & port->fill.mask] = address;
-	__atomic_store_n(port->fill.producer, port->fill.mine, __ATOMIC_RELEASE);
+		if (port->spares[home] < port->frames / 2)
+			port->spare[home][port->spares[home]++] = packets[i].addr & -(uint64_t)port->frame;
+		else
+			PORT_NEXT(fill, uint64_t) = packets[i].addr;
+		PORT_TELL(fill, producer);
+	}
 }
 
 /* 0; or -1 with errno, ENOENT where this process was not handed a port. */
 static inline int port_open(struct port *port)
 {
-	const char *said = getenv("EBPFMESH_PORT");
-	struct xdp_mmap_offsets at;
-	socklen_t length = sizeof(at);
+	static const uint64_t where[] = { XDP_PGOFF_RX_RING, XDP_PGOFF_TX_RING,
+					  XDP_UMEM_PGOFF_FILL_RING, XDP_UMEM_PGOFF_COMPLETION_RING };
+	char *said = getenv("EBPFMESH_PORT");
 	struct stat memory;
-	int fd;
+	int fd, read;
 
+	*port = (struct port){ 0 };
 	errno = ENOENT;
-	if (!said || sscanf(said, "%d %d %u", &fd, &port->fd, &port->frame) != 3)
+	if (!said || sscanf(said, "%d %d %u%n", &fd, &port->fd, &port->frame, &read) < 3)
 		return -1;
-	if (fstat(fd, &memory) || getsockopt(port->fd, SOL_XDP, XDP_MMAP_OFFSETS, &at, &length))
+	port->fds[port->queues++] = (struct pollfd){ .fd = port->fd, .events = POLLIN };
+	for (said += read; *said && port->queues < PORT_QUEUES;)
+		port->fds[port->queues++] = (struct pollfd){ strtol(said, &said, 10), POLLIN, 0 };
+	if (fstat(fd, &memory))
 		return -1;
-	port->frames = memory.st_size / port->frame;
+	port->frames = memory.st_size / port->frame / port->queues;
 	port->memory = mmap(NULL, memory.st_size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-	port->spare = malloc(port->frames * sizeof(*port->spare));
-	port->spares = 0;
-	if (port->memory == MAP_FAILED || !port->spare ||
-	    port_ring_map(port, &port->rx, XDP_PGOFF_RX_RING, &at.rx, sizeof(struct xdp_desc)) ||
-	    port_ring_map(port, &port->tx, XDP_PGOFF_TX_RING, &at.tx, sizeof(struct xdp_desc)) ||
-	    port_ring_map(port, &port->fill, XDP_UMEM_PGOFF_FILL_RING, &at.fr, 8) ||
-	    port_ring_map(port, &port->done, XDP_UMEM_PGOFF_COMPLETION_RING, &at.cr, 8))
-		return -1;
-	port->fill.mine = port->frames / 2; /* put in when the command began: the first half */
-	for (uint32_t i = port->fill.mine; i < port->frames; i++)
-		port_recycle(port, (uint64_t)i * port->frame);
+	for (uint32_t queue = 0, i; queue < port->queues; queue++) {
+		struct xdp_ring_offset at[PORT_RINGS]; /* struct xdp_mmap_offsets */
+		socklen_t size = sizeof(at);
+
+		port->spare[queue] = malloc(port->frames * sizeof(uint64_t));
+		if (port->memory == MAP_FAILED || !port->spare[queue] ||
+		    getsockopt(port->fds[queue].fd, SOL_XDP, XDP_MMAP_OFFSETS, at, &size))
+			return -1;
+		for (i = 0; i < PORT_RINGS; i++) {
+			size_t entry = i < PORT_FILL ? sizeof(struct xdp_desc) : sizeof(uint64_t);
+			char *map = mmap(NULL, at[i].desc + port->frames * entry, PROT_READ | PROT_WRITE,
+					 MAP_SHARED | MAP_POPULATE, port->fds[queue].fd, where[i]);
+
+			if (map == MAP_FAILED)
+				return -1;
+			port->rings[queue][i] = (struct port_ring){
+				(void *)(map + at[i].producer), (void *)(map + at[i].consumer),
+				port->frames - 1, 0, map + at[i].desc };
+		}
+		/* the first half was put in when the command began */
+		for (i = port->rings[queue][PORT_FILL].mine = port->frames / 2; i < port->frames; i++)
+			port->spare[queue][port->spares[queue]++] =
+				((uint64_t)queue * port->frames + i) * port->frame;
+	}
 	return 0;
 }
 
-/* Send what was queued, as far as the kernel has room; how many packets it has yet to take. */
-static inline uint32_t port_flush(struct port *port)
+/* Have the kernel send what was queued, as far as it has room, and take back what it has sent. Whether
+ * some is unsent, or it has no frame to fill: these come back unasked, and nothing would wake us. */
+static inline int port_flush(struct port *port)
 {
-	uint32_t left = port->tx.mine - __atomic_load_n(port->tx.consumer, __ATOMIC_ACQUIRE), before;
+	int soon = 0;
 
-	for (int stuck = 0; left && stuck < 3; stuck = left == before ? stuck + 1 : 0) {
-		before = left;
-		sendto(port->fd, NULL, 0, MSG_DONTWAIT, NULL, 0);
-		left = port->tx.mine - __atomic_load_n(port->tx.consumer, __ATOMIC_ACQUIRE);
-	}
-	return left;
-}
+	for (uint32_t i = 0; i < port->queues; i++) {
+		struct port_ring *tx = &port->rings[i][PORT_TX], *done = &port->rings[i][PORT_DONE];
+		uint32_t left = PORT_LEFT(tx), before;
 
-static inline void port_collect(struct port *port)
-{
-	while (port_ring_ready(&port->done)) {
-		port_recycle(port, ((uint64_t *)port->done.entries)[port->done.mine & port->done.mask]);
-		__atomic_store_n(port->done.consumer, ++port->done.mine, __ATOMIC_RELEASE);
+		for (int stuck = 0; left && stuck < 3; stuck = left == before ? stuck + 1 : 0) {
+			before = left;
+			sendto(port->fds[i].fd, NULL, 0, MSG_DONTWAIT, NULL, 0);
+			left = PORT_LEFT(tx);
+		}
+		while (PORT_READY(done)) {
+			struct xdp_desc sent = { .addr = PORT_NEXT(done, uint64_t) };
+
+			PORT_TELL(done, consumer);
+			port_drop(port, &sent, 1);
+		}
+		soon |= left || !PORT_LEFT(&port->rings[i][PORT_FILL]);
 	}
+	return soon;
 }
 
 /* Up to `most` packets, waiting so many milliseconds for one; -1: for ever, 0: not at all. */
 static inline uint32_t port_receive(struct port *port, struct xdp_desc *packets, uint32_t most,
 				    int milliseconds)
 {
-	struct pollfd readable = { .fd = port->fd, .events = POLLIN };
-	uint32_t count;
+	int soon = port_flush(port);
+	uint32_t count = 0, looked = 0;
 
-	port_collect(port);
-	if (!port_ring_ready(&port->rx) && milliseconds) {
-		/* what was sent comes back unasked: none to fill, and nothing would wake us */
-		int soon = port_flush(port) || port->fill.mine == *port->fill.consumer;
+	while (!count && looked++ < 2 * port->queues) {
+		struct port_ring *rx = &port->rings[port->turn++ % port->queues][PORT_RX];
 
-		poll(&readable, 1, soon ? 1 : milliseconds);
-		port_collect(port);
+		for (uint32_t ready = PORT_READY(rx); ready && count < most; ready--)
+			packets[count++] = PORT_NEXT(rx, struct xdp_desc);
+		PORT_TELL(rx, consumer);
+		if (!count && looked == port->queues) {
+			poll(port->fds, port->queues, soon && milliseconds ? 1 : milliseconds);
+			port_flush(port);
+		}
 	}
-	count = port_ring_ready(&port->rx);
-	count = count < most ? count : most;
-	for (uint32_t i = 0; i < count; i++)
-		packets[i] = ((struct xdp_desc *)port->rx.entries)[port->rx.mine++ & port->rx.mask];
-	__atomic_store_n(port->rx.consumer, port->rx.mine, __ATOMIC_RELEASE);
 	return count;
 }
 
@@ -141,24 +153,22 @@ static inline uint32_t port_take(struct port *port, struct xdp_desc *packets, ui
 {
 	uint32_t count = 0;
 
-	port_collect(port);
-	while (count < most && port->spares)
-		packets[count++] = (struct xdp_desc){
-			.addr = port->spare[--port->spares] + PORT_HEADROOM };
+	port_flush(port);
+	for (uint32_t i = 0; i < port->queues; i++)
+		while (count < most && port->spares[i])
+			packets[count++] = (struct xdp_desc){
+				.addr = port->spare[i][--port->spares[i]] + PORT_HEADROOM };
 	return count;
 }
 
 static inline void port_send(struct port *port, const struct xdp_desc *packets, uint32_t count)
 {
-	for (uint32_t i = 0; i < count; i++)
-		((struct xdp_desc *)port->tx.entries)[port->tx.mine++ & port->tx.mask] = packets[i];
-	__atomic_store_n(port->tx.producer, port->tx.mine, __ATOMIC_RELEASE);
-	port_flush(port);
-}
+	for (uint32_t i = 0; i < count; i++) {
+		struct port_ring *tx = &port->rings[PORT_HOME(port, packets[i].addr)][PORT_TX];
 
-static inline void port_drop(struct port *port, const struct xdp_desc *packets, uint32_t count)
-{
-	for (uint32_t i = 0; i < count; i++)
-		port_recycle(port, packets[i].addr);
+		PORT_NEXT(tx, struct xdp_desc) = packets[i];
+		PORT_TELL(tx, producer);
+	}
+	port_flush(port);
 }
 #endif
