@@ -8,7 +8,7 @@ from typing import Final, NamedTuple
 be16 = c_uint16.__ctype_be__
 be32 = c_uint32.__ctype_be__
 
-ABI: Final = 0xfa314cf
+ABI: Final = 0xd7d87c6
 MEANING: Final = 1
 GATEWAY4: Final = 0xa9fe0101
 GATEWAY6_FIRST: Final = 0xfe800000
@@ -27,6 +27,7 @@ DRY_REJECTED: Final = 0x40000000
 ANSWER: Final = 0xeb9fa25
 PASSED: Final = 0xeb9fa55
 ANSWERS: Final = 64
+DATAGRAMS: Final = 4
 TICK_SHIFT: Final = 8
 CALL_SLOW: Final = 0
 CALL_JUDGE: Final = 1
@@ -846,7 +847,7 @@ class Packet(Structure):
 
 
 class Question(Structure):
-    """struct mesh_question, 820 bytes."""
+    """struct mesh_question, 824 bytes."""
 
     tuple: Tuple
     target: Address
@@ -865,6 +866,8 @@ class Question(Structure):
     pairs: int
     protocol: int
     uplink: int
+    asked_port: int
+    pad: int
 
     _fields_ = (
         ("tuple", Tuple),
@@ -884,6 +887,8 @@ class Question(Structure):
         ("pairs", c_uint32),
         ("protocol", c_uint32),
         ("uplink", c_uint32),
+        ("asked_port", be16),
+        ("pad", c_uint16),
     )
 
 
@@ -914,7 +919,7 @@ class Verdict(Structure):
 
 
 class Judgement(Structure):
-    """struct mesh_judgement, 900 bytes."""
+    """struct mesh_judgement, 904 bytes."""
 
     packet: Packet
     question: Question
@@ -983,8 +988,20 @@ class Socket(Structure):
     )
 
 
+class Datagrams(Structure):
+    """struct mesh_datagrams, 180 bytes."""
+
+    of: Array[Socket]
+    next: int
+
+    _fields_ = (
+        ("of", Socket * 4),
+        ("next", c_uint32),
+    )
+
+
 class Asked(Structure):
-    """struct mesh_asked, 904 bytes."""
+    """struct mesh_asked, 908 bytes."""
 
     users: int
     judgement: Judgement
@@ -1285,6 +1302,8 @@ MAPS: Final = (
     MapSpec("array", "mesh_room", c_uint32, Room, "rooms"),
     MapSpec("hash", "mesh_netns", c_uint64, c_uint32, "functions"),
     MapSpec("sk_storage", "mesh_socket", c_uint32, Socket, "0"),
+    MapSpec("sk_storage", "mesh_datagrams", c_uint32, Datagrams, "0"),
+    MapSpec("array", "mesh_host", c_uint32, c_uint64, "1"),
     MapSpec("percpu_array", "mesh_asked", c_uint32, Asked, "1"),
     MapSpec("percpu_array", "mesh_scratch", c_uint32, Judgement, "1"),
     MapSpec("percpu_array", "mesh_entries", c_uint32, Entries, "1"),

@@ -18,8 +18,8 @@ Pure: nothing is read or changed here. The order, and why:
 9. commands are started anew that are others now, one after the other.
 
 Programs of another build come first, so that all that follows is done for those that will meet it.
-Timeouts and ``reject`` come next: they say nothing about who may talk to whom. Then what is
-injected, since a program that is refused must not cost anything; packets meet it, as they lose
+Timeouts, ``reject`` and ``host`` come next: they say nothing about who may talk to whom. Then what
+is injected, since a program that is refused must not cost anything; packets meet it, as they lose
 what is ejected, when all else is in place.
 
 At no time is a flow allowed that was not before and will not be after, and no service names a
@@ -56,6 +56,7 @@ from ebpfmesh.operation import (
     RemoveUplink,
     ReplacePrograms,
     RollFunction,
+    SetHost,
     SetInjection,
     SetOnFailure,
     SetReject,
@@ -149,6 +150,8 @@ def _setting_steps(current: Mesh, wanted: Mesh) -> Iterator[Operation]:
         yield SetTimeouts(wanted.timeouts, current.timeouts)
     if current.reject != wanted.reject:
         yield SetReject(_bare(wanted), _bare(current))
+    if current.host != wanted.host:
+        yield SetHost(_bare(wanted), _bare(current))
     if current.on_failure != wanted.on_failure:
         yield SetOnFailure(_bare(wanted), _bare(current))
     if current.rights != wanted.rights:

@@ -61,6 +61,9 @@
 /* ICMP messages about dropped packets that a function, or the host for it, gets in a tick. */
 #define MESH_ANSWERS 64
 
+/* Services that a datagram socket of the host may speak with by turns, each with its own name. */
+#define MESH_DATAGRAMS 4
+
 /* The clock of flows is the kernel's jiffies without its last bits: about a second at HZ=250. */
 #define MESH_TICK_SHIFT 8
 
@@ -690,8 +693,10 @@ struct mesh_question {
 	__u32 pairs;
 	__u32 protocol;
 	__u32 uplink; /* interface of an opener outside, 0: a function, or by the host's stack */
+	__be16 asked_port; /* as the packet or socket has it; service_port is the service's own */
+	__u16 pad;
 };
-_Static_assert(sizeof(struct mesh_question) == 820, "padding");
+_Static_assert(sizeof(struct mesh_question) == 824, "padding");
 
 /* What became of it. */
 struct mesh_verdict {
@@ -713,7 +718,7 @@ struct mesh_judgement {
 	struct mesh_question question;
 	struct mesh_verdict verdict;
 };
-_Static_assert(sizeof(struct mesh_judgement) == 900, "padding");
+_Static_assert(sizeof(struct mesh_judgement) == 904, "padding");
 
 /* A datagram's first fragment has the ports, the others have this. */
 struct mesh_fragment_key {
@@ -733,7 +738,7 @@ struct mesh_fragment {
 };
 _Static_assert(sizeof(struct mesh_fragment) == 12, "padding");
 
-/* A stream socket of a function that asked for a service and was connected to a backend of it. */
+/* A socket of a function's or the host's that asked for a service and got a backend of it. */
 struct mesh_socket {
 	struct mesh_address service;
 	struct mesh_address backend;
@@ -745,12 +750,19 @@ struct mesh_socket {
 };
 _Static_assert(sizeof(struct mesh_socket) == 44, "padding");
 
+/* Those of a datagram socket of the host; of an entry that is not used the port is 0. */
+struct mesh_datagrams {
+	struct mesh_socket of[MESH_DATAGRAMS];
+	__u32 next; /* that takes the place of an older one, modulo their number */
+};
+_Static_assert(sizeof(struct mesh_datagrams) == 180, "padding");
+
 /* The question of a connect(), which may be interrupted by one on the same CPU. */
 struct mesh_asked {
 	__u32 users; /* only the first may write */
 	struct mesh_judgement judgement;
 };
-_Static_assert(sizeof(struct mesh_asked) == 904, "padding");
+_Static_assert(sizeof(struct mesh_asked) == 908, "padding");
 
 /* What is sent to mesh_events; so many bytes of the packet as `captured` says come after it. */
 struct mesh_event {

@@ -105,6 +105,12 @@ MESH_MAP("hash", mesh_netns, __u64, __u32, functions);
 /* The service a socket was connected to. Written by mesh_sock.c; read there and when judging. */
 MESH_STORAGE(mesh_socket, struct mesh_socket);
 
+/* Services that a datagram socket of the host speaks with. By mesh_host.c; read when judging. */
+MESH_STORAGE(mesh_datagrams, struct mesh_datagrams);
+
+/* Cookie of the host's network namespace; 0: its processes reach no services. Read by mesh_host.c. */
+MESH_MAP("array", mesh_host, __u32, __u64, 1);
+
 /* What a connect() may do is asked here: mesh_scratch belongs to packets, which interrupt it. */
 MESH_MAP("percpu_array", mesh_asked, __u32, struct mesh_asked, 1);
 

@@ -60,7 +60,7 @@ HOT int connect_judge(const struct mesh_config *config, struct mesh_judgement *j
 	j->question.receiver = to->id;
 	j->question.target_port = to->backend_port;
 	j->question.service = service;
-	j->question.service_port = from->port;
+	j->question.service_port = j->question.asked_port = from->port;
 	judge_question(j, &who);
 	return decide_policy(config, j, &who);
 }

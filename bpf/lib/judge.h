@@ -35,7 +35,7 @@ HOT void judge_orient(struct mesh_judgement *j, const struct mesh_flow *stale)
 	if (!stale)
 		return;
 	j->question.service_address = stale->address; /* of MESH_FLOW_SOCKET */
-	j->question.service_port = stale->port;
+	j->question.asked_port = stale->port;
 	j->question.target_port = stale->port;
 	if (!(stale->flags & MESH_FLOW_REPLY))
 		return;
@@ -88,9 +88,22 @@ HOT int judge_service(struct mesh_judgement *j, const struct mesh_service *servi
 	return MESH_OK;
 }
 
+/* The service that a socket asked for, by its own address or, on the host, a published one. */
+HOT struct mesh_service *judge_asked(const struct mesh_config *config, struct mesh_judgement *j)
+{
+	struct mesh_service *service =
+		service_lookup(config, &j->question.service_address, j->question.asked_port,
+			       j->question.tuple.protocol);
+
+	if (service)
+		j->question.service_port = service_own_port(service, j->question.asked_port);
+	return service;
+}
+
 /*
  * A new flow of a socket that was connected to a service's backend: it has that backend as long as
- * the service's table would give it once more. Otherwise it gets another one, as any new flow does.
+ * the service's table would give it once more. Otherwise it gets another one, as any new flow does;
+ * but what the host's stack sends is on its way into that very backend.
  */
 HOT struct mesh_service *judge_socket(CTX *ctx, const struct mesh_config *config,
 				      struct mesh_judgement *j)
@@ -102,17 +115,18 @@ HOT struct mesh_service *judge_socket(CTX *ctx, const struct mesh_config *config
 	if (!socket)
 		return NULL;
 	j->question.service_address = socket->service;
-	j->question.service_port = socket->service_port;
-	service = service_find(config, &j->question.service_address, j->question.service_port,
-			       IPPROTO_TCP, 0);
+	j->question.asked_port = socket->service_port;
+	service = judge_asked(config, j);
 	if (j->question.backend)
 		return service;
 	j->question.flags |= MESH_FLOW_SOCKET;
 	j->question.backend = socket->id;
 	j->question.backend_ifindex = socket->ifindex;
+	if (j->packet.direction == MESH_TO_FN)
+		return service;
 	t.source = j->question.tuple.source;
 	t.destination = j->question.service_address;
-	t.destination_port = j->question.service_port;
+	t.destination_port = j->question.asked_port;
 	t.protocol = IPPROTO_TCP;
 	if (service &&
 	    service_select_socket(service, &t, socket_cookie(ctx)) != j->question.backend)
@@ -140,10 +154,7 @@ HOT struct mesh_service *judge_meant(CTX *ctx, const struct mesh_config *config,
 	}
 	if (!stale || (j->question.backend && !(j->question.flags & MESH_FLOW_SOCKET)))
 		return judge_socket(ctx, config, j);
-	if (!(j->question.flags & MESH_FLOW_SOCKET))
-		return NULL;
-	return service_find(config, &j->question.service_address, j->question.service_port,
-			    j->question.tuple.protocol, 0);
+	return j->question.flags & MESH_FLOW_SOCKET ? judge_asked(config, j) : NULL;
 }
 
 /* Find the receiver. MESH_OK or a reason. */
@@ -209,6 +220,9 @@ HOT int judge_parties(CTX *ctx, const struct mesh_config *config, struct mesh_ju
 		return reason;
 	if (reply && j->question.receiver != j->packet.sender)
 		return MESH_NO_FLOW;
+	if (!reply && j->packet.direction == MESH_TO_FN &&
+	    j->question.receiver != j->packet.function)
+		return MESH_NO_BACKEND; /* the one that the host's socket had is another's by now */
 	if (j->question.service && !(j->question.flags & MESH_FLOW_SOCKET))
 		j->question.flags |= MESH_FLOW_NAT_DST;
 	if (j->question.opener == j->question.receiver) {

@@ -104,7 +104,7 @@ HOT void store_forward(const struct mesh_config *config, const struct mesh_judge
 	flow->meter_rx = meter_slot(config, j->question.receiver, who->opener->tenant);
 	flow->flags = j->question.flags;
 	flow->address = j->question.service_address;
-	flow->port = j->question.service_port;
+	flow->port = j->question.asked_port;
 	flow->backend = j->question.backend;
 	flow->service = j->question.service;
 	flow->seen = flow_clock();

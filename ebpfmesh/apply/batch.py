@@ -15,12 +15,12 @@ from ebpfmesh.apply import listen, logs, programs
 from ebpfmesh.apply.live import Live
 from ebpfmesh.apply.ready import Unready
 from ebpfmesh.errors import MeshError
-from ebpfmesh.kernel import rcu, sockets
+from ebpfmesh.kernel import host, rcu, sockets
 from ebpfmesh.kernel.cgroup import directory_above
 from ebpfmesh.kernel.programs import CALLS
 from ebpfmesh.operation import AddFunction, Operation, RollFunction, SetService, StopFunction
 from ebpfmesh.state import audit
-from ebpfmesh.state.place import group_of
+from ebpfmesh.state.place import at_host, group_of
 
 
 def apply(
@@ -167,6 +167,7 @@ def _write_anew(mesh: Live) -> None:
 def _finish(mesh: Live, done: Iterable[Operation], wait: Callable[[], None] | None = None) -> None:
     """Raise the epoch, once for all changes; start commands when everything is in place."""
     _attach_sockets(mesh)
+    _attach_host(mesh)
     mesh.chains.draw()
     if mesh.deny.stale:  # and with it what is at XDP
         mesh.deny.draw()
@@ -198,3 +199,15 @@ def _attach_sockets(mesh: Live) -> None:
     if not sockets.attached(mesh.pins, above):
         mesh.step("sockets")
         sockets.attach(mesh.pins, above)
+
+
+def _attach_host(mesh: Live) -> None:
+    """Processes of the host reach services, or no longer, as the mesh says."""
+    maps, wanted = mesh.control.maps, at_host(mesh.record)
+    if host.attached(mesh.pins, maps, wanted):
+        return
+    if wanted and not host.loaded(mesh.pins):
+        mesh.step("programs at sockets of the host")
+        programs.load_host(mesh.pins)
+    mesh.step("sockets of the host")
+    host.attach(mesh.pins, maps, wanted)

@@ -21,7 +21,16 @@ from ebpfmesh.compile import compiled
 from ebpfmesh.errors import AbiMismatch, NotFound
 from ebpfmesh.kernel import bpf, links, private, sockets
 from ebpfmesh.kernel.pins import Pins
-from ebpfmesh.kernel.programs import ALWAYS, AT_SOCKETS, CALLS, HOOKS, MESH, UPLINK, by_file
+from ebpfmesh.kernel.programs import (
+    ALWAYS,
+    AT_HOST,
+    AT_SOCKETS,
+    CALLS,
+    HOOKS,
+    MESH,
+    UPLINK,
+    by_file,
+)
 from ebpfmesh.operation import ReplacePrograms
 from ebpfmesh.state.place import uplink_pin
 from ebpfmesh.state.record import Record
@@ -93,7 +102,7 @@ def switch(mesh: Held, build: str) -> None:
             calls.set(ctypes.c_uint32(slot), ctypes.c_uint32(program.fileno()))
             bpf.obj_repin(program, mesh.pins.progs / CALLS[slot])
     _switch_hooks(mesh, build)
-    for one in AT_SOCKETS:
+    for one in (*AT_SOCKETS, *AT_HOST):
         if (there / one.name).exists():  # else they came after the first service, by another build
             mesh.step(f"program {one.name}")
             with bpf.obj_get(there / one.name) as program:

@@ -140,6 +140,10 @@ class Control:
         """Have senders told that no rule allows what they send, or not, from the next commit on."""
         self._change_base(reject=reject)
 
+    def set_host(self, host: bool) -> None:
+        """Have processes of the host reach services, or not, once the change is finished."""
+        self._change_base(host=host)
+
     def set_on_failure(self, on_failure: OnFailure) -> None:
         """Have changes undone, or kept, in which a function does not get ready."""
         self._change_base(on_failure=on_failure)

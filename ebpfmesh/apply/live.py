@@ -18,6 +18,7 @@ from ebpfmesh.apply.rolls import Rolls
 from ebpfmesh.apply.uplinks import Uplinks
 from ebpfmesh.errors import MeshError
 from ebpfmesh.kernel import rcu
+from ebpfmesh.kernel.host import check_supported
 from ebpfmesh.kernel.pins import Pins
 from ebpfmesh.model import (
     Function,
@@ -101,6 +102,13 @@ class Live(Held):
         """Whether senders are told."""
         self.step("reject")
         self.control.set_reject(reject)
+
+    def set_host(self, host: bool) -> None:
+        """Whether the host's own processes reach services."""
+        if host:
+            check_supported()
+        self.step("host")
+        self.control.set_host(host)
 
     def set_rights(self, rights: tuple[Rights, ...]) -> None:
         """What tenants may inject."""

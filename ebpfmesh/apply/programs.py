@@ -15,7 +15,7 @@ from ebpfmesh.compile.source import bpf_dir
 from ebpfmesh.kernel import bpf, sockets
 from ebpfmesh.kernel.maps import Maps
 from ebpfmesh.kernel.pins import Pins
-from ebpfmesh.kernel.programs import ALWAYS, AT_SOCKETS, Program, by_file
+from ebpfmesh.kernel.programs import ALWAYS, AT_HOST, AT_SOCKETS, Program, by_file
 
 
 def load_missing(own: Pins, *, services: bool) -> None:
@@ -35,6 +35,13 @@ def lack_sockets(own: Pins) -> bool:
 def load_sockets(own: Pins) -> None:
     """Compile the programs at sockets; ``sockets.attach`` attaches them."""
     load_sources(own, by_file(_sockets_missing(own, services=True)))
+
+
+def load_host(own: Pins) -> None:
+    """Compile the programs for the host's own processes; ``host.attach`` attaches them."""
+    for program in AT_HOST:  # some are there if a crash came while they were pinned
+        (own.progs / program.name).unlink(missing_ok=True)
+    load_sources(own, by_file(AT_HOST))
 
 
 def _sockets_missing(own: Pins, *, services: bool) -> tuple[Program, ...]:

@@ -10,7 +10,7 @@ import contextlib
 
 from ebpfmesh.apply.held import OnStep
 from ebpfmesh.errors import AbiMismatch, MeshError, NotFound, UnreadableRecord
-from ebpfmesh.kernel import cgroup, interface, links, netns, pins, rcu, sockets
+from ebpfmesh.kernel import cgroup, host, interface, links, netns, pins, rcu, sockets
 from ebpfmesh.kernel.pins import Pins
 from ebpfmesh.runtime import process
 from ebpfmesh.state import remains, writer
@@ -52,6 +52,7 @@ def take_down(mesh: str, on_step: OnStep, *, asked: bool = False) -> list[str]:
             links.detach_all(ip, index, Pins(mesh).top)
         _remove_interfaces(found_here)
     on_step("pins")
+    host.detach(Pins(mesh))
     sockets.detach(Pins(mesh))
     Pins(mesh).remove()
     pins.unmount_bpffs()

@@ -32,7 +32,7 @@ KINDS: dict[str, dict[str, int]] = {
     "xdp": {"prog_type": bpf.PROG_TYPE_XDP},
 } | {
     hook: {"prog_type": bpf.PROG_TYPE_CGROUP_SOCK_ADDR, "attach_type": number}
-    for hook, number in bpf.CGROUP_HOOK.items()
+    for hook, number in bpf.HOST_HOOK.items()
 }
 """Arguments of BCC for a program, by the ``type`` of ``programs.Program``."""
 

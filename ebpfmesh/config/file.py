@@ -233,6 +233,7 @@ class MeshTable(Model):
     expedited: bool = Field(default=False, description="true or false")
     reject: bool = Field(default=False, description="true or false")
     count_flows: bool = Field(default=False, description="true or false")
+    host: bool = Field(default=False, description="true or false")
     on_failure: OnFailure = Field(default="undo", description='"undo" or "keep"')
 
 

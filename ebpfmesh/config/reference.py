@@ -40,7 +40,7 @@ Keys, tables or values that are not listed here are refused, and so are names th
 two of one name, and addresses and ports that are taken.
 """
 _TEXTS = {
-    "mesh": "The mesh as a whole. Only reject, on_failure and timeouts can change while it is up.",
+    "mesh": "The mesh as a whole. While it is up reject, host, on_failure and timeouts can change.",
     "mesh.limits": "How many entries the maps have room for.",
     "mesh.timeouts": "How many seconds a flow lives without a packet.",
     "function": "A container, or with `replicas` a group of containers that are alike.",
@@ -142,6 +142,10 @@ ABOUT: dict[str, dict[str, tuple[str, str]]] = {
         ),
         "count_flows": (
             "Packets, bytes and age of each flow are in `show flows`; each packet costs more.",
+            "true",
+        ),
+        "host": (
+            "The host's own processes reach services, see [uplink.md](uplink.md#the-host-itself).",
             "true",
         ),
         "on_failure": (

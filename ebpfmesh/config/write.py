@@ -130,7 +130,8 @@ def _is_literal(value: str) -> bool:
 
 
 def _mesh(mesh: Mesh) -> _Row:
-    settings = {"hook", "expedited", "reject", "count_flows", "on_failure", "timeouts", "limits"}
+    settings = {"hook", "expedited", "reject", "count_flows", "host", "on_failure"}
+    settings |= {"timeouts", "limits"}
     dumped = mesh.model_dump(mode="json", include=settings, exclude_defaults=True)
     dumped.get("limits", {}).pop("sockets", None)  # has no effect
     prefixes = [

@@ -43,6 +43,17 @@ CGROUP_HOOK = {
     "connect6": 11,
 }
 """Attach types of programs of cgroups; an answer can be named before anything is asked."""
+HOST_HOOK = {
+    "peername4": 29,
+    "peername6": 30,
+    "recvmsg4": 19,
+    "recvmsg6": 20,
+    "connect4": 10,
+    "connect6": 11,
+    "sendmsg4": 14,
+    "sendmsg6": 15,
+}
+"""Those of the host's own processes, in the same order."""
 NOEXIST = 1
 BPF_STATS_RUN_TIME = 0
 TEST_XDP_LIVE_FRAMES = 1 << 1

@@ -174,7 +174,7 @@ INNER = {
 """What maps of maps hold."""
 LAZY = frozenset(
     {"mesh_policy", "mesh_service", "mesh_address", "mesh_iface", "mesh_drops", "mesh_prefix"}
-    | {"mesh_socket", "mesh_target", "mesh_refused"}
+    | {"mesh_socket", "mesh_datagrams", "mesh_target", "mesh_refused"}
 )
 
 

@@ -15,11 +15,12 @@ Direction = Literal["ingress", "egress"]
 class Program:
     """A function of a C file that is loaded as a program of its own.
 
-    ``type`` is tc, xdp, or a key of bpf.CGROUP_HOOK. For those of a mesh: the ``file`` of bpf/, the
+    ``type`` is tc, xdp, or a key of bpf.HOST_HOOK. For those of a mesh: the ``file`` of bpf/, the
     ``hook`` of a function's interface, or of an ``uplink``, that it is attached to, or the slot of
     mesh_tc_calls by which others ``call`` it; and whether a mesh needs it always, or for services
-    only, or "early", in front of tc at uplinks and functions that need it: then each is loaded when
-    it is first needed. With ``frags`` it takes XDP frames in fragments.
+    only, for the host's own processes, or "early", in front of tc at uplinks and functions that
+    need it: then each is loaded when it is first needed. With ``frags`` it takes XDP frames in
+    fragments.
     """
 
     name: str
@@ -27,7 +28,7 @@ class Program:
     file: str = ""
     hook: Direction | None = None
     call: int | None = None
-    needed: Literal["always", "services", "early"] = "always"
+    needed: Literal["always", "services", "host", "early"] = "always"
     uplink: bool = False
     frags: bool = False
 
@@ -44,6 +45,7 @@ MESH = (
     Program("mesh_answer_fn", "tc", "mesh_tc.c", call=_abi.CALL_ANSWER),
     Program("mesh_rate_fn", "tc", "mesh_tc.c", call=_abi.CALL_RATE),
     *(Program(f"mesh_{hook}", hook, "mesh_sock.c", needed="services") for hook in bpf.CGROUP_HOOK),
+    *(Program(f"mesh_host_{hook}", hook, "mesh_host.c", needed="host") for hook in bpf.HOST_HOOK),
     Program("mesh_deny_xdp", "xdp", "mesh_deny.c", needed="early", frags=True),
     Program("mesh_carry_xdp", "xdp", "mesh_carry.c", needed="early", frags=True),
     Program("mesh_both_xdp", "xdp", "mesh_carry.c", needed="early", frags=True),
@@ -61,6 +63,7 @@ The first is loaded by itself too, for those.
 """
 ALWAYS = tuple(program for program in MESH if program.needed == "always")
 AT_SOCKETS = tuple(program for program in MESH if program.needed == "services")
+AT_HOST = tuple(program for program in MESH if program.needed == "host")
 HOOKS: dict[Direction, str] = {
     one.hook: one.name for one in MESH if one.hook is not None and not one.uplink
 }

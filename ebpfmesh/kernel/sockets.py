@@ -107,10 +107,16 @@ def _wanted(pins: Pins, group: Path | None) -> int | None:
         return None
 
 
+def program_id(pins: Pins, name: str) -> int:
+    """Id of the program that is pinned."""
+    with bpf.obj_get(pins.progs / name) as program:
+        return int(bpf.prog_info(program).id)
+
+
 def _is_current(pins: Pins, name: str) -> bool:
     """Whether what is attached is the program that is pinned."""
-    with bpf.obj_get(pins.links / name) as link, bpf.obj_get(pins.progs / name) as program:
-        return bpf.link_program(link) == int(bpf.prog_info(program).id)
+    with bpf.obj_get(pins.links / name) as link:
+        return bpf.link_program(link) == program_id(pins, name)
 
 
 def _cgroup_of(pin: Path) -> int | None:

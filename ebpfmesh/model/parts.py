@@ -48,7 +48,8 @@ class Parts(Model):
     kernel's grace periods are shorter, for everybody. With ``reject`` the sender of what no rule
     allows is told, and of what no service or no function of it takes. With ``count_flows``
     packets and bytes are counted for each flow, too. Where a function does not get ready, what
-    ``up`` did is undone, or kept (``on_failure``).
+    ``up`` did is undone, or kept (``on_failure``). With ``host`` the host's own processes reach
+    services, by programs at the root of the cgroup hierarchy.
     """
 
     name: MeshName
@@ -58,6 +59,7 @@ class Parts(Model):
     expedited: bool = False
     reject: bool = False
     count_flows: bool = False
+    host: bool = False
     on_failure: OnFailure = "undo"
     prefix4: Annotated[IPv4Network, AfterValidator(check_prefix)] = IPv4Network("198.18.0.0/16")
     prefix6: Annotated[IPv6Network, AfterValidator(check_prefix)] = IPv6Network("2001:db8::/64")

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from ebpfmesh import _abi
 from ebpfmesh.kernel import bpf, links
-from ebpfmesh.kernel.programs import AT_SOCKETS
+from ebpfmesh.kernel.programs import AT_HOST, AT_SOCKETS
 from ebpfmesh.observe.view import View
 from ebpfmesh.state.place import problem, uplink_problem
 
@@ -121,8 +121,8 @@ def _attachments(view: View) -> Iterator[tuple[links.Attached, Attachment]]:
 
 
 def _at_sockets(view: View) -> Iterator[tuple[links.Attached, Attachment]]:
-    """Programs at the cgroup of a mesh's functions."""
-    for program in AT_SOCKETS:
+    """Programs at the cgroup of a mesh's functions, and at the root of all."""
+    for program in (*AT_SOCKETS, *AT_HOST):
         pin = view.pins.links / program.name
         with contextlib.suppress(FileNotFoundError), bpf.obj_get(pin) as link:
             if bpf.link_cgroup(link):

@@ -23,6 +23,7 @@ from ebpfmesh.operation.mesh import (
     CreateMesh,
     Repair,
     ReplacePrograms,
+    SetHost,
     SetOnFailure,
     SetReject,
     SetRights,
@@ -35,12 +36,12 @@ __all__ = [
     "AT_ONCE", "IN_PLACE", "KINDS", "ROLLED", "AddFunction", "AddPolicy", "AddUplink",
     "ChangeFunction", "Changes", "CreateMesh", "Object", "Operation", "RemoveFunction",
     "RemoveInjection", "RemovePolicy", "RemoveService", "RemoveUplink", "Repair", "ReplacePrograms",
-    "RollFunction", "SetInjection", "SetOnFailure", "SetReady", "SetReject", "SetRights",
+    "RollFunction", "SetHost", "SetInjection", "SetOnFailure", "SetReady", "SetReject", "SetRights",
     "SetService", "SetTimeouts", "StartFunction", "StopFunction", "load", "shown",
 ]  # fmt: skip
 
 _CLASSES: tuple[type[Operation], ...] = (
-    CreateMesh, Repair, ReplacePrograms, SetTimeouts, SetReject, SetRights, SetOnFailure,
+    CreateMesh, Repair, ReplacePrograms, SetTimeouts, SetReject, SetHost, SetRights, SetOnFailure,
     AddFunction, ChangeFunction, RemoveFunction, StopFunction, StartFunction, RollFunction,
     SetReady, SetService, RemoveService, AddPolicy, RemovePolicy, SetInjection, RemoveInjection,
     AddUplink, RemoveUplink,

@@ -15,6 +15,9 @@ class Changes(Protocol):
     def set_reject(self, reject: bool) -> None:
         """Whether senders are told that no rule allows what they send."""
 
+    def set_host(self, host: bool) -> None:
+        """Whether the host's own processes reach services."""
+
     def set_rights(self, rights: tuple[Rights, ...]) -> None:
         """What tenants may inject."""
 

@@ -109,6 +109,24 @@ class SetReject(Operation):
 
 
 @dataclass(frozen=True)
+class SetHost(Operation):
+    """Whether the host's own processes reach services; of the two meshes that alone counts."""
+
+    object: Mesh
+    old: Mesh
+    kind = "set-host"
+
+    def do(self, to: Changes) -> None:
+        """For sockets that ask from the end of the change on."""
+        to.set_host(self.object.host)
+
+    def _text(self) -> str:
+        if not self.object.host:
+            return "off"
+        return "on: its processes reach services, by programs at the root of the cgroup hierarchy"
+
+
+@dataclass(frozen=True)
 class SetRights(Operation):
     """What tenants may inject; of the two meshes that alone counts."""
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from ebpfmesh import _abi
-from ebpfmesh.kernel import netns, rooms, sockets
+from ebpfmesh.kernel import host, netns, rooms, sockets
 from ebpfmesh.kernel.cgroup import Cgroup, directory_above
 from ebpfmesh.kernel.keys import frontends, packed, prefix_key
 from ebpfmesh.kernel.maps import Maps, tenant_ids
@@ -15,7 +15,7 @@ from ebpfmesh.kernel.programs import ALWAYS, CALLS
 from ebpfmesh.kernel.rates import alike
 from ebpfmesh.model import Service
 from ebpfmesh.state import chains, denied, early, rates, shares
-from ebpfmesh.state.place import group_of, moved
+from ebpfmesh.state.place import at_host, group_of, moved
 from ebpfmesh.state.record import Record
 
 _NUMBER = {"mesh_service": "row", "mesh_iface": "id"}
@@ -37,6 +37,8 @@ def problems(pins: Pins, maps: Maps, record: Record) -> list[str]:
     found += denied.problems(maps, record)
     if not sockets.attached(pins, directory_above(group_of(record))):
         found.append("programs at sockets")
+    if not host.attached(pins, maps, at_host(record)):
+        found.append("programs at sockets of the host")
     return found
 
 

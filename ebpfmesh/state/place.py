@@ -9,10 +9,10 @@ from typing import Literal
 from pyroute2 import IPRoute
 
 from ebpfmesh.errors import NotFound
-from ebpfmesh.kernel import interface, links, netns, xsk
+from ebpfmesh.kernel import host, interface, links, netns, xsk
 from ebpfmesh.kernel.cgroup import Cgroup, Stop
 from ebpfmesh.kernel.pins import Pins
-from ebpfmesh.kernel.programs import HOOKS
+from ebpfmesh.kernel.programs import HOOKS, Program
 from ebpfmesh.model import Address, Function, Uplink
 from ebpfmesh.state.record import Attachment, FunctionRow, Record, UplinkRow
 
@@ -55,6 +55,13 @@ def problem(ip: IPRoute, row: FunctionRow) -> Problem:
 def port_pins(row: FunctionRow) -> Path:
     """Where what of a function with AF_XDP is pinned."""
     return Pins(row.mesh).ports / row.function.name
+
+
+def at_host(record: Record) -> tuple[Program, ...]:
+    """The programs at sockets of the host's own processes that a mesh shall have."""
+    if not record.base().host:
+        return ()
+    return host.wanted(service.protocol for service in record.services())
 
 
 def uplink_pin(pins: Pins, name: str) -> Path:

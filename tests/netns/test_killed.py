@@ -227,7 +227,7 @@ NEW = mesh(
     YOURS, E, D.replace("2\n", "3\n"), service("web", 1, "d"), PUBLISHED.format(number=1), U_1,
     service("come", 2, "e"),
     RULE.format(to="function:e", action="allow"), RULE.format(to="service:web", action="deny"),
-    RIGHTS, settings='reject = true\non_failure = "keep"\ntimeouts = {udp = 60}',
+    RIGHTS, settings='reject = true\nhost = true\non_failure = "keep"\ntimeouts = {udp = 60}',
 )  # fmt: skip
 WAYS = ("up", "gc", "down")
 CHANGES = {
@@ -236,6 +236,7 @@ CHANGES = {
     "replace-programs": Change(mesh(), mesh(), older),
     "set-timeouts": Change(mesh(), mesh(settings="timeouts = {udp = 60}")),
     "set-reject": Change(mesh(), mesh(settings="reject = true")),
+    "set-host": Change(mesh(D, D_0), mesh(D, D_0, settings="host = true")),
     "set-on-failure": Change(mesh(), mesh(settings='on_failure = "keep"')),
     "set-rights": Change(mesh(), mesh(RIGHTS)),
     "add-function": Change(mesh(), mesh(MINE)),

@@ -26,7 +26,7 @@ from ebpfmesh.inject.compose import Tables
 from ebpfmesh.kernel import bpf, interface, netns
 from ebpfmesh.kernel.maps import Maps, tenant_ids
 from ebpfmesh.kernel.pins import Pins
-from ebpfmesh.kernel.programs import EARLY, Program, by_file
+from ebpfmesh.kernel.programs import AT_HOST, EARLY, Program, by_file
 from ebpfmesh.model import Function, Identity, Limits, Mesh, Policy, Service
 from ebpfmesh.state.record import Record
 from support.packets import Peer
@@ -250,7 +250,7 @@ class Lab:
     def __init__(self) -> None:
         self.maps = Maps(Pins(NAME))
         load_programs(Pins(NAME), "mesh_xdp.c", XDP)
-        load_sources(Pins(NAME), by_file(EARLY.values()))
+        load_sources(Pins(NAME), by_file((*EARLY.values(), *AT_HOST)))
         set_calls(Pins(NAME), "mesh_xdp_calls", XDP_CALLS)
         names = (TC.program, XDP_FN.program, TO_FN.program, SLOW)
         self._programs = {name: bpf.obj_get(Pins(NAME).progs / name) for name in names}

@@ -167,6 +167,7 @@ def test_a_mesh_that_rejects_and_counts_its_flows(write) -> None:
             [mesh]
             name = "edge"
             reject = true
+            host = true
             count_flows = true
             [[policy]]
             from = "any"
@@ -175,6 +176,7 @@ def test_a_mesh_that_rejects_and_counts_its_flows(write) -> None:
             """)
     )
     assert mesh.reject
+    assert mesh.host
     assert mesh.count_flows
     assert [str(rule) for rule in mesh.policies] == ["any → any reject"]
 

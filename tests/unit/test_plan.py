@@ -76,10 +76,12 @@ def apply_to_model(current: Mesh | None, step: Operation) -> Mesh:
             assert current.timeouts == step.old
             return current.model_copy(update={"timeouts": item})
         case Mesh():
-            assert step.kind == "set-reject"
+            assert step.kind in ("set-reject", "set-host")
             assert isinstance(step.old, Mesh)
-            assert current.reject == step.old.reject != item.reject
-            return current.model_copy(update={"reject": item.reject})
+            key = step.kind.removeprefix("set-")
+            old, new = getattr(step.old, key), getattr(item, key)
+            assert getattr(current, key) == old != new
+            return current.model_copy(update={key: new})
         case Policy():
             field, here = "policies", {one.match: one for one in current.policies}
             key = item.match
@@ -111,6 +113,7 @@ def sorted_mesh(one: Mesh) -> Mesh:
         limits=one.limits,
         timeouts=one.timeouts,
         reject=one.reject,
+        host=one.host,
         functions=tuple(sorted(one.functions, key=lambda item: item.name)),
         services=tuple(sorted(one.services, key=lambda item: item.name)),
         policies=tuple(sorted(one.policies, key=str)),
@@ -196,7 +199,7 @@ def meshes(draw: st.DrawFn) -> Mesh:
         )
         rules[rule.match] = rule
     made = mesh(*functions, *services, *rules.values())
-    return made.model_copy(update={"reject": draw(st.booleans())})
+    return made.model_copy(update={"reject": draw(st.booleans()), "host": draw(st.booleans())})
 
 
 X, Y = function("a"), function("b")
@@ -409,6 +412,7 @@ def test_another_order_would_leak() -> None:
         ),
         (EMPTY, EMPTY.model_copy(update={"reject": True}), ["~ reject on"]),
         (EMPTY.model_copy(update={"reject": True}), EMPTY, ["~ reject off"]),
+        (EMPTY.model_copy(update={"host": True}), EMPTY, ["~ host off"]),
         (
             mesh(X),
             mesh(X, policy("outside:192.0.2.0/24", "any", protocol="udp", port=5, port_end=9)),

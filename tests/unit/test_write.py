@@ -145,6 +145,7 @@ def meshes(draw: st.DrawFn) -> Mesh:
     return Mesh(
         name="edge", prefix4=draw(st.sampled_from([POOL4, POOL4, IPv4Network("198.18.0.0/16")])),
         prefix6=POOL6, hook=draw(st.sampled_from(["auto", "tcx"])), reject=draw(st.booleans()),
+        host=draw(st.booleans()),
         limits=Limits(flows=draw(st.sampled_from([28672, 512]))),
         timeouts=Timeouts(udp=draw(st.sampled_from([120, 7]))), functions=made, services=served,
         policies=tuple(rules.values()), injections=ranked(injected),
