@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: BSD-2-Clause
 """A function's packets in memory that it shares with the kernel (AF_XDP), as numpy arrays.
 
-For commands of functions with ``datapath = "af_xdp"``; imports nothing of the rest of ebpfmesh, and
+For commands of functions with ``datapath = "af_xdp"``, and of those that share a pool (``Pool``,
+docs/pool.md); imports nothing of the rest of ebpfmesh, and
 needs numpy alone. docs/port.md tells the rest::
 
     port = Port()
@@ -10,7 +11,19 @@ needs numpy alone. docs/port.md tells the rest::
 """
 
 from ebpfmesh.port.batch import Batch
+from ebpfmesh.port.pool import Messages, NoMember, NoPool, Pool
 from ebpfmesh.port.port import VARIABLE, NoPort, Port, Statistics
 from ebpfmesh.port.queue import HEADROOM
 
-__all__ = ["HEADROOM", "VARIABLE", "Batch", "NoPort", "Port", "Statistics"]
+__all__ = [
+    "HEADROOM",
+    "VARIABLE",
+    "Batch",
+    "Messages",
+    "NoMember",
+    "NoPool",
+    "NoPort",
+    "Pool",
+    "Port",
+    "Statistics",
+]
