@@ -191,7 +191,12 @@ def _place(function: Function) -> tuple[str, str | None]:
 
 def _in_place(old: Function, new: Function) -> bool:
     """Whether ``old`` becomes ``new`` where it is, by what may change there alone."""
-    return old != new and _like(old, new, IN_PLACE) == new
+    return old != new and _like(old, new, IN_PLACE) == new and not _leaves_pools(old, new)
+
+
+def _leaves_pools(old: Function, new: Function) -> bool:
+    """Whether it would have memory of one tenant while it is another's: it is made anew."""
+    return old.tenant != new.tenant and bool(old.pools or new.pools)
 
 
 def _is_rolled(old: Function, new: Function) -> bool:
@@ -200,7 +205,8 @@ def _is_rolled(old: Function, new: Function) -> bool:
     Its network namespace stays: that of a sandbox is owned by the user namespace of it, which is
     made for its user, and only that has power over it.
     """
-    if _like(old, new, IN_PLACE) == new or _like(old, new, ROLLED) != new:
+    changes = _like(old, new, ROLLED) == new and not _leaves_pools(old, new)
+    if _like(old, new, IN_PLACE) == new or not changes:
         return False
     if not (old.sandboxed and new.sandboxed):
         return bool(old.privileged and new.privileged)

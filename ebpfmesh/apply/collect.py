@@ -19,6 +19,7 @@ from ebpfmesh.errors import AbiMismatch, MeshError, NotFound
 from ebpfmesh.kernel import cgroup, interface, netns, rcu
 from ebpfmesh.runtime import process
 from ebpfmesh.state import remains, writer
+from ebpfmesh.state.place import pool_cgroup
 from ebpfmesh.state.writer import Writer
 
 
@@ -64,7 +65,9 @@ def _collect_mesh(ip: IPRoute, mesh: str, on_step: OnStep) -> list[str]:
         wrong = batch.problems(live)
         removed += [f"what was wrong with {what} of mesh {mesh}" for what in wrong]
         removed += [f"{what} of mesh {mesh}" for what in batch.recover(live, wrong)]
+        live.pools.tidy()
         known = {row.function.name for row in found.functions()}
+        known |= {pool_cgroup(found, name).function for name in live.pools.names()}
     return [*removed, *_collect_strays(ip, mesh, known)]
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from ebpfmesh.apply.chains import Chains
 from ebpfmesh.apply.held import Held
 from ebpfmesh.apply.lookup import home_in
+from ebpfmesh.apply.pools import Pools
 from ebpfmesh.errors import AbiMismatch, MeshError, NotFound, UsageError
 from ebpfmesh.kernel import cgroup, interface, links, netns, queue, sockets, xsk
 from ebpfmesh.kernel.programs import HOOKS
@@ -30,9 +31,10 @@ STOPPED = "stopped"
 class Functions:
     """The functions of a mesh."""
 
-    def __init__(self, mesh: Held, chains: Chains) -> None:
+    def __init__(self, mesh: Held, chains: Chains, pools: Pools) -> None:
         self._mesh = mesh
         self._chains = chains
+        self._pools = pools
         self._asked: dict[str, tuple[float, set[int]]] = {}  # when to end, and which processes
 
     def add(self, function: Function, *, adopt: str = "", force: bool = False) -> None:
@@ -159,6 +161,8 @@ class Functions:
         self._chains.leave(row.function)
         self._chains.write(replace(row, function=function))
         self._mesh.record.put_function(function, row.attachment, ready=True)
+        if row.function.pools != function.pools:
+            self._pools.tidy()
 
     def limit_queue(self, function: Function, attachment: Attachment) -> None:
         """Have it wait before it sends too much; interfaces of others are left as they are."""
@@ -193,6 +197,8 @@ class Functions:
             for path in (*log_files(self._mesh.record, name), exit_file(self._mesh.record, name)):
                 path.unlink(missing_ok=True)
             self._mesh.record.delete_function(name)
+        if any(row.function.pools for row in rows):
+            self._pools.tidy()
 
     def _unplug(self, rows: Iterable[FunctionRow]) -> None:
         """Delete interfaces of ours, and programs with them; from others the programs go."""
@@ -255,6 +261,8 @@ class Functions:
             place = self._mesh.pins.ports / function.name
             port = xsk.handed(namespace, place, function.frames, function.queues)
             found.append(stack.enter_context(port))
+        if function.pools:
+            found.append(self._pools.handed(stack, function))
         return found
 
     def ask_to_stop(self, function: Function) -> None:

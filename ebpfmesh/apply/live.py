@@ -14,6 +14,7 @@ from ebpfmesh.apply.functions import STOPPED, Functions
 from ebpfmesh.apply.held import Held, OnStep, quiet
 from ebpfmesh.apply.lookup import home_in
 from ebpfmesh.apply.names import Names
+from ebpfmesh.apply.pools import Pools
 from ebpfmesh.apply.rolls import Rolls
 from ebpfmesh.apply.uplinks import Uplinks
 from ebpfmesh.errors import MeshError
@@ -45,12 +46,17 @@ class Live(Held):
     @functools.cached_property
     def functions(self) -> Functions:
         """Its functions."""
-        return Functions(self, self.chains)
+        return Functions(self, self.chains, self.pools)
 
     @functools.cached_property
     def chains(self) -> Chains:
         """What is injected."""
         return Chains(self)
+
+    @functools.cached_property
+    def pools(self) -> Pools:
+        """What commands share."""
+        return Pools(self)
 
     @functools.cached_property
     def rolls(self) -> Rolls:

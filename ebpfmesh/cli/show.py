@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from ebpfmesh.observe.injected import Injected
     from ebpfmesh.observe.mesh import Backend, Mesh, Policy, Service
     from ebpfmesh.observe.objects import Map, Program
+    from ebpfmesh.observe.pools import PoolRow
     from ebpfmesh.observe.uplinks import Uplink
     from ebpfmesh.observe.view import View
 
@@ -118,6 +119,22 @@ def _share(backend: "Backend") -> str:
     if not backend.ready:
         return "not ready"
     return f"{backend.share:.1%}" if backend.weight else "drained"
+
+
+def _pool_used(row: "PoolRow") -> object:
+    if not row.in_use:
+        return None
+    return mark(number(row.used), "red" if row.used == row.slots else "")
+
+
+def _members(row: "PoolRow") -> str:
+    shown = [
+        f"{one.name} {one.holds}+{one.waiting}"
+        + ("" if one.state == "running" else f" {one.state or 'no command'}")
+        for one in row.members[:6]
+    ]
+    more = len(row.members) - len(shown)
+    return ", ".join(shown) + (f", … {more} more" if more else "")
 
 
 def _count_ready(row: "Service") -> object:
@@ -246,6 +263,28 @@ TABLES = (
             Column("published", lambda row: ", ".join(row.published) or None, drop=1),
         ),
         "no uplinks",
+    ),
+    Table(
+        "pools",
+        """Pools: memory that functions of one tenant share, who they are, and what they have of it.
+
+        A member is shown with its places in hand and messages on their way to it. "malformed" is
+        what others sent that was no message, "reclaimed" what was taken back of members that died.
+        """,
+        "pools.read",
+        (
+            Column("name", lambda row: row.name),
+            Column("tenant", lambda row: row.tenant),
+            Column("places", lambda row: f"{number(row.slots)} × {size(row.bytes)}", right=True),
+            Column("memory", lambda row: size(row.memory), right=True, drop=3),
+            Column("used", _pool_used, right=True),
+            Column("members", _members, drop=1),
+            Column("malformed", lambda row: sum(m.malformed for m in row.members), right=True),
+            Column(
+                "reclaimed", lambda row: sum(m.reclaimed for m in row.members), right=True, drop=2
+            ),
+        ),
+        "no pools",
     ),
     Table(
         "policies",

@@ -25,10 +25,12 @@ from ebpfmesh.config.explain import make
 from ebpfmesh.config.ports import policy_ports, service_ports
 from ebpfmesh.errors import ConfigError, MeshError
 from ebpfmesh.model import (
+    MEMBERS,
     Address,
     Destination,
     Function,
     FunctionSettings,
+    Hints,
     Hook,
     Injection,
     InjectionSettings,
@@ -44,6 +46,7 @@ from ebpfmesh.model import (
     Parts,
     Policy,
     PolicySettings,
+    Pool,
     Rights,
     Service,
     Source,
@@ -51,6 +54,7 @@ from ebpfmesh.model import (
     Uplink,
     Weight,
     few,
+    groups_of,
     parse_ports,
     parse_prefix,
     problems,
@@ -59,9 +63,10 @@ from ebpfmesh.model import (
     suggest,
     too_many,
 )
-from ebpfmesh.model.base import MANY
+from ebpfmesh.model.base import MANY, integer
 from ebpfmesh.model.injection import INJECTIONS, SOURCE_CHARACTERS
-from ebpfmesh.model.objects import Publish
+from ebpfmesh.model.objects import BYTES, Publish, parse_bytes, power_of_two
+from ebpfmesh.model.pooled import refusal
 from ebpfmesh.model.uplink import Interface
 
 _Either = TypeVar("_Either", Address, Network)
@@ -310,6 +315,27 @@ class UplinkTable(Model):
     )
 
 
+class PoolTable(Model):
+    """A table [[pool]]."""
+
+    name: Name
+    tenant: Name = "default"
+    functions: Annotated[tuple[Name, ...], BeforeValidator(few)] = Field(
+        strict=False, min_length=1, description="an array of the names of functions"
+    )
+    slots: Annotated[int, AfterValidator(power_of_two)] = integer(1024, 2, 1 << 16)
+    bytes: Annotated[int, BeforeValidator(parse_bytes), BYTES] = Field(
+        default=2048,
+        ge=64,
+        le=1 << 20,
+        multiple_of=64,
+        description='a multiple of 64 up to 1M, such as 2048 or "64K"',
+    )
+    members: int | None = Field(
+        default=None, ge=1, le=MEMBERS, description=f"an integer from 1 to {MEMBERS}"
+    )
+
+
 class PolicyTable(PolicySettings):
     """A table [[policy]]."""
 
@@ -363,6 +389,9 @@ class MeshFile(Model):
     inject: tuple[InjectTable, ...] = Field(
         default=(), strict=False, description="tables, each under [[inject]]"
     )
+    pool: tuple[PoolTable, ...] = Field(
+        default=(), strict=False, description="tables, each under [[pool]]"
+    )
 
 
 @dataclass(frozen=True)
@@ -379,6 +408,7 @@ class _File:
     policies: dict[Location, PolicyTable]
     injections: dict[Location, InjectTable]
     rights: dict[Location, Rights]
+    pools: dict[Location, PoolTable]
     besides: frozenset[str]
     """Names that stand in the other tables."""
 
@@ -401,6 +431,7 @@ def _build(files: list[dict[str, Any]], documents: Sequence[Document]) -> tuple[
     except Invalid as fault:  # without functions nothing can be said of the others
         file.check.add(fault)
         return Mesh.model_construct(**parts), file.check
+    parts["functions"] = _pooled(file, parts["functions"], origin)
     parts["services"] = _services(file, origin)
     parts["uplinks"] = _uplinks(file, origin)
     parts["rights"] = tuple(file.rights.values())
@@ -428,6 +459,7 @@ def _read(files: list[dict[str, Any]]) -> _File:
     policies = _tables(check, "policy", PolicyTable, frames)
     injections = _tables(check, "inject", InjectTable, frames)
     rights = _tables(check, "tenant", Rights, frames)
+    pools = _tables(check, "pool", PoolTable, frames)
     for number, frame in enumerate(frames):
         check.table(MeshFile, frame, (number,))  # what is left there is the shape of the file
     besides = frozenset(
@@ -441,7 +473,17 @@ def _read(files: list[dict[str, Any]]) -> _File:
         and isinstance(table.get(name), str)
     )
     return _File(
-        check, mesh, home, functions, services, uplinks, policies, injections, rights, besides
+        check,
+        mesh,
+        home,
+        functions,
+        services,
+        uplinks,
+        policies,
+        injections,
+        rights,
+        pools,
+        besides,
     )
 
 
@@ -554,6 +596,55 @@ def _functions(file: _File, parts: Parts, origin: _Origin) -> tuple[Function, ..
                 break
             functions.append(function)
     return tuple(functions)
+
+
+def _pooled(file: _File, functions: tuple[Function, ...], origin: _Origin) -> tuple[Function, ...]:
+    """The functions, each with the pools that it shares."""
+    groups = groups_of(functions)
+    numbers = {one.name: number for number, one in enumerate(functions)}
+    shared: dict[int, dict[str, Pool]] = {}
+    hint_for, tables = Hints(numbers.keys() | groups.keys()), dict[str, Location]()
+    for at, table in file.pools.items():
+        if table.name in tables:
+            what, hint = f'there are two pools called "{table.name}"', "rename one of them"
+            other = (*tables[table.name], "name")
+            file.check.add(Invalid(what, path=(*at, "name"), hint=hint, other=other))
+            continue
+        tables[table.name] = at
+        names: dict[str, int] = {}
+        for index, name in enumerate(table.functions):
+            if name not in numbers and name not in groups:
+                if name not in file.besides:
+                    what = f'pool "{table.name}" names an unknown function "{name}"'
+                    file.add(Invalid(what, path=("functions", index), hint=hint_for(name)), at)
+                continue
+            for one in groups.get(name, (name,)):
+                fault = refusal(functions[numbers[one]], table.name, table.tenant)
+                if fault or one in names:
+                    fault = fault or Invalid(f'pool "{table.name}" names "{one}" twice')
+                    fault.path = ("functions", index)
+                    file.add(fault, at)
+                    break
+                names[one] = index
+        room = table.members or min(len(names), MEMBERS) or 1
+        if len(names) > room:
+            what = f'pool "{table.name}" has room for {room} members, and there are {len(names)}'
+            hint = "raise members" if room < MEMBERS else "make two pools of it"
+            file.add(
+                Invalid(what, path=("members" if table.members else "functions",), hint=hint), at
+            )
+            continue
+        pool = Pool(name=table.name, slots=table.slots, bytes=table.bytes, members=room)
+        for one, index in names.items():
+            own = shared.setdefault(numbers[one], {})
+            origin["functions", numbers[one], "pools", len(own)] = (*at, "functions", index)
+            own[pool.name] = pool
+    return tuple(
+        one.model_copy(update={"pools": tuple(shared[number].values())})
+        if number in shared
+        else one
+        for number, one in enumerate(functions)
+    )
 
 
 def _services(file: _File, origin: _Origin) -> tuple[Service, ...]:

@@ -65,6 +65,7 @@ _TEXTS = {
         "104 bytes, and what it has of the packet."
     ),
     "tenant.fragments": "Its part of `limits.fragments`, for what they send in fragments.",
+    "pool": "Memory that functions of one tenant share, see [pool.md](pool.md).",
     "inject": "A program of yours that packets meet in the kernel, see `ebpfmesh inject --help`.",
 }
 """What each table is."""
@@ -104,6 +105,9 @@ _WITHOUT = {
             ("maximum", "its guarantee, and all that is guaranteed to nobody"),
         )
     },
+    ("tenant", "pools"): "`1G`",
+    ("pool", "bytes"): "`2K`",
+    ("pool", "members"): "as many as there are",
     ("tenant", "log"): "2 MiB of each function",
     ("inject", "tenant"): "the operator's",
     ("inject", "file"): "`source`",
@@ -311,6 +315,7 @@ ABOUT: dict[str, dict[str, tuple[str, str]]] = {
             "Bytes of what its functions' commands say that are kept, an equal part of each.",
             '"64M"',
         ),
+        "pools": ("Bytes of the pools that its functions share, together.", '"256M"'),
         "inject": ("How many functions it may inject.", "2"),
         "ways": ("Which way.", '["ingress"]'),
         "instructions": ("Instructions that one may have.", "512"),
@@ -330,6 +335,14 @@ ABOUT: dict[str, dict[str, tuple[str, str]]] = {
         "receive": ("What they get; more is dropped (`TENANT_RATE`).", '"1G"'),
         "send_pps": ("Packets they send.", '"50k"'),
         "receive_pps": ("Packets they get.", "50000"),
+    },
+    "pool": {
+        "name": ("What it is called, for `ebpfmesh.port.Pool`.", '"frames"'),
+        "tenant": ("Whose it is; its members are functions of this tenant.", '"vendor"'),
+        "functions": ("Whose commands share it: functions, and groups.", '["decode", "filter"]'),
+        "slots": ("Places for messages, each member has as many; a power of two.", "4096"),
+        "bytes": ("Bytes of a place.", '"64K"'),
+        "members": ("Room for so many, without making it anew for one that comes.", "8"),
     },
     "inject": {
         "name": ("What it is called, for `swap`, `eject` and `show injected`.", '"bucket"'),

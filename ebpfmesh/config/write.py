@@ -78,6 +78,7 @@ def _text(mesh: Mesh, kept: Collection[str], body: _Body) -> str:
         "service": [_service(one) for one in mesh.services],
         "uplink": [_uplink(one) for one in mesh.uplinks],
         "policy": [_policy(one) for one in mesh.policies],
+        "pool": list(_pools(mesh)),
         "tenant": [_rights(one) for one in mesh.rights],
         "inject": [_injection(one, body) for one in mesh.injections],
     }
@@ -218,6 +219,19 @@ def _uplink(one: Uplink) -> _Row:
     return _Row(values | one.model_dump(include={"xdp"}, exclude_defaults=True))
 
 
+def _pools(mesh: Mesh) -> Iterator[_Row]:
+    """Each with its members; a group's name stands for all of it."""
+    groups = {name: group for group, names in mesh.groups.items() for name in names}
+    pools = {one.name: one for function in mesh.functions for one in function.pools}
+    for name, pool in pools.items():
+        sharing = [one for one in mesh.functions if pool in one.pools]
+        names = list(dict.fromkeys(groups.get(one.name, one.name) for one in sharing))
+        values: dict[str, Any] = {"name": name, "tenant": sharing[0].tenant}
+        values |= {"slots": pool.slots, "bytes": memory_text(pool.bytes)}
+        values |= {"members": pool.members} if pool.members != len(sharing) else {}
+        yield _Row(values | {"functions": names})
+
+
 def _policy(one: Policy) -> _Row:
     values: dict[str, Any] = {"from": _end(one.source), "to": _end(one.destination)}
     values |= one.model_dump(include={"protocol"}, exclude_defaults=True)
@@ -236,7 +250,7 @@ def _rights(one: Rights) -> _Row:
     if events := values.get("events"):
         values["events"] = {key: memory_text(size) for key, size in events.items()}
     values |= {"rate": one.rate.as_given()} if one.rate else {}
-    values |= {"log": memory_text(one.log)} if one.log else {}
+    values |= {key: memory_text(values[key]) for key in ("log", "pools") if key in values}
     return _Row(values)
 
 

@@ -203,6 +203,18 @@ class Cgroup:
         directories = (self.directory(one) for one in Hierarchies.mounted().all())
         return [directory / "cgroup.procs" for directory in directories if directory.is_dir()]
 
+    def charged(self) -> Path | None:
+        """cgroup.procs of a directory to whose memory is charged what its processes allocate.
+
+        It is made if it is not there; None where no controller counts memory.
+        """
+        found = Hierarchies.mounted()
+        hierarchy = found.hierarchy_of("memory")
+        if hierarchy is None:
+            return None
+        self._make(hierarchy, ("memory",) if hierarchy == found.unified else ())
+        return self.directory(hierarchy) / "cgroup.procs"
+
     def processes(self) -> set[int]:
         """Ids of the processes in it."""
         found: set[int] = set()

@@ -57,6 +57,7 @@ from ebpfmesh.model.policy import (
     Protocol,
     Source,
 )
+from ebpfmesh.model.pool import MEMBERS, POOL_BYTES, Pool
 from ebpfmesh.model.ports import parse_ports, port_prefixes, ports_text
 from ebpfmesh.model.rate import Rate, number_text
 from ebpfmesh.model.readiness import Health, Probe, Ready
@@ -69,6 +70,8 @@ __all__ = [
     "DENIED",
     "FRAME",
     "LIFE",
+    "MEMBERS",
+    "POOL_BYTES",
     "SANDBOX",
     "TOLD",
     "UPLINKS",
@@ -100,6 +103,7 @@ __all__ = [
     "Parts",
     "Policy",
     "PolicySettings",
+    "Pool",
     "Port",
     "Probe",
     "Protocol",

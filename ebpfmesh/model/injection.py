@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, Field
 
 from ebpfmesh.model.base import LABEL, Invalid, Model, Name, few, integer, show
+from ebpfmesh.model.pool import POOL_BYTES
 from ebpfmesh.model.rate import Rate, rate_field
 from ebpfmesh.model.shares import Bytes, Shares
 
@@ -39,7 +40,7 @@ _PARAMETERS = "a table of integers, such as {rate = 1000000}"
 class Rights(Shares):
     """What a tenant has of what is shared, and may inject: how many, which way, at which cost.
 
-    Its ``rate`` is that of all its functions together, and so is ``log``, in bytes.
+    Its ``rate`` is that of all its functions together, and so are ``log`` and ``pools``, in bytes.
 
     It injects at places of its own. The costs are those of ``inject.Budget``: instructions, bytes
     of maps, nanoseconds a packet.
@@ -49,6 +50,9 @@ class Rights(Shares):
     rate: Rate | None = rate_field()
     log: Bytes | None = Field(
         default=None, ge=LOG_LEAST, le=1 << 40, description=f'{LOG_LEAST} or more, such as "64M"'
+    )
+    pools: Bytes = Field(
+        default=POOL_BYTES, ge=4096, le=1 << 40, description='4096 or more, such as "256M"'
     )
     inject: int = integer(0, 0, 64)
     ways: tuple[Way, ...] = Field(

@@ -27,6 +27,7 @@ from ebpfmesh.model.base import (
     repeated,
     show,
 )
+from ebpfmesh.model.pool import Pool
 from ebpfmesh.model.ports import port_prefixes
 from ebpfmesh.model.rate import Rate, rate_field
 from ebpfmesh.model.readiness import Health, Ready
@@ -79,7 +80,8 @@ def memory_text(size: int) -> str:
     return f"{size // _UNITS[unit]}{unit}"
 
 
-def _power_of_two(number: int) -> int:
+def power_of_two(number: int) -> int:
+    """The number, if it is one; raises Invalid."""
     if number & number - 1:
         hint = f"{1 << number.bit_length() - 1} or {1 << number.bit_length()}"
         raise Invalid(f"{number} is no power of two", hint=hint)
@@ -236,7 +238,7 @@ class FunctionSettings(Model):
     )
     rate: Rate | None = rate_field()
     datapath: Literal["tc", "af_xdp"] = Field(default="tc", description='"tc" or "af_xdp"')
-    frames: Annotated[int, AfterValidator(_power_of_two)] = integer(FRAMES, 64, 1 << 16)
+    frames: Annotated[int, AfterValidator(power_of_two)] = integer(FRAMES, 64, 1 << 16)
     queues: int = integer(1, 1, QUEUES)
     audit: bool = Field(default=False, description="true or false")
     netns: str | None = Field(
@@ -363,9 +365,13 @@ class FunctionSettings(Model):
 
 
 class Function(FunctionSettings, Endpoint):
-    """A container of the mesh, alone or of a ``group``: replicas that have one name together."""
+    """A container of the mesh, alone or of a ``group``: replicas that have one name together.
+
+    ``pools`` are those that its command shares with others of its tenant.
+    """
 
     group: Name | None = None
+    pools: tuple[Pool, ...] = ()
 
 
 class Service(Endpoint):

@@ -13,6 +13,7 @@ from ebpfmesh._abi import PREFIXES
 from ebpfmesh.model.base import Address, Hints, Invalid, Location, Network, repeated, too_many
 from ebpfmesh.model.injection import INJECTIONS, LOG_LEAST
 from ebpfmesh.model.parts import Parts
+from ebpfmesh.model.pooled import bad_pools
 from ebpfmesh.model.ports import ports_text
 from ebpfmesh.model.shares import guaranteed, size_of
 from ebpfmesh.model.uplink import UPLINKS
@@ -33,6 +34,7 @@ def problems(mesh: Parts, besides: Collection[str] = ()) -> Iterator[Invalid]:
         _bad_shares,
         _small_logs,
         _bad_uplinks,
+        bad_pools,
     )
     named = (_bad_backends, _bad_publish, _bad_policies, _bad_injections)
     return chain(

@@ -12,7 +12,7 @@ from ebpfmesh.errors import MeshError, NotFound
 from ebpfmesh.kernel import links
 from ebpfmesh.kernel.programs import HOOKS
 from ebpfmesh.model import Limits
-from ebpfmesh.observe import cost, counters, netfilter, objects, rooms, uplinks
+from ebpfmesh.observe import cost, counters, netfilter, objects, pools, rooms, uplinks
 from ebpfmesh.observe.commands import Life, lives
 from ebpfmesh.observe.machine import Check, Status
 from ebpfmesh.observe.mesh import read_services
@@ -71,6 +71,7 @@ def _check(view: View, topic: str) -> Iterator[Check]:
         yield Check(topic, "ok", f"{len(view.functions)} functions work")
     yield from _services(view, topic)
     yield from _uplinks(view, topic)
+    yield from _pools(view, topic)
     yield from _build(view, topic)
     yield from _foreign(view, topic)
     yield from _administrators(view, topic)
@@ -101,6 +102,21 @@ def _services(view: View, topic: str) -> Iterator[Check]:
             yield Check(
                 topic, "missing", what, "ebpfmesh show functions tells why, and logs what they said"
             )
+
+
+def _pools(view: View, topic: str) -> Iterator[Check]:
+    """Pools whose places are all taken, of which members have some that do not run."""
+    for pool in pools.read(view):
+        for one in pool.members:
+            if one.state != "running" and one.holds + one.waiting:
+                what = f"{one.holds + one.waiting} of {pool.slots} places are {one.name}'s"
+                what += ", which does not run"
+                hint = f"what waits for it waits until it is started: ebpfmesh start {one.name}"
+                yield Check(topic, "note", f"pool {pool.name}: {what}", hint)
+            if one.malformed:
+                what = f"{one.name} was sent {one.malformed} messages that were none"
+                hint = "a member writes what ebpfmesh.port and its header do not"
+                yield Check(topic, "note", f"pool {pool.name}: {what}", hint)
 
 
 def _changed(view: View, topic: str) -> Iterator[Check]:

@@ -96,14 +96,23 @@ def adapter(kind: type[Operation]) -> TypeAdapter[Any]:
 def shown(value: object) -> str:
     """A value of the mesh file as people are told it."""
     if isinstance(value, list):
-        return shlex.join(map(str, value)) or "none"
+        return shlex.join(map(_part, value)) or "none"
     return "none" if value is None else str(value)
+
+
+def _part(value: object) -> str:
+    """One of several values; a pool by its name and its places."""
+    if isinstance(value, dict):
+        return f"{value['name']}:{value['slots']}x{value['bytes']}"
+    return str(value)
 
 
 def _text(item: Object) -> str:
     match item:
         case Function():
-            return "  ".join([item.name, f"tenant {item.tenant}", *map(str, item.addresses)])
+            parts = [item.name, f"tenant {item.tenant}", *map(str, item.addresses)]
+            parts += [f"pools {' '.join(one.name for one in item.pools)}"] if item.pools else []
+            return "  ".join(parts)
         case Service():
             return "  ".join([item.name, *map(str, item.addresses), *_service_text(item)])
         case Uplink():

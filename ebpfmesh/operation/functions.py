@@ -12,7 +12,7 @@ AT_ONCE = ("tenant", "audit", "group", "cpu", "memory", "rate", "pids")
 """What of a function changes while its command runs, and counts from then on."""
 IN_PLACE = (*AT_ONCE, "ready", "health", *LIFE, "env")
 """What changes without its command being started anew; the variables count when it is."""
-ROLLED = (*IN_PLACE, "command", *SANDBOX)
+ROLLED = (*IN_PLACE, "command", "pools", *SANDBOX)
 """What changes where the function is, if its command is started anew."""
 
 

@@ -27,6 +27,8 @@ CHUNK = 16 << 10
 RATHER = (
     500  # oom_score_adj of a command whose keeper has the caller's, as without CAP_SYS_RESOURCE
 )
+POOLS = "EBPFMESH_POOLS"
+"""The variable that names descriptors of pools: who else shares them gets them from here."""
 DRAIN = 1 << 20  # what is read after its end at most; more than a pipe holds
 
 
@@ -99,7 +101,8 @@ def main() -> None:
     if not command:
         _become(sys.argv[7:], writer, sys.argv[1])
     begin = 3
-    for file in (*sorted([reader, *own]), os.sysconf("SC_OPEN_MAX")):
+    shared = [int(one.split(":")[1]) for one in os.environ.get(POOLS, "").split()]
+    for file in (*sorted([reader, *own, *shared]), os.sysconf("SC_OPEN_MAX")):
         os.closerange(begin, file)
         begin = file + 1
     _keep(command, reader, exit_file, Log(logs, (bound, int(sys.argv[6]))))

@@ -17,6 +17,7 @@ from ebpfmesh.model import Address, Function, Uplink
 from ebpfmesh.state.record import Attachment, FunctionRow, Record, UplinkRow
 
 SIZE_WIDTH = 16
+POOL_GROUP = "pool:"
 Problem = Literal["", "unfinished", "interface gone", "namespace gone", "programs missing"]
 UplinkProblem = Literal["", "unfinished", "interface gone", "program missing"]
 
@@ -120,6 +121,11 @@ def group_of(record: Record) -> str:
 def cgroup_of(record: Record, function: str) -> Cgroup:
     """The cgroup of a function."""
     return Cgroup(group_of(record), function)
+
+
+def pool_cgroup(record: Record, pool: str) -> Cgroup:
+    """The cgroup that the memory of a pool is charged to; no function is called so."""
+    return Cgroup(group_of(record), f"{POOL_GROUP}{pool}")
 
 
 def hosts_file(record: Record) -> Path:

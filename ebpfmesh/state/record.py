@@ -28,13 +28,14 @@ from ebpfmesh.model import (
     Limits,
     Mesh,
     Policy,
+    Pool,
     Probe,
     Scope,
     Service,
     Uplink,
     probes_of,
 )
-from ebpfmesh.state.tables import COMMAND, UPLINK, Entry, Kind, Tables
+from ebpfmesh.state.tables import COMMAND, POOL, UPLINK, Entry, Kind, Tables
 
 __all__ = [
     "Attachment",
@@ -47,6 +48,7 @@ __all__ = [
     "Record",
     "UplinkRow",
     "all_records",
+    "pool_key",
 ]
 RUN = Path("/run/ebpfmesh")
 Split = tuple[int, int, int]
@@ -226,6 +228,16 @@ class Record(Tables):
         """The same of all functions of which there is something, by name."""
         found = self._settings(COMMAND).items()
         return {name: self._read(lambda one: CommandRow(**one), value) for name, value in found}
+
+    def pools(self) -> dict[str, int]:
+        """The inode that the memory of each pool was made with, by ``pool_key``."""
+        found = self._settings(POOL).items()
+        return {key: self._read(int, value) for key, value in found}
+
+    def members(self, tenant: str, pool: Pool) -> list[str]:
+        """Names of the functions that share a pool."""
+        rows = (row.function for row in self.functions())
+        return [one.name for one in rows if one.tenant == tenant and pool in one.pools]
 
     def uplinks(self) -> list[UplinkRow]:
         """All uplinks, by name."""
@@ -527,6 +539,11 @@ def _chain(text: str) -> Chain:
 
 def match_of(policy: Policy) -> str:
     return json.dumps([str(part) for part in policy.match])
+
+
+def pool_key(tenant: str, pool: Pool) -> str:
+    """What tells apart pools, also those of one name before and after a change."""
+    return f"{tenant}/{pool.name}/{pool.members}/{pool.slots}/{pool.bytes}"
 
 
 def file_of(mesh: str) -> Path:

@@ -27,6 +27,8 @@ What is seen of it, and what somebody asked for: neither ends the other.
 """
 UPLINK = "uplink/"
 """Begins the key of a setting that has an uplink's row."""
+POOL = "pool/"
+"""Begins the key of a setting that has the inode of a pool's memory."""
 COMMAND = "command/"
 """Begins the key of a setting that tells of a function's command."""
 T = TypeVar("T")

@@ -41,6 +41,7 @@ from ebpfmesh.state.tables import (
     ASIDE,
     COMMAND,
     LOCK_SECONDS,
+    POOL,
     SCHEMA,
     UNREADY,
     UPLINK,
@@ -135,6 +136,14 @@ class Writer(Record):
         """Write what there is to know of a function's command."""
         values = (COMMAND + function, json.dumps(dataclasses.asdict(row)))
         self._db.execute("REPLACE INTO setting VALUES (?, ?)", values)
+
+    def put_pool(self, key: str, inode: int) -> None:
+        """Write what the memory of a pool is known by."""
+        self._db.execute("REPLACE INTO setting VALUES (?, ?)", (POOL + key, json.dumps(inode)))
+
+    def delete_pool(self, key: str) -> None:
+        """Delete a pool's row."""
+        self._db.execute("DELETE FROM setting WHERE key = ?", (POOL + key,))
 
     def put_uplink(self, row: UplinkRow) -> None:
         """Write an uplink's row."""
