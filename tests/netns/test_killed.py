@@ -210,6 +210,7 @@ MINE, D_0 = C.format(tenant="one"), service("web", 1, "d-0")
 YOURS = C.format(tenant="two").replace("cpu = 0.5", 'cpu = 1\nmemory = "64M"\nrate = "1G"')
 D_1 = service("mail", 2, "d")
 W, W_S = ROLLED.format(seconds=1000, more=""), service("web", 1, "w")
+POOL = '[[pool]]\nname = "shared"\ntenant = "two"\nslots = 64\nfunctions = ["w"]\n'
 W_AS_NOW = ROLLED.format(seconds=2000, more='env = {A = "b"}\ncpu = 0.5\nuser = "bin"')
 OUTSIDE = RULE.format(to="outside:192.0.2.0/24", action="deny")
 RIGHTS = (
@@ -240,6 +241,7 @@ CHANGES = {
     "set-on-failure": Change(mesh(), mesh(settings='on_failure = "keep"')),
     "set-rights": Change(mesh(), mesh(RIGHTS)),
     "add-function": Change(mesh(), mesh(MINE)),
+    "add-function, which share a pool": Change(mesh(), mesh(W, POOL), first="pool shared"),
     "change-function": Change(mesh(MINE, D), mesh(YOURS, D.replace("2\n", "2\ncpu = 0.25\n"))),
     "remove-function": Change(mesh(MINE), mesh()),
     "add-uplink": Change(mesh(D, D_0), mesh(D, D_0, PUBLISHED.format(number=0), U_0)),

@@ -100,6 +100,7 @@ def test_every_example_is_accepted(shape: Any, table: str, key: str) -> None:
         "service": RANGE.replace('target_port = "9000-9099"\n', ""),
         "tenant": f'{HEAD}[[tenant]]\nname = "t"\n',
         "inject": f'{HEAD}[[inject]]\nname = "i"\nfile = "i.c"\nat = "f/egress"\n',
+        "pool": f'{HEAD}[[pool]]\nname = "p"\nfunctions = ["f"]\n',
         "uplink": f'{HEAD}[[uplink]]\nname = "u"\ninterface = "eth1"\n',
         "policy": f'{SERVED}[[policy]]\nfrom = "any"\nto = "any"\nprotocol = "udp"\n',
     }
