@@ -8,7 +8,7 @@ from typing import Final, NamedTuple
 be16 = c_uint16.__ctype_be__
 be32 = c_uint32.__ctype_be__
 
-ABI: Final = 0xd7d87c6
+ABI: Final = 0x8413776
 MEANING: Final = 1
 GATEWAY4: Final = 0xa9fe0101
 GATEWAY6_FIRST: Final = 0xfe800000
@@ -144,6 +144,7 @@ class FunctionFlag(IntEnum):
     RATE_SEND = 2
     RATE_RECEIVE = 4
     XDP = 8
+    REMOTE = 16
 
 
 class FlowFlag(IntEnum):

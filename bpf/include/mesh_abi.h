@@ -220,6 +220,7 @@ enum mesh_function_flag {
 	MESH_FN_RATE_SEND = 2,	  /* it or its tenant has a rate for what it sends */
 	MESH_FN_RATE_RECEIVE = 4, /* and for what it gets */
 	MESH_FN_XDP = 8,	  /* what is for it meets XDP at its own interface */
+	MESH_FN_REMOTE = 16,	  /* it is a machine beyond an uplink, whose interface it has */
 };
 
 enum mesh_flow_flag {
@@ -380,7 +381,7 @@ _Static_assert(sizeof(struct mesh_iface) == 8, "padding");
 
 /* A function, by its id. ifindex 0: there is none of this id. */
 struct mesh_function {
-	__u32 ifindex; /* host-side interface */
+	__u32 ifindex; /* host-side interface; of a remote its uplink */
 	__u16 tenant;
 	__u16 flags;	    /* enum mesh_function_flag */
 	__u8 mac[6];	    /* of its own interface */

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
  * Functions: who is behind an interface or an address, and whether a packet is really theirs.
- * Reads mesh_iface, mesh_function, mesh_address. Id 0 is everything that is not a function.
+ * Reads mesh_iface, mesh_function, mesh_address. Id 0 is everything that is not a function; a remote,
+ * beyond an uplink, is one by its address alone.
  */
 #ifndef MESH_ENDPOINT_H
 #define MESH_ENDPOINT_H
@@ -37,11 +38,27 @@ HOT struct mesh_function *endpoint_get(__u32 id)
 	return fn && (!id || fn->ifindex) ? fn : NULL;
 }
 
+/* Id of the remote that has an address beyond this uplink; 0: it is somebody else's. */
+HOT __u32 endpoint_remote(struct mesh_address *address, __u32 uplink)
+{
+	__u32 id = endpoint_by_address(address);
+	struct mesh_function *fn = id ? endpoint_get(id) : NULL;
+
+	return fn && fn->flags & MESH_FN_REMOTE && fn->ifindex == uplink ? id : 0;
+}
+
+/* The flags alone: neither is MESH_OUTPUT_PEER. */
+HOT __u32 endpoint_output_kind(const struct mesh_function *fn)
+{
+	if (fn->flags & MESH_FN_REMOTE)
+		return MESH_OUTPUT_NEIGHBOUR;
+	return fn->flags & MESH_FN_XDP ? MESH_OUTPUT_EGRESS : MESH_OUTPUT_PEER;
+}
+
 /* Where a function's packets go, as flows have it. */
 HOT __u32 endpoint_output(const struct mesh_function *fn)
 {
-	return fn->ifindex |
-	       (fn->flags & MESH_FN_XDP ? MESH_OUTPUT_EGRESS << MESH_IFINDEX_BITS : 0);
+	return fn->ifindex | endpoint_output_kind(fn) << MESH_IFINDEX_BITS;
 }
 
 /* 1 with the function's address of the family that `like` has; 0 where it has none of that. */

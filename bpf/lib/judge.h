@@ -52,6 +52,19 @@ HOT void judge_orient(struct mesh_judgement *j, const struct mesh_flow *stale)
 }
 
 /*
+ * Is it the remote that the flow goes to? Remotes have one interface together, so its address says it:
+ * what the packet is translated to, or has from its socket. What sends to itself was known by it.
+ */
+HOT int judge_is_remote(const struct mesh_judgement *j, const struct mesh_function *backend)
+{
+	const struct mesh_address *meant = j->question.flags & MESH_FLOW_SOCKET ?
+						   &j->question.tuple.destination :
+						   &j->question.service_address;
+
+	return j->packet.sender == j->question.backend || endpoint_has_address(backend, meant);
+}
+
+/*
  * Does the backend that an entry or the socket has live? Its id may have another owner by now, but
  * the number of its interface is not given again; that of a reply is part of the key it was found by.
  */
@@ -60,8 +73,11 @@ HOT int judge_backend_lives(const struct mesh_judgement *j)
 	struct mesh_function *backend =
 		j->question.backend ? endpoint_get(j->question.backend) : NULL;
 
-	return backend &&
-	       (!j->question.backend_ifindex || backend->ifindex == j->question.backend_ifindex);
+	if (!backend || !j->question.backend_ifindex)
+		return backend != NULL;
+	if (backend->ifindex != j->question.backend_ifindex)
+		return 0;
+	return !(backend->flags & MESH_FN_REMOTE) || judge_is_remote(j, backend);
 }
 
 /*
@@ -196,6 +212,12 @@ HOT void judge_question(struct mesh_judgement *j, const struct parties *who)
 				 MESH_SHAPE_TO_SERVICE, j->question.service_port);
 }
 
+/* Is it one, and the outside or a remote of its own behind it? */
+HOT int judge_is_beyond(__u32 uplink, const struct mesh_function *opener)
+{
+	return (!opener->ifindex || opener->ifindex == uplink) && endpoint_is_uplink(uplink);
+}
+
 /*
  * Who is it, and who should get it? MESH_OK with the question in j->question, or a reason to drop;
  * j->packet says of what, and an entry that was found how it was judged before.
@@ -213,7 +235,7 @@ HOT int judge_parties(CTX *ctx, const struct mesh_config *config, struct mesh_ju
 	who.opener = endpoint_get(j->question.opener);
 	if (!who.opener)
 		return MESH_NO_FUNCTION;
-	if (j->question.uplink && (j->question.opener || !endpoint_is_uplink(j->question.uplink)))
+	if (j->question.uplink && !judge_is_beyond(j->question.uplink, who.opener))
 		return MESH_NO_FLOW; /* it was one, or its peer outside was */
 	reason = judge_receiver(ctx, config, j, stale, &who);
 	if (reason)
@@ -223,6 +245,8 @@ HOT int judge_parties(CTX *ctx, const struct mesh_config *config, struct mesh_ju
 	if (!reply && j->packet.direction == MESH_TO_FN &&
 	    j->question.receiver != j->packet.function)
 		return MESH_NO_BACKEND; /* the one that the host's socket had is another's by now */
+	if (who.opener->flags & MESH_FN_REMOTE && !j->question.receiver)
+		return MESH_NO_FLOW; /* what remotes open to others outside is the host's */
 	if (j->question.service && !(j->question.flags & MESH_FLOW_SOCKET))
 		j->question.flags |= MESH_FLOW_NAT_DST;
 	if (j->question.opener == j->question.receiver) {

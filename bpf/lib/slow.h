@@ -124,6 +124,16 @@ HOT int slow_knows(CTX *ctx, struct slow *s, __u32 now)
 	return 0;
 }
 
+/* Whom a known flow's packets go to; of what leaves by an uplink the address says it. */
+HOT __u32 slow_receiver(struct slow *s)
+{
+	if (s->j->packet.direction == MESH_TO_FN)
+		return s->j->packet.function;
+	if (flow_is_to_uplink(s->track.flow))
+		return endpoint_by_address(&s->track.answer.source);
+	return endpoint_by_ifindex(flow_answer_ifindex(s->track.flow));
+}
+
 /*
  * The entry of the packet's flow, if it was judged in this epoch or just now: MESH_OK. Otherwise
  * goes on to mesh_judge(), or returns a reason.
@@ -148,10 +158,7 @@ HOT int slow_find(CTX *ctx, struct slow *s)
 		return MESH_FLOW_FULL;
 	if (!j->verdict.step && s->config->events) { /* which name them */
 		j->question.service = s->track.flow->service;
-		j->question.receiver =
-			j->packet.direction == MESH_TO_FN ?
-				j->packet.function :
-				endpoint_by_ifindex(flow_answer_ifindex(s->track.flow));
+		j->question.receiver = slow_receiver(s);
 	}
 	s->establish = track_packet(&s->track, &s->p, now);
 	return MESH_OK;
@@ -166,7 +173,7 @@ HOT int slow_classify(CTX *ctx, struct slow *s)
 		slow_start(ctx, s->j);
 	reason = parse_packet(ctx, &s->p);
 	if (slow_is_from_uplink(s->j))
-		reason = uplink_check(s->config, &s->p, s->j->packet.ifindex, reason);
+		reason = uplink_check(s->config, &s->p, s->j, reason);
 	else if (!reason)
 		reason = s->j->packet.direction == MESH_FROM_FN ? slow_check_function(s) :
 								  slow_check_host(s);

@@ -45,35 +45,62 @@ HOT int uplink_is_of_stack(const struct mesh_tuple *t, __u32 uplink)
 	return !flow_find_tuple(t, uplink) && flow_find_tuple(t, 0);
 }
 
+/* Is it a source that nobody outside has? A remote's is right at its own uplink. */
+HOT int uplink_is_spoofed(struct mesh_address *source, __u32 uplink)
+{
+	return endpoint_by_address(source) && !endpoint_remote(source, uplink);
+}
+
+/*
+ * Whom of the mesh it is for by its own address, 0: nobody. What the outside sends to a remote by its
+ * address is none of ours, and goes as the host's routes say.
+ */
+HOT __u32 uplink_owner(struct mesh_address *destination)
+{
+	__u32 id = endpoint_by_address(destination);
+	struct mesh_function *fn = id ? endpoint_get(id) : NULL;
+
+	return fn && fn->flags & MESH_FN_REMOTE ? 0 : id;
+}
+
+/* Does a packet for nobody's address belong to a flow: an answer of a remote, or an error about one? */
+HOT int uplink_is_of_remote(struct mesh_judgement *j, const struct mesh_tuple *t)
+{
+	return j->packet.sender && flow_find_tuple(t, j->packet.ifindex);
+}
+
 /*
  * MESH_OK if it is for the mesh, UPLINK_HOST if it is not, or a reason to drop; `malformed` is what
- * parse_packet() said. A later fragment of which nobody knows the first one is left to the host: what
- * of that is for a function meets mesh_to_fn.
+ * parse_packet() said. A remote is its sender from here on. A later fragment of which nobody knows
+ * the first one is left to the host: what of that is for a function meets mesh_to_fn.
  */
-HOT int uplink_check(const struct mesh_config *config, const struct pkt *p, __u32 uplink,
-		     int malformed)
+HOT int uplink_check(const struct mesh_config *config, const struct pkt *p,
+		     struct mesh_judgement *j, int malformed)
 {
+	__u32 uplink = j->packet.ifindex, owner;
 	struct mesh_address source, destination;
 	struct mesh_tuple t;
-	__u32 owner;
 
 	if (!p->version)
 		return UPLINK_HOST;
 	uplink_addresses(p, &source, &destination);
-	if (endpoint_by_address(&source))
+	if (uplink_is_spoofed(&source, uplink))
 		return MESH_SPOOF_IP;
-	owner = endpoint_by_address(&destination);
+	owner = uplink_owner(&destination);
 	if (malformed)
 		return owner ? malformed : UPLINK_HOST;
 	if (p->kind != PKT_FLOW && p->kind != PKT_ERROR)
 		return UPLINK_HOST;
+	uplink_tuple(p, &t);
+	/* A router on the way to a remote tells of what was sent there: that remote would have answered. */
+	j->packet.sender = endpoint_remote(&t.source, uplink);
 	if (p->fragment == PKT_LATER_FRAGMENT)
 		return MESH_OK;
-	uplink_tuple(p, &t);
 	if (owner)
 		return uplink_is_of_stack(&t, uplink) ? UPLINK_HOST : MESH_OK;
-	return service_find(config, &t.destination, t.destination_port, t.protocol, uplink) ?
-		       MESH_OK :
-		       UPLINK_HOST;
+	if (service_find(config, &t.destination, t.destination_port, t.protocol, uplink) ||
+	    uplink_is_of_remote(j, &t))
+		return MESH_OK;
+	return UPLINK_HOST;
 }
 #endif
