@@ -5,14 +5,15 @@ Pure: nothing is read or changed here. The order, and why:
 
 1. rules become stricter: new denies and rejects, then allows that go. Until step 8 every rule is
    the stricter one of before and after, so that nothing passes that either of the two forbids;
-2. services lose the functions and uplinks that go; services that go, or move to other addresses,
-   are removed;
-3. uplinks and functions that go are removed, and those that are replaced; then rules about who is
-   gone, so that their ids are free for others, as they were until here from rules about who is new;
+2. services lose the functions, remotes and uplinks that go; services that go, or move to other
+   addresses, are removed;
+3. remotes, uplinks and functions that go are removed, and those that are replaced; then rules about
+   who is gone, so that their ids are free for others, as they were until here from rules about who
+   is new;
 4. functions change tenant, audit, group, limits or how commands are kept, where they are;
 5. services are set as they shall be, if the functions and uplinks they need have been there all
    along;
-6. functions and uplinks are added;
+6. functions and uplinks are added, then remotes;
 7. the other services are set: all their functions and uplinks are there;
 8. rules become looser: denies and rejects that go, then new allows;
 9. commands are started anew that are others now, one after the other.
@@ -37,13 +38,24 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from ebpfmesh.errors import UsageError
-from ebpfmesh.model import Function, Identity, Injection, Match, Mesh, Policy, Service, Uplink
+from ebpfmesh.model import (
+    Function,
+    Identity,
+    Injection,
+    Match,
+    Mesh,
+    Policy,
+    Remote,
+    Service,
+    Uplink,
+)
 from ebpfmesh.operation import (
     AT_ONCE,
     IN_PLACE,
     ROLLED,
     AddFunction,
     AddPolicy,
+    AddRemote,
     AddUplink,
     ChangeFunction,
     CreateMesh,
@@ -52,6 +64,7 @@ from ebpfmesh.operation import (
     RemoveFunction,
     RemoveInjection,
     RemovePolicy,
+    RemoveRemote,
     RemoveService,
     RemoveUplink,
     ReplacePrograms,
@@ -66,7 +79,7 @@ from ebpfmesh.operation import (
     shown,
 )
 
-_Named = TypeVar("_Named", Function, Service, Injection, Uplink)
+_Named = TypeVar("_Named", Function, Service, Injection, Uplink, Remote)
 _Rules = dict[Match, Policy]
 
 
@@ -92,6 +105,8 @@ def diff(
     staying = {n for n, f in before.items() if n in changed or between.get(n) == f}
     moving = [n for n, f in changed.items() if _place(f) != _place(after[n])]
     lasting = {one.name for one in current.uplinks if one in wanted.uplinks}
+    kept = {r.name for r in current.remotes if r in wanted.remotes and r.uplink in lasting}
+    staying |= kept
     leave, enter = _service_steps(current, wanted, staying, lasting, some_move=bool(moving))
     ready = [step for step in enter if _can_be(step, staying, lasting)]
     old_rules = {policy.match: policy for policy in current.policies}
@@ -99,7 +114,8 @@ def diff(
     strict = _stricter(old_rules, new_rules) | _quarantine(moving)
     stricter = sorted(_rule_steps(old_rules, strict), key=_adds_rule, reverse=True)
     looser = sorted(_rule_steps(strict, new_rules), key=_adds_rule)
-    gone, new = before.keys() - after.keys(), after.keys() - before.keys()
+    names = [{*found, *_by_name(m.remotes)} for found, m in ((before, current), (after, wanted))]
+    gone, new = names[0] - names[1], names[1] - names[0]
     return (
         *create,
         *_program_steps(*builds),
@@ -107,6 +123,7 @@ def diff(
         *_injection_steps(current, wanted),
         *(step for step in stricter if not _is_about(step, new)),
         *leave,
+        *(RemoveRemote(one) for one in current.remotes if one.name not in kept),
         *(RemoveUplink(one) for one in current.uplinks if one.name not in lasting),
         *(RemoveFunction(f) for n, f in before.items() if n not in staying),
         *(step for step in looser if _is_about(step, gone)),
@@ -115,6 +132,7 @@ def diff(
         *(step for step in stricter if _is_about(step, new)),
         *(AddFunction(f) for n, f in after.items() if n not in staying),
         *(AddUplink(one) for one in wanted.uplinks if one.name not in lasting),
+        *(AddRemote(one) for one in wanted.remotes if one.name not in kept),
         *(step for step in enter if not _can_be(step, staying, lasting)),
         *(step for step in looser if not _is_about(step, gone)),
         *_ejection_steps(current, wanted),
@@ -136,8 +154,8 @@ def _fixed(mesh: Mesh, key: str) -> object:
 
 
 def _bare(mesh: Mesh) -> Mesh:
-    nothing = dict.fromkeys(("functions", "services", "policies", "injections", "uplinks"), ())
-    return mesh.model_copy(update=nothing)
+    parts = ("functions", "services", "policies", "injections", "uplinks", "remotes")
+    return mesh.model_copy(update=dict.fromkeys(parts, ()))
 
 
 def _program_steps(runs: str, wanted: str) -> Iterator[Operation]:

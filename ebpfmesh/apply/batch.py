@@ -78,10 +78,11 @@ def settle(mesh: Live) -> None:
 
 
 def recover(mesh: Live, wrong: Sequence[str] = ()) -> list[str]:
-    """Undo a change that was cut short; functions and uplinks that could not be kept."""
+    """Undo a change that was cut short; functions, uplinks and remotes that could not be kept."""
     listen.stop_dead(mesh.record, mesh.control.maps)
     broken, cut_off = mesh.functions.broken(), mesh.uplinks.broken()
-    if broken or cut_off or wrong or mesh.record.cut_short:
+    beyond = mesh.remotes.broken(cut_off)
+    if broken or cut_off or beyond or wrong or mesh.record.cut_short:
         mesh.step("recover")
         mesh.record.release()
         mesh.record.doubt()
@@ -94,17 +95,22 @@ def recover(mesh: Live, wrong: Sequence[str] = ()) -> list[str]:
         mesh.functions.shut(broken)
         mesh.functions.remove(broken)
         cut_off = mesh.uplinks.broken()
+        beyond = mesh.remotes.broken(cut_off)
+        for name in beyond:
+            mesh.remotes.remove(name)
         for name in cut_off:
             mesh.uplinks.remove(name)
         broken += [name for name in lost if name not in broken]
         mesh.record.drop_dangling()
         _write_anew(mesh)
-    return [*(f"function {name}" for name in broken), *(f"uplink {name}" for name in cut_off)]
+    found = {"function": broken, "uplink": cut_off, "remote": beyond}
+    return [f"{kind} {name}" for kind, names in found.items() for name in names]
 
 
 def problems(mesh: Live) -> list[str]:
     """What is not as the record says, where nothing is known to be broken or unfinished."""
-    if mesh.record.cut_short or mesh.functions.broken() or mesh.uplinks.broken():
+    parts = (mesh.functions, mesh.uplinks, mesh.remotes)
+    if mesh.record.cut_short or any(one.broken() for one in parts):
         return []
     return audit.problems(mesh.pins, mesh.control.maps, mesh.record) + mesh.names.problems()
 

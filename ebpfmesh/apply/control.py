@@ -21,11 +21,13 @@ from ebpfmesh.kernel.maps import Maps, maglev_rows, tenant_ids
 from ebpfmesh.kernel.prefixes import block_of
 from ebpfmesh.model import (
     Action,
+    Address,
     Function,
     Identity,
     OnFailure,
     Policy,
     Rate,
+    Remote,
     Rights,
     Service,
     Shares,
@@ -195,6 +197,26 @@ class Control:
         """Forget an uplink. Twice is fine."""
         self.maps["mesh_iface"].delete(ctypes.c_uint32(ifindex))
 
+    def set_remote(self, number: int, remote: Remote, uplink: int) -> None:
+        """Make a remote known: by id and addresses, beyond the interface of its uplink."""
+        row = _abi.Function(
+            ifindex=uplink,
+            tenant=self._tenant(remote.tenant),
+            flags=_abi.FunctionFlag.REMOTE,
+            address4=int(remote.address4 or 0),
+        )
+        if remote.address6:
+            row.address6[:] = list(packed(remote.address6).word)
+        self.maps["mesh_function"].set(ctypes.c_uint32(number), row)
+        for address in remote.addresses:
+            self.maps["mesh_address"].set(packed(address), ctypes.c_uint32(number))
+
+    def remove_remote(self, number: int, remote: Remote) -> None:
+        """Forget a remote and what was counted for its id. Twice is fine."""
+        self._forget_addresses(number, remote.addresses)
+        self.maps["mesh_function"].set(ctypes.c_uint32(number), _abi.Function())
+        self._forget_counts(number)
+
     def _tenant(self, name: str) -> int:
         self.make_room("tenant", name)
         number = self.record.id_of("tenant", name)
@@ -259,13 +281,19 @@ class Control:
         row = self.maps["mesh_function"].get(key)
         if row and row.ifindex:
             self.maps["mesh_iface"].delete(ctypes.c_uint32(row.ifindex))
-        for address in function.addresses:
-            owner = self.maps["mesh_address"].get(packed(address))
-            if owner and owner.value == number:
-                self.maps["mesh_address"].delete(packed(address))
+        self._forget_addresses(number, function.addresses)
         self.maps["mesh_function"].set(key, _abi.Function())
         self._write_rates(rates.slot(number), rates.rows(None))
         self.maps["mesh_chain"].set(key, _abi.Chain())
+        self._forget_counts(number)
+
+    def _forget_addresses(self, number: int, addresses: Iterable[Address]) -> None:
+        for address in addresses:
+            owner = self.maps["mesh_address"].get(packed(address))
+            if owner and owner.value == number:
+                self.maps["mesh_address"].delete(packed(address))
+
+    def _forget_counts(self, number: int) -> None:
         stride = tenant_ids(self._limits)
         for slot in range(number * stride, (number + 1) * stride):
             self.maps["mesh_meter"].set(ctypes.c_uint32(slot), _abi.Meter())
@@ -478,8 +506,13 @@ class Control:
             self.set_uplink(ifindex)
         for number, (function, plugged) in functions.items():
             self.set_function(number, function, plugged)
+        remotes = self.record.remotes()
+        for remote in remotes:
+            index, _ = self.record.places()[remote.remote.uplink]
+            self.set_remote(remote.id, remote.remote, index)
         services = self.record.model().backed
         owners = [*services, *(function for function, _ in functions.values())]
+        owners += [row.remote for row in remotes]
         addresses = {bytes(packed(address)) for owner in owners for address in owner.addresses}
         for address, _ in list(self.maps["mesh_address"].items()):
             if bytes(address) not in addresses:

@@ -15,6 +15,7 @@ from ebpfmesh.apply.held import Held, OnStep, quiet
 from ebpfmesh.apply.lookup import home_in
 from ebpfmesh.apply.names import Names
 from ebpfmesh.apply.pools import Pools
+from ebpfmesh.apply.remotes import Remotes
 from ebpfmesh.apply.rolls import Rolls
 from ebpfmesh.apply.uplinks import Uplinks
 from ebpfmesh.errors import MeshError
@@ -26,6 +27,7 @@ from ebpfmesh.model import (
     Injection,
     OnFailure,
     Policy,
+    Remote,
     Rights,
     Service,
     Timeouts,
@@ -67,6 +69,11 @@ class Live(Held):
     def uplinks(self) -> Uplinks:
         """Its uplinks."""
         return Uplinks(self)
+
+    @functools.cached_property
+    def remotes(self) -> Remotes:
+        """Its remotes."""
+        return Remotes(self)
 
     @functools.cached_property
     def deny(self) -> Deny:
@@ -196,6 +203,19 @@ class Live(Held):
     def is_uplink(self, name: str) -> bool:
         """Whether it is there and nobody began to remove it."""
         row = self.record.uplink(name)
+        return bool(row and row.ready)
+
+    def add_remote(self, remote: Remote) -> None:
+        """Somebody beyond an uplink is one."""
+        self.remotes.add(remote)
+
+    def remove_remote(self, name: str) -> None:
+        """As far as it is there."""
+        self.remotes.remove(name)
+
+    def is_remote(self, name: str) -> bool:
+        """Whether it is there and nobody began to remove it."""
+        row = self.record.remote(name)
         return bool(row and row.ready)
 
     def set_unready(self, function: str, why: str, *, asked: bool = False) -> None:

@@ -64,7 +64,7 @@ def mark(mesh: str, wanted: Mapping[str, tuple[Seen, str]]) -> list[str]:
 def set_ready(
     mesh: str, name: str, ready: bool, why: str = "", on_step: OnStep = quiet
 ) -> tuple[Operation, ...]:
-    """Have a function, or all of a group, get new flows of services, or none; what was done.
+    """Have a function, a group or a remote get new flows of services, or none; what was done.
 
     Old flows live, and whatever the mesh file says of weights stays. ``why`` is shown to people,
     its first WHY characters. What is not ready by itself does not get any by this. Raises NotFound
@@ -72,7 +72,8 @@ def set_ready(
     """
     with opened(mesh, on_step) as live:
         batch.settle(live)
-        names = [row.function.name for row in functions(live.record, name)]
+        remote = live.record.remote(name)
+        names = [name] if remote else [r.function.name for r in functions(live.record, name)]
         reason = "" if ready else (why or "not ready")[:WHY]
         operations = tuple(
             SetReady(one, why=reason, asked=True)

@@ -34,7 +34,9 @@ def _named(*kinds: str) -> Callable[[], Iterable[str]]:
                 "function": {row.function.name for row in seen.functions},
                 "group": set(seen.groups),
                 "service": {service.name for service in seen.record.services()},
-                "tenant": {row.function.tenant for row in seen.functions},
+                "remote": {row.name for row in seen.remotes},
+                "tenant": {row.function.tenant for row in seen.functions}
+                | {row.remote.tenant for row in seen.remotes},
                 "injected": {row.injection.name for row in seen.record.injections()},
                 "outside": {view.OUTSIDE},
                 "uplink": {row.name for row in seen.record.uplinks()},
@@ -67,8 +69,8 @@ functions_and_groups = _offering(_named("function", "group"))
 services = _offering(_named("service"))
 tenants = _offering(_named("tenant"))
 injected = _offering(_named("injected"))
-parties = _offering(_named("function", "outside"))
-ends = _offering(_named("function", "service", "outside"))
+parties = _offering(_named("function", "remote", "outside"))
+ends = _offering(_named("function", "remote", "service", "outside"))
 uplinks = _offering(_named("uplink"))
 meshes = _offering(_meshes)
 reasons = _offering(_reasons)

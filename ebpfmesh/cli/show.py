@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from ebpfmesh.observe.mesh import Backend, Mesh, Policy, Service
     from ebpfmesh.observe.objects import Map, Program
     from ebpfmesh.observe.pools import PoolRow
+    from ebpfmesh.observe.remotes import Remote
     from ebpfmesh.observe.uplinks import Uplink
     from ebpfmesh.observe.view import View
 
@@ -62,11 +63,11 @@ def _state(row: "Function") -> object:
     return mark(text, "red" if row.state != "up" else "yellow" if row.audit else "green")
 
 
-def _uplink_state(row: "Uplink") -> object:
+def _uplink_state(row: "Uplink | Remote") -> object:
     return mark(row.state, "green" if row.state == "up" else "red")
 
 
-def _ready(row: "Function") -> object:
+def _ready(row: "Function | Remote") -> object:
     return "yes" if row.ready else mark("no", "red")
 
 
@@ -285,6 +286,23 @@ TABLES = (
             ),
         ),
         "no pools",
+    ),
+    Table(
+        "remotes",
+        "Remotes: machines beyond an uplink that are backends of services.",
+        "remotes.read_remotes",
+        (
+            Column("id", lambda row: row.id or None, right=True, drop=2),
+            Column("name", lambda row: row.name),
+            Column("tenant", lambda row: row.tenant),
+            Column("uplink", lambda row: row.uplink),
+            Column("state", _uplink_state),
+            Column("ready", _ready),
+            Column("addresses", lambda row: " ".join(row.addresses)),
+            Column("route", lambda row: " ".join(row.route), drop=3),
+            Column("services", lambda row: " ".join(row.services) or None, drop=1),
+        ),
+        "no remotes",
     ),
     Table(
         "policies",

@@ -39,7 +39,7 @@ def new_function(mesh: Mesh, name: str, *, addresses: Iterable[str], **settings:
         raise UsageError(f'there is a function "{name}" already', hint=hint)
     given = _by_family(parse_address(text) for text in addresses)
     if not given:
-        things = (*mesh.functions, *mesh.services)
+        things = (*mesh.functions, *mesh.services, *mesh.remotes)
         used = {address for thing in things for address in thing.addresses}
         given = {
             "address4": assign_addresses([name], mesh.prefix4, used)[name],
@@ -56,7 +56,7 @@ def with_others(current: Mesh, wanted: Mesh) -> Mesh:
     A group that it names has the replicas that it says. What names somebody who goes with that goes
     too. What it injects stands among the others where it stood.
     """
-    named = {*wanted.groups, *(one.name for one in wanted.functions)}
+    named = {*wanted.groups, *(one.name for one in (*wanted.functions, *wanted.remotes))}
     services = {one.name for one in wanted.services}
     matches = {one.match for one in wanted.policies}
     tenants = {one.name for one in wanted.rights}
@@ -73,7 +73,13 @@ def with_others(current: Mesh, wanted: Mesh) -> Mesh:
 def _with_other_uplinks(current: Mesh, wanted: Mesh) -> Mesh:
     names = {one.name for one in wanted.uplinks}
     others = (one for one in current.uplinks if one.name not in names)
-    return wanted.model_copy(update={"uplinks": (*wanted.uplinks, *others)})
+    known = {one.name for one in (*wanted.remotes, *wanted.functions)} | wanted.groups.keys()
+    beyond = (one for one in current.remotes if one.name not in known)
+    parts = {
+        "uplinks": (*wanted.uplinks, *others),
+        "remotes": (*wanted.remotes, *beyond),
+    }
+    return wanted.model_copy(update=parts)
 
 
 def add_uplink(mesh: Mesh, name: str, interface: str, addresses: Iterable[str] = ()) -> Mesh:
@@ -87,14 +93,13 @@ def add_uplink(mesh: Mesh, name: str, interface: str, addresses: Iterable[str] =
 
 
 def delete_uplink(mesh: Mesh, name: str) -> Mesh:
-    """``mesh`` without an uplink; what is published on it is no longer."""
+    """``mesh`` without an uplink; what is published on it is no longer, nor is who is beyond it."""
     others = tuple(one for one in mesh.uplinks if one.name != name)
     if len(others) == len(mesh.uplinks):
         hint = suggest(name, (one.name for one in mesh.uplinks))
         raise NotFound(f'there is no uplink "{name}"', hint=hint)
-    names = {one.name for one in others}
-    services = tuple(service.published_on(names) for service in mesh.services)
-    return _whole(mesh, uplinks=others, services=services)
+    left = mesh.model_copy(update={"uplinks": others})
+    return _whole(left.made_of(mesh.functions, mesh.services, mesh.policies, mesh.injections))
 
 
 def _with_other_injections(

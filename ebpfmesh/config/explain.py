@@ -34,6 +34,7 @@ _SINGULAR = {
     "services": "service",
     "policies": "policy",
     "uplinks": "uplink",
+    "remotes": "remote",
 }
 
 

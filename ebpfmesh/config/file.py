@@ -47,6 +47,7 @@ from ebpfmesh.model import (
     Policy,
     PolicySettings,
     Pool,
+    Remote,
     Rights,
     Service,
     Source,
@@ -336,6 +337,15 @@ class PoolTable(Model):
     )
 
 
+class RemoteTable(Model):
+    """A table [[remote]]."""
+
+    name: Name
+    address: _Addresses
+    uplink: Name
+    tenant: Name = "default"
+
+
 class PolicyTable(PolicySettings):
     """A table [[policy]]."""
 
@@ -383,6 +393,9 @@ class MeshFile(Model):
     uplink: tuple[UplinkTable, ...] = Field(
         default=(), strict=False, description="tables, each under [[uplink]]"
     )
+    remote: tuple[RemoteTable, ...] = Field(
+        default=(), strict=False, description="tables, each under [[remote]]"
+    )
     tenant: tuple[Rights, ...] = Field(
         default=(), strict=False, description="tables, each under [[tenant]]"
     )
@@ -405,6 +418,7 @@ class _File:
     functions: dict[Location, FunctionTable]
     services: dict[Location, ServiceTable]
     uplinks: dict[Location, UplinkTable]
+    remotes: dict[Location, RemoteTable]
     policies: dict[Location, PolicyTable]
     injections: dict[Location, InjectTable]
     rights: dict[Location, Rights]
@@ -434,6 +448,7 @@ def _build(files: list[dict[str, Any]], documents: Sequence[Document]) -> tuple[
     parts["functions"] = _pooled(file, parts["functions"], origin)
     parts["services"] = _services(file, origin)
     parts["uplinks"] = _uplinks(file, origin)
+    parts["remotes"] = _remotes(file, origin)
     parts["rights"] = tuple(file.rights.values())
     origin |= {("rights", n): at for n, at in enumerate(file.rights)}
     mesh = Mesh.model_construct(**parts)
@@ -456,6 +471,7 @@ def _read(files: list[dict[str, Any]]) -> _File:
     functions = _tables(check, "function", FunctionTable, frames)
     services = _tables(check, "service", ServiceTable, frames)
     uplinks = _tables(check, "uplink", UplinkTable, frames)
+    remotes = _tables(check, "remote", RemoteTable, frames)
     policies = _tables(check, "policy", PolicyTable, frames)
     injections = _tables(check, "inject", InjectTable, frames)
     rights = _tables(check, "tenant", Rights, frames)
@@ -464,7 +480,12 @@ def _read(files: list[dict[str, Any]]) -> _File:
         check.table(MeshFile, frame, (number,))  # what is left there is the shape of the file
     besides = frozenset(
         table[name]
-        for key, made in (("function", functions), ("service", services), ("uplink", uplinks))
+        for key, made in (
+            ("function", functions),
+            ("service", services),
+            ("uplink", uplinks),
+            ("remote", remotes),
+        )
         for number, values in enumerate(files)
         for index, table in enumerate(values[key] if isinstance(values.get(key), list) else ())
         for name in ("name", "tenant")
@@ -472,19 +493,8 @@ def _read(files: list[dict[str, Any]]) -> _File:
         and isinstance(table, dict)
         and isinstance(table.get(name), str)
     )
-    return _File(
-        check,
-        mesh,
-        home,
-        functions,
-        services,
-        uplinks,
-        policies,
-        injections,
-        rights,
-        pools,
-        besides,
-    )
+    tables = functions, services, uplinks, remotes, policies, injections, rights, pools
+    return _File(check, mesh, home, *tables, besides)
 
 
 def _mesh_table(
@@ -558,8 +568,8 @@ def _own_names(file: _File) -> dict[Location, tuple[str, ...]]:
 
 def _functions(file: _File, parts: Parts, origin: _Origin) -> tuple[Function, ...]:
     """Its functions, replicas and assigned addresses included."""
-    tables: tuple[FunctionTable | ServiceTable, ...]
-    tables = (*file.functions.values(), *file.services.values())
+    tables: tuple[FunctionTable | ServiceTable | RemoteTable, ...]
+    tables = (*file.functions.values(), *file.services.values(), *file.remotes.values())
     used = {address for table in tables for address in table.address}
     own = _own_names(file)
     for table in file.functions.values():
@@ -673,6 +683,18 @@ def _uplinks(file: _File, origin: _Origin) -> tuple[Uplink, ...]:
         addresses = _by_family("address", table.address)
         own = table.model_dump(include={"name", "interface", "xdp"})
         found.append(make(Uplink, **own, **addresses))
+    return tuple(found)
+
+
+def _remotes(file: _File, origin: _Origin) -> tuple[Remote, ...]:
+    """Its remotes."""
+    found: list[Remote] = []
+    for at, table in file.remotes.items():
+        made = ("remotes", len(found))
+        origin[made] = at
+        _note(origin, made, (*at, "address"), table.address)
+        own = table.model_dump(include={"name", "uplink", "tenant"})
+        found.append(make(Remote, **own, **_by_family("address", table.address)))
     return tuple(found)
 
 

@@ -28,10 +28,11 @@ _INTRODUCTION = """<!-- Made by `make docs` from the models in ebpfmesh/config/f
 # The mesh file
 
 A mesh is a [TOML](https://toml.io) file of at most 4 MiB: one table `[mesh]`, and a table for each
-function, service, uplink and policy. `ebpfmesh plan FILE` tells all that is wrong with it, with
-lines and hints, and what `ebpfmesh up FILE` would do; `ebpfmesh example` prints one to begin with,
-`ebpfmesh export` the mesh that runs. `-` for FILE is standard input. All `*.toml` of a directory
-are one mesh, as if they stood in one file in the order of their names: one of them has `[mesh]`.
+function, service, uplink, remote and policy. `ebpfmesh plan FILE` tells all that is wrong with it,
+with lines and hints, and what `ebpfmesh up FILE` would do; `ebpfmesh example` prints one to begin
+with, `ebpfmesh export` the mesh that runs. `-` for FILE is standard input. All `*.toml` of a
+directory are one mesh, as if they stood in one file in the order of their names: one of them has
+`[mesh]`.
 
 Editors check a file while it is written, if they know its schema: `ebpfmesh schema
 >mesh.schema.json`, and `#:schema ./mesh.schema.json` in the first line of the file.
@@ -53,6 +54,7 @@ _TEXTS = {
     "service": "An address and a port, or a range of ports, in front of functions.",
     "policy": "Who may open flows to whom; answers need no rule.",
     "uplink": "An interface of the host's to the outside, see [uplink.md](uplink.md).",
+    "remote": "A machine beyond an uplink, as a backend, see [uplink.md](uplink.md).",
     "tenant": "What a tenant has of what all share, and may inject; all of it can change in place.",
     "tenant.rate": (
         "What all functions of a tenant may send and get together; what goes from one to another "
@@ -303,6 +305,12 @@ ABOUT: dict[str, dict[str, tuple[str, str]]] = {
             "auto: XDP is there while it is needed; native: always; generic; off (docs/uplink.md).",
             '"off"',
         ),
+    },
+    "remote": {
+        "name": ("What services and rules call it, as they call functions.", '"db-0"'),
+        "address": ("Its addresses, by which it is known.", '["192.0.2.20", "2001:db8:2::20"]'),
+        "uplink": ("By which uplink it is reached, and its packets come in.", '"uplink0"'),
+        "tenant": ("Its tenant, as a function has one.", '"vendor"'),
     },
     "tenant": {
         "name": ("Which tenant.", '"vendor"'),

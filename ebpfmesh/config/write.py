@@ -23,6 +23,7 @@ from ebpfmesh.model import (
     Mesh,
     Parts,
     Policy,
+    Remote,
     Rights,
     Service,
     Uplink,
@@ -77,6 +78,7 @@ def _text(mesh: Mesh, kept: Collection[str], body: _Body) -> str:
         "function": list(_functions(mesh, kept)),
         "service": [_service(one) for one in mesh.services],
         "uplink": [_uplink(one) for one in mesh.uplinks],
+        "remote": [_remote(one) for one in mesh.remotes],
         "policy": [_policy(one) for one in mesh.policies],
         "pool": list(_pools(mesh)),
         "tenant": [_rights(one) for one in mesh.rights],
@@ -149,7 +151,8 @@ def _functions(mesh: Mesh, kept: Collection[str]) -> Iterator[_Row]:
     by_name = {one.name: one for one in mesh.functions}
     tables = {one.group or one.name: one for one in mesh.functions}
     order = [by_name[name] for table in tables for name in groups.get(table, (table,))]
-    used = {address for one in mesh.services for address in one.addresses}
+    others = (*mesh.services, *mesh.remotes)
+    used = {address for one in others for address in one.addresses}
     left_out = as_assigned(order, mesh.prefix4, mesh.prefix6, used)
     for name in tables:
         if name in groups:
@@ -230,6 +233,11 @@ def _pools(mesh: Mesh) -> Iterator[_Row]:
         values |= {"slots": pool.slots, "bytes": memory_text(pool.bytes)}
         values |= {"members": pool.members} if pool.members != len(sharing) else {}
         yield _Row(values | {"functions": names})
+
+
+def _remote(one: Remote) -> _Row:
+    values = {"name": one.name, "address": _addresses(one), "uplink": one.uplink}
+    return _Row(values | one.model_dump(include={"tenant"}, exclude_defaults=True))
 
 
 def _policy(one: Policy) -> _Row:

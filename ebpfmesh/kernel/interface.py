@@ -280,6 +280,12 @@ def outer(ip: IPRoute, ifindex: int) -> Outer:
     )
 
 
+def local(ip: IPRoute) -> set[Address]:
+    """All addresses of the host, of whichever interface."""
+    rows: Any = ip.get_addr()
+    return {_address(row.get_attr("IFA_LOCAL") or row.get_attr("IFA_ADDRESS")) for row in rows}
+
+
 def gateways(ip: IPRoute, ifindex: int) -> list[Address]:
     """Whom the host's routes send by an interface, each once."""
     found = {}
@@ -289,6 +295,17 @@ def gateways(ip: IPRoute, ifindex: int) -> list[Address]:
             if row.get_attr("RTA_OIF") == ifindex and (text := row.get_attr("RTA_GATEWAY")):
                 found[_address(text)] = True
     return list(found)
+
+
+def route_to(ip: IPRoute, address: Address) -> tuple[int, Address | None] | None:
+    """Where the host sends to an address: interface, and router if there is one; None: nowhere."""
+    family = socket.AF_INET if address.version == 4 else socket.AF_INET6
+    try:
+        rows: Any = ip.route("get", dst=str(address), family=family)
+    except NetlinkError:
+        return None
+    router = rows[0].get_attr("RTA_GATEWAY")
+    return rows[0].get_attr("RTA_OIF") or 0, _address(router) if router else None
 
 
 def runs(asked: socket.socket, name: str) -> bool | None:

@@ -61,6 +61,7 @@ from ebpfmesh.model.pool import MEMBERS, POOL_BYTES, Pool
 from ebpfmesh.model.ports import parse_ports, port_prefixes, ports_text
 from ebpfmesh.model.rate import Rate, number_text
 from ebpfmesh.model.readiness import Health, Probe, Ready
+from ebpfmesh.model.remote import REMOTES, Remote
 from ebpfmesh.model.scope import Scope
 from ebpfmesh.model.shares import ByteShare, Share, Shares, guaranteed
 from ebpfmesh.model.uplink import DENIED, UPLINKS, Published, Uplink
@@ -72,6 +73,7 @@ __all__ = [
     "LIFE",
     "MEMBERS",
     "POOL_BYTES",
+    "REMOTES",
     "SANDBOX",
     "TOLD",
     "UPLINKS",
@@ -110,6 +112,7 @@ __all__ = [
     "Published",
     "Rate",
     "Ready",
+    "Remote",
     "Rights",
     "Scope",
     "Service",

@@ -36,20 +36,23 @@ class Mesh(Parts):
         injections: Iterable[Injection] = (),
     ) -> Self:
         """Its settings with these parts; what names a function or service that is gone goes too."""
-        known = {function.name for function in functions}
-        groups = {function.group for function in functions if function.group}
         uplinks = {uplink.name for uplink in self.uplinks}
+        remotes = tuple(remote for remote in self.remotes if remote.uplink in uplinks)
+        known = {one.name for one in (*functions, *remotes)}
+        groups = {function.group for function in functions if function.group}
         kept = tuple(s.only(known | groups).published_on(uplinks) for s in services)
         names = {
             "function": known,
             "group": groups,
-            "tenant": {function.tenant for function in functions},
+            "tenant": {function.tenant for function in functions} | {one.tenant for one in remotes},
             "service": {service.name for service in kept},
         }
-        there = {("function", name) for name in known | groups}
+        own = {function.name for function in functions}
+        there = {("function", name) for name in own | groups}
         there |= {("tenant", name) for name in names["tenant"]}
         parts = {
             "functions": tuple(functions),
+            "remotes": remotes,
             "services": kept,
             "policies": tuple(
                 policy

@@ -12,6 +12,7 @@ from ebpfmesh.model.injection import Injection, Rights
 from ebpfmesh.model.objects import Function, Limits, Service, Timeouts
 from ebpfmesh.model.policy import Policy
 from ebpfmesh.model.readiness import Probe
+from ebpfmesh.model.remote import Remote
 from ebpfmesh.model.uplink import Uplink
 
 Hook = Literal["auto", "tcx", "clsact"]
@@ -68,12 +69,14 @@ class Parts(Model):
     policies: tuple[Policy, ...] = ()
     injections: tuple[Injection, ...] = ()
     uplinks: tuple[Uplink, ...] = ()
+    remotes: tuple[Remote, ...] = ()
     rights: tuple[Rights, ...] = ()
 
     @property
     def tenants(self) -> tuple[str, ...]:
-        """The tenants of its functions, each once, in the order they first appear."""
-        return tuple(dict.fromkeys(function.tenant for function in self.functions))
+        """The tenants of its functions and remotes, each once, in the order they first appear."""
+        beyond = (remote.tenant for remote in self.remotes)
+        return tuple(dict.fromkeys((*(function.tenant for function in self.functions), *beyond)))
 
     def rights_of(self, tenant: str) -> Rights:
         """What a tenant may inject: nothing, if the mesh does not say."""

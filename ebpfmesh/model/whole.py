@@ -15,6 +15,7 @@ from ebpfmesh.model.injection import INJECTIONS, LOG_LEAST
 from ebpfmesh.model.parts import Parts
 from ebpfmesh.model.pooled import bad_pools
 from ebpfmesh.model.ports import ports_text
+from ebpfmesh.model.remote import REMOTES
 from ebpfmesh.model.shares import guaranteed, size_of
 from ebpfmesh.model.uplink import UPLINKS
 
@@ -36,7 +37,7 @@ def problems(mesh: Parts, besides: Collection[str] = ()) -> Iterator[Invalid]:
         _bad_uplinks,
         bad_pools,
     )
-    named = (_bad_backends, _bad_publish, _bad_policies, _bad_injections)
+    named = (_bad_backends, _bad_publish, _bad_policies, _bad_injections, _bad_remotes)
     return chain(
         chain.from_iterable(check(mesh) for check in checks),
         chain.from_iterable(check(mesh, besides) for check in named),
@@ -47,14 +48,24 @@ def _over_limits(mesh: Parts) -> Iterator[Invalid]:
     limits = mesh.limits
     if len(mesh.functions) > limits.functions:
         yield too_many("functions", limits.functions, ("functions", limits.functions))
+    elif len(mesh.functions) + len(mesh.remotes) > limits.functions:
+        at: Location = ("remotes", limits.functions - len(mesh.functions))
+        yield too_many("functions", limits.functions, at)
+    if len(mesh.remotes) > REMOTES:
+        what = f"more than {REMOTES} remotes"
+        yield Invalid(what, path=("remotes", REMOTES), hint="leave out some")
     sizes = [service.entries for service in mesh.services]
     if (index := _beyond(sizes, limits.services)) is not None:
         yield too_many("services", limits.services, ("services", index))
     if (index := _beyond([len(p.prefixes) for p in mesh.policies], limits.rules)) is not None:
         yield too_many("rules", limits.rules, ("policies", index))
     for tenant in mesh.tenants[limits.tenants : limits.tenants + 1]:
-        index = [function.tenant for function in mesh.functions].index(tenant)
-        yield too_many("tenants", limits.tenants, ("functions", index, "tenant"))
+        for key, things in (("functions", mesh.functions), ("remotes", mesh.remotes)):
+            tenants = [one.tenant for one in things]
+            if tenant in tenants:
+                path = (key, tenants.index(tenant), "tenant")
+                yield too_many("tenants", limits.tenants, path)
+                break
 
 
 def _beyond(sizes: list[int], limit: int) -> int | None:
@@ -70,11 +81,21 @@ def _same_names(mesh: Parts) -> Iterator[Invalid]:
             what, hint = f'there are two {key} called "{name}"', "rename one of them"
             yield Invalid(what, path=(key, index, "name"), hint=hint, other=(key, first, "name"))
     groups = {function.group for function in mesh.functions}
-    for index, name in enumerate(functions):
-        if name in groups:
-            what = f'function "{name}": a group of functions has that name'
-            yield Invalid(what, path=("functions", index, "name"), hint="rename one of them")
-    yield from _hidden_names(functions, services)
+    remotes = [remote.name for remote in mesh.remotes]
+    for key, names in (("functions", functions), ("remotes", remotes)):
+        for index, name in enumerate(names):
+            if name in groups:
+                what = f'{key[:-1]} "{name}": a group of functions has that name'
+                yield Invalid(what, path=(key, index, "name"), hint="rename one of them")
+    for index, first, name in repeated([*functions, *remotes]):
+        if index >= len(functions):
+            at = "functions" if first < len(functions) else "remotes"
+            yield Invalid(
+                f'remote "{name}": another {at[:-1]} has that name',
+                path=("remotes", index - len(functions), "name"), hint="rename one of them",
+                other=(at, first - (0 if at == "functions" else len(functions)), "name"),
+            )  # fmt: skip
+    yield from _hidden_names(functions, services, remotes)
     for index, first, netns in repeated([function.netns for function in mesh.functions]):
         if netns:
             what = f'function "{mesh.functions[index].name}": another one is in netns {netns} too'
@@ -83,10 +104,12 @@ def _same_names(mesh: Parts) -> Iterator[Invalid]:
             yield Invalid(what, path=path, hint="a namespace holds one function", other=other)
 
 
-def _hidden_names(functions: list[str], services: list[str]) -> Iterator[Invalid]:
+def _hidden_names(
+    functions: list[str], services: list[str], remotes: list[str]
+) -> Iterator[Invalid]:
     """One name for two addresses in /etc/hosts: the one that stands there first hides the other."""
-    known = set(functions)
-    for key, names in (("functions", functions), ("services", services)):
+    known = {*functions, *remotes}
+    for key, names in (("functions", functions), ("services", services), ("remotes", remotes)):
         for index, name in enumerate(names):
             path = (key, index, "name")
             what = f'{key[:-1]} "{name}": '
@@ -109,6 +132,13 @@ def _same_addresses(mesh: Parts) -> Iterator[Invalid]:
                 path = ("functions", index, f"address{address.version}")
                 yield Invalid(what, path=path, hint="choose another one, or leave address out")
             owners[address] = f'of function "{function.name}"'
+    for index, remote in enumerate(mesh.remotes):
+        for address in remote.addresses:
+            if owner := owners.get(address):
+                what = f'remote "{remote.name}": {address} is the address {owner}'
+                path = ("remotes", index, f"address{address.version}")
+                yield Invalid(what, path=path, hint="a remote has the address of another machine")
+            owners[address] = f'of remote "{remote.name}"'
     for index, service in enumerate(mesh.services):
         for address in service.addresses:
             if owner := owners.get(address):
@@ -150,6 +180,8 @@ def _bad_backends(mesh: Parts, besides: Collection[str]) -> Iterator[Invalid]:
         families[function.name] = versions
         if function.group:
             families[function.group] = versions & families.get(function.group, versions)
+    for remote in mesh.remotes:
+        families[remote.name] = {int(address.version) for address in remote.addresses}
     hint_for = Hints(families)
     for number, service in enumerate(mesh.services):
         named = set(service.functions)
@@ -191,7 +223,7 @@ def _bad_uplinks(mesh: Parts) -> Iterator[Invalid]:
             message = f'there are two uplinks {what} "{value}"'
             at: Location = ("uplinks", index, key)
             yield Invalid(message, path=at, hint="leave out one", other=("uplinks", first, key))
-    items = [*mesh.functions, *mesh.services]
+    items = [*mesh.functions, *mesh.services, *mesh.remotes]
     taken = {address: item.name for item in items for address in item.addresses}
     for index, uplink in enumerate(mesh.uplinks):
         for address in uplink.addresses:
@@ -213,11 +245,21 @@ def _bad_publish(mesh: Parts, besides: Collection[str]) -> Iterator[Invalid]:
                 yield Invalid(what, path=path, hint=hint_for(one.uplink))
 
 
+def _bad_remotes(mesh: Parts, besides: Collection[str]) -> Iterator[Invalid]:
+    """Each is beyond an uplink there is."""
+    known = {uplink.name for uplink in mesh.uplinks}
+    hint_for = Hints(known)
+    for index, remote in enumerate(mesh.remotes):
+        if remote.uplink not in known and remote.uplink not in besides:
+            what = f'remote "{remote.name}": there is no uplink "{remote.uplink}"'
+            yield Invalid(what, path=("remotes", index, "uplink"), hint=hint_for(remote.uplink))
+
+
 def _bad_policies(mesh: Parts, besides: Collection[str]) -> Iterator[Invalid]:
     known = {
-        "function": {function.name for function in mesh.functions},
+        "function": {one.name for one in (*mesh.functions, *mesh.remotes)},
         "group": {function.group for function in mesh.functions if function.group},
-        "tenant": {function.tenant for function in mesh.functions},
+        "tenant": set(mesh.tenants),
         "service": {service.name for service in mesh.services},
     }
     hints = {kind: Hints(names) for kind, names in known.items()}

@@ -22,7 +22,7 @@ from ebpfmesh.kernel.programs import CALLS
 from ebpfmesh.model import Address, Service, suggest
 from ebpfmesh.observe.view import OUTSIDE, View
 from ebpfmesh.state.place import problem, uplink_problem
-from ebpfmesh.state.record import FunctionRow, UplinkRow
+from ebpfmesh.state.record import FunctionRow, RemoteRow, UplinkRow
 
 SOMEBODY: dict[int, Address] = {
     4: IPv4Address("203.0.113.1"),
@@ -51,19 +51,29 @@ class Party:
     service: Service | None = None
     address: Address | None = None
     uplink: UplinkRow | None = None
+    remote: RemoteRow | None = None
     port: int | None = None
 
     def __str__(self) -> str:
         if self.uplink:
             return f"{self.uplink.name}:{self.port}"
-        if self.function:
-            return f"function:{self.function.function.name}"
+        if self.function or self.remote:
+            return f"function:{self.name}"
         if self.service:
             return f"service:{self.service.name}"
         return f"{OUTSIDE}:{self.address}" if self.address else OUTSIDE
 
+    @property
+    def name(self) -> str:
+        """Of a function or a remote what it is called; else the outside."""
+        if self.remote:
+            return self.remote.name
+        return self.function.function.name if self.function else OUTSIDE
+
     def at(self, version: int) -> Address | None:
         """Its address of IP version 4 or 6."""
+        if self.remote:
+            return getattr(self.remote.remote, f"address{version}", None)
         if self.uplink:
             return next((one for one in self.uplink.addresses if one.version == version), None)
         if self.function is None and self.service is None and self.address is None:
@@ -124,7 +134,8 @@ def party(view: View, text: str) -> Party:
     if kind == OUTSIDE:
         return Party(address=_outside(view, name) if name else None)
     if kind in ("function", "group"):
-        return Party(function=_function(view, name))
+        remote = view.record.remote(name)
+        return Party(remote=remote) if remote else Party(function=_function(view, name))
     if kind == "service":
         return Party(service=_service(view, name))
     hint = "name a function, a service or an address, or say outside"
@@ -187,8 +198,7 @@ def ask(
     struct.pack_into("=I", context, SKB_CB, _abi.Direction.FROM_UPLINK if by else direction)
     with bpf.obj_get(view.pins.progs / PROGRAM) as program:
         run = bpf.prog_test_run(program, packet, context=bytes(context))
-    sender = source.function.function.name if source.function else OUTSIDE
-    answer = _answer(view, run.context, sender, flow, by.name if by else "")
+    answer = _answer(view, run.context, source.name, flow, by.name if by else "")
     return _hosts(answer) if run.verdict == NEXT else answer
 
 
@@ -203,6 +213,8 @@ def _by(view: View, source: Party, destination: Party, name: str) -> UplinkRow |
             what = f"what function {source.function.function.name} sends comes in by no uplink"
             raise UsageError(what, hint="--uplink is for what outside sends")
         return None
+    if source.remote:
+        return view.record.uplink(source.remote.remote.uplink) if row is None else row
     return row or destination.uplink
 
 

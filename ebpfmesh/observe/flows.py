@@ -148,8 +148,10 @@ def _flow(
         destination_port=key.destination_port if has_ports else None,
         # parse.h: the identifier stands for the asking side's port.
         echo_id=None if has_ports else key.destination_port if reply else key.source_port,
-        sender=view.function_at(key.origin >> 8),
-        receiver=view.function_at(flow.output & (1 << _abi.IFINDEX_BITS) - 1),
+        sender=view.function_at(key.origin >> 8, source),
+        receiver=view.function_at(
+            flow.output & (1 << _abi.IFINDEX_BITS) - 1, _goes_to(flow, source, destination)
+        ),
         direction="reply" if reply else "forward",
         service=view.name_of("service", flow.service) if flow.service else "",
         nat=_nat(flow, source.version),
@@ -162,6 +164,18 @@ def _flow(
         bytes=None if counts is None else counts.bytes,
         age=None if counts is None else round(clock.age(counts.made) * tick),
     )
+
+
+def _goes_to(
+    flow: _abi.Flow, source: IPv4Address | IPv6Address, destination: IPv4Address | IPv6Address
+) -> IPv4Address | IPv6Address:
+    """Whose address its packets have for their destination as they leave."""
+    if flow.flags & _abi.FlowFlag.HAIRPIN:
+        return source
+    if not flow.flags & _abi.FlowFlag.NAT_DST:
+        return destination
+    raw = bytes(flow.address)
+    return IPv4Address(raw[12:]) if source.version == 4 else IPv6Address(raw)
 
 
 def _state(flow: _abi.Flow) -> str:

@@ -12,7 +12,7 @@ from ebpfmesh.errors import MeshError, NotFound
 from ebpfmesh.kernel import links
 from ebpfmesh.kernel.programs import HOOKS
 from ebpfmesh.model import Limits
-from ebpfmesh.observe import cost, counters, netfilter, objects, pools, rooms, uplinks
+from ebpfmesh.observe import cost, counters, netfilter, objects, pools, remotes, rooms, uplinks
 from ebpfmesh.observe.commands import Life, lives
 from ebpfmesh.observe.machine import Check, Status
 from ebpfmesh.observe.mesh import read_services
@@ -72,6 +72,7 @@ def _check(view: View, topic: str) -> Iterator[Check]:
     yield from _services(view, topic)
     yield from _uplinks(view, topic)
     yield from _pools(view, topic)
+    yield from _remotes(view, topic)
     yield from _build(view, topic)
     yield from _foreign(view, topic)
     yield from _administrators(view, topic)
@@ -154,6 +155,18 @@ def _uplinks(view: View, topic: str) -> Iterator[Check]:
             for text in uplinks.taken(service, row.uplink, row.addresses):
                 hint = "it gets nothing from there: publish another port, or stop it"
                 yield Check(topic, "note", text, hint)
+
+
+def _remotes(view: View, topic: str) -> Iterator[Check]:
+    """Machines beyond uplinks that are not there for the mesh, or are reached otherwise."""
+    for row in remotes.read_remotes(view):
+        if row.state != "up":
+            hint = "ebpfmesh gc removes it; ebpfmesh up FILE makes it anew"
+            what = f"remote {row.name}: uplink {row.uplink}: {row.state}"
+            yield Check(topic, "missing", what, hint)
+    for name, why in remotes.astray(view):
+        hint = "the mesh sends by the uplink, and takes answers from there: ip route get"
+        yield Check(topic, "note", f"remote {name}: {why}", hint)
 
 
 def _xdp(seen: uplinks.Uplink, topic: str) -> Check:

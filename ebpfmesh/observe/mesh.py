@@ -13,6 +13,7 @@ from ebpfmesh.kernel import links
 from ebpfmesh.kernel.keys import frontends
 from ebpfmesh.model import Service as ServiceModel
 from ebpfmesh.model import ports_text
+from ebpfmesh.observe import remotes
 from ebpfmesh.observe.commands import lives
 from ebpfmesh.observe.view import View, opened
 from ebpfmesh.state.place import problem
@@ -148,7 +149,10 @@ def read_mesh(view: View) -> Mesh:
         epoch=view.config.judged,
         functions=len(view.functions),
         functions_broken=sum(bool(problem(view.ip, row)) for row in view.functions),
-        tenants=len({row.function.tenant for row in view.functions}),
+        tenants=len(
+            {row.function.tenant for row in view.functions}
+            | {row.remote.tenant for row in view.remotes}
+        ),
         services=len(model.services),
         policies=len(model.policies),
         prefixes=(str(model.prefix4), str(model.prefix6)),
@@ -170,6 +174,12 @@ def read_meshes(names: Iterable[str]) -> Iterator[Mesh]:
 def read_services(view: View) -> list[Service]:
     """All services, by name."""
     alive = {row.function.name for row in view.functions if not problem(view.ip, row)}
+    uplinks = {row.name: row for row in view.record.uplinks()}
+    alive |= {
+        row.name
+        for row in view.remotes
+        if not remotes.problem(view, row, uplinks.get(row.remote.uplink))
+    }
     services = [service.backed(view.groups) for service in view.record.services()]
     some = {name for service in services for name in service.backends}
     functions = {row.function.name: row.function for row in view.functions}

@@ -15,10 +15,10 @@ from ebpfmesh.kernel import interface
 from ebpfmesh.kernel.maps import Maps
 from ebpfmesh.kernel.pins import Pins
 from ebpfmesh.kernel.prefixes import packed
-from ebpfmesh.model import groups_of, suggest
+from ebpfmesh.model import Address, groups_of, suggest
 from ebpfmesh.state import remains
 from ebpfmesh.state.place import check_place
-from ebpfmesh.state.record import FunctionRow, Kind, Record
+from ebpfmesh.state.record import FunctionRow, Kind, Record, RemoteRow
 
 OUTSIDE = "outside"
 """Name of id 0: whatever is not a function of the mesh."""
@@ -40,6 +40,11 @@ class View:
         return tuple(self.record.functions())
 
     @functools.cached_property
+    def remotes(self) -> tuple[RemoteRow, ...]:
+        """Machines beyond uplinks, by name; those that are cut short too."""
+        return tuple(self.record.remotes())
+
+    @functools.cached_property
     def down(self) -> frozenset[int]:
         """Host-side interfaces that are down, or whose other end is: what is sent there is lost."""
         return interface.without_carrier(self.ip)
@@ -55,8 +60,8 @@ class View:
         return groups_of(row.function for row in self.functions)
 
     def named(self, name: str) -> tuple[str, ...]:
-        """The function of this name, or those of the group; NotFound if there is neither."""
-        known = [row.function.name for row in self.functions]
+        """The function or remote of this name, or those of the group; NotFound if there is none."""
+        known = [row.function.name for row in self.functions] + [row.name for row in self.remotes]
         if name in self.groups:
             return self.groups[name]
         if name not in known:
@@ -74,8 +79,8 @@ class View:
     def identity(self, text: str) -> str:
         """``text`` as rules have it: ``function:NAME``, ``service:NAME``, ``outside:ADDRESS``.
 
-        A plain name is that of a function, of a group or of a service, a plain address is whosever
-        it is; what has a kind already stays. NotFound if nothing has the name.
+        A plain name is that of a function, a remote, a group or a service, a plain
+        address is whosever it is; what has a kind already stays. NotFound if nothing has the name.
         """
         with contextlib.suppress(ValueError):
             address = ip_address(text)
@@ -84,6 +89,7 @@ class View:
         if ":" in text or text in ("any", OUTSIDE):
             return text
         functions = {*self.groups, *(row.function.name for row in self.functions)}
+        functions |= {row.name for row in self.remotes}
         services = {service.name for service in self.record.services()}
         if text in functions & services:
             hint = f"say function:{text} or service:{text}"
@@ -114,9 +120,23 @@ class View:
             for ifindex, port in self.maps["mesh_iface"].items()
         }
 
-    def function_at(self, ifindex: int) -> str:
-        """Name of the function behind a host-side interface; ``outside`` for 0."""
-        return self._interfaces.get(ifindex, f"ifindex {ifindex}") if ifindex else OUTSIDE
+    def function_at(self, ifindex: int, address: Address | None = None) -> str:
+        """Name of the function behind a host-side interface; ``outside`` for 0.
+
+        Behind an uplink it is the remote of this address, or the outside.
+        """
+        found = self._interfaces.get(ifindex, f"ifindex {ifindex}") if ifindex else OUTSIDE
+        return self._beyond.get((ifindex, address), found) if found == OUTSIDE else found
+
+    @functools.cached_property
+    def _beyond(self) -> dict[tuple[int, Address | None], str]:
+        """Names of remotes by interface and address."""
+        places = self.record.places()
+        return {
+            (places.get(row.remote.uplink, (0, ()))[0], address): row.name
+            for row in self.remotes
+            for address in row.remote.addresses
+        }
 
 
 @contextlib.contextmanager

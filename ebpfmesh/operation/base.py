@@ -15,6 +15,7 @@ from ebpfmesh.model import (
     Injection,
     Mesh,
     Policy,
+    Remote,
     Service,
     Timeouts,
     Uplink,
@@ -22,7 +23,7 @@ from ebpfmesh.model import (
 )
 from ebpfmesh.operation.changes import Changes
 
-Object = Mesh | Timeouts | Function | Service | Policy | Injection | Uplink | str
+Object = Mesh | Timeouts | Function | Service | Policy | Injection | Uplink | Remote | str
 
 
 @dataclass(frozen=True)
@@ -117,6 +118,9 @@ def _text(item: Object) -> str:
             return "  ".join([item.name, *map(str, item.addresses), *_service_text(item)])
         case Uplink():
             return "  ".join([item.name, f"interface {item.interface}", *map(str, item.addresses)])
+        case Remote():
+            where = (f"tenant {item.tenant}", f"beyond {item.uplink}")
+            return "  ".join([item.name, *where, *map(str, item.addresses)])
         case Timeouts():
             return "  ".join(f"{key} {value} s" for key, value in item)
         case Mesh():

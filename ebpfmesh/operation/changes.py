@@ -3,7 +3,17 @@
 
 from typing import Protocol
 
-from ebpfmesh.model import Function, Injection, OnFailure, Policy, Rights, Service, Timeouts, Uplink
+from ebpfmesh.model import (
+    Function,
+    Injection,
+    OnFailure,
+    Policy,
+    Remote,
+    Rights,
+    Service,
+    Timeouts,
+    Uplink,
+)
 
 
 class Changes(Protocol):
@@ -88,6 +98,16 @@ class Changes(Protocol):
         """As far as it is there."""
 
     def is_uplink(self, name: str) -> bool:
+        """Whether it is there, and nobody began to remove it."""
+        ...
+
+    def add_remote(self, remote: Remote) -> None:
+        """Somebody beyond an uplink is one (``AddRemote``)."""
+
+    def remove_remote(self, name: str) -> None:
+        """As far as it is there."""
+
+    def is_remote(self, name: str) -> bool:
         """Whether it is there, and nobody began to remove it."""
         ...
 

@@ -116,6 +116,8 @@ def _addresses(record: Record, services: Sequence[Service]) -> dict[bytes, int]:
     }
     for row in record.functions():
         found |= {bytes(packed(address)): row.id for address in row.function.addresses}
+    for remote in record.remotes():
+        found |= {bytes(packed(address)): remote.id for address in remote.remote.addresses}
     return found
 
 
@@ -135,6 +137,12 @@ def _functions(record: Record) -> Iterator[tuple[int, ...]]:
         group = record.find_id("group", function.group) if function.group else 0
         address = int(function.address4 or 0)
         yield row.id, row.attachment.ifindex, tenant or 0, group or 0, flags[row.id], address
+    places = record.places()
+    for remote in record.remotes():
+        index, _ = places.get(remote.remote.uplink, (0, ()))
+        tenant = record.find_id("tenant", remote.remote.tenant)
+        address = int(remote.remote.address4 or 0)
+        yield remote.id, index, tenant or 0, 0, int(_abi.FunctionFlag.REMOTE), address
 
 
 def _present(maps: Maps) -> Iterator[tuple[int, ...]]:

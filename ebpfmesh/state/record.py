@@ -30,12 +30,13 @@ from ebpfmesh.model import (
     Policy,
     Pool,
     Probe,
+    Remote,
     Scope,
     Service,
     Uplink,
     probes_of,
 )
-from ebpfmesh.state.tables import COMMAND, POOL, UPLINK, Entry, Kind, Tables
+from ebpfmesh.state.tables import COMMAND, POOL, REMOTE, UPLINK, Entry, Kind, Tables
 
 __all__ = [
     "Attachment",
@@ -46,6 +47,7 @@ __all__ = [
     "Kind",
     "ProgramRow",
     "Record",
+    "RemoteRow",
     "UplinkRow",
     "all_records",
     "pool_key",
@@ -158,7 +160,25 @@ class UplinkRow:
         return self.uplink.name
 
 
+@dataclass(frozen=True)
+class RemoteRow:
+    """A remote; its id is of the same kind as a function's.
+
+    Not ``ready``: it was being made or removed when work stopped.
+    """
+
+    id: int
+    remote: Remote
+    ready: bool
+
+    @property
+    def name(self) -> str:
+        """What it is called."""
+        return self.remote.name
+
+
 _UPLINK = TypeAdapter(UplinkRow)
+_REMOTE = TypeAdapter(RemoteRow)
 
 
 class Record(Tables):
@@ -247,6 +267,16 @@ class Record(Tables):
     def uplink(self, name: str) -> UplinkRow | None:
         """One uplink, or None."""
         return next((row for row in self.uplinks() if row.name == name), None)
+
+    def remotes(self) -> list[RemoteRow]:
+        """All remotes, by name."""
+        rows = sorted(self._settings(REMOTE).items())
+        return [self._read(_REMOTE.validate_json, json.dumps(value)) for _, value in rows]
+
+    def remote(self, name: str) -> RemoteRow | None:
+        """One remote, or None."""
+        rows = self._all("SELECT value FROM setting WHERE key = ?", REMOTE + name)
+        return self._read(_REMOTE.validate_json, rows[0][0]) if rows else None
 
     def places(self) -> Places:
         """Where services can be published."""
@@ -383,13 +413,19 @@ class Record(Tables):
         return self._read(Limits.model_validate, self._get("limits"))
 
     def base(self) -> Mesh:
-        """The mesh without its functions, services, policies and uplinks."""
+        """The mesh without its functions, services, policies, uplinks and remotes."""
         return self._read(Mesh.model_validate_json, json.dumps(self._get("mesh")))
 
     def _frame(self, gone: Collection[str] = ()) -> Mesh:
-        """The mesh without its functions, services and policies; its uplinks are few."""
-        rows = (row for row in self.uplinks() if row.ready and row.name not in gone)
-        return self.base().model_copy(update={"uplinks": tuple(row.uplink for row in rows)})
+        """The mesh without its functions, services and policies; all else there is little of."""
+        rows = [row for row in self.uplinks() if row.ready and row.name not in gone]
+        there = {row.name for row in rows}
+        beyond = (row.remote for row in self.remotes() if row.ready)
+        parts = {
+            "uplinks": tuple(row.uplink for row in rows),
+            "remotes": tuple(one for one in beyond if one.uplink in there),
+        }
+        return self.base().model_copy(update=parts)
 
     def model(self, without: Collection[str] = (), without_uplinks: Collection[str] = ()) -> Mesh:
         """The mesh as it is: the functions and uplinks that are ready and not ``without``.
@@ -460,12 +496,14 @@ class Record(Tables):
     def _left_by(self, functions: Sequence[Function]) -> Iterator[Identity]:
         """What no function is once these are gone."""
         gone = {function.name for function in functions}
+        beyond = {row.remote.tenant for row in self.remotes()}
         yield from (Identity("function", name) for name in gone)
         kinds: tuple[tuple[Literal["tenant", "group"], str], ...]
         kinds = ("tenant", "tenant"), ("group", "group_name")
         for kind, column in kinds:
             query = f"SELECT name FROM function WHERE {column} = ? AND ready LIMIT ?"  # noqa: S608
-            for name in {getattr(function, kind) for function in functions} - {None}:
+            kept = {None, *(beyond if kind == "tenant" else ())}
+            for name in {getattr(function, kind) for function in functions} - kept:
                 if gone.issuperset(row[0] for row in self._all(query, name, len(gone) + 1)):
                     yield Identity(kind, name)
 

@@ -29,6 +29,8 @@ UPLINK = "uplink/"
 """Begins the key of a setting that has an uplink's row."""
 POOL = "pool/"
 """Begins the key of a setting that has the inode of a pool's memory."""
+REMOTE = "remote/"
+"""Begins the key of a setting that has a remote's row."""
 COMMAND = "command/"
 """Begins the key of a setting that tells of a function's command."""
 T = TypeVar("T")

@@ -32,6 +32,7 @@ from ebpfmesh.state.record import (
     CommandRow,
     InjectionRow,
     Record,
+    RemoteRow,
     UplinkRow,
     file_of,
     match_of,
@@ -42,6 +43,7 @@ from ebpfmesh.state.tables import (
     COMMAND,
     LOCK_SECONDS,
     POOL,
+    REMOTE,
     SCHEMA,
     UNREADY,
     UPLINK,
@@ -59,8 +61,11 @@ UNDO_PAGES = 256 << 10
 UNDO_JOURNAL = 512 << 10
 """Bytes of SQLite's journal, which has the pages of one transaction: of a rule with many ports."""
 _USED = {
-    "function": "SELECT 1 FROM function WHERE name = ?1",
-    "tenant": "SELECT 1 FROM function WHERE tenant = ?1",
+    "function": "SELECT 1 FROM function WHERE name = ?1 UNION ALL "
+    "SELECT 1 FROM setting WHERE key = 'remote/' || ?1",
+    "tenant": "SELECT 1 FROM function WHERE tenant = ?1 UNION ALL "
+    "SELECT 1 FROM setting WHERE key BETWEEN 'remote/' AND 'remote/~' "
+    "AND json_extract(value, '$.remote.tenant') = ?1",
     "group": "SELECT 1 FROM function WHERE group_name = ?1",
     "service": "SELECT 1 FROM service WHERE name = ?1",
 }
@@ -82,7 +87,7 @@ class Writer(Record):
         """
         private.directory(record.RUN)
         private.directory(record.RUN / wanted.name)
-        parts = ("functions", "services", "policies", "injections", "uplinks")
+        parts = ("functions", "services", "policies", "injections", "uplinks", "remotes")
         base = wanted.model_copy(update=dict.fromkeys(parts, ()))
         settings = {
             "netns": str(home),
@@ -153,6 +158,23 @@ class Writer(Record):
     def delete_uplink(self, name: str) -> None:
         """Delete an uplink's row."""
         self._db.execute("DELETE FROM setting WHERE key = ?", (UPLINK + name,))
+
+    def put_remote(self, row: RemoteRow) -> None:
+        """Write a remote's row; it has an address as functions have."""
+        values = (REMOTE + row.name, TypeAdapter(RemoteRow).dump_json(row).decode())
+        with self.transaction():
+            self._unsure.add(("tenant", row.remote.tenant))
+            self._db.execute("REPLACE INTO setting VALUES (?, ?)", values)
+            self._put_addresses("function", row.name, row.remote.addresses)
+
+    def delete_remote(self, name: str) -> None:
+        """Delete a remote's row."""
+        with self.transaction():
+            self._unsure.add(("function", name))
+            self._db.execute("DELETE FROM setting WHERE key = ?", (REMOTE + name,))
+            self.set_unready(name, "")
+            self.set_unready(name, "", asked=True)
+            self._put_addresses("function", name, ())
 
     def change_denied(self, gone: Collection[Denied], new: Collection[Denied]) -> None:
         """Write what is denied no more, and what is from now on."""

@@ -59,6 +59,13 @@ command = ["sleep", "{seconds}"]
 {more}
 """
 UPLINK = '[[uplink]]\nname = "u{number}"\ninterface = "up{number}"\n'
+REMOTE = """
+[[remote]]
+name = "r"
+address = ["198.19.21{number}.2", "2001:db8:d{number}::2"]
+uplink = "u{number}"
+tenant = "{tenant}"
+"""
 D = '[[function]]\nname = "d"\nreplicas = 2\ntenant = "two"\n'
 SERVICE = """
 [[service]]
@@ -218,15 +225,18 @@ RIGHTS = (
     'log = "1M"\n'
 )
 U_0, U_1 = (UPLINK.format(number=number) for number in range(2))
+R_0, R_1 = (REMOTE.format(number=number, tenant=f"far-{number}") for number in range(2))
+R_S = service("web", 1, "r")
 PUBLISHED = 'publish = ["u{number}:80-83", "u{number}:90-93"]\n'
 E, F = ('[[function]]\nname = "e"\n', '[[function]]\nname = "f"\n')
 OLD = mesh(
-    MINE, F, D, D_0, PUBLISHED.format(number=0), U_0, service("gone", 2, "f"), OUTSIDE,
+    MINE, F, D, D_0, PUBLISHED.format(number=0), U_0, service("gone", 2, "f"), OUTSIDE, R_0,
+    service("far", 3, "r"), RULE.format(to="function:r", action="deny"),
     RULE.format(to="service:web", action="allow"),
 )  # fmt: skip
 NEW = mesh(
     YOURS, E, D.replace("2\n", "3\n"), service("web", 1, "d"), PUBLISHED.format(number=1), U_1,
-    service("come", 2, "e"),
+    service("come", 2, "e"), R_1, service("far", 3, "r"),
     RULE.format(to="function:e", action="allow"), RULE.format(to="service:web", action="deny"),
     RIGHTS, settings='reject = true\nhost = true\non_failure = "keep"\ntimeouts = {udp = 60}',
 )  # fmt: skip
@@ -246,6 +256,8 @@ CHANGES = {
     "remove-function": Change(mesh(MINE), mesh()),
     "add-uplink": Change(mesh(D, D_0), mesh(D, D_0, PUBLISHED.format(number=0), U_0)),
     "remove-uplink": Change(mesh(D, D_0, PUBLISHED.format(number=0), U_0), mesh(D, D_0)),
+    "add-remote": Change(mesh(U_0, D, D_0), mesh(U_0, R_0, D, R_S)),
+    "remove-remote": Change(mesh(U_0, R_0, D, R_S), mesh(U_0, D, D_0)),
     "set-ready": Change(mesh(D, D_0, D_1), mesh(D, D_0, D_1), ready, not_ready),
     "stop-function": Change(mesh(MINE), mesh(MINE), running, stop),
     "start-function": Change(mesh(MINE), mesh(MINE), stopped, start),

@@ -38,21 +38,30 @@ def is_well(mesh: str) -> bool:
 
 def _flows(view: View, mesh: Mesh) -> Iterator[str]:
     parties = {row.function.name: Party(function=row) for row in view.functions}
-    outside = Party()
+    parties |= {row.name: Party(remote=row) for row in view.remotes}
     for source in (*mesh.functions, None):
-        sender = parties[source.name] if source else outside
-        for function in mesh.functions:
+        sender = parties[source.name] if source else Party()
+        for function in (*mesh.functions, *(beyond(mesh) if source else ())):
             if function is not source:
-                yield from _direct(view, mesh, (source, sender), parties[function.name])
+                yield from _direct(view, mesh, (source, sender), parties[function.name], function)
         for service in mesh.backed if source else ():
             yield from _served(view, mesh, (source, sender), service)
+    for remote in beyond(mesh):
+        for function in mesh.functions:
+            source = (remote, parties[remote.name])
+            yield from _direct(view, mesh, source, parties[function.name], function)
+
+
+def beyond(mesh: Mesh) -> tuple[Function, ...]:
+    """Its remotes, as functions that rules are about."""
+    keys = {"name", "tenant", "address4", "address6"}
+    return tuple(Function(**one.model_dump(include=keys)) for one in mesh.remotes)
 
 
 def _direct(
-    view: View, mesh: Mesh, source: tuple[Function | None, Party], receiver: Party
-) -> Iterator[str]:
-    assert receiver.function
-    function = receiver.function.function
+    view: View, mesh: Mesh, source: tuple[Function | None, Party], receiver: Party,
+    function: Function,
+) -> Iterator[str]:  # fmt: skip
     wanted = decide(mesh, source[0], function, None, "tcp", PORT).action
     got = dryrun.ask(view, source[1], receiver, protocol="tcp", port=PORT)
     if not _same(wanted, got):
@@ -72,7 +81,7 @@ def _served(
     if got.receiver not in takes:
         yield f"{what}, not one of {takes}"
         return
-    receiver = mesh.function(got.receiver)
+    receiver = next(o for o in (*mesh.functions, *beyond(mesh)) if o.name == got.receiver)
     wanted = decide(mesh, source[0], receiver, service, service.protocol, service.port).action
     if not _same(wanted, got):
         yield f"{what}, not {wanted}"

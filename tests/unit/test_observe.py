@@ -44,7 +44,9 @@ def view(**maps: list[tuple[Any, Any]]) -> View:
     tables = {name: SimpleNamespace(items=lambda rows=rows: rows, filled=lambda rows=rows: rows)
               for name, rows in numbers.items()}  # fmt: skip
     shown = View.__new__(View)
-    shown.record = cast(Any, SimpleNamespace(names=lambda kind: NAMES[kind]))
+    shown.record = cast(
+        Any, SimpleNamespace(names=lambda kind: NAMES[kind], places=dict, remotes=list)
+    )
     shown.maps = cast(Any, tables)
     shown.__dict__["config"] = _abi.Config(judged=5, tenants=3, timeouts=TIMEOUTS)
     shown.__dict__["functions"] = ()

@@ -10,7 +10,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ebpfmesh.errors import UsageError
-from ebpfmesh.model import Function, Identity, Limits, Mesh, Policy, Service, Timeouts, Uplink
+from ebpfmesh.model import (
+    Function,
+    Identity,
+    Limits,
+    Mesh,
+    Policy,
+    Remote,
+    Service,
+    Timeouts,
+    Uplink,
+)
 from ebpfmesh.operation import (
     AddFunction,
     AddPolicy,
@@ -688,3 +698,28 @@ def test_uplinks_go_and_come_between_what_is_published_on_them() -> None:
         "~ service s  198.18.128.115  tcp/80 → 5201  a  published at u:80",
     ]
     assert [load(step.dump()) for step in steps] == list(steps)
+
+
+def test_remotes_go_and_come_with_their_uplink_and_not_while_services_name_them() -> None:
+    web, uplink = service("s", "a", "r"), Uplink(name="u", interface="e0")
+    remote = Remote(name="r", address4=IPv4Address("192.0.2.7"), uplink="u", tenant="x")
+    rule = policy("outside", "function:r", action="allow")
+    parts = {"services": (web,), "uplinks": (uplink,), "remotes": (remote,), "policies": (rule,)}
+    old = mesh(function("a")).model_copy(update=parts)
+    moved = Uplink(name="u", interface="e2")
+    steps = diff(old, old.model_copy(update={"uplinks": (moved,)}))
+    here = "- remote r  tenant x  beyond u  192.0.2.7"
+    lines = [
+        "~ service s  198.18.128.115  tcp/80 → 5201  a",
+        here,
+        "- uplink u  interface e0",
+        "+ uplink u  interface e2",
+        here.replace("-", "+", 1),
+        "~ service s  198.18.128.115  tcp/80 → 5201  a, r",
+    ]
+    assert [step.describe() for step in steps] == lines
+    assert [load(step.dump()) for step in steps] == list(steps)
+    gone = diff(old, old.model_copy(update={"remotes": (), "services": (web.only(["a"]),),
+                                            "policies": ()}))  # fmt: skip
+    assert [step.kind for step in gone] == ["remove-policy", "set-service", "remove-remote"]
+    assert diff(old, old) == ()

@@ -102,6 +102,8 @@ def test_every_example_is_accepted(shape: Any, table: str, key: str) -> None:
         "inject": f'{HEAD}[[inject]]\nname = "i"\nfile = "i.c"\nat = "f/egress"\n',
         "pool": f'{HEAD}[[pool]]\nname = "p"\nfunctions = ["f"]\n',
         "uplink": f'{HEAD}[[uplink]]\nname = "u"\ninterface = "eth1"\n',
+        "remote": f'{HEAD}[[uplink]]\nname = "uplink0"\ninterface = "eth1"\n'
+        '[[remote]]\nname = "r"\naddress = "192.0.2.7"\nuplink = "uplink0"\n',
         "policy": f'{SERVED}[[policy]]\nfrom = "any"\nto = "any"\nprotocol = "udp"\n',
     }
     values = tomllib.loads(base[table.partition(".")[0]])
