@@ -2,33 +2,38 @@
 """What a packet costs that a function takes by a port, beside one it takes by recvmmsg(2).
 
 The kernel's way and the consumer together, in CPU time of the threads that did the work, without
-the generator's part. `make port-speed` prints it; without ROUNDS it is only seen to work.
+the generator's part; from another function, and from the outside by an uplink, where XDP sends on
+what is for a port. `make port-speed` prints it; without ROUNDS it is only seen to work.
 """
 
 import logging
 import os
 import shutil
+import socket
 import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, nullcontext
 from ipaddress import ip_address
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
+from pyroute2 import IPRoute
 
 from ebpfmesh.bench.cputime import of_processes
 from ebpfmesh.bench.packets.frames import Frames
-from ebpfmesh.bench.packets.generator import Generator
+from ebpfmesh.bench.packets.generator import Entry, Generator
 from ebpfmesh.bench.tools import one_core
 from ebpfmesh.bench.workload import Target
-from ebpfmesh.kernel import interface
+from ebpfmesh.kernel import interface, netns
 from ebpfmesh.kernel.pins import BPFFS
 from ebpfmesh.model import Mesh
 from ebpfmesh.observe import functions
 from ebpfmesh.observe.view import opened
+from support.beyond import Beyond, beyond
 from support.topology import running, unavailable, wait_until
 
 ROUNDS = int(os.environ.get("EBPFMESH_PORT_SPEED", "0"))
@@ -40,7 +45,16 @@ SINKS = {
     "c": ("af_xdp", [str(PLACE / "sink")]),
     "python": ("af_xdp", [sys.executable, str(SUPPORT / "port_sink.py")]),
 }
-BEGIN = '[mesh]\nname = "speed"\n[[function]]\nname = "client"\ntenant = "one"\n'
+BEGIN = """
+[mesh]
+name = "speed"
+[[function]]
+name = "client"
+tenant = "one"
+[[uplink]]
+name = "up"
+interface = "up0"
+"""
 SINK = """
 [[function]]
 name = "{name}"
@@ -54,14 +68,34 @@ address = "198.19.0.{number}"
 port = 9
 protocol = "udp"
 functions = ["{name}"]
+publish = ["up:900{number}"]
 [[policy]]
 from = "function:client"
+to = "service:{name}-sink"
+[[policy]]
+from = "outside"
 to = "service:{name}-sink"
 """
 
 
+class Way(NamedTuple):
+    """Where packets come from, and how the generator sends them there."""
+
+    frames: Frames
+    inside: Path | None
+    ifindex: int
+    entry: Entry
+
+
 @pytest.fixture
-def mesh() -> Iterator[Mesh]:
+def outside() -> Iterator[Beyond]:
+    with beyond() as found:
+        yield found
+
+
+@pytest.fixture
+def mesh(outside: Beyond) -> Iterator[Mesh]:
+    assert outside.interface == "up0"
     if shutil.which("cc") is None:
         unavailable("there is no C compiler")
     PLACE.mkdir(parents=True, exist_ok=True)
@@ -76,7 +110,40 @@ def mesh() -> Iterator[Mesh]:
     shutil.rmtree(PLACE)
 
 
-def test_a_packet_by_a_port_is_cheaper_than_one_by_a_socket(mesh: Mesh) -> None:
+def from_function(mesh: Mesh, outside: Beyond, number: int) -> Way:
+    """A function whose stack sends to a service: each packet is an skb."""
+    del outside
+    with opened(mesh.name) as view:
+        (client,) = (row for row in functions.read(view) if row.name == "client")
+    frames = Frames(
+        source_mac=interface.mac_of(mesh.name, "client"), target_mac=interface.GATEWAY_MAC,
+        source=ip_address(client.addresses[0]), target=Target(ip_address(f"198.19.0.{number}"), 9),
+        flows=1, size=64,
+    )  # fmt: skip
+    return Way(frames, None, client.ifindex, "stack")
+
+
+def from_outside(mesh: Mesh, outside: Beyond, number: int) -> Way:
+    """Frames that come out of the other end of an uplink's veth, as from a NIC: no skb yet."""
+    del mesh
+    with netns.entered(outside.client):
+        inner, own = socket.if_nametoindex("eth0"), mac("eth0")
+    frames = Frames(
+        source_mac=own, target_mac=mac("up0"), source=outside.near[0],
+        target=Target(outside.host[0], 9000 + number), flows=1, size=64, ifindex=inner,
+    )  # fmt: skip
+    return Way(frames, outside.client, inner, "redirect")
+
+
+def mac(name: str) -> str:
+    with IPRoute() as ip:
+        return str(ip.link("get", ifname=name)[0].get_attr("IFLA_ADDRESS"))
+
+
+@pytest.mark.parametrize("way", [from_function, from_outside])
+def test_a_packet_by_a_port_is_cheaper_than_one_by_a_socket(
+    mesh: Mesh, outside: Beyond, way: Callable[[Mesh, Beyond, int], Way]
+) -> None:
     figures: dict[str, list[float]] = {name: [] for name in SINKS}
     with ExitStack() as stack:
         (pins := BPFFS / "port_speed").mkdir()
@@ -85,7 +152,8 @@ def test_a_packet_by_a_port_is_cheaper_than_one_by_a_socket(mesh: Mesh) -> None:
         stack.enter_context(one_core())
         for _ in range(ROUNDS or 1):
             for number, name in enumerate(SINKS, start=1):
-                figures[name].append(cost(mesh, generator, name, number))
+                one = cost(mesh, generator, name, way(mesh, outside, number))
+                figures[name].append(one)
     base = figures["recvmmsg"]
     for name, found in figures.items():
         middle = statistics.median(found)
@@ -95,39 +163,33 @@ def test_a_packet_by_a_port_is_cheaper_than_one_by_a_socket(mesh: Mesh) -> None:
     assert all(all(one > 0 for one in found) for found in figures.values())
 
 
-def cost(mesh: Mesh, generator: Generator, name: str, number: int) -> float:
+def cost(mesh: Mesh, generator: Generator, name: str, way: Way) -> float:
     """Nanoseconds of CPU for a packet that was taken."""
     with opened(mesh.name) as view:
         rows = {row.name: row for row in functions.read(view)}
-    client, sink = rows["client"], rows[name]
-    frames = Frames(
-        source_mac=interface.mac_of(mesh.name, "client"), target_mac=interface.GATEWAY_MAC,
-        source=ip_address(client.addresses[0]), target=Target(ip_address(f"198.19.0.{number}"), 9),
-        flows=1, size=64,
-    )  # fmt: skip
-    generator.load(frames)
+    sink = rows[name]
+    generator.load(way.frames)
     (process,) = sink.processes
     os.sched_setaffinity(process, os.sched_getaffinity(0))  # one core for all
-    send(generator, client.ifindex, process, 10)
+    send(generator, way, process, 10)
     before, lost = of_processes([process]), ring_full(mesh, name)
-    kernel = send(generator, client.ifindex, process, BURSTS)
+    kernel = send(generator, way, process, BURSTS)
     used = of_processes([process]) - before
-    own = send(generator, client.ifindex, process, BURSTS, discard=True)
+    own = send(generator, way._replace(entry="discard"), process, BURSTS)
     assert ring_full(mesh, name) == lost
     count = BURST * BURSTS
     logging.getLogger(__name__).debug("%s: %.0f + %.0f", name, (kernel - own) / count, used / count)
     return (kernel - own + used) / count
 
 
-def send(
-    generator: Generator, ifindex: int, process: int, bursts: int, *, discard: bool = False
-) -> int:
+def send(generator: Generator, way: Way, process: int, bursts: int) -> int:
     """Send bursts, each once the sink has nothing to do; nanoseconds of this thread."""
     spent = 0
     for _ in range(bursts):
-        begin = time.thread_time_ns()
-        generator.send(ifindex, BURST, "discard" if discard else "stack")
-        spent += time.thread_time_ns() - begin
+        with netns.entered(way.inside) if way.inside else nullcontext():
+            begin = time.thread_time_ns()
+            generator.send(way.ifindex, BURST, way.entry)
+            spent += time.thread_time_ns() - begin
         wait_until(lambda: sleeps(process), what="the sink has taken all")
     return spent
 
