@@ -29,6 +29,7 @@ from ebpfmesh.apply.lifecycle import (
 from ebpfmesh.apply.live import opened
 from ebpfmesh.apply.lookup import home, sandbox
 from ebpfmesh.apply.marks import set_ready
+from ebpfmesh.apply.ports import serve_port
 from ebpfmesh.apply.ready import Unready
 from ebpfmesh.apply.trace import traced
 from ebpfmesh.apply.volumes import barred_volumes
@@ -58,6 +59,7 @@ __all__ = [
     "revert",
     "rollback",
     "sandbox",
+    "serve_port",
     "set_ready",
     "snapshot",
     "start",

@@ -4,8 +4,9 @@
 import contextlib
 import functools
 import shutil
-from collections.abc import Callable, Collection, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 from ebpfmesh.apply import batch, builds, programs, target
 from ebpfmesh.apply.commands import starts
@@ -276,7 +277,7 @@ class Request:
 
     One of ``namespace``, ``pid``, ``container`` and ``iface`` says where it is. Without
     ``addresses`` it is assigned some, or has those of the interface ``iface``, which it keeps;
-    ``force`` attaches beside programs of others there.
+    ``force`` attaches beside programs of others there. ``settings`` are further keys of its.
     """
 
     mesh: str
@@ -289,6 +290,7 @@ class Request:
     container: str | None = None
     iface: str | None = None
     force: bool = False
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
 
 def attach(request: Request, on_step: OnStep = quiet) -> FunctionRow:
@@ -307,6 +309,8 @@ def attach(request: Request, on_step: OnStep = quiet) -> FunctionRow:
             iface=request.iface,
         )
         function = _as_asked(live.record, request, found)
+        if function.datapath == "af_xdp":
+            xsk.check_supported()
         step = AddFunction(function, adopt=found.iface, force=request.force)
         batch.apply(live, (step,))
         (row,) = functions(live.record, function.name)
@@ -319,14 +323,17 @@ def _as_asked(record: Record, request: Request, found: target.Target) -> Functio
     But where another has the address that its name stands for, all is: it gets the next free one.
     """
     addresses = request.addresses or found.addresses
-    ask = functools.partial(
-        new_function,
-        name=request.name,
-        addresses=addresses,
-        tenant=request.tenant,
-        audit=request.audit,
-        netns=found.netns,
-    )
+    settings = {
+        "addresses": addresses,
+        "tenant": request.tenant,
+        "audit": request.audit,
+        "netns": found.netns,
+        **request.settings,
+    }
+
+    def ask(known: Mesh) -> Function:
+        return new_function(known, request.name, **settings)
+
     function = ask(record.part(scope_of_function(request.name, addresses=addresses)))
     if any(map(record.address_owner, function.addresses)):
         return ask(record.model())

@@ -33,6 +33,15 @@ if TYPE_CHECKING:
 @click.option("--ip", "ips", metavar="A", multiple=True, help="Its address; one of each family.")
 @click.option("--tenant", metavar="T", default="default", show_default=True, help="Its tenant.")
 @click.option("--audit", is_flag=True, help="Only count what policy forbids on its way in.")
+@click.option(
+    "--datapath",
+    type=click.Choice(["tc", "af_xdp"]),
+    default="tc",
+    show_default=True,
+    help="How it gets its packets: by sockets, or by a port.",
+)
+@click.option("--frames", metavar="N", type=int, help="Room of each queue of a port, in packets.")
+@click.option("--queues", metavar="N", type=int, help="Queues of a port.")
 @click.option("--force", is_flag=True, help="Attach beside programs of others there.")
 def attach(
     name: str | None,
@@ -52,21 +61,27 @@ def attach(
     interface is: functions and published services are reached from outside by it. All else that
     comes in there stays the host's. --ip is the address of the host's on which services are
     published, if it has several.
+
+    With --datapath af_xdp it has its packets in mapped memory, as far as `ebpfmesh port` hands it
+    that.
     """
     from ebpfmesh import apply
 
     need_change("attach")
     mesh = the_mesh()
+    keys = ("datapath", "frames", "queues")
+    settled = {key: value for key in keys if (value := where.pop(key)) is not None}
     if uplink is not None:
-        if audit or any(where.values()):
+        if audit or any(where.values()) or settled != {"datapath": "tc"}:
             raise click.UsageError("--uplink goes with --ip and --force alone")
         _attach_uplink(mesh, name or uplink, uplink, ips, force)
         return
     if name is None:
         raise click.UsageError("Missing argument 'NAME'.")
     request = apply.Request(
-        mesh=mesh, name=name, tenant=tenant, audit=audit, addresses=ips, force=force, **where
-    )
+        mesh=mesh, name=name, tenant=tenant, audit=audit, addresses=ips, force=force,
+        settings=settled, **where,
+    )  # fmt: skip
     with output.steps(f"function {name}") as step:
         row = apply.attach(request, step)
     addresses, interface = list(map(str, row.function.addresses)), row.attachment.interface

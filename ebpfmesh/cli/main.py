@@ -22,6 +22,7 @@ from ebpfmesh.cli import (
     logs,
     mesh,
     output,
+    port,
     serve,
     show,
     top,
@@ -58,8 +59,8 @@ def cli() -> None:
 
 
 for _module in (
-    mesh, desired, example, functions, logs, show, top, edit, deny, inject, events, serve, doctor,
-    bench,
+    mesh, desired, example, functions, logs, show, top, edit, deny, inject, events, serve, port,
+    doctor, bench,
 ):  # fmt: skip
     for _command in _module.COMMANDS:
         cli.add_command(_command)

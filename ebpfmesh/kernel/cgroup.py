@@ -79,6 +79,19 @@ class Hierarchies:
         )
 
 
+def memory_of(pid: int) -> Path | None:
+    """The file that puts a process to where another's memory is charged; None if nobody knows."""
+    found = Hierarchies.mounted()
+    top = found.hierarchy_of("memory")
+    with contextlib.suppress(OSError):
+        for line in Path(f"/proc/{pid}/cgroup").read_text().splitlines():
+            _, names, path = line.split(":", 2)
+            if top and ("memory" in names.split(",") if top != found.unified else not names):
+                file = top / path.lstrip("/") / "cgroup.procs"
+                return file if file.exists() else None
+    return None
+
+
 @dataclass(frozen=True)
 class Cgroup:
     """The cgroup of one function; ``group`` is its mesh's part of the path."""

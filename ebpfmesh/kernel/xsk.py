@@ -171,10 +171,10 @@ class Handed:
         memory, first, *others = self.descriptors
         return {VARIABLE: " ".join(map(str, (memory, first, FRAME, *others)))}
 
-    def bind(self) -> None:
+    def bind(self, seconds: float = RELEASE_SECONDS) -> None:
         """Have packets come. In a process of the function's cgroup, to which the memory is charged.
 
-        OSError or MeshError if that is not possible.
+        OSError or MeshError if that is not possible, as while another has them after so long.
         """
         size, first = os.fstat(self._memory).st_size, self._sockets[0]
         with mmap.mmap(self._memory, size) as shared:
@@ -188,7 +188,7 @@ class Handed:
         for queue, one in enumerate(self._sockets):
             _fill(one, range(queue * part, queue * part + part // 2, FRAME))
             how = (SHARED_UMEM, first.fileno()) if queue else (COPY | NEED_WAKEUP, 0)
-            _bind(one, self._index, queue, *how)
+            _bind(one, (self._index, queue), *how, seconds)
             bpf.map_update(self._map, struct.pack("=I", queue), struct.pack("=I", one.fileno()))
 
 
@@ -202,10 +202,12 @@ def _fill(one: socket.socket, frames: Sequence[int]) -> None:
         struct.pack_into("=I", ring, producer, len(frames))
 
 
-def _bind(one: socket.socket, index: int, queue: int, flags: int, shared: int) -> None:
+def _bind(
+    one: socket.socket, place: tuple[int, int], flags: int, shared: int, seconds: float
+) -> None:
     """A socket of before may hold the queue for a moment after it was closed."""
-    address = struct.pack("=HHIII", AF_XDP, flags, index, queue, shared)
-    deadline = time.monotonic() + RELEASE_SECONDS
+    address = struct.pack("=HHIII", AF_XDP, flags, *place, shared)
+    deadline = time.monotonic() + seconds
     while True:
         try:
             libc.bind(one.fileno(), address)

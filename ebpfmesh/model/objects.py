@@ -319,9 +319,9 @@ class FunctionSettings(Model):
 
     @model_validator(mode="after")
     def _has_who_takes_frames(self) -> Self:
-        if self.datapath == "af_xdp" and not self.command:
+        if self.datapath == "af_xdp" and not (self.command or self.netns):
             what = 'datapath = "af_xdp" hands packets to a command, and there is none'
-            hint = "give it a command, or leave out datapath"
+            hint = "give it a command or the netns of a container, or leave out datapath"
             raise Invalid(what, path=("datapath",), hint=hint)
         for key, usual in (("frames", FRAMES), ("queues", 1)):
             if self.datapath == "tc" and getattr(self, key) != usual:

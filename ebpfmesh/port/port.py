@@ -5,6 +5,7 @@ import mmap
 import os
 import platform
 import select
+import socket
 import struct
 import time
 from collections.abc import Iterator
@@ -18,6 +19,8 @@ from ebpfmesh.port.queue import SOL_XDP, Queue
 
 VARIABLE = "EBPFMESH_PORT"
 SOON = 0.001  # when to try again, in seconds
+LOOK = 1.0
+PATIENCE = 60.0  # for who hands over a port, in seconds
 STATISTICS = 7
 
 
@@ -49,7 +52,9 @@ class Port:
     """
 
     def __init__(self, *, queue: int | None = None, busy: bool = False) -> None:
-        memory, self.frame, sockets = _handed()
+        asked = os.environ.get(VARIABLE, "").startswith("/")
+        memory, self.frame, sockets = _asked(os.environ[VARIABLE]) if asked else _handed()
+        self._longest = LOOK if asked else None  # until it is seen whether its interface is gone
         if queue is not None and not 0 <= queue < len(sockets):
             raise NoPort(f"there is no queue {queue}: queues = {len(sockets)}")
         if platform.machine() not in ("x86_64", "AMD64"):
@@ -80,7 +85,7 @@ class Port:
         """Batches of packets as they come, each of one queue: up to 256, never empty.
 
         Ends after so many seconds without a packet; None: never. What of a batch was not sent by
-        the time the next one is asked for is let go.
+        the time the next one is asked for is let go. NoPort once its interface is gone.
         """
         while found := self._wait(timeout):
             self._last = found
@@ -122,10 +127,18 @@ class Port:
             if left is not None and left < 0:
                 return None
             if not self._busy:
-                self._poll.poll(SOON if any(one.waits() for one in self._order) else left)
+                soon = SOON if any(one.waits() for one in self._order) else self._longest
+                waits = [one for one in (soon, left) if one is not None]
+                if not self._poll.poll(min(waits, default=None)):
+                    self._check()
             for one in self._order:
                 one.flush()
         return found
+
+    def _check(self) -> None:
+        """Nothing came for a time: raise NoPort if nothing ever can, since nobody else tells."""
+        if self._order[0].socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
+            raise NoPort("its interface is gone")
 
     def _ready(self) -> Queue | None:
         for place, one in enumerate(self._order):
@@ -144,3 +157,23 @@ def _handed() -> tuple[int, int, list[int]]:
         raise NoPort(f'no {VARIABLE}: only commands with datapath = "af_xdp" are handed one')
     memory, first, frame, *others = map(int, said)
     return memory, frame, [first, *others]
+
+
+def _asked(path: str) -> tuple[int, int, list[int]]:
+    """The same, of `ebpfmesh port` at a path, which may come later; NoPort if it refuses."""
+    deadline = time.monotonic() + PATIENCE
+    while True:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as asked:
+            try:
+                asked.connect(path)
+                said, found, _, _ = socket.recv_fds(asked, 1024, 32)
+            except (FileNotFoundError, ConnectionRefusedError, ConnectionResetError) as error:
+                if time.monotonic() > deadline:
+                    raise NoPort(f"nobody hands over a port at {path}") from error
+                said, found = b"", []
+        if found:
+            memory, *sockets = found
+            return memory, int(said), sockets
+        if said:
+            raise NoPort(said.decode(errors="replace"))
+        time.sleep(0.05)

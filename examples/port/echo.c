@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "ebpfmesh_port.h"
+#include "ebpfmesh_port_ask.h"
 
 static void swap(uint8_t *packet, int at, int other, int size)
 {
@@ -33,12 +34,12 @@ int main(void)
 	struct xdp_desc packets[256];
 	struct port port;
 
-	if (port_open(&port)) {
+	if (port_ask() || port_open(&port)) {
 		perror("no port");
 		return 1;
 	}
-	for (;;) {
-		uint32_t count = port_receive(&port, packets, 256, -1), back = 0;
+	while (!port.gone) {
+		uint32_t count = port_receive(&port, packets, 256, 1000), back = 0;
 
 		for (uint32_t i = 0; i < count; i++) {
 			if (turn_round(port.memory + packets[i].addr, packets[i].len))
@@ -48,4 +49,5 @@ int main(void)
 		}
 		port_send(&port, packets, back);
 	}
+	return 0;
 }

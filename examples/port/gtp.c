@@ -10,6 +10,7 @@
 #include <string.h>
 
 #include "ebpfmesh_port.h"
+#include "ebpfmesh_port_ask.h"
 
 #define GTP_PORT 2152
 #define T_PDU 255
@@ -99,12 +100,12 @@ int main(void)
 	struct xdp_desc packets[256];
 	struct port port;
 
-	if (port_open(&port)) {
+	if (port_ask() || port_open(&port)) {
 		perror("no port");
 		return 1;
 	}
-	for (;;) {
-		uint32_t count = port_receive(&port, packets, 256, -1), good = 0;
+	while (!port.gone) {
+		uint32_t count = port_receive(&port, packets, 256, 1000), good = 0;
 
 		for (uint32_t i = 0; i < count; i++) {
 			if (unpack(&port, &packets[i]))
@@ -114,4 +115,5 @@ int main(void)
 		}
 		port_send(&port, packets, good);
 	}
+	return 0;
 }

@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "ebpfmesh_port.h"
+#include "ebpfmesh_port_ask.h"
 
 #define PORT 5000
 #define DIGITS 12
@@ -65,12 +66,12 @@ int main(void)
 	unsigned long number = 0;
 	struct port port;
 
-	if (port_open(&port)) {
+	if (port_ask() || port_open(&port)) {
 		perror("no port");
 		return 1;
 	}
-	for (;;) {
-		uint32_t count = port_receive(&port, packets, 256, -1), asked = 0;
+	while (!port.gone) {
+		uint32_t count = port_receive(&port, packets, 256, 1000), asked = 0;
 
 		for (uint32_t i = 0; i < count; i++) {
 			struct packet *p = (void *)(port.memory + packets[i].addr);
@@ -85,4 +86,5 @@ int main(void)
 		}
 		port_send(&port, packets, asked);
 	}
+	return 0;
 }

@@ -128,7 +128,7 @@ MALFORMED: list[tuple[str, str, str, str]] = [
     ("datapath", function('datapath = "xdp" # here'), 'cannot be "xdp"', '"tc" or "af_xdp"'),
     (
         "AF_XDP alone", function('datapath = "af_xdp" # here'),
-        "hands packets to a command, and there is none", "command",
+        "hands packets to a command, and there is none", "netns",
     ),
     ("frames", ON_XDP + "frames = 100 # here", "100 is no power of two", "64 or 128"),
     ("few frames", ON_XDP + "frames = 32 # here", "cannot be 32", "64 to 65536"),

@@ -28,6 +28,7 @@ struct port { /* each queue has its own frames, as many as a ring has entries */
 	uint8_t *memory;
 	uint32_t frames, frame, queues, turn, spares[PORT_QUEUES];
 	int fd; /* for poll(2), as fds is where there are several queues */
+	int gone; /* its interface was removed, as was seen when none came for a time */
 	struct pollfd fds[PORT_QUEUES];
 	struct port_ring rings[PORT_QUEUES][PORT_RINGS];
 	uint64_t *spare[PORT_QUEUES]; /* frames for port_take(), half of all */
@@ -141,7 +142,10 @@ static inline uint32_t port_receive(struct port *port, struct xdp_desc *packets,
 			packets[count++] = PORT_NEXT(rx, struct xdp_desc);
 		PORT_TELL(rx, consumer);
 		if (!count && looked == port->queues) {
-			poll(port->fds, port->queues, soon && milliseconds ? 1 : milliseconds);
+			socklen_t size = sizeof(port->gone);
+
+			if (!poll(port->fds, port->queues, soon && milliseconds ? 1 : milliseconds))
+				getsockopt(port->fd, SOL_SOCKET, SO_ERROR, &port->gone, &size);
 			port_flush(port);
 		}
 	}

@@ -1,0 +1,182 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""Ports of functions that others started: handed over a Unix socket, to whom they belong.
+
+client ── mesh ─┬─ box     a podman container, an echo in C
+                └─ inside  a network namespace, processes of the host
+"""
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import pytest
+
+from ebpfmesh import apply
+from ebpfmesh.errors import NotFound
+from ebpfmesh.kernel import netns
+from ebpfmesh.model import Mesh
+from support import containers
+from support.command import COMMAND
+from support.sockets import made, ready
+from support.topology import running, unavailable, wait_until
+
+ROOT = Path(__file__).parents[2]
+EXAMPLES, TOOL = ROOT / "examples/port", ROOT / "tests/support/port_tool.py"
+MESH = """
+[mesh]
+name = "attached"
+[[function]]
+name = "client"
+[[function]]
+name = "stranger"
+"""
+
+
+@pytest.fixture(scope="module")
+def mesh() -> Iterator[Mesh]:
+    netns.create("inside")
+    with running(MESH) as mesh:
+        yield mesh
+    netns.remove("inside")
+
+
+@pytest.fixture
+def inside(mesh: Mesh) -> Iterator[str]:
+    """A namespace that is attached with a port; its address."""
+    more = {"datapath": "af_xdp", "frames": 256, "queues": 2}
+    row = apply.attach(
+        apply.Request(mesh=mesh.name, name="inside", namespace="inside", settings=more)
+    )
+    yield str(row.function.addresses[0])
+    with suppress(NotFound):
+        apply.detach(mesh.name, "inside")
+
+
+@contextmanager
+def handing(name: str, place: Path, *words: str) -> Iterator["subprocess.Popen[str]"]:
+    """`ebpfmesh port`, as it waits."""
+    line = [*COMMAND, "port", name, str(place), "--mesh", "attached", "--json", *words]
+    with subprocess.Popen(line, stdout=subprocess.PIPE, text=True) as process:
+        wait_until(place.exists, what="it waits")
+        try:
+            yield process
+        finally:
+            process.send_signal(signal.SIGINT)
+
+
+def heard(process: "subprocess.Popen[str]") -> dict[str, object]:
+    assert process.stdout
+    said: dict[str, object] = json.loads(process.stdout.readline())
+    return said
+
+
+def process_in(where: Path, place: Path, *words: object) -> "subprocess.Popen[str]":
+    """A process without any privilege in a network namespace."""
+    line = ["nsenter", f"--net={where}", "setpriv", "--reuid=65534", "--regid=65534"]
+    line += ["--clear-groups", "--no-new-privs", "--bounding-set=-all", "--inh-caps=-all"]
+    env = os.environ | {"EBPFMESH_PORT": str(place), "PYTHONDONTWRITEBYTECODE": "1"}
+    words = (*line, *map(str, words))
+    return subprocess.Popen(
+        words, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd="/"
+    )
+
+
+def echoes(mesh: Mesh, address: str, function: str = "client") -> bool:
+    with made(mesh, function, socket.AF_INET, socket.SOCK_DGRAM) as one:
+        one.connect((address, 7))
+        many = [b"%d" % number for number in range(100)]
+        for text in many:
+            one.send(text)
+            if one.recv(100) != text:
+                return False
+        return not ready([one], 0)
+
+
+@pytest.fixture
+def open_place() -> Iterator[Path]:
+    """A directory that anybody gets to."""
+    place = Path("/run/port-of-inside")
+    place.mkdir(mode=0o755)
+    yield place / "port.sock"
+    shutil.rmtree(place)
+
+
+def test_who_is_inside_gets_it_and_nobody_else(mesh: Mesh, inside: str, open_place: Path) -> None:
+    """It has no privilege; the next has it when the one before has ended, and others have not."""
+    echo = [sys.executable, EXAMPLES / "echo.py"]
+    where = netns.RUN / "inside"
+    with handing("inside", open_place) as hander:
+        for other in (netns.RUN / "ebpfmesh.attached.stranger", Path("/proc/self/ns/net")):
+            with process_in(other, open_place, *echo) as one:
+                assert "not in the network namespace of inside" in one.communicate()[1]
+            assert "not in the network namespace" in str(heard(hander)["why"])
+        with process_in(where, open_place, *echo) as one:
+            assert heard(hander)["why"] == ""
+            assert echoes(mesh, inside)
+            with process_in(where, open_place, *echo) as second:  # while the first has it
+                assert "cannot be bound" in second.communicate()[1]
+            assert "cannot be bound" in str(heard(hander)["why"])
+            assert echoes(mesh, inside)
+            one.kill()
+        with process_in(where, open_place, sys.executable, TOOL, "idle") as next_one:
+            assert heard(hander)["why"] == ""
+            assert next_one.stdout
+            said = json.loads(next_one.stdout.readline())
+            assert said == {"clean": True, "frames": 512, "addresses": [0]}
+            next_one.kill()
+    assert not open_place.exists()
+
+
+def test_it_is_told_when_its_interface_goes(mesh: Mesh, inside: str, open_place: Path) -> None:
+    """And what was handed over is nobody's by then; the function can be attached again."""
+    where, echo = netns.RUN / "inside", [sys.executable, EXAMPLES / "echo.py"]
+    with (
+        handing("inside", open_place, "--once") as hander,
+        process_in(where, open_place, *echo) as one,
+    ):
+        assert heard(hander)["why"] == ""
+        assert hander.wait(10) == 0
+        assert echoes(mesh, inside)
+        apply.detach(mesh.name, "inside")
+        assert "its interface is gone" in one.communicate(timeout=30)[1]
+
+
+@pytest.fixture(scope="module")
+def static_echo() -> Iterator[Path]:
+    """The example in C, as it runs in any container."""
+    if shutil.which("cc") is None:
+        unavailable("there is no C compiler")
+    place = ROOT / ".cache/attached"
+    place.mkdir(parents=True, exist_ok=True)
+    flags = ["-std=gnu11", "-O2", "-Wall", "-Wextra", "-Werror", "-static"]
+    flags.append(f"-I{ROOT}/ebpfmesh/port/include")
+    subprocess.run(["cc", *flags, EXAMPLES / "echo.c", "-o", place / "echo"], check=True)
+    yield place
+    shutil.rmtree(place)
+
+
+def test_a_container_of_podman(mesh: Mesh, static_echo: Path, tmp_path: Path) -> None:
+    """It begins before it is attached, and asks as its own user, without capabilities."""
+    options = [
+        "--volume", f"{static_echo}:/app:ro", "--volume", f"{tmp_path}:/port",
+        "--env", "EBPFMESH_PORT=/port/port.sock", "--user", "1000", "--cap-drop", "all",
+    ]  # fmt: skip
+    tmp_path.chmod(0o755)
+    with containers.engine():
+        containers.start("box", "/app/echo", options=options)
+        words = ["attach", "box", "--container", "box", "--datapath", "af_xdp", "--frames", "256"]
+        line = [*COMMAND, *words, "--mesh", "attached", "--json"]
+        done = subprocess.run(line, check=True, capture_output=True, text=True)
+        address = json.loads(done.stdout)["addresses"][0]
+        with handing("box", tmp_path / "port.sock") as hander:
+            assert heard(hander)["why"] == ""
+            assert echoes(mesh, address)
+        containers.stop("box")
+        assert any("box" in line for line in apply.gc())
