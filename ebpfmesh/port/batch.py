@@ -7,6 +7,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+DESCRIPTOR = np.dtype([("address", "=u8"), ("length", "=u4"), ("options", "=u4")])
+"""struct xdp_desc of linux/if_xdp.h."""
+
 
 class Memory:
     """All of a port's memory, and views of it that begin a field of some kind at every byte."""
@@ -37,11 +40,10 @@ class Batch:
 
     __slots__ = ("_memory", "addresses", "descriptors", "queue")
 
-    def __init__(self, memory: Memory, descriptors: NDArray[np.uint64], queue: int = 0) -> None:
-        """``descriptors``: [n, 2], struct xdp_desc of linux/if_xdp.h as two words."""
+    def __init__(self, memory: Memory, descriptors: NDArray[Any], queue: int = 0) -> None:
         self._memory = memory
         self.descriptors = descriptors
-        self.addresses: NDArray[np.uint64] = descriptors[:, 0]
+        self.addresses: NDArray[np.uint64] = descriptors["address"]
         self.queue = queue
 
     @property
@@ -52,7 +54,8 @@ class Batch:
     @property
     def lengths(self) -> NDArray[np.uint32]:
         """Bytes of each: uint32 [n]."""
-        return self.descriptors.view(np.uint32)[:, 2]
+        found: NDArray[np.uint32] = self.descriptors["length"]
+        return found
 
     def __len__(self) -> int:
         return len(self.descriptors)

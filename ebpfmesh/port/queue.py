@@ -13,7 +13,7 @@ import socket
 import numpy as np
 from numpy.typing import NDArray
 
-from ebpfmesh.port.batch import Batch, Memory
+from ebpfmesh.port.batch import DESCRIPTOR, Batch, Memory
 from ebpfmesh.port.ring import Ring, offsets
 
 HEADROOM = 256
@@ -36,10 +36,10 @@ class Queue:
         self._memory, self.number, self._frame = memory, number, frame
         self.socket = socket.socket(AF_XDP, socket.SOCK_RAW, 0, os.dup(descriptor))
         where = offsets(self.socket.getsockopt(SOL_XDP, MMAP_OFFSETS, 128))
-        shapes = ((frames, 2), (frames, 2), (frames,), (frames,))
+        kinds = (DESCRIPTOR, DESCRIPTOR, np.dtype("=u8"), np.dtype("=u8"))
         self._rx, self._tx, self._fill, self._completion = (
-            Ring(descriptor, AT[name], found, shape)
-            for name, found, shape in zip(AT, where, shapes, strict=True)
+            Ring(descriptor, AT[name], found, (frames, kind))
+            for name, found, kind in zip(AT, where, kinds, strict=True)
         )
         half = frames // 2  # the first half was put in to be filled when the command began
         self._fill.mine = half
@@ -59,7 +59,7 @@ class Queue:
     def receive(self) -> Batch:
         """Up to 256 packets, of which there is one; what of the batch before is left is let go."""
         found = self._rx.take(MOST)
-        self._hand = found[:, 0]
+        self._hand = found["address"]
         return Batch(self._memory, found.copy(), self.number)
 
     def let_go(self) -> None:
@@ -93,9 +93,9 @@ class Queue:
         self.collect()
         count = min(count, self.spares)
         self.spares -= count
-        found = np.zeros((count, 2), np.uint64)
-        found[:, 0] = self._spare[self.spares : self.spares + count] + np.uint64(HEADROOM)
-        self._mark(self._rows(found[:, 0]), TAKEN)
+        found = np.zeros(count, DESCRIPTOR)
+        found["address"] = self._spare[self.spares : self.spares + count] + np.uint64(HEADROOM)
+        self._mark(self._rows(found["address"]), TAKEN)
         return Batch(self._memory, found, self.number)
 
     def give_back(self, batch: Batch) -> None:

@@ -6,9 +6,9 @@ this order is what x86 does with every store, and Python has no other word for i
 other machines).
 """
 
-import math
 import mmap
 import struct
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,26 +18,20 @@ WORDS = 1 << 32
 
 
 class Ring:
-    """``entries`` is a view of the shared memory, and so are the three words beside it.
+    """``entries`` is a view of the shared memory, and so are the three words beside it."""
 
-    Each entry is a word, or two: ``shape`` is [size], or [size, 2].
-    """
-
-    def __init__(
-        self, descriptor: int, where: int, offsets: tuple[int, ...], shape: tuple[int, ...]
-    ) -> None:
+    def __init__(self, descriptor: int, where: int, offsets: tuple[int, ...], entries: Any) -> None:
+        size, kind = entries
         producer, consumer, start, flags = offsets
-        count = math.prod(shape)
         shared = mmap.mmap(
-            descriptor, start + 8 * count, flags=mmap.MAP_SHARED | mmap.MAP_POPULATE, offset=where
-        )
+            descriptor, start + size * kind.itemsize, flags=mmap.MAP_SHARED | mmap.MAP_POPULATE,
+            offset=where,
+        )  # fmt: skip
         self._producer, self._consumer, self._flags = (
             memoryview(shared)[at : at + 4].cast("I") for at in (producer, consumer, flags)
         )
-        entries = np.frombuffer(shared, np.uint64, count, start)
-        self.entries: NDArray[np.uint64] = entries.reshape(shape)
-        self.size = shape[0]
-        self._mask = self.size - 1
+        self.entries: NDArray[Any] = np.frombuffer(shared, kind, size, start)
+        self.size, self._mask = size, size - 1
         self.mine = 0
         """Our own index: of what was written here so far, or read."""
 
@@ -53,7 +47,7 @@ class Ring:
         """How many entries that we wrote the kernel has not read."""
         return (self.mine - self._consumer[0]) % WORDS
 
-    def put(self, values: NDArray[np.uint64]) -> None:
+    def put(self, values: NDArray[Any]) -> None:
         """Write entries; there is always room, as there are no more of them than of frames."""
         at, count = self.mine & self._mask, len(values)
         first = self.size - at
@@ -65,7 +59,7 @@ class Ring:
         self.mine = (self.mine + count) % WORDS
         self._producer[0] = self.mine
 
-    def take(self, most: int) -> NDArray[np.uint64]:
+    def take(self, most: int) -> NDArray[Any]:
         """Read what the kernel wrote: a view, up to ``most``, and fewer at the ring's end.
 
         It stays as it is for as long as the kernel is not given back what the entries speak of.
@@ -74,7 +68,8 @@ class Ring:
         count = min((self._producer[0] - self.mine) % WORDS, most, self.size - at)
         self.mine = (self.mine + count) % WORDS
         self._consumer[0] = self.mine
-        return self.entries[at : at + count]
+        found: NDArray[Any] = self.entries[at : at + count]
+        return found
 
 
 def offsets(raw: bytes) -> list[tuple[int, ...]]:
