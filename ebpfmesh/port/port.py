@@ -60,7 +60,8 @@ class Port:
         if platform.machine() not in ("x86_64", "AMD64"):
             raise NoPort("from Python only x86-64 keeps its stores in order: use the C header")
         size = os.fstat(memory).st_size
-        self.memory: NDArray[np.uint8] = np.frombuffer(mmap.mmap(memory, size), np.uint8)
+        whole = mmap.mmap(memory, size, flags=mmap.MAP_SHARED | mmap.MAP_POPULATE)
+        self.memory: NDArray[np.uint8] = np.frombuffer(whole, np.uint8)
         shared, frames = Memory(self.memory), size // self.frame // len(sockets)
         self._queues = {
             number: Queue(shared, descriptor, number, frames=frames, frame=self.frame)
