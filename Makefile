@@ -33,7 +33,7 @@ bench: setup-test ## measure everything there is a scenario for; takes long (roo
 
 ##@ Test
 .PHONY: test lint types unit prog netns e2e equivalence kernels test-equivalence test-kernels
-.PHONY: verifier-stats soak oracle chaos floods port-speed deny-speed test-wheel test-vm setup-test setup-lint
+.PHONY: verifier-stats soak oracle chaos floods port-speed deny-speed early-speed test-wheel test-vm setup-test setup-lint
 test: lint types unit prog netns e2e equivalence ## lint, types, unit, prog, netns, e2e, equivalence (root)
 
 lint: setup-lint ## style, import layers, licence lines, names in comments, drift of the ABI, Vagrantfile
@@ -101,6 +101,10 @@ port-speed: setup-test ## packets by a port beside those by recvmmsg, in CPU tim
 deny-speed: setup-test ## a packet of 100 000 denied prefixes beside a bare XDP_DROP: ROUNDS=N (root)
 	EBPFMESH_DENY_SPEED=$(or $(ROUNDS),6) \
 		$(PYTEST) -s --log-cli-level=INFO tests/netns/test_deny_speed.py
+
+early-speed: setup-test ## a packet from an uplink by XDP beside a bare redirect: ROUNDS=N (root)
+	EBPFMESH_EARLY_SPEED=$(or $(ROUNDS),6) \
+		$(PYTEST) -s --log-cli-level=INFO tests/netns/test_early_speed.py
 
 test-wheel: wheel ## the wheel, built twice to the same bytes, in an empty directory (root)
 	umask 077; $(BUILD) build/again >/dev/null
