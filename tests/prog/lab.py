@@ -178,9 +178,14 @@ class Hook:
     ok: int
     direction: Direction = Direction.FROM_FN
 
+    @property
+    def is_xdp(self) -> bool:
+        """Whether its context is a struct xdp_md."""
+        return self in (XDP_FN, FN_XDP)
+
     def context(self, ifindex: int, length: int, segments: int, segment: int = 0) -> bytes:
         """What the kernel takes as context: struct xdp_md, or struct __sk_buff up to gso_size."""
-        if self.program == "mesh_xdp_fn":
+        if self.is_xdp:
             return struct.pack("=6I", 0, length, 0, ifindex, 0, 0)
         skb = bytearray(192)
         struct.pack_into("=I", skb, 40, ifindex)
@@ -196,6 +201,7 @@ class Hook:
 
 TC = Hook("mesh_from_fn", redirect=7, drop=2, ok=0)
 XDP_FN = Hook("mesh_xdp_fn", redirect=4, drop=1, ok=2)
+FN_XDP = Hook("mesh_fn_xdp", redirect=4, drop=1, ok=2)
 TO_FN = Hook("mesh_to_fn", redirect=7, drop=2, ok=0, direction=Direction.TO_FN)
 
 
@@ -252,7 +258,7 @@ class Lab:
         load_programs(Pins(NAME), "mesh_xdp.c", XDP)
         load_sources(Pins(NAME), by_file((*EARLY.values(), *AT_HOST)))
         set_calls(Pins(NAME), "mesh_xdp_calls", XDP_CALLS)
-        names = (TC.program, XDP_FN.program, TO_FN.program, SLOW)
+        names = (*(hook.program for hook in (TC, XDP_FN, FN_XDP, TO_FN)), SLOW)
         self._programs = {name: bpf.obj_get(Pins(NAME).progs / name) for name in names}
         self._changed = self._moved = False
         self._refresh()
@@ -346,7 +352,7 @@ class Lab:
             struct.pack_into("=I", context, MARK, mark)
         before = self.snapshot()
         run = bpf.prog_test_run(self._programs[hook.program], frame, context=bytes(context))
-        (marked,) = struct.unpack_from("=I", run.context, MARK) if hook != XDP_FN else (0,)
+        (marked,) = struct.unpack_from("=I", run.context, MARK) if not hook.is_xdp else (0,)
         return Seen(hook.word(run.verdict), run.packet, self.moved(before), marked)
 
     def try_run(self, hook: Hook, frame: bytes, context: bytes) -> bytes:

@@ -6,6 +6,7 @@
 The client may open what is published, and nothing else but ICMP to the function.
 """
 
+import contextlib
 import struct
 from collections.abc import Callable, Iterator
 
@@ -13,12 +14,16 @@ import pytest
 from scapy.layers.l2 import ARP, Dot1Q, Ether
 from scapy.packet import Packet
 
-from ebpfmesh._abi import Direction, Reason
+from ebpfmesh import apply
+from ebpfmesh._abi import Direction, FunctionFlag, Reason
+from ebpfmesh.apply.programs import load_sources
 from ebpfmesh.kernel import bpf, interface, netns
+from ebpfmesh.kernel.maps import Maps
 from ebpfmesh.kernel.pins import Pins
+from ebpfmesh.kernel.programs import BOTH, CARRY, by_file
 from support.beyond import beyond
 from support.packets import Peer, built, dissect, error, fragments, ping, reset, sent, tcp, udp
-from support.topology import drops, mesh_of, running
+from support.topology import drops, mesh_of, meters, running
 
 MESH = """
 [mesh]
@@ -57,6 +62,7 @@ protocol = "icmp"
 """
 HOST, DROPPED, SENT = -1, 2, 7
 """TC_ACT_UNSPEC, SHOT and REDIRECT."""
+XDP_PASS, XDP_REDIRECT = 2, 4
 ALIAS = "ebpfmesh:edge/own"
 CLIENT = Peer("client", "198.19.210.2", "2001:db8:d0::2", "02:00:00:00:00:99")
 OWN = Peer("host", "198.19.210.1", "2001:db8:d0::1")
@@ -123,6 +129,12 @@ class Uplink:
         struct.pack_into("=I", skb, 40, at or self.ifindex)
         with bpf.obj_get(Pins("edge").progs / program) as opened:
             return bpf.prog_test_run(opened, frame, context=bytes(skb))
+
+    def early(self, frame: bytes, program: str) -> bpf.TestRun:
+        """What becomes of a frame at XDP in front of it."""
+        context = struct.pack("=6I", 0, len(frame), 0, self.ifindex, 0, 0)
+        with bpf.obj_get(Pins("edge").progs / program) as opened:
+            return bpf.prog_test_run(opened, frame, context=context)
 
     def frame(self, packet: Packet, *, to: str = "") -> bytes:
         """The frame in which the client sends a packet."""
@@ -216,3 +228,52 @@ def test_what_is_no_packet_for_this_host(uplink: Uplink) -> None:
     for frame in frames:
         seen = uplink.run(frame)
         assert (verdict(seen.verdict), seen.packet) == (HOST, frame)
+
+
+@pytest.fixture(scope="module")
+def by_xdp(uplink: Uplink) -> Iterator[Uplink]:
+    """The function has its packets by XDP, and the programs for that are loaded."""
+    load_sources(Pins("edge"), by_file((CARRY, BOTH)))
+    with contextlib.closing(Maps(Pins("edge"))) as maps:
+        table = maps["mesh_function"]
+        ((key, row),) = (item for item in table.filled() if item[1].ifindex)
+        row.flags |= FunctionFlag.XDP
+        table.set(key, row)
+        yield uplink
+        row.flags &= ~FunctionFlag.XDP
+        table.set(key, row)
+
+
+@pytest.mark.parametrize("program", [CARRY.name, BOTH.name])
+def test_xdp_in_front_leaves_alone_what_opens(by_xdp: Uplink, program: str) -> None:
+    for what, make, *_ in CASES:
+        for version in (4, 6):
+            frame = by_xdp.frame(make(version))
+            seen = by_xdp.early(frame, program)
+            assert (seen.verdict, seen.packet) == (XDP_PASS, frame), what
+
+
+@pytest.mark.parametrize("program", [CARRY.name, BOTH.name])
+@pytest.mark.parametrize("version", [4, 6])
+def test_xdp_in_front_carries_as_tc_would(
+    by_xdp: Uplink, wanted: str, version: int, program: str
+) -> None:
+    frame = by_xdp.frame(udp(version, CLIENT, OWN, 3000, 53))
+    before = meters(mesh_of(wanted)).get(("own", "outside"))
+    assert by_xdp.early(frame, program).verdict == XDP_PASS
+    assert by_xdp.run(frame).verdict == SENT  # and the flow has the MAC it was sent to
+    tc, xdp = by_xdp.run(frame), by_xdp.early(frame, program)
+    assert (tc.verdict, xdp.verdict) == (SENT, XDP_REDIRECT)
+    assert xdp.packet == tc.packet != frame
+    now = meters(mesh_of(wanted))["own", "outside"]
+    assert now.rx_packets - (before.rx_packets if before else 0) == 3
+    for other in (
+        by_xdp.frame(udp(version, CLIENT, OWN, 3000, 53), to="02:00:00:00:00:77"),
+        by_xdp.frame(udp(version, CLIENT, OWN, 3000, 53, ttl=1)),
+        by_xdp.frame(Dot1Q(vlan=7) / udp(version, CLIENT, OWN, 3000, 53)),
+    ):
+        seen = by_xdp.early(other, program)
+        assert (seen.verdict, seen.packet) == (XDP_PASS, other)
+    apply.edit("edge", lambda mesh: mesh.model_copy(update={"policies": mesh.policies[:-1]}))
+    apply.edit("edge", lambda _: mesh_of(wanted))
+    assert by_xdp.early(frame, program).verdict == XDP_PASS  # of another epoch
