@@ -11,6 +11,7 @@ from ebpfmesh.errors import NotFound, UsageError
 from ebpfmesh.kernel import rcu
 from ebpfmesh.kernel.prefixes import block_of
 from ebpfmesh.model import DENIED, Network, suggest
+from ebpfmesh.state import early
 from ebpfmesh.state.record import Record
 from ebpfmesh.state.tables import Denied
 
@@ -96,9 +97,14 @@ def _check_uplink(record: Record, name: str) -> None:
     if name and name not in rows:
         raise NotFound(f"there is no uplink {name}", hint=suggest(name, rows))
     chosen = [rows[name]] if name else list(rows.values())
-    if all(row.uplink.xdp == "off" for row in chosen):
-        what = f"uplink {chosen[0].name} is to have no XDP, which a deny list needs"
-        raise UsageError(what, hint='leave out xdp = "off" at [[uplink]] in the file, then up')
+    if not any(early.may_deny(row.uplink) for row in chosen):
+        why = f'xdp = "{chosen[0].uplink.xdp}"'
+        has = {"off": "no XDP", "generic": "no native XDP (some packets get around generic)"}
+        what = f"uplink {chosen[0].name} is to have {has[chosen[0].uplink.xdp]}"
+        raise UsageError(
+            f"{what}, which a deny list needs",
+            hint=f"leave out {why} at [[uplink]] in the file, then up",
+        )
 
 
 def _refuse(missing: Collection[Denied]) -> None:

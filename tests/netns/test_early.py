@@ -6,22 +6,45 @@ client ═══ up0 ── host ─┬─ far    af_xdp: a mirror, or what reco
 """
 
 import re
+import shutil
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from ipaddress import ip_network
 from pathlib import Path
 
 import pytest
 
 from ebpfmesh import apply
-from ebpfmesh.kernel.programs import CARRY
+from ebpfmesh._abi import Direction, Reason
+from ebpfmesh.apply import OnStep
+from ebpfmesh.apply.programs import load_sources
+from ebpfmesh.compile import compiled
+from ebpfmesh.compile.build import build
+from ebpfmesh.compile.source import bpf_dir, flatten
+from ebpfmesh.errors import ForeignProgram, Unsupported, UsageError
+from ebpfmesh.kernel import bpf, interface, private
+from ebpfmesh.kernel.pins import Pins
+from ebpfmesh.kernel.programs import BOTH, CARRY, DENY, EARLY, by_file
 from ebpfmesh.model import Mesh
-from ebpfmesh.observe import uplinks
+from ebpfmesh.observe import health, uplinks
 from ebpfmesh.observe.view import opened
 from support.beyond import Beyond, beyond
-from support.sockets import made
-from support.topology import mesh_of, meters, running
+from support.killing import killed_at, steps_of
+from support.sockets import (
+    BLOCKED_SECONDS,
+    SECONDS,
+    accepted,
+    connect,
+    datagrams,
+    home,
+    listener,
+    made,
+    moved_whole,
+    ready,
+)
+from support.topology import collected, drops, mesh_of, meters, running
 
 ROOT = Path(__file__).parents[2]
 TOOL, EXAMPLES = ROOT / "tests/support/port_tool.py", ROOT / "examples/port"
@@ -47,7 +70,19 @@ publish = ["u0:7"]
 from = "outside"
 to = "service:echo"
 """
-Up = Callable[..., Mesh]
+WEB = """
+[[service]]
+name = "shop"
+address = "198.19.0.8"
+port = 80
+target_port = 8080
+functions = ["web"]
+publish = ["u0:80"]
+[[policy]]
+from = "outside"
+to = "service:shop"
+"""
+UDP_SEGMENT = 103  # linux/udp.h
 
 
 @pytest.fixture(scope="module")
@@ -60,24 +95,30 @@ def outside() -> Iterator[Beyond]:
 def empty(outside: Beyond) -> Iterator[Mesh]:
     assert outside.interface == "up0"
     with running(BEGIN + UPLINK) as mesh:
-        apply.up(mesh_of(BEGIN + UPLINK + FAR.format(command='["sleep", "60"]', root=ROOT)))
-        assert seen().xdp == CARRY.name  # the program stays when the function goes
-        apply.up(mesh)
-        assert seen().xdp == ""
+        load_sources(Pins(mesh.name), by_file(EARLY.values()))  # they stay
         yield mesh
 
 
-@pytest.fixture
-def mesh_up(empty: Mesh) -> Iterator[Up]:
-    def up(what: str = "echo", more: str = "") -> Mesh:
-        script = EXAMPLES / "echo.py" if what == "echo" else TOOL
-        command = [sys.executable, str(script), *([] if what == "echo" else [what])]
-        wanted = mesh_of(BEGIN + UPLINK + FAR.format(command=command, root=ROOT) + more)
-        apply.up(wanted)
-        return wanted
+def far(command: list[str], more: str = "") -> Mesh:
+    """The mesh with a function that has its packets by XDP."""
+    return mesh_of(BEGIN + UPLINK + FAR.format(command=command, root=ROOT) + more)
 
-    yield up
+
+@pytest.fixture(scope="module")
+def _echo(empty: Mesh) -> Iterator[Mesh]:
+    mesh = far([sys.executable, str(EXAMPLES / "echo.py")], WEB)
+    apply.up(mesh)
+    yield mesh
     apply.up(empty)
+
+
+@pytest.fixture
+def echo(_echo: Mesh, outside: Beyond) -> Iterator[Mesh]:
+    """The function answers, and the client completes its checksums itself."""
+    apply.up(_echo)
+    offload(outside, "off")
+    yield _echo
+    offload(outside, "on")
 
 
 def offload(outside: Beyond, value: str) -> None:
@@ -108,17 +149,272 @@ def asks(mesh: Mesh, outside: Beyond, family: int, count: int) -> None:
             assert one.recv(100) == b"%d" % number
 
 
+def asks_by_xdp(mesh: Mesh, outside: Beyond, count: int = 8) -> None:
+    """Such datagrams as are redirected, but for the first."""
+    before = redirected()
+    asks(mesh, outside, 0, count)
+    assert redirected() - before == count - 1
+
+
 @pytest.mark.parametrize("family", [0, 1], ids=["ipv4", "ipv6"])
-def test_packets_of_established_flows_go_by_xdp(mesh_up: Up, outside: Beyond, family: int) -> None:
-    mesh = mesh_up()
-    offload(outside, "off")
-    before, taken = meters(mesh).get(("far", "outside")), redirected()
-    assert before is None or not before.rx_packets
-    asks(mesh, outside, family, 50)
+def test_packets_of_established_flows_go_by_xdp(echo: Mesh, outside: Beyond, family: int) -> None:
+    asks(echo, outside, family, 1)
+    before, taken = meters(echo)["far", "outside"], redirected()
+    asks(echo, outside, family, 50)
     assert redirected() - taken == 49  # tc has judged the first
-    counted = meters(mesh)["far", "outside"]
-    assert (counted.rx_packets, counted.tx_packets) == (50, 50)
-    offload(outside, "on")  # now their checksums are partial: tc has them completed
+    counted = meters(echo)["far", "outside"]
+    assert counted.rx_packets - before.rx_packets == counted.tx_packets - before.tx_packets == 50
+    assert seen().why.startswith("functions have their packets by it; a veth's")
+    assert not drops(echo).keys() & {("far", way, Reason.RING_FULL) for way in Direction}
+
+
+def test_a_policy_holds_from_the_next_packet_on(echo: Mesh, outside: Beyond) -> None:
+    with made(echo, outside.client, socket.AF_INET, socket.SOCK_DGRAM) as one:
+        one.connect((str(outside.host[0]), 7))
+        one.send(b"x")
+        assert one.recv(10) == b"x"
+        key = ("outside", Direction.FROM_UPLINK, Reason.POLICY)
+        before, taken = meters(echo)["far", "outside"].rx_packets, drops(echo).get(key, 0)
+        for turn in range(3):
+            for number in range(20):
+                one.send(b"%d" % number)
+                assert one.recv(100) == b"%d" % number
+            apply.edit(echo.name, lambda mesh: mesh.model_copy(update={"policies": ()}))
+            for _ in range(20):
+                one.send(b"no")
+            assert not ready([one], 0)
+            assert drops(echo)[key] - taken == 20 * (turn + 1)
+            apply.up(echo)
+        assert meters(echo)["far", "outside"].rx_packets - before == 60
+
+
+def test_frames_of_every_kind_pass(echo: Mesh, outside: Beyond) -> None:
+    offload(outside, "on")  # partial checksums, and TCP in as large segments as it may
     taken = redirected()
-    asks(mesh, outside, family, 10)
+    asks(echo, outside, 0, 10)
+    (address,) = (one.address4 for one in echo.functions if one.name == "web")
+    assert address
+    with (
+        listener(echo, "web", address, 8080) as listening,
+        connect(echo, outside.client, outside.host[0], 80) as here,
+        accepted(listening) as there,
+    ):
+        assert moved_whole(here, there, 8 << 20)
+        assert moved_whole(there, here, 8 << 20)
+    with (
+        datagrams(echo, None, outside.host[0], 5300) as server,
+        datagrams(echo, outside.client, outside.near[0]) as one,
+    ):
+        one.sendto(b"x" * 8000, (str(outside.host[0]), 5300))  # fragments
+        assert server.recv(9000) == b"x" * 8000
     assert redirected() == taken
+    offload(outside, "off")
+    with made(echo, outside.client, socket.AF_INET, socket.SOCK_DGRAM) as one:
+        one.connect((str(outside.host[0]), 7))
+        one.setsockopt(socket.SOL_UDP, UDP_SEGMENT, 100)
+        for _ in range(2):
+            one.send(b"".join(bytes([number]) * 100 for number in range(20)))
+            assert sorted(one.recv(200)[0] for _ in range(20)) == list(range(20))
+    assert redirected() > taken
+
+
+def test_the_interface_goes_down_grows_and_has_more_queues(echo: Mesh, outside: Beyond) -> None:
+    asks_by_xdp(echo, outside)
+    run("ip link set up0 down")
+    run("ip link set up0 up")
+    run("ip neigh flush dev up0")
+    asks_by_xdp(echo, outside)
+    run("ethtool -L up0 rx 2")
+    asks_by_xdp(echo, outside)
+    run("ethtool -L up0 rx 1")
+    run("ip link set up0 mtu 9000")
+    run(f"ip -n {outside.client.name} link set eth0 mtu 9000")
+    asks_by_xdp(echo, outside)
+    with (
+        datagrams(echo, None, outside.host[0], 5300) as server,
+        datagrams(echo, outside.client, outside.near[0]) as one,
+    ):
+        one.sendto(b"x" * 8000, (str(outside.host[0]), 5300))
+        assert server.recv(9000) == b"x" * 8000
+    run(f"ip -n {outside.client.name} link set eth0 mtu 1500")
+    run("ip link set up0 mtu 1500")
+
+
+def test_a_function_that_is_down_gets_nothing_and_the_rest_goes_on(
+    echo: Mesh, outside: Beyond
+) -> None:
+    inside = f"ip -n {home(echo, 'far').name} link set eth0"
+    with made(echo, outside.client, socket.AF_INET, socket.SOCK_DGRAM) as one:
+        one.connect((str(outside.host[0]), 7))
+        for what, arrives in (("up", True), ("down", False), ("up", True)):
+            run(f"{inside} {what}")
+            one.send(b"x")
+            assert bool(ready([one], SECONDS if arrives else BLOCKED_SECONDS)) == arrives
+            if arrives:
+                one.recv(10)
+    asks_by_xdp(echo, outside)
+
+
+def test_a_deny_list_comes_first_and_goes_alone(echo: Mesh, outside: Beyond) -> None:
+    with made(echo, outside.client, socket.AF_INET, socket.SOCK_DGRAM) as one:
+        one.connect((str(outside.host[0]), 7))
+        for denied in (False, True, False):
+            if denied:
+                apply.deny(echo.name, [ip_network(outside.near[0])])
+                assert seen().xdp == BOTH.name
+            elif seen().denied:
+                apply.allow(echo.name, None)
+                assert seen().xdp == CARRY.name
+            for _ in range(3):
+                one.send(b"x")
+                assert bool(ready([one], BLOCKED_SECONDS if denied else SECONDS)) == (not denied)
+                if not denied:
+                    one.recv(10)
+    apply.deny(echo.name, [ip_network("192.0.2.0/24")])
+    asks_by_xdp(echo, outside)
+    apply.allow(echo.name, None)
+
+
+def test_programs_of_another_build_take_its_place(
+    echo: Mesh, outside: Beyond, tmp_path: Path
+) -> None:
+    text = flatten(bpf_dir() / CARRY.file).replace(
+        "early_carry(ctx, MESH_FROM_UPLINK);",
+        "early_carry(ctx, MESH_FROM_UPLINK);bpf_ktime_get_ns();",
+    )
+    source, own = tmp_path / CARRY.file, Pins(echo.name)
+    source.write_text(text)
+    there = own.build("another")
+    private.directory(there)
+    for path in own.progs.iterdir():
+        if path.name not in EARLY:
+            with bpf.obj_get(path) as program:
+                bpf.obj_pin(program, there / path.name)
+    defines = compiled.defines(own.maps, count_flows=False)
+    build(source, [CARRY], pin_to=there, defines=defines)
+    tags = [tag()]
+    apply.revert(echo.name)
+    tags.append(tag())
+    asks_by_xdp(echo, outside)
+    apply.up(echo)
+    tags.append(tag())
+    shutil.rmtree(there)
+    assert tags[0] == tags[2] != tags[1]
+    asks_by_xdp(echo, outside)
+
+
+def test_it_is_there_only_while_a_function_needs_it(empty: Mesh, outside: Beyond) -> None:
+    apply.up(empty)
+    found = features(outside)
+    assert seen().xdp == ""
+    apply.up(far(["sleep", "60"]))
+    assert seen().xdp == CARRY.name
+    assert features(outside) != found
+    apply.up(empty)
+    assert (seen().xdp, features(outside)) == ("", found)
+    assert seen().why == "nothing needs it"
+
+
+def test_where_it_cannot_be_had_tc_does_without(empty: Mesh) -> None:
+    """But for who asks for it by name."""
+    apply.up(empty)
+    (text,) = (one for one in [UPLINK.replace("u0", "u9").replace("up0", "br0")])
+    run("ip link add br0 type bridge")
+    try:
+        apply.up(far(["sleep", "60"], text))
+        with opened("early") as view:
+            rows = {row.name: row for row in uplinks.read_uplinks(view)}
+        assert rows["u9"].xdp == ""
+        assert "tc carries all: interface br0 has no native XDP" in rows["u9"].why
+        assert not collected("early")
+        texts = [check.text for check in health.check("early")]
+        assert any(line.startswith("uplink u9: no XDP: tc carries all") for line in texts)
+        with pytest.raises(Unsupported, match="br0 has no native XDP") as refused:
+            apply.up(far(["sleep", "60"], text + 'xdp = "native"\n'))
+        assert refused.value.exit_code == 5
+        apply.up(far(["sleep", "60"], text + 'xdp = "generic"\n'))
+        with opened("early") as view:
+            rows = {row.name: row for row in uplinks.read_uplinks(view)}
+        assert rows["u9"].xdp == CARRY.name
+    finally:
+        apply.up(empty)
+        run("ip link del br0")
+
+
+def test_a_program_of_others_is_left(empty: Mesh) -> None:
+    apply.up(empty)
+    index = interface.find("up0")
+    assert index is not None
+    with apply.opened("early") as live, live.program(DENY.name) as theirs:
+        other = bpf.link_create(theirs, index, bpf.XDP, bpf.XDP_NATIVE)
+    native = UPLINK + 'xdp = "native"\n'
+    with other:
+        apply.up(far(["sleep", "60"]))
+        assert bpf.link_interface(other) == index
+        assert not collected("early")
+        text = BEGIN + native + FAR.format(command=["sleep", "60"], root=ROOT)
+        with pytest.raises(ForeignProgram) as refused:
+            apply.up(mesh_of(text))
+        assert refused.value.exit_code == 6
+        assert bpf.link_interface(other) == index
+    apply.up(empty)
+
+
+def test_asked_for_by_name_it_is_always_there(empty: Mesh) -> None:
+    native = mesh_of(BEGIN + UPLINK + 'xdp = "native"\n')
+    apply.up(native)
+    assert (seen().xdp, seen().why[:14]) == (DENY.name, 'xdp = "native"')
+    generic = mesh_of(BEGIN + UPLINK + 'xdp = "generic"\n')
+    apply.up(generic)
+    assert seen().xdp == ""
+    with pytest.raises(UsageError, match="u0"):
+        apply.deny("early", [ip_network("192.0.2.0/24")])
+    apply.up(empty)
+
+
+@pytest.mark.parametrize("goes", [False, True], ids=["comes", "goes"])
+def test_killed_at_each_step(empty: Mesh, goes: bool) -> None:
+    there, wanted = far(["sleep", "60"]), empty if goes else far(["sleep", "60"])
+    before = there if goes else empty
+
+    def change(on_step: OnStep) -> object:
+        return apply.up(wanted, on_step=on_step)
+
+    apply.up(before)
+    steps = steps_of(change)
+    apply.up(before)
+    chosen = [n for n, step in enumerate(steps) if "XDP" in step or step == "commit"]
+    assert len(chosen) > 1
+    for number in chosen:
+        assert killed_at(number, change), steps[number]
+        assert collected("early"), steps[number]
+        assert seen().xdp == (CARRY.name if goes else ""), steps[number]
+        assert not collected("early"), steps[number]
+    apply.up(empty)
+
+
+def test_gc_puts_it_back(empty: Mesh) -> None:
+    apply.up(far(["sleep", "60"]))
+    with bpf.obj_get(Pins("early").links / "@u0-xdp") as link:
+        bpf.link_detach(link)
+    assert seen().xdp == ""
+    assert collected("early") == ["what was wrong with XDP at uplink u0 of mesh early"]
+    assert seen().xdp == CARRY.name
+    apply.up(empty)
+
+
+def tag() -> bytes:
+    """Which program is attached at the uplink."""
+    with bpf.obj_get(Pins("early").links / "@u0-xdp") as link:
+        number = bpf.link_program(link)
+    with bpf.prog_by_id(number) as program:
+        return bytes(bpf.prog_info(program).tag)
+
+
+def run(line: str) -> str:
+    return subprocess.run(line.split(), check=True, capture_output=True, text=True).stdout
+
+
+def features(outside: Beyond) -> str:
+    """What the other end of the uplink leaves to its interface."""
+    return run(f"ip netns exec {outside.client.name} ethtool -k eth0")
