@@ -8,7 +8,7 @@ from typing import Final, NamedTuple
 be16 = c_uint16.__ctype_be__
 be32 = c_uint32.__ctype_be__
 
-ABI: Final = 0x8413776
+ABI: Final = 0xacbb70f
 MEANING: Final = 1
 GATEWAY4: Final = 0xa9fe0101
 GATEWAY6_FIRST: Final = 0xfe800000
@@ -83,7 +83,8 @@ class Reason(IntEnum):
     TENANT_RATE = 22
     RING_FULL = 23
     DENIED = 24
-    REASONS = 25
+    TOO_BIG = 25
+    REASONS = 26
 
 
 class Direction(IntEnum):
@@ -831,7 +832,7 @@ class Packet(Structure):
     answerable: int
     pad: int
     l4_offset: int
-    pad2: int
+    mtu: int
 
     _fields_ = (
         ("tuple", Tuple),
@@ -843,7 +844,7 @@ class Packet(Structure):
         ("answerable", c_uint8),
         ("pad", c_uint8),
         ("l4_offset", c_uint16),
-        ("pad2", c_uint16),
+        ("mtu", c_uint16),
     )
 
 
@@ -1274,6 +1275,7 @@ REASON_TEXT: Final = {
     Reason.TENANT_RATE: "more than the rate of its tenant",
     Reason.RING_FULL: "the function took its packets too slowly: its rings were full",
     Reason.DENIED: "its source is in the deny list of the uplink",
+    Reason.TOO_BIG: "it is larger than the MTU of the uplink it was to leave by",
 }
 
 

@@ -164,6 +164,7 @@ enum mesh_reason {
 	MESH_TENANT_RATE = 22, /* more than the rate of its tenant */
 	MESH_RING_FULL = 23,   /* the function took its packets too slowly: its rings were full */
 	MESH_DENIED = 24,      /* its source is in the deny list of the uplink */
+	MESH_TOO_BIG = 25,     /* it is larger than the MTU of the uplink it was to leave by */
 	MESH_REASONS
 };
 
@@ -670,7 +671,7 @@ struct mesh_packet {
 	__u8 answerable;	 /* should it be dropped */
 	__u8 pad;
 	__u16 l4_offset;
-	__u16 pad2;
+	__u16 mtu; /* that it is larger than, of MESH_TOO_BIG */
 };
 _Static_assert(sizeof(struct mesh_packet) == 60, "padding");
 

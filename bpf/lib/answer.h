@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
  * What the sender of a dropped packet is told, where it is to be told: a TCP reset, ICMP time
- * exceeded or ICMP unreachable (as iptables' REJECT). A program of its own behind the slow path,
+ * exceeded, packet too big or unreachable (as iptables' REJECT). A program of its own behind the slow path,
  * which has counted the drop by then; what cannot be answered is dropped without a word.
  *
  * Functions that make an answer of the packet return 0, or -1 with a packet to be dropped.
@@ -22,6 +22,7 @@
  */
 #define QUOTE_TCP 20
 #define QUOTE 8
+#define QUOTE_BIG 48 /* of IPv6, with extension headers before it: what is too big has them all */
 
 struct reset4 {
 	struct ethhdr eth;
@@ -45,7 +46,7 @@ struct icmp_error4 {
 struct icmp_error6 {
 	struct ethhdr eth;
 	struct ipv6hdr ip;
-	struct icmphdr icmp;
+	struct icmp6hdr icmp;
 	struct ipv6hdr quote;
 } __attribute__((packed));
 
@@ -219,6 +220,38 @@ HOT int answer_reset6(CTX *ctx, const struct mesh_judgement *j)
 	return 0;
 }
 
+/* Neither a reset nor unreachable is said of it. */
+HOT int answer_is_of_way(const struct mesh_judgement *j)
+{
+	return j->verdict.reason == MESH_TTL || j->verdict.reason == MESH_TOO_BIG;
+}
+
+HOT void answer_what4(struct icmphdr *icmp, const struct mesh_judgement *j)
+{
+	__builtin_memset(icmp, 0, sizeof(*icmp));
+	icmp->type = j->verdict.reason == MESH_TTL ? ICMP_TIME_EXCEEDED : ICMP_DEST_UNREACH;
+	if (j->verdict.reason == MESH_TOO_BIG) { /* RFC 1191, 4 */
+		icmp->code = ICMP_FRAG_NEEDED;
+		icmp->un.frag.mtu = bpf_htons(j->packet.mtu);
+	} else if (j->verdict.reason != MESH_TTL) {
+		icmp->code =
+			j->verdict.reason == MESH_POLICY ? ICMP_PKT_FILTERED : ICMP_PORT_UNREACH;
+	}
+}
+
+HOT void answer_what6(struct icmp6hdr *icmp, const struct mesh_judgement *j)
+{
+	__builtin_memset(icmp, 0, sizeof(*icmp));
+	icmp->icmp6_type = j->verdict.reason == MESH_TTL ? ICMPV6_TIME_EXCEED : ICMPV6_DEST_UNREACH;
+	if (j->verdict.reason == MESH_TOO_BIG) { /* RFC 4443, 3.2 */
+		icmp->icmp6_type = ICMPV6_PKT_TOOBIG;
+		icmp->icmp6_dataun.un_data32[0] = bpf_htonl(j->packet.mtu);
+	} else if (j->verdict.reason != MESH_TTL) {
+		icmp->icmp6_code = j->verdict.reason == MESH_POLICY ? ICMPV6_ADM_PROHIBITED :
+								      ICMPV6_PORT_UNREACH;
+	}
+}
+
 /*
  * From the gateway to a function; to the outside, which does not know it, from the function. Quotes
  * no options: a receiver could not tell whom it concerns.
@@ -240,11 +273,7 @@ HOT int answer_icmp4(CTX *ctx, const struct mesh_judgement *j, __u32 quoted)
 	answer_ipv4(&e->ip, length, IPPROTO_ICMP,
 		    j->packet.direction == MESH_FROM_FN ? bpf_htonl(MESH_GATEWAY4) : e->quote.daddr,
 		    e->quote.saddr);
-	__builtin_memset(&e->icmp, 0, sizeof(e->icmp));
-	e->icmp.type = j->verdict.reason == MESH_TTL ? ICMP_TIME_EXCEEDED : ICMP_DEST_UNREACH;
-	if (j->verdict.reason != MESH_TTL)
-		e->icmp.code =
-			j->verdict.reason == MESH_POLICY ? ICMP_PKT_FILTERED : ICMP_PORT_UNREACH;
+	answer_what4(&e->icmp, j);
 	e->icmp.checksum = ~answer_sum(&e->icmp, length, 0);
 	return 0;
 }
@@ -266,14 +295,10 @@ HOT int answer_icmp6(CTX *ctx, const struct mesh_judgement *j, __u32 quoted)
 	if (j->packet.direction != MESH_FROM_FN)
 		source = e->quote.daddr;
 	answer_ipv6(&e->ip, length, IPPROTO_ICMPV6, &source, &e->quote.saddr);
-	__builtin_memset(&e->icmp, 0, sizeof(e->icmp));
-	e->icmp.type = j->verdict.reason == MESH_TTL ? ICMPV6_TIME_EXCEED : ICMPV6_DEST_UNREACH;
-	if (j->verdict.reason != MESH_TTL)
-		e->icmp.code = j->verdict.reason == MESH_POLICY ? ICMPV6_ADM_PROHIBITED :
-								  ICMPV6_PORT_UNREACH;
+	answer_what6(&e->icmp, j);
 	sum = e->ip.payload_len + bpf_htons(IPPROTO_ICMPV6);
 	sum = answer_sum(&e->ip.saddr, 2 * sizeof(source), sum);
-	e->icmp.checksum = ~answer_sum(&e->icmp, length, sum);
+	e->icmp.icmp6_cksum = ~answer_sum(&e->icmp, length, sum);
 	return 0;
 }
 
@@ -283,12 +308,14 @@ HOT int answer_make(CTX *ctx, const struct mesh_judgement *j)
 	int is4 = address_is4(&j->packet.tuple.source),
 	    tcp = j->packet.tuple.protocol == IPPROTO_TCP;
 
-	if (tcp && j->verdict.reason != MESH_TTL)
+	if (tcp && !answer_is_of_way(j))
 		return is4 ? answer_reset4(ctx, j) : answer_reset6(ctx, j);
 	if (!answer_allowed(j))
 		return -1;
 	if (is4)
 		return tcp ? answer_icmp4(ctx, j, QUOTE_TCP) : answer_icmp4(ctx, j, QUOTE);
+	if (j->verdict.reason == MESH_TOO_BIG)
+		return answer_icmp6(ctx, j, QUOTE_BIG);
 	return tcp ? answer_icmp6(ctx, j, QUOTE_TCP) : answer_icmp6(ctx, j, QUOTE);
 }
 

@@ -27,6 +27,7 @@
 #include "lib/endpoint.h"
 #include "lib/rewrite.h"
 #include "lib/meter.h"
+#include "lib/mtu.h"
 #include "lib/verdict.h"
 #include "lib/chain.h"
 
@@ -101,7 +102,7 @@ HOT int mesh_deliver_other(CTX *ctx, const struct mesh_config *config, const str
 
 #ifndef MESH_XDP
 	if (flow_is_to_peer(flow)) {
-		if (unlikely(rewrite_check_ttl(p)))
+		if (unlikely(rewrite_check_ttl(p) || mtu_exceeded(ctx, flow)))
 			return mesh_go_slow(ctx, direction);
 		mesh_rewrite(ctx, p, flow);
 	}

@@ -188,13 +188,18 @@ HOT int slow_classify(CTX *ctx, struct slow *s)
 }
 
 /* Does anything stand in the way of what its flow would have done to the packet? */
-HOT int slow_check_delivery(const struct slow *s)
+HOT int slow_check_delivery(CTX *ctx, const struct slow *s)
 {
 	const struct mesh_flow *flow = s->track.flow;
+	int reason;
 
 	if (!flow_is_to_peer(flow) || s->j->packet.direction == MESH_TO_FN)
 		return MESH_OK;
-	return rewrite_check_ttl(&s->p);
+	reason = rewrite_check_ttl(&s->p);
+	if (reason)
+		return reason;
+	s->j->packet.mtu = mtu_exceeded(ctx, flow);
+	return s->j->packet.mtu ? MESH_TOO_BIG : MESH_OK;
 }
 
 /* Change a packet as its flow says, of whatever kind it is. */
@@ -293,7 +298,8 @@ HOT int slow_drop(CTX *ctx, struct slow *s)
 		return slow_untold(ctx, s);
 	mesh_slow_clear(s->j);
 	drop_count(ctx, s->j->packet.function, s->j->packet.direction, reason, 0);
-	if ((reason == MESH_TTL || s->j->verdict.rejected) && s->j->packet.answerable)
+	if ((reason == MESH_TTL || reason == MESH_TOO_BIG || s->j->verdict.rejected) &&
+	    s->j->packet.answerable)
 		verdict_call(ctx, MESH_CALL_ANSWER);
 	return verdict_dropped(ctx);
 }
@@ -313,7 +319,7 @@ HOT int mesh_slow(CTX *ctx)
 		return verdict_next(ctx);
 	}
 	if (!reason && s.track.flow)
-		reason = slow_check_delivery(&s);
+		reason = slow_check_delivery(ctx, &s);
 	if (context_is_dry(ctx)) {
 		mesh_slow_clear(s.j);
 		return verdict_dry(ctx, s.j, reason);
