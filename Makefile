@@ -33,7 +33,8 @@ bench: setup-test ## measure everything there is a scenario for; takes long (roo
 
 ##@ Test
 .PHONY: test lint types unit prog netns e2e equivalence kernels test-equivalence test-kernels
-.PHONY: verifier-stats soak oracle chaos floods port-speed deny-speed early-speed test-wheel test-vm setup-test setup-lint
+.PHONY: verifier-stats soak oracle chaos floods port-speed pool-speed deny-speed early-speed test-wheel test-vm
+.PHONY: setup-test setup-lint
 test: lint types unit prog netns e2e equivalence ## lint, types, unit, prog, netns, e2e, equivalence (root)
 
 lint: setup-lint ## style, import layers, licence lines, names in comments, drift of the ABI, Vagrantfile
@@ -97,6 +98,10 @@ floods: setup-test ## one tenant floods what all share beside connections of ano
 port-speed: setup-test ## packets by a port beside those by recvmmsg, in CPU time: ROUNDS=N (root)
 	EBPFMESH_PORT_SPEED=$(or $(ROUNDS),6) \
 		$(PYTEST) -s --log-cli-level=DEBUG tests/netns/test_port_speed.py
+
+pool-speed: setup-test ## messages by a pool beside those by TCP over the mesh: ROUNDS=N (root)
+	EBPFMESH_POOL_SPEED=$(or $(ROUNDS),6) \
+		$(PYTEST) -s --log-cli-level=DEBUG tests/netns/test_pool_speed.py
 
 deny-speed: setup-test ## a packet of 100 000 denied prefixes beside a bare XDP_DROP: ROUNDS=N (root)
 	EBPFMESH_DENY_SPEED=$(or $(ROUNDS),6) \
