@@ -118,6 +118,17 @@ HOT __u32 mesh_write(__u32 verdict, __u32 offset, __u64 value, __u32 bytes)
 #define MESH_MAP(kind, name, key, value, entries) BPF_TABLE(#kind, key, value, name, entries)
 
 /*
+ * An array that commands read in their memory, without a system call (ebpfmesh.port.map), those of the
+ * functions whose packets the program meets; nobody but the program writes it. Other CPUs do at the
+ * same time:
+ *     MESH_SHARED(load, u64, 256);
+ *     value = load.lookup(&key);
+ *     if (value)
+ *             __sync_fetch_and_add(value, 1);
+ */
+#define MESH_SHARED(name, value, entries) BPF_TABLE("array", __u32, value, name, entries)
+
+/*
  * To a reader in user space; a power of two, at least 4096:
  *     MESH_RING(samples, 65536);
  *     samples.ringbuf_output(&record, sizeof(record), 0);

@@ -20,6 +20,7 @@ from ebpfmesh import _abi
 from ebpfmesh.apply import migrations
 from ebpfmesh.apply.breakers import Breakers
 from ebpfmesh.apply.held import Held
+from ebpfmesh.apply.shared import Shared
 from ebpfmesh.compile import compiled
 from ebpfmesh.compile.build import instructions
 from ebpfmesh.compile.source import bpf_dir
@@ -56,6 +57,7 @@ class Chains:
         self._maps = mesh.control.maps
         self.breakers = Breakers(self._maps, self._record)
         self._migrations = migrations.Migrations(mesh)
+        self._shared = Shared(mesh)
         self._changed = self._doubted = self._has_end = False
         self._new: set[str] = set()
         self._avoid: set[int] = set()
@@ -220,6 +222,7 @@ class Chains:
         blocks = self._made(wanted)
         self._migrations.copy()
         self._write_heads(wanted, blocks)
+        self._shared.tell()
 
     def _renew(self) -> None:
         """Compile again what has lost its maps; they begin empty. A canary that did is over."""

@@ -15,13 +15,22 @@ from ebpfmesh.apply.chains import Chains
 from ebpfmesh.apply.held import Held
 from ebpfmesh.apply.lookup import home_in
 from ebpfmesh.apply.pools import Pools
+from ebpfmesh.apply.shared import Shared
 from ebpfmesh.errors import AbiMismatch, MeshError, NotFound, UsageError
 from ebpfmesh.kernel import cgroup, interface, links, netns, queue, sockets, xsk
 from ebpfmesh.kernel.programs import HOOKS
 from ebpfmesh.model import Function
 from ebpfmesh.runtime import process
 from ebpfmesh.runtime.sandbox import Sandbox
-from ebpfmesh.state.place import exit_file, exit_status, log_files, log_size, problem, stop_of
+from ebpfmesh.state.place import (
+    exit_file,
+    exit_status,
+    log_files,
+    log_size,
+    maps_file,
+    problem,
+    stop_of,
+)
 from ebpfmesh.state.record import Attachment, CommandRow, FunctionRow
 
 STOPPED = "stopped"
@@ -194,7 +203,8 @@ class Functions:
             name = row.function.name
             if row.attachment.made_netns:
                 netns.remove(Path(row.attachment.netns).name)
-            for path in (*log_files(self._mesh.record, name), exit_file(self._mesh.record, name)):
+            own = exit_file(self._mesh.record, name), maps_file(self._mesh.record, name)
+            for path in (*log_files(self._mesh.record, name), *own):
                 path.unlink(missing_ok=True)
             self._mesh.record.delete_function(name)
         if any(row.function.pools for row in rows):
@@ -261,6 +271,7 @@ class Functions:
             place = self._mesh.pins.ports / function.name
             port = xsk.handed(namespace, place, function.frames, function.queues)
             found.append(stack.enter_context(port))
+        found += Shared(self._mesh).handed(stack, function)
         if function.pools:
             found.append(self._pools.handed(stack, function))
         return found

@@ -91,11 +91,11 @@ def found(text: Source, built: Built, older: dict[str, Layout]) -> tuple[Migrati
             continue
         program = built.compiled.migrations.get(name)
         if program is None:
+            what = f"map {name} has another layout than the one that is there"
+            how = f"MESH_MIGRATE({name}, …) says how a value becomes a new one; or "
+            hint = "call the map otherwise, and it begins empty"
             raise text.refuse(
-                f"map {name} has another layout than the one that is there",
-                text.maps.get(name),
-                f"MESH_MIGRATE({name}, …) says how a value becomes a new one; or call the map "
-                "otherwise, and it begins empty",
+                what, text.maps.get(name), hint if name in text.shared else how + hint
             )
         check_layouts(text, name, older[name], layout, program.tables[0].value_size)
         migrations.append(Migration(text, name, program, older[name], layout))

@@ -20,6 +20,7 @@ KINDS = {
 }  # fmt: skip
 PARAMETER_MAP = "mesh_parameters"
 READ_ONLY = 1 << 7  # BPF_F_RDONLY_PROG
+SHARED = 1 << 10  # BPF_F_MMAPABLE, of those that commands read
 SLOT = 8  # bytes of a parameter
 PAGE = 4096
 
@@ -92,7 +93,7 @@ def _layout(source: Source, table: Table) -> Layout:
         return Layout("percpu_array", 4, 8, len(source.counters), "u32", list(source.counters))
     if table.name not in source.maps:
         raise source.refuse(
-            f"map {table.name} is not declared by MESH_MAP or MESH_RING", line,
+            f"map {table.name} is not declared by MESH_MAP, MESH_SHARED or MESH_RING", line,
             "as in MESH_MAP(hash, flows, u32, u64, 1024)",
         )  # fmt: skip
     kind = KINDS.get(table.kind)
@@ -101,7 +102,8 @@ def _layout(source: Source, table: Table) -> Layout:
     sizes = (0, 0) if kind == "ringbuf" else (table.key_size, table.value_size)
     if kind == "ringbuf" and (table.entries < PAGE or table.entries & (table.entries - 1)):
         raise source.refuse(f"{table.entries} is no power of two, and at least {PAGE}", line)
-    return Layout(kind, *sizes, table.entries, table.key, table.value)
+    flags = SHARED if table.name in source.shared else 0
+    return Layout(kind, *sizes, table.entries, table.key, table.value, flags)
 
 
 def create(
@@ -121,6 +123,8 @@ def create(
             fd = stack.enter_context(bpf.Fd(os.dup(old.fd.fileno())))
         else:
             fd = stack.enter_context(_new(source, name, layout))
+            if layout.flags & SHARED:
+                bpf.map_freeze(fd)
             if name == PARAMETER_MAP:
                 bpf.map_update(fd, bytes(4), bytes(defaults(source)))
         made[name] = OwnMap(name, number, layout, fd)

@@ -31,7 +31,9 @@ INTEGERS = {
 }  # fmt: skip
 """Types of parameters: bits, and whether they have a sign."""
 
-DECLARATION = re.compile(r"\bMESH_(PARAMETER|COUNTER|REASON|TARGET|MAP|RING|MIGRATE|FUNCTION)\b")
+DECLARATION = re.compile(
+    r"\bMESH_(PARAMETER|COUNTER|REASON|TARGET|MAP|SHARED|RING|MIGRATE|FUNCTION)\b"
+)
 KINDS = ("hash", "lru_hash", "array", "percpu_hash", "percpu_array", "lru_percpu_hash")
 
 
@@ -51,7 +53,8 @@ class Source:
     """An author's file, and what it declares by the names and numbers there.
 
     ``counters``, ``reasons`` and ``targets`` have texts; ``maps`` the line of each declaration,
-    rings among them, and ``migrations`` that of each map's MESH_MIGRATE. Counters and parameters
+    rings among them, ``shared`` that of those which commands read, and ``migrations`` that of each
+    map's MESH_MIGRATE. Counters and parameters
     are in the order of their slots.
     """
 
@@ -63,6 +66,7 @@ class Source:
     targets: dict[int, str] = field(default_factory=dict)
     maps: dict[str, int] = field(default_factory=dict)
     migrations: dict[str, int] = field(default_factory=dict)
+    shared: dict[str, int] = field(default_factory=dict)
 
     @property
     def alias(self) -> str:
@@ -200,6 +204,7 @@ _SHAPES = {
     "REASON": (rf"{_NUMBER}\s*,\s*{_TEXT}\s*\)", 'MESH_REASON(0, "over its rate")'),
     "TARGET": (rf"{_NUMBER}\s*,\s*{_TEXT}\s*\)", 'MESH_TARGET(0, "cache")'),
     "MAP": (r"(\w+)\s*,\s*([A-Za-z]\w*)\s*,", "MESH_MAP(hash, flows, u32, u64, 1024)"),
+    "SHARED": (r"([A-Za-z]\w*)\s*,", "MESH_SHARED(load, u64, 256)"),
     "RING": (r"([A-Za-z]\w*)\s*,", "MESH_RING(samples, 65536)"),
     "MIGRATE": (r"([A-Za-z]\w*)\s*,\s*[A-Za-z_][\w\s]*,\s*[A-Za-z]\w*\s*,\s*[A-Za-z]\w*\s*\)\s*\{",
                 "MESH_MIGRATE(flows, struct flow_v1, old, new) { … return 1; }"),
@@ -254,11 +259,19 @@ def _ring(source: Source, line: int, name: str) -> None:
     source.maps[name] = line
 
 
+def _shared(source: Source, line: int, name: str) -> None:
+    _ring(source, line, name)
+    source.shared[name] = line
+
+
 def _migration(source: Source, line: int, name: str) -> None:
     _once(source, line, name, source.migrations)
     if name not in source.maps:
         hint = f"MESH_MAP(…, {name}, …) stands before it"
         raise source.refuse(f"there is no map {name} to migrate", line, hint)
+    if name in source.shared:
+        hint = "only its program writes it; give the new one another name"
+        raise source.refuse(f"map {name} is shared, and cannot migrate", line, hint)
     source.migrations[name] = line
 
 
@@ -268,6 +281,7 @@ _DECLARE: dict[str, Callable[..., None]] = {
     "REASON": lambda source, line, *rest: _indexed(source, line, source.reasons, *rest),
     "TARGET": lambda source, line, *rest: _indexed(source, line, source.targets, *rest),
     "MAP": _map,
+    "SHARED": _shared,
     "RING": _ring,
     "MIGRATE": _migration,
 }

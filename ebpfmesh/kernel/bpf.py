@@ -346,6 +346,11 @@ def map_create(
     return Fd(_call("bpf_map_create", kind, name[:15].encode(), *sizes, c.byref(opts), about=name))
 
 
+def map_freeze(fd: Fd) -> None:
+    """Nobody writes a map from user space any more; programs do."""
+    _call("bpf_map_freeze", fd.fileno())
+
+
 def grace_period() -> None:
     """Wait until no program runs that ran before.
 

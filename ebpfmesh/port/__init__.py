@@ -11,6 +11,7 @@ needs numpy alone. docs/port.md tells the rest::
 """
 
 from ebpfmesh.port.batch import Batch
+from ebpfmesh.port.maps import NoMap, is_current, map
 from ebpfmesh.port.pool import Messages, NoMember, NoPool, Pool
 from ebpfmesh.port.port import VARIABLE, NoPort, Port, Statistics
 from ebpfmesh.port.queue import HEADROOM
@@ -20,10 +21,13 @@ __all__ = [
     "VARIABLE",
     "Batch",
     "Messages",
+    "NoMap",
     "NoMember",
     "NoPool",
     "NoPort",
     "Pool",
     "Port",
     "Statistics",
+    "is_current",
+    "map",
 ]

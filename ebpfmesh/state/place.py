@@ -153,6 +153,11 @@ def exit_file(record: Record, function: str) -> Path:
     return record.directory / f"{function}.exit"
 
 
+def maps_file(record: Record, function: str) -> Path:
+    """Which maps are in the places of those that a function's command reads."""
+    return record.directory / f"{function}.maps"
+
+
 def exit_status(record: Record, function: str) -> int | None:
     """How a function's command ended, as the shell has it; None if it did not, or nobody knows."""
     try:

@@ -113,6 +113,11 @@ def test_migrations_are_refused(text: str, why: str) -> None:
         ('MESH_PARAMETER(u8, a, 256, "a");', "256 is no u8"),
         ('MESH_PARAMETER(float, a, 1, "a");', "a parameter's type is one of"),
         ("MESH_MAP(prog, jump, u32, u32, 4);", "a map's kind is one of"),
+        ("MESH_SHARED(16, u64, 4);", "MESH_SHARED is read as it is written"),
+        (
+            "MESH_SHARED(load, u64, 4);\nMESH_MIGRATE(load, u32, a, b) {}",
+            "map load is shared, and cannot migrate",
+        ),
         ("MESH_MAP(hash, mesh_flow4, u32, u32, 4);", "names that begin with mesh_"),
         ("MESH_FUNCTION(q) { return 0; }", "there must be one MESH_FUNCTION"),
     ],
