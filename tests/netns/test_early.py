@@ -28,7 +28,7 @@ from ebpfmesh.kernel import bpf, interface, private
 from ebpfmesh.kernel.pins import Pins
 from ebpfmesh.kernel.programs import BOTH, CARRY, DENY, EARLY, by_file
 from ebpfmesh.model import Mesh
-from ebpfmesh.observe import health, uplinks
+from ebpfmesh.observe import counters, health, uplinks
 from ebpfmesh.observe.view import opened
 from support.beyond import Beyond, beyond
 from support.killing import killed_at, steps_of
@@ -58,7 +58,7 @@ datapath = "af_xdp"
 command = {command}
 volumes = ["{root}"]
 memory = "256M"
-[[service]]
+{more}[[service]]
 name = "echo"
 address = ["198.19.0.7", "2001:db8:1::7"]
 port = 7
@@ -99,14 +99,14 @@ def empty(outside: Beyond) -> Iterator[Mesh]:
         yield mesh
 
 
-def far(command: list[str], more: str = "") -> Mesh:
-    """The mesh with a function that has its packets by XDP."""
-    return mesh_of(BEGIN + UPLINK + FAR.format(command=command, root=ROOT) + more)
+def far(command: list[str], own: str = "", *, more: str = "", uplink: str = UPLINK) -> Mesh:
+    """The mesh with a function that has its packets by XDP, with ``own`` keys."""
+    return mesh_of(BEGIN + uplink + FAR.format(command=command, root=ROOT, more=own) + more)
 
 
 @pytest.fixture(scope="module")
 def _echo(empty: Mesh) -> Iterator[Mesh]:
-    mesh = far([sys.executable, str(EXAMPLES / "echo.py")], WEB)
+    mesh = far([sys.executable, str(EXAMPLES / "echo.py")], more=WEB)
     apply.up(mesh)
     yield mesh
     apply.up(empty)
@@ -315,13 +315,33 @@ def test_it_is_there_only_while_a_function_needs_it(empty: Mesh, outside: Beyond
     assert seen().why == "nothing needs it"
 
 
+def test_what_a_function_takes_too_slowly_is_counted(empty: Mesh, outside: Beyond) -> None:
+    """None of the frames that XDP sends on is lost without a word."""
+    mesh = far([sys.executable, str(TOOL), "idle"], "frames = 64\n")
+    apply.up(mesh)
+    offload(outside, "off")
+    before = redirected()
+    with made(mesh, outside.client, socket.AF_INET, socket.SOCK_DGRAM) as one:
+        one.connect((str(outside.host[0]), 7))
+        for _ in range(100):
+            one.send(b"x")
+    assert redirected() - before == 99
+    assert meters(mesh)["far", "outside"].rx_packets == 100
+    room = 32  # half of its frames wait to be filled
+    with opened("early") as view:
+        rows = {(row.function, row.reason): row.packets for row in counters.read_drops(view)}
+    assert rows["far", "RING_FULL"] == 100 - room
+    offload(outside, "on")
+    apply.up(empty)
+
+
 def test_where_it_cannot_be_had_tc_does_without(empty: Mesh) -> None:
     """But for who asks for it by name."""
     apply.up(empty)
-    (text,) = (one for one in [UPLINK.replace("u0", "u9").replace("up0", "br0")])
+    text = UPLINK.replace("u0", "u9").replace("up0", "br0")
     run("ip link add br0 type bridge")
     try:
-        apply.up(far(["sleep", "60"], text))
+        apply.up(far(["sleep", "60"], more=text))
         with opened("early") as view:
             rows = {row.name: row for row in uplinks.read_uplinks(view)}
         assert rows["u9"].xdp == ""
@@ -330,9 +350,9 @@ def test_where_it_cannot_be_had_tc_does_without(empty: Mesh) -> None:
         texts = [check.text for check in health.check("early")]
         assert any(line.startswith("uplink u9: no XDP: tc carries all") for line in texts)
         with pytest.raises(Unsupported, match="br0 has no native XDP") as refused:
-            apply.up(far(["sleep", "60"], text + 'xdp = "native"\n'))
+            apply.up(far(["sleep", "60"], more=text + 'xdp = "native"\n'))
         assert refused.value.exit_code == 5
-        apply.up(far(["sleep", "60"], text + 'xdp = "generic"\n'))
+        apply.up(far(["sleep", "60"], more=text + 'xdp = "generic"\n'))
         with opened("early") as view:
             rows = {row.name: row for row in uplinks.read_uplinks(view)}
         assert rows["u9"].xdp == CARRY.name
@@ -352,9 +372,8 @@ def test_a_program_of_others_is_left(empty: Mesh) -> None:
         apply.up(far(["sleep", "60"]))
         assert bpf.link_interface(other) == index
         assert not collected("early")
-        text = BEGIN + native + FAR.format(command=["sleep", "60"], root=ROOT)
         with pytest.raises(ForeignProgram) as refused:
-            apply.up(mesh_of(text))
+            apply.up(far(["sleep", "60"], uplink=native))
         assert refused.value.exit_code == 6
         assert bpf.link_interface(other) == index
     apply.up(empty)
