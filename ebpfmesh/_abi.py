@@ -8,7 +8,7 @@ from typing import Final, NamedTuple
 be16 = c_uint16.__ctype_be__
 be32 = c_uint32.__ctype_be__
 
-ABI: Final = 0xacbb70f
+ABI: Final = 0xc131287
 MEANING: Final = 1
 GATEWAY4: Final = 0xa9fe0101
 GATEWAY6_FIRST: Final = 0xfe800000
@@ -36,6 +36,7 @@ CALL_EVENT: Final = 3
 CALL_ANSWER: Final = 4
 CALL_STORE: Final = 5
 CALL_RATE: Final = 6
+CALL_OUT: Final = 7
 CHAIN_MAX: Final = 15
 CHAIN_END: Final = 1
 CHAIN_SLOTS: Final = 16384
@@ -84,7 +85,8 @@ class Reason(IntEnum):
     RING_FULL = 23
     DENIED = 24
     TOO_BIG = 25
-    REASONS = 26
+    NO_PORT = 26
+    REASONS = 27
 
 
 class Direction(IntEnum):
@@ -297,7 +299,7 @@ class Address(Structure):
 
 
 class Config(Structure):
-    """struct mesh_config, 204 bytes."""
+    """struct mesh_config, 208 bytes."""
 
     epoch: int
     judged: int
@@ -312,6 +314,7 @@ class Config(Structure):
     reject: int
     hairpin4: int
     hairpin6: Array[c_uint32]
+    masquerade: int
 
     _fields_ = (
         ("epoch", c_uint32),
@@ -327,6 +330,7 @@ class Config(Structure):
         ("reject", c_uint32),
         ("hairpin4", be32),
         ("hairpin6", be32 * 4),
+        ("masquerade", c_uint32),
     )
 
 
@@ -341,6 +345,22 @@ class Iface(Structure):
         ("id", c_uint32),
         ("kind", c_uint8),
         ("pad", c_uint8 * 3),
+    )
+
+
+class Masquerade(Structure):
+    """struct mesh_masquerade, 16 bytes."""
+
+    address4: int
+    first: int
+    count: int
+    exhausted: int
+
+    _fields_ = (
+        ("address4", be32),
+        ("first", c_uint16),
+        ("count", c_uint16),
+        ("exhausted", c_uint64),
     )
 
 
@@ -1276,6 +1296,7 @@ REASON_TEXT: Final = {
     Reason.RING_FULL: "the function took its packets too slowly: its rings were full",
     Reason.DENIED: "its source is in the deny list of the uplink",
     Reason.TOO_BIG: "it is larger than the MTU of the uplink it was to leave by",
+    Reason.NO_PORT: "all ports that the uplink's address has for that peer are taken",
 }
 
 
@@ -1292,6 +1313,7 @@ class MapSpec(NamedTuple):
 MAPS: Final = (
     MapSpec("array", "mesh_config", c_uint32, Config, "1"),
     MapSpec("hash", "mesh_iface", c_uint32, Iface, "interfaces"),
+    MapSpec("hash", "mesh_masquerade", c_uint32, Masquerade, "uplinks"),
     MapSpec("array", "mesh_function", c_uint32, Function, "functions"),
     MapSpec("hash", "mesh_address", Address, c_uint32, "addresses"),
     MapSpec("hash", "mesh_service", ServiceKey, Service, "services"),

@@ -10,7 +10,8 @@ Pure: nothing is read or changed here. The order, and why:
 3. remotes, uplinks and functions that go are removed, and those that are replaced; then rules about
    who is gone, so that their ids are free for others, as they were until here from rules about who
    is new;
-4. functions change tenant, audit, group, limits or how commands are kept, where they are;
+4. functions change tenant, audit, group, limits or how commands are kept, where they are, and
+   uplinks whether they masquerade, once no service is published at the ports for that;
 5. services are set as they shall be, if the functions and uplinks they need have been there all
    along;
 6. functions and uplinks are added, then remotes;
@@ -39,6 +40,7 @@ from typing import TypeVar
 
 from ebpfmesh.errors import UsageError
 from ebpfmesh.model import (
+    UPLINK_IN_PLACE,
     Function,
     Identity,
     Injection,
@@ -58,6 +60,7 @@ from ebpfmesh.operation import (
     AddRemote,
     AddUplink,
     ChangeFunction,
+    ChangeUplink,
     CreateMesh,
     Object,
     Operation,
@@ -104,7 +107,9 @@ def diff(
     changed = {n: f for n, f in before.items() if n in after and _in_place(f, between[n])}
     staying = {n for n, f in before.items() if n in changed or between.get(n) == f}
     moving = [n for n, f in changed.items() if _place(f) != _place(after[n])]
+    changes = _uplink_changes(current, wanted)
     lasting = {one.name for one in current.uplinks if one in wanted.uplinks}
+    lasting |= {step.name for step in changes}
     kept = {r.name for r in current.remotes if r in wanted.remotes and r.uplink in lasting}
     staying |= kept
     leave, enter = _service_steps(current, wanted, staying, lasting, some_move=bool(moving))
@@ -128,6 +133,7 @@ def diff(
         *(RemoveFunction(f) for n, f in before.items() if n not in staying),
         *(step for step in looser if _is_about(step, gone)),
         *(ChangeFunction(between[n], old) for n, old in changed.items()),
+        *changes,
         *ready,
         *(step for step in stricter if _is_about(step, new)),
         *(AddFunction(f) for n, f in after.items() if n not in staying),
@@ -187,6 +193,18 @@ def _injection_steps(current: Mesh, wanted: Mesh) -> Iterator[Operation]:
 def _ejection_steps(current: Mesh, wanted: Mesh) -> Iterator[Operation]:
     after = _by_name(wanted.injections)
     return (RemoveInjection(one) for one in current.injections if one.name not in after)
+
+
+def _uplink_changes(current: Mesh, wanted: Mesh) -> list[ChangeUplink]:
+    """Uplinks that change in place."""
+    before = _by_name(current.uplinks)
+    return [
+        ChangeUplink(one, old)
+        for one in wanted.uplinks
+        if (old := before.get(one.name)) is not None
+        and old != one
+        and old.model_copy(update={key: getattr(one, key) for key in UPLINK_IN_PLACE}) == one
+    ]
 
 
 def _can_be(step: Operation, functions: set[str], uplinks: set[str]) -> bool:

@@ -75,6 +75,7 @@
 #define MESH_CALL_ANSWER 4
 #define MESH_CALL_STORE 5
 #define MESH_CALL_RATE 6
+#define MESH_CALL_OUT 7
 
 /*
  * Slots of mesh_injected. A chain has sixteen, of which its programs take the first ones but one: it is
@@ -165,6 +166,7 @@ enum mesh_reason {
 	MESH_RING_FULL = 23,   /* the function took its packets too slowly: its rings were full */
 	MESH_DENIED = 24,      /* its source is in the deny list of the uplink */
 	MESH_TOO_BIG = 25,     /* it is larger than the MTU of the uplink it was to leave by */
+	MESH_NO_PORT = 26,     /* all ports that the uplink's address has for that peer are taken */
 	MESH_REASONS
 };
 
@@ -369,8 +371,9 @@ struct mesh_config {
 	__u32 reject;	      /* 1: what fails without a rule is answered, too */
 	__be32 hairpin4;      /* stands for a function that reaches itself through a service */
 	__be32 hairpin6[4];
+	__u32 masquerade; /* 1: some uplink does */
 };
-_Static_assert(sizeof(struct mesh_config) == 204, "padding");
+_Static_assert(sizeof(struct mesh_config) == 208, "padding");
 
 /* An interface, by its index. */
 struct mesh_iface {
@@ -379,6 +382,18 @@ struct mesh_iface {
 	__u8 pad[3];
 };
 _Static_assert(sizeof(struct mesh_iface) == 8, "padding");
+
+/*
+ * What flows to the outside have of an uplink that they leave by at once, by its index. IPv4 gets its
+ * address, and a port of `count` from `first` on; IPv6 goes as it is.
+ */
+struct mesh_masquerade {
+	__be32 address4; /* 0: it has none, and IPv4 does not leave by it */
+	__u16 first;	 /* host order */
+	__u16 count;
+	__u64 exhausted; /* flows for which no port was free; programs alone add to it */
+};
+_Static_assert(sizeof(struct mesh_masquerade) == 16, "padding");
 
 /* A function, by its id. ifindex 0: there is none of this id. */
 struct mesh_function {
@@ -694,7 +709,7 @@ struct mesh_question {
 	struct mesh_pair pair[32];
 	__u32 pairs;
 	__u32 protocol;
-	__u32 uplink; /* interface of an opener outside, 0: a function, or by the host's stack */
+	__u32 uplink; /* interface of the party outside, 0: there is none, or by the host's stack */
 	__be16 asked_port; /* as the packet or socket has it; service_port is the service's own */
 	__u16 pad;
 };

@@ -52,6 +52,9 @@ MESH_MAP("array", mesh_config, __u32, struct mesh_config, 1);
 /* Interface → what it is. Written by attach and detach; read when a flow is judged. */
 MESH_MAP("hash", mesh_iface, __u32, struct mesh_iface, interfaces);
 
+/* Uplink → what flows that leave by it are translated to. Written with uplinks; read when judging. */
+MESH_MAP("hash", mesh_masquerade, __u32, struct mesh_masquerade, uplinks);
+
 /* Id → function. Written by attach and detach; read when a flow is judged. */
 MESH_MAP("array", mesh_function, __u32, struct mesh_function, functions);
 

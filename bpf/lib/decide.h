@@ -46,6 +46,17 @@ HOT int decide(const struct mesh_config *config, struct mesh_judgement *j)
 	return MESH_OK;
 }
 
+/* From a function to the outside, which may be by an uplink, or was? Not at XDP: see mesh_xdp.c. */
+HOT int decide_is_out(const struct mesh_config *config, const struct mesh_judgement *j)
+{
+#ifdef MESH_XDP
+	return 0;
+#else
+	return j->question.opener && !j->question.receiver &&
+	       (config->masquerade || j->question.flags & MESH_FLOW_NAT_SRC);
+#endif
+}
+
 /* May they? Of the question in mesh_scratch. */
 HOT int mesh_decide(CTX *ctx)
 {
@@ -57,7 +68,7 @@ HOT int mesh_decide(CTX *ctx)
 		return mesh_drop(ctx, MESH_FROM_FN, MESH_NO_PROGRAM);
 	reason = decide(config, j);
 	if (!reason && !context_is_dry(ctx)) {
-		verdict_call(ctx, MESH_CALL_STORE);
+		verdict_call(ctx, decide_is_out(config, j) ? MESH_CALL_OUT : MESH_CALL_STORE);
 		reason = MESH_NO_PROGRAM;
 	}
 	return judge_return(ctx, j, reason);

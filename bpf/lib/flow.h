@@ -157,6 +157,14 @@ HOT int flow_is_to_uplink(const struct mesh_flow *flow)
 	return !!(flow_output_kind(flow) & MESH_OUTPUT_NEIGHBOUR);
 }
 
+/* Is it that of answers to a function behind the uplink's address (out.h)? Services have none like it. */
+HOT int flow_is_masqueraded(const struct mesh_flow *flow)
+{
+	__u32 both = MESH_FLOW_REPLY | MESH_FLOW_NAT_DST;
+
+	return (flow->flags & both) == both;
+}
+
 /* Straight into its receiver? What is redirected at XDP passes XDP there by itself. */
 HOT int flow_is_straight(const struct mesh_flow *flow)
 {
@@ -209,6 +217,10 @@ HOT void flow_answer(struct mesh_tuple *answer, const struct mesh_tuple *t,
 		answer->destination_port = flow->port;
 	if (flow->flags & MESH_FLOW_NAT_SRC)
 		answer->source_port = flow->port;
+	if (t->protocol == IPPROTO_ICMP && flow->flags & MESH_FLOW_NAT_SRC)
+		answer->destination_port = flow->port + 1; /* see struct pkt */
+	if (t->protocol == IPPROTO_ICMP && flow->flags & MESH_FLOW_NAT_DST)
+		answer->source_port = flow->port + 1;
 	tuple_reverse(answer);
 }
 

@@ -36,6 +36,19 @@ HOT __u32 icmp_translate_quoted_ports(const struct pkt *p, const struct mesh_flo
 	return change + *check + (__u16)~old;
 }
 
+/* The same of a quoted echo. What its identifier changes, its checksum takes back. */
+HOT void icmp_translate_quoted_echo(const struct pkt *p, const struct mesh_flow *flow)
+{
+	struct icmphdr *icmp = p->quote_l4;
+	__be16 from;
+
+	if ((void *)(icmp + 1) > p->end)
+		return;
+	from = icmp->un.echo.id;
+	icmp->un.echo.id = flow->port;
+	icmp->checksum = csum_apply(icmp->checksum, flow->port + (__u16)~from);
+}
+
 HOT void icmp_translate4(const struct pkt *p, const struct mesh_flow *flow)
 {
 	struct icmphdr *icmp = p->l4;
@@ -51,6 +64,8 @@ HOT void icmp_translate4(const struct pkt *p, const struct mesh_flow *flow)
 	/* A router on the way speaks for itself; the function that was translated does not. */
 	if (flow->flags & MESH_FLOW_NAT_DST || p->ip4->saddr == *inner)
 		rewrite_address4(p->ip4, flow);
+	if (p->protocol == IPPROTO_ICMP)
+		icmp_translate_quoted_echo(p, flow);
 	change = icmp_translate_quoted_ports(p, flow);
 	/* Of the quoted header the address and the checksum change, and cancel each other out. */
 	*inner = flow->address.word[3];

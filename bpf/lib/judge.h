@@ -37,8 +37,10 @@ HOT void judge_orient(struct mesh_judgement *j, const struct mesh_flow *stale)
 	j->question.service_address = stale->address; /* of MESH_FLOW_SOCKET */
 	j->question.asked_port = stale->port;
 	j->question.target_port = stale->port;
-	if (!(stale->flags & MESH_FLOW_REPLY))
+	if (!(stale->flags & MESH_FLOW_REPLY)) {
+		j->question.flags |= stale->flags & MESH_FLOW_NAT_SRC; /* see out.h */
 		return;
+	}
 	j->question.backend_ifindex = 0;
 	j->question.uplink = flow_is_to_uplink(stale) ? flow_answer_ifindex(stale) : 0;
 	j->question.target_port = j->packet.tuple.source_port;
@@ -49,6 +51,10 @@ HOT void judge_orient(struct mesh_judgement *j, const struct mesh_flow *stale)
 	}
 	if (stale->flags & MESH_FLOW_HAIRPIN)
 		j->question.tuple.source = j->packet.tuple.source;
+	if (flow_is_masqueraded(stale)) {
+		flow_answer(&j->question.tuple, &j->packet.tuple, stale);
+		j->question.flags |= MESH_FLOW_NAT_SRC;
+	}
 }
 
 /*
@@ -247,6 +253,11 @@ HOT int judge_parties(CTX *ctx, const struct mesh_config *config, struct mesh_ju
 		return MESH_NO_BACKEND; /* the one that the host's socket had is another's by now */
 	if (who.opener->flags & MESH_FN_REMOTE && !j->question.receiver)
 		return MESH_NO_FLOW; /* what remotes open to others outside is the host's */
+	if (j->question.receiver && j->question.flags & MESH_FLOW_NAT_SRC) {
+		if (reply)
+			return MESH_NO_FLOW; /* its peer is no more outside */
+		j->question.flags &= ~MESH_FLOW_NAT_SRC;
+	}
 	if (j->question.service && !(j->question.flags & MESH_FLOW_SOCKET))
 		j->question.flags |= MESH_FLOW_NAT_DST;
 	if (j->question.opener == j->question.receiver) {

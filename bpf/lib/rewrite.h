@@ -156,4 +156,18 @@ HOT void rewrite_nat(CTX *ctx, const struct pkt *p, const struct mesh_flow *flow
 		rewrite_checksum_by_helper(ctx, p, flow, from);
 #endif
 }
+
+/* The same of an ICMP echo, whose identifier stands for both ports; its checksum covers no address. */
+HOT void rewrite_echo(const struct pkt *p, const struct mesh_flow *flow)
+{
+	struct icmphdr *icmp = p->l4;
+	__be16 from;
+
+	if ((void *)(icmp + 1) > p->end)
+		return;
+	rewrite_address(p, flow);
+	from = icmp->un.echo.id;
+	icmp->un.echo.id = flow->port;
+	icmp->checksum = csum_apply(icmp->checksum, flow->port + (__u16)~from);
+}
 #endif

@@ -110,6 +110,16 @@ HOT __u32 room_age(const struct mesh_config *config, struct mesh_slot *slot, __u
 	return silent > timeout ? ROOM_FREE : closed | (silent + 1);
 }
 
+/*
+ * Is the entry of answers that a slot names another flow's by now? The port of one that was over may be
+ * given away (out.h), and the slot still names it.
+ */
+HOT int room_is_anothers(const struct mesh_slot *slot, const struct mesh_flow *answers)
+{
+	return flow_is_masqueraded(answers) && (answers->port != slot->key[0].source_port ||
+						answers->address.word[3] != slot->key[0].source[3]);
+}
+
 /* Delete what a slot names. It is ours. */
 HOT void room_clear(struct mesh_slot *slot, __u32 half)
 {
@@ -121,7 +131,7 @@ HOT void room_clear(struct mesh_slot *slot, __u32 half)
 	if (flow && flow_is_half(flow) == half)
 		flow_delete(&slot->key[0]);
 	flow = flow_get(&slot->key[1]);
-	if (flow && flow_is_half(flow) == half)
+	if (flow && flow_is_half(flow) == half && !room_is_anothers(slot, flow))
 		flow_delete(&slot->key[1]);
 }
 

@@ -134,6 +134,12 @@ HOT __u32 slow_receiver(struct slow *s)
 	return endpoint_by_ifindex(flow_answer_ifindex(s->track.flow));
 }
 
+/* Does it come to the host's address, by the entry of a flow that is over? Then it is the host's. */
+HOT int slow_is_of_nobody(const struct slow *s)
+{
+	return slow_is_from_uplink(s->j) && s->track.flow && flow_is_masqueraded(s->track.flow);
+}
+
 /*
  * The entry of the packet's flow, if it was judged in this epoch or just now: MESH_OK. Otherwise
  * goes on to mesh_judge(), or returns a reason.
@@ -146,6 +152,8 @@ HOT int slow_find(CTX *ctx, struct slow *s)
 	track_find(&s->track, &j->packet.tuple, j->packet.ifindex);
 	if (!j->verdict.step) {
 		j->packet.known = slow_knows(ctx, s, now);
+		if (!j->packet.known && slow_is_of_nobody(s))
+			return UPLINK_HOST;
 		if (!j->packet.known && !flow_may_open(&s->p, &j->packet.tuple))
 			return MESH_NO_FLOW;
 		if (!j->packet.known || !s->track.flow ||
@@ -213,6 +221,8 @@ HOT void slow_rewrite(CTX *ctx, struct slow *s, const struct mesh_flow *flow)
 		icmp_translate(&s->p, flow);
 	else if (s->p.fragment == PKT_LATER_FRAGMENT)
 		rewrite_address(&s->p, flow);
+	else if (s->p.protocol == IPPROTO_ICMP)
+		rewrite_echo(&s->p, flow);
 	else
 		rewrite_nat(ctx, &s->p, flow);
 }

@@ -63,10 +63,15 @@ HOT __u32 uplink_owner(struct mesh_address *destination)
 	return fn && fn->flags & MESH_FN_REMOTE ? 0 : id;
 }
 
-/* Does a packet for nobody's address belong to a flow: an answer of a remote, or an error about one? */
-HOT int uplink_is_of_remote(struct mesh_judgement *j, const struct mesh_tuple *t)
+/*
+ * Does a packet for nobody's address belong to a flow: an answer of a remote, or to who speaks by the host's
+ * address, or an error about one?
+ */
+HOT int uplink_is_of_flow(const struct mesh_judgement *j, const struct mesh_tuple *t)
 {
-	return j->packet.sender && flow_find_tuple(t, j->packet.ifindex);
+	struct mesh_flow *flow = flow_find_tuple(t, j->packet.ifindex);
+
+	return flow && (j->packet.sender || flow_is_masqueraded(flow));
 }
 
 /*
@@ -99,7 +104,7 @@ HOT int uplink_check(const struct mesh_config *config, const struct pkt *p,
 	if (owner)
 		return uplink_is_of_stack(&t, uplink) ? UPLINK_HOST : MESH_OK;
 	if (service_find(config, &t.destination, t.destination_port, t.protocol, uplink) ||
-	    uplink_is_of_remote(j, &t))
+	    uplink_is_of_flow(j, &t))
 		return MESH_OK;
 	return UPLINK_HOST;
 }

@@ -16,7 +16,7 @@ from ebpfmesh._abi import Direction
 from ebpfmesh.errors import MeshError
 from ebpfmesh.kernel import clock, maglev, rates, rooms
 from ebpfmesh.kernel.interface import Plugged
-from ebpfmesh.kernel.keys import PROTOCOL, frontends, packed, prefix_key
+from ebpfmesh.kernel.keys import PROTOCOL, frontends, masquerade, packed, prefix_key
 from ebpfmesh.kernel.maps import Maps, maglev_rows, tenant_ids
 from ebpfmesh.kernel.prefixes import block_of
 from ebpfmesh.model import (
@@ -34,7 +34,7 @@ from ebpfmesh.model import (
     Timeouts,
 )
 from ebpfmesh.state.rates import of_tenants
-from ebpfmesh.state.record import Entry, Kind
+from ebpfmesh.state.record import Entry, Kind, UplinkRow
 from ebpfmesh.state.shares import by_tenant
 from ebpfmesh.state.writer import Writer
 
@@ -106,6 +106,7 @@ class Control:
         config.reject = base.reject
         config.hairpin4 = int(base.prefix4.network_address)
         config.hairpin6[:] = list(packed(base.prefix6.network_address).word)
+        config.masquerade = any(row.uplink.masquerade for row in self.record.uplinks())
         self.maps.config.set(_ONLY, config)
         for tenant in gone:
             self._forget_tenant(tenant)
@@ -188,13 +189,20 @@ class Control:
         port = _abi.Iface(id=number, kind=_abi.IfaceKind.FUNCTION)
         self.maps["mesh_iface"].set(ctypes.c_uint32(plugged.ifindex), port)
 
-    def set_uplink(self, ifindex: int) -> None:
-        """Make an uplink known."""
-        row = _abi.Iface(kind=_abi.IfaceKind.UPLINK)
-        self.maps["mesh_iface"].set(ctypes.c_uint32(ifindex), row)
+    def set_uplink(self, row: UplinkRow) -> None:
+        """Make an uplink known, and what flows that leave by it are translated to."""
+        key, table = ctypes.c_uint32(row.ifindex), self.maps["mesh_masquerade"]
+        self.maps["mesh_iface"].set(key, _abi.Iface(kind=_abi.IfaceKind.UPLINK))
+        if row.uplink.masquerade:
+            value = masquerade(row.uplink, row.addresses)
+            value.exhausted = (table.get(key) or value).exhausted
+            table.set(key, value)
+        else:
+            table.delete(key)
 
     def remove_uplink(self, ifindex: int) -> None:
         """Forget an uplink. Twice is fine."""
+        self.maps["mesh_masquerade"].delete(ctypes.c_uint32(ifindex))
         self.maps["mesh_iface"].delete(ctypes.c_uint32(ifindex))
 
     def set_remote(self, number: int, remote: Remote, uplink: int) -> None:
@@ -497,13 +505,16 @@ class Control:
 
     def resync(self, functions: Mapping[int, tuple[Function, Plugged]]) -> None:
         """Make all that the maps say exactly what the record does (after a crash)."""
-        uplinks = {row.ifindex for row in self.record.uplinks()}
-        indices = uplinks | {plugged.ifindex for _, plugged in functions.values()}
+        uplinks = {row.ifindex: row for row in self.record.uplinks()}
+        indices = uplinks.keys() | {plugged.ifindex for _, plugged in functions.values()}
         for index, _ in list(self.maps["mesh_iface"].items()):
             if index.value not in indices:
                 self.maps["mesh_iface"].delete(index)
-        for ifindex in uplinks:
-            self.set_uplink(ifindex)
+        for index, _ in list(self.maps["mesh_masquerade"].items()):
+            if index.value not in uplinks:
+                self.maps["mesh_masquerade"].delete(index)
+        for row in uplinks.values():
+            self.set_uplink(row)
         for number, (function, plugged) in functions.items():
             self.set_function(number, function, plugged)
         remotes = self.record.remotes()

@@ -369,8 +369,9 @@ def attach_uplink(
     addresses: Iterable[str] = (),
     force: bool = False,
     on_step: OnStep = quiet,
+    **settings: object,
 ) -> UplinkRow:
-    """Make an interface of the host's an uplink; what it was found to be.
+    """Make an interface of the host's an uplink, with these ``settings``; what it was found to be.
 
     Raises UsageError for what is taken or cannot be one, NotFound for what is not there,
     ForeignProgram for programs of others there unless ``force``.
@@ -378,7 +379,7 @@ def attach_uplink(
     with opened(mesh, on_step) as live:
         batch.settle(live)
         known = live.record.part(Scope(addresses=tuple(map(parse_address, addresses))))
-        uplink = add_uplink(known, name, interface, addresses).uplinks[-1]
+        uplink = add_uplink(known, name, interface, addresses, **settings).uplinks[-1]
         batch.apply(live, (AddUplink(uplink, force=force),))
         row = live.record.uplink(name)
         assert row is not None  # noqa: S101  (it was just made)

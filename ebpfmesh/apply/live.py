@@ -195,6 +195,10 @@ class Live(Held):
         self.uplinks.add(uplink, force=force)
         self.deny.stale = True
 
+    def change_uplink(self, uplink: Uplink) -> None:
+        """What changes in place."""
+        self.uplinks.change(uplink)
+
     def remove_uplink(self, name: str) -> None:
         """As far as it is there."""
         self.uplinks.remove(name)

@@ -42,7 +42,7 @@ class Uplinks:
         self._mesh.record.put_uplink(row)
         try:
             self._mesh.step(f"uplink {uplink.name}: maps")
-            self._mesh.control.set_uplink(row.ifindex)
+            self._mesh.control.set_uplink(row)
             self._mesh.step(f"uplink {uplink.name}: program")
             pin = uplink_pin(self._mesh.pins, uplink.name)
             pin.unlink(missing_ok=True)
@@ -52,6 +52,16 @@ class Uplinks:
             self.remove(uplink.name)
             raise
         self._mesh.record.put_uplink(replace(row, ready=True))
+
+    def change(self, uplink: Uplink) -> None:
+        """What changes in place."""
+        row = self._mesh.record.uplink(uplink.name)
+        if row is None:
+            return
+        self._mesh.step(f"uplink {uplink.name}: masquerade")
+        row = replace(row, uplink=uplink)
+        self._mesh.record.put_uplink(row)
+        self._mesh.control.set_uplink(row)
 
     def _look(self, uplink: Uplink) -> UplinkRow:
         """What an uplink is as it is being made."""

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 @click.option("--container", metavar="C", help="A container of podman or docker, name or id.")
 @click.option("--iface", metavar="I", help="The host side of a container's own veth pair.")
 @click.option("--uplink", metavar="I", help="An interface of the host's to the outside.")
+@click.option("--masquerade", is_flag=True, help="Flows to the outside leave by that uplink.")
+@click.option("--masquerade-ports", metavar="P", help="And with which ports, such as 50000-59999.")
 @click.option("--ip", "ips", metavar="A", multiple=True, help="Its address; one of each family.")
 @click.option("--tenant", metavar="T", default="default", show_default=True, help="Its tenant.")
 @click.option("--audit", is_flag=True, help="Only count what policy forbids on its way in.")
@@ -60,7 +62,8 @@ def attach(
     With --uplink an interface of the host's becomes an uplink instead, called NAME or as the
     interface is: functions and published services are reached from outside by it. All else that
     comes in there stays the host's. --ip is the address of the host's on which services are
-    published, if it has several.
+    published, if it has several. With --masquerade what functions open to the outside leaves by
+    it at once, IPv4 as that address.
 
     With --datapath af_xdp it has its packets in mapped memory, as far as `ebpfmesh port` hands it
     that.
@@ -71,11 +74,16 @@ def attach(
     mesh = the_mesh()
     keys = ("datapath", "frames", "queues")
     settled = {key: value for key in keys if (value := where.pop(key)) is not None}
+    given = {key: where.pop(key) or None for key in ("masquerade", "masquerade_ports")}
+    given = {key: value for key, value in given.items() if value is not None}
     if uplink is not None:
         if audit or any(where.values()) or settled != {"datapath": "tc"}:
-            raise click.UsageError("--uplink goes with --ip and --force alone")
-        _attach_uplink(mesh, name or uplink, uplink, ips, force)
+            what = "--uplink goes with --ip, --masquerade, --masquerade-ports and --force alone"
+            raise click.UsageError(what)
+        _attach_uplink(mesh, name or uplink, uplink, ips, force, given)
         return
+    if given:
+        raise click.UsageError("--masquerade is for an --uplink")
     if name is None:
         raise click.UsageError("Missing argument 'NAME'.")
     request = apply.Request(
@@ -92,11 +100,20 @@ def attach(
         output.done(f"+ function {name}  {text}")
 
 
-def _attach_uplink(mesh: str, name: str, interface: str, ips: tuple[str, ...], force: bool) -> None:
+def _attach_uplink(
+    mesh: str,
+    name: str,
+    interface: str,
+    ips: tuple[str, ...],
+    force: bool,
+    given: dict[str, object],
+) -> None:
     from ebpfmesh import apply
 
     with output.steps(f"uplink {name}") as step:
-        row = apply.attach_uplink(mesh, name, interface, addresses=ips, force=force, on_step=step)
+        row = apply.attach_uplink(
+            mesh, name, interface, addresses=ips, force=force, on_step=step, **given
+        )
     addresses = list(map(str, row.addresses))
     if settings().json:
         output.data(mesh=mesh, name=name, addresses=addresses, interface=interface)

@@ -94,14 +94,15 @@ def up(
 def _warnings(wanted: "Mesh", operations: "Sequence[Operation]") -> list[str]:
     """What of a mesh file is hardly meant, and which of its commands stay stopped."""
     from ebpfmesh import apply, model
-    from ebpfmesh.observe import uplinks
+    from ebpfmesh.observe import masquerade, uplinks
     from ebpfmesh.operation import AddFunction
 
     stopped = apply.stay_stopped(wanted.name, operations)
     texts = (f"function {one} is stopped: ebpfmesh start {one} starts it" for one in stopped)
     new = [one.object for one in operations if isinstance(one, AddFunction)]
     barred = apply.barred_volumes(wanted.name, new)
-    return [*model.warnings(wanted), *texts, *barred, *uplinks.taken_in(wanted)]
+    of_host = *uplinks.taken_in(wanted), *masquerade.in_mesh(wanted)
+    return [*model.warnings(wanted), *texts, *barred, *of_host]
 
 
 def _of_rollback(file: Path | None, *, no_prune: bool) -> str:

@@ -67,6 +67,13 @@ def _uplink_state(row: "Uplink | Remote") -> object:
     return mark(row.state, "green" if row.state == "up" else "red")
 
 
+def _masquerade(row: "Uplink") -> object:
+    if (found := row.masquerade) is None:
+        return None
+    text = f"{found.ports}: {found.flows} flows, {found.most} to one peer"
+    return mark(f"{text}, {found.exhausted} without", "red") if found.exhausted else text
+
+
 def _ready(row: "Function | Remote") -> object:
     return "yes" if row.ready else mark("no", "red")
 
@@ -262,6 +269,7 @@ TABLES = (
             Column("attached by", lambda row: row.how, drop=3),
             Column("XDP", lambda row: f"{row.xdp or 'none'}: {row.why}", drop=4),
             Column("published", lambda row: ", ".join(row.published) or None, drop=1),
+            Column("masquerades", _masquerade, drop=5),
         ),
         "no uplinks",
     ),

@@ -82,13 +82,15 @@ def _with_other_uplinks(current: Mesh, wanted: Mesh) -> Mesh:
     return wanted.model_copy(update=parts)
 
 
-def add_uplink(mesh: Mesh, name: str, interface: str, addresses: Iterable[str] = ()) -> Mesh:
+def add_uplink(
+    mesh: Mesh, name: str, interface: str, addresses: Iterable[str] = (), **settings: object
+) -> Mesh:
     """``mesh`` with one more uplink."""
     if any(one.name == name for one in mesh.uplinks):
         hint = "detach it first, or choose another name: --name"
         raise UsageError(f'there is an uplink "{name}" already', hint=hint)
     given = _by_family(parse_address(text) for text in addresses)
-    uplink = make(Uplink, name=name, interface=interface, **given)
+    uplink = make(Uplink, name=name, interface=interface, **given, **settings)
     return _whole(mesh, uplinks=(*mesh.uplinks, uplink))
 
 

@@ -68,7 +68,7 @@ from ebpfmesh.model.base import MANY, integer
 from ebpfmesh.model.injection import INJECTIONS, SOURCE_CHARACTERS
 from ebpfmesh.model.objects import BYTES, Publish, parse_bytes, power_of_two
 from ebpfmesh.model.pooled import refusal
-from ebpfmesh.model.uplink import Interface
+from ebpfmesh.model.uplink import MASQUERADE_PORTS, UPLINK_IN_PLACE, Interface, PortRange
 
 _Either = TypeVar("_Either", Address, Network)
 _Table = TypeVar("_Table", bound=Model)
@@ -313,6 +313,10 @@ class UplinkTable(Model):
     address: _Addresses = ()
     xdp: Literal["auto", "native", "generic", "off"] = Field(
         default="auto", description='"auto", "native", "generic" or "off"'
+    )
+    masquerade: bool = Field(default=False, description="true or false")
+    masquerade_ports: PortRange = Field(
+        default=MASQUERADE_PORTS, description='a port or a range, such as "61000-65535"'
     )
 
 
@@ -681,7 +685,7 @@ def _uplinks(file: _File, origin: _Origin) -> tuple[Uplink, ...]:
         origin[made] = at
         _note(origin, made, (*at, "address"), table.address)
         addresses = _by_family("address", table.address)
-        own = table.model_dump(include={"name", "interface", "xdp"})
+        own = table.model_dump(include={"name", "interface", "xdp", *UPLINK_IN_PLACE})
         found.append(make(Uplink, **own, **addresses))
     return tuple(found)
 

@@ -305,6 +305,14 @@ ABOUT: dict[str, dict[str, tuple[str, str]]] = {
             "auto: XDP is there while it is needed; native: always; generic; off (docs/uplink.md).",
             '"off"',
         ),
+        "masquerade": (
+            "What functions open to the outside leaves by it at once, IPv4 as its address.",
+            "true",
+        ),
+        "masquerade_ports": (
+            "The ports it then has there; the host's own sockets must have others.",
+            '"50000-59999"',
+        ),
     },
     "remote": {
         "name": ("What services and rules call it, as they call functions.", '"db-0"'),

@@ -219,7 +219,8 @@ def _uplink(one: Uplink) -> _Row:
     values: dict[str, Any] = {"name": one.name, "interface": one.interface}
     addresses = _one_or_all(map(str, one.addresses))
     values |= {"address": addresses} if addresses else {}
-    return _Row(values | one.model_dump(include={"xdp"}, exclude_defaults=True))
+    rest = {"xdp", "masquerade", "masquerade_ports"}
+    return _Row(values | one.model_dump(include=rest, exclude_defaults=True))
 
 
 def _pools(mesh: Mesh) -> Iterator[_Row]:

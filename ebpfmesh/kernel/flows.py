@@ -37,6 +37,30 @@ def living(maps: Maps) -> Iterator[Living]:
             yield Living(origin & 0xFF, origin >> 8, receiver, flags, seen, count)
 
 
+def translated(maps: Maps) -> dict[int, Counter[tuple[int, int, int]]]:
+    """Flows that functions have by the address of an uplink and that live: how many to each peer.
+
+    By the index of the uplink; a peer is a protocol, an address and a port (0 of ICMP).
+    """
+    config = maps.config.get(ctypes.c_uint32(0)) or _abi.Config()
+    now, timeouts = clock.now(), tuple(config.timeouts)
+    both = _abi.FlowFlag.REPLY | _abi.FlowFlag.NAT_DST
+    found: dict[int, Counter[tuple[int, int, int]]] = {}
+    for keys, values in maps["mesh_flow4"].batches():
+        shape = maps["mesh_flow4"].spec.value
+        flags, seen = _column(values, shape, "flags", "H"), _column(values, shape, "seen", "I")
+        for at, (flag, tick) in enumerate(zip(flags, seen, strict=True)):
+            if flag & both != both:
+                continue
+            key = _abi.Flow4Key.from_buffer_copy(keys, at * ctypes.sizeof(_abi.Flow4Key))
+            protocol, passed = key.origin & 0xFF, (now - tick) & 0xFFFFFFFF
+            if passed >= 1 << 31 or passed <= timeouts[_timeout(protocol, flag)]:
+                port = 0 if protocol == socket.IPPROTO_ICMP else key.source_port
+                peers = found.setdefault(key.origin >> 8, Counter())
+                peers[protocol, key.source, port] += 1
+    return found
+
+
 def _alike(maps: Maps) -> Counter[tuple[int, int, int, int]]:
     """How many entries have the same origin, output, flags and tick of their last packet.
 

@@ -2,13 +2,13 @@
 """Keys of the control maps, from what the model calls them."""
 
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from ebpfmesh import _abi
 from ebpfmesh.kernel import prefixes
 from ebpfmesh.kernel.prefixes import block_of
-from ebpfmesh.model import Address, Service, port_prefixes
+from ebpfmesh.model import Address, Service, Uplink, port_prefixes
 
 PROTOCOL = {
     "any": 0,
@@ -65,3 +65,10 @@ def frontends(service: Service, uplinks: Places) -> list[Frontend]:
         for address, index, first, last in ends
         for port, bits in port_prefixes(first, last)
     ]
+
+
+def masquerade(uplink: Uplink, addresses: Iterable[Address]) -> _abi.Masquerade:
+    """What flows are translated to that leave by an uplink which has these addresses."""
+    first, last = uplink.ports
+    address = next((int(one) for one in addresses if one.version == 4), 0)
+    return _abi.Masquerade(address4=address, first=first, count=last - first + 1)

@@ -196,6 +196,7 @@ def _entries(limits: Limits) -> dict[str, int]:
         "1": 1,
         "functions": functions,
         "interfaces": functions + UPLINKS,
+        "uplinks": UPLINKS,
         "addresses": 2 * (functions + limits.services),
         "services": 2 * limits.services,
         "maglev_rows": maglev_rows(limits),

@@ -41,6 +41,7 @@ MESH = (
     Program("mesh_judge_fn", "tc", "mesh_tc.c", call=_abi.CALL_JUDGE),
     Program("mesh_decide_fn", "tc", "mesh_tc.c", call=_abi.CALL_DECIDE),
     Program("mesh_store_fn", "tc", "mesh_tc.c", call=_abi.CALL_STORE),
+    Program("mesh_out_fn", "tc", "mesh_tc.c", call=_abi.CALL_OUT),
     Program("mesh_event_fn", "tc", "mesh_tc.c", call=_abi.CALL_EVENT),
     Program("mesh_answer_fn", "tc", "mesh_tc.c", call=_abi.CALL_ANSWER),
     Program("mesh_rate_fn", "tc", "mesh_tc.c", call=_abi.CALL_RATE),

@@ -64,7 +64,7 @@ from ebpfmesh.model.readiness import Health, Probe, Ready
 from ebpfmesh.model.remote import REMOTES, Remote
 from ebpfmesh.model.scope import Scope
 from ebpfmesh.model.shares import ByteShare, Share, Shares, guaranteed
-from ebpfmesh.model.uplink import DENIED, UPLINKS, Published, Uplink
+from ebpfmesh.model.uplink import DENIED, UPLINK_IN_PLACE, UPLINKS, Published, Uplink
 from ebpfmesh.model.whole import problems
 
 __all__ = [
@@ -77,6 +77,7 @@ __all__ = [
     "SANDBOX",
     "TOLD",
     "UPLINKS",
+    "UPLINK_IN_PLACE",
     "Action",
     "Address",
     "ByteShare",

@@ -14,9 +14,25 @@ UPLINKS = 16
 """The most that a mesh can have."""
 DENIED = 1 << 20
 """The most prefixes that it can deny."""
+MASQUERADE_PORTS = "61000-65535"
+"""Behind those that Linux takes for sockets of its own (net.ipv4.ip_local_port_range)."""
+UPLINK_IN_PLACE = ("masquerade", "masquerade_ports")
+"""What of an uplink changes while packets pass."""
 Interface = Annotated[
     str,
     Field(pattern=r"^[^\s/:.][^\s/:]{0,14}$", description="the name of an interface, such as eth0"),
+]
+
+
+def _check_range(text: str) -> str:
+    """``text`` if it is a range of ports, in the one way to write it."""
+    return ports_text(*parse_ports(text))
+
+
+PortRange = Annotated[
+    str,
+    AfterValidator(_check_range),
+    Field(description='a port or a range, such as "61000-65535"'),
 ]
 
 
@@ -25,7 +41,8 @@ class Uplink(Model):
 
     It stays the host's: what is not for the mesh passes. ``xdp`` is there while something is
     denied, or never. ``address4`` and ``address6`` are where services are published on it; None:
-    the first one it has of that family.
+    the first one it has of that family. With ``masquerade`` what functions open to the outside
+    leaves by it at once, IPv4 as that address, each flow by a port of ``masquerade_ports``.
     """
 
     name: Name
@@ -33,6 +50,13 @@ class Uplink(Model):
     xdp: Literal["auto", "native", "generic", "off"] = "auto"
     address4: Annotated[IPv4Address, AfterValidator(check_address)] | None = None
     address6: Annotated[IPv6Address, AfterValidator(check_address)] | None = None
+    masquerade: bool = False
+    masquerade_ports: PortRange = MASQUERADE_PORTS
+
+    @property
+    def ports(self) -> tuple[int, int]:
+        """The first and the last of ``masquerade_ports``."""
+        return parse_ports(self.masquerade_ports)
 
     @property
     def addresses(self) -> tuple[Address, ...]:

@@ -36,6 +36,7 @@ def problems(mesh: Parts, besides: Collection[str] = ()) -> Iterator[Invalid]:
         _small_logs,
         _bad_uplinks,
         bad_pools,
+        _masqueraded,
     )
     named = (_bad_backends, _bad_publish, _bad_policies, _bad_injections, _bad_remotes)
     return chain(
@@ -243,6 +244,22 @@ def _bad_publish(mesh: Parts, besides: Collection[str]) -> Iterator[Invalid]:
                 what = f'service "{service.name}": there is no uplink "{one.uplink}"'
                 path: Location = ("services", number, "publish", index)
                 yield Invalid(what, path=path, hint=hint_for(one.uplink))
+
+
+def _masqueraded(mesh: Parts) -> Iterator[Invalid]:
+    """A port at which services are published is no flow's."""
+    uplinks = {one.name: one for one in mesh.uplinks if one.masquerade}
+    for number, service in enumerate(mesh.services):
+        for index, one in enumerate(service.published):
+            if (uplink := uplinks.get(one.uplink)) is None:
+                continue
+            first, last = uplink.ports
+            if one.first <= last and first <= one.last:
+                what = f'service "{service.name}": {one} is among the ports to which uplink '
+                what += f'"{uplink.name}" translates, {uplink.masquerade_ports}'
+                path: Location = ("services", number, "publish", index)
+                hint = "publish another one, or give the uplink other masquerade_ports"
+                yield Invalid(what, path=path, hint=hint)
 
 
 def _bad_remotes(mesh: Parts, besides: Collection[str]) -> Iterator[Invalid]:

@@ -12,7 +12,17 @@ from ebpfmesh.errors import MeshError, NotFound
 from ebpfmesh.kernel import links
 from ebpfmesh.kernel.programs import HOOKS
 from ebpfmesh.model import Limits
-from ebpfmesh.observe import cost, counters, netfilter, objects, pools, remotes, rooms, uplinks
+from ebpfmesh.observe import (
+    cost,
+    counters,
+    masquerade,
+    netfilter,
+    objects,
+    pools,
+    remotes,
+    rooms,
+    uplinks,
+)
 from ebpfmesh.observe.commands import Life, lives
 from ebpfmesh.observe.machine import Check, Status
 from ebpfmesh.observe.mesh import read_services
@@ -155,6 +165,12 @@ def _uplinks(view: View, topic: str) -> Iterator[Check]:
             for text in uplinks.taken(service, row.uplink, row.addresses):
                 hint = "it gets nothing from there: publish another port, or stop it"
                 yield Check(topic, "note", text, hint)
+        for one in masquerade.findings(row.uplink, row.addresses):
+            yield Check(topic, "missing" if one.bad else "note", one.text, one.hint)
+        if seen.masquerade and seen.masquerade.exhausted:
+            what = f"uplink {row.name}: {seen.masquerade.exhausted} flows to the outside found no "
+            what += f"port of {row.uplink.masquerade_ports}"
+            yield Check(topic, "note", what, "give it more masquerade_ports")
 
 
 def _remotes(view: View, topic: str) -> Iterator[Check]:

@@ -2,26 +2,39 @@
 """Uplinks: whether they work, what is published there, and who else listens at these ports."""
 
 import contextlib
-import socket
+import ctypes
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
-from pathlib import Path
 from typing import Literal
 
 from pyroute2 import IPRoute
 
-from ebpfmesh.kernel import interface, links
+from ebpfmesh.kernel import flows, interface, links
 from ebpfmesh.kernel.programs import BOTH, CARRY, UPLINK
 from ebpfmesh.model import Mesh, Service
 from ebpfmesh.model import Uplink as UplinkModel
+from ebpfmesh.observe import listening
 from ebpfmesh.observe.view import View
 from ebpfmesh.state import early
 from ebpfmesh.state.place import UplinkProblem, uplink_problem
 from ebpfmesh.state.record import UplinkRow
 
-_STATES = {"tcp": "0A", "udp": "07"}
-"""TCP_LISTEN, and a UDP socket without a peer (linux/include/net/tcp_states.h)."""
+
+@dataclass(frozen=True)
+class Masquerade:
+    """What flows to the outside have of an uplink: ``ports`` of its ``address`` (empty: none).
+
+    ``flows`` are those of IPv4 that live, ``most`` those to the one peer that has most of them: no
+    more than there are ports. ``exhausted`` is how often none was found for a new one.
+    """
+
+    address: str
+    ports: str
+    flows: int
+    most: int
+    exhausted: int
 
 
 @dataclass(frozen=True)
@@ -31,7 +44,8 @@ class Uplink:
     ``addresses`` are the host's there on which services are published; ``published`` these, such as
     ``tcp/80 portal``. ``how`` the mesh's program is attached; ``xdp`` is the name of the program at
     XDP in front of it, empty if there is none, and ``why`` that is so. ``denied`` are prefixes of
-    which nothing comes in there.
+    which nothing comes in there. ``masquerade`` is what functions have by its address, None: it
+    does not.
     """
 
     name: str
@@ -45,6 +59,7 @@ class Uplink:
     why: str
     denied: int
     published: tuple[str, ...]
+    masquerade: Masquerade | None = None
 
 
 def read_uplinks(view: View) -> list[Uplink]:
@@ -79,6 +94,19 @@ def _uplink(view: View, row: UplinkRow, services: list[Service], denied: int) ->
             for one in service.published
             if one.uplink == row.name
         ),
+        masquerade=_masquerade(view, row) if row.uplink.masquerade else None,
+    )
+
+
+def _masquerade(view: View, row: UplinkRow) -> Masquerade:
+    peers = flows.translated(view.maps).get(row.ifindex, Counter())
+    value = view.maps["mesh_masquerade"].get(ctypes.c_uint32(row.ifindex))
+    return Masquerade(
+        address=next((str(one) for one in row.addresses if one.version == 4), ""),
+        ports=row.uplink.masquerade_ports,
+        flows=peers.total(),
+        most=max(peers.values(), default=0),
+        exhausted=value.exhausted if value else 0,
     )
 
 
@@ -107,34 +135,12 @@ def taken(
     for one in service.published:
         if one.uplink != uplink.name:
             continue
-        for port in sorted(_listening(service.protocol, addresses)):
+        for port in sorted(listening.ports(service.protocol, addresses)):
             if one.first <= port <= one.last:
                 yield (
                     f"service {service.name} is published at {service.protocol} port {port} of "
                     f"{uplink.interface}, where a process of the host listens too"
                 )
-
-
-def _listening(protocol: str, addresses: tuple[IPv4Address | IPv6Address, ...]) -> set[int]:
-    """Ports at which sockets of this network namespace listen, at any of these addresses."""
-    found = set()
-    ours = {*addresses, IPv4Address(0), IPv6Address(0)}
-    for family, file in ((4, protocol), (6, f"{protocol}6")):
-        path = Path("/proc/thread-self/net") / file
-        lines = path.read_text().splitlines()[1:] if path.exists() else []
-        for line in lines:
-            _, local, _, state, *_ = line.split()
-            host, _, port = local.partition(":")
-            if state == _STATES[protocol] and _address(family, host) in ours:
-                found.add(int(port, 16))
-    return found
-
-
-def _address(family: int, text: str) -> IPv4Address | IPv6Address:
-    """An address as proc(5) has it: words of 32 bits in the order of this machine."""
-    words = (socket.htonl(int(text[at : at + 8], 16)) for at in range(0, len(text), 8))
-    packed = b"".join(word.to_bytes(4) for word in words)
-    return IPv4Address(packed) if family == 4 else IPv6Address(packed)
 
 
 def taken_in(mesh: Mesh) -> Iterator[str]:

@@ -31,22 +31,22 @@ from ebpfmesh.operation.mesh import (
 )
 from ebpfmesh.operation.remotes import AddRemote, RemoveRemote
 from ebpfmesh.operation.services import AddPolicy, RemovePolicy, RemoveService, SetService
-from ebpfmesh.operation.uplinks import AddUplink, RemoveUplink
+from ebpfmesh.operation.uplinks import AddUplink, ChangeUplink, RemoveUplink
 
 __all__ = [
     "AT_ONCE", "IN_PLACE", "KINDS", "ROLLED", "AddFunction", "AddPolicy", "AddRemote", "AddUplink",
-    "ChangeFunction", "Changes", "CreateMesh", "Object", "Operation", "RemoveFunction",
-    "RemoveInjection", "RemovePolicy", "RemoveRemote", "RemoveService", "RemoveUplink", "Repair",
-    "ReplacePrograms", "RollFunction", "SetHost", "SetInjection", "SetOnFailure", "SetReady",
-    "SetReject", "SetRights", "SetService", "SetTimeouts", "StartFunction", "StopFunction", "load",
-    "shown",
+    "ChangeFunction", "ChangeUplink", "Changes", "CreateMesh", "Object", "Operation",
+    "RemoveFunction", "RemoveInjection", "RemovePolicy", "RemoveRemote", "RemoveService",
+    "RemoveUplink", "Repair", "ReplacePrograms", "RollFunction", "SetHost", "SetInjection",
+    "SetOnFailure", "SetReady", "SetReject", "SetRights", "SetService", "SetTimeouts",
+    "StartFunction", "StopFunction", "load", "shown",
 ]  # fmt: skip
 
 _CLASSES: tuple[type[Operation], ...] = (
     CreateMesh, Repair, ReplacePrograms, SetTimeouts, SetReject, SetHost, SetRights, SetOnFailure,
     AddFunction, ChangeFunction, RemoveFunction, StopFunction, StartFunction, RollFunction,
     SetReady, SetService, RemoveService, AddPolicy, RemovePolicy, SetInjection, RemoveInjection,
-    AddUplink, RemoveUplink, AddRemote, RemoveRemote,
+    AddUplink, ChangeUplink, RemoveUplink, AddRemote, RemoveRemote,
 )  # fmt: skip
 KINDS = {one.kind: one for one in _CLASSES}
 

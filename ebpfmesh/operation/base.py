@@ -117,7 +117,7 @@ def _text(item: Object) -> str:
         case Service():
             return "  ".join([item.name, *map(str, item.addresses), *_service_text(item)])
         case Uplink():
-            return "  ".join([item.name, f"interface {item.interface}", *map(str, item.addresses)])
+            return "  ".join([item.name, f"interface {item.interface}", *_uplink_text(item)])
         case Remote():
             where = (f"tenant {item.tenant}", f"beyond {item.uplink}")
             return "  ".join([item.name, *where, *map(str, item.addresses)])
@@ -126,6 +126,11 @@ def _text(item: Object) -> str:
         case Mesh():
             return item.name
     return str(item)
+
+
+def _uplink_text(uplink: Uplink) -> list[str]:
+    ports = [f"masquerades by ports {uplink.masquerade_ports}"] if uplink.masquerade else []
+    return [*map(str, uplink.addresses), *ports]
 
 
 def _service_text(service: Service) -> list[str]:

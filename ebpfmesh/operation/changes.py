@@ -94,6 +94,9 @@ class Changes(Protocol):
     def add_uplink(self, uplink: Uplink, *, force: bool) -> None:
         """An interface of the host's is one (``AddUplink``)."""
 
+    def change_uplink(self, uplink: Uplink) -> None:
+        """What of one that is there changes in place (``UPLINK_IN_PLACE``)."""
+
     def remove_uplink(self, name: str) -> None:
         """As far as it is there."""
 

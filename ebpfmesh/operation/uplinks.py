@@ -30,6 +30,28 @@ class AddUplink(Operation):
 
 
 @dataclass(frozen=True)
+class ChangeUplink(Operation):
+    """Whether flows to the outside leave by it, and with which ports."""
+
+    object: Uplink
+    old: Uplink
+    kind = "change-uplink"
+
+    def do(self, to: Changes) -> None:
+        """In one update; flows that have no place then begin anew."""
+        to.change_uplink(self.object)
+
+    def _text(self) -> str:
+        old, new = self.old, self.object
+        parts = [new.name]
+        if old.masquerade != new.masquerade:
+            parts.append(f"masquerade {'on' if new.masquerade else 'off'}")
+        if old.masquerade_ports != new.masquerade_ports:
+            parts.append(f"masquerade_ports {old.masquerade_ports} → {new.masquerade_ports}")
+        return "  ".join(parts)
+
+
+@dataclass(frozen=True)
 class RemoveUplink(Removal):
     """An interface is the host's alone again; nothing is published on it any more."""
 

@@ -8,7 +8,7 @@ from typing import Any
 from ebpfmesh import _abi
 from ebpfmesh.kernel import host, netns, rooms, sockets
 from ebpfmesh.kernel.cgroup import Cgroup, directory_above
-from ebpfmesh.kernel.keys import frontends, packed, prefix_key
+from ebpfmesh.kernel.keys import frontends, masquerade, packed, prefix_key
 from ebpfmesh.kernel.maps import Maps, tenant_ids
 from ebpfmesh.kernel.pins import Pins
 from ebpfmesh.kernel.programs import ALWAYS, CALLS
@@ -16,7 +16,7 @@ from ebpfmesh.kernel.rates import alike
 from ebpfmesh.model import Service
 from ebpfmesh.state import chains, denied, early, rates, shares
 from ebpfmesh.state.place import at_host, group_of, moved
-from ebpfmesh.state.record import Record
+from ebpfmesh.state.record import Record, UplinkRow
 
 _NUMBER = {"mesh_service": "row", "mesh_iface": "id"}
 """Which field of a map's values is compared, where it is not the whole."""
@@ -65,6 +65,12 @@ def differences(maps: Maps, record: Record) -> list[str]:
         for name, rows in wanted.items()
         if isinstance(rows, Mapping) and name not in found and _others(maps, name, rows)
     ]
+    rules = {row.ifindex: row for row in record.uplinks() if row.uplink.masquerade}
+    seen = {key.value: value for key, value in maps["mesh_masquerade"].items()}
+    if rules.keys() != seen.keys() or any(
+        not _is_masquerade(seen[index], row) for index, row in rules.items()
+    ):
+        found.append("mesh_masquerade")
     if any(maps["mesh_tc_calls"].get(ctypes.c_uint32(slot)) is None for slot in CALLS):
         found.append("mesh_tc_calls")
     if set(_functions(record)) - set(_present(maps)):
@@ -86,6 +92,11 @@ def differences(maps: Maps, record: Record) -> list[str]:
     if not all((row := others[tenant]) and part.is_in(row) for tenant, part in parts.items()):
         found.append("mesh_event_room")
     return found
+
+
+def _is_masquerade(seen: _abi.Masquerade, row: UplinkRow) -> bool:
+    wanted = masquerade(row.uplink, row.addresses)
+    return (seen.address4, seen.first, seen.count) == (wanted.address4, wanted.first, wanted.count)
 
 
 def _raw(maps: Maps, name: str) -> Iterator[bytes]:

@@ -224,19 +224,20 @@ RIGHTS = (
     '[[tenant]]\nname = "one"\nrate = "1G"\ninject = 2\nflows = {guarantee = 99, maximum = 100}\n'
     'log = "1M"\n'
 )
-U_0, U_1 = (UPLINK.format(number=number) for number in range(2))
+U_0, U_1, U_2 = (UPLINK.format(number=number) for number in range(3))
+MASQUERADE = "masquerade = true\n"
 R_0, R_1 = (REMOTE.format(number=number, tenant=f"far-{number}") for number in range(2))
 R_S = service("web", 1, "r")
 PUBLISHED = 'publish = ["u{number}:80-83", "u{number}:90-93"]\n'
 E, F = ('[[function]]\nname = "e"\n', '[[function]]\nname = "f"\n')
 OLD = mesh(
     MINE, F, D, D_0, PUBLISHED.format(number=0), U_0, service("gone", 2, "f"), OUTSIDE, R_0,
-    service("far", 3, "r"), RULE.format(to="function:r", action="deny"),
+    service("far", 3, "r"), RULE.format(to="function:r", action="deny"), U_2,
     RULE.format(to="service:web", action="allow"),
 )  # fmt: skip
 NEW = mesh(
     YOURS, E, D.replace("2\n", "3\n"), service("web", 1, "d"), PUBLISHED.format(number=1), U_1,
-    service("come", 2, "e"), R_1, service("far", 3, "r"),
+    service("come", 2, "e"), R_1, service("far", 3, "r"), U_2, MASQUERADE,
     RULE.format(to="function:e", action="allow"), RULE.format(to="service:web", action="deny"),
     RIGHTS, settings='reject = true\nhost = true\non_failure = "keep"\ntimeouts = {udp = 60}',
 )  # fmt: skip
@@ -255,6 +256,7 @@ CHANGES = {
     "change-function": Change(mesh(MINE, D), mesh(YOURS, D.replace("2\n", "2\ncpu = 0.25\n"))),
     "remove-function": Change(mesh(MINE), mesh()),
     "add-uplink": Change(mesh(D, D_0), mesh(D, D_0, PUBLISHED.format(number=0), U_0)),
+    "change-uplink": Change(mesh(U_2), mesh(U_2, MASQUERADE)),
     "remove-uplink": Change(mesh(D, D_0, PUBLISHED.format(number=0), U_0), mesh(D, D_0)),
     "add-remote": Change(mesh(U_0, D, D_0), mesh(U_0, R_0, D, R_S)),
     "remove-remote": Change(mesh(U_0, R_0, D, R_S), mesh(U_0, D, D_0)),
@@ -282,7 +284,7 @@ def test_each_kind_of_operation_is_killed() -> None:
 
 @pytest.fixture(scope="module", autouse=True)
 def _uplinks() -> Iterator[None]:
-    with beyond(0), beyond(1):
+    with beyond(0), beyond(1), beyond(2):
         yield
 
 

@@ -134,6 +134,8 @@ MALFORMED: list[tuple[str, str, str, str]] = [
     ("few frames", ON_XDP + "frames = 32 # here", "cannot be 32", "64 to 65536"),
     ("xdp of an uplink", HEAD + '[[uplink]]\nname = "u"\ninterface = "e"\nxdp = "on" # here',
      'cannot be "on"', '"auto" or "off"'),
+    ("ports of an uplink", HEAD + '[[uplink]]\nname = "u"\ninterface = "e"\n'
+     'masquerade_ports = "9-8" # here', 'ends before it begins', '"8-9"'),
     ("frames of none", function("frames = 64 # here"), "is about datapath", "af_xdp"),
     ("queues", ON_XDP + "queues = 17 # here", "cannot be 17", "1 to 16"),
     ("queues of none", function("queues = 2 # here"), "is about datapath", "af_xdp"),

@@ -20,6 +20,7 @@ from ebpfmesh.model import (
     Service,
     Timeouts,
     Uplink,
+    problems,
 )
 from ebpfmesh.operation import (
     AddFunction,
@@ -723,3 +724,41 @@ def test_remotes_go_and_come_with_their_uplink_and_not_while_services_name_them(
                                             "policies": ()}))  # fmt: skip
     assert [step.kind for step in gone] == ["remove-policy", "set-service", "remove-remote"]
     assert diff(old, old) == ()
+
+
+def test_an_uplink_changes_in_place_whether_it_masquerades() -> None:
+    """Once no service is published at the ports for that, and before one is at those it had."""
+    web, other = service("s", "a", publish=("u:62000",)), service("t", "a")
+    old = mesh(function("a")).model_copy(
+        update={"services": (web, other), "uplinks": (Uplink(name="u", interface="e0"),)}
+    )
+    new = old.model_copy(
+        update={
+            "services": (web.model_copy(update={"publish": ()}), other),
+            "uplinks": (Uplink(name="u", interface="e0", masquerade=True),),
+        }
+    )
+    steps = diff(old, new)
+    assert [step.describe() for step in steps] == [
+        "~ service s  198.18.128.115  tcp/80 → 5201  a",
+        "~ uplink u  masquerade on",
+    ]
+    assert [load(step.dump()) for step in steps] == list(steps)
+    assert [step.describe() for step in diff(new, old)] == [
+        "~ uplink u  masquerade off",
+        "~ service s  198.18.128.115  tcp/80 → 5201  a  published at u:62000",
+    ]
+    moved = new.model_copy(update={"uplinks": (Uplink(name="u", interface="e1"),)})
+    assert [step.kind for step in diff(new, moved)] == ["remove-uplink", "add-uplink"]
+
+
+def test_no_service_is_published_at_a_port_that_an_uplink_translates_to() -> None:
+    uplink = Uplink(name="u", interface="e0", masquerade=True, masquerade_ports="5000-6000")
+    for port, wrong in (("4999", False), ("5000", True), ("6000", True), ("6001", False)):
+        parts = {"services": (service("s", "a", publish=(f"u:{port}",)),), "uplinks": (uplink,)}
+        found = [*problems(mesh(function("a")).model_copy(update=parts))]
+        assert bool(found) == wrong
+        without = uplink.model_copy(update={"masquerade": False})
+        assert not [
+            *problems(mesh(function("a")).model_copy(update=parts | {"uplinks": (without,)}))
+        ]
