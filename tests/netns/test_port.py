@@ -28,6 +28,7 @@ from ebpfmesh.runtime.logs import read
 from ebpfmesh.runtime.process import keepers
 from ebpfmesh.state.place import cgroup_of
 from ebpfmesh.state.record import Record
+from support.beyond import Beyond, beyond
 from support.command import COMMAND
 from support.sockets import BLOCKED_SECONDS, SECONDS, made, ready
 from support.topology import drops, mesh_of, meters, running, unavailable, wait_until
@@ -181,6 +182,11 @@ def worker() -> int:
     wait_until(lambda: len(workers()) == 1, what="the command runs")
     (pid,) = workers()
     return pid
+
+
+def state(process: int) -> str:
+    """R: it runs; S: it sleeps."""
+    return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
 
 
 def client(
@@ -352,6 +358,41 @@ def mac_of(name: str) -> str:
         return str(ip.link("get", ifname=name)[0].get_attr("IFLA_ADDRESS"))
 
 
+@pytest.fixture
+def slow() -> Iterator[Beyond]:
+    """A client beyond an uplink by which so little goes out that what is sent waits for a time."""
+    with beyond() as outside:
+        bucket = ["tbf", "rate", "400kbit", "burst", "1540", "limit", "1000000"]
+        words = ["tc", "qdisc", "add", "dev", outside.interface, "root", *bucket]
+        subprocess.run(words, check=True)
+        yield outside
+
+
+def test_what_is_all_on_its_way_is_waited_for(slow: Beyond, mesh_up: Up, example: Example) -> None:
+    """Nothing is left to be filled, so that no packet would wake the program, and none can come."""
+    more = f'[[uplink]]\nname = "up"\ninterface = "{slow.interface}"\nxdp = "off"\n'
+    mesh = mesh_up(*example("echo"), frames=64, more=more)
+    text = bytes(1000)
+    with made(mesh, slow.client, socket.AF_INET, socket.SOCK_DGRAM) as one:
+        one.connect((address(mesh, "far"), PORT))
+        one.send(text)
+        assert one.recv(2000) == text
+        pid = worker()
+        wait_until(lambda: state(pid) == "S", what="it has taken back what it sent")
+        os.kill(pid, signal.SIGSTOP)
+        for _ in range(40):  # more than are with the kernel
+            one.send(text)
+        wait_until(lambda: ring_full() == 8, what="the rest is counted")
+        with made(mesh, None, socket.AF_INET, socket.SOCK_DGRAM) as host:
+            for _ in range(10):  # these go first, so that none of the others does at once
+                host.sendto(text, (str(slow.near[0]), 9))
+        os.kill(pid, signal.SIGCONT)
+        assert [one.recv(2000) for _ in range(32)] == [text] * 32
+        one.send(text)
+        assert one.recv(2000) == text
+    assert ring_full() == 8
+
+
 def test_what_it_sends_is_judged_as_what_others_send(mesh_up: Up) -> None:
     mesh = mesh_up(*tool("spoof"))
     with client(mesh) as one:
@@ -408,7 +449,7 @@ def test_a_function_that_stops_reading_is_told_of(mesh_up: Up) -> None:
 
 def test_a_command_that_is_killed_leaves_nothing_to_the_next(mesh_up: Up) -> None:
     """Its memory goes with it, packets in it too; meanwhile the function's own stack answers."""
-    mesh = mesh_up(*tool("idle"), frames=8192)
+    mesh = mesh_up(*tool("idle"), frames=4096, queues=2)
     wait_until(said, what="it has a port", seconds=20)
     with client(mesh) as one:
         for _ in range(100):
@@ -488,9 +529,10 @@ def test_a_kernel_without_it_is_told_before_anything_changes(tmp_path: Path) -> 
     file = tmp_path / "mesh.toml"
     words = [str(TOOL), "idle"]
     file.write_text(MESH.format(command=[sys.executable, *words], volumes=[], frames=64, queues=1))
-    for command in ("plan", "up"):
+    attach = "attach", "far", "--pid", str(os.getpid()), "--datapath", "af_xdp", "--mesh", "port"
+    for command in (("plan", str(file)), ("up", str(file)), attach):
         done = subprocess.run(
-            [*COMMAND, command, str(file)], preexec_fn=without_af_xdp, capture_output=True,
+            [*COMMAND, *command], preexec_fn=without_af_xdp, capture_output=True,
             text=True, check=False,
         )  # fmt: skip
         assert done.returncode == 5
