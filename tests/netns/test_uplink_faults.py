@@ -5,22 +5,23 @@ client ═══ up0, up1 ── a, b: service web, published at port 80 of eith
 """
 
 import subprocess
+import threading
 from collections.abc import Iterator
 from dataclasses import replace
-from ipaddress import ip_address
+from ipaddress import ip_address, ip_network
 
 import pytest
 
 from ebpfmesh import apply
 from ebpfmesh._abi import Direction, Reason
 from ebpfmesh.errors import ForeignProgram, NotFound, UsageError
-from ebpfmesh.kernel import bpf, interface, links
+from ebpfmesh.kernel import bpf, interface, links, netns
 from ebpfmesh.model import Mesh, Service
 from ebpfmesh.observe import health, uplinks
 from ebpfmesh.observe.view import opened
 from support.beyond import Beyond, beyond
-from support.sockets import accepted, carries, connect, connection, listener
-from support.topology import background, collected, drops, mesh_of, poll, running
+from support.sockets import accepted, carries, connect, connection, listener, moved_whole
+from support.topology import background, collected, drops, mesh_of, needs, poll, running
 
 MESH = """
 [mesh]
@@ -104,12 +105,64 @@ def test_flows_outlive_a_flap(mesh: Mesh, outside: Beyond) -> None:
         assert here.recv(4) == b"here"
 
 
-@pytest.mark.parametrize("how", ["deleted", "renamed"])
+def queues(interface: str, count: int, namespace: str = "") -> None:
+    """Have an interface of a veth so many queues each way."""
+    where = ["ip", "netns", "exec", namespace] if namespace else []
+    words = ["ethtool", "-L", interface, "rx", str(count), "tx", str(count)]
+    subprocess.run([*where, *words], check=True, capture_output=True)
+
+
+@pytest.mark.parametrize("denies", [False, True], ids=["tc", "behind XDP"])
+def test_flows_outlive_another_number_of_queues(mesh: Mesh, outside: Beyond, denies: bool) -> None:
+    """At either end of the cable, while bytes are on their way, which XDP meets or does not."""
+    needs("ethtool")
+    client, answers = outside.client.name, list[bool]()
+    if denies:
+        apply.deny(mesh.name, [ip_network(outside.far_prefixes[0])])
+    with (
+        listener(mesh, "a", mesh.function("a").address4, 8080) as server,
+        connect(mesh, outside.client, outside.host[0], 80) as here,
+        accepted(server) as there,
+    ):
+        # XDP wants as many queues to receive by as the other end has to send by.
+        for steps in (("up0", 2), ("eth0", 2)), (("eth0", 1), ("up0", 1)):
+            mover = threading.Thread(
+                target=lambda: answers.append(moved_whole(here, there, 16 << 20))
+            )
+            mover.start()
+            for name, count in steps:
+                queues(name, count, client if name == "eth0" else "")
+            mover.join()
+            assert moved_whole(there, here, 4 << 20)
+            assert state(mesh) == {"u0": "up"}
+    assert answers == [True, True]
+    assert serves(mesh, outside)
+    assert not [line for line in found(mesh) if "XDP" not in line]
+
+
+def test_another_mtu_costs_no_flow(mesh: Mesh, outside: Beyond) -> None:
+    with (
+        listener(mesh, "a", mesh.function("a").address4, 8080) as server,
+        connect(mesh, outside.client, outside.host[0], 80) as here,
+        accepted(server) as there,
+    ):
+        for mtu in ("9000", "1500", "1300", "1500"):
+            link("set", "up0", "mtu", mtu)
+            assert moved_whole(there, here, 1 << 20)
+            assert state(mesh) == {"u0": "up"}
+    assert serves(mesh, outside)
+
+
+@pytest.mark.parametrize("how", ["deleted", "renamed", "moved"])
 def test_an_interface_that_goes_is_told_and_collected(
     mesh: Mesh, outside: Beyond, how: str
 ) -> None:
-    words = ("del", "up0") if how == "deleted" else ("set", "up0", "name", "other0")
-    link(*words)
+    words = {
+        "deleted": ("del", "up0"),
+        "renamed": ("set", "up0", "name", "other0"),
+        "moved": ("set", "up0", "netns", outside.client.name),
+    }
+    link(*words[how])
     assert poll(lambda: state(mesh) == {"u0": "interface gone"})
     assert found(mesh) == ["uplink u0: interface gone"]
     with pytest.raises(NotFound, match="there is no interface up0"):
@@ -117,6 +170,13 @@ def test_an_interface_that_goes_is_told_and_collected(
     assert collected(mesh.name) == ["uplink u0 of mesh faults"]
     left = apply.snapshot(mesh.name)[0]
     assert (left.uplinks, left.service("web").publish) == ((), ())
+    if how == "moved":  # it is somebody else's now, and has nothing of ours
+        with netns.entered(outside.client):
+            index = interface.find("up0")
+            assert index is not None
+            assert interface.exists(index)
+            with netns.rtnetlink() as ip:
+                assert not list(links.programs(ip, index))
     if how == "renamed":
         index = interface.find("other0")
         with opened(mesh.name) as view:
