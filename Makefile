@@ -14,7 +14,7 @@ SCENARIOS ?= stream rr crr pps services rules functions update load observation 
 SPDX_IN = $(wildcard bpf ebpfmesh tests scripts vagrant)
 
 ##@ Use
-.PHONY: help setup demo bench-quick bench
+.PHONY: help setup demo bench-quick bench bench-uplink
 help: ## show this list
 	@awk 'BEGIN { FS = ":.*## " } /^##@ / { print "\n" substr($$0, 5) } \
 		/^[a-z0-9-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -30,6 +30,10 @@ bench-quick: setup-test ## measure the mesh beside the iptables path (root)
 
 bench: setup-test ## measure everything there is a scenario for; takes long (root)
 	$(BIN)/ebpfmesh bench run $(SCENARIOS)
+
+bench-uplink: ## measure what an uplink brings, beside DPDK, which it installs: 160 MB (root)
+	@scripts/setup.sh dpdk
+	$(BIN)/ebpfmesh bench run uplink
 
 ##@ Test
 .PHONY: test lint types unit prog netns e2e equivalence kernels test-equivalence test-kernels

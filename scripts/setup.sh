@@ -8,6 +8,7 @@
 #
 # Usage: setup.sh run       what `ebpfmesh demo` and a mesh need
 #        setup.sh test      besides, what the tests and benchmarks need
+#        setup.sh dpdk      besides, what `make bench-uplink` compares with: 215 packages, 160 MB
 #        setup.sh lint      besides, what reads the code and does not run it
 #        setup.sh emulator  what vagrant/vm.sh needs, and no more
 # Exit:  0 ready, 1 an installer failed, 2 usage, 4 not root, 5 not Debian
@@ -22,6 +23,10 @@ test_packages=(
 	bpftool busybox-static containerd containernetworking-plugins curl dnsmasq-base gcc kmod libc6-dev make
 	openssh-client openssh-server openvswitch-switch podman postgresql procps
 	qemu-system-x86 redis-server runc tcpdump traceroute tshark
+)
+# testpmd is in dpdk-dev, which needs all of DPDK.
+dpdk_packages=(
+	dpdk-dev librte-net-af-packet23 librte-net-af-xdp23
 )
 lint_packages=(
 	clang-format shellcheck vagrant-libvirt
@@ -123,9 +128,10 @@ cd "$(dirname "$0")/.."
 case "${1-}" in
 run) packages=("${run_packages[@]}") extra=run ;;
 test) packages=("${run_packages[@]}" "${test_packages[@]}") extra=dev ;;
+dpdk) packages=("${run_packages[@]}" "${test_packages[@]}" "${dpdk_packages[@]}") extra=dev ;;
 lint) packages=("${run_packages[@]}" "${test_packages[@]}" "${lint_packages[@]}") extra=dev ;;
 emulator) packages=("${emulator_packages[@]}") extra= ;;
-*) fail 2 "unknown set of packages: '${1-}'" "scripts/setup.sh run|test|lint|emulator" ;;
+*) fail 2 "unknown set of packages: '${1-}'" "scripts/setup.sh run|test|dpdk|lint|emulator" ;;
 esac
 if grep -qs '^ID=ubuntu' /etc/os-release; then
 	# Ubuntu ships bpftool with its kernels.

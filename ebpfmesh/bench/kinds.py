@@ -2,7 +2,7 @@
 """What can be measured, and along what it can be varied: names, units, and which way is better."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from ebpfmesh.bench.workload import MAX_FUNCTIONS, MAX_RULES, MAX_SERVICES, MIN_FUNCTIONS
@@ -12,7 +12,12 @@ NEW_FLOWS = 1_000_000
 """So many that a table of ``workload.LIMITS`` has forgotten a flow when it comes again."""
 BY_CPU = "-cpu"
 """End of a kind's name that tells another once more, by CPU time."""
-Source = Literal["frames", "verdicts", "sockets", "connections", "changes", "swaps", ""]
+NET = "-net"
+"""The same, of CPU time without the generator's part."""
+Source = Literal[
+    "frames", "verdicts", "sockets", "connections", "changes", "swaps",
+    "wire", "consumers", "floods", "itself", "",
+]  # fmt: skip
 """What a path must carry (``paths.DataPath.carries``); empty for what comes along with another."""
 
 
@@ -69,8 +74,38 @@ _FRAMES = {
     "pps-events": _pps(", `events` on", listener="events"),
     "pps-capture": _pps(", `capture` on", listener="capture"),
 }
+_WIRE = {
+    "wire": Kind("packets per second from a wire", "Mpps", True, "wire", "wire"),
+    "taken": Kind(
+        "packets per second from a wire that a program takes", "Mpps", True, "taken", "consumers"
+    ),
+    "flood": Kind(
+        "packets per second beside ten times as many denied", "Mpps", True, "flood", "floods"
+    ),
+}
+_ITSELF = {"itself": Kind("packets per second of testpmd alone", "Mpps", True, "itself", "itself")}
+
+
+def _of_wire(kinds: Mapping[str, Kind]) -> Iterator[tuple[str, Kind]]:
+    """Each by CPU time as well, and without what making the frames takes."""
+    for name, kind in _by_cpu(kinds):
+        yield name, kind
+        if name.endswith(BY_CPU):
+            title = f"{kind.title}, without the generator"
+            yield name.removesuffix(BY_CPU) + NET, replace(kind, title=title)
+
+
+def _idle(what: str) -> Kind:
+    title = f"CPU used while nothing {what}"
+    return Kind(title, "% of a core", False, compared=False)
+
+
 KINDS = {
     **dict(_by_cpu(_FRAMES)),
+    **dict(_of_wire(_WIRE)),
+    "wire-idle": _idle("comes"),
+    "taken-idle": _idle("comes to a program"),
+    **dict(_by_cpu(_ITSELF)),
     "stream": Kind("TCP bulk", "Gb/s", True, "stream", "sockets"),
     "stream-two-cores": Kind(
         "TCP bulk, two cores", "Gb/s", True, "stream", "sockets", {"two_cores": True}

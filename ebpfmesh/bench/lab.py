@@ -14,7 +14,7 @@ from pathlib import Path
 
 from ebpfmesh.bench import tools, workload
 from ebpfmesh.bench.kinds import AXES, KINDS
-from ebpfmesh.bench.measure import attach, changes, load, refused, traffic
+from ebpfmesh.bench.measure import attach, changes, load, refused, traffic, wire
 from ebpfmesh.bench.measure.connect import Connector
 from ebpfmesh.bench.measure.pps import PacketRate, measure_pps
 from ebpfmesh.bench.measure.update import Updates
@@ -26,6 +26,8 @@ from ebpfmesh.errors import CommandFailed, Unsupported
 
 CLIENT_SECONDS = 0.1
 OFFLOAD_SECONDS = 5.0
+ENDS_IN_FUNCTIONS = ("frames", "sockets", "connections", "wire", "consumers", "floods")
+"""What a path must have seen the packets of."""
 
 
 class Lab:
@@ -59,6 +61,10 @@ class Lab:
             "attach": attach.measure,
             "load": load.measure,
             "change": changes.measure,
+            "wire": partial(wire.measure, self._rate),
+            "taken": partial(wire.taken, self._rate),
+            "flood": partial(wire.flood, self._rate),
+            "itself": wire.itself,
             "update": Updates(mesh, self._rate, stack).measure,
         }
         self.paths: dict[tuple[str, Scale], DataPath] = {}
@@ -86,7 +92,7 @@ class Lab:
         before = path.packets()
         sample = self._takers[kind.take](path, seconds, **settings)
         passed = path.packets() - before
-        if kind.source in ("frames", "sockets", "connections") and passed < sample.packets:
+        if kind.source in ENDS_IN_FUNCTIONS and passed < sample.packets:
             what = f"{path.name} carried {passed} packets of at least {sample.packets}"
             raise CommandFailed(what, hint=sample.raw[-traffic.TAIL :])
         return sample
@@ -97,7 +103,11 @@ class Lab:
 
     def connections(self) -> dict[str, dict[str, str]]:
         """Try a connection from the client and from the blocked one, over paths with a policy."""
-        first = {path.name: path for path in reversed(self.paths.values()) if path.has_services}
+        first = {
+            path.name: path
+            for path in reversed(self.paths.values())
+            if path.has_services and path.clients_inside
+        }
         return {
             name: {
                 client: traffic.try_connection(path, client)
@@ -111,6 +121,9 @@ class Lab:
         found = {"cores": f"{tools.cores()}: one core, {tools.core(max)}, unless two are named"}
         if (path := self._first("frames")) is not None:
             limit = f"{self._rate.limit(path)} ns for a frame that is thrown away at once"
+            found["generator"] = limit
+        elif (path := self._first("wire")) is not None:
+            limit = f"{wire.limit(self._rate, path)} ns for a frame that is thrown away at once"
             found["generator"] = limit
         if (path := self._first("connections")) is not None:
             connections = self._connector.measure(path, CLIENT_SECONDS)

@@ -54,6 +54,11 @@ class Host:
         with netns.entered(self.netns):
             return [socket.if_indextoname(member.ifindex) for member in self.members.values()]
 
+    def interface(self, member: Member) -> str:
+        """The name of one of them."""
+        with netns.entered(self.netns):
+            return socket.if_indextoname(member.ifindex)
+
 
 def make_namespace(name: str, stack: ExitStack) -> Path:
     """Make a named network namespace that is removed with ``stack``."""

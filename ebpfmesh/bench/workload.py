@@ -25,8 +25,11 @@ SERVICES = {"pps": "samples", "rr": "control", "crr": "api", "stream": "bulk", "
 TARGETS = 20
 """Neighbouring ports that take packets per second; see ``load``."""
 
+FILLER = "filler-"
 FILLER_ADDRESS = IPv4Address("198.19.0.0")
 FILLER_PORT = 20000
+FLOOD_ADDRESS = IPv4Address("198.19.221.9")
+"""Whom nobody wants to hear: of nothing that is measured."""
 IDLE_ADDRESS = IPv4Address("198.18.64.0")
 MAX_SERVICES = MAX_RULES = 10000
 MIN_FUNCTIONS, MAX_FUNCTIONS = 4, 1000
@@ -132,7 +135,7 @@ def fill(mesh: Mesh, scale: Scale) -> Mesh:
     client = Identity.parse(f"function:{CLIENT}")
     services = tuple(
         Service(
-            name=f"filler-{number}",
+            name=f"{FILLER}{number}",
             address4=FILLER_ADDRESS + number,
             port=80,
             target_port=FILLER_PORT + number,

@@ -40,7 +40,10 @@ from support.sockets import ready
 CHECKOUT = Path(__file__).parents[2]
 OTHER = beside(CHECKOUT)
 """This very build once more, as another one is measured."""
-ALL = {**PATHS, OTHER.name: OTHER}
+OF_A_WIRE = {"wire", "consumers", "floods", "itself"}
+FROM_FUNCTIONS = {n: p for n, p in PATHS.items() if not p.carries <= OF_A_WIRE}
+"""What is from outside alone is in test_bench_wire.py."""
+ALL = {**FROM_FUNCTIONS, OTHER.name: OTHER}
 SCALE = Scale(services=3, rules=2)
 MAY_BE_MISSING = {"ovs-kernel": "this kernel has no openvswitch module"}
 DATAGRAMS = 20

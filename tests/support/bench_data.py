@@ -17,7 +17,7 @@ from math import log10
 from pathlib import Path
 from typing import Any
 
-from ebpfmesh.bench.kinds import AXES, BY_CPU, KINDS
+from ebpfmesh.bench.kinds import AXES, BY_CPU, KINDS, NET
 from ebpfmesh.bench.results import Measurement, Results
 from ebpfmesh.bench.scenario import DIRECTORY as SCENARIOS
 
@@ -31,7 +31,9 @@ SPEED = {
 """How fast paths are, beside the mesh."""
 WITH_SERVICES = (
     "mesh", "mesh-unmetered", "mesh-counted", "nftables", "iptables", "iptables-legacy",
-    "iptables-each-packet", "iptables-append", "mesh-swapped", "mesh-reattached",
+    "iptables-each-packet", "iptables-append", "mesh-swapped", "mesh-reattached", "iptables-raw",
+    "iptables-recvmmsg", "recvmmsg", "tpacket-v3", "mesh-uplink", "mesh-deny",
+    "mesh-af-xdp", "mesh-af-xdp-python",
 )  # fmt: skip
 LISTS = {"iptables": 0.02, "iptables-legacy": 0.01, "iptables-each-packet": 0.03}
 """What an entry of a list costs, as a part of the time for a packet."""
@@ -53,6 +55,8 @@ COSTS = {
 MORE = {
     "rr": ("rr-p99", "rr-p999"),
     "load": ("load-idle", "load-received", "load-machine"),
+    "wire": ("wire-idle",),
+    "taken": ("taken-idle",),
     "update": ("update-lost", "update-reordered", "update-gap", "update-gap-without"),
 }
 """What comes along with a kind, by how that begins."""
@@ -73,7 +77,7 @@ def names() -> list[str]:
 
 def value(kind: str, path: str, axis: str, at: int) -> float:
     """An invented figure."""
-    kind = kind.removesuffix(BY_CPU)
+    kind = kind.removesuffix(BY_CPU).removesuffix(NET)
     if kind.startswith("load"):
         cpu = (0.02 + 35 * at / 1e9) / SPEED[path]
         idle = 1.2 if path == "ovs" else 0.01
@@ -103,6 +107,7 @@ def steps(scenario: Mapping[str, Any]) -> Iterator[tuple[str, str, str, int]]:
                 means = path in WITH_SERVICES or not AXES[axis].needs_services
                 for at in part.get(axis) or (1,) if means else (0,):
                     by_cpu = [kind + BY_CPU] if kind + BY_CPU in KINDS else []
+                    by_cpu += [kind + NET] if kind + NET in KINDS else []
                     for each in (kind, *by_cpu, *MORE.get(kind.partition("-")[0], ())):
                         yield each, path, axis, at
 

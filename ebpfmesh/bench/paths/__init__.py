@@ -11,17 +11,27 @@ from pathlib import Path
 
 from ebpfmesh.bench.paths.bare import Bridge, Loopback, RedirectPeer, Routed, XdpRedirect
 from ebpfmesh.bench.paths.base import Change, DataPath, Source
+from ebpfmesh.bench.paths.consumers import (
+    IptablesRecvmmsg,
+    MeshAfXdp,
+    MeshAfXdpPython,
+    Recvmmsg,
+    TpacketV3,
+)
+from ebpfmesh.bench.paths.dpdk import DpdkAfPacket, DpdkAfXdp, DpdkNull
 from ebpfmesh.bench.paths.iptables import (
     Iptables,
     IptablesAppend,
     IptablesEachPacket,
     IptablesLegacy,
+    IptablesRaw,
 )
 from ebpfmesh.bench.paths.nftables import Nftables
 from ebpfmesh.bench.paths.other_build import beside
 from ebpfmesh.bench.paths.ovs import Ovs, OvsKernel
 from ebpfmesh.bench.paths.swaps import MeshReattached, MeshSwapped
 from ebpfmesh.bench.paths.this_build import MeshCounted, MeshPath, MeshUnmetered
+from ebpfmesh.bench.paths.uplink import Devmap, MeshDeny, MeshUplink
 
 PATHS: dict[str, type[DataPath]] = {
     path.name: path
@@ -43,6 +53,18 @@ PATHS: dict[str, type[DataPath]] = {
         MeshCounted,
         MeshSwapped,
         MeshReattached,
+        DpdkNull,
+        DpdkAfPacket,
+        DpdkAfXdp,
+        Devmap,
+        IptablesRaw,
+        MeshUplink,
+        MeshDeny,
+        IptablesRecvmmsg,
+        Recvmmsg,
+        TpacketV3,
+        MeshAfXdp,
+        MeshAfXdpPython,
     )
 }
 """By name, from what does least to what does most."""

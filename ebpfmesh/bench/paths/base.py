@@ -3,6 +3,7 @@
 
 import functools
 import shutil
+import socket
 import subprocess
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
@@ -18,7 +19,10 @@ from ebpfmesh.errors import CommandFailed, Unsupported
 from ebpfmesh.kernel import netns
 from ebpfmesh.model import Mesh, Policy, Service
 
-Source = Literal["sockets", "frames", "verdicts", "connections", "changes", "swaps"]
+Source = Literal[
+    "sockets", "frames", "verdicts", "connections", "changes", "swaps",
+    "wire", "consumers", "floods", "itself",
+]  # fmt: skip
 PROBE_SECONDS = 30
 
 
@@ -44,11 +48,18 @@ class DataPath(ABC):
     generator makes; ``connections`` of the client in the kernel, which needs checksums to stay
     unfinished all the way, as a stack leaves them; ``changes``: a service or a rule can be added;
     ``swaps``: a program can be exchanged;
-    ``verdicts``: it counts what it refuses, by reason.
+    ``verdicts``: it counts what it refuses, by reason; ``wire``: frames that come in by the host's
+    side of the client's veth as from a wire; ``consumers``: the same, and a program takes them;
+    ``floods``: others that it drops where they come in; ``itself``: what it makes by itself.
     """
+    clients_inside: ClassVar[bool] = True
+    """Whether functions are its clients, and not somebody outside."""
     entry: ClassVar[Literal["stack", "redirect"]] = "stack"
     """How generated frames enter: as received by the client's host-side veth, or by XDP redirect
     into the veth ``redirect_ifindex``."""
+
+    wire_ends: ClassVar[Literal["tc", "xdp"]] = "tc"
+    """Where frames of a wire are taken from a function that has no program."""
 
     host: Host
 
@@ -85,6 +96,12 @@ class DataPath(ABC):
     def processes(self) -> tuple[int, ...]:
         """Ids of the processes that work for the path, besides the kernel."""
         return ()
+
+    @property
+    def wire(self) -> tuple[Path, str]:
+        """The interface that frames of a wire come in by, of the host: its namespace and name."""
+        with netns.entered(self.host.netns):
+            return self.host.netns, socket.if_indextoname(self.client.ifindex)
 
     def add_service(self, service: Service) -> Change:
         """What adds a service to those there are; nothing has happened yet."""

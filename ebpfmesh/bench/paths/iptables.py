@@ -12,13 +12,16 @@ from ebpfmesh.bench.topology import build_host
 from ebpfmesh.kernel import netns
 from ebpfmesh.model import Policy, Service
 
+DENIED = "DENIED"
+"""The reason for which a source is dropped."""
+
 
 class Iptables(DataPath):
     """kube-proxy's chains through iptables-nft; see ``iptables_rules`` for the choices."""
 
     name = "iptables"
     has_services = True
-    carries = frozenset({"sockets", "frames", "connections", "changes"})
+    carries = frozenset({"sockets", "frames", "connections", "changes", "wire"})
     command: ClassVar[str] = "iptables-nft-restore"
     established_first: ClassVar[bool] = True
     append: ClassVar[bool] = False
@@ -85,3 +88,28 @@ class IptablesLegacy(Iptables):
 
     name = "iptables-legacy"
     command = "iptables-legacy-restore"
+
+
+class IptablesRaw(Iptables):
+    """The same rules, and a source that is dropped before all else: where denying costs least."""
+
+    name = "iptables-raw"
+    carries = frozenset({"floods"})
+
+    def build(self, stack: ExitStack) -> None:
+        """See DataPath."""
+        super().build(stack)
+        drop = f"*raw\n-A PREROUTING -s {workload.FLOOD_ADDRESS}/32 -j DROP\nCOMMIT\n"
+        with netns.entered(self.host.netns):
+            run([self.command, "--noflush"], drop)
+
+    def dropped(self, reason: str) -> int:
+        """See DataPath; in the table raw."""
+        with netns.entered(self.host.netns):
+            listed = run(["iptables-nft", "-t", "raw", "-nvxL", "PREROUTING"])
+        rows = [line.split() for line in listed.splitlines()]
+        return sum(int(row[0]) for row in rows if reason == DENIED and "DROP" in row)
+
+    def describe(self) -> str:
+        """See DataPath."""
+        return "the same rules as iptables; one source is dropped in the table raw"

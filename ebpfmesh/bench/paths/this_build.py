@@ -21,6 +21,7 @@ from ebpfmesh.kernel.maps import Maps
 from ebpfmesh.kernel.pins import Pins
 from ebpfmesh.kernel.programs import Program
 from ebpfmesh.model import Mesh, Policy, Service
+from ebpfmesh.observe import counters
 
 
 class MeshPath(DataPath):
@@ -45,7 +46,10 @@ class MeshPath(DataPath):
     def build(self, stack: ExitStack) -> None:
         """See DataPath."""
         host = make_namespace(self.label, stack)
+        with netns.entered(host):  # or the gc of others, who see no such name, finds nobody there
+            stack.enter_context(netns.OWN.open("rb"))
         stack.callback(self._down, host)
+        self._prepare(host, stack)
         with netns.entered(host):
             apply.up(self.filled())
         with netns.entered(host), netns.rtnetlink() as ip:
@@ -63,6 +67,9 @@ class MeshPath(DataPath):
             }
         self.host = Host(host, members)
 
+    def _prepare(self, host: Path, stack: ExitStack) -> None:
+        """Make in the host's namespace what has to be there before the mesh."""
+
     def _down(self, host: Path) -> None:
         with netns.entered(host):
             apply.down(self.mesh.name)
@@ -78,8 +85,8 @@ class MeshPath(DataPath):
 
     def dropped(self, reason: str) -> int:
         """See DataPath."""
-        drops = Maps(Pins(self.mesh.name))["mesh_drops"]
-        return sum(drop.packets for key, drop in drops.items() if key.reason == Reason[reason])
+        found = counters.counted(Maps(Pins(self.mesh.name)))
+        return sum(drop.packets for key, drop in found if key.reason == Reason[reason])
 
     def add_service(self, service: Service) -> Change:
         """See DataPath."""

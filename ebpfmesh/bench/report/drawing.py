@@ -49,6 +49,18 @@ LOOKS = {
     "redirect_peer": Look("#2f8fd0", ">", (0, (3, 2))),
     "xdp_redirect": Look("#5a6fd0", "d", (0, (3, 1.5, 1, 1.5))),
     "loopback": Look("#7c858c", "*", (0, (1, 2))),
+    "mesh-uplink": Look("#238e8e", "3", (0, (5, 2, 2, 2.5))),
+    "mesh-deny": Look("#238e3e", "4", (0, (6, 2, 3, 1.5))),
+    "mesh-af-xdp": Look("#318e23", "$c$", (0, (7, 2, 1, 2.5))),
+    "mesh-af-xdp-python": Look("#598e23", "$p$", (0, (8, 2, 2, 1.5))),
+    "devmap": Look("#4769d1", "$d$", (0, (9, 2, 3, 2.5))),
+    "iptables-raw": Look("#cd3737", "$r$", (0, (10, 2, 1, 1.5))),
+    "iptables-recvmmsg": Look("#ab5b2a", "$m$", (0, (11, 2, 2, 2.5))),
+    "recvmmsg": Look("#8e7423", "$u$", (0, (12, 2, 3, 1.5))),
+    "tpacket-v3": Look("#818e23", "$t$", (0, (13, 2, 1, 2.5))),
+    "dpdk-af-packet": Look("#914fd3", "$P$", (0, (14, 2, 2, 1.5))),
+    "dpdk-af-xdp": Look("#b531c7", "$X$", (0, (15, 2, 3, 2.5))),
+    "dpdk-null": Look("#6e5fd7", "$0$", (0, (16, 2, 1, 1.5))),
 }
 OTHER = Look("#7c858c", ".", (0, (2, 2)))
 STYLE: dict[Any, Any] = {

@@ -16,6 +16,25 @@ TAKES = {
         "arrived. They are 64 bytes long and one flow, unless said otherwise, and one-way, so that "
         "connection tracking never calls the flow established, unless it is said to be answered."
     ),
+    "wire": (
+        "From a wire: frames of 64 bytes are made in the kernel and sent out of the other end of "
+        "the veth that plays the uplink, so that XDP there, or NAPI with GRO where there is no "
+        "XDP, meets them; they are counted and dropped in the function. A CPU second is one of all "
+        "that works for them, the generator included. testpmd has a core of its own, which always "
+        "polls: it gets more than it can forward, and of it only that core counts."
+    ),
+    "taken": (
+        "Taken by a program: the same, in bursts of 1 024, each taken whole by a program on the "
+        "same core before the next; it looks at each packet."
+    ),
+    "flood": (
+        "Beside a flood: for each frame of a flow come ten of a source that is denied, by the "
+        "mesh's deny list or in the table raw of iptables, as fast as the core takes them."
+    ),
+    "itself": (
+        "testpmd alone: two devices of its own that make packets up and throw them away, by the "
+        "CPU time of the core that forwards."
+    ),
     "refused": (
         "Packets refused: frames made in the same way, which the mesh drops and counts under the "
         "reason that was meant, each of them, or the measurement does not count."

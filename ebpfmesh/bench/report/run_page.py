@@ -21,13 +21,13 @@ from ebpfmesh.bench.report import method, plots, sections, summary
 from ebpfmesh.bench.report.pictures import FIGURE_COLUMNS, Data, Picture, figure_row, pictures
 from ebpfmesh.bench.report.sections import Section
 from ebpfmesh.bench.results import Results
-from ebpfmesh.bench.stats import analyse
+from ebpfmesh.bench.stats import analyse, beside
 from ebpfmesh.bench.stats.analyse import SUBJECT, Cost, Ratio
 from ebpfmesh.bench.words import count
 
 SECTIONS: tuple[Callable[[Results], Section], ...] = (
-    sections.ratios, sections.inner_ratios, sections.stages, sections.fits, sections.costs,
-    sections.policy,
+    sections.uplink, sections.published, sections.ratios, sections.inner_ratios, sections.stages,
+    sections.fits, sections.costs, sections.policy,
 )  # fmt: skip
 """The tables of a report, in its order; one without rows is left out."""
 RATIO_COLUMNS = (
@@ -76,6 +76,7 @@ def data(results: Results) -> dict[str, object]:
         "figures": [asdict(figure) for figure in analyse.figures(results)],
         "ratios": [_ratio_data(ratio) for ratio in analyse.ratios(results)],
         "inner_ratios": [_ratio_data(ratio) for ratio in analyse.inner_ratios(results)],
+        "uplink": [{"what": what, **_ratio_data(ratio)} for what, ratio in beside.rows(results)],
         "costs": [_cost_data(cost) for cost in analyse.costs(results)],
         "failures": [asdict(failure) for failure in analyse.failures(results)],
         "missing": dict(results.missing),

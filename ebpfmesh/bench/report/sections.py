@@ -16,7 +16,7 @@ from rich.text import Text
 from ebpfmesh.bench.kinds import AXES, BY_CPU, KINDS, MANY_FLOWS
 from ebpfmesh.bench.report.pictures import places
 from ebpfmesh.bench.results import Results
-from ebpfmesh.bench.stats import analyse, fit
+from ebpfmesh.bench.stats import analyse, beside, fit
 from ebpfmesh.bench.stats.analyse import COSTS, Figure, Ratio
 from ebpfmesh.bench.stats.intervals import of_median
 from ebpfmesh.bench.words import between, capital, compact, count, number, percent, place, short
@@ -40,6 +40,27 @@ MOST_COLUMNS = 9
 """Of a table on a terminal."""
 WIDE = 6
 """Places that a table on a terminal of 100 columns has room for."""
+
+
+XDP_PAPER = (
+    "Høiland-Jørgensen and others: The eXpress Data Path, CoNEXT 2018, doi "
+    "10.1145/3281411.3281443; one core of a Xeon E5-1650 v4, ConnectX-5 Ex, 64-byte packets"
+)
+XDP_BRIEF = "CoNEXT 2018, ConnectX-5, one core"
+PUBLISHED = (
+    ("packets dropped by DPDK", 43.5, XDP_PAPER, XDP_BRIEF),
+    ("packets dropped by XDP", 24.0, XDP_PAPER, XDP_BRIEF),
+    ("balanced by XDP (Katran)", 5.2, XDP_PAPER, XDP_BRIEF),
+    ("balanced by the kernel (IPVS)", 1.2, XDP_PAPER, XDP_BRIEF),
+)
+"""As read in the sources of the paper, github.com/tohojo/xdp-paper."""
+NO_NIC = (
+    "What this machine cannot say: what DPDK does with a NIC and a driver that polls it, which it "
+    "is made for. A veth gives it drivers that copy each packet, and testpmd with no network at "
+    "all (dpdk-null) is a bound that no NIC reaches. So the ratios above are of veths, as "
+    "containers have them. With a NIC others found these; they are of another machine and not to "
+    "be divided by the figures here. DPDK's own reports: core.dpdk.org/perf-reports."
+)
 
 
 @dataclass(frozen=True)
@@ -169,6 +190,31 @@ def _goal(ratio: Ratio) -> Cell:
         return Cell("")
     text, verdict = f"{ratio.goal} {ratio.verdict}", ratio.verdict
     return Cell(text, None, TONES[verdict], f"{ratio.goal} {SIGNS[verdict]}")
+
+
+def uplink(results: Results) -> Section:
+    """What comes in by an uplink, beside other ways of it."""
+    rows = tuple(
+        (
+            Cell(what), Cell(number(r.ratio), r.ratio),
+            replace(interval(r), tone="unclear" if r.is_noisy else ""), _goal(r),
+        )
+        for what, r in beside.rows(results)
+    )  # fmt: skip
+    columns = ("what", ">ratio", ">interval", "goal")
+    note = (
+        "Medians of the ratios within rounds, of packets per CPU second. What makes the frames is "
+        "in them, but for those of programs and of the flood. Of testpmd only the core counts that "
+        "forwards, neither the generator's nor the softirq that hands it the frames."
+    )
+    return Section("From an uplink, beside other ways", columns, rows, note)
+
+
+def published(results: Results) -> Section:
+    """What others found for DPDK and XDP with a NIC, where DPDK was measured here without one."""
+    known = PUBLISHED if any(path.startswith("dpdk") for path in results.paths) else ()
+    rows = tuple((what, mpps, Cell(where, brief=brief)) for what, mpps, where, brief in known)
+    return Section("Beside DPDK: with a NIC", ("what", ">Mpps", "where"), rows, NO_NIC)
 
 
 def costs(results: Results) -> Section:

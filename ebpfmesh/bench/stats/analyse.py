@@ -287,7 +287,9 @@ def round_ratios(results: Results) -> dict[Where, list[float]]:
     """The mesh divided by another path in each round; the path of a place is that other one."""
     found = values(results)
     made = {
-        (kind, base, axis, at): _divided(above, _beside(results, found, (kind, base, axis, at)))
+        (kind, base, axis, at): round_by_round(
+            above, _beside(results, found, (kind, base, axis, at))
+        )
         for (kind, path, axis, at), above in found.items()
         if path == SUBJECT and _is_compared(kind)
         for base in results.paths
@@ -338,13 +340,13 @@ def inner_ratios(results: Results) -> tuple[Ratio, ...]:
             continue
         least = min(where[3] for where in found if where[:3] == (kind, path, axis))
         if at == max(where[3] for where in found if where[:3] == (kind, path, axis)) > least:
-            divided = _divided(above, found[kind, path, axis, least])
+            divided = round_by_round(above, found[kind, path, axis, least])
             goal = SAME[KINDS[kind].more_is_better]
             made.append(_ratio((kind, place(axis, least), axis, at), divided, goal))
     for kind, (other, name, goal_) in INSTEAD.items():
         for where, above in found.items():
             if where[:2] == (kind, SUBJECT) and (below := found.get((other, *where[1:]))):
-                made.append(_ratio((kind, name, *where[2:]), _divided(above, below), goal_))
+                made.append(_ratio((kind, name, *where[2:]), round_by_round(above, below), goal_))
     return tuple(made)
 
 
@@ -352,8 +354,8 @@ def _is_compared(kind: str) -> bool:
     return kind in KINDS and KINDS[kind].compared
 
 
-def _divided(above: dict[int, float], below: dict[int, float]) -> list[float]:
-    """One by the other, in each round that has both; nothing by nothing is the same."""
+def round_by_round(above: dict[int, float], below: dict[int, float]) -> list[float]:
+    """One divided by the other, in each round that has both; nothing by nothing is the same."""
     return [
         above[n] / below[n] if below[n] else math.inf if above[n] else 1.0
         for n in sorted(above.keys() & below.keys())
