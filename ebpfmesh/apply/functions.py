@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from ebpfmesh.apply.chains import Chains
+from ebpfmesh.apply.frames import Frames
 from ebpfmesh.apply.held import Held
 from ebpfmesh.apply.lookup import home_in
 from ebpfmesh.apply.pools import Pools
@@ -44,6 +45,7 @@ class Functions:
         self._mesh = mesh
         self._chains = chains
         self._pools = pools
+        self._frames = Frames(mesh)
         self._asked: dict[str, tuple[float, set[int]]] = {}  # when to end, and which processes
 
     def add(self, function: Function, *, adopt: str = "", force: bool = False) -> None:
@@ -70,6 +72,8 @@ class Functions:
             self._attach(function, attachment)
             if function.datapath == "af_xdp":
                 self._attach_port(function, plugged)
+            elif function.datapath == "xdp":
+                self._frames.add(function, attachment)
             self._mesh.step(f"function {function.name}: maps")
             self._mesh.control.set_function(number, function, plugged)
             sockets.add_function(self._mesh.control.maps, number, plugged.netns)
@@ -167,6 +171,8 @@ class Functions:
         self._mesh.cgroup(function.name).tighten(row.function, function)
         self.limit_queue(function, row.attachment)
         self._mesh.control.change_function(row.id, function)
+        if (row.function.program, row.function.source) != (function.program, function.source):
+            self._frames.run(function, row.attachment)
         self._chains.leave(row.function)
         self._chains.write(replace(row, function=function))
         self._mesh.record.put_function(function, row.attachment, ready=True)
@@ -230,6 +236,7 @@ class Functions:
                 pin = self._mesh.pins.links / f"{name}-{direction}"
                 links.detach(self._mesh.ip, attachment.ifindex if there else None, direction, pin)
             xsk.detach(self._mesh.pins.ports / name)
+            self._frames.remove(name)
 
     def start(self, function: Function, *, again: int = 0) -> None:
         """Start its command, if it has one; what is left of the run before ends first.

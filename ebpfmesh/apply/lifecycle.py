@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ebpfmesh.apply import batch, builds, programs, target
+from ebpfmesh.apply import batch, builds, frames, programs, target
 from ebpfmesh.apply.commands import starts
 from ebpfmesh.apply.held import OnStep, quiet
 from ebpfmesh.apply.live import Live, changing, opened
@@ -24,7 +24,7 @@ from ebpfmesh.config.edit import (
     with_others,
 )
 from ebpfmesh.errors import MeshError, NotFound, UsageError
-from ebpfmesh.kernel import interface, links, netns, pins, xsk
+from ebpfmesh.kernel import interface, links, netns, pins
 from ebpfmesh.kernel.maps import create_maps
 from ebpfmesh.kernel.pins import Pins
 from ebpfmesh.kernel.programs import CALLS
@@ -190,8 +190,7 @@ def _check_there(mesh: str, operations: Iterable[Operation]) -> None:
         if not isinstance(step, AddFunction | RollFunction):
             continue
         name, command, where = step.object.name, step.object.command, step.object.netns
-        if step.object.datapath == "af_xdp":
-            xsk.check_supported()
+        frames.check(step.object)
         if step.object.sandboxed:
             try:
                 Sandbox(mesh, step.object).check()
@@ -309,8 +308,7 @@ def attach(request: Request, on_step: OnStep = quiet) -> FunctionRow:
             iface=request.iface,
         )
         function = _as_asked(live.record, request, found)
-        if function.datapath == "af_xdp":
-            xsk.check_supported()
+        frames.check(function)
         step = AddFunction(function, adopt=found.iface, force=request.force)
         batch.apply(live, (step,))
         (row,) = functions(live.record, function.name)

@@ -8,6 +8,7 @@ host's, and lose the program alone.
 
 import contextlib
 
+from ebpfmesh.apply.frames import put_back_all
 from ebpfmesh.apply.held import OnStep
 from ebpfmesh.errors import AbiMismatch, MeshError, NotFound, UnreadableRecord
 from ebpfmesh.kernel import cgroup, host, interface, links, netns, pins, rcu, sockets
@@ -15,7 +16,7 @@ from ebpfmesh.kernel.pins import Pins
 from ebpfmesh.runtime import process
 from ebpfmesh.state import remains, writer
 from ebpfmesh.state.place import stop_of
-from ebpfmesh.state.record import Record
+from ebpfmesh.state.record import RUN, Record
 from ebpfmesh.state.remains import Remains
 
 
@@ -48,6 +49,7 @@ def take_down(mesh: str, on_step: OnStep, *, asked: bool = False) -> list[str]:
                 name = interface.set_down(index)
                 told.append(f"interface {name} is set down: nobody asked mesh {mesh} to give it up")
             links.detach_all(ip, index, Pins(mesh).top)
+        put_back_all(ip, RUN / mesh)
         for index in remains.uplinks(mesh):
             links.detach_all(ip, index, Pins(mesh).top)
         _remove_interfaces(found_here)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     cls=Command,
     examples=(
         "ip netns add cache && ebpfmesh attach cache --netns cache --tenant operator",
-        "ebpfmesh attach shop --container shop --ip 198.18.7.7",
+        "ebpfmesh attach shop --container shop --ip 198.18.7.7 --datapath xdp",
         "ebpfmesh attach probe --pid $(pgrep -nx probe) --audit",
     ),
 )
@@ -37,10 +37,10 @@ if TYPE_CHECKING:
 @click.option("--audit", is_flag=True, help="Only count what policy forbids on its way in.")
 @click.option(
     "--datapath",
-    type=click.Choice(["tc", "af_xdp"]),
+    type=click.Choice(["tc", "af_xdp", "xdp"]),
     default="tc",
     show_default=True,
-    help="How it gets its packets: by sockets, or by a port.",
+    help="How it gets its packets: by sockets, a port, or XDP.",
 )
 @click.option("--frames", metavar="N", type=int, help="Room of each queue of a port, in packets.")
 @click.option("--queues", metavar="N", type=int, help="Queues of a port.")
@@ -66,7 +66,7 @@ def attach(
     it at once, IPv4 as that address.
 
     With --datapath af_xdp it has its packets in mapped memory, as far as `ebpfmesh port` hands it
-    that.
+    that; with xdp an XDP program of its own has them at that interface, whole and without offloads.
     """
     from ebpfmesh import apply
 

@@ -65,8 +65,14 @@ from ebpfmesh.model import (
     too_many,
 )
 from ebpfmesh.model.base import MANY, integer
-from ebpfmesh.model.injection import INJECTIONS, SOURCE_CHARACTERS
-from ebpfmesh.model.objects import BYTES, Publish, parse_bytes, power_of_two
+from ebpfmesh.model.injection import INJECTIONS
+from ebpfmesh.model.objects import (
+    BYTES,
+    SOURCE_CHARACTERS,
+    Publish,
+    parse_bytes,
+    power_of_two,
+)
 from ebpfmesh.model.pooled import refusal
 from ebpfmesh.model.uplink import MASQUERADE_PORTS, UPLINK_IN_PLACE, Interface, PortRange
 
@@ -274,6 +280,9 @@ class FunctionTable(FunctionSettings):
                 hint = suggest(name, names) if names else "address is for a function without any"
                 what = f'"addresses" names "{name}", which is not one of its replicas'
                 raise Invalid(what, path=("addresses", name), hint=hint)
+        if self.program is not None and self.source is not None:
+            hint = "name a C file, or write its text under source"
+            raise Invalid('it has both "program" and "source"', path=("program",), hint=hint)
         if self.address and self.addresses:
             hint = "leave one of them out"
             raise Invalid('it has both "address" and "addresses"', path=("addresses",), hint=hint)
@@ -445,7 +454,8 @@ def _build(files: list[dict[str, Any]], documents: Sequence[Document]) -> tuple[
         **_by_family("prefix", file.mesh.prefix),
     }
     try:
-        parts["functions"] = _functions(file, Parts.model_construct(**parts), origin)
+        frame = Parts.model_construct(**parts)
+        parts["functions"] = _functions(file, frame, documents, origin)
     except Invalid as fault:  # without functions nothing can be said of the others
         file.check.add(fault)
         return Mesh.model_construct(**parts), file.check
@@ -570,8 +580,10 @@ def _own_names(file: _File) -> dict[Location, tuple[str, ...]]:
     return found
 
 
-def _functions(file: _File, parts: Parts, origin: _Origin) -> tuple[Function, ...]:
-    """Its functions, replicas and assigned addresses included."""
+def _functions(
+    file: _File, parts: Parts, documents: Sequence[Document], origin: _Origin
+) -> tuple[Function, ...]:
+    """Its functions, replicas and assigned addresses included, and texts of programs."""
     tables: tuple[FunctionTable | ServiceTable | RemoteTable, ...]
     tables = (*file.functions.values(), *file.services.values(), *file.remotes.values())
     used = {address for table in tables for address in table.address}
@@ -596,6 +608,13 @@ def _functions(file: _File, parts: Parts, origin: _Origin) -> tuple[Function, ..
         table = file.functions[at]
         settings = table.model_dump(exclude={"name", "replicas", "address", "addresses"})
         settings["group"] = table.name if table.replicas else None
+        if table.program is not None:
+            try:
+                settings["source"] = read_source(documents[int(at[0])].beside / table.program)
+            except Invalid as fault:
+                file.add(fault, (*at, "program"))
+        elif table.source is not None:
+            settings["program"] = f"{table.name}.c"
         for name in names:
             given = table.addresses.get(name, table.address)
             where = (*at, "addresses", name) if name in table.addresses else (*at, "address")

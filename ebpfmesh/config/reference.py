@@ -253,9 +253,14 @@ ABOUT: dict[str, dict[str, tuple[str, str]]] = {
         ),
         "audit": ("What policy would drop on its way in passes, and is counted.", "true"),
         "datapath": (
-            "tc: sockets of its own; af_xdp: its command gets whole frames (docs/port.md).",
+            "tc: sockets; af_xdp: frames for its command; xdp: for XDP (docs/packet-functions.md).",
             '"af_xdp"',
         ),
+        "program": (
+            "With xdp: an XDP program in C that is all of the function.",
+            '"examples/packet/echo.c"',
+        ),
+        "source": ("The text of such a program, instead of a file.", "'''…'''"),
         "frames": ("Frames that a queue has room for (2 KiB) with af_xdp; a power of two.", "1024"),
         "queues": ("Queues of its interface, with af_xdp; a flow's packets come by one.", "2"),
     },

@@ -198,6 +198,8 @@ def _group(name: str, members: Sequence[Function], left_out: Collection[str]) ->
 def _settings(one: Function) -> dict[str, Any]:
     keys = set(FunctionSettings.model_fields)
     found = one.model_dump(mode="json", include=keys, exclude_defaults=True)
+    if one.source is not None:
+        del found["program"]  # the text is there
     found |= {key: memory_text(found[key]) for key in ("memory", "tmp") if key in found}
     return found | ({"rate": one.rate.as_given()} if one.rate else {})
 

@@ -73,6 +73,11 @@ def compiled(source: Source, hook: str) -> Compiled:
         "entries": [ENTRY, *(f"mesh_migration_{name}" for name in source.migrations)],
         "flags": FLAGS[hook],
     }
+    return asked(source, request)
+
+
+def asked(source: Source, request: dict[str, Any]) -> Compiled:
+    """The same of what the compiler is asked for."""
     code, answer, said = _run(json.dumps(request).encode())
     if code != 0:
         raise _error(source, code, said)

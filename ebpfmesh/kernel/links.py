@@ -285,6 +285,13 @@ def runs(pin: Path) -> str:
         return _program_name(bpf.link_program(link))
 
 
+def holds_xdp(ifindex: int, pin: Path) -> bool:
+    """Whether what is pinned is at XDP of this interface."""
+    with contextlib.suppress(FileNotFoundError), bpf.obj_get(pin) as link:
+        return bpf.link_interface(link) == ifindex
+    return False
+
+
 def detach_xdp(pin: Path) -> None:
     """Undo attach_xdp. Twice is fine."""
     with contextlib.suppress(FileNotFoundError), bpf.obj_get(pin) as link:

@@ -70,7 +70,10 @@ class Pins:
 
     @property
     def ports(self) -> Path:
-        """A directory for each function with AF_XDP: a pin for its map, one for its link."""
+        """A directory for each function with AF_XDP: a pin for its map, one for its link.
+
+        And for each with a program: its link, and its maps in a directory.
+        """
         return self.root / "ports"
 
     @property

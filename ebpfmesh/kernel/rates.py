@@ -67,7 +67,7 @@ def rows(
 def flags(function: Function, shared: Rate | None) -> int:
     """The flags of a function's record."""
     found = _abi.FunctionFlag.AUDIT if function.audit else 0
-    found |= _abi.FunctionFlag.XDP if function.datapath == "af_xdp" else 0
+    found |= _abi.FunctionFlag.XDP if function.has_frames else 0
     for one, flag in _RATED.items():
         limited = any(any(_fixed(row(rate, one))) for rate in (function.rate, shared))
         found |= flag if limited else 0

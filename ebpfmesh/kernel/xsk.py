@@ -132,10 +132,15 @@ def lost(host: str, namespace: Path, place: Path) -> int:
     no free place in the function's memory, or was longer than one (veth_get_stats64() in
     linux/drivers/net/veth.c).
     """
-    outside = _counted(host)[SENT_DROPPED]
+    outside = unsent(host)
     with contextlib.suppress(NotFound, OSError), netns.entered(namespace):
         return outside + _counted(socket.if_indextoname(interface(place)))[CAME_DROPPED]
     return outside
+
+
+def unsent(host: str) -> int:
+    """Frames that an interface could not give to its other end, of those it was to send."""
+    return _counted(host)[SENT_DROPPED]
 
 
 CAME_DROPPED, SENT_DROPPED = 3, 11

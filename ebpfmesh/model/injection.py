@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, Field
 
 from ebpfmesh.model.base import LABEL, Invalid, Model, Name, few, integer, show
+from ebpfmesh.model.objects import SOURCE_CHARACTERS
 from ebpfmesh.model.pool import POOL_BYTES
 from ebpfmesh.model.rate import Rate, rate_field
 from ebpfmesh.model.shares import Bytes, Shares
@@ -15,7 +16,6 @@ AT_ONE_PLACE = 8
 LOG_LEAST = 128 << 10
 """Bytes of what a command says that are kept at least."""
 INJECTIONS = 256  # of a mesh: their texts are in the record
-SOURCE_CHARACTERS = 256 << 10
 
 
 def _place(text: object) -> object:

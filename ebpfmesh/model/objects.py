@@ -48,9 +48,12 @@ Capability = Literal[
 ]  # fmt: skip
 """What a command may ask for: no more than its own namespaces and files are worth."""
 USER = "^([a-z_][a-z0-9_-]{0,31}|[0-9]{1,9})(:([a-z_][a-z0-9_-]{0,31}|[0-9]{1,9}))?$"
+Datapath = Literal["tc", "af_xdp", "xdp"]
 StopSignal = Literal[
     "SIGTERM", "SIGINT", "SIGQUIT", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGWINCH", "SIGKILL"
 ]
+SOURCE_CHARACTERS = 256 << 10
+"""Of the text of a program."""
 FRAMES, FRAME, QUEUES = 4096, 2048, 16
 """Packets that a queue of AF_XDP has room for, the bytes that each takes, and most queues."""
 STOP_SECONDS = 30
@@ -237,9 +240,16 @@ class FunctionSettings(Model):
         default=None, ge=4096, le=1 << 50, description='4096 or more, such as "64M" or "1G"'
     )
     rate: Rate | None = rate_field()
-    datapath: Literal["tc", "af_xdp"] = Field(default="tc", description='"tc" or "af_xdp"')
+    datapath: Datapath = Field(default="tc", description='"tc", "af_xdp" or "xdp"')
     frames: Annotated[int, AfterValidator(power_of_two)] = integer(FRAMES, 64, 1 << 16)
     queues: int = integer(1, 1, QUEUES)
+    program: str | None = Field(
+        default=None, min_length=1, max_length=4095,
+        description="a C file, by its path from the mesh file",
+    )  # fmt: skip
+    source: str | None = Field(
+        default=None, max_length=SOURCE_CHARACTERS, description="C, as a file would hold it"
+    )
     audit: bool = Field(default=False, description="true or false")
     netns: str | None = Field(
         default=None,
@@ -297,6 +307,11 @@ class FunctionSettings(Model):
     drain_seconds: int = integer(10, 0, 300)
 
     @property
+    def has_frames(self) -> bool:
+        """Whether frames for it meet XDP at its own interface."""
+        return self.datapath != "tc"
+
+    @property
     def sandboxed(self) -> bool:
         """Whether its command has a sandbox."""
         return bool(self.command) and not self.privileged
@@ -324,7 +339,7 @@ class FunctionSettings(Model):
             hint = "give it a command or the netns of a container, or leave out datapath"
             raise Invalid(what, path=("datapath",), hint=hint)
         for key, usual in (("frames", FRAMES), ("queues", 1)):
-            if self.datapath == "tc" and getattr(self, key) != usual:
+            if self.datapath != "af_xdp" and getattr(self, key) != usual:
                 what = f'"{key}" is about datapath = "af_xdp"'
                 hint = f'say datapath = "af_xdp", or leave out {key}'
                 raise Invalid(what, path=(key,), hint=hint)
@@ -332,6 +347,19 @@ class FunctionSettings(Model):
         if self.datapath == "af_xdp" and self.memory is not None and self.memory <= room:
             what = f"{room // FRAME} frames take {memory_text(room)}, and it may use no more"
             raise Invalid(what, path=("memory",), hint="raise memory, or lower frames")
+        return self
+
+    @model_validator(mode="after")
+    def _has_frames_for_a_program(self) -> Self:
+        key = "program" if self.program is not None else "source"
+        if getattr(self, key) is None:
+            return self
+        if self.datapath != "xdp":
+            what = f'"{key}" is about datapath = "xdp"'
+            raise Invalid(what, path=(key,), hint=f'say datapath = "xdp", or leave out {key}')
+        if self.command:
+            what = f'"{key}" is all of a function, and a command would be another'
+            raise Invalid(what, path=("command",), hint=f"leave out command, or {key}")
         return self
 
     @model_validator(mode="after")

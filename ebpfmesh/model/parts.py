@@ -23,7 +23,7 @@ def probes_of(function: Function, ports: Iterable[tuple[str, int]]) -> tuple[Pro
     """What a function is asked, that services send to at these (protocol, port)."""
     if function.ready and function.ready.kind:
         return (function.ready,)
-    if not function.command or function.datapath == "af_xdp":  # packets wait for it
+    if not function.command or function.has_frames:  # packets wait for it
         return ()
     return tuple(Probe.model_validate({"protocol": p, "port": n}) for p, n in sorted(ports))
 

@@ -9,8 +9,8 @@ from pathlib import Path
 from ebpfmesh import _abi
 from ebpfmesh.compile import compiled
 from ebpfmesh.errors import MeshError, NotFound
-from ebpfmesh.kernel import links
-from ebpfmesh.kernel.programs import HOOKS
+from ebpfmesh.kernel import links, offload
+from ebpfmesh.kernel.programs import FROM_FN, HOOKS
 from ebpfmesh.model import Limits
 from ebpfmesh.observe import (
     cost,
@@ -19,6 +19,7 @@ from ebpfmesh.observe import (
     netfilter,
     objects,
     pools,
+    ports,
     remotes,
     rooms,
     uplinks,
@@ -96,6 +97,7 @@ def _check(view: View, topic: str) -> Iterator[Check]:
     yield from _held(view, topic)
     yield from _listener(view, topic)
     yield from _netfilter(view, topic)
+    yield from _frames(view, topic)
 
 
 def _ended(view: View) -> dict[str, Life]:
@@ -208,7 +210,7 @@ def _build(view: View, topic: str) -> Iterator[Check]:
 
 
 def _foreign(view: View, topic: str) -> Iterator[Check]:
-    ours = set(HOOKS.values())
+    ours = {*HOOKS.values(), FROM_FN.name}
     for row in view.functions:
         if problem(view.ip, row):
             continue
@@ -328,7 +330,7 @@ def _counted(view: View, topic: str) -> Iterator[Check]:
         what += rooms.told_of(rooms.lost_events(view))
         yield Check(topic, "note", what, "ask for fewer: --kind, --snap, --drops-only")
     if full := drops["RING_FULL"]:
-        what = f"{full} packets came faster than functions with af_xdp took them"
+        what = f"{full} packets came faster than functions with frames took them"
         yield Check(topic, "note", what, "show drops says whose; raise frames, or add replicas")
     if full := drops["FLOW_FULL"]:
         what = f"{full} packets were dropped because there was no room for a flow"
@@ -354,6 +356,15 @@ def _held(view: View, topic: str) -> Iterator[Check]:
                 text = f"function {name}: of {whole} packets it {what}, {packets} were over a rate"
                 hint = f"ebpfmesh set {name} --rate …, or rate of its tenant; show drops says whose"
                 yield Check(topic, "note", text, hint)
+
+
+def _frames(view: View, topic: str) -> Iterator[Check]:
+    """Interfaces that would lose frames, or send some that are not right."""
+    for row in view.functions:
+        if not problem(view.ip, row) and (found := ports.changed(view, row)):
+            what = f"function {row.function.name}: offloads are {found}"
+            hint = f"frames get lost: ethtool -K … {offload.FOR_FRAMES}, or make it anew"
+            yield Check(topic, "note", what, hint)
 
 
 def _count(view: View, count: _abi.Count) -> int:

@@ -1,15 +1,34 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""Functions with AF_XDP: what their interfaces could not give to their commands."""
+"""Functions that have frames: what their interfaces could not give them, and could not carry."""
 
 from pathlib import Path
 
-from ebpfmesh.kernel import xsk
+from ebpfmesh.errors import NotFound
+from ebpfmesh.kernel import offload, xsk
+from ebpfmesh.observe.view import View
 from ebpfmesh.state.place import port_pins
 from ebpfmesh.state.record import FunctionRow
 
 
 def lost(row: FunctionRow) -> int:
     """Packets that were dropped as RING_FULL, since the function is there; 0 for others."""
-    if row.function.datapath != "af_xdp":
-        return 0
-    return xsk.lost(row.attachment.interface, Path(row.attachment.netns), port_pins(row))
+    match row.function.datapath:
+        case "af_xdp":
+            place = port_pins(row)
+            return xsk.lost(row.attachment.interface, Path(row.attachment.netns), place)
+        case "xdp":
+            return xsk.unsent(row.attachment.interface)
+    return 0
+
+
+def changed(view: View, row: FunctionRow) -> str:
+    """Offloads of a function with raw frames that somebody has changed; empty if nobody has."""
+    if row.function.datapath != "xdp":
+        return ""
+    try:
+        found = offload.pair(view.ip, row.attachment.ifindex, Path(row.attachment.netns))
+    except (NotFound, OSError):  # it is gone, which is told elsewhere
+        return ""
+    ends = {"its own": found.inner, "the host's": found.host}
+    wrong = [f"{one} {what}" for one, what in ends.items() if what != offload.FOR_FRAMES]
+    return ", ".join(wrong)

@@ -10,7 +10,7 @@ from ebpfmesh.operation.changes import Changes
 
 AT_ONCE = ("tenant", "audit", "group", "cpu", "memory", "rate", "pids")
 """What of a function changes while its command runs, and counts from then on."""
-IN_PLACE = (*AT_ONCE, "ready", "health", *LIFE, "env")
+IN_PLACE = (*AT_ONCE, "ready", "health", *LIFE, "env", "program", "source")
 """What changes without its command being started anew; the variables count when it is."""
 ROLLED = (*IN_PLACE, "command", "pools", *SANDBOX)
 """What changes where the function is, if its command is started anew."""
@@ -90,6 +90,8 @@ class ChangeFunction(Operation):
         for key in LIFE:
             if (was := getattr(old, key)) != (now := getattr(new, key)):
                 parts.append(f"{key} {was} → {now}")
+        if (old.program, old.source) != (new.program, new.source):
+            parts.append(f"program {new.program or 'none'}")
         if old.env != new.env:
             parts.append("env changed, at the next start")
         return "  ".join(parts)

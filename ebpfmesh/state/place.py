@@ -18,6 +18,8 @@ from ebpfmesh.state.record import Attachment, FunctionRow, Record, UplinkRow
 
 SIZE_WIDTH = 16
 POOL_GROUP = "pool:"
+FOUND = ".offloads"
+"""Ends the name of a file that has offloads as they were found."""
 Problem = Literal["", "unfinished", "interface gone", "namespace gone", "programs missing"]
 UplinkProblem = Literal["", "unfinished", "interface gone", "program missing"]
 
@@ -48,13 +50,18 @@ def problem(ip: IPRoute, row: FunctionRow) -> Problem:
         pin = Pins(row.mesh).links / f"{row.function.name}-{direction}"
         if not links.holds(ip, row.attachment.ifindex, direction, pin):
             return "programs missing"
-    if row.function.datapath == "af_xdp" and not xsk.interface(port_pins(row)):
+    has_program = row.function.datapath == "af_xdp" or row.function.source is not None
+    if has_program and not xsk.interface(port_pins(row)):
         return "programs missing"
+    if row.function.datapath == "xdp":
+        pin = frames_pin(Pins(row.mesh), row.function.name)
+        if not links.holds_xdp(row.attachment.ifindex, pin):
+            return "programs missing"
     return ""
 
 
 def port_pins(row: FunctionRow) -> Path:
-    """Where what of a function with AF_XDP is pinned."""
+    """Where what is at XDP of a function's own interface is pinned, if it is of the mesh."""
     return Pins(row.mesh).ports / row.function.name
 
 
@@ -63,6 +70,16 @@ def at_host(record: Record) -> tuple[Program, ...]:
     if not record.base().host:
         return ()
     return host.wanted(service.protocol for service in record.services())
+
+
+def frames_pin(pins: Pins, function: str) -> Path:
+    """Where XDP at the host side of a function that sends raw frames is pinned."""
+    return pins.links / f"{function}-xdp"
+
+
+def offloads_file(record: Record, function: str) -> Path:
+    """Offloads of an interface of others as they were before its function had raw frames."""
+    return record.directory / f"{function}{FOUND}"
 
 
 def uplink_pin(pins: Pins, name: str) -> Path:

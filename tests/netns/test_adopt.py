@@ -15,13 +15,14 @@ from ebpfmesh import apply
 from ebpfmesh._abi import Direction, Reason
 from ebpfmesh.compile.build import build
 from ebpfmesh.errors import ForeignProgram, MeshError, NotFound, UsageError
-from ebpfmesh.kernel import bpf, cgroup, interface, links, netns
-from ebpfmesh.kernel.programs import Program
+from ebpfmesh.kernel import bpf, cgroup, interface, links, netns, offload
+from ebpfmesh.kernel.pins import Pins
+from ebpfmesh.kernel.programs import FROM_FN, Program
 from ebpfmesh.model import Function, Mesh
 from ebpfmesh.state.record import RUN
 from support import topology
 from support.killing import killed_at, steps_of
-from support.sockets import carries, connection, connects, listener
+from support.sockets import carries, connection, connects, listener, moved_whole
 from support.topology import collected, drops, in_fn, leftovers, mesh_of, running, wait_until
 
 MESH = """
@@ -173,6 +174,82 @@ def test_with_the_record_lost_an_adopted_interface_is_set_down(mesh: Mesh, way: 
     apply.up(mesh)
 
 
+FRAMES = BOX.model_copy(update={"datapath": "xdp"})
+"""The same with raw frames."""
+
+
+def offloads() -> str:
+    with netns.rtnetlink() as rtnl:
+        index = interface.find("boxhost")
+        assert index is not None
+        found = offload.pair(rtnl, index, netns.RUN / "box")
+    return f"{found.host}, {found.inner}"
+
+
+@pytest.fixture(params=["as made", "changed"])
+def before(request: pytest.FixtureRequest, box: None) -> tuple[str, tuple[str, ...]]:
+    """The offloads of a container, and how it looks inside."""
+    del box
+    if request.param == "changed":
+        subprocess.run(["ethtool", "-K", "boxhost", "gro", "on", "tx", "off"], check=True)
+    return offloads(), inside()
+
+
+@pytest.fixture
+def _unloaded() -> Iterator[None]:
+    """What the first function with raw frames had loaded is not there."""
+    yield
+    (Pins("adopt").progs / FROM_FN.name).unlink(missing_ok=True)
+
+
+@pytest.mark.usefixtures("_unloaded")
+def test_raw_frames_leave_its_offloads_as_they_were(
+    mesh: Mesh, before: tuple[str, tuple[str, ...]]
+) -> None:
+    """Also where detach is killed at any step; by gc, by detach, and by down."""
+    apply.add_function(mesh.name, FRAMES, iface="boxhost")
+    assert offloads() == "gro on tx off, gro on tx off"
+    assert programs() == ["mesh_fn_xdp xdp", "mesh_from_fn ingress", "mesh_to_fn egress"]
+    a = mesh.function("a")
+    for client, server in ((FRAMES, a), (a, FRAMES)):
+        for address in server.addresses:
+            with connection(mesh, client.name, server.name, address, 7000) as (one, other):
+                assert moved_whole(one, other, 1 << 20)
+                assert carries(other, one)
+    apply.down(mesh.name)
+    assert (offloads(), inside()) == before
+    apply.up(mesh)
+    apply.add_function(mesh.name, FRAMES, iface="boxhost")
+    steps = steps_of(lambda on_step: apply.detach(mesh.name, "box", on_step))
+    for step in range(len(steps)):
+        apply.add_function(mesh.name, FRAMES, iface="boxhost")
+        assert killed_at(step, lambda on_step: apply.detach(mesh.name, "box", on_step))
+        apply.gc()
+        apply.detach(mesh.name, "box", missing_ok=True)
+        assert (offloads(), inside(), programs()) == (*before, []), steps[step]
+    assert not list(RUN.glob("adopt/*.offloads"))
+
+
+@pytest.mark.usefixtures("_unloaded")
+def test_raw_frames_killed_while_they_are_added(
+    mesh: Mesh, before: tuple[str, tuple[str, ...]]
+) -> None:
+    def add(on_step: apply.OnStep) -> None:
+        apply.add_function(mesh.name, FRAMES, iface="boxhost", on_step=on_step)
+
+    add(lambda _step: None)  # what it takes is loaded
+    apply.detach(mesh.name, "box")
+    steps = steps_of(add)
+    assert sum("offloads" in step or "XDP" in step for step in steps) == 3
+    apply.detach(mesh.name, "box")
+    for step in range(len(steps)):
+        assert killed_at(step, add), steps[step]
+        apply.gc()
+        apply.detach(mesh.name, "box", missing_ok=True)
+        assert (offloads(), inside(), programs()) == (*before, []), steps[step]
+    assert apply.plan(mesh) == ()
+
+
 @pytest.mark.usefixtures("box")
 def test_down_gives_an_adopted_interface_back(mesh: Mesh) -> None:
     """Also where a kill came between: the second one knows that the first was asked for."""
@@ -292,6 +369,17 @@ def test_by_force_beside_a_foreign_program(mesh: Mesh, occupied: str) -> None:
     finally:
         apply.detach(mesh.name, "box")
     assert programs() == before
+
+
+@pytest.mark.usefixtures("_unloaded")
+@pytest.mark.parametrize("occupied", ["xdp"], indirect=True)
+def test_no_force_puts_raw_frames_beside_a_foreign_program(mesh: Mesh, occupied: str) -> None:
+    before, found = programs(), offloads()
+    with pytest.raises(ForeignProgram, match=occupied.split(maxsplit=1)[0]) as caught:
+        apply.add_function(mesh.name, FRAMES, iface="boxhost", force=True)
+    assert caught.value.exit_code == 6
+    assert (programs(), offloads()) == (before, found)
+    assert apply.plan(mesh) == ()
 
 
 @pytest.mark.usefixtures("box")

@@ -67,6 +67,13 @@ uplink = "u{number}"
 tenant = "{tenant}"
 """
 D = '[[function]]\nname = "d"\nreplicas = 2\ntenant = "two"\n'
+FRAMES = """
+[[function]]
+name = "p"
+tenant = "two"
+datapath = "xdp"
+source = "int p(struct xdp_md *ctx) {{ return {verdict}; }}"
+"""
 SERVICE = """
 [[service]]
 name = "{name}"
@@ -224,6 +231,7 @@ RIGHTS = (
     '[[tenant]]\nname = "one"\nrate = "1G"\ninject = 2\nflows = {guarantee = 99, maximum = 100}\n'
     'log = "1M"\n'
 )
+P, P_TOO = (FRAMES.format(verdict=verdict) for verdict in ("XDP_PASS", "XDP_DROP"))
 U_0, U_1, U_2 = (UPLINK.format(number=number) for number in range(3))
 MASQUERADE = "masquerade = true\n"
 R_0, R_1 = (REMOTE.format(number=number, tenant=f"far-{number}") for number in range(2))
@@ -251,9 +259,11 @@ CHANGES = {
     "set-host": Change(mesh(D, D_0), mesh(D, D_0, settings="host = true")),
     "set-on-failure": Change(mesh(), mesh(settings='on_failure = "keep"')),
     "set-rights": Change(mesh(), mesh(RIGHTS)),
-    "add-function": Change(mesh(), mesh(MINE)),
+    "add-function": Change(mesh(), mesh(MINE, P)),
     "add-function, which share a pool": Change(mesh(), mesh(W, POOL), first="pool shared"),
-    "change-function": Change(mesh(MINE, D), mesh(YOURS, D.replace("2\n", "2\ncpu = 0.25\n"))),
+    "change-function": Change(
+        mesh(MINE, D, P), mesh(YOURS, D.replace("2\n", "2\ncpu = 0.25\n"), P_TOO)
+    ),
     "remove-function": Change(mesh(MINE), mesh()),
     "add-uplink": Change(mesh(D, D_0), mesh(D, D_0, PUBLISHED.format(number=0), U_0)),
     "change-uplink": Change(mesh(U_2), mesh(U_2, MASQUERADE)),

@@ -125,7 +125,22 @@ MALFORMED: list[tuple[str, str, str, str]] = [
     ("little memory", function("memory = 1 # here"), "cannot be 1", "64M"),
     ("much memory", function('memory = "9999T" # here'), '"memory" cannot be "9999T"', "64M"),
     ("memory float", function("memory = 1e9 # here"), "an integer, not a float", "64M"),
-    ("datapath", function('datapath = "xdp" # here'), 'cannot be "xdp"', '"tc" or "af_xdp"'),
+    ("datapath", function('datapath = "ebpf" # here'), 'cannot be "ebpf"', '"af_xdp" or "xdp"'),
+    ("program of none", function('program = "a.c" # here'), "is about datapath", "xdp"),
+    (
+        "program beside a command",
+        function('datapath = "xdp"', 'source = "int a;"', 'command = ["a"] # here\n'),
+        "a command would be another", "leave out command",
+    ),
+    (
+        "program and source",
+        function('datapath = "xdp"', 'source = "int a;"', 'program = "a.c" # here\n'),
+        'both "program" and "source"', "name a C file",
+    ),
+    (
+        "no program", function('datapath = "xdp"', 'program = "nosuch.c" # here\n'),
+        "nosuch.c: No such file", "name a C file",
+    ),
     (
         "AF_XDP alone", function('datapath = "af_xdp" # here'),
         "hands packets to a command, and there is none", "netns",
