@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from ebpfmesh import apply
+from ebpfmesh import _abi, apply
 from ebpfmesh._abi import Direction, Reason
 from ebpfmesh.apply import OnStep
 from ebpfmesh.apply.programs import load_sources
@@ -186,6 +186,15 @@ def test_a_policy_holds_from_the_next_packet_on(echo: Mesh, outside: Beyond) -> 
             assert drops(echo)[key] - taken == 20 * (turn + 1)
             apply.up(echo)
         assert meters(echo)["far", "outside"].rx_packets - before == 60
+
+
+def test_while_every_packet_is_told_of_all_go_the_slow_way(echo: Mesh, outside: Beyond) -> None:
+    asks_by_xdp(echo, outside)
+    with apply.traced(echo.name, events=_abi.EventKind.VERDICT):
+        before = redirected()
+        asks(echo, outside, 0, 5)
+        assert redirected() == before
+    asks_by_xdp(echo, outside)
 
 
 def test_frames_of_every_kind_pass(echo: Mesh, outside: Beyond) -> None:
