@@ -38,12 +38,11 @@ class Batch:
     the port's. ``queue``: number of the queue that they came by, or are from.
     """
 
-    __slots__ = ("_memory", "addresses", "descriptors", "queue")
+    __slots__ = ("_memory", "descriptors", "queue")
 
     def __init__(self, memory: Memory, descriptors: NDArray[Any], queue: int = 0) -> None:
         self._memory = memory
         self.descriptors = descriptors
-        self.addresses: NDArray[np.uint64] = descriptors["address"]
         self.queue = queue
 
     @property
@@ -52,10 +51,24 @@ class Batch:
         return self._memory.raw
 
     @property
+    def addresses(self) -> NDArray[np.uint64]:
+        """Where each begins in memory: uint64 [n]."""
+        found: NDArray[np.uint64] = self.descriptors["address"]
+        return found
+
+    @addresses.setter
+    def addresses(self, values: Any) -> None:
+        self.descriptors["address"] = values
+
+    @property
     def lengths(self) -> NDArray[np.uint32]:
         """Bytes of each: uint32 [n]."""
         found: NDArray[np.uint32] = self.descriptors["length"]
         return found
+
+    @lengths.setter
+    def lengths(self, values: Any) -> None:
+        self.descriptors["length"] = values
 
     def __len__(self) -> int:
         return len(self.descriptors)

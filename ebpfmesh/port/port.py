@@ -54,7 +54,7 @@ class Port:
     def __init__(self, *, queue: int | None = None, busy: bool = False) -> None:
         asked = os.environ.get(VARIABLE, "").startswith("/")
         memory, self.frame, sockets = _asked(os.environ[VARIABLE]) if asked else _handed()
-        self._longest = LOOK if asked else None  # until it is seen whether its interface is gone
+        self._look = LOOK if asked else None  # until it is seen whether its interface is gone
         if queue is not None and not 0 <= queue < len(sockets):
             raise NoPort(f"there is no queue {queue}: queues = {len(sockets)}")
         if platform.machine() not in ("x86_64", "AMD64"):
@@ -118,21 +118,30 @@ class Port:
     def _wait(self, timeout: float | None) -> Queue | None:
         """A queue that has a packet, or None: the time is over. What waits to be sent is sent."""
         self._last.let_go()
-        if found := self._ready():
+        found = self._ready()
+        if found or timeout == 0:
             return found
         deadline = None if timeout is None else time.monotonic() + timeout
-        while not (found := self._ready()):
-            left = None if deadline is None else deadline - time.monotonic()
-            if left is not None and left < 0:
-                return None
-            if not self._busy:
-                soon = SOON if any(one.waits() for one in self._order) else self._longest
-                waits = [one for one in (soon, left) if one is not None]
-                if not self._poll.poll(min(waits, default=None)):
-                    self._check()
+        while not found:
+            if not self._busy and not self._poll.poll(self._longest(deadline)):
+                self._check()
             for one in self._order:
                 one.flush()
+            found = self._ready()
+            if deadline is not None and time.monotonic() > deadline:
+                break
         return found
+
+    def _longest(self, deadline: float | None) -> float | None:
+        """How long to sleep: what nobody wakes us for is looked at."""
+        longest = self._look
+        for one in self._order:
+            if one.waits():
+                longest = SOON
+        if deadline is None:
+            return longest
+        left = max(0.0, deadline - time.monotonic())
+        return left if longest is None else min(left, longest)
 
     def _check(self) -> None:
         """Nothing came for a time: raise NoPort if nothing ever can, since nobody else tells."""
@@ -140,11 +149,12 @@ class Port:
             raise NoPort("its interface is gone")
 
     def _ready(self) -> Queue | None:
-        for place, one in enumerate(self._order):
-            one.collect()
+        """A queue that has a packet: they take turns."""
+        for one in self._order:
             if one.ready():
-                if place or len(self._order) > 1:
-                    self._order.append(self._order.pop(place))
+                if len(self._order) > 1:
+                    self._order.remove(one)
+                    self._order.append(one)
                 return one
         return None
 

@@ -53,7 +53,9 @@ class Queue:
         self._rest: NDArray[np.int64] | None = None  # rows of the last batch, of which some is not
 
     def ready(self) -> bool:
-        """Whether a packet is there."""
+        """Whether a packet is there; what was sent is taken back."""
+        if self._completion.ready():
+            self.collect()
         return self._rx.ready()
 
     def receive(self) -> Batch:
@@ -159,10 +161,11 @@ class Queue:
         The kernel takes an address for that of the frame it is in (xp_check_aligned() in
         linux/net/xdp/xsk_buff_pool.c), and so does what is spare.
         """
-        count = min(len(self._spare) - self.spares, len(addresses))
-        if count:
-            begin = addresses[:count] >> self._shift << self._shift
-            self._spare[self.spares : self.spares + count] = begin
-            self.spares += count
-        if count < len(addresses):
-            self._fill.put(addresses[count:])
+        short = len(self._spare) - self.spares
+        if short:
+            begin = addresses[:short] >> self._shift << self._shift
+            self._spare[self.spares : self.spares + len(begin)] = begin
+            self.spares += len(begin)
+            addresses = addresses[short:]
+        if len(addresses):
+            self._fill.put(addresses)

@@ -79,7 +79,7 @@ def spoof(port: Port) -> None:
     """Answer each packet with four: as it should be, and with addresses of others."""
     for batch in port.receive():
         for packet in batch:
-            (own := port.take(4)).lengths[:] = len(packet)
+            (own := port.take(4)).lengths += len(packet)
             for place in own:
                 place[:] = packet
             own.swap(0, 6, 6)
