@@ -24,7 +24,7 @@ from typing import NamedTuple
 from ebpfmesh.errors import MeshError
 from ebpfmesh.kernel.cgroup import Cgroup
 from ebpfmesh.model import Pool
-from ebpfmesh.model.pool import ENTRY
+from ebpfmesh.model.pool import DESCRIPTOR, ENTRY, LINE
 
 VARIABLE = "EBPFMESH_POOLS"
 """What a command knows them by: NAME:DESCRIPTOR:MEMBER:MEMBERS:SLOTS:BYTES, blanks between."""
@@ -114,7 +114,7 @@ def enrol(memory: int, pool: Pool, name: str, known: Collection[str]) -> int:
     sent to who has not begun waits for it.
     """
     with _mapped(memory, pool) as shared:
-        names = _forget(shared, pool, known)
+        names = _forget(memory, shared, pool, known)
         for one in (name, *(other for other in known if other != name)):
             if one not in names and "" in names:
                 number = names.index("")
@@ -129,16 +129,44 @@ def enrol(memory: int, pool: Pool, name: str, known: Collection[str]) -> int:
 def forget(memory: int, pool: Pool, known: Collection[str]) -> None:
     """Members that are not known any more are none: what was sent to them is taken back."""
     with _mapped(memory, pool) as shared:
-        _forget(shared, pool, known)
+        _forget(memory, shared, pool, known)
 
 
-def _forget(shared: mmap.mmap, pool: Pool, known: Collection[str]) -> list[str]:
+def _forget(memory: int, shared: mmap.mmap, pool: Pool, known: Collection[str]) -> list[str]:
     names = [_name(shared, number) for number in range(pool.members)]
     for number, name in enumerate(names):
         if name and name not in known:
             shared[number * ENTRY : number * ENTRY + NAME] = bytes(NAME)
             names[number] = ""
+            with contextlib.suppress(BlockingIOError, PermissionError):  # it is not dead yet
+                fcntl.lockf(memory, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, number)
+                _take_back(shared, pool, number)
+                fcntl.lockf(memory, fcntl.LOCK_UN, 1, number)
     return names
+
+
+def _take_back(shared: mmap.mmap, pool: Pool, number: int) -> None:
+    """Free what a member held and was sent, as whose lock we have: nobody else is to get that.
+
+    Who sleeps for a place looks again by itself, a second later at most.
+    """
+    layout = pool.layout
+    with memoryview(shared) as raw, raw[layout.owners :][: 4 * pool.slots].cast("I") as owners:
+        for slot, owner in enumerate(owners):
+            if owner == HELD << STATE | number:
+                owners[slot] = FREE
+        for sender in range(pool.members):
+            ring = raw[layout.rings + (sender * pool.members + number) * layout.ring :]
+            with ring[: layout.ring].cast("Q") as words:
+                produced, consumed = (words[at] & 0xFFFFFFFF for at in (0, LINE // 8))
+                for at in range(
+                    consumed, consumed + min((produced - consumed) % (1 << 32), pool.slots)
+                ):
+                    slot = words[(2 * LINE + at % pool.slots * DESCRIPTOR) // 8] // pool.bytes
+                    if slot < pool.slots and owners[slot] == SENT << STATE | sender << 8 | number:
+                        owners[slot] = FREE
+                words[LINE // 8] = produced
+            ring.release()
 
 
 def members(memory: int, pool: Pool) -> list[Member]:
@@ -166,7 +194,7 @@ def _name(shared: mmap.mmap, number: int) -> str:
 
 @contextlib.contextmanager
 def _mapped(memory: int, pool: Pool) -> Iterator[mmap.mmap]:
-    with mmap.mmap(memory, pool.layout.rings) as shared:
+    with mmap.mmap(memory, pool.layout.places) as shared:
         yield shared
 
 

@@ -260,7 +260,7 @@ class Pool:
         """Batches of messages as they come, each of one sender: up to 256, never empty.
 
         Ends after so many seconds without a message; None: never. What of a batch was not sent on
-        by the time the next one is asked for is given back.
+        by the time the next one is asked for is given back; who asks for no more still has it.
         """
         while self._sleep("sleeps", self._is_something, timeout):
             batch = self._next()

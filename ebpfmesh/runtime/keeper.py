@@ -101,7 +101,8 @@ def main() -> None:
     if not command:
         _become(sys.argv[7:], writer, sys.argv[1])
     begin = 3
-    shared = [int(one.split(":")[1]) for one in os.environ.get(POOLS, "").split()]
+    words = [one.split(":") for one in os.environ.get(POOLS, "").split()]
+    shared = [int(one[1]) for one in words if len(one) > 1 and one[1].isdecimal()]
     for file in (*sorted([reader, *own, *shared]), os.sysconf("SC_OPEN_MAX")):
         os.closerange(begin, file)
         begin = file + 1

@@ -9,7 +9,6 @@ gives back what comes), `numbers`.
 import json
 import os
 import sys
-from collections.abc import Iterator
 from itertools import count
 
 import numpy as np
@@ -34,7 +33,7 @@ def main() -> None:
                 pool.send(to, batch)
                 say(sent=len(batch))
             case ["receive", seconds]:
-                batch = next(messages(pool, float(seconds)), None)
+                batch = next(pool.receive(float(seconds)), None)
                 held += [batch] if batch is not None else []
                 say(texts=[bytes(one).decode(errors="replace") for one in batch or ()])
             case ["back"]:
@@ -47,13 +46,6 @@ def main() -> None:
                 churn(pool, to)
             case ["numbers"]:
                 say(**pool.statistics._asdict())
-
-
-def messages(pool: Pool, seconds: float) -> Iterator[Batch]:
-    """Batches, of which the first stays held: nobody asks for the next one."""
-    generator = pool.receive(seconds)
-    KEPT.append(generator)
-    yield from generator
 
 
 def churn(pool: Pool, to: str) -> None:
@@ -70,9 +62,6 @@ def say(**what: object) -> None:
     sys.stdout.write(json.dumps(what) + "\n")
     sys.stdout.flush()
 
-
-KEPT: list[Iterator[Batch]] = []
-"""A generator that is collected would give its batch back."""
 
 if __name__ == "__main__":
     main()

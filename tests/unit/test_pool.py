@@ -88,6 +88,10 @@ class World:
         found = kernel.members(self.memory, SHAPE)
         return {one.name: (one.holds, one.waiting) for one in found if one.holds or one.waiting}
 
+    def owners(self) -> list[int]:
+        raw = os.pread(self.memory, 4 * SHAPE.slots, SHAPE.layout.owners)
+        return memoryview(raw).cast("I").tolist()
+
     def write(self, at: int, raw: bytes) -> None:
         os.pwrite(self.memory, raw, at)
 
@@ -174,9 +178,22 @@ def test_what_was_sent_to_one_that_left_is_taken_back(world: World) -> None:
     near, other = map(world.member, ("near", "other"))
     near.send(EACH, "far", "x")
     kernel.forget(world.memory, SHAPE, ("near", "other"))
+    assert not any(world.owners())
     assert near("take", 99) == {"took": EACH}
     assert other("numbers")["malformed"] == 0
     assert kernel.enrol(world.memory, SHAPE, "new", ("near", "other", "new")) == NAMES.index("far")
+
+
+def test_what_one_that_lives_has_is_left_to_it_until_it_ends(world: World) -> None:
+    near, far = map(world.member, ("near", "far"))
+    near.send(EACH, "far", "x")
+    assert far("receive", 10) == {"texts": ["x"] * EACH}
+    kernel.forget(world.memory, SHAPE, ("near", "other"))
+    assert near.process.stdin
+    near.process.stdin.write("take 99\n")
+    near.process.stdin.flush()
+    far.kill()
+    assert near.said() == {"took": EACH}
 
 
 def test_one_process_is_a_member(world: World) -> None:
