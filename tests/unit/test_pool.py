@@ -13,7 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -251,6 +251,47 @@ def test_a_place_that_is_sent_twice_comes_once(world: World) -> None:
     assert near("numbers")["malformed"] == 1
 
 
+@pytest.mark.parametrize("language", ["Python", "C"])
+def test_who_died_between_two_steps_of_sending_or_receiving(
+    world: World, in_c: Path, language: str
+) -> None:
+    """A place that was said to be sent and is in no ring; one that was taken and still is in it."""
+    world.member("near").send(1, "far", "\0" * 8)
+    (slot,) = (number for number, owner in enumerate(world.owners()) if owner)
+    own, words = NAMES.index("far"), world.owners()
+    words[slot] = 1 << 16 | own
+    words[EACH] = 2 << 16 | own << 8 | NAMES.index("other")
+    world.write(SHAPE.layout.owners, np.array(words, np.uint32).tobytes())
+    if language == "Python":
+        far = world.member("far")
+        assert far("receive", 10) == {"texts": ["\0" * 8]}
+        far("back")
+    else:
+        with example(world, in_c, own) as process:
+            assert process.stdout
+            assert process.stdout.readline() == "0\n"
+            end = time.monotonic() + 10
+            while any(world.owners()) and time.monotonic() < end:
+                time.sleep(0.01)
+    assert not any(world.owners())
+    assert world.seen("far").counters["reclaimed"] == 1
+
+
+@contextmanager
+def example(world: World, in_c: Path, number: int) -> Iterator["subprocess.Popen[str]"]:
+    """The example in C, which receives."""
+    share = kernel.Share(SHAPE.model_copy(update={"name": "numbers"}), world.memory, number)
+    env = {**os.environ, **kernel.Handed([share]).env}
+    process = subprocess.Popen(
+        [in_c, "receive"], stdout=subprocess.PIPE, text=True, env=env, pass_fds=[world.memory]
+    )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
 def receives(world: World, in_c: Path, language: str) -> None:
     """What is good that comes after that is received."""
     other = world.member("other")
@@ -264,15 +305,9 @@ def receives(world: World, in_c: Path, language: str) -> None:
         near("receive", 0)
         return
     other.send(1, "near", "\0" * 8)  # the end, for the example
-    share = kernel.Share(SHAPE.model_copy(update={"name": "numbers"}), world.memory, 0)
-    env = {**os.environ, **kernel.Handed([share]).env}
-    process = subprocess.Popen(
-        [in_c, "receive"], stdout=subprocess.PIPE, text=True, env=env, pass_fds=[world.memory]
-    )
-    assert process.stdout
-    assert process.stdout.readline() == "0\n"
-    process.kill()
-    process.communicate()
+    with example(world, in_c, 0) as process:
+        assert process.stdout
+        assert process.stdout.readline() == "0\n"
 
 
 @pytest.fixture(scope="module")
