@@ -17,13 +17,14 @@ from ebpfmesh.config import write
 from ebpfmesh.kernel import cgroup
 from ebpfmesh.kernel.cgroup import Cgroup, Hierarchies
 from ebpfmesh.model import Mesh
-from ebpfmesh.observe import logs, pools
+from ebpfmesh.observe import health, logs, pools
 from ebpfmesh.observe.view import opened
 from ebpfmesh.plan import told
 from ebpfmesh.runtime.logs import read
 from ebpfmesh.runtime.process import keeper, keepers
 from ebpfmesh.state.place import cgroup_of, pool_cgroup
 from ebpfmesh.state.record import Record
+from support.command import COMMAND
 from support.topology import mesh_of, running, unavailable, wait_until
 
 ROOT = Path(__file__).parents[2]
@@ -177,6 +178,13 @@ def test_who_is_killed_goes_on_and_the_last_leaves_nothing() -> None:
     (before,) = inodes("near")
     os.kill(keeper_of("far"), signal.SIGKILL)
     wait_until(lambda: state("far") != "running", what="it ended")
+    notes = [one.text for one in health.check("pools") if one.text.startswith("pool ")]
+    assert notes == ["pool numbers: 6 of 64 places are far's, which does not run"]
+    shown = subprocess.run(
+        [*COMMAND, "--mesh", "pools", "show", "pools"], capture_output=True, text=True, check=True
+    )
+    assert shown.stdout.splitlines()[1].split()[:2] == ["numbers", "one"]
+    assert "far 0+6 exited" in shown.stdout or "far 0+6 lost" in shown.stdout
     apply.up(mesh(near, RECEIVE))
     wait_until(lambda: said("far") == ["15"], what="it has got them")
     assert inodes("far") == inodes("near") == {before}
