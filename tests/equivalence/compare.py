@@ -7,7 +7,16 @@ from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
 from ebpfmesh.model import Action, Mesh
-from equivalence.network import FUNCTIONS, OUTSIDERS, PAIRS, PEERS, function
+from equivalence.network import (
+    FRONTS,
+    FUNCTIONS,
+    OUTSIDERS,
+    PAIRS,
+    PEERS,
+    UPLINK_PAIRS,
+    Front,
+    function,
+)
 from equivalence.shots import Shot, frames
 
 if TYPE_CHECKING:
@@ -25,17 +34,50 @@ def openers(mesh: Mesh) -> list[Shot]:
 
     Of one port in every form, and with addresses that are not the sender's.
     """
-    edges = {80}
-    for rule in mesh.policies:
-        if rule.port:
-            edges |= {rule.port - 1, rule.port, rule.last_port, rule.last_port + 1}
-    ports = sorted(edges - {0, 65536})
+    ports = _edges(mesh)
     return [
         shot
         for version in (4, 6)
         for one, other in PAIRS
         for shot in _openers(version, one, other, ports)
     ]
+
+
+def _edges(mesh: Mesh) -> list[int]:
+    """Ports on both sides of every edge of a rule."""
+    edges = {80}
+    for rule in mesh.policies:
+        if rule.port:
+            edges |= {rule.port - 1, rule.port, rule.last_port, rule.last_port + 1}
+    return sorted(edges - {0, 65536})
+
+
+def uplink_openers(mesh: Mesh) -> list[Shot]:
+    """First packets of what meets an uplink; to what is published there, and beside it."""
+    ports = _edges(mesh)
+    direct = [
+        shot
+        for version in (4, 6)
+        for one, other in UPLINK_PAIRS
+        for shot in _openers(version, one, other, ports)
+    ]
+    published = [
+        shot
+        for version in (4, 6)
+        for one in OUTSIDERS
+        for name, front in FRONTS.items()
+        for shot in _front_openers(version, one, name, front)
+    ]
+    return direct + published
+
+
+def _front_openers(version: int, one: str, name: str, front: Front) -> Iterator[Shot]:
+    flags = "S" if front.protocol == "tcp" else ""
+    shot = Shot(version, front.protocol, one, name, 40002, front.port, flags)  # type: ignore[arg-type]
+    for form in FORMS:
+        yield replace(shot, form=form)
+    yield replace(shot, sport=40003, claims="a1")
+    yield replace(shot, kind="tcp", flags="S", dport=front.port + 1)  # nobody is told of a reset
 
 
 def _openers(version: int, one: str, other: str, ports: list[int]) -> Iterator[Shot]:
@@ -56,6 +98,14 @@ def allowed(mesh: Mesh, shot: Shot) -> bool:
 def decided(mesh: Mesh, shot: Shot) -> Action:
     """What the model does about a packet that opens a flow."""
     protocol = "icmp" if shot.kind == "request" else shot.kind
+    if front := FRONTS.get(shot.destination):
+        if (shot.kind, shot.dport) != (front.protocol, front.port):
+            return "deny"  # it is the host's
+        source, service = ip_address(PEERS[shot.source].at(shot.version)), shot.destination
+        to = function(front.function)
+        return decide(
+            mesh, source, to, mesh.service(service), front.protocol, front.own_port
+        ).action
     ends = [
         function(party) or ip_address(PEERS[party].at(shot.version))
         for party in (shot.source, shot.destination)

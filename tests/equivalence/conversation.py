@@ -19,18 +19,68 @@ from dataclasses import dataclass, replace
 
 from ebpfmesh.model import Mesh
 from equivalence.compare import Packets, allowed, arrived, difference, fail_if, same
-from equivalence.network import PAIRS
+from equivalence.network import FRONTS, OUTSIDERS, PAIRS, Front
 from equivalence.ruleset import INVALID_DSCP
 from equivalence.shots import Shot
 from equivalence.strategies import Step
 from equivalence.world import World
 
 IDENTIFIER, OPENER_PORT = 7000, 40000
+FRONT_PORT = 40001
+"""Of who speaks with what is published: to its backend itself it is another's."""
 
 
-def shots_of(step: Step, turn: int, port: int) -> list[Shot]:
+def shots_of(
+    step: Step, turn: int, port: int, pairs: tuple[tuple[str, str], ...] = PAIRS
+) -> list[Shot]:
     """A step, of everybody with everybody."""
-    return [_shot(step, turn, port, version, *pair) for version in (4, 6) for pair in PAIRS]
+    return [_shot(step, turn, port, version, *pair) for version in (4, 6) for pair in pairs]
+
+
+def front_shots(step: Step, turn: int, begun: set[str], mesh: Mesh) -> list[Shot]:
+    """A step, of everybody outside with what is published of its protocol.
+
+    None before a first packet, which makes ``begun`` have the protocol, and none of those whom the
+    mesh lets open nothing: the backend's answers would open a flow of its own.
+    """
+    kind = step.quotes or ("udp" if step.what == "udp" else "tcp")
+    if step.forged or kind == "request" or step.what in ("request", "reply"):
+        return []
+    first = step.way == "there" and step.what in ("udp", "S") and step.form == "plain"
+    if first:
+        begun.add(kind)
+    if kind not in begun:
+        return []
+    found = []
+    for version in (4, 6):
+        for one in OUTSIDERS:
+            for name, front in FRONTS.items():
+                opener = _there(version, one, name, front, "S" * (kind == "tcp"))
+                if front.protocol == kind and (allowed(mesh, opener) or first):
+                    found.append(_front_shot(step, turn, version, one, name))
+    return found
+
+
+def _there(version: int, one: str, name: str, front: Front, flags: str) -> Shot:
+    kind = front.protocol
+    return Shot(version, kind, one, name, FRONT_PORT, front.port, flags)  # type: ignore[arg-type]
+
+
+def _front_shot(step: Step, turn: int, version: int, one: str, name: str) -> Shot:
+    front = FRONTS[name]
+    if step.quotes:
+        there = _there(version, one, name, front, "A" * (step.quotes == "tcp"))
+        if step.way == "there":  # about what its sender outside got, as from the host
+            about, ends = there.answer(), (one, name)
+        else:  # about what the function got
+            about = replace(there, destination=front.function, dport=front.target_port)
+            ends = front.function, one
+        return Shot(version, step.what, *ends, 0, about=about, turn=turn)  # type: ignore[arg-type]
+    flags = "" if step.what == "udp" else step.what.removeprefix("-")
+    there = replace(_there(version, one, name, front, flags), turn=turn, form=step.form)
+    if step.way == "there":
+        return there
+    return replace(there.answer(), source=front.function, sport=front.target_port)
 
 
 def _shot(step: Step, turn: int, port: int, version: int, one: str, other: str) -> Shot:
@@ -131,6 +181,9 @@ class Talks:
                 return True
             there = None
         mesh, iptables = arrived(shot, here), arrived(shot, there)
+        if mesh and not iptables and talk.opener and shot.destination in FRONTS:
+            talk.apart = True  # INVALID is not translated, and so nothing shows that it was
+            return True
         if iptables != mesh and talk.calls_back(shot):
             talk.apart = True
             return not mesh or allowed(rules, shot)
@@ -141,8 +194,15 @@ class Talks:
         return same(shot, here, there)
 
     def _talk(self, shot: Shot) -> Talk:
-        ends = frozenset({(shot.source, shot.sport), (shot.destination, shot.dport)})
+        ends = frozenset({_end(shot.source, shot.sport), _end(shot.destination, shot.dport)})
         return self._tcp.setdefault((shot.version, ends), Talk())
+
+
+def _end(party: str, port: int) -> tuple[str, int]:
+    """One end of a connection; of one that is translated, as it is behind that."""
+    if front := FRONTS.get(party):
+        return front.function, front.target_port
+    return party, port
 
 
 def _is_syn(shot: Shot) -> bool:

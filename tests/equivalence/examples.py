@@ -110,6 +110,37 @@ CHANGES: list[dict[str, Any]] = [
 ]
 
 
+WEB = rule("outside", "service:web", protocol="tcp", port=80)
+UPLINKED_RULES: list[dict[str, Any]] = [
+    {"rules": rules}
+    for rules in (
+        (WEB,),
+        # Rules about services speak of their own ports, those about functions of theirs.
+        (rule("outside", "service:web", protocol="tcp", port=8081), rule("any", "service:talk")),
+        (rule("outside", "function:b1", protocol="tcp", port=18001),),
+        (WEB, rule("outside:198.19.1.128/25", "tenant:b", "deny", priority=99)),
+    )
+]
+FRONTED: list[dict[str, Any]] = [
+    {"rules": (rule("any", "service:web"), rule("any", "service:talk")), "port": 80, "steps": steps}
+    for steps in (
+        (*CONNECTION, *(Step(way, "udp") for way in ("there", "back", "there"))),
+        (
+            *HANDSHAKE,
+            Step("there", "udp"),
+            *(
+                Step(way, what, about)
+                for what in ("unreachable", "too-big", "exceeded")
+                for about in ("tcp", "udp")
+                for way in ("there", "back")
+            ),
+            *ENDS[2],
+        ),
+        (*HANDSHAKE, *(Step(way, "PA", form="fragments") for way in ("there", "back"))),
+    )
+]
+
+
 def examples(rows: list[dict[str, Any]]) -> Callable[[Test], Test]:
     """Try these rows before all others."""
 

@@ -8,8 +8,11 @@ become addresses. Two ways to say the same, for what stands before the rules and
 ``first``  As people write it. What belongs to a connection is accepted, INVALID is dropped, and the
            rules match the packet that opens one. A change does not touch open connections.
 ``every``  What the mesh does: any packet is judged by the connection it belongs to, as that was
-           opened (--ctorigsrc and so on match the opener's first packet whichever way the one at
-           hand is going, ICMP errors about it too). A change holds from the next packet on.
+           opened (--ctorigsrc, --ctreplsrc and so on match opener and receiver whichever way the
+           packet at hand is going, ICMP errors about it too). A change holds from the next packet
+           on.
+
+What is published at an uplink is a DNAT; rules about a service match what was asked for.
 
 What a function must not send is dropped in the raw table: another's MAC or address; and what
 comes from outside with a function's address.
@@ -21,7 +24,7 @@ from itertools import product
 from typing import Literal
 
 from ebpfmesh.model import Function, Identity, Mesh, Network, Policy
-from equivalence.network import EVERYWHERE, OUTSIDE
+from equivalence.network import EVERYWHERE, FRONTS, HOST, OUTSIDE, UPLINK
 
 Judged = Literal["first", "every"]
 ICMP = {4: "icmp", 6: "ipv6-icmp"}
@@ -41,7 +44,8 @@ class Words:
 
 
 PACKET = Words("-s", "-d", "-p", "--dport")
-CONNECTION = Words("--ctorigsrc", "--ctorigdst", "--ctproto", "--ctorigdstport")
+CONNECTION = Words("--ctorigsrc", "--ctreplsrc", "--ctproto", "--ctreplsrcport")
+"""Who answers is the receiver, also of what is translated."""
 
 
 INVALID_DSCP = 0x3F
@@ -93,8 +97,37 @@ def raw_table(mesh: Mesh, version: int, interfaces: dict[str, str], macs: dict[s
     return "\n".join([*lines, "COMMIT", ""])
 
 
+def nat_table(mesh: Mesh, version: int) -> str:
+    """What is published at the uplink."""
+    lines = ["*nat"]
+    for front in FRONTS.values() if mesh.uplinks else ():
+        to = _address(mesh.function(front.function), version).network_address
+        place = f"{to}:{front.target_port}" if version == 4 else f"[{to}]:{front.target_port}"
+        lines.append(
+            f"-A PREROUTING -i {UPLINK} -d {HOST[version]} -p {front.protocol} "
+            f"--dport {front.port} -j DNAT --to-destination {place}"
+        )
+    return "\n".join([*lines, "COMMIT", ""])
+
+
+def _service_matches(rule: Policy, mesh: Mesh, version: int) -> Iterator[str]:
+    """What a rule about a service matches: translated connections, by what was asked for."""
+    front = FRONTS[rule.destination.name]
+    if rule.protocol not in ("any", front.protocol):
+        return
+    if rule.port and not rule.port <= front.own_port <= rule.last_port:
+        return
+    asked = f"--ctproto {front.protocol} --ctorigdst {HOST[version]} --ctorigdstport {front.port}"
+    for source in _networks(rule.source, mesh, version):
+        who = f" --ctorigsrc {source}" if source != EVERYWHERE[version] else ""
+        yield f"-m conntrack --ctstate DNAT {asked}{who}"
+
+
 def _matches(rule: Policy, mesh: Mesh, version: int, judged: Judged) -> Iterator[str]:
     """What a rule matches, a line each; none if it can match nothing in this network."""
+    if rule.destination.kind == "service":
+        yield from _service_matches(rule, mesh, version)
+        return
     words = PACKET if judged == "first" else CONNECTION
     tail = _protocol(rule, version, words)
     if tail is None:

@@ -7,7 +7,7 @@ from typing import Literal
 from hypothesis import strategies as st
 
 from ebpfmesh.model import Identity, Policy
-from equivalence.network import FUNCTIONS, TENANTS
+from equivalence.network import FRONTS, FUNCTIONS, TENANTS
 from equivalence.wrapping import Form
 
 PREFIXES = (
@@ -29,9 +29,12 @@ PRIORITIES = (1, 99, 100, 101, 65535)  # few, so that rules meet that are equall
 ports = st.sampled_from(KNOWN_PORTS) | st.integers(1, 65535)
 
 
+SERVED = [*PLACES, *(Identity("service", name) for name in FRONTS)] * 2
+
+
 @st.composite
-def rule(draw: st.DrawFn) -> Policy:
-    """One rule, of any kind but those about services."""
+def rule(draw: st.DrawFn, destinations: list[Identity] = PLACES) -> Policy:
+    """One rule, of any kind; about services only if there are some."""
     what: dict[str, object] = {"protocol": draw(st.sampled_from(("any", "tcp", "udp", "icmp")))}
     if what["protocol"] == "icmp" and draw(st.booleans()):
         what["icmp_type"] = draw(st.sampled_from((8, 0, 13)))
@@ -40,7 +43,7 @@ def rule(draw: st.DrawFn) -> Policy:
     return Policy.model_validate(
         {
             "source": draw(st.sampled_from(PLACES)),
-            "destination": draw(st.sampled_from(PLACES)),
+            "destination": draw(st.sampled_from(destinations)),
             "action": draw(st.sampled_from(("allow", "deny", "reject"))),
             "priority": draw(st.sampled_from(PRIORITIES)),
             **what,
@@ -64,6 +67,7 @@ def _ports(draw: st.DrawFn) -> dict[str, int]:
 
 
 rules = st.lists(rule(), max_size=12, unique_by=lambda rule: rule.match).map(tuple)
+uplink_rules = st.lists(rule(SERVED), max_size=12, unique_by=lambda rule: rule.match).map(tuple)
 
 Way = Literal["there", "back"]
 

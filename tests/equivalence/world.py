@@ -29,16 +29,19 @@ from ebpfmesh.model import Mesh, Policy
 from equivalence.answers import is_prohibited
 from equivalence.network import (
     FUNCTIONS,
+    HOST,
     MESH,
     NAME,
     OUTSIDE_MAC,
     OUTSIDERS,
     PEERS,
     PROBE,
+    UPLINK,
+    UPLINKED,
     home,
     with_rules,
 )
-from equivalence.ruleset import MARK_INVALID, Judged, filter_table, raw_table
+from equivalence.ruleset import MARK_INVALID, Judged, filter_table, nat_table, raw_table
 from equivalence.shots import Shot, frames, tag_of
 from equivalence.wrapping import ETHERNET
 from support.topology import wait_until
@@ -193,12 +196,34 @@ class World:
         self.mesh, self.iptables = mesh, iptables
         self._maps = Maps(Pins(NAME))
         self._batch = self._sent = 0
+        self._base = MESH
+
+    @contextmanager
+    def by_uplink(self) -> Iterator[None]:
+        """For the ``with`` block the outside is behind an uplink, where services are published."""
+        with ExitStack() as stack:
+            for side in (self.mesh, self.iptables):
+                for address, length in ((HOST[4], 32), (HOST[6], 128)):
+                    where = ["ip", "-n", side.host.name, "addr"]
+                    which = [f"{address}/{length}", "dev", UPLINK]
+                    subprocess.run([*where, "add", *which, "nodad"], check=True)
+                    stack.callback(subprocess.run, [*where, "del", *which], check=True)
+            stack.callback(self._become, MESH)
+            self._become(UPLINKED)
+            yield
+
+    def _become(self, base: Mesh) -> None:
+        self._base = base
+        with netns.entered(self.mesh.host):
+            apply.edit(NAME, lambda _: base)
+        for version in (4, 6):
+            restore(self.iptables.host, version, nat_table(base, version))
 
     def set_rules(
         self, rules: tuple[Policy, ...], judged: Judged, *, show_invalid: bool = False
     ) -> Mesh:
         """Give both sides these rules and no others; the mesh that has them."""
-        wanted = with_rules(rules)
+        wanted = with_rules(rules, self._base)
         with netns.entered(self.mesh.host):
             apply.edit(NAME, lambda _: wanted)
         for version in (4, 6):
@@ -278,7 +303,7 @@ def _iptables(stack: ExitStack) -> Side:
         names = {
             name: socket.if_indextoname(member.ifindex) for name, member in built.members.items()
         }
-    names["outside"] = "out0"
+    names["outside"] = UPLINK
     macs = {name: member.mac for name, member in built.members.items()}
     for version in (4, 6):
         restore(built.netns, version, raw_table(MESH, version, names, macs))
@@ -307,8 +332,8 @@ def _plug_outside(name: str, host: Path, stack: ExitStack) -> Path:
     outside = make_namespace(f"{name}.outside", stack)
     with netns.entered(host), netns.rtnetlink() as ip, outside.open() as target:
         peer = {"ifname": "eth0", "net_ns_fd": target.fileno(), "address": OUTSIDE_MAC}
-        ip.link("add", ifname="out0", kind="veth", address=interface.GATEWAY_MAC, peer=peer)
-        index = socket.if_nametoindex("out0")
+        ip.link("add", ifname=UPLINK, kind="veth", address=interface.GATEWAY_MAC, peer=peer)
+        index = socket.if_nametoindex(UPLINK)
         for party in OUTSIDERS:
             addresses = tuple(ip_address(PEERS[party].at(version)) for version in (4, 6))
             interface.configure_host(index, OUTSIDE_MAC, addresses)
