@@ -8,7 +8,7 @@ from typing import Final, NamedTuple
 be16 = c_uint16.__ctype_be__
 be32 = c_uint32.__ctype_be__
 
-ABI: Final = 0xc131287
+ABI: Final = 0x796bfe5
 MEANING: Final = 1
 GATEWAY4: Final = 0xa9fe0101
 GATEWAY6_FIRST: Final = 0xfe800000
@@ -183,6 +183,12 @@ class IfaceKind(IntEnum):
     UPLINK = 2
 
 
+class IfaceFlag(IntEnum):
+    """enum mesh_iface_flag."""
+
+    TAKES_FRAMES = 1
+
+
 class ServiceFlag(IntEnum):
     """enum mesh_service_flag."""
 
@@ -339,12 +345,14 @@ class Iface(Structure):
 
     id: int
     kind: int
+    flags: int
     pad: Array[c_uint8]
 
     _fields_ = (
         ("id", c_uint32),
         ("kind", c_uint8),
-        ("pad", c_uint8 * 3),
+        ("flags", c_uint8),
+        ("pad", c_uint8 * 2),
     )
 
 

@@ -47,6 +47,7 @@ PREFIXES = {
     "mesh_stack": "MESH_STACK_",
     "mesh_unwritten": "MESH_UNWRITTEN_",
     "mesh_iface_kind": "MESH_IFACE_",
+    "mesh_iface_flag": "MESH_IFACE_",
 }
 # A map becomes a variable whose type and initialiser carry its row through the parser.
 PRELUDE = """

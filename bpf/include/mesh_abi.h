@@ -258,6 +258,10 @@ enum mesh_iface_kind {
 	MESH_IFACE_UPLINK = 2,	 /* the host's own, to the outside; the id is 0 */
 };
 
+enum mesh_iface_flag {
+	MESH_IFACE_TAKES_FRAMES = 1, /* XDP of other interfaces may send there */
+};
+
 enum mesh_service_flag {
 	MESH_SVC_AFFINITY = 1, /* the same source meets the same backend */
 };
@@ -378,8 +382,9 @@ _Static_assert(sizeof(struct mesh_config) == 208, "padding");
 /* An interface, by its index. */
 struct mesh_iface {
 	__u32 id;
-	__u8 kind; /* enum mesh_iface_kind */
-	__u8 pad[3];
+	__u8 kind;  /* enum mesh_iface_kind */
+	__u8 flags; /* enum mesh_iface_flag */
+	__u8 pad[2];
 };
 _Static_assert(sizeof(struct mesh_iface) == 8, "padding");
 

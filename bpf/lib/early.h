@@ -9,6 +9,7 @@
 #define MESH_EARLY_H
 
 #include "lib/mesh.h"
+#include "lib/onward.h"
 
 /* Least that every host takes in one piece (RFC 1122), with its Ethernet header. */
 #define EARLY_SMALL (576 + 14)
@@ -53,6 +54,14 @@ HOT int early_is_of(const struct pkt *p, const struct mesh_flow *flow, __u32 dir
 			 flow->sender);
 }
 
+/* Does it go to somebody who gets frames by XDP, and nowhere else before? */
+HOT int early_is_ours(const struct mesh_flow *flow)
+{
+	__u32 kind = flow_output_kind(flow);
+
+	return kind == MESH_OUTPUT_EGRESS || kind == MESH_OUTPUT_NEIGHBOUR;
+}
+
 HOT int early_carry(CTX *ctx, __u32 direction)
 {
 	struct mesh_config *config = mesh_config_get();
@@ -62,10 +71,12 @@ HOT int early_carry(CTX *ctx, __u32 direction)
 	if (!config || !parse_plain(ctx, &p))
 		return verdict_pass(ctx);
 	flow = flow_find(&p, context_ifindex(ctx));
-	if (!flow || flow->epoch != config->epoch || flow_output_kind(flow) != MESH_OUTPUT_EGRESS)
+	if (!flow || flow->epoch != config->epoch || !early_is_ours(flow))
 		return verdict_pass(ctx);
 	if (!early_is_of(&p, flow, direction) || rewrite_check_ttl(&p) || early_may_be_partial(&p))
 		return verdict_pass(ctx);
+	if (flow_is_to_uplink(flow))
+		return onward_carry(ctx, &p, flow);
 	if (!early_may_redirect(ctx, flow_ifindex(flow)) || !mesh_flow_is_fresh(flow))
 		return verdict_pass(ctx);
 	meter_count(ctx, flow);

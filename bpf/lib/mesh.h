@@ -101,6 +101,9 @@ HOT int mesh_deliver_other(CTX *ctx, const struct mesh_config *config, const str
 	__u32 output = flow->output;
 
 #ifndef MESH_XDP
+	/* What a remote answers may never have met the slow path, where its MAC is learned (early.h). */
+	if (direction == MESH_FROM_UPLINK && !mac_equal(p->eth->h_dest, flow->sender))
+		__builtin_memcpy(flow->sender, p->eth->h_dest, sizeof(flow->sender));
 	if (flow_is_to_peer(flow)) {
 		if (unlikely(rewrite_check_ttl(p) || mtu_exceeded(ctx, flow)))
 			return mesh_go_slow(ctx, direction);

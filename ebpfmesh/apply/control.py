@@ -192,13 +192,19 @@ class Control:
     def set_uplink(self, row: UplinkRow) -> None:
         """Make an uplink known, and what flows that leave by it are translated to."""
         key, table = ctypes.c_uint32(row.ifindex), self.maps["mesh_masquerade"]
-        self.maps["mesh_iface"].set(key, _abi.Iface(kind=_abi.IfaceKind.UPLINK))
+        self.set_takes_frames(row.ifindex, False)
         if row.uplink.masquerade:
             value = masquerade(row.uplink, row.addresses)
             value.exhausted = (table.get(key) or value).exhausted
             table.set(key, value)
         else:
             table.delete(key)
+
+    def set_takes_frames(self, ifindex: int, takes: bool) -> None:
+        """Write down of an uplink whether XDP of other interfaces may send there."""
+        flags = _abi.IfaceFlag.TAKES_FRAMES if takes else 0
+        row = _abi.Iface(kind=_abi.IfaceKind.UPLINK, flags=flags)
+        self.maps["mesh_iface"].set(ctypes.c_uint32(ifindex), row)
 
     def remove_uplink(self, ifindex: int) -> None:
         """Forget an uplink. Twice is fine."""

@@ -13,6 +13,7 @@ from ebpfmesh.apply.programs import load_programs
 from ebpfmesh.errors import ForeignProgram, MeshError, Unsupported
 from ebpfmesh.kernel import bpf, links
 from ebpfmesh.kernel.programs import CARRY, EARLY, Program
+from ebpfmesh.kernel.xmit import takes_frames
 from ebpfmesh.state import early
 from ebpfmesh.state.record import UplinkRow
 
@@ -52,6 +53,7 @@ class Early:
                 except MeshError:
                     if not as_far_as_possible:
                         raise
+            self._mesh.control.set_takes_frames(row.ifindex, takes_frames(row.ifindex))
         self.stale = False
 
     def _have(self, row: UplinkRow, program: Program) -> None:

@@ -212,10 +212,12 @@ class Live(Held):
     def add_remote(self, remote: Remote) -> None:
         """Somebody beyond an uplink is one."""
         self.remotes.add(remote)
+        self.early.stale = True
 
     def remove_remote(self, name: str) -> None:
         """As far as it is there."""
         self.remotes.remove(name)
+        self.early.stale = True
 
     def is_remote(self, name: str) -> bool:
         """Whether it is there and nobody began to remove it."""

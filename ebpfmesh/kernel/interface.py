@@ -286,6 +286,17 @@ def local(ip: IPRoute) -> set[Address]:
     return {_address(row.get_attr("IFA_LOCAL") or row.get_attr("IFA_ADDRESS")) for row in rows}
 
 
+def kind(ifindex: int) -> str:
+    """What a virtual interface is, such as veth; empty for others, and where there is none."""
+    try:
+        with IPRoute() as ip:
+            link: Any = ip.link("get", index=ifindex)[0]
+    except NetlinkError:
+        return ""
+    about = link.get_attr("IFLA_LINKINFO")
+    return str(about.get_attr("IFLA_INFO_KIND")) if about else ""
+
+
 def gateways(ip: IPRoute, ifindex: int) -> list[Address]:
     """Whom the host's routes send by an interface, each once."""
     found = {}

@@ -114,7 +114,10 @@ def _why(view: View, row: UplinkRow, xdp: str, denied: int, kind: str) -> str:
     """Why XDP is there or not, and what that costs."""
     wanted = early.wanted(view.record).get(row.name)
     reasons = [f"{denied} prefixes are denied"] if denied and early.may_deny(row.uplink) else []
-    reasons += ["functions have their packets by it"] if wanted in (CARRY, BOTH) else []
+    if wanted in (CARRY, BOTH):
+        by_it = any(one.function.datapath != "tc" for one in view.functions)
+        reasons += ["functions have their packets by it"] if by_it else []
+        reasons += ["it sends on to remotes"] if view.remotes else []
     if xdp and not early.ours(xdp):
         return "somebody else's, in front of the mesh"
     if xdp:

@@ -11,8 +11,9 @@ from ebpfmesh.kernel.cgroup import Cgroup, directory_above
 from ebpfmesh.kernel.keys import frontends, masquerade, packed, prefix_key
 from ebpfmesh.kernel.maps import Maps, tenant_ids
 from ebpfmesh.kernel.pins import Pins
-from ebpfmesh.kernel.programs import ALWAYS, CALLS
+from ebpfmesh.kernel.programs import ALWAYS, BOTH, CALLS, CARRY
 from ebpfmesh.kernel.rates import alike
+from ebpfmesh.kernel.xmit import takes_frames
 from ebpfmesh.model import Service
 from ebpfmesh.state import chains, denied, early, rates, shares
 from ebpfmesh.state.place import at_host, group_of, moved
@@ -33,13 +34,24 @@ def problems(pins: Pins, maps: Maps, record: Record) -> list[str]:
         if not Cgroup(group_of(record), row.function.name).is_limited(row.function)
     ]
     found += _moved_uplinks(record)
-    found += early.problems(pins, record)
+    found += [*early.problems(pins, record), *_taking(maps, record)]
     found += denied.problems(maps, record)
     if not sockets.attached(pins, directory_above(group_of(record))):
         found.append("programs at sockets")
     if not host.attached(pins, maps, at_host(record)):
         found.append("programs at sockets of the host")
     return found
+
+
+def _taking(maps: Maps, record: Record) -> Iterator[str]:
+    """Uplinks that take frames by XDP by now, or do so no more, where some may be sent there."""
+    if not {CARRY, BOTH}.intersection(early.wanted(record).values()):
+        return
+    for row in record.uplinks():
+        known = maps["mesh_iface"].get(ctypes.c_uint32(row.ifindex))
+        there = bool(known and known.flags & _abi.IfaceFlag.TAKES_FRAMES)
+        if there != takes_frames(row.ifindex):
+            yield f"what XDP may send to uplink {row.name}"
 
 
 def _moved_uplinks(record: Record) -> list[str]:

@@ -37,10 +37,17 @@ def wanted(record: Record, denied: Collection[str] | None = None) -> dict[str, P
         return {}
     names = record.count_denied() if denied is None else denied
     carries = any(row.function.datapath != "tc" for row in record.functions())
+    onward = not carries and bool(record.remotes())
     found = {
         row.name: program
         for row in rows
-        if (program := _program(row.uplink, bool({"", row.name} & set(names)), carries))
+        if (
+            program := _program(
+                row.uplink,
+                bool({"", row.name} & set(names)),
+                carries or (onward and _sends_on(row)),
+            )
+        )
     }
     there = {row.name: row for row in rows}
     return {
@@ -48,6 +55,16 @@ def wanted(record: Record, denied: Collection[str] | None = None) -> dict[str, P
         for name, program in found.items()
         if interface.find(there[name].uplink.interface) == there[name].ifindex
     }
+
+
+def _sends_on(row: UplinkRow) -> bool:
+    """Whether what goes from machine to machine is sent on by XDP there.
+
+    Not by itself where that costs the other end its segmentation offload: at a veth.
+    """
+    if row.uplink.xdp == "auto":
+        return interface.kind(row.ifindex) != "veth"
+    return row.uplink.xdp == "native"
 
 
 def may_deny(uplink: Uplink) -> bool:

@@ -397,21 +397,29 @@ def test_flows_stay_while_weights_change_and_end_with_the_remote(
         apply.set_ready(mesh.name, "two", False)
         assert not connects_or_is_refused(mesh, outside)
         apply.set_ready(mesh.name, "two", True)
-        other_one = mesh.remotes[0].model_copy(update={"name": "uno"})
-        moved = mesh.made_of(mesh.functions, mesh.services, mesh.policies)
-        policies = tuple(p for p in moved.policies if p.destination.name != "one")
-        apply.up(
-            mesh.model_copy(
-                update={
-                    "remotes": (other_one.model_copy(update={"address4": STRANGER[0]}),
-                                mesh.remotes[1]),
-                    "services": tuple(s.only(["two"]) for s in mesh.services),
-                    "policies": policies,
-                }
-            )
-        )  # fmt: skip
+        another_has_its_id(mesh)
         assert not carries(here, there)
+        with opened(mesh.name) as view:
+            rows = flows.read(view, flows.Wanted(service="web", port=here.getsockname()[1]))
+            assert "two" in {row.receiver for row in rows if row.direction == "forward"}
         apply.up(mesh)
+
+
+def another_has_its_id(mesh: Mesh) -> None:
+    """The remote "one" goes, and "uno" gets what it was known by."""
+    with opened(mesh.name) as view:
+        before = view.record.find_id("function", "one")
+    parts = {
+        "remotes": mesh.remotes[1:],
+        "services": tuple(service.only(["two"]) for service in mesh.services),
+        "policies": tuple(p for p in mesh.policies if p.destination.name != "one"),
+    }
+    left = mesh.model_copy(update=parts)
+    apply.up(left)
+    uno = mesh.remotes[0].model_copy(update={"name": "uno", "address4": STRANGER[0]})
+    apply.up(left.model_copy(update={"remotes": (uno, *left.remotes)}))
+    with opened(mesh.name) as view:
+        assert view.record.find_id("function", "uno") == before
 
 
 def connects_or_is_refused(mesh: Mesh, outside: Beyond) -> bool:

@@ -1,0 +1,206 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""XDP at uplinks sends on what goes from machine to machine, where it can; tc does all the rest.
+
+    client ═══ up0 ── mesh ── up1 ═══ far    remote "far": services echo and web at up0
+
+Neither end leaves checksums to offload, and both take frames by XDP, having GRO.
+"""
+
+import contextlib
+import re
+import subprocess
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from ebpfmesh.kernel.programs import CARRY
+from ebpfmesh.model import Mesh
+from ebpfmesh.observe import uplinks
+from ebpfmesh.observe.view import opened
+from support.beyond import Beyond, beyond
+from support.outside import FORWARDING
+from support.sockets import accepted, connect, datagrams, listener, moved_whole
+from support.topology import collected, meters, poll, running
+
+MESH = """
+[mesh]
+name = "onward"
+[[uplink]]
+name = "u0"
+interface = "up0"
+xdp = "native"
+[[uplink]]
+name = "u1"
+interface = "up1"
+xdp = "native"
+[[remote]]
+name = "far"
+address = ["198.19.211.2", "2001:db8:d1::2"]
+uplink = "u1"
+[[service]]
+name = "echo"
+address = ["198.19.0.7", "2001:db8:1::7"]
+port = 7
+target_port = 7000
+protocol = "udp"
+functions = ["far"]
+publish = ["u0:7"]
+[[service]]
+name = "web"
+address = ["198.19.0.8", "2001:db8:1::8"]
+port = 80
+functions = ["far"]
+publish = ["u0:80"]
+[[policy]]
+from = "outside"
+to = "tenant:default"
+"""
+FAMILIES = pytest.mark.parametrize("family", [0, 1], ids=["ipv4", "ipv6"])
+Ends = tuple[Beyond, Beyond]
+
+
+def ethtool(end: Beyond, feature: str, value: str) -> None:
+    words = ["ip", "netns", "exec", end.client.name, "ethtool", "-K", "eth0", feature, value]
+    subprocess.run(words, check=True, capture_output=True)
+
+
+def forward(value: int) -> None:
+    """Have the host route, or not: XDP is told of no next hop where it does not."""
+    settings = [f"{name}={value}" for name in FORWARDING]
+    subprocess.run(["sysctl", "-qw", *settings], check=True)
+
+
+@pytest.fixture(scope="module")
+def ends() -> Iterator[Ends]:
+    with beyond(0) as client, beyond(1) as far:
+        for end in (client, far):
+            ethtool(end, "gro", "on")
+            ethtool(end, "tx", "off")
+        forward(1)
+        yield client, far
+        forward(0)
+
+
+@pytest.fixture(scope="module")
+def mesh(ends: Ends) -> Iterator[Mesh]:
+    assert ends[0].interface == "up0"
+    with running(MESH) as found:
+        yield found
+
+
+def sent_on(interface: str) -> int:
+    """Frames that XDP at an uplink has sent on to another interface so far."""
+    text = subprocess.run(
+        ["ethtool", "-S", interface], check=True, capture_output=True, text=True
+    ).stdout
+    return sum(int(n) for n in re.findall(r"rx_queue_\d+_xdp_redirect: (\d+)", text))
+
+
+@contextlib.contextmanager
+def echo(mesh: Mesh, far: Beyond, family: int) -> Iterator[None]:
+    """Who is far away says all that it hears, until it hears nothing."""
+    with datagrams(mesh, far.client, far.near[family], 7000) as there:
+
+        def say() -> None:
+            while True:
+                text, sender = there.recvfrom(2000)
+                if not text:
+                    return
+                there.sendto(text, sender)
+
+        saying = threading.Thread(target=say)
+        saying.start()
+        try:
+            yield
+        finally:
+            with datagrams(mesh, far.client, far.near[family]) as end:
+                end.sendto(b"", (str(far.near[family]), 7000))
+            saying.join()
+
+
+def asks(mesh: Mesh, client: Beyond, family: int, count: int) -> None:
+    """So many datagrams of one flow, each answered before the next."""
+    with datagrams(mesh, client.client, client.near[family]) as here:
+        here.connect((str(client.host[family]), 7))
+        for number in range(count):
+            here.send(b"%d" % number)
+            assert here.recv(100) == b"%d" % number
+
+
+def goes_by_xdp(mesh: Mesh, ends: Ends, family: int) -> bool:
+    """Whether both ways of a flow do, within some time; one in a tick goes by tc."""
+
+    def does() -> bool:
+        before = sent_on("up0"), sent_on("up1")
+        asks(mesh, ends[0], family, 10)
+        return sent_on("up0") > before[0] and sent_on("up1") > before[1]
+
+    return bool(poll(does))
+
+
+@FAMILIES
+def test_packets_from_machine_to_machine_go_by_xdp(mesh: Mesh, ends: Ends, family: int) -> None:
+    assert seen("u0").xdp == seen("u1").xdp == CARRY.name
+    before = meters(mesh).get(("far", "outside"))
+    with echo(mesh, ends[1], family):
+        assert goes_by_xdp(mesh, ends, family)
+        now = meters(mesh)["far", "outside"]
+        known = (before.rx_packets, before.tx_packets) if before else (0, 0)
+        assert now.rx_packets - known[0] == now.tx_packets - known[1] >= 10
+    with (
+        listener(mesh, ends[1].client, ends[1].near[family], 80) as server,
+        connect(mesh, ends[0].client, ends[0].host[family], 80) as here,
+        accepted(server) as there,
+    ):
+        before_tcp = sent_on("up0")
+        assert there.getpeername()[0] == str(ends[0].near[family])
+        assert moved_whole(here, there, 4 << 20)
+        assert moved_whole(there, here, 4 << 20)
+        assert sent_on("up0") > before_tcp
+
+
+@FAMILIES
+def test_tc_carries_what_xdp_knows_no_way_for(mesh: Mesh, ends: Ends, family: int) -> None:
+    client, far = ends
+    with echo(mesh, far, family):
+        forward(0)
+        before = sent_on("up0")
+        asks(mesh, client, family, 10)
+        assert sent_on("up0") == before
+        forward(1)
+        if family:  # forwarding goes with routes of its own
+            Path("/proc/sys/net/ipv6/conf/up0/forwarding").write_text("1")
+        assert goes_by_xdp(mesh, ends, family)
+        with datagrams(mesh, client.client, client.near[family]) as here:
+            here.connect((str(client.host[family]), 7))
+            for number in range(10):
+                flush = ["ip", "neigh", "flush", "dev", "up1"]
+                subprocess.run(flush, check=True, capture_output=True)
+                here.send(b"%d" % number)  # whose next hop nobody knows
+                assert here.recv(100) == b"%d" % number
+
+
+def test_no_frame_is_sent_where_none_is_taken(mesh: Mesh, ends: Ends) -> None:
+    """The kernel would drop it."""
+    client, far = ends
+    with echo(mesh, far, 0):
+        ethtool(far, "gro", "off")
+        try:
+            assert "what was wrong with what XDP may send to uplink u1" in " ".join(
+                collected(mesh.name)
+            )
+            before = sent_on("up0")
+            asks(mesh, client, 0, 10)
+            assert sent_on("up0") == before
+        finally:
+            ethtool(far, "gro", "on")
+        assert collected(mesh.name)
+        assert goes_by_xdp(mesh, ends, 0)
+        assert not collected(mesh.name)
+
+
+def seen(name: str) -> uplinks.Uplink:
+    with opened("onward") as view:
+        return next(row for row in uplinks.read_uplinks(view) if row.name == name)
