@@ -11,13 +11,6 @@
 #include "lib/mesh.h"
 #include "lib/onward.h"
 
-/* Least that every host takes in one piece (RFC 1122), with its Ethernet header. */
-#define EARLY_SMALL (576 + 14)
-
-/* BCC 0.26 does not declare it. */
-static long (*check_mtu)(void *ctx, __u32 ifindex, __u32 *mtu, __s32 difference,
-			 __u64 flags) = (void *)BPF_FUNC_check_mtu;
-
 /*
  * Would a redirect lose it? The kernel drops what is longer than the receiver's interface allows, or in
  * fragments that its driver has no place for (bq_enqueue() in linux/kernel/bpf/devmap.c), and nobody
@@ -29,7 +22,7 @@ HOT int early_may_redirect(CTX *ctx, __u32 ifindex)
 
 	if (unlikely(context_whole_length(ctx) != length))
 		return 0;
-	return length <= EARLY_SMALL || !check_mtu(ctx, ifindex, &mtu, 0, 0);
+	return length <= MTU_SMALL || !check_mtu(ctx, ifindex, &mtu, 0, 0);
 }
 
 /*

@@ -12,11 +12,9 @@
 /* Every link carries so much (RFC 791: 576 bytes), and an Ethernet header before it. */
 #define MTU_SMALL 590
 
-#ifndef MESH_XDP
 /* BCC 0.26 has the number and no function. */
 static int (*check_mtu)(void *ctx, __u32 ifindex, __u32 *mtu, __s32 difference,
 			__u64 flags) = (void *)163;
-#endif
 
 /* The MTU that a packet, or a segment of one with GSO, is longer than; 0 if it is not. */
 HOT __u32 mtu_exceeded(CTX *ctx, const struct mesh_flow *flow)

@@ -82,6 +82,22 @@ publish = ["u0:80"]
 from = "outside"
 to = "service:shop"
 """
+PROGRAM = """
+[[function]]
+name = "bare"
+datapath = "xdp"
+program = "{root}/examples/packet/echo.c"
+[[service]]
+name = "echo"
+address = ["198.19.0.7", "2001:db8:1::7"]
+port = 7
+protocol = "udp"
+functions = ["bare"]
+publish = ["u0:7"]
+[[policy]]
+from = "outside"
+to = "service:echo"
+"""
 UDP_SEGMENT = 103  # linux/udp.h
 
 
@@ -310,6 +326,22 @@ def test_programs_of_another_build_take_its_place(
     shutil.rmtree(there)
     assert tags[0] == tags[2] != tags[1]
     asks_by_xdp(echo, outside)
+
+
+def test_a_function_that_is_a_program_answers(empty: Mesh, outside: Beyond) -> None:
+    """In by XDP at the uplink, out by XDP at its host side and tc."""
+    mesh = mesh_of(BEGIN + UPLINK + PROGRAM.format(root=ROOT))
+    apply.up(mesh)
+    assert seen().xdp == CARRY.name
+    offload(outside, "off")
+    for family in (0, 1):
+        before = redirected()
+        asks(mesh, outside, family, 20)
+        assert redirected() - before == 19
+    counted = meters(mesh)["bare", "outside"]
+    assert (counted.rx_packets, counted.tx_packets) == (40, 40)
+    offload(outside, "on")
+    apply.up(empty)
 
 
 def test_it_is_there_only_while_a_function_needs_it(empty: Mesh, outside: Beyond) -> None:
