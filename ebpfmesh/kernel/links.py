@@ -220,6 +220,11 @@ def programs(ip: IPRoute, ifindex: int) -> Iterator[Attached]:
     """Everything in BPF at an interface, whoever put it there: TCX, clsact and XDP."""
     for direction in HOOK:
         yield from attached(ip, ifindex, direction)
+    yield from at_xdp(ip, ifindex)
+
+
+def at_xdp(ip: IPRoute, ifindex: int) -> Iterator[Attached]:
+    """The program at XDP of an interface, if there is one."""
     xdp: Any = ip.link("get", index=ifindex)[0].get_attr("IFLA_XDP")
     if xdp is not None and (number := xdp.get_attr("IFLA_XDP_PROG_ID")):
         yield Attached("xdp", "XDP", _program_name(number), number)

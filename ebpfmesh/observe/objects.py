@@ -114,10 +114,16 @@ def _attachments(view: View) -> Iterator[tuple[links.Attached, Attachment]]:
             for program in links.attached(view.ip, row.attachment.ifindex, direction):
                 name, interface = row.function.name, row.attachment.interface
                 yield program, Attachment(name, interface, direction, program.how)
+        if row.function.datapath == "xdp":
+            for program in links.at_xdp(view.ip, row.attachment.ifindex):
+                name, interface = row.function.name, row.attachment.interface
+                yield program, Attachment(name, interface, "xdp", program.how)
     for uplink in view.record.uplinks():
         if not uplink_problem(view.ip, view.pins, uplink):
             for program in links.attached(view.ip, uplink.ifindex, "ingress"):
                 yield program, Attachment("", uplink.uplink.interface, "ingress", program.how)
+            for program in links.at_xdp(view.ip, uplink.ifindex):
+                yield program, Attachment("", uplink.uplink.interface, "xdp", program.how)
 
 
 def _at_sockets(view: View) -> Iterator[tuple[links.Attached, Attachment]]:

@@ -14,7 +14,7 @@ import pytest
 from ebpfmesh import apply
 from ebpfmesh._abi import Direction, Reason
 from ebpfmesh.compile.build import build
-from ebpfmesh.errors import ForeignProgram, MeshError, NotFound, UsageError
+from ebpfmesh.errors import ForeignProgram, MeshError, NotFound, Unsupported, UsageError
 from ebpfmesh.kernel import bpf, cgroup, interface, links, netns, offload
 from ebpfmesh.kernel.pins import Pins
 from ebpfmesh.kernel.programs import FROM_FN, Program
@@ -369,6 +369,24 @@ def test_by_force_beside_a_foreign_program(mesh: Mesh, occupied: str) -> None:
     finally:
         apply.detach(mesh.name, "box")
     assert programs() == before
+
+
+@pytest.mark.usefixtures("_unloaded")
+def test_raw_frames_where_there_is_no_native_xdp(mesh: Mesh) -> None:
+    """As at a veth whose other end may send by more queues than come in there."""
+    ip("netns", "add", "box")
+    words = ("type", "veth", "peer", "eth0", "numtxqueues", "2", "netns", "box")
+    ip("link", "add", "boxhost", "numrxqueues", "1", *words)
+    subprocess.run(["ip", "netns", "exec", "box", "ethtool", "-L", "eth0", "tx", "2"], check=True)
+    try:
+        found = offloads()
+        with pytest.raises(Unsupported, match="boxhost has no native XDP") as caught:
+            apply.add_function(mesh.name, FRAMES, iface="boxhost")
+        assert caught.value.exit_code == 5
+        assert (offloads(), programs()) == (found, [])
+        assert apply.plan(mesh) == ()
+    finally:
+        ip("netns", "del", "box")
 
 
 @pytest.mark.usefixtures("_unloaded")

@@ -21,8 +21,9 @@ from ebpfmesh.errors import FunctionRefused
 from ebpfmesh.inject import whole
 from ebpfmesh.kernel import bpf, netns
 from ebpfmesh.kernel.pins import Pins
+from ebpfmesh.kernel.programs import FROM_FN
 from ebpfmesh.model import Mesh
-from ebpfmesh.observe import counters, functions, health
+from ebpfmesh.observe import counters, functions, health, objects
 from ebpfmesh.observe.view import opened
 from support.frames import ECHO, PACKET_VNET_HDR, SOL_PACKET, segments_of_tcp
 from support.sockets import BLOCKED_SECONDS, carries, connection, frames, made, moved_whole, ready
@@ -283,6 +284,44 @@ def test_what_it_sends_in_the_name_of_others_is_dropped(
                 one.send(b"who is it?")
             wait_until(lambda: dropped(mesh, "far", reason) == before + 10, what="all are dropped")
             assert not ready([one], 0)
+
+
+def test_its_rate_holds_for_what_xdp_sends(mesh: Mesh) -> None:
+    """The queue at its own interface holds what a stack sends, and no frame of XDP."""
+    limited = MESH.replace('name = "far"\n', 'name = "far"\nrate = {send_pps = 10}\n')
+    try:
+        assert [step.kind for step in apply.up(mesh_of(limited))] == ["change-function"]
+        with echoing(mesh):
+            for opener in ("client", "near"):
+                assert came_or_held(mesh, opener, 300) < 300
+    finally:
+        apply.up(mesh)
+
+
+def came_or_held(mesh: Mesh, opener: str, count: int) -> int:
+    """How many of so many are echoed; all others are dropped for far's rate."""
+    came, before = 0, dropped(mesh, "far", Reason.RATE)
+    with udp(mesh, addresses(mesh, "far")[0], opener) as one:
+
+        def told() -> bool:
+            nonlocal came
+            while ready([one], 0):
+                came += len(one.recv(100)) == 40
+            return came + dropped(mesh, "far", Reason.RATE) - before == sent
+
+        for sent in range(1, count + 1):
+            one.send(bytes(40))
+            if sent % 50 == 0:
+                wait_until(told, what="each is echoed or dropped")
+    return came
+
+
+@pytest.mark.usefixtures("mesh")
+def test_what_is_at_the_host_side_is_shown() -> None:
+    with opened("packet") as view:
+        (found,) = (one for one in objects.read_programs(view) if one.name == FROM_FN.name)
+    places = {(one.function, one.hook, one.how) for one in found.attached}
+    assert places == {(name, "xdp", "XDP") for name in ("far", "near")}
 
 
 def test_what_comes_faster_than_it_is_taken_is_counted(mesh: Mesh) -> None:
