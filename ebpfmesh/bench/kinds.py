@@ -80,7 +80,7 @@ _WIRE = {
         "packets per second from a wire that a program takes", "Mpps", True, "taken", "consumers"
     ),
     "flood": Kind(
-        "packets per second beside ten times as many denied", "Mpps", True, "flood", "floods"
+        "packets per second beside 32 times as many denied", "Mpps", True, "flood", "floods"
     ),
 }
 _ITSELF = {"itself": Kind("packets per second of testpmd alone", "Mpps", True, "itself", "itself")}

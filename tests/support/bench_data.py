@@ -32,7 +32,7 @@ SPEED = {
 WITH_SERVICES = (
     "mesh", "mesh-unmetered", "mesh-counted", "nftables", "iptables", "iptables-legacy",
     "iptables-each-packet", "iptables-append", "mesh-swapped", "mesh-reattached", "iptables-raw",
-    "iptables-recvmmsg", "recvmmsg", "tpacket-v3", "mesh-uplink", "mesh-deny",
+    "iptables-recvmmsg", "recvmmsg", "tpacket-v3", "mesh-uplink", "mesh-xdp", "mesh-deny",
     "mesh-af-xdp", "mesh-af-xdp-python",
 )  # fmt: skip
 LISTS = {"iptables": 0.02, "iptables-legacy": 0.01, "iptables-each-packet": 0.03}

@@ -31,7 +31,7 @@ from ebpfmesh.bench.paths.other_build import beside
 from ebpfmesh.bench.paths.ovs import Ovs, OvsKernel
 from ebpfmesh.bench.paths.swaps import MeshReattached, MeshSwapped
 from ebpfmesh.bench.paths.this_build import MeshCounted, MeshPath, MeshUnmetered
-from ebpfmesh.bench.paths.uplink import Devmap, MeshDeny, MeshUplink
+from ebpfmesh.bench.paths.uplink import Devmap, MeshDeny, MeshUplink, MeshXdp
 
 PATHS: dict[str, type[DataPath]] = {
     path.name: path
@@ -60,6 +60,7 @@ PATHS: dict[str, type[DataPath]] = {
         IptablesRaw,
         MeshUplink,
         MeshDeny,
+        MeshXdp,
         IptablesRecvmmsg,
         Recvmmsg,
         TpacketV3,

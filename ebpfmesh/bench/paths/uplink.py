@@ -208,6 +208,31 @@ class MeshDeny(MeshUplink):
         return "the mesh with an uplink, and a source that its deny list has"
 
 
+class MeshXdp(MeshUplink):
+    """The mesh with an uplink, whose functions are packet functions: XDP all the way."""
+
+    name = "mesh-xdp"
+    carries = frozenset({"wire"})
+    wire_ends = "xdp"
+    xdp = "auto"
+
+    def adapted(self, mesh: Mesh) -> Mesh:
+        """See MeshUplink."""
+        ends = workload.backends(mesh, "pps")
+        functions = tuple(
+            one.model_copy(update={"datapath": "xdp"}) if one.name in ends else one
+            for one in mesh.functions
+        )
+        return mesh.model_copy(update={"functions": functions})
+
+    def describe(self) -> str:
+        """See DataPath."""
+        return (
+            "the mesh from an uplink into packet functions by XDP: services published there, "
+            "policy, flows and meters on"
+        )
+
+
 def _port(service: Service) -> int:
     """What it is published at: its own port, but for those that all have the same."""
     return service.target_port if service.name.startswith(workload.FILLER) else service.port

@@ -49,6 +49,7 @@ LOOKS = {
     "redirect_peer": Look("#2f8fd0", ">", (0, (3, 2))),
     "xdp_redirect": Look("#5a6fd0", "d", (0, (3, 1.5, 1, 1.5))),
     "loopback": Look("#7c858c", "*", (0, (1, 2))),
+    "mesh-xdp": Look("#238e66", "x", (0, (4, 2, 1, 1.5))),
     "mesh-uplink": Look("#238e8e", "3", (0, (5, 2, 2, 2.5))),
     "mesh-deny": Look("#238e3e", "4", (0, (6, 2, 3, 1.5))),
     "mesh-af-xdp": Look("#318e23", "$c$", (0, (7, 2, 1, 2.5))),

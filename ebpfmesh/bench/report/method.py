@@ -28,7 +28,7 @@ TAKES = {
         "same core before the next; it looks at each packet."
     ),
     "flood": (
-        "Beside a flood: for each frame of a flow come ten of a source that is denied, by the "
+        "Beside a flood: for each frame of a flow come 32 of a source that is denied, by the "
         "mesh's deny list or in the table raw of iptables, as fast as the core takes them."
     ),
     "itself": (

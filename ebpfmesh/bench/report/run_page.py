@@ -76,7 +76,14 @@ def data(results: Results) -> dict[str, object]:
         "figures": [asdict(figure) for figure in analyse.figures(results)],
         "ratios": [_ratio_data(ratio) for ratio in analyse.ratios(results)],
         "inner_ratios": [_ratio_data(ratio) for ratio in analyse.inner_ratios(results)],
-        "uplink": [{"what": what, **_ratio_data(ratio)} for what, ratio in beside.rows(results)],
+        "uplink": [
+            {
+                "what": one.what,
+                "ratio": one.ratio and _ratio_data(one.ratio),
+                "without_generator": one.net and _ratio_data(one.net),
+            }
+            for one in beside.rows(results)
+        ],
         "costs": [_cost_data(cost) for cost in analyse.costs(results)],
         "failures": [asdict(failure) for failure in analyse.failures(results)],
         "missing": dict(results.missing),

@@ -195,19 +195,25 @@ def _goal(ratio: Ratio) -> Cell:
 def uplink(results: Results) -> Section:
     """What comes in by an uplink, beside other ways of it."""
     rows = tuple(
-        (
-            Cell(what), Cell(number(r.ratio), r.ratio),
-            replace(interval(r), tone="unclear" if r.is_noisy else ""), _goal(r),
-        )
-        for what, r in beside.rows(results)
-    )  # fmt: skip
-    columns = ("what", ">ratio", ">interval", "goal")
+        (Cell(one.what), *_of(one.ratio), *_of(one.net), _goal(one.judged))
+        for one in beside.rows(results)
+    )
+    columns = ("what", ">ratio", ">interval", ">without", ">interval ", "goal")
     note = (
-        "Medians of the ratios within rounds, of packets per CPU second. What makes the frames is "
-        "in them, but for those of programs and of the flood. Of testpmd only the core counts that "
-        "forwards, neither the generator's nor the softirq that hands it the frames."
+        "Medians of the ratios within rounds, of packets per CPU second, but TCP's. What makes the "
+        "frames is in the first ratio and not in the second. Goals are for the first, but those of "
+        "programs and of the flood. Of testpmd only the core counts that forwards, neither the "
+        "generator's nor the softirq that hands it the frames."
     )
     return Section("From an uplink, beside other ways", columns, rows, note)
+
+
+def _of(ratio: Ratio | None) -> tuple[Cell, Cell]:
+    """A ratio and its interval; dashes for none."""
+    if ratio is None:
+        return Cell(DASH), Cell(DASH)
+    tone: Tone = "unclear" if ratio.is_noisy else ""
+    return Cell(number(ratio.ratio), ratio.ratio), replace(interval(ratio), tone=tone)
 
 
 def published(results: Results) -> Section:

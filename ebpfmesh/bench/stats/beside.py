@@ -6,104 +6,110 @@ what is divided by what: a packet function by a bare redirect, a port by a socke
 within rounds.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from ebpfmesh.bench.kinds import BY_CPU, MANY_FLOWS, NET
 from ebpfmesh.bench.results import Results
-from ebpfmesh.bench.stats.analyse import Goal, Ratio, Where, round_by_round, values
+from ebpfmesh.bench.stats.analyse import Goal, Ratio, round_by_round, values
 from ebpfmesh.bench.stats.intervals import of_median
-from ebpfmesh.bench.words import short
+from ebpfmesh.bench.words import place
 from ebpfmesh.bench.workload import MAX_SERVICES
 
-LIMITS = ("dpdk-af-packet", "dpdk-af-xdp")
+Place = tuple[str, str, int]
+"""A path, an axis, and the place on it."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """What is divided by what, with a goal for it; ``what`` in words."""
+    """What is divided by what, in words and as places; ``goal`` is for the ratio ``of``.
+
+    That is of a kind, by CPU time with the generator (BY_CPU) or without it (NET), or as it is.
+    """
 
     what: str
-    above: Where
-    below: Where
-    goal: Goal | None = None
+    kind: str
+    above: Place
+    below: Place
+    of: str
+    goal: Goal | None
 
 
-def _wire(path: str, at: int, axis: str = "services") -> Where:
-    return "wire" + BY_CPU, path, axis, at
+@dataclass(frozen=True)
+class Beside:
+    """A row's ratios: with the generator, or of what has none, and without it."""
+
+    what: str
+    ratio: Ratio | None
+    net: Ratio | None
+
+    @property
+    def judged(self) -> Ratio:
+        """The one with the goal, or the first there is."""
+        (*with_goal,) = (one for one in (self.ratio, self.net) if one and one.goal)
+        (first, *_) = (*with_goal, *(one for one in (self.ratio, self.net) if one))
+        return first
 
 
-def _taken(path: str) -> Where:
-    return "taken" + NET, path, "services", 1
+def _rows() -> Iterator[Row]:
+    """All of them. A program and a flood are judged without the generator: by a wire come none."""
+    for path, flows, bound in (
+        ("mesh-xdp", 1, 0.75), ("mesh-xdp", MANY_FLOWS, 0.45),
+        ("mesh-uplink", 1, None), ("mesh-uplink", MANY_FLOWS, None),
+    ):  # fmt: skip
+        ends = (path, "flows", flows), ("devmap", "flows", flows)
+        what = f"{path} ÷ devmap, {place('flows', flows)}"
+        yield Row(what, "wire", *ends, BY_CPU, _at_least(bound))
+    for path, services, bound in (
+        ("mesh-xdp", 1, 4), ("mesh-xdp", 1000, 50),
+        ("mesh-uplink", 1, None), ("mesh-uplink", 1000, None),
+    ):  # fmt: skip
+        ends = (path, "services", services), ("iptables", "services", services)
+        what = f"{path} ÷ iptables, {place('services', services)}"
+        yield Row(what, "wire", *ends, BY_CPU, _at_least(bound))
+    for path, other, bound in (
+        ("mesh-xdp", "dpdk-af-packet", 5), ("mesh-xdp", "dpdk-af-xdp", 5),
+        ("mesh-uplink", "dpdk-af-packet", None), ("mesh-uplink", "dpdk-af-xdp", None),
+    ):  # fmt: skip
+        ends = (path, "services", 1), (other, "services", 0)
+        yield Row(f"{path} ÷ {other}", "wire", *ends, BY_CPU, _at_least(bound))
+    for path in ("mesh-xdp", "mesh-uplink"):
+        ends = (path, "services", MAX_SERVICES), (path, "services", 1)
+        what = f"{path}, {place('services', MAX_SERVICES)} ÷ 1"
+        yield Row(what, "wire", *ends, BY_CPU, _at_least(0.95))
+    for path, other, bound in (
+        ("mesh-af-xdp", "recvmmsg", 4), ("mesh-af-xdp-python", "recvmmsg", 3.5),
+        ("mesh-af-xdp", "iptables-recvmmsg", None),
+        ("mesh-af-xdp-python", "iptables-recvmmsg", None), ("mesh-af-xdp", "tpacket-v3", None),
+    ):  # fmt: skip
+        ends = (path, "services", 1), (other, "services", 1)
+        yield Row(f"{path} ÷ {other}", "taken", *ends, NET, _at_least(bound))
+    ends = ("mesh-uplink", "services", 1), ("iptables", "services", 1)
+    yield Row("TCP, mesh-uplink ÷ iptables", "stream", *ends, "", _at_least(1.2))
+    ends = ("mesh-deny", "services", 1), ("iptables-raw", "services", 1)
+    what = "denied flood, mesh-deny ÷ iptables-raw"
+    yield Row(what, "flood", *ends, NET, _at_least(3))
 
 
 def _at_least(bound: float | None) -> Goal | None:
     return None if bound is None else Goal(True, bound)
 
 
-ROWS = (
-    *(
-        Row(
-            f"{path}, {short(flows)} flow{'s' if flows > 1 else ''} ÷ devmap",
-            _wire(path, flows, "flows"), _wire("devmap", flows, "flows"), _at_least(bound),
-        )
-        for path, one, many in (("mesh-uplink", None, None),)
-        for flows, bound in ((1, one), (MANY_FLOWS, many))
-    ),
-    *(
-        Row(
-            f"{path} ÷ iptables, {short(services)} service{'s' if services > 1 else ''}",
-            _wire(path, services), _wire("iptables", services), _at_least(bound),
-        )
-        for path, one, many in (("mesh-uplink", None, None),)
-        for services, bound in ((1, one), (1000, many))
-    ),
-    *(
-        Row(f"{path} ÷ testpmd, {other}", _wire(path, 1), _wire(other, 0), _at_least(bound))
-        for path, bound in (("mesh-uplink", None),)
-        for other in LIMITS
-    ),
-    *(
-        Row(
-            f"{path}, {short(MAX_SERVICES)} services ÷ 1",
-            _wire(path, MAX_SERVICES), _wire(path, 1), Goal(True, 0.95),
-        )
-        for path in ("mesh-uplink",)
-    ),
-    *(
-        Row(f"{path} ÷ {other}", _taken(path), _taken(other), _at_least(bound))
-        for path, other, bound in (
-            ("mesh-af-xdp", "recvmmsg", 4),
-            ("mesh-af-xdp-python", "recvmmsg", 3.5),
-            ("mesh-af-xdp", "iptables-recvmmsg", None),
-            ("mesh-af-xdp-python", "iptables-recvmmsg", None),
-            ("mesh-af-xdp", "tpacket-v3", None),
-        )
-    ),
-    Row(
-        "TCP, mesh-uplink ÷ iptables", ("stream", "mesh-uplink", "services", 1),
-        ("stream", "iptables", "services", 1), Goal(True, 1.2),
-    ),
-    *(
-        Row(
-            f"beside a denied flood, mesh-deny ÷ iptables-raw{more}",
-            (f"flood{kind}", "mesh-deny", "services", 1),
-            (f"flood{kind}", "iptables-raw", "services", 1), _at_least(bound),
-        )
-        for kind, more, bound in ((NET, "", 3), (BY_CPU, ", with generator", None))
-    ),
-)  # fmt: skip
-"""By CPU time, the generator included; that is left out where a program or a flood is concerned,
-since there is none where packets come by a wire."""
+ROWS = tuple(_rows())
 
 
-def rows(results: Results) -> list[tuple[str, Ratio]]:
-    """Those of which both were measured, in words and as a ratio."""
+def rows(results: Results) -> list[Beside]:
+    """Those of which both were measured."""
     found = values(results)
-    made = []
-    for row in ROWS:
-        divided = round_by_round(found.get(row.above, {}), found.get(row.below, {}))
-        if divided:
-            kind, _, axis, at = row.above
-            ratio = Ratio(kind, axis, at, row.below[1], *of_median(divided), len(divided), row.goal)
-            made.append((row.what, ratio))
-    return made
+
+    def ratio(row: Row, way: str) -> Ratio | None:
+        kind = row.kind + way
+        above, below = (found.get((kind, *where), {}) for where in (row.above, row.below))
+        if not (divided := round_by_round(above, below)):
+            return None
+        _, axis, at = row.above
+        goal = row.goal if way == row.of else None
+        return Ratio(kind, axis, at, row.below[0], *of_median(divided), len(divided), goal)
+
+    made = (Beside(row.what, ratio(row, BY_CPU if row.of else ""), ratio(row, NET)) for row in ROWS)
+    return [one for one in made if one.ratio or one.net]
