@@ -5,6 +5,7 @@ web, other ─── host, mesh-out 198.19.200.1 ─── router ── MTU 140
 """
 
 import contextlib
+import ctypes
 import socket
 import subprocess
 from collections.abc import Iterator
@@ -13,18 +14,19 @@ from pathlib import Path
 
 import pytest
 
-from ebpfmesh import apply
+from ebpfmesh import _abi, apply
 from ebpfmesh._abi import Direction, Reason
-from ebpfmesh.model import Mesh
+from ebpfmesh.kernel.maps import Maps
+from ebpfmesh.kernel.pins import Pins
 from ebpfmesh.observe import flows, health, uplinks
 from ebpfmesh.observe.view import opened
-from support.masquerade import PORTS, is_translated, sysctl, text, unforwarding
+from support.beyond import beyond as behind
+from support.masquerade import PORTS, exchanged, is_translated, sysctl, text, unforwarding
 from support.outside import HOST4, ROUTER4, Outside
 from support.sockets import (
-    accepted,
     carries,
-    connect,
     connection,
+    connects,
     datagrams,
     listener,
     moved_whole,
@@ -41,17 +43,18 @@ def beyond() -> Iterator[Outside]:
 def test_what_does_not_change_a_flow_leaves_it(beyond: Outside) -> None:
     """Nor does it lose its port when it is judged again, from either side."""
     near = beyond.near[0]
+    settings = "count_flows = true"
     rule = '[[policy]]\nfrom = "function:{}"\nto = "outside:198.19.202.0/24"\naction = "deny"\n'
     with (
-        running(text()) as mesh,
+        running(text(settings=settings)) as mesh,
         connection(mesh, "web", beyond.server, near, 7003) as (here, there),
     ):
         peer = there.getpeername()
         for number, ends in enumerate(((here, there), (there, here))):
-            apply.up(mesh_of(text() + rule.format(("web", "other")[number])))
+            apply.up(mesh_of(text(settings=settings) + rule.format(("web", "other")[number])))
             assert carries(*ends)
             assert moved_whole(ends[0], ends[1], 1 << 20)
-        more = text(ports="50000-65535")
+        more = text(ports="50000-65535", settings=settings)
         (step,) = [one for one in apply.up(mesh_of(more)) if one.kind == "change-uplink"]
         assert step.describe() == f"~ uplink u0  masquerade_ports {PORTS} → 50000-65535"
         assert carries(here, there)
@@ -59,7 +62,9 @@ def test_what_does_not_change_a_flow_leaves_it(beyond: Outside) -> None:
         assert there.getpeername() == peer
         with opened(mesh.name) as view:
             (seen,) = uplinks.read_uplinks(view)
+            counted = [one.bytes for one in flows.read(view) if one.protocol == "tcp"]
         assert seen.masquerade == uplinks.Masquerade(HOST4, "50000-65535", 1, 1, 0)
+        assert min(counted) > 1 << 20
         assert not collected(mesh.name)
 
 
@@ -93,68 +98,6 @@ def _is_over(one: socket.socket) -> bool:
         except ConnectionError:
             return True
     return False
-
-
-def exchanged(here: socket.socket, server: socket.socket, at: tuple[str, int]) -> bool:
-    """Whether a datagram to ``at`` is answered to who sent it."""
-    here.sendto(b"ask", at)
-    try:
-        _, sender = server.recvfrom(64)
-    except TimeoutError:
-        return False
-    server.sendto(b"tell", sender)
-    return here.recv(64) == b"tell"
-
-
-def test_no_port_is_left_and_one_is_again(beyond: Outside) -> None:
-    """Of two ports a third flow to the same peer has none, another peer has; then one is over."""
-    few, near, far = "61000-61001", beyond.near[0], beyond.far[0]
-    settings = "timeouts = {udp = 2}"
-    with contextlib.ExitStack() as stack:
-        mesh = stack.enter_context(running(text(ports=few, settings=settings)))
-        own = mesh.function("web").address4
-        here = [stack.enter_context(datagrams(mesh, "web", own)) for _ in range(3)]
-        server, another = (
-            stack.enter_context(datagrams(mesh, beyond.server, address, 5002))
-            for address in (near, far)
-        )
-        server.settimeout(0.3)
-        at = str(near), 5002
-        assert exchanged(here[0], server, at)
-        assert exchanged(here[1], server, at)
-        assert not exchanged(here[2], server, at)
-        assert drops(mesh)["web", Direction.FROM_FN, Reason.NO_PORT] == 1
-        assert exchanged(here[2], another, (str(far), 5002))
-        with opened(mesh.name) as view:
-            (seen,) = uplinks.read_uplinks(view)
-        assert seen.masquerade == uplinks.Masquerade(HOST4, few, 3, 2, 1)
-        assert any("found no port of 61000-61001" in one.text for one in health.check(mesh.name))
-        assert poll(lambda: exchanged(here[2], server, at), seconds=15)
-        with opened(mesh.name) as view:  # whose port it was has no entry for the peer any more
-            entries = [one for one in flows.read(view) if one.destination_port == 5002]
-        ports = [one.nat for one in entries if one.destination == str(near)]
-        assert len(ports) == len(set(ports)) == 2
-
-
-def test_a_closed_connection_keeps_its_port_for_a_moment_alone(beyond: Outside) -> None:
-    with running(text(ports="61000-61001")) as mesh:
-        for _ in range(3):
-            with connection_when_there_is_room(mesh, beyond) as (here, there):
-                assert carries(here, there)
-        assert drops(mesh).get(("web", Direction.FROM_FN, Reason.NO_PORT), 0)
-
-
-@contextlib.contextmanager
-def connection_when_there_is_room(
-    mesh: Mesh, beyond: Outside
-) -> Iterator[tuple[socket.socket, socket.socket]]:
-    with (
-        listener(mesh, beyond.server, beyond.near[0], 7005) as server,
-        connect(mesh, "web", beyond.near[0], 7005, seconds=15) as here,
-        accepted(server) as there,
-    ):
-        server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        yield here, there
 
 
 def test_an_address_that_goes_ends_flows(beyond: Outside) -> None:
@@ -203,6 +146,57 @@ def test_without_it_the_hosts_stack_has_the_flow(beyond: Outside) -> None:
             assert carries(here, there)
             with connection(mesh, "web", beyond.server, near, 7008) as (_, new):
                 assert new.getpeername()[0] == own
+    finally:
+        sysctl("net.ipv4.ip_forward=0", "net.ipv4.conf.lo.forwarding=1")
+
+
+TWO = """
+[mesh]
+name = "two"
+[[function]]
+name = "web"
+[[uplink]]
+name = "u0"
+interface = "up0"
+masquerade = true
+[[uplink]]
+name = "u1"
+interface = "up1"
+masquerade = {on}
+"""
+
+
+@pytest.mark.usefixtures("beyond")
+def test_routes_say_by_which_uplink() -> None:
+    """And what they say of an interface that does not masquerade is the stack's."""
+    with contextlib.ExitStack() as stack:
+        first, second = (stack.enter_context(behind(number)) for number in range(2))
+        mesh = stack.enter_context(running(TWO.format(on="true")))
+        for port, there in ((7100, first), (7101, second)):
+            for family in (0, 1):
+                with connection(mesh, "web", there.client, there.far[family], port) as (here, end):
+                    assert carries(here, end)
+                    assert carries(end, here)
+                    own = there.host[0] if family == 0 else mesh.function("web").addresses[1]
+                    assert end.getpeername()[0] == str(own)
+        apply.up(mesh_of(TWO.format(on="false")))
+        assert not connects(mesh, "web", second.near[0], 7102)  # the host does not forward
+        with connection(mesh, "web", first.client, first.near[0], 7103) as (here, end):
+            assert carries(here, end)
+
+
+def test_nothing_leaves_as_it_is_where_the_program_is_missing(beyond: Outside) -> None:
+    sysctl("net.ipv4.ip_forward=1")
+    try:
+        with running(text()) as mesh:
+            maps = Maps(Pins(mesh.name))
+            maps["mesh_tc_calls"].delete(ctypes.c_uint32(_abi.CALL_OUT))
+            assert not connects(mesh, "web", beyond.near[0], 7009)
+            assert drops(mesh)["web", Direction.FROM_FN, Reason.NO_PROGRAM]
+            maps.close()
+            assert "what was wrong with map mesh_tc_calls" in str(collected(mesh.name))
+            with connection(mesh, "web", beyond.server, beyond.near[0], 7009) as (_, there):
+                assert is_translated(there.getpeername())
     finally:
         sysctl("net.ipv4.ip_forward=0", "net.ipv4.conf.lo.forwarding=1")
 

@@ -36,7 +36,7 @@ ELSEWHERE = {
     Reason.RING_FULL: "tests/netns/test_port.py: the kernel counts it at the function's interface",
     Reason.DENIED: "test_deny.py: its source is in the deny list of the uplink",
     Reason.TOO_BIG: "tests/netns/test_uplink_mtu.py: an uplink has a smaller MTU than a function",
-    Reason.NO_PORT: "tests/netns/test_masquerade_changes.py: others have them all",
+    Reason.NO_PORT: "tests/netns/test_masquerade_ports.py: others have them all",
     Reason.FLOW_FULL: "test_full.py: its tenant's slots are in use on other cores",
 }
 

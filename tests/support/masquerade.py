@@ -4,6 +4,7 @@
 web, other ─── host, mesh-out 198.19.200.1 ─── router ── MTU 1400 ── server 198.19.201.2
 """
 
+import socket
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,6 +21,7 @@ name = "web"
 [[function]]
 name = "other"
 tenant = "b"
+rate = "1G"
 [[uplink]]
 name = "u0"
 interface = "mesh-out"
@@ -59,3 +61,14 @@ def is_translated(peer: tuple[str, int], ports: str = PORTS) -> bool:
     """Whether somebody at a server is who the uplink stands for."""
     first, last = map(int, ports.split("-"))
     return peer[0] == HOST4 and first <= peer[1] <= last
+
+
+def exchanged(here: socket.socket, server: socket.socket, at: tuple[str, int]) -> bool:
+    """Whether a datagram to ``at`` is answered to who sent it."""
+    here.sendto(b"ask", at)
+    try:
+        _, sender = server.recvfrom(64)
+    except TimeoutError:
+        return False
+    server.sendto(b"tell", sender)
+    return here.recv(64) == b"tell"
