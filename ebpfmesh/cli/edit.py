@@ -32,7 +32,7 @@ FUNCTIONS = click.option(
     "functions",
     metavar="F",
     multiple=True,
-    shell_complete=complete.functions,
+    shell_complete=complete.backends,
     help="A backend; may be repeated.",
 )
 TARGET = click.option(
@@ -65,10 +65,10 @@ WEIGHT = click.option(
 )  # fmt: skip
 
 
-def _edit(
+def apply_edit(
     what: str,
     change: "Callable[[Mesh], Mesh]",
-    scope: "Scope",
+    scope: "Scope | None",
     warnings: "Sequence[str]" = (),
 ) -> None:
     """Apply a change of the model and tell the operations it came to.
@@ -129,7 +129,7 @@ def service_add(name: str, **values: Any) -> None:
     scope = edit.scope_of_service(
         name, addresses=values["addresses"], functions=values["functions"]
     )
-    _edit(f"service {name}", lambda mesh: edit.add_service(mesh, name, **values), scope)
+    apply_edit(f"service {name}", lambda mesh: edit.add_service(mesh, name, **values), scope)
 
 
 @service.command(
@@ -171,7 +171,7 @@ def service_set(name: str, no_functions: bool, no_publish: bool, **values: Any) 
     scope = edit.scope_of_service(
         name, addresses=values["addresses"], functions=values["functions"]
     )
-    _edit(f"service {name}", lambda mesh: edit.set_service(mesh, name, **given), scope)
+    apply_edit(f"service {name}", lambda mesh: edit.set_service(mesh, name, **given), scope)
 
 
 @service.command(
@@ -189,7 +189,7 @@ def service_del(name: str) -> None:
 
     need_change("service del")
     scope = edit.scope_of_service(name)
-    _edit(f"service {name}", lambda mesh: edit.delete_service(mesh, name), scope)
+    apply_edit(f"service {name}", lambda mesh: edit.delete_service(mesh, name), scope)
 
 
 @click.group(
@@ -268,7 +268,7 @@ def policy_add(**values: Any) -> None:
         warnings[:] = [text for one, text in idle_rules(changed) if one == new]
         return changed
 
-    _edit(f"policy {rule}", add, edit.scope_of_policy(rule), warnings)
+    apply_edit(f"policy {rule}", add, edit.scope_of_policy(rule), warnings)
 
 
 @policy.command(
@@ -286,7 +286,7 @@ def policy_del(**values: Any) -> None:
 
     need_change("policy del")
     rule = _policy(**values)
-    _edit("policy", lambda mesh: edit.delete_policy(mesh, rule), edit.scope_of_policy(rule))
+    apply_edit("policy", lambda mesh: edit.delete_policy(mesh, rule), edit.scope_of_policy(rule))
 
 
 policy.add_command(ask.policy_test)
@@ -345,7 +345,7 @@ def set_(name: str, **limits: str | float | dict[str, str] | None) -> None:
         hint = "give --cpu, --memory or --rate"
         raise UsageError(f"it is not said what of {name} is to change", hint=hint)
     scope = Scope(functions=(name,))
-    _edit(f"function {name}", lambda mesh: edit.set_limits(mesh, name, **given), scope)
+    apply_edit(f"function {name}", lambda mesh: edit.set_limits(mesh, name, **given), scope)
 
 
 COMMANDS = (service, policy, set_)

@@ -23,6 +23,7 @@ from ebpfmesh.cli import (
     mesh,
     output,
     port,
+    remote,
     serve,
     show,
     top,
@@ -59,8 +60,8 @@ def cli() -> None:
 
 
 for _module in (
-    mesh, desired, example, functions, logs, show, top, edit, deny, inject, events, serve, port,
-    doctor, bench,
+    mesh, desired, example, functions, logs, show, top, edit, remote, deny, inject, events, serve,
+    port, doctor, bench,
 ):  # fmt: skip
     for _command in _module.COMMANDS:
         cli.add_command(_command)

@@ -20,6 +20,7 @@ from ebpfmesh.model import (
     Invalid,
     Mesh,
     Policy,
+    Remote,
     Scope,
     Service,
     Uplink,
@@ -101,6 +102,25 @@ def delete_uplink(mesh: Mesh, name: str) -> Mesh:
         hint = suggest(name, (one.name for one in mesh.uplinks))
         raise NotFound(f'there is no uplink "{name}"', hint=hint)
     left = mesh.model_copy(update={"uplinks": others})
+    return _whole(left.made_of(mesh.functions, mesh.services, mesh.policies, mesh.injections))
+
+
+def add_remote(
+    mesh: Mesh, name: str, *, addresses: Iterable[str], uplink: str, tenant: str
+) -> Mesh:
+    """``mesh`` with one more remote."""
+    given = _by_family(parse_address(text) for text in addresses)
+    remote = make(Remote, name=name, uplink=uplink, tenant=tenant, **given)
+    return _whole(mesh, remotes=(*mesh.remotes, remote))
+
+
+def delete_remote(mesh: Mesh, name: str) -> Mesh:
+    """``mesh`` without a remote, and without rules about it."""
+    others = tuple(one for one in mesh.remotes if one.name != name)
+    if len(others) == len(mesh.remotes):
+        hint = suggest(name, (one.name for one in mesh.remotes))
+        raise NotFound(f'there is no remote "{name}"', hint=hint)
+    left = mesh.model_copy(update={"remotes": others})
     return _whole(left.made_of(mesh.functions, mesh.services, mesh.policies, mesh.injections))
 
 

@@ -109,9 +109,15 @@ DENIES = {
     "deny add": (UPLINK,),
     "deny del": (UPLINK, DENY, f"{DENY} --uplink uplink0"),
     "deny show": (UPLINK, DENY),
+    "remote": (UPLINK,),
+    "remote add": (UPLINK,),
+    "remote del": (
+        UPLINK,
+        *(f"ebpfmesh remote add db-{n} --address 192.0.2.2{n} --uplink uplink0" for n in range(3)),
+    ),
     "port": ("ip netns add relay && ebpfmesh attach relay --netns relay --datapath af_xdp",),
 }
-"""What is done before the examples about deny lists and ports; list.txt is there."""
+"""What is done before the examples about deny lists, remotes and ports; list.txt is there."""
 """What is done before the examples of a command; for the first one there is no file yet."""
 MAY_DENY = ("policy test", "doctor")
 """Commands whose exit code 1 is an answer."""

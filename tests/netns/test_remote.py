@@ -23,7 +23,7 @@ from ebpfmesh.config import edit, write
 from ebpfmesh.errors import ConfigError, UsageError
 from ebpfmesh.kernel import netns
 from ebpfmesh.model import Address, Mesh
-from ebpfmesh.observe import dryrun, flows, remotes
+from ebpfmesh.observe import dryrun, flows, health, remotes
 from ebpfmesh.observe.mesh import read_services
 from ebpfmesh.observe.view import opened
 from support.beyond import Beyond, beyond
@@ -475,3 +475,25 @@ def test_what_cannot_be_a_remote(mesh: Mesh) -> None:
     ):
         with pytest.raises(ConfigError, match=why):
             mesh_of(MESH.replace(*wrong))
+
+
+def test_remotes_go_and_come_with_their_uplink() -> None:
+    text = MESH.replace("afar", "gone").replace("up0", "up2").replace("up8", "up3")
+    text = text.replace("198.19.208", "198.19.213").replace("2001:db8:d8", "2001:db8:d3")
+    wanted = mesh_of(text.replace("198.19.213.2", "198.19.213.9"))
+    with beyond(2):
+        try:
+            with beyond(3):
+                apply.up(wanted)
+            problems = [one.text for one in health.check("gone") if one.status == "missing"]
+            assert "remote one: uplink uplink8: interface gone" in problems
+            told = [line for line in collected("gone") if "uplink8" in line or "remote" in line]
+            gone = ("uplink uplink8", "remote one", "remote two")
+            assert told == [f"{what} of mesh gone" for what in gone]
+            assert apply.snapshot("gone")[0].remotes == ()
+            with beyond(3):
+                kinds = [step.kind for step in apply.up(wanted)]
+                assert kinds.count("add-remote") == 2
+                assert apply.up(wanted) == ()
+        finally:
+            apply.down("gone")

@@ -246,3 +246,26 @@ def test_a_service_that_is_not_there_exits_3(change: object) -> None:
     with pytest.raises(MeshError, match='there is no service "x"') as caught:
         change(MESH, "x", **values)  # type: ignore[operator]
     assert caught.value.exit_code == 3
+
+
+def test_remotes_come_and_go() -> None:
+    beyond = edit.add_uplink(MESH, "u0", "eth0")
+    given = {"addresses": ("192.0.2.7",), "uplink": "u0", "tenant": "far"}
+    more = edit.add_remote(beyond, "r", **given)
+    assert [(one.name, one.uplink, one.tenant) for one in more.remotes] == [("r", "u0", "far")]
+    more = edit.set_service(more, "s", addresses=(), functions=("b", "r"))
+    more = edit.add_policy(more, policy("tenant:far", "service:s"))
+    for name, values, why in (
+        ("a", given, "another function has that name"),
+        ("q", given, "is the address of remote"),
+        ("q", given | {"uplink": "u1", "addresses": ("192.0.2.8",)}, "there is no uplink"),
+        ("q", given | {"addresses": ("198.18.0.1",)}, "is the address of function"),
+        ("q", given | {"addresses": ()}, "has no address"),
+    ):
+        with pytest.raises(MeshError, match=why):
+            edit.add_remote(more, name, **values)
+    left = edit.delete_remote(more, "r")
+    assert (left.remotes, left.service("s").functions, left.policies) == ((), ("b",), MESH.policies)
+    assert edit.delete_uplink(more, "u0").remotes == ()
+    with pytest.raises(MeshError, match="no remote"):
+        edit.delete_remote(left, "r")
