@@ -14,9 +14,9 @@ import pytest
 
 from ebpfmesh import apply
 from ebpfmesh.config import write
-from ebpfmesh.kernel import cgroup
+from ebpfmesh.kernel import cgroup, netns
 from ebpfmesh.kernel.cgroup import Cgroup, Hierarchies
-from ebpfmesh.model import Mesh
+from ebpfmesh.model import Mesh, Ready
 from ebpfmesh.observe import health, logs, pools
 from ebpfmesh.observe.view import opened
 from ebpfmesh.plan import told
@@ -53,7 +53,7 @@ POOL = """
 name = "numbers"
 tenant = "one"
 slots = {slots}
-bytes = 64
+bytes = {bytes}
 functions = ["near", "far"]
 """
 RECEIVE = (sys.executable, str(EXAMPLE), "receive")
@@ -75,7 +75,8 @@ def _put_back(empty: Mesh) -> Iterator[None]:
 
 def left() -> set[str]:
     """Cgroups of pools that are there."""
-    return {one.function for one in cgroup.groups() if one.function.startswith("pool:")}
+    own = (one for one in cgroup.groups(netns.current()) if one.mesh == "pools")
+    return {one.function for one in own if one.function.startswith("pool:")}
 
 
 @pytest.fixture(scope="module")
@@ -93,9 +94,11 @@ def in_c() -> Iterator[tuple[str, ...]]:
     shutil.rmtree(place)
 
 
-def mesh(near: tuple[str, ...], far: tuple[str, ...], slots: int = 64, pool: str = POOL) -> Mesh:
+def mesh(
+    near: tuple[str, ...], far: tuple[str, ...], slots: int = 64, size: int = 64, pool: str = POOL
+) -> Mesh:
     text = MESH.format(near=list(near), far=list(far), root=ROOT)
-    return mesh_of(text + pool.format(slots=slots))
+    return mesh_of(text + pool.format(slots=slots, bytes=size))
 
 
 def said(function: str) -> list[str]:
@@ -103,10 +106,15 @@ def said(function: str) -> list[str]:
         return [line.text for line in read([logs.log(view, function)])]
 
 
-def worker(function: str) -> int:
+def workers(function: str) -> set[int]:
     with closing(Record("pools")) as record:
         processes = cgroup_of(record, function).processes()
-    return max(processes - keepers(processes))
+    return processes - keepers(processes)
+
+
+def worker(function: str) -> int:
+    wait_until(lambda: workers(function), what="the command runs")
+    return max(workers(function))
 
 
 def inodes(function: str) -> set[int]:
@@ -147,7 +155,7 @@ def test_nobody_else_has_it() -> None:
 
 def test_its_memory_is_charged_to_it_alone() -> None:
     """All of it, before anybody wrote to it, and to no member."""
-    wanted = mesh(SLEEP, SLEEP, slots=1 << 16)
+    wanted = mesh(SLEEP, SLEEP, slots=1 << 16, size=1024)
     (pool,) = wanted.function("near").pools
     apply.up(wanted)
     with closing(Record("pools")) as record:
@@ -233,12 +241,27 @@ def test_another_pool_is_another_memory() -> None:
     assert [one.name for one in the_pool().members] == ["far"]
 
 
+def test_who_is_rolled_back_is_where_it_was() -> None:
+    """The memory of before, which the others have never left."""
+    apply.up(mesh(SLEEP, SLEEP))
+    before = inodes("near")
+    wanted = mesh(SLEEP, SLEEP, slots=128)
+    never = Ready(file="/run/never", seconds=1)
+    functions = [
+        one.model_copy(update={"ready": never}) if one.name == "far" else one
+        for one in wanted.functions
+    ]
+    with pytest.raises(apply.Unready):
+        apply.up(wanted.model_copy(update={"functions": tuple(functions)}))
+    assert inodes("near") == inodes("far") == before
+
+
 def test_a_function_that_becomes_anothers_is_made_anew() -> None:
     """Never has a command memory of one tenant while its packets are another's."""
     apply.up(mesh(SLEEP, SLEEP))
     text = MESH.format(near=list(SLEEP), far=list(SLEEP), root=ROOT)
     text = text.replace('name = "near"\ntenant = "one"', 'name = "near"\ntenant = "two"')
-    wanted = mesh_of(text + POOL.format(slots=64).replace('"near", ', ""))
+    wanted = mesh_of(text + POOL.format(slots=64, bytes=64).replace('"near", ', ""))
     actions = [(one.action, one.operation.name) for one in told(apply.plan(wanted))]
     assert {("remove", "near"), ("add", "near")} <= set(actions)
     apply.up(wanted)
