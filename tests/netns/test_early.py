@@ -247,6 +247,8 @@ def test_the_interface_goes_down_grows_and_has_more_queues(echo: Mesh, outside: 
     asks_by_xdp(echo, outside)
     run("ip link set up0 down")
     run("ip link set up0 up")
+    for address in (f"{outside.host[1]}/64", "fe80::1/64"):  # which went with the link
+        run(f"ip addr add {address} dev up0 nodad")
     run("ip neigh flush dev up0")
     asks_by_xdp(echo, outside)
     run("ethtool -L up0 rx 2")
