@@ -93,13 +93,19 @@ def write(name: str, wanted: Offloads) -> None:
 def inner(ip: IPRoute, ifindex: int, namespace: Path) -> Iterator[str]:
     """Name of the other end, in whose namespace the ``with`` block is.
 
-    Raises NotFound if there is none, or not there.
+    Raises NotFound if there is none, or not there: its root may have moved it, and the path may be
+    that of another namespace by now.
     """
-    try:
-        peer = ip.link("get", index=ifindex)[0].get_attr("IFLA_LINK")
-    except NetlinkError:
-        peer = None
     what = f"the other end of interface number {ifindex} is not in {namespace}"
+    try:
+        link: Any = ip.link("get", index=ifindex)[0]
+        with namespace.open() as target:
+            there = ip.get_netnsid(fd=target.fileno()).get("nsid")
+    except (NetlinkError, OSError) as error:
+        raise NotFound(what, hint="ip link shows it") from error
+    peer, nsid = link.get_attr("IFLA_LINK"), link.get_attr("IFLA_LINK_NETNSID")
+    if nsid is None or nsid != there:
+        raise NotFound(what, hint="has it been moved? ip link shows it")
     with netns.entered(namespace):
         try:
             name = socket.if_indextoname(peer or 0)

@@ -10,6 +10,7 @@ import socket
 import struct
 import subprocess
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 from pyroute2.ethtool.ioctl import IoctlEthtool
@@ -17,9 +18,9 @@ from pyroute2.ethtool.ioctl import IoctlEthtool
 from ebpfmesh import apply
 from ebpfmesh._abi import Direction, Reason
 from ebpfmesh.config.write import text
-from ebpfmesh.errors import FunctionRefused
+from ebpfmesh.errors import FunctionRefused, NotFound
 from ebpfmesh.inject import whole
-from ebpfmesh.kernel import bpf, netns
+from ebpfmesh.kernel import bpf, netns, offload
 from ebpfmesh.kernel.pins import Pins
 from ebpfmesh.kernel.programs import FROM_FN
 from ebpfmesh.model import Mesh
@@ -349,6 +350,24 @@ def test_a_link_that_flaps_and_other_mtus(mesh: Mesh, far: list[str]) -> None:
 
 def said(name: str) -> list[str]:
     return [one.text for one in health.check("packet") if f"{name}: offloads" in one.text]
+
+
+def test_an_interface_that_its_root_has_moved_is_left_alone(mesh: Mesh) -> None:
+    """What is at its number in the old place is another's."""
+    with opened("packet") as view:
+        (row,) = (one for one in view.functions if one.function.name == "near")
+        place, other = Path(row.attachment.netns), netns.name_of(mesh.name, "stranger")
+        run_inside(mesh, "near", "ip", "link", "set", "eth0", "down")
+        run_inside(mesh, "near", "ip", "link", "set", "eth0", "netns", other, "name", "moved")
+        run_inside(mesh, "near", "ip", "link", "add", "same", "index", "2", "type", "veth")
+        try:
+            with pytest.raises(NotFound, match="is not in"):
+                offload.set_pair(view.ip, row.attachment.ifindex, place, offload.RIGHT)
+            assert said("near") == []
+        finally:
+            run_inside(mesh, "near", "ip", "link", "del", "same")
+    apply.detach(mesh.name, "near")
+    apply.up(mesh)
 
 
 @pytest.mark.parametrize("feature", ["gro", "tx"])
