@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ebpfmesh.kernel import interface, netns
-from ebpfmesh.model import Address, Mesh, Uplink
+from ebpfmesh.model import Address, Mesh, Uplink, parse_ports
 from ebpfmesh.observe import listening
 
 _SYSCTL = Path("/proc/sys/net")
@@ -45,7 +45,8 @@ def _ports(uplink: Uplink, addresses: Collection[Address]) -> Iterator[Finding]:
     """Ports that sockets of the host's may get, or have."""
     first, last = uplink.ports
     low, _, high = _value("ipv4/ip_local_port_range").partition("\t")
-    if high and first <= int(high) and int(low) <= last:
+    local = set(range(int(low), int(high) + 1)) if high else set()
+    if local.intersection(range(first, last + 1)) - _reserved():
         what = f"uplink {uplink.name} translates to ports {uplink.masquerade_ports}, of which the "
         what += f"host's own sockets get some: net.ipv4.ip_local_port_range is {low}-{int(high)}"
         yield Finding(what, "let the two differ, or name them in net.ipv4.ip_local_reserved_ports")
@@ -55,6 +56,15 @@ def _ports(uplink: Uplink, addresses: Collection[Address]) -> Iterator[Finding]:
                 what = f"a process of the host listens at {protocol} port {port} of "
                 what += f"{uplink.interface}, to which uplink {uplink.name} translates too"
                 yield Finding(what, "who has a flow by that port does not reach it: move one")
+
+
+def _reserved() -> set[int]:
+    """Ports that the host's own sockets do not get by themselves."""
+    found: set[int] = set()
+    for text in filter(None, _value("ipv4/ip_local_reserved_ports").split(",")):
+        first, last = parse_ports(text)
+        found.update(range(first, last + 1))
+    return found
 
 
 def _value(name: str) -> str:

@@ -211,8 +211,11 @@ def test_what_the_host_has_to_be_told() -> None:
         try:
             with listener(mesh, None, ip_address(HOST4), 60001):
                 said = [one.text for one in health.check(mesh.name) if "uplink u0" in one.text]
+                sysctl("net.ipv4.ip_local_reserved_ports=60000-61000")
+                again = [one.text for one in health.check(mesh.name) if "uplink u0" in one.text]
         finally:
-            sysctl("net.ipv4.conf.lo.forwarding=1")
+            sysctl("net.ipv4.conf.lo.forwarding=1", "net.ipv4.ip_local_reserved_ports=")
         assert any("net.ipv4.conf.lo.forwarding is 0" in one for one in said)
         assert any(f"net.ipv4.ip_local_port_range is {low}-{high}" in one for one in said)
         assert any("listens at tcp port 60001" in one for one in said)
+        assert [one for one in said if "port_range" not in one] == again
