@@ -690,6 +690,7 @@ def _tell_mesh(row: "Mesh") -> None:
         ("limits", limits),
         ("timeouts", timeouts),
         ("hook", row.hook),
+        ("host", "its processes reach services" if row.host else "its processes reach none"),
         ("epoch", row.epoch),
         ("maps", size(row.memory)),
         ("pins", row.pins),

@@ -26,6 +26,7 @@ class Mesh:
     ``timeouts`` are seconds that a flow without packets lives.
 
     ``interrupted``: a change was cut short; the next one undoes it first, and so does ``gc``.
+    ``host``: the host's own processes reach services.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Mesh:
     memory: int
     pins: str
     interrupted: bool
+    host: bool
 
 
 @dataclass(frozen=True)
@@ -161,6 +163,7 @@ def read_mesh(view: View) -> Mesh:
         memory=sum(view.maps.memory().values()),
         pins=str(view.pins.root),
         interrupted=bool(view.record.cut_short),
+        host=model.host,
     )
 
 

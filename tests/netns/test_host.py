@@ -24,6 +24,8 @@ from ebpfmesh.kernel.pins import Pins
 from ebpfmesh.kernel.programs import AT_HOST
 from ebpfmesh.model import Mesh
 from ebpfmesh.observe import health
+from ebpfmesh.observe.mesh import read_mesh
+from ebpfmesh.observe.view import opened
 from support import serving
 from support.beyond import Beyond, beyond
 from support.serving import (
@@ -295,6 +297,8 @@ def at_root() -> list[int]:
 
 def test_off_again_and_down_leave_nothing(mesh: Mesh) -> None:
     assert len(at_root()) == len(AT_HOST)
+    with opened("hosts") as view:
+        assert read_mesh(view).host
     assert apply.up(mesh) == ()
     steps = apply.up(mesh_of(OFF))
     assert [one.describe() for one in steps] == ["~ host off"]
