@@ -112,6 +112,8 @@ def _text(item: Object) -> str:
     match item:
         case Function():
             parts = [item.name, f"tenant {item.tenant}", *map(str, item.addresses)]
+            if item.has_frames:
+                parts += [" ".join(filter(None, (item.datapath, item.program)))]
             parts += [f"pools {' '.join(one.name for one in item.pools)}"] if item.pools else []
             return "  ".join(parts)
         case Service():

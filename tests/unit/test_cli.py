@@ -188,7 +188,7 @@ def test_a_mesh_that_is_not_there_exits_3(tmp_path: Path) -> None:
     assert "hint:" in done.stderr
 
 
-@pytest.mark.parametrize("path", ["examples/edge.toml"])
+@pytest.mark.parametrize("path", ["examples/edge.toml", "examples/packet/echo.toml"])
 def test_the_examples_are_meshes(path: str) -> None:
     done = run("plan", path, "--json")
     assert done.returncode in (0, 4), done.stderr  # 4: it is up, and we may not look

@@ -214,6 +214,7 @@ def meshes(draw: st.DrawFn) -> Mesh:
 
 
 X, Y = function("a"), function("b")
+PACKET = X.model_copy(update={"datapath": "xdp", "program": "a.c", "source": "int a;"})
 OTHERS = function("c", "x"), function("d", "y")
 NO_PEERS = (
     policy("tenant:x", "tenant:x", action="deny"),
@@ -369,6 +370,12 @@ def test_another_order_would_leak() -> None:
                 "+ policy any → service:s allow",
             ],
         ),
+        (
+            mesh(PACKET),
+            mesh(PACKET.model_copy(update={"program": "b.c", "source": "int b;"})),
+            ["~ function a  program b.c"],
+        ),
+        (EMPTY, mesh(PACKET), ["+ function a  tenant x  198.18.0.1  xdp a.c"]),
         (
             mesh(X, service("s", "a"), policy("any", "service:s")),
             EMPTY,
