@@ -14,6 +14,7 @@ from ipaddress import ip_address
 import pytest
 
 from ebpfmesh import apply
+from ebpfmesh._abi import Direction, Reason
 from ebpfmesh.model import Address, Mesh
 from ebpfmesh.observe import flows
 from ebpfmesh.observe.view import opened
@@ -198,3 +199,19 @@ def test_what_is_the_hosts_stays_the_hosts(mesh: Mesh, beyond: Outside, family: 
     ):
         assert carries(here, there)
     assert drops(mesh) == before
+
+
+@FAMILIES
+def test_the_uplinks_own_mtu_is_told(mesh: Mesh, beyond: Outside, family: int) -> None:
+    """Before anything is translated: the function knows the packet that is quoted."""
+    level, option = ((socket.IPPROTO_IP, 14), (socket.IPPROTO_IPV6, 24))[family]  # IP_MTU
+    narrow = ["ip", "link", "set", "mesh-out", "mtu"]
+    with connection(mesh, "other", beyond.server, beyond.near[family], 7300) as (here, there):
+        assert carries(here, there)
+        subprocess.run([*narrow, "1300"], check=True)
+        try:
+            assert moved_whole(here, there, 2 << 20)
+            assert here.getsockopt(level, option) == 1300
+        finally:
+            subprocess.run([*narrow, "1500"], check=True)
+        assert drops(mesh)["other", Direction.FROM_FN, Reason.TOO_BIG]
