@@ -25,7 +25,7 @@ from ebpfmesh.model import Mesh
 from support import containers
 from support.command import COMMAND
 from support.sockets import made, ready
-from support.topology import running, unavailable, wait_until
+from support.topology import mesh_of, running, unavailable, wait_until
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES, TOOL = ROOT / "examples/port", ROOT / "tests/support/port_tool.py"
@@ -146,6 +146,37 @@ def test_it_is_told_when_its_interface_goes(mesh: Mesh, inside: str, open_place:
         assert echoes(mesh, inside)
         apply.detach(mesh.name, "inside")
         assert "its interface is gone" in one.communicate(timeout=30)[1]
+
+
+def test_a_mesh_file_may_say_so(mesh: Mesh, open_place: Path) -> None:
+    """A function without a command, where a namespace is."""
+    keys = 'name = "inside"\nnetns = "inside"\ndatapath = "af_xdp"\nframes = 64\n'
+    apply.up(wanted := mesh_of(f"{MESH}[[function]]\n{keys}"))
+    where, echo = netns.RUN / "inside", [sys.executable, EXAMPLES / "echo.py"]
+    with handing("inside", open_place) as hander, process_in(where, open_place, *echo) as one:
+        assert heard(hander)["why"] == ""
+        assert echoes(mesh, str(wanted.function("inside").addresses[0]))
+        one.kill()
+    apply.up(mesh)
+
+
+@pytest.mark.usefixtures("mesh")
+def test_who_has_no_port_cannot_be_handed_one(tmp_path: Path) -> None:
+    for name, code in (("client", 2), ("nobody", 3)):
+        line = [*COMMAND, "port", name, str(tmp_path / "sock"), "--mesh", "attached"]
+        done = subprocess.run(line, check=False, capture_output=True, text=True, timeout=60)
+        assert done.returncode == code, done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.usefixtures("inside")
+def test_a_path_of_others_is_left_alone(tmp_path: Path) -> None:
+    (taken := tmp_path / "taken").touch()
+    line = [*COMMAND, "port", "inside", str(taken), "--mesh", "attached"]
+    done = subprocess.run(line, check=False, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2
+    assert "in use" in done.stderr
+    assert taken.is_file()
 
 
 @pytest.fixture(scope="module")
