@@ -77,15 +77,20 @@ def heard(process: "subprocess.Popen[str]") -> dict[str, object]:
     return said
 
 
-def process_in(where: Path, place: Path, *words: object) -> "subprocess.Popen[str]":
-    """A process without any privilege in a network namespace."""
+@contextmanager
+def process_in(where: Path, place: Path, *words: object) -> Iterator["subprocess.Popen[str]"]:
+    """A process without any privilege in a network namespace; it ends with the block."""
     line = ["nsenter", f"--net={where}", "setpriv", "--reuid=65534", "--regid=65534"]
     line += ["--clear-groups", "--no-new-privs", "--bounding-set=-all", "--inh-caps=-all"]
     env = os.environ | {"EBPFMESH_PORT": str(place), "PYTHONDONTWRITEBYTECODE": "1"}
     words = (*line, *map(str, words))
-    return subprocess.Popen(
+    with subprocess.Popen(
         words, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd="/"
-    )
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
 def echoes(mesh: Mesh, address: str, function: str = "client") -> bool:
@@ -115,13 +120,13 @@ def test_who_is_inside_gets_it_and_nobody_else(mesh: Mesh, inside: str, open_pla
     with handing("inside", open_place) as hander:
         for other in (netns.RUN / "ebpfmesh.attached.stranger", Path("/proc/self/ns/net")):
             with process_in(other, open_place, *echo) as one:
-                assert "not in the network namespace of inside" in one.communicate()[1]
+                assert "not in the network namespace of inside" in one.communicate(timeout=30)[1]
             assert "not in the network namespace" in str(heard(hander)["why"])
         with process_in(where, open_place, *echo) as one:
             assert heard(hander)["why"] == ""
             assert echoes(mesh, inside)
             with process_in(where, open_place, *echo) as second:  # while the first has it
-                assert "cannot be bound" in second.communicate()[1]
+                assert "cannot be bound" in second.communicate(timeout=30)[1]
             assert "cannot be bound" in str(heard(hander)["why"])
             assert echoes(mesh, inside)
             one.kill()
