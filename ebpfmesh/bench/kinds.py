@@ -54,12 +54,13 @@ def _changes(what: str, do: str, how: str = "") -> Kind:
     return Kind(title, "1/s", True, "change", "changes", {"kind": do})
 
 
-def _by_cpu(kinds: Mapping[str, Kind]) -> Iterator[tuple[str, Kind]]:
+def _by_cpu(kinds: Mapping[str, Kind], unit: str = "M/CPU s") -> Iterator[tuple[str, Kind]]:
     """Each kind, and what it is by CPU time."""
     for name, kind in kinds.items():
         yield name, kind
         title = kind.title.replace("per second", "per CPU second")
-        yield name + BY_CPU, Kind(title, "M/CPU s", kind.more_is_better, by_cpu=True)
+        title += "" if title != kind.title else ", per CPU second"
+        yield name + BY_CPU, Kind(title, unit, kind.more_is_better, by_cpu=True)
 
 
 _FRAMES = {
@@ -81,6 +82,12 @@ _WIRE = {
     ),
     "flood": Kind(
         "packets per second beside 32 times as many denied", "Mpps", True, "flood", "floods"
+    ),
+}
+_TCP = {
+    "tcp": Kind("TCP bulk from outside", "Gb/s", True, "tcp", "sockets"),
+    "tcp-two-cores": Kind(
+        "TCP bulk from outside, two cores", "Gb/s", True, "tcp", "sockets", {"two_cores": True}
     ),
 }
 _ITSELF = {"itself": Kind("packets per second of testpmd alone", "Mpps", True, "itself", "itself")}
@@ -106,6 +113,7 @@ KINDS = {
     "wire-idle": _idle("comes"),
     "taken-idle": _idle("comes to a program"),
     **dict(_by_cpu(_ITSELF)),
+    **dict(_by_cpu(_TCP, "Gb/CPU s")),
     "stream": Kind("TCP bulk", "Gb/s", True, "stream", "sockets"),
     "stream-two-cores": Kind(
         "TCP bulk, two cores", "Gb/s", True, "stream", "sockets", {"two_cores": True}

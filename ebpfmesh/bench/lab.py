@@ -65,6 +65,7 @@ class Lab:
             "taken": partial(wire.taken, self._rate),
             "flood": partial(wire.flood, self._rate),
             "itself": wire.itself,
+            "tcp": wire.tcp,
             "update": Updates(mesh, self._rate, stack).measure,
         }
         self.paths: dict[tuple[str, Scale], DataPath] = {}

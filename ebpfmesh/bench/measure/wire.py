@@ -25,6 +25,7 @@ from pathlib import Path
 
 from ebpfmesh.bench import cputime, tools, workload
 from ebpfmesh.bench.kinds import NET
+from ebpfmesh.bench.measure import traffic
 from ebpfmesh.bench.measure.pps import BURSTS, LEAST_DELIVERED, WARM_UP, PacketRate
 from ebpfmesh.bench.packets.frames import Frames, from_member
 from ebpfmesh.bench.packets.generator import BATCH, MAX_RUN
@@ -265,6 +266,13 @@ def _one_burst(rate: PacketRate, path: Consumed, frames: Frames) -> int:
             raise CommandFailed(f"the program of {path.name} got {got} of {TAKEN_AT_ONCE} packets")
         time.sleep(POLL_SECONDS)
     return used
+
+
+def tcp(path: DataPath, seconds: float, *, two_cores: bool = False) -> Sample:
+    """TCP bulk in Gb/s, and in Gb for a CPU second of both iperf3 with the softirqs they raise."""
+    sample = traffic.stream(path, seconds, two_cores=two_cores)
+    used = json.loads(sample.raw)["end"]["cpu_utilization_percent"]
+    return replace(sample, by_cpu=100 * sample.value / (used["host_total"] + used["remote_total"]))
 
 
 def flood(rate: PacketRate, path: DataPath, seconds: float) -> Sample:

@@ -31,6 +31,11 @@ TAKES = {
         "Beside a flood: for each frame of a flow come 32 of a source that is denied, by the "
         "mesh's deny list or in the table raw of iptables, as fast as the core takes them."
     ),
+    "tcp": (
+        "TCP bulk from outside: iperf3, one connection, to a published service, or over the rules "
+        "of iptables from the other side of its wire. A CPU second is one of both iperf3 with the "
+        "softirqs they raise, as they tell it."
+    ),
     "itself": (
         "testpmd alone: two devices of its own that make packets up and throw them away, by the "
         "CPU time of the core that forwards."

@@ -200,7 +200,7 @@ def uplink(results: Results) -> Section:
     )
     columns = ("what", ">ratio", ">interval", ">without", ">interval ", "goal")
     note = (
-        "Medians of the ratios within rounds, of packets per CPU second, but TCP's. What makes the "
+        "Medians of the ratios within rounds, per CPU second unless said otherwise. What makes the "
         "frames is in the first ratio and not in the second. Goals are for the first, but those of "
         "programs and of the flood. Of testpmd only the core counts that forwards, neither the "
         "generator's nor the softirq that hands it the frames."

@@ -85,7 +85,9 @@ def _rows() -> Iterator[Row]:
         ends = (path, "services", 1), (other, "services", 1)
         yield Row(f"{path} ÷ {other}", "taken", *ends, NET, _at_least(bound))
     ends = ("mesh-uplink", "services", 1), ("iptables", "services", 1)
-    yield Row("TCP, mesh-uplink ÷ iptables", "stream", *ends, "", _at_least(1.2))
+    yield Row("TCP, mesh-uplink ÷ iptables", "tcp", *ends, BY_CPU, _at_least(1.2))
+    yield Row("TCP by the wall", "tcp", *ends, "", None)
+    yield Row("TCP on two cores by the wall", "tcp-two-cores", *ends, "", None)
     ends = ("mesh-deny", "services", 1), ("iptables-raw", "services", 1)
     what = "denied flood, mesh-deny ÷ iptables-raw"
     yield Row(what, "flood", *ends, NET, _at_least(3))
