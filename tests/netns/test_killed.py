@@ -259,11 +259,11 @@ CHANGES = {
     "set-host": Change(mesh(D, D_0), mesh(D, D_0, settings="host = true")),
     "set-on-failure": Change(mesh(), mesh(settings='on_failure = "keep"')),
     "set-rights": Change(mesh(), mesh(RIGHTS)),
-    "add-function": Change(mesh(), mesh(MINE, P)),
+    "add-function": Change(mesh(), mesh(MINE)),
+    "add-function, with raw frames": Change(mesh(), mesh(P), first="function p: offloads"),
     "add-function, which share a pool": Change(mesh(), mesh(W, POOL), first="pool shared"),
-    "change-function": Change(
-        mesh(MINE, D, P), mesh(YOURS, D.replace("2\n", "2\ncpu = 0.25\n"), P_TOO)
-    ),
+    "change-function": Change(mesh(MINE, D), mesh(YOURS, D.replace("2\n", "2\ncpu = 0.25\n"))),
+    "change-function, its program": Change(mesh(P), mesh(P_TOO), first="change function p"),
     "remove-function": Change(mesh(MINE), mesh()),
     "add-uplink": Change(mesh(D, D_0), mesh(D, D_0, PUBLISHED.format(number=0), U_0)),
     "change-uplink": Change(mesh(U_2), mesh(U_2, MASQUERADE)),
