@@ -5,7 +5,6 @@
  * end here, too, as in mesh_deny.c.
  */
 #define MESH_XDP
-#define MESH_XDP_FRAGS
 #include "lib/early.h"
 #include "lib/deny.h"
 

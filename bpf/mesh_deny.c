@@ -4,14 +4,7 @@
  * else goes on as it came. Attached only while something is denied.
  */
 #define MESH_XDP
-#define MESH_XDP_FRAGS
-#include <uapi/linux/bpf.h>
-#include <uapi/linux/if_ether.h>
-#include <uapi/linux/ip.h>
-#include <uapi/linux/ipv6.h>
-
-#include "include/mesh_maps.h"
-#include "lib/context.h"
+#include "lib/headers.h"
 #include "lib/deny.h"
 #include "lib/verdict.h"
 

@@ -8,7 +8,7 @@ from typing import Final, NamedTuple
 be16 = c_uint16.__ctype_be__
 be32 = c_uint32.__ctype_be__
 
-ABI: Final = 0x796bfe5
+ABI: Final = 0x03770b8
 MEANING: Final = 1
 GATEWAY4: Final = 0xa9fe0101
 GATEWAY6_FIRST: Final = 0xfe800000
@@ -1364,5 +1364,4 @@ MAPS: Final = (
     MapSpec("array", "mesh_cost", c_uint32, Cost, "programs"),
     MapSpec("percpu_array", "mesh_sampling", c_uint32, Sampling, "1"),
     MapSpec("prog", "mesh_tc_calls", c_uint32, c_uint32, "calls"),
-    MapSpec("prog", "mesh_xdp_calls", c_uint32, c_uint32, "calls"),
 )

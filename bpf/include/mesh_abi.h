@@ -67,7 +67,7 @@
 /* The clock of flows is the kernel's jiffies without its last bits: about a second at HZ=250. */
 #define MESH_TICK_SHIFT 8
 
-/* Slots of mesh_tc_calls and mesh_xdp_calls. */
+/* Slots of mesh_tc_calls. */
 #define MESH_CALL_SLOW 0
 #define MESH_CALL_JUDGE 1
 #define MESH_CALL_DECIDE 2

@@ -200,11 +200,7 @@ MESH_MAP("array", mesh_cost, __u32, struct mesh_cost, programs);
 /* Which packets are sampled. Written by every packet that goes through chains. */
 MESH_MAP("percpu_array", mesh_sampling, __u32, struct mesh_sampling, 1);
 
-/*
- * Programs that go on where another leaves off, by MESH_CALL_*, for each kind of program. Written
- * when they are loaded.
- */
+/* Programs that go on where another leaves off, by MESH_CALL_*. Written when they are loaded. */
 MESH_MAP("prog", mesh_tc_calls, __u32, __u32, calls);
-MESH_MAP("prog", mesh_xdp_calls, __u32, __u32, calls);
 
 #endif

@@ -5,6 +5,11 @@
 
 #include "lib/parse.h"
 
+HOT int mac_equal(const void *a, const void *b)
+{
+	return *(__u32 *)a == *(__u32 *)b && *(__u16 *)(a + 4) == *(__u16 *)(b + 4);
+}
+
 HOT void address_set4(struct mesh_address *a, __be32 v4)
 {
 	a->word[0] = 0;

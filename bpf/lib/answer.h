@@ -127,11 +127,7 @@ HOT void answer_ipv6(struct ipv6hdr *ip, __u32 length, __u8 protocol, const stru
 /* Cut the frame behind `length` bytes; where that is in a checksum's place the kernel refuses. */
 HOT int answer_cut(CTX *ctx, __u32 length)
 {
-#ifdef MESH_XDP
-	return bpf_xdp_adjust_tail(ctx, (int)length - (int)context_length(ctx));
-#else
 	return bpf_skb_change_tail(ctx, length, 0);
-#endif
 }
 
 /* Cut the frame behind `keep` bytes and make room for `room` behind its Ethernet header. */
@@ -139,11 +135,7 @@ HOT int answer_make_room(CTX *ctx, __u32 keep, __u32 room)
 {
 	if (answer_cut(ctx, keep))
 		return -1;
-#ifdef MESH_XDP
-	return bpf_xdp_adjust_head(ctx, -(int)room);
-#else
 	return bpf_skb_adjust_room(ctx, room, BPF_ADJ_ROOM_MAC, 0);
-#endif
 }
 
 /* The reset that a closed port sends (RFC 9293, 3.10.7.1); -1 for a reset, which gets none. */

@@ -29,16 +29,6 @@ HOT __u32 chain_head(__u32 function, __u32 direction)
 	return chain ? chain->head[direction & 1] : 0;
 }
 
-#ifdef MESH_XDP
-
-/* What is injected runs at tc, behind us. */
-HOT int chain_or(CTX *ctx, __u32 action)
-{
-	return action;
-}
-
-#else
-
 #define CHAIN_WORD(ctx, word) CONTEXT_FIELD(ctx, cb[word])
 #define CHAIN_RATE ((__u32)MESH_OUTPUT_RATE << MESH_IFINDEX_BITS)
 
@@ -315,5 +305,4 @@ HOT int chain_leave(CTX *ctx)
 	return chain_drop(ctx, MESH_NO_PROGRAM);
 }
 
-#endif
 #endif

@@ -1,8 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
- * What differs between a program at tc and one at XDP, so that every other file here is written
- * once. An entry file defines MESH_XDP before its includes, or does not; and MESH_XDP_FRAGS
- * if it takes frames in fragments. Decides nothing.
+ * What differs between a program at tc and one at XDP, so that what both have is written once. An entry
+ * file defines MESH_XDP before its includes, or does not. Decides nothing.
  */
 #ifndef MESH_CONTEXT_H
 #define MESH_CONTEXT_H
@@ -63,7 +62,11 @@ HOT __u32 context_ifindex(CTX *ctx)
 	return CONTEXT_FIELD(ctx, ingress_ifindex);
 }
 
-#ifdef MESH_XDP_FRAGS
+HOT __u32 context_length(CTX *ctx)
+{
+	return context_end(ctx) - context_data(ctx);
+}
+
 /* BCC 0.26 does not declare it. */
 static __u64 (*xdp_get_buff_len)(void *ctx) = (void *)BPF_FUNC_xdp_get_buff_len;
 
@@ -71,12 +74,6 @@ static __u64 (*xdp_get_buff_len)(void *ctx) = (void *)BPF_FUNC_xdp_get_buff_len;
 HOT __u32 context_whole_length(CTX *ctx)
 {
 	return xdp_get_buff_len(ctx);
-}
-#endif
-
-HOT __u32 context_length(CTX *ctx)
-{
-	return context_end(ctx) - context_data(ctx);
 }
 
 /* One frame is one packet: XDP sits below segmentation offload. */
@@ -91,47 +88,9 @@ HOT int context_vlan(CTX *ctx)
 	return 0;
 }
 
-/* An XDP frame without fragments is linear as it comes. */
+/* Nothing that is cut is looked at. */
 HOT void context_linearize(CTX *ctx)
 {
-}
-
-/* Copy the first bytes of the packet, as many as there are, at most MESH_SNAP_MAX; how many. */
-HOT __u32 context_copy(CTX *ctx, void *to, __u64 length)
-{
-	if (length > context_length(ctx))
-		length = context_length(ctx);
-	if (length > MESH_SNAP_MAX)
-		length = MESH_SNAP_MAX;
-	asm volatile("" : "+r"(length)); /* or the verifier meets a copy that was not compared */
-	if ((__s64)length <= 0)		 /* from `!= 0` Linux 6.1 learns no lower bound */
-		return 0;
-	asm volatile("" : "+r"(length)); /* or clang makes one comparison of the two */
-	if (length > MESH_SNAP_MAX || bpf_xdp_load_bytes(ctx, 0, to, length))
-		return 0;
-	return length;
-}
-
-/* Has no mark: nothing is asked of it but by real packets. */
-HOT int context_is_dry(CTX *ctx)
-{
-	return 0;
-}
-
-HOT __u32 context_question(CTX *ctx)
-{
-	return MESH_FROM_FN;
-}
-
-/* None is made for the host. */
-HOT int context_is_answer(CTX *ctx)
-{
-	return 0;
-}
-
-HOT int context_is_passed(CTX *ctx)
-{
-	return 0;
 }
 
 #else

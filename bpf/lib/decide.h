@@ -46,15 +46,11 @@ HOT int decide(const struct mesh_config *config, struct mesh_judgement *j)
 	return MESH_OK;
 }
 
-/* From a function to the outside, which may be by an uplink, or was? Not at XDP: see mesh_xdp.c. */
+/* From a function to the outside, which may be by an uplink, or was? */
 HOT int decide_is_out(const struct mesh_config *config, const struct mesh_judgement *j)
 {
-#ifdef MESH_XDP
-	return 0;
-#else
 	return j->question.opener && !j->question.receiver &&
 	       (config->masquerade || j->question.flags & MESH_FLOW_NAT_SRC);
-#endif
 }
 
 /* May they? Of the question in mesh_scratch. */

@@ -8,8 +8,13 @@
 #ifndef MESH_EARLY_H
 #define MESH_EARLY_H
 
-#include "lib/mesh.h"
+#include "lib/headers.h"
+#include "lib/mtu.h"
 #include "lib/onward.h"
+#include "lib/plain.h"
+#include "lib/rewrite.h"
+#include "lib/state.h"
+#include "lib/verdict.h"
 
 /*
  * Would a redirect lose it? The kernel drops what is longer than the receiver's interface allows, or in
@@ -59,6 +64,7 @@ HOT int early_carry(CTX *ctx, __u32 direction)
 {
 	struct mesh_config *config = mesh_config_get();
 	struct mesh_flow *flow;
+	__u32 ifindex;
 	struct pkt p;
 
 	if (!config || !parse_plain(ctx, &p))
@@ -70,9 +76,11 @@ HOT int early_carry(CTX *ctx, __u32 direction)
 		return verdict_pass(ctx);
 	if (flow_is_to_uplink(flow))
 		return onward_carry(ctx, &p, flow);
-	if (!early_may_redirect(ctx, flow_ifindex(flow)) || !mesh_flow_is_fresh(flow))
+	if (!early_may_redirect(ctx, flow_ifindex(flow)) || !flow_is_fresh(flow))
 		return verdict_pass(ctx);
 	meter_count(ctx, flow);
-	return mesh_deliver(ctx, &p, flow);
+	ifindex = flow_ifindex(flow);
+	rewrite_packet(ctx, &p, flow);
+	return verdict_redirect(ctx, ifindex);
 }
 #endif

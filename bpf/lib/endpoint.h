@@ -80,11 +80,6 @@ HOT int endpoint_has_address(const struct mesh_function *fn, const struct mesh_a
 	return endpoint_address(fn, address, &own) && address_equal(&own, address);
 }
 
-HOT int mac_equal(const void *a, const void *b)
-{
-	return *(__u32 *)a == *(__u32 *)b && *(__u16 *)(a + 4) == *(__u16 *)(b + 4);
-}
-
 /* Does the packet come from the function whose interface it came in by? */
 HOT int endpoint_check_sender(const struct mesh_function *fn, const struct pkt *p)
 {

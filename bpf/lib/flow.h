@@ -115,6 +115,18 @@ HOT struct mesh_flow *flow_find_tuple(const struct mesh_tuple *t, __u32 ifindex)
 	return flow_get(&key);
 }
 
+/* Has it spoken so lately that its time cannot be over? See track.h for the others. */
+HOT int flow_is_fresh(struct mesh_flow *flow)
+{
+	__u32 now = flow_clock();
+
+	if (now - flow->seen > 1)
+		return 0;
+	if (unlikely(now != flow->seen))
+		flow->seen = now;
+	return 1;
+}
+
 /* Is it established, so that the fast path may be for it? */
 HOT int flow_is_half(const struct mesh_flow *flow)
 {
@@ -165,24 +177,10 @@ HOT int flow_is_masqueraded(const struct mesh_flow *flow)
 	return (flow->flags & both) == both;
 }
 
-/* Straight into its receiver? What is redirected at XDP passes XDP there by itself. */
+/* Straight into its receiver, past nothing? */
 HOT int flow_is_straight(const struct mesh_flow *flow)
 {
-#ifdef MESH_XDP
-	return !(flow_output_kind(flow) & ~MESH_OUTPUT_EGRESS);
-#else
 	return flow_output_kind(flow) == MESH_OUTPUT_PEER;
-#endif
-}
-
-/* The interface of one that is. */
-HOT __u32 flow_ifindex(const struct mesh_flow *flow)
-{
-#ifdef MESH_XDP
-	return flow->output & ((1 << MESH_IFINDEX_BITS) - 1);
-#else
-	return flow->output; /* MESH_OUTPUT_PEER is 0 */
-#endif
 }
 
 /* Do its packets go through what is injected, or by a rate? */
@@ -191,8 +189,8 @@ HOT int flow_is_chained(const struct mesh_flow *flow)
 	return !!(flow_output_kind(flow) & (MESH_OUTPUT_CHAIN | MESH_OUTPUT_RATE));
 }
 
-/* Where an answer comes from, as the key of its entry has it: 0 from the host's stack. */
-HOT __u32 flow_answer_ifindex(const struct mesh_flow *flow)
+/* The interface that its packets leave by, and answers come from; 0: the host's stack. */
+HOT __u32 flow_ifindex(const struct mesh_flow *flow)
 {
 	return flow->output & ((1 << MESH_IFINDEX_BITS) - 1);
 }

@@ -28,7 +28,7 @@ HOT void judge_orient(struct mesh_judgement *j, const struct mesh_flow *stale)
 {
 	j->question.tuple = j->packet.tuple;
 	j->question.backend = stale ? stale->backend : 0;
-	j->question.backend_ifindex = stale ? flow_answer_ifindex(stale) : 0;
+	j->question.backend_ifindex = stale ? flow_ifindex(stale) : 0;
 	j->question.flags = stale ? stale->flags & MESH_FLOW_SOCKET : 0;
 	j->question.service = 0;
 	j->question.uplink = j->packet.direction == MESH_FROM_UPLINK ? j->packet.ifindex : 0;
@@ -42,7 +42,7 @@ HOT void judge_orient(struct mesh_judgement *j, const struct mesh_flow *stale)
 		return;
 	}
 	j->question.backend_ifindex = 0;
-	j->question.uplink = flow_is_to_uplink(stale) ? flow_answer_ifindex(stale) : 0;
+	j->question.uplink = flow_is_to_uplink(stale) ? flow_ifindex(stale) : 0;
 	j->question.target_port = j->packet.tuple.source_port;
 	tuple_reverse(&j->question.tuple);
 	if (stale->flags & MESH_FLOW_NAT_SRC) {

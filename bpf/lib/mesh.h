@@ -7,20 +7,7 @@
 #ifndef MESH_MESH_H
 #define MESH_MESH_H
 
-#include <uapi/linux/bpf.h>
-#include <uapi/linux/if_ether.h>
-#include <uapi/linux/in.h>
-#include <uapi/linux/in6.h>
-#include <uapi/linux/ip.h>
-#include <uapi/linux/ipv6.h>
-#include <uapi/linux/tcp.h>
-#include <uapi/linux/udp.h>
-#include <uapi/linux/icmp.h>
-#include <uapi/linux/icmpv6.h>
-#include <uapi/linux/pkt_cls.h>
-
-#include "include/mesh_maps.h"
-#include "lib/context.h"
+#include "lib/headers.h"
 #include "lib/state.h"
 #include "lib/plain.h"
 #include "lib/flow.h"
@@ -36,31 +23,11 @@ HOT int mesh_drop(CTX *ctx, __u8 direction, int reason)
 	return verdict_drop(ctx, endpoint_by_ifindex(context_ifindex(ctx)), direction, reason);
 }
 
-/* Has the flow spoken so lately that its time cannot be over? See track.h for the others. */
-HOT int mesh_flow_is_fresh(struct mesh_flow *flow)
-{
-	__u32 now = flow_clock();
-
-	if (now - flow->seen > 1)
-		return 0;
-	if (unlikely(now != flow->seen))
-		flow->seen = now;
-	return 1;
-}
-
-HOT void mesh_rewrite(CTX *ctx, const struct pkt *p, const struct mesh_flow *flow)
-{
-	rewrite_ttl(p);
-	rewrite_ethernet(p, flow);
-	if (flow->flags & (MESH_FLOW_NAT_SRC | MESH_FLOW_NAT_DST))
-		rewrite_nat(ctx, p, flow);
-}
-
 HOT int mesh_deliver(CTX *ctx, const struct pkt *p, const struct mesh_flow *flow)
 {
-	__u32 ifindex = flow_ifindex(flow);
+	__u32 ifindex = flow->output; /* MESH_OUTPUT_PEER is 0 */
 
-	mesh_rewrite(ctx, p, flow);
+	rewrite_packet(ctx, p, flow);
 	return verdict_redirect(ctx, ifindex);
 }
 
@@ -92,31 +59,25 @@ HOT int mesh_go_slow(CTX *ctx, __u32 direction)
 
 /*
  * One of an established flow that goes through what is injected or by a rate, past XDP at its
- * receiver, out of an uplink, or to the host's stack. At XDP it goes on to tc as it came, but where it
- * is for the stack.
+ * receiver, out of an uplink, or to the host's stack.
  */
 HOT int mesh_deliver_other(CTX *ctx, const struct mesh_config *config, const struct pkt *p,
 			   struct mesh_flow *flow, __u32 direction)
 {
 	__u32 output = flow->output;
 
-#ifndef MESH_XDP
 	/* What a remote answers may never have met the slow path, where its MAC is learned (early.h). */
 	if (direction == MESH_FROM_UPLINK && !mac_equal(p->eth->h_dest, flow->sender))
 		__builtin_memcpy(flow->sender, p->eth->h_dest, sizeof(flow->sender));
 	if (flow_is_to_peer(flow)) {
 		if (unlikely(rewrite_check_ttl(p) || mtu_exceeded(ctx, flow)))
 			return mesh_go_slow(ctx, direction);
-		mesh_rewrite(ctx, p, flow);
+		rewrite_packet(ctx, p, flow);
 	}
 	if (flow_is_chained(flow)) {
 		chain_begin(ctx, config, flow);
 		return chain_start(ctx);
 	}
-#else
-	if (flow_is_chained(flow) || flow_is_to_uplink(flow))
-		return verdict_pass(ctx);
-#endif
 	meter_count(ctx, flow);
 	return flow_is_to_peer(flow) ? verdict_output(ctx, output) : verdict_pass(ctx);
 }
@@ -131,7 +92,7 @@ HOT int mesh_carry(CTX *ctx, __u32 direction)
 	if (!config || unlikely(!parse_plain(ctx, &p)))
 		goto slow;
 	flow = flow_find(&p, context_ifindex(ctx));
-	if (unlikely(!flow || flow->epoch != config->epoch || !mesh_flow_is_fresh(flow)))
+	if (unlikely(!flow || flow->epoch != config->epoch || !flow_is_fresh(flow)))
 		goto slow;
 	if (direction == MESH_FROM_FN && unlikely(!mac_equal(p.eth->h_source, flow->sender)))
 		goto slow;
@@ -153,10 +114,8 @@ HOT int mesh_from_function(CTX *ctx)
 /* A packet that comes in by an uplink; what is sent to many, or to another host, is not for us. */
 HOT int mesh_from_uplink(CTX *ctx)
 {
-#ifndef MESH_XDP
 	if (CONTEXT_FIELD(ctx, pkt_type) != 0)
 		return verdict_next(ctx);
-#endif
 	return mesh_carry(ctx, MESH_FROM_UPLINK);
 }
 

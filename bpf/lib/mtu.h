@@ -12,21 +12,17 @@
 /* Every link carries so much (RFC 791: 576 bytes), and an Ethernet header before it. */
 #define MTU_SMALL 590
 
-/* BCC 0.26 has the number and no function. */
+/* BCC 0.26 does not declare it. */
 static int (*check_mtu)(void *ctx, __u32 ifindex, __u32 *mtu, __s32 difference,
-			__u64 flags) = (void *)163;
+			__u64 flags) = (void *)BPF_FUNC_check_mtu;
 
 /* The MTU that a packet, or a segment of one with GSO, is longer than; 0 if it is not. */
 HOT __u32 mtu_exceeded(CTX *ctx, const struct mesh_flow *flow)
 {
-#ifdef MESH_XDP
-	return 0; /* what leaves by an uplink goes on to tc */
-#else
 	__u32 mtu = 0;
 
 	if (!flow_is_to_uplink(flow) || context_length(ctx) <= MTU_SMALL)
 		return 0;
-	return check_mtu(ctx, flow_answer_ifindex(flow), &mtu, 0, BPF_MTU_CHK_SEGS) > 0 ? mtu : 0;
-#endif
+	return check_mtu(ctx, flow_ifindex(flow), &mtu, 0, BPF_MTU_CHK_SEGS) > 0 ? mtu : 0;
 }
 #endif

@@ -8,7 +8,10 @@
 #ifndef MESH_ONWARD_H
 #define MESH_ONWARD_H
 
-#include "lib/mesh.h"
+#include "lib/flow.h"
+#include "lib/meter.h"
+#include "lib/rewrite.h"
+#include "lib/verdict.h"
 
 /* Address families, linux/include/linux/socket.h */
 #define ONWARD_IPV4 2
@@ -30,7 +33,7 @@ HOT void onward_question(struct bpf_fib_lookup *asked, const struct pkt *p,
 			 const struct mesh_flow *flow)
 {
 	asked->l4_protocol = p->protocol;
-	asked->ifindex = flow_answer_ifindex(flow);
+	asked->ifindex = flow_ifindex(flow);
 	if (pkt_is4(p)) {
 		asked->family = ONWARD_IPV4;
 		asked->tos = p->ip4->tos;
@@ -64,7 +67,7 @@ HOT int onward_find(CTX *ctx, const struct pkt *p, const struct mesh_flow *flow,
 	onward_question(hop, p, flow);
 	return bpf_fib_lookup(ctx, hop, sizeof(*hop), BPF_FIB_LOOKUP_OUTPUT) ==
 		       BPF_FIB_LKUP_RET_SUCCESS &&
-	       hop->ifindex == flow_answer_ifindex(flow);
+	       hop->ifindex == flow_ifindex(flow);
 }
 
 HOT void onward_ethernet(const struct pkt *p, const struct bpf_fib_lookup *hop)
@@ -80,14 +83,14 @@ HOT void onward_ethernet(const struct pkt *p, const struct bpf_fib_lookup *hop)
 HOT int onward_may(const struct mesh_flow *flow)
 {
 	return flow->seen == flow_clock() && !(flow->flags & MESH_FLOW_HAIRPIN) &&
-	       onward_is_open(flow_answer_ifindex(flow));
+	       onward_is_open(flow_ifindex(flow));
 }
 
 /* Of an established flow whose packet early_carry() has looked at. */
 HOT int onward_carry(CTX *ctx, const struct pkt *p, struct mesh_flow *flow)
 {
 	struct bpf_fib_lookup hop = {};
-	__u32 uplink = flow_answer_ifindex(flow);
+	__u32 uplink = flow_ifindex(flow);
 
 	if (!onward_may(flow) || context_whole_length(ctx) != context_length(ctx) ||
 	    !onward_find(ctx, p, flow, &hop))
@@ -97,6 +100,6 @@ HOT int onward_carry(CTX *ctx, const struct pkt *p, struct mesh_flow *flow)
 	onward_ethernet(p, &hop);
 	if (flow->flags & (MESH_FLOW_NAT_SRC | MESH_FLOW_NAT_DST))
 		rewrite_nat(ctx, p, flow);
-	return uplink == context_ifindex(ctx) ? XDP_TX : bpf_redirect(uplink, 0);
+	return verdict_onward(ctx, uplink);
 }
 #endif

@@ -109,8 +109,7 @@ HOT int out_keep(struct mesh_judgement *j, struct out *o)
 		o->address4 = j->packet.tuple.destination.word[3];
 		o->port = j->packet.tuple.destination_port;
 	} else {
-		o->uplink =
-			out_uplink(j, flow_is_to_uplink(t.flow) ? flow_answer_ifindex(t.flow) : 0);
+		o->uplink = out_uplink(j, flow_is_to_uplink(t.flow) ? flow_ifindex(t.flow) : 0);
 		o->address4 = t.flow->address.word[3];
 		o->port = t.flow->port;
 	}
@@ -174,7 +173,7 @@ HOT void out_opener(struct mesh_flow4_key *opener, const struct mesh_flow4_key *
 	opener->destination = key->source;
 	opener->source_port = answers->port;
 	opener->destination_port = protocol == IPPROTO_ICMP ? answers->port + 1 : key->source_port;
-	opener->origin = flow_origin(flow_answer_ifindex(answers), protocol);
+	opener->origin = flow_origin(flow_ifindex(answers), protocol);
 }
 
 /* The last words of an entry of answers: it belongs to no service. */

@@ -170,4 +170,13 @@ HOT void rewrite_echo(const struct pkt *p, const struct mesh_flow *flow)
 	icmp->un.echo.id = flow->port;
 	icmp->checksum = csum_apply(icmp->checksum, flow->port + (__u16)~from);
 }
+
+/* All of it, of a packet that is whole and no ICMP error. */
+HOT void rewrite_packet(CTX *ctx, const struct pkt *p, const struct mesh_flow *flow)
+{
+	rewrite_ttl(p);
+	rewrite_ethernet(p, flow);
+	if (flow->flags & (MESH_FLOW_NAT_SRC | MESH_FLOW_NAT_DST))
+		rewrite_nat(ctx, p, flow);
+}
 #endif

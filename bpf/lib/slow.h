@@ -34,11 +34,7 @@ struct slow {
 /* Does it come in by an uplink? None has XDP. */
 HOT int slow_is_from_uplink(const struct mesh_judgement *j)
 {
-#ifdef MESH_XDP
-	return 0;
-#else
 	return j->packet.direction == MESH_FROM_UPLINK;
-#endif
 }
 
 /* Whose interface is it? Of a packet that comes here for the first time. */
@@ -131,7 +127,7 @@ HOT __u32 slow_receiver(struct slow *s)
 		return s->j->packet.function;
 	if (flow_is_to_uplink(s->track.flow))
 		return endpoint_by_address(&s->track.answer.source);
-	return endpoint_by_ifindex(flow_answer_ifindex(s->track.flow));
+	return endpoint_by_ifindex(flow_ifindex(s->track.flow));
 }
 
 /* Does it come to the host's address, by the entry of a flow that is over? Then it is the host's. */
@@ -230,9 +226,6 @@ HOT void slow_rewrite(CTX *ctx, struct slow *s, const struct mesh_flow *flow)
 /* Made ready for what is injected, where it goes when its flow has been looked after. */
 HOT int slow_inject(CTX *ctx, struct slow *s, struct mesh_flow *flow)
 {
-#ifdef MESH_XDP
-	return verdict_pass(ctx);
-#else
 	chain_begin(ctx, s->config, flow);
 	if (s->j->packet.direction == MESH_TO_FN) {
 		ctx->cb[MESH_CHAIN_OUTPUT] =
@@ -242,7 +235,6 @@ HOT int slow_inject(CTX *ctx, struct slow *s, struct mesh_flow *flow)
 		slow_rewrite(ctx, s, flow);
 	}
 	return CHAIN_ACTION;
-#endif
 }
 
 HOT int slow_deliver(CTX *ctx, struct slow *s)
@@ -264,10 +256,6 @@ HOT int slow_deliver(CTX *ctx, struct slow *s)
 	}
 	if (!flow_is_to_peer(flow))
 		return verdict_pass(ctx);
-#ifdef MESH_XDP
-	if (flow_is_to_uplink(flow))
-		return verdict_pass(ctx);
-#endif
 	slow_rewrite(ctx, s, flow);
 	return verdict_output(ctx, output);
 }

@@ -23,7 +23,6 @@ HOT struct mesh_socket *socket_datagram(struct mesh_datagrams *all,
 /* What the packet's socket was told when it was connected to j->question.tuple's destination, or NULL. */
 HOT struct mesh_socket *socket_find(CTX *ctx, const struct mesh_judgement *j)
 {
-#ifndef MESH_XDP
 	struct bpf_sock *sk = ctx->sk;
 	struct mesh_datagrams *datagrams;
 	struct mesh_socket *socket;
@@ -41,16 +40,11 @@ HOT struct mesh_socket *socket_find(CTX *ctx, const struct mesh_judgement *j)
 	if (socket && socket->backend_port == j->question.tuple.destination_port &&
 	    address_equal(&socket->backend, &j->question.tuple.destination))
 		return socket;
-#endif
 	return NULL;
 }
 
 HOT __u64 socket_cookie(CTX *ctx)
 {
-#ifdef MESH_XDP
-	return 0;
-#else
 	return bpf_get_socket_cookie(ctx);
-#endif
 }
 #endif

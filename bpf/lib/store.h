@@ -233,7 +233,7 @@ HOT void store_established(const struct mesh_config *config, const struct mesh_j
 	s->entry[0] = *(MESH_FLOW_ENTRY *)track.flow;
 	s->entry[1] = *(MESH_FLOW_ENTRY *)track.peer;
 	flow_key(&s->key[0], &j->packet.tuple, j->packet.ifindex);
-	flow_key(&s->key[1], &track.answer, flow_answer_ifindex(store_flow(&s->entry[0])));
+	flow_key(&s->key[1], &track.answer, flow_ifindex(store_flow(&s->entry[0])));
 	store_flow(&s->entry[0])->flags &= ~MESH_FLOW_HALF;
 	store_flow(&s->entry[1])->flags &= ~MESH_FLOW_HALF;
 	if (flow_judged(store_flow(&s->entry[0])) == config->judged)

@@ -29,7 +29,7 @@ HOT void track_find(struct track *t, const struct mesh_tuple *packet, __u32 ifin
 	if (!t->flow)
 		return;
 	flow_answer(&t->answer, packet, t->flow);
-	t->peer = flow_find_tuple(&t->answer, flow_answer_ifindex(t->flow));
+	t->peer = flow_find_tuple(&t->answer, flow_ifindex(t->flow));
 }
 
 /* The entry of j->packet.tuple; NULL where there is none, or it is over. */

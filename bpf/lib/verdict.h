@@ -24,7 +24,7 @@ HOT int verdict_drop(CTX *ctx, __u32 function, __u8 direction, __u8 reason)
 	return verdict_dropped(ctx);
 }
 
-#ifdef MESH_XDP_FRAGS
+#ifdef MESH_XDP
 /* Of a frame of so many bytes, at an uplink. */
 HOT int verdict_drop_early(CTX *ctx, __u32 reason, __u32 bytes)
 {
@@ -48,16 +48,6 @@ HOT int verdict_pass(CTX *ctx)
 #endif
 }
 
-/* The host's own, at an uplink: on to whatever else is attached there, and its stack. */
-HOT int verdict_next(CTX *ctx)
-{
-#ifdef MESH_XDP
-	return XDP_PASS;
-#else
-	return TC_ACT_UNSPEC;
-#endif
-}
-
 /* Into the function behind a host-side veth. */
 HOT int verdict_redirect(CTX *ctx, __u32 ifindex)
 {
@@ -74,20 +64,30 @@ HOT int verdict_redirect(CTX *ctx, __u32 ifindex)
 #endif
 }
 
-#ifndef MESH_XDP
+#ifdef MESH_XDP
+
+/* Out of an uplink, with its MACs; back by the one it came in by is half the way. */
+HOT int verdict_onward(CTX *ctx, __u32 ifindex)
+{
+	return ifindex == context_ifindex(ctx) ? XDP_TX : bpf_redirect(ifindex, 0);
+}
+
+#else
+
+/* The host's own, at an uplink: on to whatever else is attached there, and its stack. */
+HOT int verdict_next(CTX *ctx)
+{
+	return TC_ACT_UNSPEC;
+}
+
 /* BCC 0.26 declares it without its third argument. */
 static long (*redirect_neigh)(__u32 ifindex, void *next_hop, int size,
 			      __u64 flags) = (void *)BPF_FUNC_redirect_neigh;
-#endif
 
 /* Out of an interface of the host's, to whom its routes say; the MACs are the kernel's to find. */
 HOT int verdict_neighbour(CTX *ctx, __u32 ifindex)
 {
-#ifdef MESH_XDP
-	return XDP_PASS;
-#else
 	return redirect_neigh(ifindex, NULL, 0, 0);
-#endif
 }
 
 /*
@@ -100,14 +100,12 @@ HOT int verdict_output(CTX *ctx, __u32 output)
 {
 	__u32 ifindex = output & ((1 << MESH_IFINDEX_BITS) - 1);
 
-#ifndef MESH_XDP
 	if (unlikely(output >> MESH_IFINDEX_BITS & MESH_OUTPUT_EGRESS)) {
 		ctx->mark = MESH_PASSED;
 		return bpf_redirect(ifindex, 0);
 	}
 	if (unlikely(output >> MESH_IFINDEX_BITS & MESH_OUTPUT_NEIGHBOUR))
 		return verdict_neighbour(ctx, ifindex);
-#endif
 	return verdict_redirect(ctx, ifindex);
 }
 
@@ -117,12 +115,10 @@ HOT int verdict_output(CTX *ctx, __u32 output)
  */
 HOT int verdict_answer(CTX *ctx, __u32 direction, __u32 output)
 {
-#ifndef MESH_XDP
 	if (direction == MESH_TO_FN) {
 		ctx->mark = MESH_ANSWER;
 		return bpf_redirect(context_ifindex(ctx), BPF_F_INGRESS);
 	}
-#endif
 	if (direction == MESH_FROM_UPLINK)
 		return verdict_neighbour(ctx, context_ifindex(ctx));
 	return verdict_output(ctx, output);
@@ -131,19 +127,12 @@ HOT int verdict_answer(CTX *ctx, __u32 direction, __u32 output)
 /* On to another program, MESH_CALL_*; returns only if that is not there. */
 HOT void verdict_call(CTX *ctx, __u32 slot)
 {
-#ifdef MESH_XDP
-	mesh_xdp_calls.call(ctx, slot);
-#else
 	mesh_tc_calls.call(ctx, slot);
-#endif
 }
 
 /* The answer to a question (MESH_DRY_RUN): what would be done, in the context; nothing is done. */
 HOT int verdict_dry(CTX *ctx, const struct mesh_judgement *j, __u32 reason)
 {
-#ifdef MESH_XDP
-	return XDP_PASS;
-#else
 	ctx->cb[MESH_DRY_REASON] = reason;
 	ctx->cb[MESH_DRY_RULE] = j->verdict.rule;
 	ctx->cb[MESH_DRY_RECEIVER] = j->question.receiver;
@@ -152,6 +141,7 @@ HOT int verdict_dry(CTX *ctx, const struct mesh_judgement *j, __u32 reason)
 				    (j->verdict.rejected ? MESH_DRY_REJECTED : 0);
 	ctx->cb[MESH_DRY_PORT] = bpf_ntohs(j->question.target_port);
 	return reason ? TC_ACT_SHOT : TC_ACT_OK;
-#endif
 }
+
+#endif
 #endif

@@ -21,12 +21,12 @@ from ipaddress import IPv4Address, IPv6Address
 
 from ebpfmesh import _abi, apply
 from ebpfmesh._abi import Direction, Reason
-from ebpfmesh.apply.programs import load_programs, load_sources, set_calls
+from ebpfmesh.apply.programs import load_sources
 from ebpfmesh.inject.compose import Tables
 from ebpfmesh.kernel import bpf, interface, netns
 from ebpfmesh.kernel.maps import Maps, tenant_ids
 from ebpfmesh.kernel.pins import Pins
-from ebpfmesh.kernel.programs import AT_HOST, EARLY, Program, by_file
+from ebpfmesh.kernel.programs import AT_HOST, EARLY, by_file
 from ebpfmesh.model import Function, Identity, Limits, Mesh, Policy, Service
 from ebpfmesh.state.record import Record
 from support.packets import Peer
@@ -36,16 +36,7 @@ LIMITS = Limits(
     functions=15, tenants=3, services=63, rules=256, flows=512, half_open=256, fragments=64,
     prefixes=32, sockets=64,
 )  # fmt: skip
-XDP_CALLS = {
-    _abi.CALL_SLOW: "mesh_xdp_slow",
-    _abi.CALL_JUDGE: "mesh_xdp_judge",
-    _abi.CALL_DECIDE: "mesh_xdp_decide",
-    _abi.CALL_STORE: "mesh_xdp_store",
-    _abi.CALL_EVENT: "mesh_xdp_event",
-    _abi.CALL_ANSWER: "mesh_xdp_answer",
-}
 SLOW = "mesh_slow_fn"
-XDP = tuple(Program(name, "xdp") for name in ("mesh_xdp_fn", *XDP_CALLS.values()))
 FLOWS = ("mesh_flow4", "mesh_flow6")
 STATE = (*FLOWS, "mesh_fragment")
 
@@ -181,7 +172,7 @@ class Hook:
     @property
     def is_xdp(self) -> bool:
         """Whether its context is a struct xdp_md."""
-        return self in (XDP_FN, FN_XDP)
+        return self is FN_XDP
 
     def context(self, ifindex: int, length: int, segments: int, segment: int = 0) -> bytes:
         """What the kernel takes as context: struct xdp_md, or struct __sk_buff up to gso_size."""
@@ -200,7 +191,6 @@ class Hook:
 
 
 TC = Hook("mesh_from_fn", redirect=7, drop=2, ok=0)
-XDP_FN = Hook("mesh_xdp_fn", redirect=4, drop=1, ok=2)
 FN_XDP = Hook("mesh_fn_xdp", redirect=4, drop=1, ok=2)
 TO_FN = Hook("mesh_to_fn", redirect=7, drop=2, ok=0, direction=Direction.TO_FN)
 
@@ -255,10 +245,8 @@ class Lab:
 
     def __init__(self) -> None:
         self.maps = Maps(Pins(NAME))
-        load_programs(Pins(NAME), "mesh_xdp.c", XDP)
         load_sources(Pins(NAME), by_file((*EARLY.values(), *AT_HOST)))
-        set_calls(Pins(NAME), "mesh_xdp_calls", XDP_CALLS)
-        names = (*(hook.program for hook in (TC, XDP_FN, FN_XDP, TO_FN)), SLOW)
+        names = (*(hook.program for hook in (TC, FN_XDP, TO_FN)), SLOW)
         self._programs = {name: bpf.obj_get(Pins(NAME).progs / name) for name in names}
         self._changed = self._moved = False
         self._refresh()

@@ -21,7 +21,7 @@ from prog import (
     table_reject,
     table_to_function,
 )
-from prog.lab import NOBODY, TC, TO_FN, XDP_FN, Drop, Hook, Lab, peer, service
+from prog.lab import NOBODY, TC, TO_FN, Drop, Hook, Lab, peer, service
 from prog.rows import Row, compare, prepare
 from prog.test_missing import without
 from support.packets import Peer, error, received, sent, tcp, udp
@@ -30,7 +30,6 @@ A, B, C, D = (peer(name) for name in "abcd")
 WEB = service("web")
 ALL = EventKind.DROP | EventKind.FLOW | EventKind.VERDICT
 ONLY = ctypes.c_uint32(0)
-HOOKS = pytest.mark.parametrize("hook", [TC, XDP_FN], ids=["tc", "xdp"])
 TABLES = {
     "forward": (TC, table_forward.ROWS),
     "drop": (TC, table_drop.ROWS),
@@ -97,14 +96,13 @@ def traced(lab: Lab, hook: Hook, row: Row, ring: Ring) -> None:
 @pytest.mark.parametrize("table", TABLES)
 def test_one_event_of_every_row(lab: Lab, table: str) -> None:
     hook, rows = TABLES[table]
-    for each in (hook,) if hook is TO_FN else (TC, XDP_FN):
-        with listening(lab, ALL, 96) as ring:
-            for row in rows:
-                try:
-                    traced(lab, each, row, ring)
-                except AssertionError as failed:
-                    failed.add_note(f"{row.text}, by {each.program}")
-                    raise
+    with listening(lab, ALL, 96) as ring:
+        for row in rows:
+            try:
+                traced(lab, hook, row, ring)
+            except AssertionError as failed:
+                failed.add_note(row.text)
+                raise
 
 
 def send(lab: Lab, hook: Hook, sender: Peer, packet: object) -> bytes:
@@ -121,19 +119,18 @@ def tuple_of(event: Event) -> tuple[str, int, str, int, int]:
     return source, t.source_port, destination, t.destination_port, t.protocol
 
 
-@HOOKS
 @pytest.mark.parametrize("v", [4, 6])
-def test_what_is_told(lab: Lab, hook: Hook, v: int) -> None:
+def test_what_is_told(lab: Lab, v: int) -> None:
     with listening(lab, ALL) as ring:
-        send(lab, hook, A, udp(v, A, service("dns"), 1000, 53))
+        send(lab, TC, A, udp(v, A, service("dns"), 1000, 53))
         [(asked, data)] = events(ring)
-        send(lab, hook, B, udp(v, B, A, 5353, 1000))
+        send(lab, TC, B, udp(v, B, A, 5353, 1000))
         [(answered, _)] = events(ring)
-        send(lab, hook, B, error(v, B, A, udp(v, A, B, 1000, 5353, ttl=63)))
+        send(lab, TC, B, error(v, B, A, udp(v, A, B, 1000, 5353, ttl=63)))
         [(about, _)] = events(ring)
-        send(lab, hook, A, udp(v, A, B, 1, 666))
+        send(lab, TC, A, udp(v, A, B, 1, 666))
         [(denied, _)] = events(ring)
-        send(lab, hook, A, udp(v, A, C, 1, 9))
+        send(lab, TC, A, udp(v, A, C, 1, 9))
         [(rejected, _)] = events(ring)
     assert (denied.rejected, rejected.rejected) == (0, 1)
     a, b, dns = (one.at(v) for one in (A, B, service("dns")))
@@ -161,9 +158,8 @@ KINDS = {
 }
 
 
-@HOOKS
 @pytest.mark.parametrize("kinds", KINDS)
-def test_only_what_is_asked_for(lab: Lab, hook: Hook, kinds: int) -> None:
+def test_only_what_is_asked_for(lab: Lab, kinds: int) -> None:
     packets = {
         "new": udp(4, A, B, 1000, 53),
         "known": udp(4, A, B, 1000, 53),
@@ -173,17 +169,16 @@ def test_only_what_is_asked_for(lab: Lab, hook: Hook, kinds: int) -> None:
     with listening(lab, kinds) as ring:
         told = []
         for name, packet in packets.items():
-            send(lab, hook, A, packet)
+            send(lab, TC, A, packet)
             told += [name] * len(events(ring))
     assert told == KINDS[kinds]
 
 
-@HOOKS
 @pytest.mark.parametrize("snap", [0, 1, 14, 60, 61, 1500, 2048, 9000])
-def test_as_much_of_the_packet_as_is_wanted(lab: Lab, hook: Hook, snap: int) -> None:
-    for size in (0, 18, 1400, 3000 if hook is TC else 1400):
+def test_as_much_of_the_packet_as_is_wanted(lab: Lab, snap: int) -> None:
+    for size in (0, 18, 1400, 3000):
         with listening(lab, ALL, snap) as ring:
-            frame = send(lab, hook, A, udp(4, A, B, 1000, 53, bytes(k % 251 for k in range(size))))
+            frame = send(lab, TC, A, udp(4, A, B, 1000, 53, bytes(k % 251 for k in range(size))))
             [(event, data)] = events(ring)
         wanted = min(snap, len(frame), _abi.SNAP_MAX)
         assert (event.captured, data, event.length) == (wanted, frame[:wanted], len(frame))
@@ -208,13 +203,12 @@ def test_a_dry_run_tells_nothing(lab: Lab) -> None:
         assert events(ring) == []
 
 
-@HOOKS
-def test_what_is_listened_to_needs_the_program_that_tells(lab: Lab, hook: Hook) -> None:
+def test_what_is_listened_to_needs_the_program_that_tells(lab: Lab) -> None:
     frame = bytes(sent(A, tcp(4, A, B, 1000, 80)))
-    where = Drop("a", hook.direction, Reason.NO_PROGRAM)
-    with without(lab, hook, _abi.CALL_EVENT):
-        assert lab.run(hook, "a", frame).verdict == "forward"
+    where = Drop("a", TC.direction, Reason.NO_PROGRAM)
+    with without(lab, _abi.CALL_EVENT):
+        assert lab.run(TC, "a", frame).verdict == "forward"
         with listening(lab, EventKind.VERDICT):
-            seen = lab.run(hook, "a", frame)
+            seen = lab.run(TC, "a", frame)
     assert (seen.verdict, seen.counted) == ("drop", {where: (1, len(frame))})
-    assert lab.run(hook, "a", frame).verdict == "forward"
+    assert lab.run(TC, "a", frame).verdict == "forward"

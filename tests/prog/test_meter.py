@@ -8,13 +8,12 @@ import pytest
 from scapy.packet import Packet
 
 from ebpfmesh._abi import Direction, Reason
-from prog.lab import NOBODY, TC, TO_FN, XDP_FN, Counters, Drop, Hook, Lab, peer, service
+from prog.lab import NOBODY, TC, TO_FN, Counters, Drop, Hook, Lab, peer, service
 from prog.rows import tenant_of
 from support.packets import Peer, ping, pong, received, sent, tcp, udp
 
 A, B, C, D = (peer(name) for name in "abcd")
 WEB, DNS, SHOP = service("web"), service("dns"), service("shop")
-HOOKS = pytest.mark.parametrize("hook", [TC, XDP_FN], ids=["tc", "xdp"])
 
 
 def _traffic(v: int, size: int) -> list[tuple[Hook | None, Peer, Peer | None, Packet]]:
@@ -41,9 +40,8 @@ def _traffic(v: int, size: int) -> list[tuple[Hook | None, Peer, Peer | None, Pa
     ]
 
 
-@HOOKS
 @pytest.mark.parametrize("seed", range(4))
-def test_a_mixture(lab: Lab, hook: Hook, seed: int) -> None:
+def test_a_mixture(lab: Lab, seed: int) -> None:
     """Every packet counted once, in bytes of its frame, at its sender and its receiver."""
     chosen = random.Random(seed)
     before, expected = lab.snapshot(), Counter[tuple[object, int]]()
@@ -53,7 +51,7 @@ def test_a_mixture(lab: Lab, hook: Hook, seed: int) -> None:
             at = receiver if own is TO_FN else sender
             frame = bytes(received(at, packet) if own is TO_FN else sent(at, packet))
             passed = "pass" if NOBODY in (sender, receiver) else "forward"
-            seen = lab.run(own or hook, at.name, frame)
+            seen = lab.run(own or TC, at.name, frame)
             assert seen.verdict == (passed if receiver else "drop")
             for key, values in _counted(sender, receiver, len(frame)).items():
                 expected.update({(key, place): value for place, value in enumerate(values)})
@@ -89,7 +87,6 @@ def test_a_segmented_packet_counts_as_its_segments(lab: Lab, segments: int) -> N
     assert seen.counted == {where: (segments, len(denied))}
 
 
-@HOOKS
-def test_padding_counts_and_what_the_stack_answers_does_not(lab: Lab, hook: Hook) -> None:
+def test_padding_counts_and_what_the_stack_answers_does_not(lab: Lab) -> None:
     frame = bytes(sent(A, tcp(4, A, B, 1000, 80))) + bytes(10)
-    assert lab.run(hook, "a", frame).counted[("a", "red")] == (1, 64, 0, 0)
+    assert lab.run(TC, "a", frame).counted[("a", "red")] == (1, 64, 0, 0)

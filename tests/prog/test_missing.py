@@ -12,30 +12,24 @@ from ebpfmesh._abi import Reason
 from ebpfmesh.apply.programs import set_calls
 from ebpfmesh.kernel import programs
 from ebpfmesh.kernel.pins import Pins
-from prog.lab import NAME, NOBODY, TC, TO_FN, XDP_CALLS, XDP_FN, Drop, Hook, Lab, peer
+from prog.lab import NAME, NOBODY, TC, TO_FN, Drop, Hook, Lab, peer
 from support.packets import received, sent, tcp, udp
 
 A, B = peer("a"), peer("b")
-CALLS = {
-    TC: ("mesh_tc_calls", programs.CALLS),
-    TO_FN: ("mesh_tc_calls", programs.CALLS),
-    XDP_FN: ("mesh_xdp_calls", XDP_CALLS),
-}
 SLOTS = pytest.mark.parametrize(
     "slot", [_abi.CALL_SLOW, _abi.CALL_JUDGE, _abi.CALL_DECIDE], ids=["slow", "judge", "policy"]
 )
-HOOKS = pytest.mark.parametrize("hook", [TC, XDP_FN, TO_FN], ids=["tc", "xdp", "to"])
+HOOKS = pytest.mark.parametrize("hook", [TC, TO_FN], ids=["tc", "to"])
 
 
 @contextmanager
-def without(lab: Lab, hook: Hook, slot: int) -> Iterator[None]:
+def without(lab: Lab, slot: int) -> Iterator[None]:
     """The mesh without one of its programs."""
-    table, calls = CALLS[hook]
-    assert lab.maps[table].delete(ctypes.c_uint32(slot))
+    assert lab.maps["mesh_tc_calls"].delete(ctypes.c_uint32(slot))
     try:
         yield
     finally:
-        set_calls(Pins(NAME), table, calls)
+        set_calls(Pins(NAME), "mesh_tc_calls", programs.CALLS)
 
 
 @SLOTS
@@ -43,7 +37,7 @@ def without(lab: Lab, hook: Hook, slot: int) -> Iterator[None]:
 def test_a_new_flow_needs_every_program(lab: Lab, hook: Hook, slot: int) -> None:
     packet = tcp(4, NOBODY, A, 5000, 22) if hook is TO_FN else tcp(4, A, B, 1000, 80)
     frame = bytes(received(A, packet) if hook is TO_FN else sent(A, packet))
-    with without(lab, hook, slot):
+    with without(lab, slot):
         seen = lab.run(hook, "a", frame)
     where = Drop("a", hook.direction, Reason.NO_PROGRAM)
     assert (seen.verdict, seen.counted) == ("drop", {where: (1, len(frame))})
@@ -52,12 +46,11 @@ def test_a_new_flow_needs_every_program(lab: Lab, hook: Hook, slot: int) -> None
     assert lab.run(hook, "a", frame).verdict == ("pass" if hook is TO_FN else "forward")
 
 
-@pytest.mark.parametrize("hook", [TC, XDP_FN], ids=["tc", "xdp"])
-def test_an_established_flow_needs_none(lab: Lab, hook: Hook) -> None:
+def test_an_established_flow_needs_none(lab: Lab) -> None:
     frame = bytes(sent(A, udp(4, A, B, 1000, 53)))
-    assert lab.run(hook, "a", frame).verdict == "forward"
-    with without(lab, hook, _abi.CALL_SLOW):
-        assert lab.run(hook, "a", frame).verdict == "forward"
+    assert lab.run(TC, "a", frame).verdict == "forward"
+    with without(lab, _abi.CALL_SLOW):
+        assert lab.run(TC, "a", frame).verdict == "forward"
 
 
 @HOOKS
@@ -65,5 +58,5 @@ def test_a_known_flow_needs_no_judge(lab: Lab, hook: Hook) -> None:
     packet = tcp(4, NOBODY, A, 5000, 22) if hook is TO_FN else tcp(4, A, B, 1000, 80)
     frame = bytes(received(A, packet) if hook is TO_FN else sent(A, packet))
     passed = lab.run(hook, "a", frame).verdict
-    with without(lab, hook, _abi.CALL_JUDGE), without(lab, hook, _abi.CALL_DECIDE):
+    with without(lab, _abi.CALL_JUDGE), without(lab, _abi.CALL_DECIDE):
         assert lab.run(hook, "a", frame).verdict == passed != "drop"

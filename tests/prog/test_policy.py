@@ -12,7 +12,7 @@ import pytest
 
 from ebpfmesh._abi import Direction, Reason
 from ebpfmesh.model import Function, Mesh, Policy
-from prog.lab import MESH, NOBODY, TC, TO_FN, XDP_FN, Drop, Hook, Lab, peer, policy
+from prog.lab import MESH, NOBODY, TC, TO_FN, Drop, Hook, Lab, peer, policy
 from prog.lab import service as service_peer
 from support.packets import Peer, ping, received, sent, tcp, udp
 from support.policy import Party, decide
@@ -43,7 +43,6 @@ OUTSIDERS = tuple(
     )
 )
 MAKE = {"tcp": tcp, "udp": udp}
-HOOKS = pytest.mark.parametrize("hook", [TC, XDP_FN], ids=["tc", "xdp"])
 
 
 @dataclass(frozen=True)
@@ -131,28 +130,25 @@ def agrees(lab: Lab, hook: Hook, mesh: Mesh, questions: tuple[Question, ...]) ->
         )
 
 
-@HOOKS
 @pytest.mark.parametrize("reject", [False, True], ids=["deny", "reject"])
-def test_no_rule(lab: Lab, hook: Hook, reject: bool) -> None:
+def test_no_rule(lab: Lab, reject: bool) -> None:
     mesh = MESH.model_copy(update={"policies": (), "reject": reject})
     lab.change(lambda _: mesh)
-    agrees(lab, hook, mesh, QUESTIONS)
+    agrees(lab, TC, mesh, QUESTIONS)
 
 
-@HOOKS
-def test_the_rules_of_the_tables(lab: Lab, hook: Hook) -> None:
-    agrees(lab, hook, MESH, QUESTIONS)
+def test_the_rules_of_the_tables(lab: Lab) -> None:
+    agrees(lab, TC, MESH, QUESTIONS)
 
 
 @pytest.mark.parametrize("destination", RECEIVERS)
 @pytest.mark.parametrize("source", SENDERS)
 def test_every_shape_of_rule(lab: Lab, source: str, destination: str) -> None:
-    """One rule alone, of each shape; the program is now this one, now that."""
-    hooks = itertools.cycle((TC, XDP_FN))
+    """One rule alone, of each shape."""
     chosen = random.Random(f"{source} {destination}")
     for match, action in itertools.product(DEPTHS, ("allow", "deny", "reject")):
         mesh = lab.set_policies(policy(source, destination, match, action))
-        agrees(lab, next(hooks), mesh, tuple(chosen.sample(QUESTIONS, 25)))
+        agrees(lab, TC, mesh, tuple(chosen.sample(QUESTIONS, 25)))
 
 
 def _range(chosen: random.Random) -> str:
@@ -185,12 +181,11 @@ def _random_rules(chosen: random.Random) -> tuple[Policy, ...]:
     return tuple({rule.match: rule for rule in rules}.values())
 
 
-@HOOKS
 @pytest.mark.parametrize("seed", range(30))
-def test_random_rules(lab: Lab, hook: Hook, seed: int) -> None:
+def test_random_rules(lab: Lab, seed: int) -> None:
     chosen = random.Random(seed)
     mesh = lab.set_policies(*_random_rules(chosen))
-    agrees(lab, hook, mesh, tuple(chosen.sample(QUESTIONS, 60)))
+    agrees(lab, TC, mesh, tuple(chosen.sample(QUESTIONS, 60)))
 
 
 RANGES = ((1, 65535), (2, 65534), (80, 81), (81, 82), (1000, 2000), (1024, 2047), (32767, 32769),
@@ -207,14 +202,12 @@ def test_a_range_ends_where_it_ends(lab: Lab, ports: tuple[int, int], action: st
     mesh = lab.set_policies(default.model_copy(update={"priority": 2}), rule)
     edges = {first, last, *(port for port, _ in rule.prefixes)}
     near = {port + by for port in edges for by in (-1, 0, 1)}
-    hooks = itertools.cycle((TC, XDP_FN))
     for port in sorted(near & set(range(1, 65536))):
-        agrees(lab, next(hooks), mesh, (Question("a", "c", None, "tcp", port),))
+        agrees(lab, TC, mesh, (Question("a", "c", None, "tcp", port),))
 
 
-@HOOKS
 @pytest.mark.parametrize("v", [4, 6])
-def test_prefixes_within_prefixes(lab: Lab, hook: Hook, v: int) -> None:
+def test_prefixes_within_prefixes(lab: Lab, v: int) -> None:
     """As many as are looked at; each in turn decides, of what comes and of what goes."""
     nested = [prefix for prefix in PREFIXES if (":" in prefix) == (v == 6)]
     questions = tuple(q for q in QUESTIONS if None in (q.source, q.destination) and q.v == v)
@@ -226,12 +219,11 @@ def test_prefixes_within_prefixes(lab: Lab, hook: Hook, v: int) -> None:
             for ends in ((f"outside:{prefix}", "function:b"), ("function:b", f"outside:{prefix}"))
         ]  # fmt: skip
         mesh = lab.set_policies(*rules)
-        agrees(lab, hook, mesh, questions)
+        agrees(lab, TC, mesh, questions)
 
 
-@HOOKS
 @pytest.mark.parametrize("v", [4, 6])
-def test_as_many_pairs_as_there_can_be(lab: Lab, hook: Hook, v: int) -> None:
+def test_as_many_pairs_as_there_can_be(lab: Lab, v: int) -> None:
     """All that a function of a group can be, with all that somebody outside can be."""
     nested = [prefix for prefix in PREFIXES if (":" in prefix) == (v == 6)][:5]
     own = ("function:a", "tenant:red", "group:left", "any")
@@ -249,7 +241,7 @@ def test_as_many_pairs_as_there_can_be(lab: Lab, hook: Hook, v: int) -> None:
             for rule in [policy(*ends, "any", ("allow", "deny")[(place + strongest) % 2],
                                 priority=100 - (place == strongest))]
         }  # fmt: skip
-        agrees(lab, hook, lab.set_policies(*rules.values()), questions)
+        agrees(lab, TC, lab.set_policies(*rules.values()), questions)
 
 
 def test_the_questions_reach_every_service() -> None:

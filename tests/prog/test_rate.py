@@ -173,7 +173,7 @@ def test_who_has_none_asks_nobody(lab: Lab) -> None:
     frame = bytes(sent(A, udp(4, A, B, 1000, 53)))
     lab.run(TC, "a", frame)
     rated(lab, c=ANY)
-    with without(lab, TC, _abi.CALL_RATE):
+    with without(lab, _abi.CALL_RATE):
         assert {one.verdict for one in many(lab, TC, "a", frame)} == {"forward"}
         kinds = {flow.output >> _abi.IFINDEX_BITS for flow in lab.flows().values()}
         assert kinds == {OutputKind.PEER}

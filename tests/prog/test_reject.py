@@ -11,7 +11,7 @@ from scapy.packet import Packet
 from ebpfmesh import _abi
 from ebpfmesh._abi import Direction, Reason
 from prog import changes
-from prog.lab import MESH, NOBODY, TC, TO_FN, XDP_FN, Drop, Hook, Lab, Seen, peer, policy, service
+from prog.lab import MESH, NOBODY, TC, TO_FN, Drop, Hook, Lab, Seen, peer, policy, service
 from prog.test_change import open_direct, send
 from prog.test_missing import without
 from support.packets import Peer, ip, ping, received, reset, sent, tcp, told, udp
@@ -19,7 +19,6 @@ from support.packets import Peer, ip, ping, received, reset, sent, tcp, told, ud
 A, B, C = (peer(name) for name in "abc")
 WEB, EMPTY = service("web"), service("empty")
 BOTH = pytest.mark.parametrize("v", [4, 6], ids=["v4", "v6"])
-HOOKS = pytest.mark.parametrize("hook", [TC, XDP_FN], ids=["tc", "xdp"])
 REJECT = policy("function:a", "function:b", "tcp", "reject")
 
 
@@ -35,9 +34,8 @@ def without_rule(lab: Lab, reject: bool = True) -> None:
     lab.change(lambda mesh: mesh.model_copy(update={"reject": reject}))
 
 
-@HOOKS
 @BOTH
-def test_without_a_rule(lab: Lab, hook: Hook, v: int) -> None:
+def test_without_a_rule(lab: Lab, v: int) -> None:
     """What another tenant, a service's other port and a service of nobody say to whom asks."""
     cases = (
         (C, Reason.POLICY, "prohibited", 80),
@@ -47,33 +45,31 @@ def test_without_a_rule(lab: Lab, hook: Hook, v: int) -> None:
     without_rule(lab)
     for to, reason, kind, port in cases:
         packet = tcp(v, A, to, 1000, port)
-        answered(send(lab, hook, A, packet), A, packet, reset(packet), reason)
+        answered(send(lab, TC, A, packet), A, packet, reset(packet), reason)
         if reason != Reason.NO_BACKEND:  # that service is of TCP
             for packet in (udp(v, A, to, 1000, port), ping(v, A, to)):
-                answered(send(lab, hook, A, packet), A, packet, told(v, A, packet, kind), reason)
+                answered(send(lab, TC, A, packet), A, packet, told(v, A, packet, kind), reason)
     without_rule(lab, reject=False)
     for to, reason, _, port in cases:
-        seen = send(lab, hook, A, tcp(v, A, to, 1000, port))
+        seen = send(lab, TC, A, tcp(v, A, to, 1000, port))
         assert (seen.verdict, [*seen.counted]) == ("drop", [Drop("a", Direction.FROM_FN, reason)])
 
 
-@HOOKS
 @BOTH
-def test_a_deny_is_a_deny(lab: Lab, hook: Hook, v: int) -> None:
+def test_a_deny_is_a_deny(lab: Lab, v: int) -> None:
     without_rule(lab)
-    assert send(lab, hook, A, udp(v, A, B, 1, 666)).verdict == "drop"
+    assert send(lab, TC, A, udp(v, A, B, 1, 666)).verdict == "drop"
 
 
-@HOOKS
 @BOTH
-def test_an_open_connection_is_reset_at_both_ends(lab: Lab, hook: Hook, v: int) -> None:
+def test_an_open_connection_is_reset_at_both_ends(lab: Lab, v: int) -> None:
     """Each end gets a reset at the number it waits for."""
-    open_direct(lab, hook, v)
+    open_direct(lab, TC, v)
     lab.change(changes.policies(REJECT))
     for here, there, ports, seq, ack in ((A, B, (1000, 80), 7, 500), (B, A, (80, 1000), 500, 9)):
         head = TCP(sport=ports[0], dport=ports[1], flags="PA", seq=seq, ack=ack)
         packet = ip(v, here, there) / head / b"data"
-        seen = send(lab, hook, here, packet)
+        seen = send(lab, TC, here, packet)
         answered(seen, here, packet, reset(packet), Reason.POLICY)
         assert TCP(bytes(reset(packet)[TCP])).seq == ack
 
@@ -99,20 +95,19 @@ def _answers(lab: Lab) -> _abi.Answers:
     return row
 
 
-@HOOKS
 @BOTH
-def test_icmp_is_limited_by_function_and_resets_are_not(lab: Lab, hook: Hook, v: int) -> None:
+def test_icmp_is_limited_by_function_and_resets_are_not(lab: Lab, v: int) -> None:
     query, echo, syn = udp(v, A, C, 1000, 9), ping(v, B, C), tcp(v, A, C, 1000, 9)
-    found = _nearly_all(lab, Direction.FROM_FN, lambda: send(lab, hook, A, query))
+    found = _nearly_all(lab, Direction.FROM_FN, lambda: send(lab, TC, A, query))
     assert [seen.verdict for seen in found] == ["forward", "forward", "drop", "drop"]
     assert {tuple(seen.counted) for seen in found} == {tuple(found[0].counted)}
     row = _answers(lab)
-    assert send(lab, hook, A, syn).verdict == "forward"
+    assert send(lab, TC, A, syn).verdict == "forward"
     assert bytes(_answers(lab)) == bytes(row)
-    assert send(lab, hook, B, echo).verdict == "forward"
+    assert send(lab, TC, B, echo).verdict == "forward"
     row.tick[Direction.FROM_FN] -= 1  # of a tick before
     lab.maps["mesh_answers"].set(ctypes.c_uint32(lab.ids["a"]), row)
-    assert send(lab, hook, A, query).verdict == "forward"
+    assert send(lab, TC, A, query).verdict == "forward"
 
 
 @BOTH
@@ -140,11 +135,11 @@ def test_an_answer_to_the_host_passes_on_its_way_in(lab: Lab, v: int) -> None:
     assert lab.run(TO_FN, "a", bytes(received(A, packet)), mark=_abi.ANSWER).verdict == "forward"
 
 
-@pytest.mark.parametrize("hook", [TC, XDP_FN, TO_FN], ids=["tc", "xdp", "to"])
+@pytest.mark.parametrize("hook", [TC, TO_FN], ids=["tc", "to"])
 def test_without_its_program_nobody_is_told(lab: Lab, hook: Hook) -> None:
     packet = tcp(4, NOBODY, A, 5000, 9) if hook is TO_FN else tcp(4, A, C, 1000, 9)
     frame = bytes(received(A, packet) if hook is TO_FN else sent(A, packet))
-    with without(lab, hook, _abi.CALL_ANSWER):
+    with without(lab, _abi.CALL_ANSWER):
         seen = lab.run(hook, "a", frame)
     where = Drop("a", hook.direction, Reason.POLICY)
     assert (seen.verdict, seen.counted) == ("drop", {where: (1, len(frame))})

@@ -2,7 +2,6 @@
 """Which function of a service a new flow goes to."""
 
 import ctypes
-import itertools
 from collections import Counter
 
 import pytest
@@ -14,58 +13,53 @@ from ebpfmesh.kernel.keys import frontends
 from ebpfmesh.kernel.maps import maglev_rows
 from ebpfmesh.model import Service
 from prog import changes
-from prog.lab import MESH, TC, XDP_FN, Drop, Hook, Lab, peer, policy, service
+from prog.lab import MESH, TC, Drop, Lab, peer, policy, service
 from support.packets import received, sent, tcp
 
 A, B, WEB = peer("a"), peer("b"), service("web")
 MACS = {peer(name).mac: name for name in "abcde"}
-HOOKS = pytest.mark.parametrize("hook", [TC, XDP_FN], ids=["tc", "xdp"])
 
 
-def chosen(lab: Lab, hook: Hook, v: int, port: int) -> str:
+def chosen(lab: Lab, v: int, port: int) -> str:
     """The function that a flow from this port reaches."""
-    seen = lab.run(hook, "a", bytes(sent(A, tcp(v, A, WEB, port, 80))))
+    seen = lab.run(TC, "a", bytes(sent(A, tcp(v, A, WEB, port, 80))))
     assert seen.verdict == "forward"
     return MACS[seen.frame[:6].hex(":")]
 
 
-@HOOKS
 @pytest.mark.parametrize("v", [4, 6])
-def test_flows_spread_evenly(lab: Lab, hook: Hook, v: int) -> None:
+def test_flows_spread_evenly(lab: Lab, v: int) -> None:
     """Each of three has a third, five standard deviations either way."""
     lab.change(changes.policies(policy("any", "service:web")))
     lab.change(changes.set_service("web", functions=("b", "c", "d")))
     flows = 450
-    shares = Counter(chosen(lab, hook, v, 1024 + port) for port in range(flows))
+    shares = Counter(chosen(lab, v, 1024 + port) for port in range(flows))
     assert set(shares) == {"b", "c", "d"}
     assert all(abs(share - flows / 3) < 5 * (flows * 2 / 9) ** 0.5 for share in shares.values())
 
 
-@HOOKS
-def test_both_programs_choose_the_same(lab: Lab, hook: Hook) -> None:
+def test_both_programs_choose_the_same(lab: Lab) -> None:
     lab.change(changes.policies(policy("any", "service:web")))
     lab.change(changes.set_service("web", functions=("b", "c", "d")))
-    first = [chosen(lab, TC, 4, port) for port in range(2000, 2050)]
+    first = [chosen(lab, 4, port) for port in range(2000, 2050)]
     lab.forget_flows()
-    assert [chosen(lab, hook, 4, port) for port in range(2000, 2050)] == first
+    assert [chosen(lab, 4, port) for port in range(2000, 2050)] == first
 
 
-@HOOKS
-def test_a_function_more_takes_its_share_and_no_other(lab: Lab, hook: Hook) -> None:
+def test_a_function_more_takes_its_share_and_no_other(lab: Lab) -> None:
     """New flows as the old ones: who does not move to the new function stays where it was."""
     lab.change(changes.policies(policy("any", "service:web")))
     lab.change(changes.set_service("web", functions=("b", "c")))
-    before = {port: chosen(lab, hook, 4, port) for port in range(2000, 2200)}
+    before = {port: chosen(lab, 4, port) for port in range(2000, 2200)}
     lab.change(changes.set_service("web", functions=("b", "c", "d")))
     lab.forget_flows()
-    after = {port: chosen(lab, hook, 4, port) for port in before}
+    after = {port: chosen(lab, 4, port) for port in before}
     assert "d" in after.values()
     moved = [port for port in before if after[port] not in (before[port], "d")]
     assert len(moved) < len(before) * 0.1
 
 
-@HOOKS
-def test_a_table_of_several_rows(lab: Lab, hook: Hook) -> None:
+def test_a_table_of_several_rows(lab: Lab) -> None:
     """Slots past the first row are found in the next: a row of b, and a row of c."""
     lab.change(changes.policies(policy("any", "service:web")))
     rows = 2
@@ -78,7 +72,7 @@ def test_a_table_of_several_rows(lab: Lab, hook: Hook) -> None:
         value = lab.maps["mesh_service"].get(key)
         value.row, value.size = first, maglev.size_of(rows)
         lab.maps["mesh_service"].set(key, value)
-    shares = Counter(chosen(lab, hook, 4, port) for port in range(2000, 2200))
+    shares = Counter(chosen(lab, 4, port) for port in range(2000, 2200))
     lab.change(changes.set_service("web", functions=("c",)))  # its own table again
     assert set(shares) == {"b", "c"}
     assert min(shares.values()) > 60
@@ -107,28 +101,25 @@ def test_a_range_of_ports(lab: Lab, v: int, port: int, ports: int, target: int) 
     lab.change(changes.add_service(wanted))
     edges = {end.key.port for end in frontends(wanted, {})} | {port, port + ports - 1}
     near = sorted({edge + by for edge in edges for by in (-1, 0, 1)} & set(range(1, 65536)) - {80})
-    hooks = itertools.cycle((TC, XDP_FN))
     for number in near:
-        hook = next(hooks)
-        seen = lab.run(hook, "a", bytes(sent(A, tcp(v, A, WEB, 1000, number))))
+        seen = lab.run(TC, "a", bytes(sent(A, tcp(v, A, WEB, 1000, number))))
         if not port <= number < port + ports:
             assert set(seen.counted) == {Drop("a", Direction.FROM_FN, Reason.NO_SERVICE)}
             continue
         own = number - port + target
         assert seen.frame == bytes(received(B, tcp(v, A, B, 1000, own, ttl=63)))
-        seen = lab.run(hook, "b", bytes(sent(B, tcp(v, B, A, own, 1000, "SA"))))
+        seen = lab.run(TC, "b", bytes(sent(B, tcp(v, B, A, own, 1000, "SA"))))
         assert seen.frame == bytes(received(A, tcp(v, WEB, A, number, 1000, "SA", ttl=63)))
         lab.forget_flows()
 
 
-@HOOKS
-def test_a_rule_for_a_ranged_service_is_about_its_own_port(lab: Lab, hook: Hook) -> None:
+def test_a_rule_for_a_ranged_service_is_about_its_own_port(lab: Lab) -> None:
     lab.change(changes.add_service(ranged(8000, 100, 9000)))
     lab.change(changes.policies(policy("function:a", "service:ranged", "tcp/8050-8059", "deny")))
     lab.change(changes.policies(policy("function:a", "function:b", "tcp/9070", "deny")))
     for port, verdict in ((8049, "forward"), (8050, "drop"), (8059, "drop"), (8060, "forward"),
                           (8070, "drop"), (8071, "forward")):  # fmt: skip
-        seen = lab.run(hook, "a", bytes(sent(A, tcp(4, A, WEB, 1000, port))))
+        seen = lab.run(TC, "a", bytes(sent(A, tcp(4, A, WEB, 1000, port))))
         assert seen.verdict == verdict, port
 
 
@@ -141,14 +132,13 @@ def three(lab: Lab, **rest: object) -> None:
     lab.change(changes.set_service("web", functions=("b", "c", "d"), **rest))
 
 
-@HOOKS
 @pytest.mark.parametrize("v", [4, 6])
-def test_affinity_is_to_the_source_alone(lab: Lab, hook: Hook, v: int) -> None:
+def test_affinity_is_to_the_source_alone(lab: Lab, v: int) -> None:
     three(lab, affinity="source")
-    first = {chosen(lab, hook, v, port) for port in range(2000, 2050)}
+    first = {chosen(lab, v, port) for port in range(2000, 2050)}
     assert len(first) == 1
     lab.change(changes.set_service("web", affinity="none"))
-    assert len({chosen(lab, hook, v, port) for port in range(3000, 3050)}) == 3
+    assert len({chosen(lab, v, port) for port in range(3000, 3050)}) == 3
 
 
 def test_affinity_is_to_each_source(lab: Lab) -> None:
@@ -168,17 +158,16 @@ def test_affinity_is_to_each_source(lab: Lab) -> None:
     assert len(set.union(*met.values())) > 1
 
 
-@HOOKS
-def test_no_new_flow_to_a_function_without_weight(lab: Lab, hook: Hook) -> None:
+def test_no_new_flow_to_a_function_without_weight(lab: Lab) -> None:
     """It is drained: what it has stays its own."""
     three(lab)
-    before = {port: chosen(lab, hook, 4, port) for port in range(2000, 2020)}
+    before = {port: chosen(lab, 4, port) for port in range(2000, 2020)}
     lab.change(changes.set_service("web", weights={"c": 0}))
-    assert {port: chosen(lab, hook, 4, port) for port in before} == before
-    assert {chosen(lab, hook, 4, port) for port in range(3000, 3040)} == {"b", "d"}
+    assert {port: chosen(lab, 4, port) for port in before} == before
+    assert {chosen(lab, 4, port) for port in range(3000, 3040)} == {"b", "d"}
     lab.change(changes.set_service("web", weights={"b": 0, "c": 0, "d": 0}))
-    assert {port: chosen(lab, hook, 4, port) for port in before} == before
-    seen = lab.run(hook, "a", bytes(sent(A, tcp(4, A, WEB, 4000, 80))))
+    assert {port: chosen(lab, 4, port) for port in before} == before
+    seen = lab.run(TC, "a", bytes(sent(A, tcp(4, A, WEB, 4000, 80))))
     assert set(seen.counted) == {Drop("a", Direction.FROM_FN, Reason.NO_BACKEND)}
 
 
@@ -186,6 +175,6 @@ def test_flows_spread_by_weight(lab: Lab) -> None:
     """Of three, the one of weight 2 has a half; five standard deviations either way."""
     three(lab, weights={"c": 2})
     flows = 400
-    shares = Counter(chosen(lab, TC, 4, 1024 + port) for port in range(flows))
+    shares = Counter(chosen(lab, 4, 1024 + port) for port in range(flows))
     assert abs(shares["c"] - flows / 2) < 5 * (flows / 4) ** 0.5
     assert abs(shares["b"] - flows / 4) < 5 * (flows * 3 / 16) ** 0.5

@@ -16,7 +16,7 @@ from prog import (
     table_reject,
     table_to_function,
 )
-from prog.lab import TC, TO_FN, XDP_FN, Drop, Lab
+from prog.lab import TC, TO_FN, Drop, Lab
 from prog.rows import Row, check, name
 
 FROM_FN = [
@@ -43,13 +43,7 @@ ELSEWHERE = {
 
 @pytest.mark.parametrize("row", FROM_FN, ids=name)
 def test_from_function(lab: Lab, row: Row) -> None:
-    for hook in (TC, XDP_FN):
-        try:
-            check(lab, hook, row)
-        except AssertionError as failed:
-            failed.add_note(f"by {hook.program}")
-            raise
-        lab.forget_flows()
+    check(lab, TC, row)
 
 
 @pytest.mark.parametrize("row", TO_FUNCTION, ids=name)

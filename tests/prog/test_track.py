@@ -18,7 +18,6 @@ from prog.lab import (
     NOBODY,
     TC,
     TO_FN,
-    XDP_FN,
     Drop,
     Hook,
     Lab,
@@ -32,7 +31,6 @@ from support.packets import Peer, error, ping, pong, received, sent, tcp, udp
 A, B, C = (peer(name) for name in "abc")
 WEB, SELF = service("web"), service("self")
 BOTH = pytest.mark.parametrize("v", [4, 6], ids=["v4", "v6"])
-HOOKS = pytest.mark.parametrize("hook", [TC, XDP_FN], ids=["tc", "xdp"])
 FIN, CLOSING, REPLIED = FlowFlag.FIN, FlowFlag.CLOSING, FlowFlag.REPLIED
 PROGRESS = FIN | CLOSING | REPLIED
 
@@ -86,79 +84,73 @@ def counted(lab: Lab, before: dict[Count, int]) -> dict[Count, int]:
 # The handshake
 
 
-@HOOKS
 @BOTH
-def test_a_handshake_moves_the_flow_to_the_fast_path(lab: Lab, hook: Hook, v: int) -> None:
+def test_a_handshake_moves_the_flow_to_the_fast_path(lab: Lab, v: int) -> None:
     before = lab.counts()
-    send(lab, hook, A, on(v, "S"))
+    send(lab, TC, A, on(v, "S"))
     assert (progress(half(lab)), whole(lab, v)) == ({"on": 0, "back": 0}, {})
-    send(lab, hook, A, on(v, "S"))  # lost, and sent again
-    send(lab, hook, A, on(v))  # nobody has answered
+    send(lab, TC, A, on(v, "S"))  # lost, and sent again
+    send(lab, TC, A, on(v))  # nobody has answered
     assert (progress(half(lab)), whole(lab, v)) == ({"on": 0, "back": 0}, {})
-    send(lab, hook, C, back(v, "SA"))
-    send(lab, hook, C, back(v, "SA"))
-    send(lab, hook, A, on(v, "S"))
+    send(lab, TC, C, back(v, "SA"))
+    send(lab, TC, C, back(v, "SA"))
+    send(lab, TC, A, on(v, "S"))
     heard = {"on": REPLIED, "back": REPLIED}
     assert (progress(half(lab)), whole(lab, v)) == (heard, {})
-    send(lab, hook, A, on(v))
+    send(lab, TC, A, on(v))
     assert (half(lab), progress(whole(lab, v))) == ({}, heard)
     assert counted(lab, before) == {Count.HALF_MADE: 1, Count.FLOW_MADE: 1}
-    assert send(lab, hook, A, on(v, "PA")).verdict == "forward"
-    assert send(lab, hook, C, back(v, "PA")).verdict == "forward"
+    assert send(lab, TC, A, on(v, "PA")).verdict == "forward"
+    assert send(lab, TC, C, back(v, "PA")).verdict == "forward"
 
 
-@HOOKS
 @BOTH
 @pytest.mark.parametrize("front", [WEB, SELF], ids=["service", "hairpin"])
-def test_a_handshake_through_a_service(lab: Lab, hook: Hook, v: int, front: Peer) -> None:
+def test_a_handshake_through_a_service(lab: Lab, v: int, front: Peer) -> None:
     there, seen_as, port = (B, A, 8080) if front is WEB else (A, HAIRPIN, 80)
-    send(lab, hook, A, tcp(v, A, front, 1000, 80))
-    send(lab, hook, there, tcp(v, there, seen_as, port, 1000, "SA"))
+    send(lab, TC, A, tcp(v, A, front, 1000, 80))
+    send(lab, TC, there, tcp(v, there, seen_as, port, 1000, "SA"))
     assert (len(half(lab)), whole(lab, v)) == (2, {})
-    send(lab, hook, A, tcp(v, A, front, 1000, 80, "A"))
+    send(lab, TC, A, tcp(v, A, front, 1000, 80, "A"))
     assert (half(lab), len(whole(lab, v))) == ({}, 2)
-    assert send(lab, hook, A, tcp(v, A, front, 1000, 80, "A")).verdict == "forward"
-    assert send(lab, hook, there, tcp(v, there, seen_as, port, 1000, "A")).verdict == "forward"
+    assert send(lab, TC, A, tcp(v, A, front, 1000, 80, "A")).verdict == "forward"
+    assert send(lab, TC, there, tcp(v, there, seen_as, port, 1000, "A")).verdict == "forward"
 
 
-@HOOKS
 @BOTH
-def test_a_handshake_with_the_outside(lab: Lab, hook: Hook, v: int) -> None:
+def test_a_handshake_with_the_outside(lab: Lab, v: int) -> None:
     def host(packet: Packet) -> str:
         return lab.run(TO_FN, "a", bytes(received(A, packet))).verdict
 
     assert host(tcp(v, NOBODY, A, 5000, 22)) == "pass"
-    assert send(lab, hook, A, tcp(v, A, NOBODY, 22, 5000, "SA")).verdict == "pass"
+    assert send(lab, TC, A, tcp(v, A, NOBODY, 22, 5000, "SA")).verdict == "pass"
     assert (len(half(lab)), whole(lab, v)) == (2, {})
     assert host(tcp(v, NOBODY, A, 5000, 22, "A")) == "pass"
     assert (half(lab), len(whole(lab, v))) == ({}, 2)
 
 
-@HOOKS
 @BOTH
-def test_a_flow_from_before_the_mesh(lab: Lab, hook: Hook, v: int) -> None:
+def test_a_flow_from_before_the_mesh(lab: Lab, v: int) -> None:
     """Its first packet is no SYN; the rest is like a handshake."""
-    send(lab, hook, A, on(v))
-    send(lab, hook, C, back(v))
-    send(lab, hook, A, on(v))
+    send(lab, TC, A, on(v))
+    send(lab, TC, C, back(v))
+    send(lab, TC, A, on(v))
     assert (half(lab), progress(whole(lab, v))) == ({}, {"on": REPLIED, "back": REPLIED})
 
 
-@HOOKS
 @BOTH
-def test_half_open_flows_push_no_other_out(lab: Lab, hook: Hook, v: int) -> None:
-    handshake(lab, hook, v)
+def test_half_open_flows_push_no_other_out(lab: Lab, v: int) -> None:
+    handshake(lab, TC, v)
     for port in range(2000, 2600):
-        assert send(lab, hook, A, on(v, "S", port)).verdict == "forward"
+        assert send(lab, TC, A, on(v, "S", port)).verdict == "forward"
     assert len(whole(lab, v)) == 2
     assert 0 < len(half(lab)) <= 2 * LIMITS.half_open
-    assert send(lab, hook, C, back(v, "SA", 2599)).verdict == "forward"
+    assert send(lab, TC, C, back(v, "SA", 2599)).verdict == "forward"
 
 
-@HOOKS
-def test_what_is_no_tcp_is_established_at_once(lab: Lab, hook: Hook) -> None:
+def test_what_is_no_tcp_is_established_at_once(lab: Lab) -> None:
     for v in (4, 6):
-        send(lab, hook, A, udp(v, A, B, 1000, 53), ping(v, A, B))
+        send(lab, TC, A, udp(v, A, B, 1000, 53), ping(v, A, B))
         assert len(whole(lab, v)) == 4
     assert half(lab) == {}
 
@@ -166,40 +158,37 @@ def test_what_is_no_tcp_is_established_at_once(lab: Lab, hook: Hook) -> None:
 # The end
 
 
-@HOOKS
 @BOTH
-def test_both_sides_close(lab: Lab, hook: Hook, v: int) -> None:
-    handshake(lab, hook, v)
-    send(lab, hook, A, on(v, "FA"))
+def test_both_sides_close(lab: Lab, v: int) -> None:
+    handshake(lab, TC, v)
+    send(lab, TC, A, on(v, "FA"))
     assert progress(whole(lab, v)) == {"on": FIN | REPLIED, "back": REPLIED}
-    assert send(lab, hook, C, back(v, "PA")).verdict == "forward"  # half closed
-    send(lab, hook, A, on(v, "FA"))  # again
+    assert send(lab, TC, C, back(v, "PA")).verdict == "forward"  # half closed
+    send(lab, TC, A, on(v, "FA"))  # again
     assert progress(whole(lab, v)) == {"on": FIN | REPLIED, "back": REPLIED}
-    send(lab, hook, C, back(v, "FA"))
+    send(lab, TC, C, back(v, "FA"))
     closed = {"on": FIN | REPLIED | CLOSING, "back": FIN | REPLIED | CLOSING}
     assert progress(whole(lab, v)) == closed
-    assert send(lab, hook, A, on(v)).verdict == "forward"
+    assert send(lab, TC, A, on(v)).verdict == "forward"
     assert progress(whole(lab, v)) == closed
 
 
-@HOOKS
 @BOTH
 @pytest.mark.parametrize("sender", ["a", "c"])
-def test_one_side_resets(lab: Lab, hook: Hook, v: int, sender: str) -> None:
-    handshake(lab, hook, v)
+def test_one_side_resets(lab: Lab, v: int, sender: str) -> None:
+    handshake(lab, TC, v)
     reset = (A, on(v, "R")) if sender == "a" else (C, back(v, "RA"))
-    assert send(lab, hook, *reset).verdict == "forward"
+    assert send(lab, TC, *reset).verdict == "forward"
     assert progress(whole(lab, v)) == {"on": REPLIED | CLOSING, "back": REPLIED | CLOSING}
 
 
-@HOOKS
 @BOTH
-def test_a_connection_is_refused(lab: Lab, hook: Hook, v: int) -> None:
+def test_a_connection_is_refused(lab: Lab, v: int) -> None:
     """A reset of what was half open; the same ports may try again."""
-    send(lab, hook, A, on(v, "S"))
-    assert send(lab, hook, C, back(v, "RA")).verdict == "forward"
+    send(lab, TC, A, on(v, "S"))
+    assert send(lab, TC, C, back(v, "RA")).verdict == "forward"
     assert progress(half(lab)) == {"on": REPLIED | CLOSING, "back": REPLIED | CLOSING}
-    handshake(lab, hook, v)
+    handshake(lab, TC, v)
     assert (half(lab), progress(whole(lab, v))) == ({}, {"on": REPLIED, "back": REPLIED})
 
 
@@ -210,66 +199,61 @@ def close(lab: Lab, hook: Hook, v: int) -> None:
     assert send(lab, hook, A, on(v)).verdict == "forward"
 
 
-@HOOKS
 @BOTH
-def test_a_new_connection_with_the_ports_of_a_closed_one(lab: Lab, hook: Hook, v: int) -> None:
-    handshake(lab, hook, v)
-    close(lab, hook, v)
-    send(lab, hook, A, on(v, "S"))
+def test_a_new_connection_with_the_ports_of_a_closed_one(lab: Lab, v: int) -> None:
+    handshake(lab, TC, v)
+    close(lab, TC, v)
+    send(lab, TC, A, on(v, "S"))
     assert (progress(half(lab)), whole(lab, v)) == ({"on": 0, "back": 0}, {})
-    handshake(lab, hook, v)
+    handshake(lab, TC, v)
     assert (half(lab), progress(whole(lab, v))) == ({}, {"on": REPLIED, "back": REPLIED})
 
 
-@HOOKS
 @BOTH
-def test_a_closed_connection_is_known_for_a_while(lab: Lab, hook: Hook, v: int) -> None:
+def test_a_closed_connection_is_known_for_a_while(lab: Lab, v: int) -> None:
     """Though the slot of an earlier one with its ports is the first that is looked at."""
     for _ in range(2):
-        handshake(lab, hook, v)
-        close(lab, hook, v)
+        handshake(lab, TC, v)
+        close(lab, TC, v)
     for key, room in list(lab.maps["mesh_room"].items()):
         room.own.hand = room.common.hand = 0
         lab.maps["mesh_room"].set(key, room)
     for port in range(2000, 2010):
-        assert send(lab, hook, A, udp(v, A, B, port, 53)).verdict == "forward"
-    assert send(lab, hook, C, back(v, "FA")).verdict == "forward"
+        assert send(lab, TC, A, udp(v, A, B, port, 53)).verdict == "forward"
+    assert send(lab, TC, C, back(v, "FA")).verdict == "forward"
 
 
-@HOOKS
 @BOTH
-def test_a_new_connection_is_judged_anew(lab: Lab, hook: Hook, v: int) -> None:
+def test_a_new_connection_is_judged_anew(lab: Lab, v: int) -> None:
     """By its opener, who may be the other side now; an old flow's answer is still one."""
-    handshake(lab, hook, v)
-    close(lab, hook, v)
+    handshake(lab, TC, v)
+    close(lab, TC, v)
     where = Drop("c", Direction.FROM_FN, Reason.POLICY)
-    assert set(send(lab, hook, C, back(v, "S")).counted) == {where}
-    assert send(lab, hook, C, back(v, "SA")).verdict == "forward"
-    assert send(lab, hook, C, back(v, "A")).verdict == "forward"
+    assert set(send(lab, TC, C, back(v, "S")).counted) == {where}
+    assert send(lab, TC, C, back(v, "SA")).verdict == "forward"
+    assert send(lab, TC, C, back(v, "A")).verdict == "forward"
 
 
-@HOOKS
 @BOTH
-def test_who_was_called_may_not_call_back(lab: Lab, hook: Hook, v: int) -> None:
+def test_who_was_called_may_not_call_back(lab: Lab, v: int) -> None:
     """A SYN of its own is not an answer, whatever connection has its ports; that one goes on."""
-    handshake(lab, hook, v)
+    handshake(lab, TC, v)
     where = Drop("c", Direction.FROM_FN, Reason.POLICY)
-    assert set(send(lab, hook, C, back(v, "S")).counted) == {where}
-    assert send(lab, hook, A, on(v)).verdict == "forward"
-    assert send(lab, hook, C, back(v)).verdict == "forward"
+    assert set(send(lab, TC, C, back(v, "S")).counted) == {where}
+    assert send(lab, TC, A, on(v)).verdict == "forward"
+    assert send(lab, TC, C, back(v)).verdict == "forward"
 
 
-@HOOKS
 @BOTH
-def test_a_new_connection_gets_a_backend_anew(lab: Lab, hook: Hook, v: int) -> None:
+def test_a_new_connection_gets_a_backend_anew(lab: Lab, v: int) -> None:
     """The flow would keep the one it has; another flow with its ports does not."""
     lab.change(changes.policies(policy("function:a", "service:web")))
 
     def asked(flags: str) -> str:
-        return send(lab, hook, A, tcp(v, A, WEB, 1000, 80, flags)).frame[:6].hex(":")
+        return send(lab, TC, A, tcp(v, A, WEB, 1000, 80, flags)).frame[:6].hex(":")
 
     def answered(flags: str) -> None:
-        assert send(lab, hook, B, tcp(v, B, A, 8080, 1000, flags)).verdict == "forward"
+        assert send(lab, TC, B, tcp(v, B, A, 8080, 1000, flags)).verdict == "forward"
 
     assert asked("S") == B.mac
     answered("SA")
@@ -279,16 +263,15 @@ def test_a_new_connection_gets_a_backend_anew(lab: Lab, hook: Hook, v: int) -> N
     answered("FA")
     assert asked("A") == B.mac
     assert asked("S") == C.mac
-    assert send(lab, hook, C, tcp(v, C, A, 8080, 1000, "SA")).verdict == "forward"
+    assert send(lab, TC, C, tcp(v, C, A, 8080, 1000, "SA")).verdict == "forward"
     assert asked("A") == C.mac
     assert asked("PA") == C.mac
 
 
-@HOOKS
 @BOTH
-def test_a_syn_in_an_open_connection_is_one_of_its_packets(lab: Lab, hook: Hook, v: int) -> None:
-    handshake(lab, hook, v)
-    assert send(lab, hook, A, on(v, "S")).verdict == "forward"
+def test_a_syn_in_an_open_connection_is_one_of_its_packets(lab: Lab, v: int) -> None:
+    handshake(lab, TC, v)
+    assert send(lab, TC, A, on(v, "S")).verdict == "forward"
     assert progress(whole(lab, v)) == {"on": REPLIED, "back": REPLIED}
 
 
@@ -364,43 +347,40 @@ STATES = ("half open", "established", "plain", "one side closed", "closing", "re
           "udp", "ping")  # fmt: skip
 
 
-@HOOKS
 @BOTH
 @pytest.mark.parametrize("state", STATES)
-def test_a_flow_lives_so_long_and_no_longer(lab: Lab, hook: Hook, v: int, state: str) -> None:
+def test_a_flow_lives_so_long_and_no_longer(lab: Lab, v: int, state: str) -> None:
     lab.set_policies(policy("function:a", "function:c"))
     config = lab.maps.config.get(b"\0\0\0\0")
-    prepare, timeout, answer = _open(lab, hook, v)[state]
+    prepare, timeout, answer = _open(lab, TC, v)[state]
     limit = config.timeouts[timeout]
     last = {"on": limit, "back": limit}
-    assert aged(lab, prepare, last, lambda: send(lab, hook, C, answer)).verdict == "forward"
+    assert aged(lab, prepare, last, lambda: send(lab, TC, C, answer)).verdict == "forward"
     over = {"on": limit + 1, "back": limit + 1}
     before = lab.counts()[Count.EXPIRED]
-    assert aged(lab, prepare, over, lambda: send(lab, hook, C, answer)).verdict == "drop"
+    assert aged(lab, prepare, over, lambda: send(lab, TC, C, answer)).verdict == "drop"
     assert lab.counts()[Count.EXPIRED] > before
 
 
-@HOOKS
 @BOTH
 @pytest.mark.parametrize("state", STATES)
-def test_either_side_keeps_a_flow_alive(lab: Lab, hook: Hook, v: int, state: str) -> None:
+def test_either_side_keeps_a_flow_alive(lab: Lab, v: int, state: str) -> None:
     lab.set_policies(policy("function:a", "function:c"))
     limit = max(lab.maps.config.get(b"\0\0\0\0").timeouts)
-    prepare, _, answer = _open(lab, hook, v)[state]
+    prepare, _, answer = _open(lab, TC, v)[state]
     for ages in ({"on": 0, "back": limit + 1}, {"on": limit + 1, "back": 0}):
-        assert aged(lab, prepare, ages, lambda: send(lab, hook, C, answer)).verdict == "forward"
+        assert aged(lab, prepare, ages, lambda: send(lab, TC, C, answer)).verdict == "forward"
 
 
-@HOOKS
 @BOTH
-def test_each_packet_keeps_its_flow_alive(lab: Lab, hook: Hook, v: int) -> None:
+def test_each_packet_keeps_its_flow_alive(lab: Lab, v: int) -> None:
     """On the fast path as on the slow one, and on the way between them."""
     for age in (0, 1, 2, 100):
         seen = aged(
             lab,
-            lambda: handshake(lab, hook, v),
+            lambda: handshake(lab, TC, v),
             {"on": age, "back": 50},
-            lambda: send(lab, hook, A, on(v)),
+            lambda: send(lab, TC, A, on(v)),
         )
         assert seen.verdict == "forward"
         now = tick(lab)
@@ -413,69 +393,63 @@ def test_each_packet_keeps_its_flow_alive(lab: Lab, hook: Hook, v: int) -> None:
         assert ages[FlowFlag.REPLY] >= 50
 
 
-@HOOKS
 @BOTH
 @pytest.mark.parametrize("ended", ["expired", "closed"])
-def test_what_comes_after_the_end_is_a_flow_of_its_own(
-    lab: Lab, hook: Hook, v: int, ended: str
-) -> None:
+def test_what_comes_after_the_end_is_a_flow_of_its_own(lab: Lab, v: int, ended: str) -> None:
     """Nothing of the old entries is left: neither how far it got nor whom it went to."""
     lab.change(changes.policies(policy("function:a", "service:web")))
     limit = max(lab.maps.config.get(b"\0\0\0\0").timeouts)
 
     def asked(flags: str) -> Seen:
-        return send(lab, hook, A, tcp(v, A, WEB, 1000, 80, flags))
+        return send(lab, TC, A, tcp(v, A, WEB, 1000, 80, flags))
 
     asked("S")
-    send(lab, hook, B, tcp(v, B, A, 8080, 1000, "SA"))
+    send(lab, TC, B, tcp(v, B, A, 8080, 1000, "SA"))
     asked("A")
     lab.change(changes.set_service("web", functions=("c",)))
     if ended == "closed":
-        send(lab, hook, B, tcp(v, B, A, 8080, 1000, "R"))
+        send(lab, TC, B, tcp(v, B, A, 8080, 1000, "R"))
     else:
         set_back(lab, tick(lab), {"on": limit + 2, "back": limit + 2})
     assert asked("S").frame[:6].hex(":") == C.mac
     assert progress(half(lab)) == {"on": 0, "back": 0}
-    assert send(lab, hook, C, tcp(v, C, A, 8080, 1000, "SA")).verdict == "forward"
+    assert send(lab, TC, C, tcp(v, C, A, 8080, 1000, "SA")).verdict == "forward"
     assert asked("A").frame[:6].hex(":") == C.mac
     assert half(lab) == {}
     assert asked("PA").frame[:6].hex(":") == C.mac
 
 
-@HOOKS
 @BOTH
-def test_an_expired_datagram_flow_is_opened_anew(lab: Lab, hook: Hook, v: int) -> None:
+def test_an_expired_datagram_flow_is_opened_anew(lab: Lab, v: int) -> None:
     limit = max(lab.maps.config.get(b"\0\0\0\0").timeouts)
     query = udp(v, A, B, 1000, 53)
-    send(lab, hook, A, query)
+    send(lab, TC, A, query)
     set_back(lab, tick(lab), {"on": limit + 2, "back": limit + 2})
     before = lab.counts()
-    assert send(lab, hook, A, query).verdict == "forward"
+    assert send(lab, TC, A, query).verdict == "forward"
     assert counted(lab, before) == {Count.EXPIRED: 1, Count.FLOW_MADE: 1}
     assert len(lab.flows()) == 4  # with that of the clock
 
 
-@HOOKS
 @BOTH
 @pytest.mark.parametrize("lost", [0, FlowFlag.REPLY], ids=["on", "back"])
-def test_a_flow_outlives_the_loss_of_an_entry(lab: Lab, hook: Hook, v: int, lost: int) -> None:
+def test_a_flow_outlives_the_loss_of_an_entry(lab: Lab, v: int, lost: int) -> None:
     """The kernel makes room for others: what is judged again is soon established again."""
-    handshake(lab, hook, v)
+    handshake(lab, TC, v)
     for key, flow in list(lab.maps[f"mesh_flow{v}"].items()):
         if flow.flags & FlowFlag.REPLY == lost:
             lab.maps[f"mesh_flow{v}"].delete(key)
     for _ in range(2):
-        assert send(lab, hook, A, on(v)).verdict == "forward"
-        assert send(lab, hook, C, back(v)).verdict == ("drop" if lost else "forward")
+        assert send(lab, TC, A, on(v)).verdict == "forward"
+        assert send(lab, TC, C, back(v)).verdict == ("drop" if lost else "forward")
     for _ in range(2):
-        assert send(lab, hook, A, on(v)).verdict == "forward"
+        assert send(lab, TC, A, on(v)).verdict == "forward"
 
 
-@HOOKS
 @BOTH
-def test_an_error_about_an_expired_flow_belongs_to_none(lab: Lab, hook: Hook, v: int) -> None:
+def test_an_error_about_an_expired_flow_belongs_to_none(lab: Lab, v: int) -> None:
     limit = max(lab.maps.config.get(b"\0\0\0\0").timeouts)
-    send(lab, hook, A, udp(v, A, B, 1000, 53))
+    send(lab, TC, A, udp(v, A, B, 1000, 53))
     set_back(lab, tick(lab), {"on": limit + 2, "back": limit + 2})
-    seen = send(lab, hook, B, error(v, B, A, udp(v, A, B, 1000, 53, ttl=63)))
+    seen = send(lab, TC, B, error(v, B, A, udp(v, A, B, 1000, 53, ttl=63)))
     assert set(seen.counted) == {Drop("b", Direction.FROM_FN, Reason.NO_FLOW)}

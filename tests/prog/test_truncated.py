@@ -19,7 +19,7 @@ from scapy.layers.l2 import ARP, Ether
 from scapy.packet import Packet, Raw
 
 from ebpfmesh._abi import Reason
-from prog.lab import TC, TO_FN, XDP_FN, Drop, Hook, Lab, peer
+from prog.lab import TC, TO_FN, Drop, Hook, Lab, peer
 from support.packets import behind, built, error, ip, ping, sent, tcp, udp
 
 A, B = peer("a"), peer("b")
@@ -63,15 +63,15 @@ NEIGHBOUR = {
     / ICMPv6ND_NA(tgt=A.address6)
     / ICMPv6NDOptDstLLAddr(lladdr=A.mac),
 }
-HOOKS = pytest.mark.parametrize("hook", [TC, XDP_FN, TO_FN], ids=["tc", "xdp", "to"])
+HOOKS = pytest.mark.parametrize("hook", [TC, TO_FN], ids=["tc", "to"])
 
 
-def least(hook: Hook, packet: Packet) -> int:
+def least(packet: Packet) -> int:
     """Bytes without which the kernel may refuse to run a program on a packet.
 
-    Those are Ethernet's header, and for tc the one after it.
+    Those are Ethernet's header and the one after it.
     """
-    return ETHERNET if hook is XDP_FN else ETHERNET + {IP: 20, IPv6: 40}.get(type(packet), 1)
+    return ETHERNET + {IP: 20, IPv6: 40}.get(type(packet), 1)
 
 
 def is_malformed(lab: Lab, hook: Hook, frame: bytes, least: int) -> None:
@@ -95,7 +95,7 @@ def test_cut_short(lab: Lab, kind: str, hook: Hook) -> None:
         return  # the host's stack may say by ARP what it likes
     frame = bytes(sent(A, packet))
     for length in range(len(frame)):
-        is_malformed(lab, hook, frame[:length], least(hook, packet))
+        is_malformed(lab, hook, frame[:length], least(packet))
 
 
 def shortened(packet: Packet, length: int) -> bytes:
@@ -117,7 +117,7 @@ def test_short_by_its_own_account(lab: Lab, kind: str, hook: Hook) -> None:
     packet = KINDS[kind]
     data = len(packet[Raw]) if Raw in packet else 0
     for length in range(len(sent(A, packet)) - data):
-        is_malformed(lab, hook, shortened(packet, length), least(hook, packet))
+        is_malformed(lab, hook, shortened(packet, length), least(packet))
 
 
 @HOOKS
@@ -129,24 +129,22 @@ def test_short_quote(lab: Lab, kind: str, hook: Hook) -> None:
     enough = ETHERNET + 2 * network + 8 + QUOTED
     frame = bytes(sent(A, packet))
     for length in range(len(frame)):
-        is_malformed(lab, hook, frame[:length], least(hook, packet))
+        is_malformed(lab, hook, frame[:length], least(packet))
     for length in range(enough):
-        is_malformed(lab, hook, shortened(packet, length), least(hook, packet))
+        is_malformed(lab, hook, shortened(packet, length), least(packet))
     seen = lab.run(hook, "a", shortened(packet, enough))
     assert seen.counted != {Drop("a", hook.direction, Reason.MALFORMED): (1, enough)}
 
 
-@pytest.mark.parametrize("hook", [TC, XDP_FN], ids=["tc", "xdp"])
-def test_short_neighbour_discovery(lab: Lab, hook: Hook) -> None:
+def test_short_neighbour_discovery(lab: Lab) -> None:
     packet = NEIGHBOUR["ND-advertisement"]
     whole, bare = len(sent(A, packet)), ETHERNET + 40 + 24
     for length in set(range(whole)) - {bare}:
-        is_malformed(lab, hook, shortened(packet, length), least(hook, packet))
-    assert lab.run(hook, "a", shortened(packet, bare)).verdict == "pass"  # without its option
+        is_malformed(lab, TC, shortened(packet, length), least(packet))
+    assert lab.run(TC, "a", shortened(packet, bare)).verdict == "pass"  # without its option
 
 
-@pytest.mark.parametrize("hook", [TC, XDP_FN], ids=["tc", "xdp"])
-def test_a_frame_of_nothing_but_ethernet(lab: Lab, hook: Hook) -> None:
+def test_a_frame_of_nothing_but_ethernet(lab: Lab) -> None:
     frame = bytes(Ether(src=A.mac, dst=B.mac, type=0x88B5) / b"x")
-    seen = lab.run(hook, "a", frame)
-    assert seen.counted == {Drop("a", hook.direction, Reason.PROTOCOL): (1, 15)}
+    seen = lab.run(TC, "a", frame)
+    assert seen.counted == {Drop("a", TC.direction, Reason.PROTOCOL): (1, 15)}

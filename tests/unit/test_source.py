@@ -11,7 +11,7 @@ from ebpfmesh.compile.source import bpf_dir, flatten
 from ebpfmesh.errors import MeshError
 
 MARKER = re.compile(r'^#line (\d+) "(.*)"$')
-ENTRIES = ("mesh_tc.c", "mesh_xdp.c")
+ENTRIES = ("mesh_tc.c", "mesh_carry.c")
 
 
 @pytest.fixture
