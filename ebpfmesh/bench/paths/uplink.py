@@ -25,8 +25,6 @@ from ebpfmesh.bench.workload import SMALLEST, Scale, Target
 from ebpfmesh.compile import build
 from ebpfmesh.compile.source import bpf_dir
 from ebpfmesh.kernel import bpf, netns, probe
-from ebpfmesh.kernel.maps import Maps
-from ebpfmesh.kernel.pins import Pins
 from ebpfmesh.kernel.programs import Program
 from ebpfmesh.model import Identity, Mesh, Service, Uplink
 
@@ -183,11 +181,6 @@ class MeshUplink(MeshPath):
         return (
             "the mesh with an uplink, at tc: services published there, policy, flows and meters on"
         )
-
-    def packets(self) -> int:
-        """See DataPath; what functions got and sent, by the mesh's meters."""
-        meters = Maps(Pins(self.mesh.name))["mesh_meter"]
-        return sum(meter.rx_packets + meter.tx_packets for _, meter in meters.filled())
 
 
 class MeshDeny(MeshUplink):
