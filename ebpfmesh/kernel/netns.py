@@ -100,7 +100,8 @@ def _places_of(inode: int) -> Iterator[Path]:
     """Paths of the namespace with this inode.
 
     A process that is in another namespace for a moment keeps its own open. One that has come back
-    when its descriptors are read is found by itself then.
+    when its descriptors are read is found by itself then. A name may be one in a mount namespace
+    of others.
     """
     for place in RUN.glob("*"):
         with contextlib.suppress(OSError):
@@ -111,6 +112,22 @@ def _places_of(inode: int) -> Iterator[Path]:
             with contextlib.suppress(OSError):
                 if os.readlink(place) == f"net:[{inode}]":  # noqa: PTH115  (not a path)
                     yield place
+    for process in _mount_namespaces():
+        with contextlib.suppress(OSError):
+            for mount in (process / "mountinfo").read_text().splitlines():
+                _, _, _, root, point, *_ = mount.split()
+                if root == f"net:[{inode}]":
+                    yield Path(f"{process}/root{point}")
+
+
+def _mount_namespaces() -> Iterator[Path]:
+    """A process of each."""
+    seen = set()
+    for place in Path("/proc").glob("[0-9]*/ns/mnt"):
+        with contextlib.suppress(OSError):
+            if (found := os.readlink(place)) not in seen:  # noqa: PTH115  (not a path)
+                seen.add(found)
+                yield place.parent.parent
 
 
 def name_of(mesh: str, function: str) -> str:

@@ -7,6 +7,7 @@ Each is noticed, never a crash; ``up`` repairs it and ``gc`` removes what is lef
 import contextlib
 import os
 import shutil
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -354,6 +355,24 @@ def test_a_host_namespace_whose_process_is_elsewhere_lives() -> None:
         for end in (ready, told, stay, go):
             os.close(end)
         netns.remove("function")
+    assert poll(lambda: not home.lives())
+
+
+def test_a_host_namespace_that_others_have_a_name_for_lives() -> None:
+    """In a mount namespace of theirs, and no process is in it."""
+    netns.create("elsewhere")
+    with netns.entered(netns.RUN / "elsewhere"):
+        home = netns.current()
+    held = "touch /tmp/held; mount --bind /run/netns/elsewhere /tmp/held; echo; exec sleep 1000"
+    command = ["unshare", "-m", "sh", "-c", f"mount -t tmpfs none /tmp; {held}"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as child:
+        try:
+            assert child.stdout is not None
+            assert child.stdout.readline() == b"\n"
+            netns.remove("elsewhere")
+            assert home.lives()
+        finally:
+            child.kill()
     assert poll(lambda: not home.lives())
 
 
