@@ -101,42 +101,42 @@ HOT int host_from6(struct bpf_sock_addr *ctx)
 	return 1;
 }
 
-int mesh_host_connect4(struct bpf_sock_addr *ctx)
+int mesh_hconnect4(struct bpf_sock_addr *ctx)
 {
 	return host_to4(ctx, 1);
 }
 
-int mesh_host_connect6(struct bpf_sock_addr *ctx)
+int mesh_hconnect6(struct bpf_sock_addr *ctx)
 {
 	return host_to6(ctx, 1);
 }
 
-int mesh_host_sendmsg4(struct bpf_sock_addr *ctx)
+int mesh_hsendmsg4(struct bpf_sock_addr *ctx)
 {
 	return host_to4(ctx, 0);
 }
 
-int mesh_host_sendmsg6(struct bpf_sock_addr *ctx)
+int mesh_hsendmsg6(struct bpf_sock_addr *ctx)
 {
 	return host_to6(ctx, 0);
 }
 
-int mesh_host_recvmsg4(struct bpf_sock_addr *ctx)
+int mesh_hrecvmsg4(struct bpf_sock_addr *ctx)
 {
 	return host_from4(ctx);
 }
 
-int mesh_host_recvmsg6(struct bpf_sock_addr *ctx)
+int mesh_hrecvmsg6(struct bpf_sock_addr *ctx)
 {
 	return host_from6(ctx);
 }
 
-int mesh_host_peername4(struct bpf_sock_addr *ctx)
+int mesh_hpeername4(struct bpf_sock_addr *ctx)
 {
 	return host_from4(ctx);
 }
 
-int mesh_host_peername6(struct bpf_sock_addr *ctx)
+int mesh_hpeername6(struct bpf_sock_addr *ctx)
 {
 	return host_from6(ctx);
 }

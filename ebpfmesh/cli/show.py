@@ -70,7 +70,7 @@ def _uplink_state(row: "Uplink | Remote") -> object:
 def _masquerade(row: "Uplink") -> object:
     if (found := row.masquerade) is None:
         return None
-    text = f"{found.ports}: {found.flows} flows, {found.most} to one peer"
+    text = f"{found.ports}, flows {found.flows}, to one peer {found.most}"
     return mark(f"{text}, {found.exhausted} without", "red") if found.exhausted else text
 
 

@@ -46,7 +46,7 @@ MESH = (
     Program("mesh_answer_fn", "tc", "mesh_tc.c", call=_abi.CALL_ANSWER),
     Program("mesh_rate_fn", "tc", "mesh_tc.c", call=_abi.CALL_RATE),
     *(Program(f"mesh_{hook}", hook, "mesh_sock.c", needed="services") for hook in bpf.CGROUP_HOOK),
-    *(Program(f"mesh_host_{hook}", hook, "mesh_host.c", needed="host") for hook in bpf.HOST_HOOK),
+    *(Program(f"mesh_h{hook}", hook, "mesh_host.c", needed="host") for hook in bpf.HOST_HOOK),
     Program("mesh_deny_xdp", "xdp", "mesh_deny.c", needed="early", frags=True),
     Program("mesh_carry_xdp", "xdp", "mesh_carry.c", needed="early", frags=True),
     Program("mesh_both_xdp", "xdp", "mesh_carry.c", needed="early", frags=True),

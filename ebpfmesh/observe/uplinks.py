@@ -113,7 +113,11 @@ def _masquerade(view: View, row: UplinkRow) -> Masquerade:
 def _why(view: View, row: UplinkRow, xdp: str, denied: int, kind: str) -> str:
     """Why XDP is there or not, and what that costs."""
     wanted = early.wanted(view.record).get(row.name)
-    reasons = [f"{denied} prefixes are denied"] if denied and early.may_deny(row.uplink) else []
+    reasons = (
+        [f"{denied} {'prefix is' if denied == 1 else 'prefixes are'} denied"]
+        if denied and early.may_deny(row.uplink)
+        else []
+    )
     if wanted in (CARRY, BOTH):
         by_it = any(one.function.datapath != "tc" for one in view.functions)
         reasons += ["functions have their packets by it"] if by_it else []

@@ -9,6 +9,7 @@ import pytest
 from ebpfmesh.compile import source
 from ebpfmesh.compile.source import bpf_dir, flatten
 from ebpfmesh.errors import MeshError
+from ebpfmesh.kernel.programs import MESH
 
 MARKER = re.compile(r'^#line (\d+) "(.*)"$')
 ENTRIES = ("mesh_tc.c", "mesh_carry.c")
@@ -77,3 +78,7 @@ def test_a_missing_header_is_an_error(tree: Path) -> None:
     (tree / "main.c").write_text('#include "lib/none.h"\n')
     with pytest.raises((FileNotFoundError, MeshError), match=re.escape("lib/none.h")):
         flatten(tree / "main.c")
+
+
+def test_the_kernel_keeps_the_whole_name_of_a_program() -> None:
+    assert [one.name for one in MESH if len(one.name) > 15] == []  # BPF_OBJ_NAME_LEN
