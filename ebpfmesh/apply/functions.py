@@ -20,7 +20,7 @@ from ebpfmesh.apply.shared import Shared
 from ebpfmesh.errors import AbiMismatch, MeshError, NotFound, UsageError
 from ebpfmesh.kernel import cgroup, interface, links, netns, queue, sockets, xsk
 from ebpfmesh.kernel.programs import HOOKS
-from ebpfmesh.model import Function
+from ebpfmesh.model import FRAME, Function
 from ebpfmesh.runtime import process
 from ebpfmesh.runtime.sandbox import Sandbox
 from ebpfmesh.state.place import (
@@ -274,13 +274,17 @@ class Functions:
     ) -> list[process.Handed]:
         """What its command inherits, open until ``stack`` ends."""
         found: list[process.Handed] = []
+        room, frames = None, function.frames
+        if function.pools:
+            found.append(pools := self._pools.handed(stack, function))
+            if function.frames_in:
+                room = pools.room(function.frames_in)
+                frames = room.size // FRAME  # of others too, whose frames it can send
         if function.datapath == "af_xdp":
             place = self._mesh.pins.ports / function.name
-            port = xsk.handed(namespace, place, function.frames, function.queues)
+            port = xsk.handed(namespace, place, frames, function.queues, room)
             found.append(stack.enter_context(port))
         found += Shared(self._mesh).handed(stack, function)
-        if function.pools:
-            found.append(self._pools.handed(stack, function))
         return found
 
     def ask_to_stop(self, function: Function) -> None:

@@ -263,6 +263,7 @@ ABOUT: dict[str, dict[str, tuple[str, str]]] = {
         "source": ("The text of such a program, instead of a file.", "'''…'''"),
         "frames": ("Frames that a queue has room for (2 KiB) with af_xdp; a power of two.", "1024"),
         "queues": ("Queues of its interface, with af_xdp; a flow's packets come by one.", "2"),
+        "frames_in": ("The pool that its frames are in, with af_xdp (docs/port.md).", '"frames"'),
     },
     "function.ready": {
         **_PROBE,

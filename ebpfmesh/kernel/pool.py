@@ -23,6 +23,7 @@ from typing import NamedTuple
 
 from ebpfmesh.errors import MeshError
 from ebpfmesh.kernel.cgroup import Cgroup
+from ebpfmesh.kernel.xsk import Room
 from ebpfmesh.model import Pool
 from ebpfmesh.model.pool import DESCRIPTOR, ENTRY, LINE
 
@@ -223,6 +224,12 @@ class Handed:
     def descriptors(self) -> tuple[int, ...]:
         """What the command inherits."""
         return tuple(one.memory for one in self._pools)
+
+    def room(self, name: str) -> Room:
+        """The places of one of them, as memory of frames."""
+        one = next(one for one in self._pools if one.pool.name == name)
+        begin, end = one.pool.layout.places, one.pool.size
+        return Room(one.memory, begin, end - begin, name)
 
     @property
     def env(self) -> dict[str, str]:

@@ -24,6 +24,7 @@ import struct
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from ebpfmesh.errors import MeshError, MissingPrivilege, NotFound, Unsupported
 from ebpfmesh.kernel import bpf, libc, netns, private
@@ -37,7 +38,8 @@ SHARED_UMEM, COPY, NEED_WAKEUP = 1 << 0, 1 << 1, 1 << 3
 BUDGET = 256  # packets that one system call sends, of 32 before Linux 6.18
 VARIABLE = "EBPFMESH_PORT"
 """What a command knows them by: descriptor of the memory, that of the socket of the first queue,
-bytes of a frame; then descriptors of the sockets of other queues."""
+bytes of a frame; then descriptors of the sockets of other queues. Where the memory is a pool's,
+pool:NAME stands in the place of the first."""
 SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
 SIOCETHTOOL, SET_CHECKSUMS = 0x8946, 0x17  # linux/sockios.h; ETHTOOL_STXCSUM of linux/ethtool.h
 RELEASE_SECONDS = 20.0
@@ -154,26 +156,41 @@ def _counted(name: str) -> list[int]:
     return [int(number) for number in next(rows, ["0"] * 16)]
 
 
+class Room(NamedTuple):
+    """Memory of frames: ``size`` bytes of what a descriptor is of, from byte ``begin`` on.
+
+    ``pool``: what it is called, if others share it.
+    """
+
+    memory: int
+    begin: int
+    size: int
+    pool: str = ""
+
+
 class Handed:
     """Sockets and the memory of their packets, on their way to a command; use ``handed``.
 
-    All queues have one memory, each its own part of it.
+    All queues have one memory, each its own part of it; of a pool's the command itself says which
+    places are to be filled, when it knows what it has.
     """
 
     def __init__(
-        self, sockets: Sequence[socket.socket], memory: int, xskmap: bpf.Fd, index: int
+        self, sockets: Sequence[socket.socket], room: Room, xskmap: bpf.Fd, index: int
     ) -> None:
-        self._sockets, self._memory, self._map, self._index = sockets, memory, xskmap, index
+        self._sockets, self._room, self._map, self._index = sockets, room, xskmap, index
 
     @property
     def descriptors(self) -> Sequence[int]:
         """What the command inherits."""
-        return self._memory, *(one.fileno() for one in self._sockets)
+        own = () if self._room.pool else (self._room.memory,)
+        return *own, *(one.fileno() for one in self._sockets)
 
     @property
     def env(self) -> dict[str, str]:
         """And the variable that says so."""
-        memory, first, *others = self.descriptors
+        memory = f"pool:{self._room.pool}" if self._room.pool else self._room.memory
+        first, *others = (one.fileno() for one in self._sockets)
         return {VARIABLE: " ".join(map(str, (memory, first, FRAME, *others)))}
 
     def bind(self, seconds: float = RELEASE_SECONDS) -> None:
@@ -181,8 +198,8 @@ class Handed:
 
         OSError or MeshError if that is not possible, as while another has them after so long.
         """
-        size, first = os.fstat(self._memory).st_size, self._sockets[0]
-        with mmap.mmap(self._memory, size) as shared:
+        (memory, begin, size, pool), first = self._room, self._sockets[0]
+        with mmap.mmap(memory, size, offset=begin) as shared:
             start = ctypes.addressof(keep := ctypes.c_char.from_buffer(shared))
             about = struct.pack("=QQIIII", start, size, FRAME, 0, 0, 0)
             try:
@@ -191,7 +208,8 @@ class Handed:
                 del keep
         part = size // len(self._sockets)
         for queue, one in enumerate(self._sockets):
-            _fill(one, range(queue * part, queue * part + part // 2, FRAME))
+            if not pool:
+                _fill(one, range(queue * part, queue * part + part // 2, FRAME))
             how = (SHARED_UMEM, first.fileno()) if queue else (COPY | NEED_WAKEUP, 0)
             _bind(one, (self._index, queue), *how, seconds)
             bpf.map_update(self._map, struct.pack("=I", queue), struct.pack("=I", one.fileno()))
@@ -225,10 +243,13 @@ def _bind(
 
 
 @contextlib.contextmanager
-def handed(namespace: Path, place: Path, frames: int, queues: int) -> Iterator[Handed]:
+def handed(
+    namespace: Path, place: Path, frames: int, queues: int, room: Room | None = None
+) -> Iterator[Handed]:
     """A socket for each queue of a function's interface, with room for so many packets.
 
-    Each of its rings has room for them all, so that only memory can be short.
+    Each of its rings has room for them all, so that only memory can be short. Without ``room``
+    that is made here, ``frames`` for each queue.
     """
     with contextlib.ExitStack() as stack:
         xskmap = stack.enter_context(bpf.obj_get(place / "map"))
@@ -239,8 +260,14 @@ def handed(namespace: Path, place: Path, frames: int, queues: int) -> Iterator[H
                 one.setsockopt(SOL_XDP, ring, frames)
             with contextlib.suppress(OSError):  # before Linux 6.18
                 one.setsockopt(SOL_XDP, MAX_TX_BUDGET, BUDGET)
-        memory = os.memfd_create("ebpfmesh-port", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-        stack.callback(os.close, memory)
-        os.truncate(memory, queues * frames * FRAME)
-        fcntl.fcntl(memory, fcntl.F_ADD_SEALS, SEALS)
-        yield Handed(sockets, memory, xskmap, interface(place))
+        room = room or _room(stack, queues * frames * FRAME)
+        yield Handed(sockets, room, xskmap, interface(place))
+
+
+def _room(stack: contextlib.ExitStack, size: int) -> Room:
+    """Memory of a function's own, open until ``stack`` ends."""
+    memory = os.memfd_create("ebpfmesh-port", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    stack.callback(os.close, memory)
+    os.truncate(memory, size)
+    fcntl.fcntl(memory, fcntl.F_ADD_SEALS, SEALS)
+    return Room(memory, 0, size)

@@ -243,6 +243,7 @@ class FunctionSettings(Model):
     datapath: Datapath = Field(default="tc", description='"tc", "af_xdp" or "xdp"')
     frames: Annotated[int, AfterValidator(power_of_two)] = integer(FRAMES, 64, 1 << 16)
     queues: int = integer(1, 1, QUEUES)
+    frames_in: Name | None = Field(default=None, description="the name of a pool")
     program: str | None = Field(
         default=None, min_length=1, max_length=4095,
         description="a C file, by its path from the mesh file",
@@ -338,12 +339,12 @@ class FunctionSettings(Model):
             what = 'datapath = "af_xdp" hands packets to a command, and there is none'
             hint = "give it a command or the netns of a container, or leave out datapath"
             raise Invalid(what, path=("datapath",), hint=hint)
-        for key, usual in (("frames", FRAMES), ("queues", 1)):
+        for key, usual in (("frames", FRAMES), ("queues", 1), ("frames_in", None)):
             if self.datapath != "af_xdp" and getattr(self, key) != usual:
                 what = f'"{key}" is about datapath = "af_xdp"'
                 hint = f'say datapath = "af_xdp", or leave out {key}'
                 raise Invalid(what, path=(key,), hint=hint)
-        room = self.frames * self.queues * FRAME
+        room = 0 if self.frames_in else self.frames * self.queues * FRAME
         if self.datapath == "af_xdp" and self.memory is not None and self.memory <= room:
             what = f"{room // FRAME} frames take {memory_text(room)}, and it may use no more"
             raise Invalid(what, path=("memory",), hint="raise memory, or lower frames")
@@ -395,7 +396,8 @@ class FunctionSettings(Model):
 class Function(FunctionSettings, Endpoint):
     """A container of the mesh, alone or of a ``group``: replicas that have one name together.
 
-    ``pools`` are those that its command shares with others of its tenant.
+    ``pools`` are those that its command shares with others of its tenant; ``frames_in`` says in
+    which of them its frames are.
     """
 
     group: Name | None = None

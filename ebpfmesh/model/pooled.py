@@ -4,9 +4,12 @@
 from collections.abc import Iterator
 
 from ebpfmesh.model.base import Invalid, Location
-from ebpfmesh.model.objects import Function, memory_text
+from ebpfmesh.model.objects import FRAME, FRAMES, Function, memory_text
 from ebpfmesh.model.parts import Parts
 from ebpfmesh.model.pool import POOL_BYTES, POOLS, Pool
+
+LEAST = 64
+"""Frames of a queue, as with memory of its own."""
 
 
 def refusal(function: Function, pool: str, tenant: str) -> Invalid | None:
@@ -27,6 +30,9 @@ def bad_pools(mesh: Parts) -> Iterator[Invalid]:
     members: dict[str, int] = {}
     used: dict[str, int] = {}
     for number, function in enumerate(mesh.functions):
+        if function.frames_in and (fault := _frames_fault(function)):
+            fault.path = ("functions", number, "frames_in")
+            yield fault
         for index, pool in enumerate(function.pools):
             path: Location = ("functions", number, "pools", index)
             first, tenant = known.setdefault(pool.name, (pool, function.tenant))
@@ -58,4 +64,24 @@ def _fault(function: Function, pool: Pool, first: Pool, tenant: str, count: int)
     if len(function.pools) > POOLS:
         what = f'function "{function.name}" is in more than {POOLS} pools'
         return Invalid(what, hint="make two of them one")
+    return None
+
+
+def _frames_fault(function: Function) -> Invalid | None:
+    """Why its frames cannot be in the pool that it says."""
+    name = function.frames_in
+    pool = next((one for one in function.pools if one.name == name), None)
+    if pool is None:
+        what = f'frames_in is pool "{name}", and "{function.name}" is no member of that'
+        return Invalid(what, hint="name it in functions of a [[pool]] of its tenant")
+    if pool.bytes != FRAME:
+        what = f'a frame takes {FRAME} bytes, and pool "{name}" has places of {pool.bytes}'
+        return Invalid(what, hint=f"bytes = {FRAME} in its [[pool]]")
+    if function.frames != FRAMES:
+        what = f'"frames" is about memory of its own, and its frames are in pool "{name}"'
+        return Invalid(what, hint="leave out frames; slots of the pool are for all members")
+    part = pool.slots // pool.members
+    if part < LEAST * function.queues:
+        what = f'its part of pool "{name}" is {part} places, of which a queue needs {LEAST}'
+        return Invalid(what, hint="more slots in its [[pool]]")
     return None

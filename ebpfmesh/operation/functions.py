@@ -12,7 +12,7 @@ AT_ONCE = ("tenant", "audit", "group", "cpu", "memory", "rate", "pids")
 """What of a function changes while its command runs, and counts from then on."""
 IN_PLACE = (*AT_ONCE, "ready", "health", *LIFE, "env", "program", "source")
 """What changes without its command being started anew; the variables count when it is."""
-ROLLED = (*IN_PLACE, "command", "pools", *SANDBOX)
+ROLLED = (*IN_PLACE, "command", "pools", "frames_in", *SANDBOX)
 """What changes where the function is, if its command is started anew."""
 
 

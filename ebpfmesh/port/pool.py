@@ -42,6 +42,8 @@ ENTRY = np.dtype(
 """What there is of a member; whom it sleeps on, for messages or for a free place, clears a word."""
 SENT_COUNT, RECEIVED, MALFORMED, RECLAIMED = range(4)
 FREE, HELD, SENT = 0, 1 << 16, 2 << 16
+IN_HAND, CAME = 1, 2  # with the program; of the last batch of a port
+SOON = 0.001  # when to look again at what nobody wakes us for, in seconds
 WORDS = 1 << 32
 FUTEX, WAIT, WAKE_OP = 202, 0, 5  # the system call's number, on x86-64
 SET_TO_ZERO = 0  # FUTEX_OP(FUTEX_OP_SET, 0, FUTEX_OP_CMP_EQ, 0)
@@ -129,13 +131,16 @@ class Pool:
         self._file, self.number, self._count, self.slots, self.bytes = map(
             int, said[pool].split(":")
         )
+        self.pool = pool
         self._own_byte()
         self._map()
-        self._each = self.slots // self._count
-        self._mine = self._owners[self.number * self._each :][: self._each]
-        self._held = np.zeros(self.slots, bool)
+        self.each = self.slots // self._count
+        self._mine = self._owners[self.number * self.each :][: self.each]
+        self._held = np.zeros(self.slots, np.uint8)  # 0, IN_HAND or CAME
         self._seen = np.zeros(self.slots, np.int64)
         self._given = self._turn = 0  # sent or given back; whose ring is read next
+        self.idle: Callable[[], bool] | None = None
+        """What a port has to do while this waits, and whether soon again."""
         self._fence = threading.Lock()
         self._syscall = ctypes.CDLL(None, use_errno=True).syscall
         self._repair(self.number)
@@ -198,12 +203,10 @@ class Pool:
 
         Where there is none at all, one is waited for so many seconds. ``lengths`` are 0.
         """
-        if count and not len(self._free(1)) and not self._repair_dead() and timeout > 0:
-            self._sleep("hungry", lambda: len(self._free(1)) > 0 or self._repair_dead(), timeout)
-        rows = self._free(count)
-        self._mine[rows] = HELD | self.number
-        rows += self.number * self._each
-        self._held[rows] = True
+        if count and not len(self._free(1)) and not self.repair_dead() and timeout > 0:
+            self._sleep("hungry", lambda: len(self._free(1)) > 0 or self.repair_dead(), timeout)
+        rows = self.claim(count)
+        self._held[rows] = IN_HAND
         found = np.zeros(len(rows), DESCRIPTOR)
         found["address"] = rows * self.bytes
         return Messages(self._memory, found)
@@ -218,16 +221,7 @@ class Pool:
         does not fit its place.
         """
         number = self._number(to)
-        rows = self._rows(batch)
-        ends = batch.addresses % np.uint64(self.bytes) + batch.lengths
-        if not ((ends <= self.bytes) & (rows < self.slots)).all():
-            raise ValueError("a message does not fit its place")
-        was, held = self._held[rows], np.count_nonzero(self._held)
-        self._held[rows] = False
-        if held - np.count_nonzero(self._held) != len(rows):
-            self._held[rows] = was
-            raise ValueError("a message is there twice, or was sent or given back already")
-        self._given += len(rows)
+        rows = self.part(batch)
         self._owners[rows] = SENT | self.number << 8 | number
         self._rings[self.number][number].put(batch.descriptors)
         self._count_more(SENT_COUNT, len(rows))
@@ -246,13 +240,61 @@ class Pool:
         """Do not send what was taken or came."""
         rows = self._rows(batch)
         self._given += len(rows)
-        self._let_go(rows[self._held[rows]])
+        self._let_go(rows[self._held[rows] != 0])
 
     def _let_go(self, rows: NDArray[np.int64]) -> None:
         if len(rows):
-            self._held[rows] = False
+            self._held[rows] = 0
             self._owners[rows] = FREE
             self._wake_hungry()
+
+    # ---- for a port whose frames are here
+
+    def claim(self, count: int) -> NDArray[np.int64]:
+        """Free places, up to as many, that are held from now on, and not in the program's hands."""
+        rows = self._free(count)
+        self._mine[rows] = HELD | self.number
+        return rows + self.number * self.each
+
+    def part(self, batch: Batch) -> NDArray[np.int64]:
+        """Take messages out of the program's hands; ValueError as ``send`` has it."""
+        rows = self._rows(batch)
+        ends = batch.addresses % np.uint64(self.bytes) + batch.lengths
+        if not ((ends <= self.bytes) & (rows < self.slots)).all():
+            raise ValueError("a message does not fit its place")
+        was, held = self._held[rows], np.count_nonzero(self._held)
+        self._held[rows] = 0
+        if held - np.count_nonzero(self._held) != len(rows):
+            self._held[rows] = was
+            raise ValueError("a message is there twice, or was sent or given back already")
+        self._given += len(rows)
+        return rows
+
+    def came(self, addresses: NDArray[np.uint64]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+        """Places that the kernel has filled are in the program's hands, and which were right."""
+        rows, good = self._of_kernel(addresses)
+        self._held[rows] = CAME
+        return rows, good
+
+    def drop(self, rows: NDArray[np.int64]) -> None:
+        """What of these ``came`` and is still in hand is free."""
+        self._let_go(rows[self._held[rows] == CAME])
+
+    def free(self, addresses: NDArray[np.uint64]) -> None:
+        """Places that the kernel has sent are free."""
+        self._let_go(self._of_kernel(addresses)[0])
+
+    def _of_kernel(
+        self, addresses: NDArray[np.uint64]
+    ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+        """Places that it had, and which these are: held, and not in the program's hands."""
+        places = addresses // np.uint64(self.bytes)
+        good = places < self.slots
+        rows = np.where(good, places, 0).astype(np.int64)
+        good &= (self._owners[rows] == HELD | self.number) & (self._held[rows] == 0)
+        if not good.all():  # a member has written to words that are not its own
+            self._count_more(MALFORMED, len(rows) - int(np.count_nonzero(good)))
+        return rows[good], good
 
     # ---- from others
 
@@ -269,7 +311,7 @@ class Pool:
             given = self._given
             rows = self._rows(batch)
             yield batch
-            self._let_go(rows if self._given == given else rows[self._held[rows]])
+            self._let_go(rows if self._given == given else rows[self._held[rows] == IN_HAND])
 
     def _is_something(self) -> bool:
         return any(ring.waiting() for ring in self._inbox)
@@ -297,7 +339,7 @@ class Pool:
             self._count_more(MALFORMED, count - int(np.count_nonzero(good)))
             found, rows = found[good], rows[good]
         self._owners[rows] = HELD | self.number
-        self._held[rows] = True
+        self._held[rows] = IN_HAND
         ring.drop(count)
         self._count_more(RECEIVED, len(rows))
         return Messages(self._memory, found, self._name(sender))
@@ -319,7 +361,7 @@ class Pool:
 
     # ---- what the dead had
 
-    def _repair_dead(self) -> bool:
+    def repair_dead(self) -> bool:
         """Take back what members had that are no more, as far as they cannot need it again."""
         before = int(self._counters[RECLAIMED])
         for number in range(self._count):
@@ -373,7 +415,8 @@ class Pool:
         deadline = None if timeout is None else time.monotonic() + timeout
         word = self._table[kind][self.number : self.number + 1]
         while not is_there():
-            left = LOOK_AGAIN if deadline is None else min(LOOK_AGAIN, deadline - time.monotonic())
+            left = SOON if self.idle and self.idle() else LOOK_AGAIN
+            left = left if deadline is None else min(left, deadline - time.monotonic())
             if left <= 0:
                 return False
             word[0] = 1

@@ -8,16 +8,19 @@ import select
 import socket
 import struct
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ebpfmesh.port.batch import Batch, Memory
+from ebpfmesh.port.pool import Pool
+from ebpfmesh.port.pooled import PooledQueue, Used
 from ebpfmesh.port.queue import SOL_XDP, Queue
 
 VARIABLE = "EBPFMESH_PORT"
+POOL = "pool:"  # stands before the name of one whose memory it is
 SOON = 0.001  # when to try again, in seconds
 LOOK = 1.0
 PATIENCE = 60.0  # for who hands over a port, in seconds
@@ -48,33 +51,63 @@ class Port:
     ``memory``: uint8 [bytes], where all packets are. ``frame``: bytes of a frame's place.
     ``frames``: how many it has. ``queue``: use this queue alone, so that other processes or threads
     can use others, each by a Port of its own. ``busy``: look for packets without sleeping, for less
-    delay and all of a CPU.
+    delay and all of a CPU. ``pool``: what ``frames_in`` names; batches of either are of both.
     """
 
-    def __init__(self, *, queue: int | None = None, busy: bool = False) -> None:
+    def __init__(
+        self, *, queue: int | None = None, busy: bool = False, pool: Pool | None = None
+    ) -> None:
         asked = os.environ.get(VARIABLE, "").startswith("/")
-        memory, self.frame, sockets = _asked(os.environ[VARIABLE]) if asked else _handed()
+        memory, self.frame, sockets = (
+            _asked(os.environ[VARIABLE]) if asked and not pool else _handed(pool)
+        )
         self._look = LOOK if asked else None  # until it is seen whether its interface is gone
         if queue is not None and not 0 <= queue < len(sockets):
             raise NoPort(f"there is no queue {queue}: queues = {len(sockets)}")
         if platform.machine() not in ("x86_64", "AMD64"):
             raise NoPort("from Python only x86-64 keeps its stores in order: use the C header")
-        size = os.fstat(memory).st_size
-        whole = mmap.mmap(memory, size, flags=mmap.MAP_SHARED | mmap.MAP_POPULATE)
-        self.memory: NDArray[np.uint8] = np.frombuffer(whole, np.uint8)
-        shared, frames = Memory(self.memory), size // self.frame // len(sockets)
-        self._queues = {
-            number: Queue(shared, descriptor, number, frames=frames, frame=self.frame)
-            for number, descriptor in enumerate(sockets)
-            if queue in (None, number)
-        }
-        self.frames = frames * len(self._queues)
+        chosen = {n: one for n, one in enumerate(sockets) if queue in (None, n)}
+        self._queues: Mapping[int, Queue | PooledQueue]
+        if pool:
+            self._share(pool, chosen)
+        else:
+            self._own(memory, len(sockets), chosen)
         self._busy = busy
-        self._order = list(self._queues.values())  # the one that is looked at first is the first
+        self._order: list[Queue | PooledQueue] = [*self._queues.values()]  # as they are looked at
         self._last = self._order[0]  # that a batch was received from
         self._poll = select.epoll()
         for one in self._order:
             self._poll.register(one.socket, select.EPOLLIN)
+
+    def _own(self, memory: int, all_queues: int, sockets: Mapping[int, int]) -> None:
+        size = os.fstat(memory).st_size
+        whole = mmap.mmap(memory, size, flags=mmap.MAP_SHARED | mmap.MAP_POPULATE)
+        self.memory: NDArray[np.uint8] = np.frombuffer(whole, np.uint8)
+        shared, frames = Memory(self.memory), size // self.frame // all_queues
+        self._queues = {
+            number: Queue(shared, descriptor, number, frames=frames, frame=self.frame)
+            for number, descriptor in sockets.items()
+        }
+        self.frames = frames * len(self._queues)
+
+    def _share(self, pool: Pool, sockets: Mapping[int, int]) -> None:
+        """Half of its part of a pool is for what comes, the rest for what it makes itself."""
+        self.memory, self.frames = pool.memory, pool.each
+        shared, share = Memory(self.memory), pool.each // 2 // len(sockets)
+        try:
+            self._queues = queues = {
+                number: PooledQueue(shared, descriptor, number, pool=pool, share=share)
+                for number, descriptor in sockets.items()
+            }
+        except Used as error:
+            raise NoPort("a process of before has used it") from error
+
+        def idle() -> bool:
+            for one in queues.values():
+                one.flush()
+            return any(one.is_sending() for one in queues.values())
+
+        pool.idle = idle
 
     def fileno(self) -> int:
         """A descriptor that is readable when packets are there."""
@@ -88,14 +121,15 @@ class Port:
         """
         while found := self._wait(timeout):
             self._last = found
-            yield found.receive()
+            if len(batch := found.receive()):
+                yield batch
 
     def send(self, batch: Batch) -> None:
         """Send the packets of a batch, or of a part of one; each of them once.
 
         ValueError for what is in no batch (any more), or is no frame within its place.
         """
-        self._queues[batch.queue].send(batch)
+        self._queue_of(batch).send(batch)
 
     def take(self, count: int) -> Batch:
         """Places for packets of one's own: as many, or fewer where one queue has none left.
@@ -106,7 +140,11 @@ class Port:
 
     def give_back(self, batch: Batch) -> None:
         """Do not send what was taken."""
-        self._queues[batch.queue].give_back(batch)
+        self._queue_of(batch).give_back(batch)
+
+    def _queue_of(self, batch: Batch) -> Queue | PooledQueue:
+        """The one that it came by, or one for what came by the pool."""
+        return self._queues.get(batch.queue, self._order[0])
 
     @property
     def statistics(self) -> Statistics:
@@ -115,7 +153,7 @@ class Port:
         rows = (struct.unpack("=6Q", one) for one in options)
         return Statistics(*map(sum, zip(*rows, strict=True)))
 
-    def _wait(self, timeout: float | None) -> Queue | None:
+    def _wait(self, timeout: float | None) -> Queue | PooledQueue | None:
         """A queue that has a packet, or None: the time is over. What waits to be sent is sent."""
         self._last.let_go()
         found = self._ready()
@@ -148,7 +186,7 @@ class Port:
         if self._order[0].socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
             raise NoPort("its interface is gone")
 
-    def _ready(self) -> Queue | None:
+    def _ready(self) -> Queue | PooledQueue | None:
         """A queue that has a packet: they take turns."""
         for one in self._order:
             if one.ready():
@@ -159,13 +197,18 @@ class Port:
         return None
 
 
-def _handed() -> tuple[int, int, list[int]]:
-    """Descriptor of the memory, bytes of a frame, descriptors of the sockets."""
+def _handed(pool: Pool | None) -> tuple[int, int, list[int]]:
+    """Descriptor of the memory if it is no pool's, bytes of a frame, descriptors of the sockets."""
     said = os.environ.get(VARIABLE, "").split()
     if len(said) < 3:
         raise NoPort(f'no {VARIABLE}: only commands with datapath = "af_xdp" are handed one')
-    memory, first, frame, *others = map(int, said)
-    return memory, frame, [first, *others]
+    memory, first, frame, *others = said
+    of_pool = memory.removeprefix(POOL)
+    if memory != of_pool and (not pool or pool.pool != of_pool):
+        raise NoPort(f'its frames are in pool {of_pool}: Port(pool=Pool("{of_pool}"))')
+    if pool and memory == of_pool:
+        raise NoPort(f'its frames are in no pool: frames_in = "{pool.pool}" in the mesh file')
+    return 0 if pool else int(memory), int(frame), [int(first), *map(int, others)]
 
 
 def _asked(path: str) -> tuple[int, int, list[int]]:

@@ -27,13 +27,11 @@ AF_XDP, SOL_XDP, MMAP_OFFSETS = 44, 283, 1
 AT = {"rx": 0, "tx": 0x80000000, "fill": 0x100000000, "completion": 0x180000000}
 
 
-class Queue:
-    """Number ``number`` of a port, with ``frames`` of its memory's, of ``frame`` bytes each."""
+class Rings:
+    """Socket and rings of queue ``number`` of a port, each with room for ``frames``."""
 
-    def __init__(
-        self, memory: Memory, descriptor: int, number: int, *, frames: int, frame: int
-    ) -> None:
-        self._memory, self.number, self._frame = memory, number, frame
+    def __init__(self, memory: Memory, descriptor: int, number: int, frames: int) -> None:
+        self._memory, self.number = memory, number
         self.socket = socket.socket(AF_XDP, socket.SOCK_RAW, 0, os.dup(descriptor))
         where = offsets(self.socket.getsockopt(SOL_XDP, MMAP_OFFSETS, 128))
         kinds = (DESCRIPTOR, DESCRIPTOR, np.dtype("=u8"), np.dtype("=u8"))
@@ -41,6 +39,48 @@ class Queue:
             Ring(descriptor, AT[name], found, (frames, kind))
             for name, found, kind in zip(AT, where, kinds, strict=True)
         )
+
+    def ready(self) -> bool:
+        """Whether a packet is there; what was sent is taken back."""
+        if self._completion.ready():
+            self.collect()
+        return self._rx.ready()
+
+    def waits(self) -> bool:
+        """Whether the kernel has none to fill, or some to send: nobody would wake us for these."""
+        return bool(self._tx.left()) or not self._fill.left()
+
+    def flush(self) -> None:
+        """Have the kernel send: it takes some at a time, and may have no room for more now."""
+        stuck, before = 0, self._tx.left()
+        while before and stuck < STUCK and self._tx.wants_wake_up():
+            try:
+                self.socket.send(b"", socket.MSG_DONTWAIT)
+            except OSError as error:
+                if error.errno not in LATER:
+                    raise
+            now = self._tx.left()
+            stuck = stuck + 1 if now == before else 0
+            before = now
+
+    def collect(self) -> None:
+        """Take back the frames that were sent."""
+        while self._completion.ready():
+            self._recycle(self._completion.take(self._completion.size))
+
+    def _recycle(self, addresses: NDArray[np.uint64]) -> None:
+        """These are free."""
+        raise NotImplementedError
+
+
+class Queue(Rings):
+    """With ``frames`` of a memory that is the port's own, of ``frame`` bytes each."""
+
+    def __init__(
+        self, memory: Memory, descriptor: int, number: int, *, frames: int, frame: int
+    ) -> None:
+        super().__init__(memory, descriptor, number, frames)
+        self._frame = frame
         half = frames // 2  # the first half was put in to be filled when the command began
         self._fill.mine = half
         self._shift, self._first = np.uint64(frame.bit_length() - 1), np.uint64(number * frames)
@@ -51,12 +91,6 @@ class Queue:
         self._count = 0  # that are not 0
         self._hand: NDArray[np.uint64] | None = None  # addresses in the last batch, all of it here
         self._rest: NDArray[np.int64] | None = None  # rows of the last batch, of which some is not
-
-    def ready(self) -> bool:
-        """Whether a packet is there; what was sent is taken back."""
-        if self._completion.ready():
-            self.collect()
-        return self._rx.ready()
 
     def receive(self) -> Batch:
         """Up to 256 packets, of which there is one; what of the batch before is left is let go."""
@@ -105,28 +139,6 @@ class Queue:
         rows = self._rows(batch.addresses)
         self._part(rows)
         self._free(rows)
-
-    def waits(self) -> bool:
-        """Whether the kernel has none to fill, or some to send: nobody would wake us for these."""
-        return bool(self._tx.left()) or not self._fill.left()
-
-    def flush(self) -> None:
-        """Have the kernel send: it takes some at a time, and may have no room for more now."""
-        stuck, before = 0, self._tx.left()
-        while before and stuck < STUCK and self._tx.wants_wake_up():
-            try:
-                self.socket.send(b"", socket.MSG_DONTWAIT)
-            except OSError as error:
-                if error.errno not in LATER:
-                    raise
-            now = self._tx.left()
-            stuck = stuck + 1 if now == before else 0
-            before = now
-
-    def collect(self) -> None:
-        """Take back the frames that were sent."""
-        while self._completion.ready():
-            self._recycle(self._completion.take(self._completion.size))
 
     def _rows(self, addresses: NDArray[np.uint64]) -> NDArray[np.int64]:
         """Their numbers among the frames of this queue."""

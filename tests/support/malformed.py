@@ -13,6 +13,9 @@ def function(*lines: str) -> str:
 
 ON_XDP = function('datapath = "af_xdp"', 'command = ["app"]\n')
 
+IN_POOL = ON_XDP + 'frames_in = "p" # here\n'
+POOL = '[[pool]]\nname = "p"\ntenant = "default"\nfunctions = ["a"]\nbytes = 2048\n'
+
 
 def service(*lines: str) -> str:
     return "\n".join([TWO + "[[service]]", 'name = "s"', *lines])
@@ -154,6 +157,13 @@ MALFORMED: list[tuple[str, str, str, str]] = [
     ("frames of none", function("frames = 64 # here"), "is about datapath", "af_xdp"),
     ("queues", ON_XDP + "queues = 17 # here", "cannot be 17", "1 to 16"),
     ("queues of none", function("queues = 2 # here"), "is about datapath", "af_xdp"),
+    ("frames in a pool of none", function('frames_in = "p" # here'), "is about datapath", "af_xdp"),
+    ("no pool for frames", IN_POOL, '"a" is no member of that', "name it in functions"),
+    ("another pool", IN_POOL + POOL.replace('"p"', '"q"'), "no member", "of its tenant"),
+    ("other places", IN_POOL + POOL.replace("2048", "4096"), "has places of 4096", "bytes = 2048"),
+    ("frames twice", IN_POOL + "frames = 64\n" + POOL, "are in pool", "leave out frames"),
+    ("few places", IN_POOL + POOL + "members = 8\nslots = 256", "is 32 places", "more slots"),
+    ("places for queues", IN_POOL + "queues = 8\n" + POOL + "slots = 256", "needs 64", "slots"),
     ("little room", ON_XDP + 'queues = 2\nmemory = "16M" # here', "8192 frames take 16M", "memory"),
     ("no room", ON_XDP + 'memory = "8M" # here', "4096 frames take 8M", "lower frames"),
     ("a port", ON_XDP + "ready = {port = 80} # here", '"ready" looks for a socket', "a file"),

@@ -32,6 +32,9 @@ struct port { /* each queue has its own frames, as many as a ring has entries */
 	struct pollfd fds[PORT_QUEUES];
 	struct port_ring rings[PORT_QUEUES][PORT_RINGS];
 	uint64_t *spare[PORT_QUEUES]; /* frames for port_take(), half of all */
+	void *pool; /* that its frames are in (ebpfmesh_port_pool.h); these are free, and some are filled */
+	void (*pooled)(struct port *port, const struct xdp_desc *packets, uint32_t count);
+	int64_t looked;
 };
 
 #define PORT_NEXT(ring, type) ((type *)(ring)->entries)[(ring)->mine++ & (ring)->mask]
@@ -43,6 +46,10 @@ struct port { /* each queue has its own frames, as many as a ring has entries */
 /* Their frames are free: half of a queue's are spare, the others the kernel fills. */
 static inline void port_drop(struct port *port, const struct xdp_desc *packets, uint32_t count)
 {
+	if (port->pooled) {
+		port->pooled(port, packets, count);
+		return;
+	}
 	for (uint32_t i = 0; i < count; i++) {
 		uint64_t home = PORT_HOME(port, packets[i].addr);
 		struct port_ring *fill = &port->rings[home][PORT_FILL];
@@ -55,33 +62,29 @@ static inline void port_drop(struct port *port, const struct xdp_desc *packets, 
 	}
 }
 
-/* 0; or -1 with errno, ENOENT where this process was not handed a port. */
-static inline int port_open(struct port *port)
+/* Sockets and bytes of a frame, as EBPFMESH_PORT has them after the memory. */
+static inline int port_sockets(struct port *port, char *said)
 {
-	static const uint64_t where[] = { XDP_PGOFF_RX_RING, XDP_PGOFF_TX_RING,
-					  XDP_UMEM_PGOFF_FILL_RING, XDP_UMEM_PGOFF_COMPLETION_RING };
-	char *said = getenv("EBPFMESH_PORT");
-	struct stat memory;
-	int fd, read;
+	int read;
 
-	*port = (struct port){ 0 };
-	errno = ENOENT;
-	if (!said || sscanf(said, "%d %d %u%n", &fd, &port->fd, &port->frame, &read) < 3)
+	if (sscanf(said, "%d %u%n", &port->fd, &port->frame, &read) < 2)
 		return -1;
 	port->fds[port->queues++] = (struct pollfd){ .fd = port->fd, .events = POLLIN };
 	for (said += read; *said && port->queues < PORT_QUEUES;)
 		port->fds[port->queues++] = (struct pollfd){ strtol(said, &said, 10), POLLIN, 0 };
-	if (fstat(fd, &memory))
-		return -1;
-	port->frames = memory.st_size / port->frame / port->queues;
-	port->memory = mmap(NULL, memory.st_size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	return 0;
+}
+
+static inline int port_rings(struct port *port)
+{
+	static const uint64_t where[] = { XDP_PGOFF_RX_RING, XDP_PGOFF_TX_RING,
+					  XDP_UMEM_PGOFF_FILL_RING, XDP_UMEM_PGOFF_COMPLETION_RING };
+
 	for (uint32_t queue = 0, i; queue < port->queues; queue++) {
 		struct xdp_ring_offset at[PORT_RINGS]; /* struct xdp_mmap_offsets */
 		socklen_t size = sizeof(at);
 
-		port->spare[queue] = malloc(port->frames * sizeof(uint64_t));
-		if (port->memory == MAP_FAILED || !port->spare[queue] ||
-		    getsockopt(port->fds[queue].fd, SOL_XDP, XDP_MMAP_OFFSETS, at, &size))
+		if (getsockopt(port->fds[queue].fd, SOL_XDP, XDP_MMAP_OFFSETS, at, &size))
 			return -1;
 		for (i = 0; i < PORT_RINGS; i++) {
 			size_t entry = i < PORT_FILL ? sizeof(struct xdp_desc) : sizeof(uint64_t);
@@ -94,6 +97,29 @@ static inline int port_open(struct port *port)
 				(void *)(map + at[i].producer), (void *)(map + at[i].consumer),
 				port->frames - 1, 0, map + at[i].desc };
 		}
+	}
+	return 0;
+}
+
+/* 0; or -1 with errno, ENOENT where this process was not handed a port of its own memory. */
+static inline int port_open(struct port *port)
+{
+	char *said = getenv("EBPFMESH_PORT");
+	struct stat memory;
+	int fd, read;
+
+	*port = (struct port){ 0 };
+	errno = ENOENT;
+	if (!said || sscanf(said, "%d%n", &fd, &read) < 1 || port_sockets(port, said + read) ||
+	    fstat(fd, &memory))
+		return -1;
+	port->frames = memory.st_size / port->frame / port->queues;
+	port->memory = mmap(NULL, memory.st_size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	if (port->memory == MAP_FAILED || port_rings(port))
+		return -1;
+	for (uint32_t queue = 0, i; queue < port->queues; queue++) {
+		if (!(port->spare[queue] = malloc(port->frames * sizeof(uint64_t))))
+			return -1;
 		/* the first half was put in when the command began */
 		for (i = port->rings[queue][PORT_FILL].mine = port->frames / 2; i < port->frames; i++)
 			port->spare[queue][port->spares[queue]++] =
@@ -122,6 +148,10 @@ static inline int port_flush(struct port *port)
 
 			PORT_TELL(done, consumer);
 			port_drop(port, &sent, 1);
+		}
+		if (port->pooled) { /* others may wait for what was sent */
+			port->pooled(port, NULL, 0);
+			soon |= tx->mine != done->mine;
 		}
 		soon |= left || !PORT_LEFT(&port->rings[i][PORT_FILL]);
 	}
