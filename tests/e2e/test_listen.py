@@ -279,7 +279,7 @@ def test_policy_test_tells_it_to_people_and_keeps_nothing() -> None:
     ("words", "code", "part"),
     [
         ("portal phone", 2, "a service opens no flows"),
-        ("outside portal", 2, "services are for functions"),
+        ("outside portal", 2, "is for functions: the outside does not reach it"),
         ("outside outside", 2, "no packet meets the mesh"),
         ("phone web --protocol tcp", 2, "tcp needs a port"),
         ("phone web --protocol icmp --port 8", 2, "icmp has no port"),
