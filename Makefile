@@ -70,7 +70,7 @@ e2e: setup-test ## the command line, with containers (root)
 	$(PYTEST) $(TWO_WORKERS) tests/e2e
 
 equivalence: setup-test ## generated rules and packets: the mesh does what iptables does (root)
-	$(PYTEST) $(TWO_WORKERS) tests/equivalence
+	$(PYTEST) tests/equivalence
 
 kernels: setup-test ## a few tests of prog and netns on older kernels, in virtual machines (root)
 	$(KERNELS)run quick
