@@ -101,11 +101,11 @@ floods: setup-test ## one tenant floods what all share beside connections of ano
 
 port-speed: setup-test ## packets by a port beside those by recvmmsg, in CPU time: ROUNDS=N (root)
 	EBPFMESH_PORT_SPEED=$(or $(ROUNDS),6) \
-		$(PYTEST) -s --log-cli-level=DEBUG tests/netns/test_port_speed.py
+		$(PYTEST) -s --log-cli-level=INFO tests/netns/test_port_speed.py
 
 pool-speed: setup-test ## messages by a pool beside those by TCP over the mesh: ROUNDS=N (root)
 	EBPFMESH_POOL_SPEED=$(or $(ROUNDS),6) \
-		$(PYTEST) -s --log-cli-level=DEBUG tests/netns/test_pool_speed.py
+		$(PYTEST) -s --log-cli-level=INFO tests/netns/test_pool_speed.py
 
 deny-speed: setup-test ## a packet of 100 000 denied prefixes beside a bare XDP_DROP: ROUNDS=N (root)
 	EBPFMESH_DENY_SPEED=$(or $(ROUNDS),6) \

@@ -120,7 +120,7 @@ def measured(way: str) -> Figure:
     (messages, _, used), (seen, wall, more) = ([int(one) for one in end] for end in ends)
     assert messages == seen == COUNTS[way.partition("-")[2]]
     found = Figure(messages / wall * 1e9, messages / (used + more) * 1e9)
-    logging.getLogger(__name__).debug("%s: %.0f, %.0f", way, *found)
+    logging.getLogger(__name__).info("%s: %.0f, %.0f", way, *found)
     return found
 
 

@@ -178,7 +178,7 @@ def cost(mesh: Mesh, generator: Generator, name: str, way: Way) -> float:
     own = send(generator, way._replace(entry="discard"), process, BURSTS)
     assert ring_full(mesh, name) == lost
     count = BURST * BURSTS
-    logging.getLogger(__name__).debug("%s: %.0f + %.0f", name, (kernel - own) / count, used / count)
+    logging.getLogger(__name__).info("%s: %.0f + %.0f", name, (kernel - own) / count, used / count)
     return (kernel - own + used) / count
 
 
