@@ -4,6 +4,7 @@
 The mesh's side of it is in tests/netns/test_pool.py.
 """
 
+import fcntl
 import json
 import os
 import random
@@ -11,6 +12,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -275,6 +277,23 @@ def test_who_died_between_two_steps_of_sending_or_receiving(
                 time.sleep(0.01)
     assert not any(world.owners())
     assert world.seen("far").counters["reclaimed"] == 1
+
+
+@pytest.mark.parametrize("language", ["Python", "C"])
+def test_who_begins_while_others_look_whether_it_is_dead(
+    world: World, in_c: Path, language: str
+) -> None:
+    """They have its lock meanwhile."""
+    world.member("other").send(1, "near", "\0" * 8)
+    own = (1, NAMES.index("near"))
+    fcntl.lockf(world.memory, fcntl.LOCK_EX, *own)
+    threading.Timer(0.3, fcntl.lockf, (world.memory, fcntl.LOCK_UN, *own)).start()
+    if language == "Python":
+        assert world.member("near")("receive", 10) == {"texts": ["\0" * 8]}
+        return
+    with example(world, in_c, own[1]) as process:
+        assert process.stdout
+        assert process.stdout.readline() == "0\n"
 
 
 @contextmanager

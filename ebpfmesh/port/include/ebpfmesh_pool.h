@@ -179,6 +179,17 @@ static inline void pool_repair(struct pool *pool, uint32_t member, uint8_t *foun
 	}
 }
 
+/* Be this member. A process of before may be about to end, and others look whether it has. */
+static inline int pool_own_byte(const struct pool *pool)
+{
+	const struct timespec pause = { .tv_nsec = 10000000 };
+
+	for (int i = 0; i < 100; i++, nanosleep(&pause, NULL))
+		if (!pool_lock(pool, pool->me, F_WRLCK))
+			return 0;
+	return -1;
+}
+
 /* 0; or -1 with errno: ENOENT, not handed this pool; EAGAIN or EACCES, another process has it. */
 static inline int pool_open(struct pool *pool, const char *name)
 {
@@ -199,7 +210,7 @@ static inline int pool_open(struct pool *pool, const char *name)
 	rings = owners + (pool->slots * sizeof(uint32_t) + page - 1) / page * page;
 	pool->ring = sizeof(struct pool_ring) + pool->slots * sizeof(struct pool_message);
 	places = rings + (pool->count * pool->count * pool->ring + page - 1) / page * page;
-	if (fstat(pool->fd, &memory) || pool_lock(pool, pool->me, F_WRLCK))
+	if (fstat(pool->fd, &memory) || pool_own_byte(pool))
 		return -1;
 	map = mmap(NULL, memory.st_size, PROT_READ | PROT_WRITE, MAP_SHARED, pool->fd, 0);
 	found = malloc(2 * (size_t)pool->slots);
