@@ -203,6 +203,7 @@ class World:
         """For the ``with`` block the outside is behind an uplink, where services are published."""
         with ExitStack() as stack:
             for side in (self.mesh, self.iptables):
+                stack.callback(_lead_outside, side.host)  # routes go with the last address
                 for address, length in ((HOST[4], 32), (HOST[6], 128)):
                     where = ["ip", "-n", side.host.name, "addr"]
                     which = [f"{address}/{length}", "dev", UPLINK]
@@ -327,16 +328,22 @@ def _write(settings: dict[str, str]) -> None:
         (Path("/proc/sys") / name).write_text(value)
 
 
+def _lead_outside(host: Path) -> None:
+    """Have the host's routes and neighbours lead there."""
+    with netns.entered(host):
+        index = socket.if_nametoindex(UPLINK)
+        for party in OUTSIDERS:
+            addresses = tuple(ip_address(PEERS[party].at(version)) for version in (4, 6))
+            interface.configure_host(index, OUTSIDE_MAC, addresses)
+
+
 def _plug_outside(name: str, host: Path, stack: ExitStack) -> Path:
     """A namespace beside the functions', for all parties that are outside."""
     outside = make_namespace(f"{name}.outside", stack)
     with netns.entered(host), netns.rtnetlink() as ip, outside.open() as target:
         peer = {"ifname": "eth0", "net_ns_fd": target.fileno(), "address": OUTSIDE_MAC}
         ip.link("add", ifname=UPLINK, kind="veth", address=interface.GATEWAY_MAC, peer=peer)
-        index = socket.if_nametoindex(UPLINK)
-        for party in OUTSIDERS:
-            addresses = tuple(ip_address(PEERS[party].at(version)) for version in (4, 6))
-            interface.configure_host(index, OUTSIDE_MAC, addresses)
+    _lead_outside(host)
     with netns.rtnetlink(outside) as ip:
         ip.link("set", index=ip.link_lookup(ifname="eth0")[0], state="up")
     return outside
