@@ -27,6 +27,7 @@ from ebpfmesh.errors import ConfigError
 from ebpfmesh.kernel import pool as kernel
 from ebpfmesh.model import Pool
 from ebpfmesh.port.batch import DESCRIPTOR
+from support.topology import unavailable
 
 ROOT = Path(__file__).parents[2]
 TOOL = [sys.executable, str(ROOT / "tests/support/pool_tool.py")]
@@ -333,7 +334,7 @@ def receives(world: World, in_c: Path, language: str) -> None:
 def in_c(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The example, compiled."""
     if shutil.which("cc") is None:
-        pytest.skip("there is no C compiler")
+        unavailable("there is no C compiler")
     target = tmp_path_factory.mktemp("pool") / "pool"
     flags = ["-std=gnu11", "-O2", f"-I{ROOT}/ebpfmesh/port/include"]
     subprocess.run(["cc", *flags, ROOT / "examples/port/pool.c", "-o", target], check=True)
