@@ -6,6 +6,7 @@ spare. Every ring has room for all of them, so that none can overflow: where the
 frames too long, the kernel finds none to fill, and drops and counts what comes (RING_FULL).
 """
 
+import abc
 import errno
 import os
 import socket
@@ -27,7 +28,7 @@ AF_XDP, SOL_XDP, MMAP_OFFSETS = 44, 283, 1
 AT = {"rx": 0, "tx": 0x80000000, "fill": 0x100000000, "completion": 0x180000000}
 
 
-class Rings:
+class Rings(abc.ABC):
     """Socket and rings of queue ``number`` of a port, each with room for ``frames``."""
 
     def __init__(self, memory: Memory, descriptor: int, number: int, frames: int) -> None:
@@ -68,9 +69,9 @@ class Rings:
         while self._completion.ready():
             self._recycle(self._completion.take(self._completion.size))
 
+    @abc.abstractmethod
     def _recycle(self, addresses: NDArray[np.uint64]) -> None:
         """These are free."""
-        raise NotImplementedError
 
 
 class Queue(Rings):
