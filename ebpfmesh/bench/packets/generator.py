@@ -13,11 +13,9 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Literal
 
-from pyroute2.netlink.rtnl.ifinfmsg import XDP_FLAGS_SKB_MODE
-
 from ebpfmesh.bench._abi import Template
 from ebpfmesh.bench.packets.frames import Frames
-from ebpfmesh.bench.packets.hooks import ATTACH_XDP, Hook, build_pinned
+from ebpfmesh.bench.packets.hooks import Hook, build_pinned
 from ebpfmesh.kernel import bpf, netns
 from ebpfmesh.kernel.interface import LOOPBACK
 
@@ -86,7 +84,7 @@ class Generator:
         nowhere = self._stack.enter_context(netns.unnamed())
         program = self._fds[PROGRAMS[entry]]
         with netns.entered(nowhere):
-            link = bpf.link_create(program, LOOPBACK, ATTACH_XDP, XDP_FLAGS_SKB_MODE)
+            link = bpf.link_create(program, LOOPBACK, bpf.XDP, bpf.XDP_GENERIC)
         self._stack.enter_context(link)
         self._kept.add(entry)
 

@@ -18,8 +18,6 @@ from ebpfmesh.kernel.programs import Program
 Hook = Literal["tc", "xdp"]
 Place: TypeAlias = tuple[Path, str]
 """A network namespace and the name of an interface in it."""
-ATTACH_XDP = 37
-"""BPF_XDP of enum bpf_attach_type, linux/include/uapi/linux/bpf.h."""
 
 
 def build_pinned(
@@ -78,7 +76,7 @@ def index_of(name: str, namespace: Path) -> int:
 def _attach_xdp(program: bpf.Fd, ifindex: int, name: str) -> bpf.Fd:
     """A link that detaches when it is closed."""
     try:
-        return bpf.link_create(program, ifindex, ATTACH_XDP)
+        return bpf.link_create(program, ifindex, bpf.XDP)
     except OSError as error:
         if error.errno not in (errno.EBUSY, errno.EEXIST):
             raise

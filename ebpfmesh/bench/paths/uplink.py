@@ -18,13 +18,14 @@ from typing import ClassVar, Literal
 
 from ebpfmesh import apply
 from ebpfmesh.bench import workload
-from ebpfmesh.bench.paths.base import DataPath, counted
+from ebpfmesh.bench.paths.bare import XdpRedirect
+from ebpfmesh.bench.paths.base import counted
 from ebpfmesh.bench.paths.this_build import MeshPath
 from ebpfmesh.bench.topology import INSIDE, Member, build_host, make_namespace, set_offload
 from ebpfmesh.bench.workload import SMALLEST, Scale, Target
 from ebpfmesh.compile import build
 from ebpfmesh.compile.source import bpf_dir
-from ebpfmesh.kernel import bpf, netns, probe
+from ebpfmesh.kernel import bpf, netns
 from ebpfmesh.kernel.programs import Program
 from ebpfmesh.model import Identity, Mesh, Service, Uplink
 
@@ -32,27 +33,17 @@ UPLINK, INTERFACE = "uplink0", "up0"
 HOST_ADDRESS, CLIENT_ADDRESS = IPv4Address("198.19.220.1"), IPv4Address("198.19.220.2")
 LENGTH = 24
 PROGRAM, DEVICES = "bench_devmap_xdp", "bench_devmap"
-ATTACH_XDP = 37
-"""BPF_XDP of enum bpf_attach_type, linux/include/uapi/linux/bpf.h."""
 FLOWS = 524288
 """Slots for flows: those of 100 000 that come from outside are among them."""
 HOST_MAC, CLIENT_MAC = "02:00:00:00:dc:01", "02:00:00:00:dc:02"
 
 
-class Devmap(DataPath):
+class Devmap(XdpRedirect):
     """A bare XDP redirect from an uplink into the first backend's veth, by a devmap."""
 
     name = "devmap"
-    has_services = False
     carries = frozenset({"wire"})
     wire_ends = "xdp"
-
-    @classmethod
-    def missing(cls) -> str:
-        """See DataPath."""
-        if not probe.has_program(bpf.PROG_TYPE_XDP):
-            return "the kernel has no XDP programs: boot one that has"
-        return ""
 
     def build(self, stack: ExitStack) -> None:
         """See DataPath; a veth takes redirected frames once its peer has NAPI, as with GRO."""
@@ -75,7 +66,7 @@ class Devmap(DataPath):
         )
         with netns.entered(self.host.netns):
             bpf.map_update(devices, bytes(4), receiver.ifindex.to_bytes(4, sys.byteorder))
-            stack.enter_context(bpf.link_create(program, self.client.ifindex, ATTACH_XDP))
+            stack.enter_context(bpf.link_create(program, self.client.ifindex, bpf.XDP))
 
     def receivers(self, traffic: str) -> list[Member]:
         """See DataPath."""
