@@ -19,6 +19,7 @@ from prog import table_drop, table_error, table_extension, table_forward, table_
 from prog.lab import FN_XDP, TC, Lab, Seen, peer, service
 from prog.rows import Row, Step, prepare
 from prog.test_fuzz import SHORT, damaged
+from prog.test_track import aged
 from support.packets import built, sent, udp
 
 ROWS = [
@@ -129,6 +130,22 @@ def test_what_goes_on_to_tc(lab: Lab) -> None:
     for what, frame in others.items():
         assert not agree(lab, UDP_ROW, bytes(frame)), what
     assert agree(lab, UDP_ROW, none)  # no checksum is none that is left to offload
+
+
+@pytest.mark.parametrize(("age", "carried"), [(0, True), (1, True), (2, False)])
+def test_a_flow_whose_time_may_be_over_goes_to_tc(lab: Lab, age: int, *, carried: bool) -> None:
+    """In ticks since its last packet."""
+    row = UDP_ROW
+
+    def sent_by_xdp() -> Seen:
+        return lab.run(FN_XDP, row.step.function.name, row.step.frame)
+
+    def opened() -> None:
+        prepare(lab, TC, row.given)
+        lab.run(TC, row.step.function.name, row.step.frame)
+
+    seen = aged(lab, opened, {"on": age, "back": age}, sent_by_xdp)
+    assert (seen.verdict == "forward") == carried
 
 
 def retold(frame: bytes, **fields: object) -> Ether:

@@ -62,7 +62,7 @@ protocol = "icmp"
 """
 HOST, DROPPED, SENT = -1, 2, 7
 """TC_ACT_UNSPEC, SHOT and REDIRECT."""
-XDP_PASS, XDP_REDIRECT = 2, 4
+XDP_DROP, XDP_PASS, XDP_REDIRECT = 1, 2, 4
 ALIAS = "ebpfmesh:edge/own"
 CLIENT = Peer("client", "198.19.210.2", "2001:db8:d0::2", "02:00:00:00:00:99")
 OWN = Peer("host", "198.19.210.1", "2001:db8:d0::1")
@@ -278,3 +278,14 @@ def test_xdp_in_front_carries_as_tc_would(
     apply.edit("edge", lambda mesh: mesh.model_copy(update={"policies": mesh.policies[:-1]}))
     apply.edit("edge", lambda _: mesh_of(wanted))
     assert by_xdp.early(frame, program).verdict == XDP_PASS  # of another epoch
+
+
+@pytest.mark.parametrize("program", [CARRY.name, BOTH.name])
+@pytest.mark.parametrize("version", [4, 6])
+def test_xdp_in_front_ends_what_is_malformed(by_xdp: Uplink, version: int, program: str) -> None:
+    """As its header says it is longer; what is for the host's own ports, too."""
+    for port in (53, 22):
+        whole = by_xdp.frame(udp(version, CLIENT, OWN, 3000, port, bytes(40)))
+        seen = by_xdp.early(whole[:-1], program)
+        assert (seen.verdict, seen.packet) == (XDP_DROP, whole[:-1])
+        assert by_xdp.early(whole, program).verdict != XDP_DROP
