@@ -15,6 +15,8 @@ from pathlib import Path
 
 import pytest
 
+from ebpfmesh.kernel.maps import Maps
+from ebpfmesh.kernel.pins import Pins
 from ebpfmesh.kernel.programs import CARRY
 from ebpfmesh.model import Mesh
 from ebpfmesh.observe import uplinks
@@ -204,3 +206,28 @@ def test_no_frame_is_sent_where_none_is_taken(mesh: Mesh, ends: Ends) -> None:
 def seen(name: str) -> uplinks.Uplink:
     with opened("onward") as view:
         return next(row for row in uplinks.read_uplinks(view) if row.name == name)
+
+
+def test_one_packet_in_a_tick_goes_by_tc(mesh: Mesh, ends: Ends) -> None:
+    """So a flow's time is known there, and its neighbour confirmed."""
+    client, far = ends
+
+    def carried() -> tuple[int, int]:
+        here.send(b"x")
+        before = sent_on("up0"), sent_on("up1")
+        assert here.recv(100) == b"x"
+        here.send(b"y")
+        assert here.recv(100) == b"y"
+        return sent_on("up0") - before[0], sent_on("up1") - before[1]
+
+    with echo(mesh, far, 0), datagrams(mesh, client.client, client.near[0]) as here:
+        here.connect((str(client.host[0]), 7))
+        assert poll(lambda: all(carried()))
+        before = sent_on("up0"), sent_on("up1")
+        with contextlib.closing(Maps(Pins(mesh.name))) as maps:
+            for key, flow in list(maps["mesh_flow4"].items()):
+                flow.seen -= 1
+                maps["mesh_flow4"].set(key, flow)
+        here.send(b"z")
+        assert here.recv(100) == b"z"
+        assert (sent_on("up0"), sent_on("up1")) == before
