@@ -17,8 +17,8 @@ from ebpfmesh.model import Mesh
 from ebpfmesh.observe import logs
 from ebpfmesh.observe.view import opened
 from ebpfmesh.runtime.logs import read
-from ebpfmesh.runtime.process import keepers
 from ebpfmesh.state.place import exit_file, log_files
+from support.processes import workers
 from support.topology import in_fn, mesh_of, running, wait_until
 
 Up = Callable[[str], Mesh]
@@ -60,17 +60,11 @@ def cgroup(function: str) -> Cgroup:
     return Cgroup(f"command.{netns.current()}", function)
 
 
-def workers(function: str) -> list[int]:
-    """Processes of the command itself."""
-    processes = cgroup(function).processes()
-    return sorted(processes - keepers(processes))
-
-
 def sleeper() -> int:
     """The sleeper's process, once it is the command and no shell that is about to become it."""
 
     def found() -> list[int]:
-        return [pid for pid in workers("sleeper") if name_of(pid) == "sleep"]
+        return [pid for pid in workers("command", "sleeper") if name_of(pid) == "sleep"]
 
     wait_until(lambda: len(found()) == 1, what="the command runs")
     return found()[0]
@@ -142,7 +136,7 @@ def test_a_command_does_not_inherit_what_we_ignore(mesh_up: Up) -> None:
 def test_down_ends_a_command_that_will_not_end(mesh_up: Up) -> None:
     mesh_up(one("trap '' TERM; echo on; while :; do sleep 1; done"))
     wait_until(lambda: said() == "on\n", what="the trap is set")
-    before = workers("one")
+    before = workers("command", "one")
     apply.detach("command", "one")
     assert not [pid for pid in before if runs(pid)]
 
@@ -214,7 +208,7 @@ def test_a_command_that_ended_is_started_by_an_up_alone(mesh_up: Up) -> None:
     mesh = mesh_up(one("echo run; exit 3"))
     assert ended() == "3"
     assert said() == "run\n"
-    assert workers("one") == []
+    assert workers("command", "one") == []
     assert [step.kind for step in apply.up(mesh)] == ["start-function"]
     wait_until(lambda: said() == "run\nrun\n", what="it ran again")
 
@@ -226,9 +220,9 @@ def test_a_change_of_something_else_leaves_a_command_alone(mesh_up: Up) -> None:
     apply.up(more)
     changed = mesh_of(SLEEPER.replace("cpu", 'tenant = "elsewhere"\naudit = true\ncpu'))
     apply.up(changed)
-    assert workers("sleeper") == before
+    assert workers("command", "sleeper") == before
     apply.up(mesh)
-    assert workers("sleeper") == before
+    assert workers("command", "sleeper") == before
 
 
 def test_another_command_takes_its_place(mesh_up: Up) -> None:
@@ -237,7 +231,7 @@ def test_another_command_takes_its_place(mesh_up: Up) -> None:
     apply.up(mesh_of(one("echo second; sleep 1000")))
     wait_until(lambda: said().endswith("second\n"), what="the second command runs")
     assert said().startswith("first\n")  # the run before
-    wait_until(lambda: len(workers("one")) == 2, what="sh and sleep are all there is")
+    wait_until(lambda: len(workers("command", "one")) == 2, what="sh and sleep are all there is")
 
 
 def test_the_log_keeps_both_outputs(mesh_up: Up) -> None:
@@ -315,9 +309,9 @@ def test_replicas_are_functions_of_their_own(mesh_up: Up) -> None:
         '[mesh]\nname = "command"\n[[function]]\nname = "w"\nreplicas = 2\n'
         'command = ["sh", "-c", "hostname -I; sleep 1000"]\n'
     )
-    before = workers("w-0")
+    before = workers("command", "w-0")
     apply.up(fewer)
-    assert workers("w-0") == before
+    assert workers("command", "w-0") == before
     assert not (netns.RUN / "ebpfmesh.command.w-2").exists()
 
 

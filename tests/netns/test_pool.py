@@ -21,10 +21,11 @@ from ebpfmesh.observe import health, logs, pools
 from ebpfmesh.observe.view import opened
 from ebpfmesh.plan import told
 from ebpfmesh.runtime.logs import read
-from ebpfmesh.runtime.process import keeper, keepers
+from ebpfmesh.runtime.process import keeper
 from ebpfmesh.state.place import cgroup_of, pool_cgroup
 from ebpfmesh.state.record import Record
 from support.command import COMMAND
+from support.processes import workers
 from support.topology import mesh_of, running, unavailable, wait_until
 
 ROOT = Path(__file__).parents[2]
@@ -106,15 +107,9 @@ def said(function: str) -> list[str]:
         return [line.text for line in read([logs.log(view, function)])]
 
 
-def workers(function: str) -> set[int]:
-    with closing(Record("pools")) as record:
-        processes = cgroup_of(record, function).processes()
-    return processes - keepers(processes)
-
-
 def worker(function: str) -> int:
-    wait_until(lambda: workers(function), what="the command runs")
-    return max(workers(function))
+    wait_until(lambda: workers("pools", function), what="the command runs")
+    return max(workers("pools", function))
 
 
 def inodes(function: str) -> set[int]:

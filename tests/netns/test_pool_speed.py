@@ -11,7 +11,6 @@ import signal
 import statistics
 import subprocess
 from collections.abc import Iterator
-from contextlib import closing
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,9 +20,7 @@ from ebpfmesh.model import Mesh
 from ebpfmesh.observe import logs
 from ebpfmesh.observe.view import opened
 from ebpfmesh.runtime.logs import read
-from ebpfmesh.runtime.process import keepers
-from ebpfmesh.state.place import cgroup_of
-from ebpfmesh.state.record import Record
+from support.processes import workers
 from support.topology import running, unavailable, wait_until
 
 ROUNDS = int(os.environ.get("EBPFMESH_POOL_SPEED", "0"))
@@ -91,7 +88,7 @@ def mesh() -> Iterator[Mesh]:
 def test_messages_by_a_pool_are_cheaper_than_by_tcp() -> None:
     wait_until(lambda: lines("source") == [["waits"]], what="the source waits")
     for name, pick in (("source", min), ("sink", max)):
-        for process in workers(name):
+        for process in workers("speed", name):
             os.sched_setaffinity(process, {pick(os.sched_getaffinity(0))})
     figures: dict[str, list[Figure]] = {way: [] for way in WAYS}
     for _ in range(ROUNDS or 1):
@@ -110,7 +107,7 @@ def test_messages_by_a_pool_are_cheaper_than_by_tcp() -> None:
 
 def measured(way: str) -> Figure:
     count = len(lines("source", way))
-    (process,) = workers("source")
+    (process,) = workers("speed", "source")
     os.kill(process, WAYS[way])
     wait_until(
         lambda: len(lines("source", way)) == len(lines("sink", way)) == count + 1,
@@ -129,9 +126,3 @@ def lines(function: str, way: str = "waits") -> list[list[str]]:
     with opened("speed") as view:
         said = [line.text.split() for line in read([logs.log(view, function)])]
     return [words for words in said if words[0] == way]
-
-
-def workers(function: str) -> set[int]:
-    with closing(Record("speed")) as record:
-        processes = cgroup_of(record, function).processes()
-    return processes - keepers(processes)

@@ -11,7 +11,7 @@ import struct
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +25,9 @@ from ebpfmesh.model import Mesh
 from ebpfmesh.observe import counters, functions, logs
 from ebpfmesh.observe.view import opened
 from ebpfmesh.runtime.logs import read
-from ebpfmesh.runtime.process import keepers
-from ebpfmesh.state.place import cgroup_of
-from ebpfmesh.state.record import Record
 from support.beyond import Beyond, beyond
 from support.command import COMMAND
+from support.processes import workers
 from support.sockets import BLOCKED_SECONDS, SECONDS, made, ready
 from support.topology import drops, mesh_of, meters, running, unavailable, wait_until
 
@@ -172,15 +170,9 @@ def said(function: str = "far") -> list[dict[str, Any]]:
     return [json.loads(line) for line in lines]
 
 
-def workers() -> set[int]:
-    with closing(Record("port")) as record:
-        processes = cgroup_of(record, "far").processes()
-    return processes - keepers(processes)
-
-
 def worker() -> int:
-    wait_until(lambda: len(workers()) == 1, what="the command runs")
-    (pid,) = workers()
+    wait_until(lambda: len(workers("port", "far")) == 1, what="the command runs")
+    (pid,) = workers("port", "far")
     return pid
 
 

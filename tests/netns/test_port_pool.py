@@ -11,7 +11,6 @@ import struct
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -23,9 +22,7 @@ from ebpfmesh.observe import logs, pools
 from ebpfmesh.observe.view import opened
 from ebpfmesh.plan import told
 from ebpfmesh.runtime.logs import read
-from ebpfmesh.runtime.process import keepers
-from ebpfmesh.state.place import cgroup_of
-from ebpfmesh.state.record import Record
+from support.processes import workers
 from support.sockets import made, ready
 from support.topology import mesh_of, running, unavailable, wait_until
 
@@ -169,9 +166,7 @@ def goes_on(client: socket.socket, mesh: Mesh) -> bool:
 
 
 def worker(name: str) -> int:
-    with closing(Record("umem")) as record:
-        processes = cgroup_of(record, name).processes()
-    return max(processes - keepers(processes))
+    return max(workers("umem", name))
 
 
 def said(name: str) -> list[str]:

@@ -67,7 +67,7 @@ def needs(*programs: str) -> None:
             unavailable(f"{program} is not installed")
 
 
-def poll(condition: Callable[[], object], *, seconds: float = 5.0) -> bool:
+def poll(condition: Callable[[], object], *, seconds: float = 20.0) -> bool:
     """Wait for a condition; False if the deadline, times SLOWER, came first."""
     deadline = time.monotonic() + seconds * SLOWER
     while not condition():
@@ -77,7 +77,7 @@ def poll(condition: Callable[[], object], *, seconds: float = 5.0) -> bool:
     return True
 
 
-def wait_until(condition: Callable[[], object], *, what: str, seconds: float = 5.0) -> None:
+def wait_until(condition: Callable[[], object], *, what: str, seconds: float = 20.0) -> None:
     """Wait for a condition; fail the test if the deadline comes first."""
     if not poll(condition, seconds=seconds):
         pytest.fail(f"not within {seconds} s: {what}")
