@@ -127,7 +127,8 @@ def service_add(name: str, **values: Any) -> None:
 
     need_change("service add")
     scope = edit.scope_of_service(
-        name, addresses=values["addresses"], functions=values["functions"]
+        name,
+        **{key: values[key] for key in ("addresses", "functions", "publish")},
     )
     apply_edit(f"service {name}", lambda mesh: edit.add_service(mesh, name, **values), scope)
 
@@ -169,7 +170,8 @@ def service_set(name: str, no_functions: bool, no_publish: bool, **values: Any) 
     given |= {"functions": ()} if no_functions else {}
     given |= {"publish": ()} if no_publish else {}
     scope = edit.scope_of_service(
-        name, addresses=values["addresses"], functions=values["functions"]
+        name,
+        **{key: values[key] for key in ("addresses", "functions", "publish")},
     )
     apply_edit(f"service {name}", lambda mesh: edit.set_service(mesh, name, **given), scope)
 

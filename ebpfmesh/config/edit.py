@@ -88,7 +88,7 @@ def add_uplink(
 ) -> Mesh:
     """``mesh`` with one more uplink."""
     if any(one.name == name for one in mesh.uplinks):
-        hint = "detach it first, or choose another name: --name"
+        hint = "detach it first, or choose another name"
         raise UsageError(f'there is an uplink "{name}" already', hint=hint)
     given = _by_family(parse_address(text) for text in addresses)
     uplink = make(Uplink, name=name, interface=interface, **given, **settings)
@@ -252,13 +252,18 @@ def scope_of_function(name: str, *, addresses: Iterable[str] = ()) -> Scope:
 
 
 def scope_of_service(
-    name: str, *, addresses: Iterable[str] = (), functions: Iterable[str] = ()
+    name: str,
+    *,
+    addresses: Iterable[str] = (),
+    functions: Iterable[str] = (),
+    publish: Iterable[str] = (),
 ) -> Scope:
     """What ``add_service``, ``set_service`` and ``delete_service`` look at."""
     return Scope(
         functions=tuple(functions),
         services=(name,),
         addresses=tuple(parse_address(text) for text in addresses),
+        uplinks=tuple(text.rpartition(":")[0] for text in publish),
         about=(Identity("service", name),),
     )
 

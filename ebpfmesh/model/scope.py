@@ -11,12 +11,14 @@ from ebpfmesh.model.policy import Identity, Policy
 class Scope:
     """What a change names or may meet.
 
-    ``addresses`` stand for whoever has them, ``rules`` for the policy about the same flows,
-    ``about`` for all policies that name one of these. What these need to be whole comes along.
+    ``addresses`` stand for whoever has them, ``uplinks`` for the services published there,
+    ``rules`` for the policy about the same flows, ``about`` for all policies that name one of
+    these. What these need to be whole comes along.
     """
 
     functions: tuple[str, ...] = ()
     services: tuple[str, ...] = ()
     addresses: tuple[Address, ...] = ()
+    uplinks: tuple[str, ...] = ()
     rules: tuple[Policy, ...] = ()
     about: tuple[Identity, ...] = ()

@@ -442,7 +442,7 @@ class Record(Tables):
     def part(self, scope: Scope) -> Mesh:
         """The mesh as it is, as far as a change of this scope can see it.
 
-        Of services that rules or addresses lead to it has no functions, of groups one function.
+        Of services that rules, addresses or uplinks lead to it has no functions, of groups one.
         """
         rules = tuple(map(self._named, scope.rules))
         policies = self._policies_of(replace(scope, rules=rules))
@@ -460,6 +460,8 @@ class Record(Tables):
         for first, last in spans:
             for kind, name in self.owners(first, last):
                 names[kind].add(name)
+        uplinks = {*scope.uplinks, *(one.uplink for s in changed for one in s.published)}
+        names["service"].update(self._published(uplinks))
         others = self._services(sorted(names["service"].difference(scope.services)))
         services = [*changed, *(service.only(()) for service in others)]
         names["function"].update(self._one_of_each("tenant", names["tenant"]))
@@ -563,6 +565,12 @@ class Record(Tables):
         query = "SELECT model FROM service WHERE name = ?"
         texts = (row for name in names for row in self._all(query, name))
         return [self._read(_SERVICE.validate_json, text) for (text,) in texts]
+
+    def _published(self, uplinks: Iterable[str]) -> Iterator[str]:
+        """Names of the services that are published at one of these uplinks."""
+        query = "SELECT DISTINCT service.name FROM service, json_each(service.model, '$.publish')"
+        query += " WHERE substr(value, 1, length(?1) + 1) = ?1 || ':'"
+        return (row[0] for uplink in uplinks for row in self._all(query, uplink))
 
     def _one_of_each(self, column: str, names: Collection[str]) -> list[str]:
         """A function of each tenant or group that has one."""

@@ -15,10 +15,10 @@ from ebpfmesh.config import edit
 from ebpfmesh.errors import MeshError
 from ebpfmesh.kernel.netns import NetnsId
 from ebpfmesh.kernel.prefixes import block_of
-from ebpfmesh.model import Function, Identity, Limits, Mesh, Policy, Scope, Service
+from ebpfmesh.model import Function, Identity, Limits, Mesh, Policy, Scope, Service, Uplink
 from ebpfmesh.plan import diff
 from ebpfmesh.state import record as module
-from ebpfmesh.state.record import Attachment, Entry
+from ebpfmesh.state.record import Attachment, Entry, UplinkRow
 from ebpfmesh.state.writer import Writer
 
 pytestmark = pytest.mark.unit
@@ -51,6 +51,8 @@ def filled(mesh: Mesh) -> Writer:
         record.id_of("function", function.name)
         record.id_of("tenant", function.tenant)
         record.put_function(function, NOWHERE, ready=True)
+    for uplink in mesh.uplinks:
+        record.put_uplink(UplinkRow(uplink, 1, (), ready=True))
     for service in mesh.services:
         record.id_of("service", service.name)
         record.put_service(service, 0, 0, 1 << 16)
@@ -175,6 +177,7 @@ ENDPOINT = st.sampled_from(ENDS)
 PORTS = st.sampled_from([None, 80, 81, "80-90", "1-65535"])
 ADDRESS = st.sampled_from(["198.19.0.1", "198.19.0.2", "198.18.0.2", "192.0.2.9"])
 BACKENDS = st.lists(st.sampled_from(["f0", "f1", "f3"]), unique=True, max_size=2).map(tuple)
+UPLINK = Uplink(name="u", interface="eth0")
 Change = tuple[Callable[[Mesh], Mesh], Scope]
 
 
@@ -237,8 +240,8 @@ def chain(*lengths: int) -> list[Policy]:
     return [edit.rule(f"outside:10.0.0.0/{length}", "any") for length in lengths]
 
 
-def served(name: str, address: str, port: str) -> Change:
-    values: dict[str, Any] = {"addresses": [address], "functions": ("f0",)}
+def served(name: str, address: str, port: str, *publish: str) -> Change:
+    values: dict[str, Any] = {"addresses": [address], "functions": ("f0",), "publish": publish}
     scope = edit.scope_of_service(name, **values)
     return lambda mesh: edit.add_service(mesh, name, port=port, **values), scope
 
@@ -266,6 +269,23 @@ UNSEEN = {
         (lambda mesh: edit.set_service(mesh, "s1", addresses=[], port=90),
          edit.scope_of_service("s1")),
     ],
+    "a published port": [
+        served("s0", "198.19.0.1", "80", "u:80"), served("s1", "198.19.0.2", "81", "u:80")
+    ],
+    "a port among published ones": [
+        served("s0", "198.19.0.1", "80-90", "u:80-90"),
+        served("s1", "198.19.0.2", "80"),
+        (lambda mesh: edit.set_service(mesh, "s1", addresses=[], publish=("u:85",)),
+         edit.scope_of_service("s1", publish=("u:85",))),
+    ],
+    "another protocol at a published port": [
+        served("s0", "198.19.0.1", "80", "u:80"),
+        (lambda mesh: edit.add_service(mesh, "s1", addresses=["198.19.0.2"], port=80,
+                                       protocol="udp", functions=("f0",), publish=("u:80",)),
+         edit.scope_of_service("s1", addresses=["198.19.0.2"], functions=("f0",))),
+        (lambda mesh: edit.set_service(mesh, "s1", addresses=[], protocol="tcp"),
+         edit.scope_of_service("s1")),
+    ],
     "the address of a function": [served("s0", "198.18.0.2", "80")],
     "a second service of that name": [
         served("s0", "198.19.0.1", "80"), served("s0", "198.19.0.2", "80")
@@ -284,7 +304,7 @@ UNSEEN = {
 def test_what_a_part_must_show(open_record: Callable[[Mesh], Writer], steps: list[Change]) -> None:
     """The last step is not possible, and before it nothing is wrong."""
     limits = Limits(services=17, prefixes=6)
-    mesh = Mesh(name="m", functions=FUNCTIONS, limits=limits)
+    mesh = Mesh(name="m", functions=FUNCTIONS, limits=limits, uplinks=(UPLINK,))
     for change, scope in steps[:-1]:
         assert within(open_record(mesh), change, scope)
         mesh = change(mesh)
