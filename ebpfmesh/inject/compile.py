@@ -208,8 +208,11 @@ def _program(
     return code, _lines(len(code) // 8, list(_places(source, answer["places"], said)))
 
 
-INLINE = "__attribute__((always_inline))"
-"""The line that BCC puts before each function (bcc/src/cc/frontends/clang/b_frontend_action.cc)."""
+_PUT_IN = re.compile(
+    r'__attribute__\(\((always_inline|section\("\.bpf\.fn\.\w+"\))\)\)|'
+)
+"""Lines that BCC puts before each function, and into the entry
+(bcc/src/cc/frontends/clang/b_frontend_action.cc)."""
 
 
 def _places(
@@ -223,7 +226,8 @@ def _places(
     for line in changed.split("\n"):
         before = lines[-1]
         wanted = original[before] if before < len(original) else ""
-        lines.append(before if line == INLINE != wanted else before + 1)
+        ours = line != wanted and _PUT_IN.fullmatch(line)
+        lines.append(before if ours else before + 1)
     for at, file, number, _ in places:
         inside = file == source.alias and 0 < number < len(lines)
         put_in = inside and lines[number] == lines[number - 1]

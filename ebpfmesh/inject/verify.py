@@ -101,7 +101,7 @@ HINTS: Sequence[tuple[str, str]] = (
     (r"map_value_or_null|invalid mem access", "is a look-up's result compared with NULL first?"),
     (
         r"invalid access to packet|outside of the packet",
-        "mesh_read() says whether there is as much of the packet",
+        "look first whether there is as much of the packet: mesh_read(), or data_end at XDP",
     ),
     (r"infinite loop|back-edge|too (complex|large)", "loops are unrolled: #pragma unroll"),
     (

@@ -90,7 +90,8 @@ def _check(source: Source, program: Compiled) -> None:
         if one.code == i.CALL and one.src == 0 and one.imm not in HELPERS:
             name = check.FORBIDDEN.get(one.imm)
             what = f"bpf_{name}()" if name else f"helper {one.imm}"
-            raise source.refuse(f"{what} may not be called", program.line(at))
+            hint = "it may call " + ", ".join(f"bpf_{name}" for name in HELPERS.values())
+            raise source.refuse(f"{what} may not be called", program.line(at), hint)
         if one.code == i.CALL and one.src not in {0, i.PSEUDO_CALL}:
             raise source.refuse("a call of a kernel function", program.line(at))
         if (

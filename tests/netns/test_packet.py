@@ -451,8 +451,10 @@ def test_a_program_that_is_refused_changes_nothing(
 ) -> None:
     head, found, tail = ECHO.rpartition(wrong[0])
     assert found
-    with pytest.raises(FunctionRefused, match=message):
+    with pytest.raises(FunctionRefused, match=message) as refused:
         apply.up(with_program(head + wrong[1] + tail))
+    assert refused.value.line in (None, head.count("\n") + 1)
+    assert refused.value.line or "no function" in message
     assert apply.plan(mesh) == ()
     with opened("packet") as view:
         assert {row.state for row in functions.read(view)} == {"up"}
