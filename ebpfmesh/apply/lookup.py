@@ -54,5 +54,10 @@ def functions(record: Record, name: str) -> tuple[FunctionRow, ...]:
     rows = tuple(row for one in names if (row := record.function(one)))
     if not rows:
         known = ", ".join(r.function.name for r in record.functions()) or "none"
-        raise NotFound(f"there is no function {name} in mesh {record.mesh}", hint=f"known: {known}")
+        hint = f"known: {known}"
+        if record.uplink(name):
+            hint = "it is an uplink: ebpfmesh detach --uplink, show uplinks"
+        elif record.remote(name):
+            hint = "it is a remote: ebpfmesh remote del, show remotes"
+        raise NotFound(f"there is no function {name} in mesh {record.mesh}", hint=hint)
     return rows

@@ -166,7 +166,8 @@ def delete(
     need_change("deny del")
     found = _read(prefixes, files)
     if everything == bool(prefixes or files):
-        raise UsageError("it is not said what to deny no more", hint="give prefixes, or --all")
+        what = "--all has them in it" if everything else "it is not said what to deny no more"
+        raise UsageError(what, hint="give prefixes, or --all alone")
     mesh = the_mesh()
     with output.steps("deny list") as step:
         done = apply.allow(

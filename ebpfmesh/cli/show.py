@@ -248,7 +248,7 @@ def _tell_mesh(row: "Mesh") -> None:
     for name, text in (
         ("mesh", row.name),
         ("state", state),
-        ("functions", f"{row.functions}{broken}, of {row.tenants} tenants"),
+        ("functions", f"{row.functions}{broken}, of {row.tenants} tenant{'s'[: row.tenants != 1]}"),
         ("services", row.services),
         ("policies", row.policies),
         ("prefixes", ", ".join(row.prefixes)),

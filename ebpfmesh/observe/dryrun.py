@@ -138,6 +138,10 @@ def party(view: View, text: str) -> Party:
         return Party(remote=remote) if remote else Party(function=_function(view, name))
     if kind == "service":
         return Party(service=_service(view, name))
+    if number.isdecimal():
+        known = [one.name for one in view.record.uplinks()]
+        uplink = text.rpartition(":")[0]
+        raise NotFound(f"there is no uplink {uplink}", hint=suggest(uplink, known))
     hint = "name a function, a service or an address, or say outside"
     raise UsageError(f"no packet is sent by or to {text}", hint=hint)
 

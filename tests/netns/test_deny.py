@@ -547,6 +547,7 @@ def test_the_command_line_changes_nothing_where_a_line_is_wrong(mesh: Mesh, tmp_
     told = json.loads(done.stdout)["errors"]
     assert [(row["file"], row["line"]) for row in told] == [(str(file), 3), (str(file), 4)]
     assert not listed()
+    assert "--all has them" in ebpfmesh("deny", "del", "--all", "192.0.2.7", code=2).stderr
     file.write_text("192.0.2.0/24 # a comment\n198.51.100.1\n")
     own = "198.19.210.0/28"
     assert data("deny", "add", "--file", file, own) == {

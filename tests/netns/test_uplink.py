@@ -297,10 +297,17 @@ def test_what_cannot_be_asked_of_an_uplink(mesh: Mesh) -> None:
         ("web-0", "other", {"uplink": "uplink0"}, UsageError, "comes in by no uplink"),
         ("outside", "uplink0:80", {"port": 81}, UsageError, "has a port already"),
         ("outside", "web-0", {"uplink": "uplink1"}, NotFound, "no uplink uplink1"),
+        ("outside", "uplink1:80", {}, NotFound, "no uplink uplink1"),
         ("outside", "uplink0:70000", {}, UsageError, "70000 is not a port"),
     ):
         with pytest.raises(wrong, match=text):
             asked(mesh, source, to, **flow)
+
+
+def test_a_command_for_functions_says_what_an_uplink_is(mesh: Mesh) -> None:
+    with pytest.raises(NotFound, match="no function uplink0") as wrong:
+        apply.detach(mesh.name, "uplink0")
+    assert "detach --uplink" in wrong.value.hint
 
 
 def test_show_uplinks(mesh: Mesh, outside: Beyond) -> None:
