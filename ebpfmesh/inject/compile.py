@@ -208,11 +208,8 @@ def _program(
     return code, _lines(len(code) // 8, list(_places(source, answer["places"], said)))
 
 
-_PUT_IN = re.compile(
-    r'__attribute__\(\((always_inline|section\("\.bpf\.fn\.\w+"\))\)\)|'
-)
-"""Lines that BCC puts before each function, and into the entry
-(bcc/src/cc/frontends/clang/b_frontend_action.cc)."""
+_PUT_IN = re.compile(r'(__attribute__\(\((always_inline|section\("\.bpf\.fn\.\w+"\))\)\))?')
+"""What BCC puts in, before functions (bcc/src/cc/frontends/clang/b_frontend_action.cc)."""
 
 
 def _places(
