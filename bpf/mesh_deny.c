@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
  * XDP at an uplink, in front of mesh_uplink_fn: what is denied ends here, before there is an skb; all
- * else goes on as it came. Attached only while something is denied.
+ * else goes on as it came. At a veth attached only while something is denied.
  */
 #define MESH_XDP
 #include "lib/headers.h"

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-2-Clause
 """XDP in front of tc, between the record and the kernel: one program at each uplink that needs one.
 
-It is there as long as something is denied or a function has its packets by XDP, since on a veth it
+At a veth it is there as long as something is denied or a function has its packets by XDP, since it
 costs the other end its segmentation offload. Which program it is changes in one step.
 """
 
@@ -12,7 +12,7 @@ from ebpfmesh.apply.held import Held
 from ebpfmesh.apply.programs import load_programs
 from ebpfmesh.errors import ForeignProgram, MeshError, Unsupported
 from ebpfmesh.kernel import bpf, links
-from ebpfmesh.kernel.programs import CARRY, EARLY, Program
+from ebpfmesh.kernel.programs import EARLY, Program
 from ebpfmesh.kernel.xmit import takes_frames
 from ebpfmesh.state import early
 from ebpfmesh.state.record import UplinkRow
@@ -56,13 +56,13 @@ class Early:
             self._mesh.control.set_takes_frames(row.ifindex, takes_frames(row.ifindex))
         self.stale = False
 
-    def _have(self, row: UplinkRow, program: Program) -> None:
+    def _have(self, row: UplinkRow, wanted: early.Wanted) -> None:
         """An uplink has this program, or does without if it can."""
         there, why = early.has(self._mesh.pins, row), ""
-        if there == program.name:
+        if there == wanted.program.name:
             return
         pin = early.pin(self._mesh.pins, row.name)
-        with program_of(self._mesh, program) as loaded:
+        with program_of(self._mesh, wanted.program) as loaded:
             self._mesh.step(f"uplink {row.name}: XDP")
             if there:
                 links.replace_xdp(loaded, pin)
@@ -74,11 +74,11 @@ class Early:
                     row.uplink.interface,
                     loaded,
                     pin,
-                    "datapath" if program is CARRY else "a deny list",
+                    wanted.needed_by,
                     generic=row.uplink.xdp == "generic",
                 )
             except (Unsupported, ForeignProgram) as error:
-                if not early.is_optional(row, program):
+                if not wanted.optional:
                     raise
                 why = error.message
         if row.without != why:

@@ -109,16 +109,23 @@ def _attach_uplink(
     given: dict[str, object],
 ) -> None:
     from ebpfmesh import apply
+    from ebpfmesh.observe import uplinks
 
     with output.steps(f"uplink {name}") as step:
         row = apply.attach_uplink(
             mesh, name, interface, addresses=ips, force=force, on_step=step, **given
         )
     addresses = list(map(str, row.addresses))
+    without = uplinks.without_xdp(mesh).get(name)
+    warnings = [f"uplink {name}: no XDP: {without}"] if without else []
     if settings().json:
-        output.data(mesh=mesh, name=name, addresses=addresses, interface=interface)
+        output.data(
+            mesh=mesh, name=name, addresses=addresses, interface=interface, warnings=warnings
+        )
     else:
         output.done("  ".join([f"+ uplink {name}", f"interface {interface}", *addresses]))
+        for text in warnings:
+            output.warn(text)
 
 
 @click.command(

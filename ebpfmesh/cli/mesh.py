@@ -86,9 +86,21 @@ def up(
                 for text in apply.barred_volumes(wanted.name, wanted.functions):
                     output.warn(text)
             raise
-        output.operations(wanted.name, done, warnings=_warnings(wanted, done))
+        texts = [*_warnings(wanted, done), *_without(wanted.name, done)]
+        output.operations(wanted.name, done, warnings=texts)
 
     each(file, make)
+
+
+def _without(mesh: str, operations: "Sequence[Operation]") -> list[str]:
+    """Uplinks that these operations would have had XDP at, if their drivers had it."""
+    from ebpfmesh.observe import uplinks
+    from ebpfmesh.operation import AddFunction, AddUplink
+
+    new = {one.name for one in operations if isinstance(one, AddUplink)}
+    more = any(isinstance(one, AddFunction) and one.object.datapath != "tc" for one in operations)
+    found = uplinks.without_xdp(mesh) if new or more else {}
+    return [f"uplink {name}: no XDP: {why}" for name, why in found.items() if more or name in new]
 
 
 def _warnings(wanted: "Mesh", operations: "Sequence[Operation]") -> list[str]:

@@ -308,7 +308,7 @@ ABOUT: dict[str, dict[str, tuple[str, str]]] = {
         ),
         "address": ("Where services are published on it.", '"192.0.2.10"'),
         "xdp": (
-            "auto: XDP is there while it is needed; native: always; generic; off (docs/uplink.md).",
+            "auto: XDP is there, at a veth while it is needed; native; generic; off (uplink.md).",
             '"off"',
         ),
         "masquerade": (

@@ -246,6 +246,10 @@ def _filters(ip: IPRoute, ifindex: int, direction: Direction) -> Iterator[Attach
             yield Attached(direction, "clsact filter", str(options.get_attr("TCA_BPF_NAME")))
 
 
+_AS_IT_IS_SET = {errno.EINVAL, errno.ERANGE, errno.ENOSPC, errno.ENOMEM}
+"""How a driver that has XDP says no, for its MTU, LRO or queues."""
+
+
 def attach_xdp(
     ifindex: int, name: str, program: bpf.Fd, pin: Path, needed_by: str, *, generic: bool = False
 ) -> None:
@@ -269,13 +273,20 @@ def attach_xdp(
                 f"interface {name} already has {others[0] if others else 'a program at XDP'}",
                 hint=f"detach it first: ip link set dev {name} xdp off",
             ) from error
-        if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL, errno.ERANGE, errno.ENOSPC):
+        if error.errno != errno.EOPNOTSUPP and error.errno not in _AS_IT_IS_SET:
             raise
-        raise Unsupported(
-            f"interface {name} has no {'generic' if generic else 'native'} XDP "
-            f"({os.strerror(error.errno)}), which {needed_by} needs",
-            hint='XDP is a driver\'s: name its NIC, or leave it out by xdp = "off" at [[uplink]]',
-        ) from error
+        raise _no_xdp(name, error.errno, needed_by, generic=generic) from error
+
+
+def _no_xdp(name: str, number: int, needed_by: str, *, generic: bool) -> Unsupported:
+    """Why an interface cannot have a program at XDP, of what the kernel said."""
+    as_it_is = number in _AS_IT_IS_SET
+    what = f"interface {name} has no {'generic' if generic else 'native'} XDP"
+    what += f"{' as it is set' if as_it_is else ''} ({os.strerror(number)})"
+    hint = 'XDP is a driver\'s: name its NIC, or leave it out by xdp = "off" at [[uplink]]'
+    if as_it_is:
+        hint = "a smaller MTU, ethtool -K lro off or more queues may be what its driver asks for"
+    return Unsupported(what + (f", which {needed_by} needs" if needed_by else ""), hint=hint)
 
 
 def replace_xdp(program: bpf.Fd, pin: Path) -> None:

@@ -39,10 +39,11 @@ PortRange = Annotated[
 class Uplink(Model):
     """An interface by which packets from outside come in, a NIC or a veth that plays one.
 
-    It stays the host's: what is not for the mesh passes. ``xdp`` is there while something is
-    denied, or never. ``address4`` and ``address6`` are where services are published on it; None:
-    the first one it has of that family. With ``masquerade`` what functions open to the outside
-    leaves by it at once, IPv4 as that address, each flow by a port of ``masquerade_ports``.
+    It stays the host's: what is not for the mesh passes. ``xdp`` is there if its driver has it, at
+    a veth while it is needed; or always, or never. ``address4`` and ``address6`` are where services
+    are published on it; None: the first one it has of that family. With ``masquerade`` what
+    functions open to the outside leaves by it at once, IPv4 as that address, each flow by a port of
+    ``masquerade_ports``.
     """
 
     name: Name

@@ -16,10 +16,12 @@ from ebpfmesh.kernel.programs import BOTH, CARRY, UPLINK
 from ebpfmesh.model import Mesh, Service
 from ebpfmesh.model import Uplink as UplinkModel
 from ebpfmesh.observe import listening
-from ebpfmesh.observe.view import View
+from ebpfmesh.observe.view import View, opened
 from ebpfmesh.state import early
 from ebpfmesh.state.place import UplinkProblem, uplink_problem
 from ebpfmesh.state.record import UplinkRow
+
+AHEAD = "a NIC has it before anything needs it: attached under traffic it would cost packets"
 
 
 @dataclass(frozen=True)
@@ -118,7 +120,7 @@ def _why(view: View, row: UplinkRow, xdp: str, denied: int, kind: str) -> str:
         if denied and early.may_deny(row.uplink)
         else []
     )
-    if wanted in (CARRY, BOTH):
+    if wanted and wanted.program in (CARRY, BOTH):
         by_it = any(one.function.datapath != "tc" for one in view.functions)
         reasons += ["functions have their packets by it"] if by_it else []
         reasons += ["it sends on to remotes"] if view.remotes else []
@@ -126,13 +128,25 @@ def _why(view: View, row: UplinkRow, xdp: str, denied: int, kind: str) -> str:
         return "somebody else's, in front of the mesh"
     if xdp:
         cost = "; a veth's other end has no segmentation offload meanwhile"
-        asked = f'xdp = "{row.uplink.xdp}"'
+        asked = AHEAD if row.uplink.xdp == "auto" else f'xdp = "{row.uplink.xdp}"'
         return f"{' and '.join(reasons) or asked}{cost if kind == 'veth' else ''}"
     if denied and not early.may_deny(row.uplink):
         return f'xdp = "{row.uplink.xdp}": what is denied comes in'
     if wanted is None:
         return 'xdp = "off"' if row.uplink.xdp == "off" else "nothing needs it"
-    return f"tc carries all: {row.without}" if row.without else "it is missing"
+    if not row.without:
+        return "it is missing"
+    if wanted.needed_by:
+        return f"tc carries all: {row.without}"
+    return f"{row.without}; nothing needs it"
+
+
+def without_xdp(mesh: str) -> dict[str, str]:
+    """Uplinks of a mesh that cannot have XDP and do without, by name, and why."""
+    with opened(mesh) as view:
+        without = {row.name for row in view.record.uplinks() if row.without}
+        found = read_uplinks(view) if without else []
+        return {row.name: row.why for row in found if row.name in without and not row.xdp}
 
 
 def taken(

@@ -45,7 +45,7 @@ def problems(pins: Pins, maps: Maps, record: Record) -> list[str]:
 
 def _taking(maps: Maps, record: Record) -> Iterator[str]:
     """Uplinks that take frames by XDP by now, or do so no more, where some may be sent there."""
-    if not {CARRY, BOTH}.intersection(early.wanted(record).values()):
+    if not any(one.program in (CARRY, BOTH) for one in early.wanted(record).values()):
         return
     for row in record.uplinks():
         known = maps["mesh_iface"].get(ctypes.c_uint32(row.ifindex))

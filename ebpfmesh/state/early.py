@@ -6,6 +6,7 @@ Drawn from the record alone, so that whoever looks says the same as whoever atta
 
 from collections.abc import Collection, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 from ebpfmesh.kernel import bpf, interface, links
 from ebpfmesh.kernel.links import UPLINK_PIN
@@ -26,8 +27,19 @@ def pinned(pins: Pins) -> list[str]:
     return sorted(name.removeprefix(UPLINK_PIN).removesuffix("-xdp") for name in found)
 
 
-def wanted(record: Record, denied: Collection[str] | None = None) -> dict[str, Program]:
-    """By the names of the uplinks that are to have one, the program.
+class Wanted(NamedTuple):
+    """What an uplink is to have at XDP; ``optional``: it does without where that cannot be had.
+
+    ``needed_by`` says what cannot work, or be as quick, without it; empty: nothing yet.
+    """
+
+    program: Program
+    optional: bool
+    needed_by: str
+
+
+def wanted(record: Record, denied: Collection[str] | None = None) -> dict[str, Wanted]:
+    """What uplinks are to have, by the names of those that are to have one.
 
     ``denied`` are the uplinks at which something is, an empty name standing for all of them; None:
     as the record has it.
@@ -35,24 +47,24 @@ def wanted(record: Record, denied: Collection[str] | None = None) -> dict[str, P
     rows = [row for row in record.uplinks() if row.ready and row.uplink.xdp != "off"]
     if not rows:
         return {}
-    names = record.count_denied() if denied is None else denied
+    names = set(record.count_denied() if denied is None else denied)
     carries = any(row.function.datapath != "tc" for row in record.functions())
     onward = not carries and bool(record.remotes())
     found = {
-        row.name: program
+        row.name: one
         for row in rows
         if (
-            program := _program(
-                row.uplink,
-                bool({"", row.name} & set(names)),
+            one := _wanted(
+                row,
+                bool({"", row.name} & names),
                 carries or (onward and _sends_on(row)),
             )
         )
     }
     there = {row.name: row for row in rows}
     return {
-        name: program
-        for name, program in found.items()
+        name: one
+        for name, one in found.items()
         if interface.find(there[name].uplink.interface) == there[name].ifindex
     }
 
@@ -62,9 +74,12 @@ def _sends_on(row: UplinkRow) -> bool:
 
     Not by itself where that costs the other end its segmentation offload: at a veth.
     """
-    if row.uplink.xdp == "auto":
-        return interface.kind(row.ifindex) != "veth"
-    return row.uplink.xdp == "native"
+    return row.uplink.xdp == "native" or (row.uplink.xdp == "auto" and is_nic(row))
+
+
+def is_nic(row: UplinkRow) -> bool:
+    """Whether it is no veth, which alone takes segmentation offload from who sends to it."""
+    return interface.kind(row.ifindex) != "veth"
 
 
 def may_deny(uplink: Uplink) -> bool:
@@ -72,12 +87,20 @@ def may_deny(uplink: Uplink) -> bool:
     return uplink.xdp in ("auto", "native")
 
 
-def _program(uplink: Uplink, denied: bool, carries: bool) -> Program | None:
-    if denied and may_deny(uplink):
-        return BOTH if carries else DENY
+def _wanted(row: UplinkRow, denied: bool, carries: bool) -> Wanted | None:
+    """What one uplink is to have.
+
+    A NIC has the program before anything needs it, since a driver that gets its first one sets up
+    its queues anew, and loses packets meanwhile; another one in its place costs none.
+    """
+    xdp = row.uplink.xdp
+    if denied and may_deny(row.uplink):
+        return Wanted(BOTH if carries else DENY, optional=False, needed_by="a deny list")
     if carries:
-        return CARRY
-    return DENY if uplink.xdp == "native" else None
+        return Wanted(CARRY, optional=xdp == "auto", needed_by="datapath")
+    if xdp == "native":
+        return Wanted(DENY, optional=False, needed_by='xdp = "native"')
+    return Wanted(DENY, optional=True, needed_by="") if xdp == "auto" and is_nic(row) else None
 
 
 def has(pins: Pins, row: UplinkRow) -> str:
@@ -91,18 +114,13 @@ def has(pins: Pins, row: UplinkRow) -> str:
         return ""
 
 
-def is_optional(row: UplinkRow, program: Program) -> bool:
-    """Whether an uplink does without a program where it cannot be had: tc carries the same."""
-    return row.uplink.xdp == "auto" and program is CARRY
-
-
 def problems(pins: Pins, record: Record) -> Iterator[str]:
     """What is not as it is to be."""
     rows = {row.name: row for row in record.uplinks()}
     found = wanted(record)
-    for name, program in found.items():
+    for name, one in found.items():
         there, row = has(pins, rows[name]), rows[name]
-        if there != program.name and not (not there and row.without and is_optional(row, program)):
+        if there != one.program.name and not (not there and row.without and one.optional):
             yield f"XDP at uplink {name}"
     yield from (f"XDP at uplink {name}" for name in pinned(pins) if name not in found)
 
