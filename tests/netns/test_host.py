@@ -368,7 +368,7 @@ def test_programs_of_others_stay_and_one_that_is_alone_is_refused(mesh: Mesh, be
                 assert bpf.link_cgroup(other) == below.stat().st_ino
                 apply.up(mesh_of(OFF))
                 assert bpf.link_cgroup(other) == below.stat().st_ino
-            bpf._call("bpf_prog_attach", theirs.fileno(), directory, kind, 0)
+            bpf.call("bpf_prog_attach", theirs.fileno(), directory, kind, 0)
             try:
                 with pytest.raises(ForeignProgram) as refused:
                     apply.up(mesh)
@@ -377,7 +377,7 @@ def test_programs_of_others_stay_and_one_that_is_alone_is_refused(mesh: Mesh, be
                 assert at_root() == []
                 assert apply.snapshot("hosts")[0].host is False
             finally:
-                bpf._call("bpf_prog_detach2", theirs.fileno(), directory, kind)
+                bpf.call("bpf_prog_detach2", theirs.fileno(), directory, kind)
         finally:
             os.close(directory)
 

@@ -388,7 +388,7 @@ class Life(RuleBasedStateMachine):
 def has_map(number: int) -> bool:
     """Whether the kernel has a map of this id yet."""
     try:
-        bpf.Fd(bpf._call("bpf_map_get_fd_by_id", number)).close()
+        bpf.Fd(bpf.call("bpf_map_get_fd_by_id", number)).close()
     except FileNotFoundError:
         return False
     return True

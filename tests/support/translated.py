@@ -15,7 +15,7 @@ def translated(program: bpf.Fd) -> tuple[Instruction, ...]:
     code = (ctypes.c_uint8 * size)()
     info = bpf.ProgInfo(xlated_prog_len=size, xlated_prog_insns=ctypes.addressof(code))
     length = ctypes.c_uint32(ctypes.sizeof(info))
-    bpf._call("bpf_obj_get_info_by_fd", program.fileno(), ctypes.byref(info), ctypes.byref(length))
+    bpf.call("bpf_obj_get_info_by_fd", program.fileno(), ctypes.byref(info), ctypes.byref(length))
     return decode(bytes(code))
 
 
