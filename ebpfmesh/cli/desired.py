@@ -15,7 +15,7 @@ from ebpfmesh.cli.choose import check_file_mesh, need_change, the_mesh
 from ebpfmesh.errors import MeshError, UsageError
 
 if TYPE_CHECKING:
-    from ebpfmesh.config.file import Document
+    from ebpfmesh.config.documents import Document
     from ebpfmesh.model import Mesh
 
 _Item = TypeVar("_Item")

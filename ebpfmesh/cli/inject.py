@@ -124,8 +124,8 @@ def inject_file(file: Path, before: str | None, after: str | None, **values: Any
 
 
 def _injection(file: Path, *, name: str | None, **values: Any) -> "Injection":
+    from ebpfmesh.config.documents import read_source
     from ebpfmesh.config.explain import make
-    from ebpfmesh.config.file import read_source
     from ebpfmesh.model import Injection
 
     chosen = name or file.stem.replace("_", "-").lower()
@@ -236,7 +236,7 @@ def swap(
     at once if its circuit breaker opens.
     """
     from ebpfmesh.config import edit
-    from ebpfmesh.config.file import read_source
+    from ebpfmesh.config.documents import read_source
 
     need_change("swap")
     if seconds and not share:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from ebpfmesh.cli.base import Settings
 from ebpfmesh.cli.example import schema as command
-from ebpfmesh.config import load, reference
+from ebpfmesh.config import load, reference, texts
 from ebpfmesh.errors import ConfigError
 from support.malformed import HEAD, MALFORMED, RANGE, SERVED
 
@@ -48,8 +48,8 @@ def test_a_page_of_other_models_is_told(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 def test_a_key_that_nobody_explains_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    fewer = {key: value for key, value in reference.ABOUT["function"].items() if key != "cpu"}
-    monkeypatch.setitem(reference.ABOUT, "function", fewer)
+    fewer = {key: value for key, value in texts.ABOUT["function"].items() if key != "cpu"}
+    monkeypatch.setitem(texts.ABOUT, "function", fewer)
     with pytest.raises(SystemExit, match="function: cpu: say in"):
         reference.markdown()
 
@@ -90,10 +90,10 @@ def test_a_file_with_one_thing_wrong_is_refused(
 
 
 @pytest.mark.parametrize(
-    ("table", "key"), [(table, key) for table, keys in reference.ABOUT.items() for key in keys]
+    ("table", "key"), [(table, key) for table, keys in texts.ABOUT.items() for key in keys]
 )
 def test_every_example_is_accepted(shape: Any, table: str, key: str) -> None:
-    _, example = reference.ABOUT[table][key]
+    _, example = texts.ABOUT[table][key]
     base = {
         "mesh": '[mesh]\nname = "m"\n',
         "function": f'{HEAD}[[function]]\nname = "f"\n',
