@@ -8,24 +8,19 @@ from ebpfmesh.apply.ahead import compile_ahead
 from ebpfmesh.apply.collect import gc
 from ebpfmesh.apply.commands import restart, start, stay_stopped, stop
 from ebpfmesh.apply.denied import allow, deny
-from ebpfmesh.apply.held import OnStep
-from ebpfmesh.apply.lifecycle import (
+from ebpfmesh.apply.edits import (
     Request,
     add_function,
     attach,
     attach_uplink,
     detach,
     detach_uplink,
-    down,
     edit,
-    plan,
-    plan_revert,
     reset,
-    revert,
     rollback,
-    snapshot,
-    up,
 )
+from ebpfmesh.apply.held import OnStep
+from ebpfmesh.apply.lifecycle import down, plan, plan_revert, revert, snapshot, up
 from ebpfmesh.apply.live import opened
 from ebpfmesh.apply.lookup import home, sandbox
 from ebpfmesh.apply.marks import set_ready

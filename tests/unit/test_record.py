@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ebpfmesh.apply.lifecycle import within
+from ebpfmesh.apply.edits import within
 from ebpfmesh.config import edit
 from ebpfmesh.errors import MeshError
 from ebpfmesh.kernel.netns import NetnsId
