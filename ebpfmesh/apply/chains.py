@@ -35,7 +35,7 @@ from ebpfmesh.kernel.programs import CHAIN_END, Program
 from ebpfmesh.model import Function, Injection, Rights, suggest
 from ebpfmesh.state import chains
 from ebpfmesh.state.chains import Both, Place
-from ebpfmesh.state.record import Chain, FunctionRow, InjectionRow, ProgramRow
+from ebpfmesh.state.rows import Chain, FunctionRow, InjectionRow, ProgramRow
 
 SPLIT = "mesh_split.c"
 SHARES = 1 << 16  # mesh_split.c counts in such parts

@@ -18,7 +18,7 @@ from ebpfmesh.apply.remove import take_down
 from ebpfmesh.errors import AbiMismatch, MeshError, NotFound
 from ebpfmesh.kernel import cgroup, interface, netns, rcu
 from ebpfmesh.runtime import process
-from ebpfmesh.state import remains, writer
+from ebpfmesh.state import lock, remains
 from ebpfmesh.state.place import pool_cgroup
 from ebpfmesh.state.writer import Writer
 
@@ -38,8 +38,8 @@ def gc(on_step: OnStep = quiet) -> list[str]:
             except MeshError as error:
                 failed.append(error)
     removed += _collect_dead_cgroups()
-    for mesh in writer.stale_locks():
-        with writer.locked(mesh):
+    for mesh in lock.stale_locks():
+        with lock.locked(mesh):
             pass  # whoever leaves last removes it
     if failed:
         for line in removed:

@@ -34,8 +34,9 @@ from ebpfmesh.model import (
     Timeouts,
 )
 from ebpfmesh.state.rates import of_tenants
-from ebpfmesh.state.record import Entry, Kind, UplinkRow
+from ebpfmesh.state.rows import UplinkRow
 from ebpfmesh.state.shares import by_tenant
+from ebpfmesh.state.tables import Entry, Kind
 from ebpfmesh.state.writer import Writer
 
 _IDENTITY = {

@@ -15,7 +15,7 @@ from ebpfmesh.kernel import bpf, links
 from ebpfmesh.kernel.programs import EARLY, Program
 from ebpfmesh.kernel.xmit import takes_frames
 from ebpfmesh.state import early
-from ebpfmesh.state.record import UplinkRow
+from ebpfmesh.state.rows import UplinkRow
 
 
 def program_of(mesh: Held, program: Program) -> bpf.Fd:

@@ -15,7 +15,8 @@ from ebpfmesh.errors import MeshError, NotFound, UsageError
 from ebpfmesh.model import Function, Mesh, Scope
 from ebpfmesh.operation import AddFunction, AddUplink, Operation, SetInjection
 from ebpfmesh.plan import diff
-from ebpfmesh.state.record import FunctionRow, Record, UplinkRow
+from ebpfmesh.state.record import Record
+from ebpfmesh.state.rows import FunctionRow, UplinkRow
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,7 +20,7 @@ from ebpfmesh.kernel import bpf, interface, links, offload, private, xsk
 from ebpfmesh.kernel.programs import FROM_FN
 from ebpfmesh.model import Function
 from ebpfmesh.state.place import FOUND, frames_pin, offloads_file
-from ebpfmesh.state.record import Attachment
+from ebpfmesh.state.rows import Attachment
 
 
 def check(function: Function) -> None:

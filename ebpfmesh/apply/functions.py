@@ -32,7 +32,7 @@ from ebpfmesh.state.place import (
     problem,
     stop_of,
 )
-from ebpfmesh.state.record import Attachment, CommandRow, FunctionRow
+from ebpfmesh.state.rows import Attachment, CommandRow, FunctionRow
 
 STOPPED = "stopped"
 """Why a function whose command is stopped gets no new flows of services."""

@@ -30,10 +30,11 @@ from ebpfmesh.operation import (
 from ebpfmesh.plan import diff
 from ebpfmesh.runtime.sandbox import Sandbox
 from ebpfmesh.state import remains
+from ebpfmesh.state.lock import locked
 from ebpfmesh.state.place import check_place, problem, uplink_problem
 from ebpfmesh.state.record import Record
 from ebpfmesh.state.remains import check_home
-from ebpfmesh.state.writer import Writer, locked
+from ebpfmesh.state.writer import Writer
 
 
 def plan(wanted: Mesh, *, prune: bool = True) -> tuple[Operation, ...]:

@@ -34,10 +34,11 @@ from ebpfmesh.model import (
     Uplink,
 )
 from ebpfmesh.runtime.home import Home
+from ebpfmesh.state.lock import locked
 from ebpfmesh.state.place import check_place
-from ebpfmesh.state.record import CommandRow
+from ebpfmesh.state.rows import CommandRow
 from ebpfmesh.state.tables import LOCK_SECONDS
-from ebpfmesh.state.writer import Writer, locked
+from ebpfmesh.state.writer import Writer
 
 FILES = 128  # more than a change ever has open: all maps, a compiler's pipes, some sockets
 

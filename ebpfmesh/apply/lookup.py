@@ -9,8 +9,10 @@ from ebpfmesh.kernel import netns
 from ebpfmesh.runtime.home import Home
 from ebpfmesh.runtime.probe import Inside
 from ebpfmesh.runtime.sandbox import Sandbox
+from ebpfmesh.state.files import RUN
 from ebpfmesh.state.place import cgroup_of, check_place, hosts_file
-from ebpfmesh.state.record import RUN, FunctionRow, Record
+from ebpfmesh.state.record import Record
+from ebpfmesh.state.rows import FunctionRow
 
 
 def home(mesh: str, name: str) -> Home:

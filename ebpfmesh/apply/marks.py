@@ -15,7 +15,8 @@ from ebpfmesh.apply.held import OnStep, quiet
 from ebpfmesh.apply.live import opened
 from ebpfmesh.apply.lookup import functions
 from ebpfmesh.operation import Operation, SetReady
-from ebpfmesh.state.record import CommandRow, FunctionRow, Record
+from ebpfmesh.state.record import Record
+from ebpfmesh.state.rows import CommandRow, FunctionRow
 
 WHY = 200
 """Characters of a reason that are kept."""

@@ -16,7 +16,7 @@ from ebpfmesh.inject.maps import Layout
 from ebpfmesh.inject.migrate import Migration, check_layouts
 from ebpfmesh.inject.source import Source
 from ebpfmesh.kernel import bpf
-from ebpfmesh.state.record import ProgramRow
+from ebpfmesh.state.rows import ProgramRow
 
 UNFINISHED, DONE = "migrating", "migrated"
 """Of what is written down of a program: what was before the one before it; figures by map."""

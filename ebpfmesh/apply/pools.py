@@ -13,7 +13,7 @@ from ebpfmesh.kernel import pool as memory
 from ebpfmesh.model import Function, Pool
 from ebpfmesh.runtime.pools import find
 from ebpfmesh.state.place import cgroup_of, pool_cgroup
-from ebpfmesh.state.record import pool_key
+from ebpfmesh.state.rows import pool_key
 
 
 class Pools:

@@ -20,7 +20,8 @@ from ebpfmesh.kernel import xsk
 from ebpfmesh.kernel.cgroup import memory_of
 from ebpfmesh.model import FRAME
 from ebpfmesh.state.place import check_place, port_pins
-from ebpfmesh.state.record import FunctionRow, Record
+from ebpfmesh.state.record import Record
+from ebpfmesh.state.rows import FunctionRow
 
 SIOCGSKNS = 0x894C  # linux/sockios.h
 PEER = socket.SOL_SOCKET, socket.SO_PEERCRED, 12

@@ -8,7 +8,7 @@ from ebpfmesh.apply.held import Held
 from ebpfmesh.errors import NotFound, UsageError
 from ebpfmesh.kernel import interface
 from ebpfmesh.model import Remote
-from ebpfmesh.state.record import RemoteRow
+from ebpfmesh.state.rows import RemoteRow
 
 
 class Remotes:

@@ -15,8 +15,9 @@ from ebpfmesh.kernel import cgroup, host, interface, links, netns, pins, rcu, so
 from ebpfmesh.kernel.pins import Pins
 from ebpfmesh.runtime import process
 from ebpfmesh.state import remains, writer
+from ebpfmesh.state.files import RUN
 from ebpfmesh.state.place import stop_of
-from ebpfmesh.state.record import RUN, Record
+from ebpfmesh.state.record import Record
 from ebpfmesh.state.remains import Remains
 
 

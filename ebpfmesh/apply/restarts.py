@@ -14,7 +14,8 @@ from ebpfmesh.model import Function
 from ebpfmesh.operation import StartFunction
 from ebpfmesh.runtime import process
 from ebpfmesh.state.place import cgroup_of, exit_file, exit_status
-from ebpfmesh.state.record import CommandRow, Record
+from ebpfmesh.state.record import Record
+from ebpfmesh.state.rows import CommandRow
 
 FIRST_SECONDS, LAST_SECONDS = 0.1, 30.0
 """From an end to the start after it: twice as long each time, up to the last."""

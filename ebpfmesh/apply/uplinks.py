@@ -15,7 +15,7 @@ from ebpfmesh.kernel.programs import UPLINK
 from ebpfmesh.model import Uplink
 from ebpfmesh.state import early
 from ebpfmesh.state.place import moved, published_at, uplink_pin, uplink_problem
-from ebpfmesh.state.record import UplinkRow
+from ebpfmesh.state.rows import UplinkRow
 
 
 class Uplinks:

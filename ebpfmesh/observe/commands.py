@@ -6,7 +6,8 @@ from typing import Literal, NamedTuple
 from ebpfmesh.model import Function
 from ebpfmesh.runtime import process
 from ebpfmesh.state.place import cgroup_of, exit_status
-from ebpfmesh.state.record import CommandRow, Record
+from ebpfmesh.state.record import Record
+from ebpfmesh.state.rows import CommandRow
 
 CommandState = Literal["", "running", "exited", "lost", "stopped"]
 

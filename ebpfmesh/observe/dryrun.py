@@ -22,7 +22,7 @@ from ebpfmesh.kernel.programs import CALLS
 from ebpfmesh.model import Address, Service, suggest
 from ebpfmesh.observe.view import OUTSIDE, View
 from ebpfmesh.state.place import problem, uplink_problem
-from ebpfmesh.state.record import FunctionRow, RemoteRow, UplinkRow
+from ebpfmesh.state.rows import FunctionRow, RemoteRow, UplinkRow
 
 SOMEBODY: dict[int, Address] = {
     4: IPv4Address("203.0.113.1"),

@@ -21,7 +21,8 @@ from ebpfmesh.observe import rooms
 from ebpfmesh.observe.counters import DIRECTIONS
 from ebpfmesh.observe.flows import PROTOCOLS
 from ebpfmesh.observe.view import OUTSIDE, View
-from ebpfmesh.state.record import Kind, Record
+from ebpfmesh.state.record import Record
+from ebpfmesh.state.tables import Kind
 
 KINDS = {kind.name.lower(): kind for kind in _abi.EventKind}
 TICK = 0.5

@@ -9,7 +9,7 @@ from ebpfmesh.observe.commands import CommandState, life
 from ebpfmesh.observe.usage import Usage
 from ebpfmesh.observe.view import View
 from ebpfmesh.state.place import Problem, exit_file, problem
-from ebpfmesh.state.record import CommandRow, FunctionRow
+from ebpfmesh.state.rows import CommandRow, FunctionRow
 
 State = Problem | Literal["up", "down"]
 

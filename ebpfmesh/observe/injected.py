@@ -14,7 +14,7 @@ from ebpfmesh.kernel import bpf
 from ebpfmesh.model import Injection, suggest
 from ebpfmesh.observe.cost import Live, read_live
 from ebpfmesh.observe.view import View
-from ebpfmesh.state.record import ProgramRow
+from ebpfmesh.state.rows import ProgramRow
 
 UNWRITTEN = {
     Unwritten.PAYLOAD: "no payload",

@@ -11,7 +11,7 @@ from ebpfmesh.observe.commands import lives
 from ebpfmesh.observe.view import View
 from ebpfmesh.runtime.pools import find
 from ebpfmesh.state.place import cgroup_of
-from ebpfmesh.state.record import pool_key
+from ebpfmesh.state.rows import pool_key
 
 
 @dataclass(frozen=True)

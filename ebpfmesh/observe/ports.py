@@ -7,7 +7,7 @@ from ebpfmesh.errors import NotFound
 from ebpfmesh.kernel import offload, xsk
 from ebpfmesh.observe.view import View
 from ebpfmesh.state.place import port_pins
-from ebpfmesh.state.record import FunctionRow
+from ebpfmesh.state.rows import FunctionRow
 
 
 def lost(row: FunctionRow) -> int:

@@ -9,7 +9,7 @@ from ebpfmesh.kernel import interface
 from ebpfmesh.model import Address
 from ebpfmesh.observe.view import View
 from ebpfmesh.state.place import UplinkProblem, uplink_problem
-from ebpfmesh.state.record import RemoteRow, UplinkRow
+from ebpfmesh.state.rows import RemoteRow, UplinkRow
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from ebpfmesh.observe.functions import State
 from ebpfmesh.observe.usage import Means, Usage
 from ebpfmesh.observe.view import View, opened
 from ebpfmesh.state.place import Problem, problem
-from ebpfmesh.state.record import CommandRow, FunctionRow
+from ebpfmesh.state.rows import CommandRow, FunctionRow
 
 CHECKED = 8
 """Functions whose programs and namespace are looked at with each sample."""

@@ -19,7 +19,7 @@ from ebpfmesh.observe import listening
 from ebpfmesh.observe.view import View, opened
 from ebpfmesh.state import early
 from ebpfmesh.state.place import UplinkProblem, uplink_problem
-from ebpfmesh.state.record import UplinkRow
+from ebpfmesh.state.rows import UplinkRow
 
 AHEAD = "a NIC has it before anything needs it: attached under traffic it would cost packets"
 

@@ -25,7 +25,7 @@ from ebpfmesh.observe import ports
 from ebpfmesh.observe.view import View
 from ebpfmesh.runtime import process
 from ebpfmesh.state.place import group_of
-from ebpfmesh.state.record import FunctionRow
+from ebpfmesh.state.rows import FunctionRow
 
 FIELDS = len(_abi.Meter._fields_)
 TX_PACKETS, TX_BYTES, RX_PACKETS, RX_BYTES = range(FIELDS)

@@ -18,7 +18,9 @@ from ebpfmesh.kernel.prefixes import packed
 from ebpfmesh.model import Address, groups_of, suggest
 from ebpfmesh.state import remains
 from ebpfmesh.state.place import check_place
-from ebpfmesh.state.record import FunctionRow, Kind, Record, RemoteRow
+from ebpfmesh.state.record import Record
+from ebpfmesh.state.rows import FunctionRow, RemoteRow
+from ebpfmesh.state.tables import Kind
 
 OUTSIDE = "outside"
 """Name of id 0: whatever is not a function of the mesh."""

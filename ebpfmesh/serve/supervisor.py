@@ -29,8 +29,9 @@ from ebpfmesh.runtime import process
 from ebpfmesh.serve import notify
 from ebpfmesh.serve.checks import Check, Checks
 from ebpfmesh.state import serving
+from ebpfmesh.state.files import all_records
 from ebpfmesh.state.place import check_place, exit_file
-from ebpfmesh.state.record import Record, all_records
+from ebpfmesh.state.record import Record
 
 LOOK_SECONDS = 0.5
 BUSY_SECONDS = 0.1

@@ -17,7 +17,8 @@ from ebpfmesh.kernel.xmit import takes_frames
 from ebpfmesh.model import Service
 from ebpfmesh.state import chains, denied, early, rates, shares
 from ebpfmesh.state.place import at_host, group_of, moved
-from ebpfmesh.state.record import Record, UplinkRow
+from ebpfmesh.state.record import Record
+from ebpfmesh.state.rows import UplinkRow
 
 _NUMBER = {"mesh_service": "row", "mesh_iface": "id"}
 """Which field of a map's values is compared, where it is not the whole."""

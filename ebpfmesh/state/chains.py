@@ -10,7 +10,8 @@ from ebpfmesh import _abi
 from ebpfmesh.kernel.maps import Maps
 from ebpfmesh.kernel.pins import Pins
 from ebpfmesh.model import Function
-from ebpfmesh.state.record import Chain, InjectionRow, Record, Split
+from ebpfmesh.state.record import Record
+from ebpfmesh.state.rows import Chain, InjectionRow, Split
 
 
 @dataclass(frozen=True)

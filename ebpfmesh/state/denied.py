@@ -7,7 +7,8 @@ from ebpfmesh.kernel import deny, interface
 from ebpfmesh.kernel.deny import Entry
 from ebpfmesh.kernel.maps import Maps
 from ebpfmesh.state import early
-from ebpfmesh.state.record import Record, UplinkRow
+from ebpfmesh.state.record import Record
+from ebpfmesh.state.rows import UplinkRow
 from ebpfmesh.state.tables import Denied
 
 

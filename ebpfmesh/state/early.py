@@ -13,7 +13,8 @@ from ebpfmesh.kernel.links import UPLINK_PIN
 from ebpfmesh.kernel.pins import Pins
 from ebpfmesh.kernel.programs import BOTH, CARRY, DENY, EARLY, Program
 from ebpfmesh.model import Uplink
-from ebpfmesh.state.record import Record, UplinkRow
+from ebpfmesh.state.record import Record
+from ebpfmesh.state.rows import UplinkRow
 
 
 def pin(pins: Pins, uplink: str) -> Path:

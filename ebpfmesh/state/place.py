@@ -14,7 +14,8 @@ from ebpfmesh.kernel.cgroup import Cgroup, Stop
 from ebpfmesh.kernel.pins import Pins
 from ebpfmesh.kernel.programs import HOOKS, Program
 from ebpfmesh.model import Address, Function, Uplink
-from ebpfmesh.state.record import Attachment, FunctionRow, Record, UplinkRow
+from ebpfmesh.state.record import Record
+from ebpfmesh.state.rows import Attachment, FunctionRow, UplinkRow
 
 SIZE_WIDTH = 16
 POOL_GROUP = "pool:"

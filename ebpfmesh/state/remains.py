@@ -19,7 +19,7 @@ from ebpfmesh.kernel import bpf, cgroup, interface, links, netns, pins
 from ebpfmesh.kernel.cgroup import Cgroup
 from ebpfmesh.kernel.netns import NetnsId
 from ebpfmesh.kernel.pins import Pins
-from ebpfmesh.state import record
+from ebpfmesh.state import files
 from ebpfmesh.state.record import Record
 
 
@@ -60,7 +60,7 @@ def meshes(ip: IPRoute) -> set[str]:
 
 def named() -> set[str]:
     """Names of the meshes that have a record, or pins."""
-    return {*record.all_records(), *pins.all_meshes()}
+    return {*files.all_records(), *pins.all_meshes()}
 
 
 def mesh_of(owner: str) -> str:

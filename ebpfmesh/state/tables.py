@@ -8,13 +8,14 @@ import contextlib
 import json
 import re
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeVar
 from urllib.parse import quote
 
 from ebpfmesh.errors import AbiMismatch, MeshError, UnreadableRecord
+from ebpfmesh.kernel import private
 from ebpfmesh.kernel.prefixes import Block
 
 LOCK_SECONDS = 60.0
@@ -156,6 +157,28 @@ def connect(path: Path) -> _Connection:
     made.execute("PRAGMA synchronous = OFF")  # a tmpfs: there is no disk to wait for
     made.execute("PRAGMA journal_mode = PERSIST")  # what room it has, it keeps
     return made
+
+
+def create(path: Path, settings: Mapping[str, Any]) -> None:
+    """Write a file without rows but for settings; it appears whole or not at all."""
+    new = path.with_name(f"{path.name}.new")
+    for old in (new, *map(journal_of, (new, path))):
+        old.unlink(missing_ok=True)  # a journal would be played back into the new file
+    private.file(new)
+    with contextlib.closing(connect(new)) as db:
+        db.execute("PRAGMA journal_mode = OFF")
+        db.execute(f"PRAGMA application_id = {APPLICATION}")
+        db.execute(f"PRAGMA user_version = {VERSION}")
+        for statement in SCHEMA.strip().split(";\n"):
+            db.execute(statement)
+        rows = [(key, json.dumps(value)) for key, value in settings.items()]
+        db.executemany("INSERT INTO setting VALUES (?, ?)", rows)
+    new.replace(path)
+
+
+def journal_of(path: Path) -> Path:
+    """Where SQLite keeps what a transaction may have to undo."""
+    return path.with_name(f"{path.name}-journal")
 
 
 class Tables:

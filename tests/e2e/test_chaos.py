@@ -23,7 +23,8 @@ from ebpfmesh.kernel.cgroup import Cgroup
 from ebpfmesh.runtime import process
 from ebpfmesh.state import serving
 from ebpfmesh.state.place import exit_status
-from ebpfmesh.state.record import CommandRow, Record
+from ebpfmesh.state.record import Record
+from ebpfmesh.state.rows import CommandRow
 from support.agreeing import disagreements, is_well
 from support.daemon import SECONDS, served
 from support.topology import background, leftovers, running, wait_until

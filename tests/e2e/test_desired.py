@@ -14,7 +14,7 @@ import pytest
 
 from ebpfmesh.kernel import cgroup, netns
 from ebpfmesh.kernel.pins import Pins
-from ebpfmesh.state.record import RUN
+from ebpfmesh.state.files import RUN
 from support.command import ROOT, complaint, data, ebpfmesh, lines
 from support.meshes import TENANTS
 from support.topology import needs, poll

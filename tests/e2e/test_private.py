@@ -12,7 +12,7 @@ import pytest
 
 from ebpfmesh.kernel import cgroup, netns
 from ebpfmesh.kernel.pins import BPFFS
-from ebpfmesh.state.record import RUN
+from ebpfmesh.state.files import RUN
 from support.command import ebpfmesh
 from support.topology import wait_until
 

@@ -19,7 +19,7 @@ from ebpfmesh.kernel import bpf, cgroup, interface, links, netns, offload
 from ebpfmesh.kernel.pins import Pins
 from ebpfmesh.kernel.programs import FROM_FN, Program
 from ebpfmesh.model import Function, Mesh
-from ebpfmesh.state.record import RUN
+from ebpfmesh.state.files import RUN
 from support import topology
 from support.killing import killed_at, steps_of
 from support.sockets import carries, connection, connects, listener, moved_whole

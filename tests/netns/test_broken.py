@@ -18,7 +18,8 @@ from ebpfmesh.errors import MeshError, NotFound
 from ebpfmesh.kernel import cgroup, interface, netns
 from ebpfmesh.kernel.pins import Pins
 from ebpfmesh.model import Mesh
-from ebpfmesh.state.record import RUN, FunctionRow
+from ebpfmesh.state.files import RUN
+from ebpfmesh.state.rows import FunctionRow
 from support.sockets import connects, listener
 from support.topology import background, collected, in_fn, leftovers, mesh_of, poll, running
 

@@ -19,8 +19,8 @@ from ebpfmesh.errors import MeshError, NotFound, UsageError
 from ebpfmesh.kernel import cgroup, netns
 from ebpfmesh.model import Function, Mesh
 from ebpfmesh.runtime import process
-from ebpfmesh.state.record import RUN
-from ebpfmesh.state.writer import locked
+from ebpfmesh.state.files import RUN
+from ebpfmesh.state.lock import locked
 from support.sockets import connects, listener
 from support.topology import leftovers, mesh_of, poll, running
 

@@ -22,7 +22,7 @@ from ebpfmesh.model import Injection, Mesh
 from ebpfmesh.observe import functions
 from ebpfmesh.observe.view import left, opened
 from ebpfmesh.operation import KINDS, Operation
-from ebpfmesh.state.record import RUN
+from ebpfmesh.state.files import RUN
 from support.agreeing import disagreements, is_well
 from support.beyond import beyond
 from support.killing import killed_at, steps_of

@@ -24,7 +24,7 @@ from ebpfmesh.kernel import interface, links, netns
 from ebpfmesh.kernel.cgroup import Hierarchies
 from ebpfmesh.kernel.pins import Pins
 from ebpfmesh.model import Mesh
-from ebpfmesh.state.record import RUN
+from ebpfmesh.state.files import RUN
 from support.command import COMMAND, ROOT, ebpfmesh
 from support.filling import full_run
 from support.killing import killed_at, steps_of

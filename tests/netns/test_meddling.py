@@ -24,8 +24,9 @@ from ebpfmesh.model import Mesh
 from ebpfmesh.observe import health
 from ebpfmesh.observe.view import left
 from ebpfmesh.state import listener as listener_of
+from ebpfmesh.state.files import RUN
 from ebpfmesh.state.place import problem
-from ebpfmesh.state.record import RUN, Record
+from ebpfmesh.state.record import Record
 from support.agreeing import disagreements
 from support.command import ebpfmesh
 from support.sockets import accepted, carries, connect, listener

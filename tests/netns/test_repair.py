@@ -11,7 +11,7 @@ from ebpfmesh.kernel import programs, sockets
 from ebpfmesh.kernel.maps import Maps
 from ebpfmesh.kernel.pins import Pins
 from ebpfmesh.model import Mesh
-from ebpfmesh.state.record import RUN
+from ebpfmesh.state.files import RUN
 from support.sockets import connects, listener
 from support.topology import collected, in_fn, mesh_of, running
 

@@ -31,18 +31,10 @@ from ebpfmesh.kernel import bpf, cgroup, interface, netns
 from ebpfmesh.kernel.maps import Maps
 from ebpfmesh.kernel.pins import Pins
 from ebpfmesh.kernel.programs import AT_SOCKETS
-from ebpfmesh.model import (
-    Function,
-    Identity,
-    Injection,
-    Mesh,
-    Policy,
-    Service,
-    Timeouts,
-    ranked,
-)
+from ebpfmesh.model import Function, Identity, Injection, Mesh, Policy, Service, Timeouts, ranked
 from ebpfmesh.state import audit
-from ebpfmesh.state.record import RUN, Record
+from ebpfmesh.state.files import RUN
+from ebpfmesh.state.record import Record
 from support.agreeing import is_well
 from support.killing import Change, killed_at
 from support.shouting import Shouting

@@ -22,7 +22,7 @@ from ebpfmesh.kernel.ring import Ring
 from ebpfmesh.model import Mesh
 from ebpfmesh.observe import health, view
 from ebpfmesh.observe.events import KINDS, Event, Stream
-from ebpfmesh.state.record import RUN
+from ebpfmesh.state.files import RUN
 from support.sockets import connection, connects, datagrams
 from support.topology import collected, running, wait_until
 

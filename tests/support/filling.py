@@ -5,7 +5,7 @@ import contextlib
 import subprocess
 from collections.abc import Callable, Iterator
 
-from ebpfmesh.state.record import RUN
+from ebpfmesh.state.files import RUN
 
 FILLER = RUN / "filler"
 

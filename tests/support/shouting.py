@@ -12,7 +12,8 @@ from pathlib import Path
 
 from ebpfmesh.kernel import netns
 from ebpfmesh.model import Function, Mesh, Service
-from ebpfmesh.state.record import FunctionRow, Record
+from ebpfmesh.state.record import Record
+from ebpfmesh.state.rows import FunctionRow
 from support.policy import decide
 from support.topology import poll
 

@@ -25,7 +25,8 @@ from ebpfmesh.kernel.maps import Maps, tenant_ids
 from ebpfmesh.kernel.pins import Pins
 from ebpfmesh.model import Mesh
 from ebpfmesh.observe.counters import counted
-from ebpfmesh.state.record import RUN, Record, all_records
+from ebpfmesh.state.files import RUN, all_records
+from ebpfmesh.state.record import Record
 from kernels.matrix import may_skip
 
 SESSION = "EBPFMESH_TEST_SESSION"

@@ -17,8 +17,9 @@ from ebpfmesh.kernel.netns import NetnsId
 from ebpfmesh.kernel.prefixes import block_of
 from ebpfmesh.model import Function, Identity, Limits, Mesh, Policy, Scope, Service, Uplink
 from ebpfmesh.plan import diff
-from ebpfmesh.state import record as module
-from ebpfmesh.state.record import Attachment, Entry, UplinkRow
+from ebpfmesh.state import files
+from ebpfmesh.state.rows import Attachment, UplinkRow
+from ebpfmesh.state.tables import Entry
 from ebpfmesh.state.writer import Writer
 
 pytestmark = pytest.mark.unit
@@ -31,7 +32,7 @@ def open_record(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Callable[[Mesh], Writer]]:
     """A function that makes a record of a mesh."""
-    monkeypatch.setattr(module, "RUN", tmp_path)
+    monkeypatch.setattr(files, "RUN", tmp_path)
     made: list[Writer] = []
 
     def make(mesh: Mesh) -> Writer:

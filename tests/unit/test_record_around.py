@@ -11,8 +11,8 @@ from ebpfmesh.config import edit
 from ebpfmesh.kernel.netns import NetnsId
 from ebpfmesh.model import Mesh, Policy, Scope
 from ebpfmesh.plan import diff
-from ebpfmesh.state import record
-from ebpfmesh.state.record import Attachment
+from ebpfmesh.state import files
+from ebpfmesh.state.rows import Attachment
 from ebpfmesh.state.writer import Writer
 
 MESH = Mesh.model_validate_json("""{"name": "edge",
@@ -47,7 +47,7 @@ OLD = Policy.model_validate({"source": "function:g", "destination": "function:h"
 @pytest.fixture
 def kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Writer]:
     """The record of MESH."""
-    monkeypatch.setattr(record, "RUN", tmp_path)
+    monkeypatch.setattr(files, "RUN", tmp_path)
     made = Writer.create(MESH, NetnsId(1, 2))
     nowhere = Attachment("", made_netns=False, interface="", made_interface=False)
     for function in MESH.functions:

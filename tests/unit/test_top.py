@@ -12,7 +12,7 @@ from ebpfmesh.model import Function
 from ebpfmesh.observe import usage
 from ebpfmesh.observe.top import Rates, Sample, Seen, rates, sums, total
 from ebpfmesh.observe.usage import Usage
-from ebpfmesh.state.record import Attachment, FunctionRow
+from ebpfmesh.state.rows import Attachment, FunctionRow
 
 MEANS = (100.0, 1000.0)
 
