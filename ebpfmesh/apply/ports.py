@@ -41,12 +41,11 @@ def serve_port(
     with contextlib.ExitStack() as stack:
         listener = stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET))
         try:
-            listener.bind(os.fspath(place))
+            _name(listener, place)
         except OSError as error:
             what = f"{place}: {error.strerror}"
             raise UsageError(what, hint="remove it, or name a path that is free") from error
         stack.callback(place.unlink, missing_ok=True)
-        place.chmod(0o666)  # who gets there may be any user of the container
         listener.listen()
         refused = "nobody has asked"
         while not once or refused:
@@ -55,6 +54,19 @@ def serve_port(
                 (pid,) = struct.unpack("=i8x", peer.getsockopt(*PEER))
                 refused = _hand(mesh, name, peer, pid)
             tell(pid, refused)
+
+
+def _name(listener: socket.socket, place: Path) -> None:
+    """Have it be found at ``place``, by any user of the container.
+
+    Its mode is right from the begin: who can write to that directory may have put a link to a file
+    of the host's in its place before a chmod().
+    """
+    before = os.umask(0o111)
+    try:
+        listener.bind(os.fspath(place))
+    finally:
+        os.umask(before)
 
 
 def _hand(mesh: str, name: str, peer: socket.socket, pid: int) -> str:
