@@ -8,7 +8,7 @@ from typing import Final, NamedTuple
 be16 = c_uint16.__ctype_be__
 be32 = c_uint32.__ctype_be__
 
-ABI: Final = 0x03770b8
+ABI: Final = 0x101fc52
 MEANING: Final = 1
 GATEWAY4: Final = 0xa9fe0101
 GATEWAY6_FIRST: Final = 0xfe800000
@@ -1324,6 +1324,7 @@ MAPS: Final = (
     MapSpec("hash", "mesh_masquerade", c_uint32, Masquerade, "uplinks"),
     MapSpec("array", "mesh_function", c_uint32, Function, "functions"),
     MapSpec("hash", "mesh_address", Address, c_uint32, "addresses"),
+    MapSpec("hash", "mesh_local", Address, c_uint32, "locals"),
     MapSpec("hash", "mesh_service", ServiceKey, Service, "services"),
     MapSpec("array", "mesh_maglev", c_uint32, MaglevRow, "maglev_rows"),
     MapSpec("hash", "mesh_policy", PolicyKey, Policy, "rules"),

@@ -64,6 +64,12 @@ MESH_MAP("array", mesh_function, __u32, struct mesh_function, functions);
  */
 MESH_MAP("hash", mesh_address, struct mesh_address, __u32, addresses);
 
+/*
+ * Addresses of the host's own, which nobody outside has. Written by every change where there are uplinks;
+ * read when a packet of an uplink is judged.
+ */
+MESH_MAP("hash", mesh_local, struct mesh_address, __u32, locals);
+
 /* Address, port, protocol → service. Written by service add/del; read when a flow is judged. */
 MESH_MAP("hash", mesh_service, struct mesh_service_key, struct mesh_service, services);
 

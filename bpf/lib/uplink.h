@@ -2,7 +2,7 @@
 /*
  * Uplinks: which of the packets that come in from outside are the mesh's. All others are the host's
  * own, and go on to its stack as they came; so does whatever the mesh cannot make out.
- * Reads mesh_address, mesh_service, flows.
+ * Reads mesh_address, mesh_local, mesh_service, flows.
  */
 #ifndef MESH_UPLINK_H
 #define MESH_UPLINK_H
@@ -49,6 +49,23 @@ HOT int uplink_is_of_stack(const struct mesh_tuple *t, __u32 uplink)
 HOT int uplink_is_spoofed(struct mesh_address *source, __u32 uplink)
 {
 	return endpoint_by_address(source) && !endpoint_remote(source, uplink);
+}
+
+/*
+ * Is it a source that no packet on a wire has: the host's own, one of a loopback, of many, or of nobody? The
+ * host's stack, which what we take does not meet, would drop it (ip_route_input_slow() in
+ * linux/net/ipv4/route.c, ip6_rcv_core() in linux/net/ipv6/ip6_input.c). What is the host's it still does.
+ */
+HOT int uplink_is_martian(struct mesh_address *source)
+{
+	__u32 first = bpf_ntohl(source->word[0]), last = bpf_ntohl(source->word[3]);
+
+	if (mesh_local.lookup(source))
+		return 1;
+	if (!address_is4(source))
+		return first >> 24 == 0xff ||
+		       !(first | source->word[1] | source->word[2] | (last & ~1U));
+	return last >> 24 == 0 || last >> 24 == 127 || last >> 28 == 0xe || last == ~0U;
 }
 
 /*
@@ -101,11 +118,10 @@ HOT int uplink_check(const struct mesh_config *config, const struct pkt *p,
 	j->packet.sender = endpoint_remote(&t.source, uplink);
 	if (p->fragment == PKT_LATER_FRAGMENT)
 		return MESH_OK;
-	if (owner)
-		return uplink_is_of_stack(&t, uplink) ? UPLINK_HOST : MESH_OK;
-	if (service_find(config, &t.destination, t.destination_port, t.protocol, uplink) ||
-	    uplink_is_of_flow(j, &t))
-		return MESH_OK;
-	return UPLINK_HOST;
+	if (owner ? uplink_is_of_stack(&t, uplink) :
+		    !service_find(config, &t.destination, t.destination_port, t.protocol, uplink) &&
+			    !uplink_is_of_flow(j, &t))
+		return UPLINK_HOST;
+	return uplink_is_martian(&source) ? MESH_SPOOF_IP : MESH_OK;
 }
 #endif

@@ -179,6 +179,7 @@ def _finish(mesh: Live, done: Iterable[Operation], wait: Callable[[], None] | No
         mesh.deny.draw()
     if mesh.early.stale:
         mesh.early.draw()
+    mesh.uplinks.know_host()
     mesh.step("commit")
     mesh.control.commit()
     mesh.chains.sweep()

@@ -13,7 +13,7 @@ from ebpfmesh.errors import NotFound, UsageError
 from ebpfmesh.kernel import interface, links
 from ebpfmesh.kernel.programs import UPLINK
 from ebpfmesh.model import Uplink
-from ebpfmesh.state import early
+from ebpfmesh.state import early, local
 from ebpfmesh.state.place import moved, published_at, uplink_pin, uplink_problem
 from ebpfmesh.state.rows import UplinkRow
 
@@ -102,6 +102,13 @@ class Uplinks:
         """Names of uplinks that were cut short, or whose interface or program went."""
         rows = self._mesh.record.uplinks()
         return [row.name for row in rows if uplink_problem(self._mesh.ip, self._mesh.pins, row)]
+
+    def know_host(self) -> None:
+        """Have programs know the addresses that the host has by now (``state.local``)."""
+        maps = self._mesh.control.maps
+        if not local.is_drawn(self._mesh.ip, maps, self._mesh.record):
+            self._mesh.step("addresses of the host")
+            local.draw(self._mesh.ip, maps, self._mesh.record)
 
     def follow(self) -> None:
         """Have services be published at the addresses that interfaces have by now."""

@@ -174,8 +174,12 @@ INNER = {
 """What maps of maps hold."""
 LAZY = frozenset(
     {"mesh_policy", "mesh_service", "mesh_address", "mesh_iface", "mesh_drops", "mesh_prefix"}
-    | {"mesh_socket", "mesh_datagrams", "mesh_target", "mesh_refused"}
+    | {"mesh_local", "mesh_socket", "mesh_datagrams", "mesh_target", "mesh_refused"}
 )
+
+
+LOCALS = 1024
+"""Addresses of the host's own that are known, at most."""
 
 
 def maglev_rows(limits: Limits) -> int:
@@ -197,6 +201,7 @@ def _entries(limits: Limits) -> dict[str, int]:
         "functions": functions,
         "interfaces": functions + UPLINKS,
         "uplinks": UPLINKS,
+        "locals": LOCALS,
         "addresses": 2 * (functions + limits.services),
         "services": 2 * limits.services,
         "maglev_rows": maglev_rows(limits),

@@ -15,7 +15,7 @@ from ebpfmesh.kernel.programs import ALWAYS, BOTH, CALLS, CARRY
 from ebpfmesh.kernel.rates import alike
 from ebpfmesh.kernel.xmit import takes_frames
 from ebpfmesh.model import Service
-from ebpfmesh.state import chains, denied, early, rates, shares
+from ebpfmesh.state import chains, denied, early, local, rates, shares
 from ebpfmesh.state.place import at_host, group_of, moved
 from ebpfmesh.state.record import Record
 from ebpfmesh.state.rows import UplinkRow
@@ -34,7 +34,7 @@ def problems(pins: Pins, maps: Maps, record: Record) -> list[str]:
         for row in record.functions()
         if not Cgroup(group_of(record), row.function.name).is_limited(row.function)
     ]
-    found += _moved_uplinks(record)
+    found += _moved(maps, record)
     found += [*early.problems(pins, record), *_taking(maps, record)]
     found += denied.problems(maps, record)
     if not sockets.attached(pins, directory_above(group_of(record))):
@@ -55,11 +55,12 @@ def _taking(maps: Maps, record: Record) -> Iterator[str]:
             yield f"what XDP may send to uplink {row.name}"
 
 
-def _moved_uplinks(record: Record) -> list[str]:
-    if not (rows := record.uplinks()):
-        return []
+def _moved(maps: Maps, record: Record) -> list[str]:
+    """Addresses that are others by now: an uplink's, or else one of the host's."""
+    rows = record.uplinks()
     with netns.rtnetlink() as ip:
-        return [f"addresses of uplink {row.name}" for row in rows if moved(ip, row) is not None]
+        found = [f"addresses of uplink {row.name}" for row in rows if moved(ip, row) is not None]
+        return found or ([] if local.is_drawn(ip, maps, record) else ["addresses of the host"])
 
 
 def differences(maps: Maps, record: Record) -> list[str]:

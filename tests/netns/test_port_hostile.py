@@ -17,7 +17,6 @@ from pathlib import Path
 
 import pytest
 
-from ebpfmesh import apply
 from ebpfmesh.kernel import netns
 from support.topology import mesh_of, running, wait_until
 
