@@ -7,7 +7,7 @@
  * A port is taken by the entry of the answers, whose key has the peer's address and port as well: so
  * flows to different peers may share one, and of two CPUs one gets it. One whose flow is over is taken
  * by a compare-and-swap of the words that say when it spoke; the slot of the flow before names that
- * entry on, see room_is_anothers().
+ * entry on, see room_is_anothers(). So is one of a tenant that has too many, if there is no other.
  *
  * Reads mesh_masquerade; writes mesh_flow4, mesh_flow6, with a slot from room.h.
  */
@@ -18,6 +18,12 @@
 
 /* Ports that are tried. */
 #define OUT_LOOKS 32
+
+/*
+ * Where they are all taken, a tenant may have a port of another's that has more of them than so many times
+ * what it has itself, and one.
+ */
+#define OUT_RIVAL 4
 
 /* Ticks that a closed connection keeps its port: nothing of it is on its way any more. */
 #define OUT_CLOSED 2
@@ -196,16 +202,15 @@ struct out_choice {
 	__be16 port;
 };
 
-HOT void out_look(const struct mesh_config *config, const struct mesh_flow4_key *key,
-		  struct mesh_flow *answers, __u32 now, struct out_choice *best)
+/* Keep it if it has been silent for longer than `limit`, and than the best so far. */
+HOT void out_choose(const struct mesh_flow4_key *key, struct mesh_flow *answers, __u32 now,
+		    __s32 limit, struct out_choice *best)
 {
 	union out_words last = { .word = *(volatile __u64 *)&answers->backend };
 	struct mesh_flow4_key opener = {};
 	struct mesh_flow *flow;
-	__s32 silent = now - last.seen, limit = OUT_CLOSED;
+	__s32 silent = now - last.seen;
 
-	if (!(answers->flags & MESH_FLOW_CLOSING))
-		limit = flow_timeout(config, answers, key->origin & 0xff);
 	out_opener(&opener, key, answers);
 	flow = (struct mesh_flow *)mesh_flow4.lookup(&opener);
 	if (flow && (__s32)(now - flow->seen) < silent)
@@ -215,6 +220,16 @@ HOT void out_look(const struct mesh_config *config, const struct mesh_flow4_key 
 	best->last = last;
 	best->silent = silent;
 	best->port = key->destination_port;
+}
+
+HOT void out_look(const struct mesh_config *config, const struct mesh_flow4_key *key,
+		  struct mesh_flow *answers, __u32 now, struct out_choice *best)
+{
+	__s32 limit = OUT_CLOSED;
+
+	if (!(answers->flags & MESH_FLOW_CLOSING))
+		limit = flow_timeout(config, answers, key->origin & 0xff);
+	out_choose(key, answers, now, limit, best);
 }
 
 HOT void out_set_port(struct mesh_flow4_key *key, __be16 port)
@@ -248,6 +263,71 @@ HOT int out_replace(struct mesh_slot *slot, struct mesh_flow4_key *key, MESH_FLO
 	mesh_flow4.delete(&opener);
 	out_name(slot, key);
 	return !mesh_flow4.update(key, entry);
+}
+
+/* Who has the ports that are tried: our tenant, and another, the first that was met. */
+struct out_rival {
+	struct out_choice longest; /* of the other's */
+	__u64 own;
+	__u64 theirs;
+	__u32 tenant; /* of the other, and one; 0: there is none */
+};
+
+/* The tenant of a flow's opener, and one: what comes from the outside, 0, is metered by it. */
+HOT __u32 out_tenant(const struct mesh_flow *answers)
+{
+	return answers->meter_tx + 1;
+}
+
+/* 1 for the same, else 0; of a comparison the verifier would follow both ways, at each turn. */
+HOT __u64 out_is(__u32 tenant, __u32 other)
+{
+	return ((__u64)(tenant ^ other) - 1) >> 63;
+}
+
+HOT void out_weigh(const struct mesh_flow4_key *key, struct mesh_flow *answers, __u32 now,
+		   __u32 tenant, struct out_rival *rival)
+{
+	__u32 whose = out_tenant(answers);
+
+	rival->own += out_is(whose, tenant);
+	if (!rival->tenant && whose != tenant)
+		rival->tenant = whose;
+	rival->theirs += out_is(whose, rival->tenant);
+	if (whose == rival->tenant)
+		out_choose(key, answers, now, -1, &rival->longest);
+}
+
+/*
+ * The same where all are taken, of live flows: so nobody has all of a peer's ports while others have
+ * none. Of who has too many, who was silent for longest loses it.
+ */
+HOT __be16 out_take_rivals(const struct mesh_masquerade *uplink, struct mesh_slot *slot,
+			   struct store *s, __u32 tenant)
+{
+	__u32 now = flow_clock(), at = bpf_get_prandom_u32(), count = uplink->count;
+	__u32 step = count > OUT_LOOKS ? at >> 16 | 1 : 1;
+	struct out_rival rival = { .longest = { .silent = -1 } };
+	struct mesh_flow4_key key;
+	struct mesh_flow *answers;
+	struct mesh_room *room;
+
+	flow_key_is4(&s->key[1], &key);
+#pragma clang loop unroll(disable)
+	for (__u32 i = 0; i < OUT_LOOKS && i < count; i++, at += step) {
+		loop_head(i);
+		out_set_port(&key, bpf_htons(uplink->first + at % count));
+		answers = (struct mesh_flow *)mesh_flow4.lookup(&key);
+		if (answers)
+			out_weigh(&key, answers, now, tenant + 1, &rival);
+	}
+	if (rival.theirs <= OUT_RIVAL * (rival.own + 1) ||
+	    !out_replace(slot, &key, &s->entry[1], &rival.longest, now))
+		return 0;
+	room = room_of(MESH_ROOM_FLOW, rival.tenant - 1);
+	if (room)
+		__sync_fetch_and_add(&room->evicted, 1);
+	return rival.longest.port;
 }
 
 /* Put the entry of answers at a port that nobody has, of those that are tried. The port, or 0. */
@@ -294,6 +374,8 @@ HOT int out_put(const struct mesh_config *config, struct mesh_masquerade *uplink
 	slot->key[0] = s->key[0];
 	slot->key[1] = s->key[1];
 	flow->port = out_take(config, uplink, slot, s);
+	if (!flow->port)
+		flow->port = out_take_rivals(uplink, slot, s, tenant);
 	failed = flow->port ? flow_put(&s->key[0], &s->entry[0]) : 0;
 	if (!flow->port)
 		slot->key[1] = s->key[0]; /* what it names is another's */
