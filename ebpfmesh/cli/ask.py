@@ -40,7 +40,8 @@ def policy_test(source: str, destination: str, six: bool, **flow: Any) -> None:
     FROM and TO are function:NAME, service:NAME (TO alone), outside or outside:ADDRESS, or a plain
     name or address; of replicas with one name it is the first. TO is UPLINK:PORT for a port of the
     host's address there, as in publish. A packet is put to the programs as they are loaded, which
-    judge it as the first of a flow and keep nothing. Exit code 1 if they would drop it.
+    judge it as the first of a flow and keep nothing; of what comes in by an uplink the deny list is
+    asked first. Exit code 1 if they would drop it.
     """
     from ebpfmesh.observe import dryrun, view
 
@@ -80,6 +81,7 @@ def _tell(answer: "Answer", source: str, destination: str) -> None:
         ("to", destination),
         ("packet", f"{answer.protocol} {ends[0]} → {ends[1]}"),
         ("uplink", answer.uplink),
+        ("denied", answer.denied),
         ("service", answer.service),
         ("receiver", f"{answer.receiver}{port}" if answer.verdict == "pass" or asked else ""),
         ("rule", rule if asked else ""),

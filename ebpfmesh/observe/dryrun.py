@@ -2,7 +2,8 @@
 """What would become of a packet: the loaded programs are asked, and remember nothing of it.
 
 The packet is the first of a flow. It is run by BPF_PROG_TEST_RUN with a mark that makes the slow
-path say what it decided instead of doing it.
+path say what it decided instead of doing it. XDP in front of an uplink would count what it denies,
+so its list is looked up in its place.
 """
 
 import ctypes
@@ -17,10 +18,11 @@ from scapy.layers.l2 import Ether
 
 from ebpfmesh import _abi
 from ebpfmesh.errors import MeshError, NotFound, UsageError
-from ebpfmesh.kernel import bpf
+from ebpfmesh.kernel import bpf, deny
 from ebpfmesh.kernel.programs import CALLS
 from ebpfmesh.model import Address, Service, suggest
 from ebpfmesh.observe.view import OUTSIDE, View
+from ebpfmesh.state import early
 from ebpfmesh.state.place import problem, uplink_problem
 from ebpfmesh.state.rows import FunctionRow, RemoteRow, UplinkRow
 
@@ -95,7 +97,8 @@ class Answer:
     receiver's own. The ports of ICMP are None.
 
     ``uplink`` is where it comes in, empty: by the host's stack, or from a function. What is not for
-    the mesh there has the verdict ``host``: the host's stack gets it as it came.
+    the mesh there has the verdict ``host``: the host's stack gets it as it came. ``denied`` is the
+    prefix of the deny list for which it ends before either, empty if there is none.
     """
 
     verdict: Literal["pass", "drop", "host"]
@@ -116,6 +119,7 @@ class Answer:
     receiver: str
     target_port: int | None
     uplink: str
+    denied: str = ""
 
 
 def party(view: View, text: str) -> Party:
@@ -203,7 +207,20 @@ def ask(
     with bpf.obj_get(view.pins.progs / PROGRAM) as program:
         run = bpf.prog_test_run(program, packet, context=bytes(context))
     answer = _answer(view, run.context, source.name, flow, by.name if by else "")
+    if by and (prefix := _denying(view, by, ends[0])):
+        return _denied(answer, prefix)
     return _hosts(answer) if run.verdict == NEXT else answer
+
+
+def _denying(view: View, uplink: UplinkRow, source: Address) -> str:
+    """The prefix for which XDP drops what comes from there; empty if it does not, or is not there.
+
+    All programs of ours at XDP of an uplink ask the list for the first packet of a flow.
+    """
+    if not early.ours(early.has(view.pins, uplink)):
+        return ""
+    entry = deny.find(view.maps, uplink.ifindex, source)
+    return str(entry.block.prefix) if entry else ""
 
 
 def _by(view: View, source: Party, destination: Party, name: str) -> UplinkRow | None:
@@ -305,6 +322,15 @@ def _hosts(answer: Answer) -> Answer:
     return replace(
         answer, verdict="host", reason="", number=0, text="", audited=False, rejected=False,
         rule=None, rule_text="", service="", receiver="", target_port=None,
+    )  # fmt: skip
+
+
+def _denied(answer: Answer, prefix: str) -> Answer:
+    """Of a packet that ends at XDP: nothing else was asked, whatever it is for."""
+    reason = _abi.Reason.DENIED
+    return replace(
+        _hosts(answer), verdict="drop", reason=reason.name, number=int(reason),
+        text=_abi.REASON_TEXT[reason], denied=prefix,
     )  # fmt: skip
 
 
