@@ -43,6 +43,7 @@ from support.sockets import (
     made,
     moved_whole,
     ready,
+    send_segments,
 )
 from support.topology import collected, drops, mesh_of, meters, running, wait_until
 
@@ -98,7 +99,6 @@ publish = ["u0:7"]
 from = "outside"
 to = "service:echo"
 """
-UDP_SEGMENT = 103  # linux/udp.h
 
 
 @pytest.fixture(scope="module")
@@ -249,9 +249,8 @@ def test_frames_of_every_kind_pass(echo: Mesh, outside: Beyond) -> None:
     offload(outside, "off")
     with made(echo, outside.client, socket.AF_INET, socket.SOCK_DGRAM) as one:
         one.connect((str(outside.host[0]), 7))
-        one.setsockopt(socket.SOL_UDP, UDP_SEGMENT, 100)
         for _ in range(2):
-            one.send(b"".join(bytes([number]) * 100 for number in range(20)))
+            send_segments(one, b"".join(bytes([number]) * 100 for number in range(20)), 100)
             assert sorted(one.recv(200)[0] for _ in range(20)) == list(range(20))
     assert redirected() > taken
 

@@ -28,7 +28,7 @@ from ebpfmesh.runtime.logs import read
 from support.beyond import Beyond, beyond
 from support.command import COMMAND
 from support.processes import workers
-from support.sockets import BLOCKED_SECONDS, SECONDS, made, ready
+from support.sockets import BLOCKED_SECONDS, SECONDS, made, ready, send_segments
 from support.topology import drops, mesh_of, meters, running, unavailable, wait_until
 
 ROOT = Path(__file__).parents[2]
@@ -36,7 +36,7 @@ TOOL, EXAMPLES = ROOT / "tests/support/port_tool.py", ROOT / "examples/port"
 HEADER = ROOT / "ebpfmesh/port/include"
 Up = Callable[..., Mesh]
 Example = Callable[[str], tuple[str, ...]]
-UDP_SEGMENT, SOL_PACKET, PACKET_VNET_HDR = 103, 263, 15  # linux/udp.h, linux/if_packet.h
+SOL_PACKET, PACKET_VNET_HDR = 263, 15  # linux/if_packet.h
 PORT = 7
 MESH = """
 [mesh]
@@ -304,9 +304,8 @@ def test_segments_of_udp_arrive_whole_and_right(mesh_up: Up, place: str | None, 
     far = next(one for one in mesh.functions if one.name == "far")
     for target in far.addresses:
         with client(mesh, str(target), place) as one:
-            one.setsockopt(socket.IPPROTO_UDP, UDP_SEGMENT, size)
             text = os.urandom(20 * size)
-            one.send(text)
+            send_segments(one, text, size)
             assert b"".join(one.recv(2000) for _ in range(20)) == text
 
 

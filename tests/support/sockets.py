@@ -5,6 +5,7 @@ A socket stays in the namespace it was made in, so one process can be all sides 
 """
 
 import contextlib
+import errno
 import random
 import selectors
 import socket
@@ -15,13 +16,13 @@ from pathlib import Path
 from ebpfmesh import apply
 from ebpfmesh.kernel import netns
 from ebpfmesh.model import Address, Mesh
-from support.topology import SLOWER, poll
+from support.topology import SLOWER, poll, unavailable
 
 SECONDS = 5.0 * SLOWER
 """For what must arrive: the deadline of connect, accept and recv."""
 BLOCKED_SECONDS = 0.3 * SLOWER
 """For what must not arrive: how long it is waited for."""
-
+UDP_SEGMENT = 103  # linux/udp.h
 
 Place = str | Path | None
 """Where a socket is: in a function, in the namespace of this path, or at the host (None)."""
@@ -157,6 +158,17 @@ def datagrams(
     with made(mesh, function, family_of(address), socket.SOCK_DGRAM) as made_socket:
         made_socket.bind((str(address), port))
         yield made_socket
+
+
+def send_segments(one: socket.socket, text: bytes, size: int) -> None:
+    """Send datagrams of ``size`` bytes as one, by GSO; skip where the kernel cannot from there."""
+    one.setsockopt(socket.IPPROTO_UDP, UDP_SEGMENT, size)
+    try:
+        one.send(text)
+    except OSError as error:  # udp_send_skb() in linux/net/ipv4/udp.c
+        if error.errno != errno.EIO:
+            raise
+        unavailable("the kernel segments UDP only where checksums are offloaded (till 6.10)")
 
 
 @contextlib.contextmanager
