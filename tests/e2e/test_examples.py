@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""Every example of --help and every line of the README's walk does what it is there for.
+"""Every example of --help, line of README's quick start and of the walk does what it is for.
 
 They are run by a shell, as typed, in the sandbox. What takes hours or another run's results is only
 taken apart (tests/unit/test_cli.py): bench run, bench report, demo.
@@ -166,8 +166,11 @@ def typed(line: str, place: Path) -> "subprocess.Popen[str]":
     )  # fmt: skip
 
 
-def run(line: str, place: Path, *, codes: tuple[int, ...] = (0,), listens: bool = False) -> None:
-    """Type a line; nothing may go wrong. What listens is ended once it has heard something."""
+def run(line: str, place: Path, *, codes: tuple[int, ...] = (0,), listens: bool = False) -> str:
+    """What a line that is typed prints; nothing may go wrong.
+
+    What listens is ended once it has heard something.
+    """
     process = typed(line, place)
     try:
         if listens:
@@ -182,6 +185,7 @@ def run(line: str, place: Path, *, codes: tuple[int, ...] = (0,), listens: bool 
             os.killpg(process.pid, signal.SIGKILL)
     assert not re.search("^(error|Traceback)", complaints, re.MULTILINE), (line, complaints)
     assert listens or process.returncode in codes, (line, process.returncode, out, complaints)
+    return str(out)
 
 
 def somebody_listens(place: Path) -> bool:
@@ -290,14 +294,30 @@ def veths() -> Iterator[None]:
         assert poll(lambda: not Path("/sys/class/net/v1").exists())
 
 
-# ---- README
+# ---- README and docs/start.md
+
+
+def quick_start() -> list[tuple[str, str]]:
+    """Lines of README's quick start, and what it says that each prints."""
+    text = (ROOT / "README.md").read_text()
+    (block,) = re.findall(r"^```console\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+    lines = [part.partition("\n") for part in re.split(r"^# ", block, flags=re.MULTILINE)[1:]]
+    return [(line, said) for line, _, said in lines]
+
+
+def test_the_quick_start_prints_what_it_says(place: Path) -> None:
+    needs("curl")
+    assert len(quick_start()) > 5
+    for line, said in quick_start():
+        code = 28 if "times out" in line else int(said.startswith("verdict   drop"))
+        printed = run(line.partition("  # ")[0], place, codes=(code,))
+        assert re.sub(r"web-\d", "web-N", printed) == re.sub(r"web-\d", "web-N", said), line
 
 
 def walk() -> list[str]:
-    """Lines of the README's walk that are about a mesh."""
-    text = (ROOT / "README.md").read_text()
-    part = text.partition("## A walk\n")[2].partition("\n## ")[0]
-    blocks = re.findall(r"^```\n(.*?)^```$", part, re.DOTALL | re.MULTILINE)
+    """Lines of docs/start.md that are about a mesh."""
+    text = (ROOT / "docs/start.md").read_text()
+    blocks = re.findall(r"^```\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
     lines = [line for block in blocks for line in block.splitlines()]
     return [line for line in lines if line.startswith(("ebpfmesh ", "podman "))]
 

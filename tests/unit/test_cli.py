@@ -20,9 +20,10 @@ from rich.text import Text
 
 from ebpfmesh import model
 from ebpfmesh.cli import output
-from ebpfmesh.cli.base import Group, Settings
+from ebpfmesh.cli.base import Settings
 from ebpfmesh.cli.main import cli
 from ebpfmesh.cli.output import Column
+from support.parsed import parse
 
 ROOT = Path(__file__).parents[2]
 HEAVY = ("pydantic", "pyroute2", "rich", "bcc", "matplotlib", "ebpfmesh.model", "sqlite3")
@@ -68,22 +69,6 @@ def test_help_has_three_examples_that_parse(
         line = example.split("&& ")[-1]
         words = shlex.split(line.partition(" |")[0].replace("$(pgrep -nx probe)", "1"))
         parse([word for word in words[1:] if not word.startswith(">")])
-
-
-def parse(words: list[str]) -> Settings:
-    """Take a command line apart as click would before it runs anything."""
-    settings = Settings()
-    command: click.Command = cli
-    parent: click.Context | None = None
-    name = "ebpfmesh"
-    while True:
-        parent = command.make_context(name, words, parent=parent, obj=settings)
-        if not isinstance(command, Group):
-            return settings
-        words = [*parent._protected_args, *parent.args]
-        if command.invoke_without_command and not words:
-            return settings
-        name, command, words = command.resolve_command(parent, words)
 
 
 @pytest.mark.parametrize(

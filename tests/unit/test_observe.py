@@ -292,8 +292,8 @@ def test_the_table_of_maps_in_the_readme_has_every_map() -> None:
     assert told == [(spec.name, spec.kind) for spec in _abi.MAPS]
 
 
-def test_the_exit_codes_in_the_readme_are_those_of_the_errors() -> None:
-    table = (ROOT / "README.md").read_text().partition("## Exit codes")[2]
+def test_the_exit_codes_in_the_docs_are_those_of_the_errors() -> None:
+    table = (ROOT / "docs/commands.md").read_text().partition("## Exit codes")[2]
     told = {int(code) for code in re.findall(r"^\| (\d+) \|", table, re.MULTILINE)}
     classes = [c for c in vars(errors).values() if isinstance(c, type)]
     raised = {c.exit_code for c in classes if issubclass(c, errors.MeshError)}
