@@ -43,8 +43,11 @@ class Pools:
 
     def _make(self, tenant: str, pool: Pool) -> int:
         self._mesh.step(f"pool {pool.name}")
+        key = pool_key(tenant, pool)
+        self._record.put_pool(key, 0)  # its cgroup, made next, goes with this row
+        self._mesh.step(f"pool {pool.name}: memory")
         made = memory.make(pool, pool_cgroup(self._record, pool.name))
-        self._record.put_pool(pool_key(tenant, pool), os.fstat(made).st_ino)
+        self._record.put_pool(key, os.fstat(made).st_ino)
         return made
 
     def names(self) -> set[str]:

@@ -6,20 +6,19 @@ from collections.abc import Iterable
 from ebpfmesh.kernel import pool as memory
 from ebpfmesh.kernel.cgroup import Cgroup
 from ebpfmesh.model import Pool
-from ebpfmesh.runtime import process
 from ebpfmesh.runtime.home import number_inside
 
 
 def find(pool: Pool, inode: int | None, members: Iterable[Cgroup]) -> int | None:
     """A new descriptor of the memory that was made with an inode, if somebody has it.
 
-    Of the processes of its members those are asked that keep the commands: no command is one.
+    Of the processes of its members those are asked that are in no sandbox: who keeps a command, and
+    of one that is root of the host itself, since it lives on where its keeper was killed.
     """
     if inode is None:
         return None
     for group in members:
-        processes = [one for one in group.processes() if not number_inside(one)]
-        keeper = process.keeper(processes)
-        if keeper is not None and (found := memory.find(pool, inode, keeper)) is not None:
-            return found
+        for one in sorted(group.processes()):
+            if not number_inside(one) and (found := memory.find(pool, inode, one)) is not None:
+                return found
     return None

@@ -199,6 +199,20 @@ def test_who_is_killed_goes_on_and_the_last_leaves_nothing() -> None:
     assert [(one.waiting, one.sent, one.received) for one in the_pool().members] == [(0, 0, 0)] * 2
 
 
+def test_who_goes_on_without_its_keeper_has_it_still() -> None:
+    """A privileged command, which no sandbox ends: who begins next has the same memory."""
+    wanted = mesh(SLEEP, SLEEP)
+    far = wanted.function("far").model_copy(update={"privileged": True, "volumes": ()})
+    apply.up(wanted.model_copy(update={"functions": (wanted.function("near"), far)}))
+    (before,) = inodes("far")
+    apply.stop("pools", "near")
+    os.kill(keeper_of("far"), signal.SIGKILL)
+    wait_until(lambda: state("far") != "running", what="nobody keeps it")
+    assert the_pool().in_use
+    apply.start("pools", "near")
+    assert inodes("near") == inodes("far") == {before}
+
+
 def the_pool() -> pools.PoolRow:
     with opened("pools") as view:
         (row,) = pools.read(view)
