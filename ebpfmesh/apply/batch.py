@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from ebpfmesh import operation
-from ebpfmesh.apply import listen, logs, programs
+from ebpfmesh.apply import listen, logs, programs, strays
 from ebpfmesh.apply.live import Live
 from ebpfmesh.apply.ready import Unready
 from ebpfmesh.errors import MeshError
@@ -100,6 +100,7 @@ def recover(mesh: Live, wrong: Sequence[str] = ()) -> list[str]:
             mesh.remotes.remove(name)
         for name in cut_off:
             mesh.uplinks.remove(name)
+        strays.sweep(mesh)
         broken += [name for name in lost if name not in broken]
         mesh.record.drop_dangling()
         _write_anew(mesh)

@@ -109,14 +109,21 @@ def _write(file: Path, index: int, namespace: Path, found: offload.Pair) -> None
 def put_back(ip: IPRoute, file: Path) -> None:
     """Have the offloads of a pair be as they were found, as far as it is there; forget them.
 
-    An empty file is of one that was killed before it changed any.
+    A file that says nothing is of one that was killed before it changed any, or damaged.
     """
-    index, _, rest = file.read_text().partition(" ")
-    text, _, namespace = rest.partition(" ")
-    if text and interface.exists(int(index)):
+    found = _found(file)
+    if found and interface.exists(found[0]):
         with contextlib.suppress(NotFound):
-            offload.set_pair(ip, int(index), Path(namespace), offload.Pair.load(text))
+            offload.set_pair(ip, found[0], found[1], found[2])
     file.unlink()
+
+
+def _found(file: Path) -> tuple[int, Path, offload.Pair] | None:
+    """What ``_write`` wrote, or None."""
+    with contextlib.suppress(ValueError):
+        index, text, namespace = file.read_text().split(" ", 2)
+        return int(index), Path(namespace), offload.Pair.load(text)
+    return None
 
 
 def put_back_all(ip: IPRoute, directory: Path) -> None:

@@ -14,7 +14,7 @@ from ebpfmesh.errors import AbiMismatch, MeshError, NotFound, UnreadableRecord
 from ebpfmesh.kernel import cgroup, host, interface, links, netns, pins, rcu, sockets
 from ebpfmesh.kernel.pins import Pins
 from ebpfmesh.runtime import process
-from ebpfmesh.state import remains, writer
+from ebpfmesh.state import remains, sound, writer
 from ebpfmesh.state.files import RUN
 from ebpfmesh.state.place import stop_of
 from ebpfmesh.state.record import Record
@@ -31,7 +31,7 @@ def take_down(mesh: str, on_step: OnStep, *, asked: bool = False) -> list[str]:
     try:
         with contextlib.closing(Record(mesh)) as found:
             expedited = found.base().expedited
-            found.check()
+            sound.check(found)
             stops = [stop_of(found, row.function) for row in found.functions()]
     except UnreadableRecord:
         told.append(f"record of mesh {mesh} cannot be read: {writer.set_aside(mesh)} keeps it")

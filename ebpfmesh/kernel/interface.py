@@ -228,7 +228,7 @@ def exists(ifindex: int) -> bool:
     """Whether there is an interface of this index here."""
     try:
         return bool(socket.if_indextoname(ifindex))
-    except OSError:
+    except (OSError, OverflowError):
         return False
 
 

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: BSD-2-Clause
 """Addresses and prefixes as the maps have them: IPv4 as ::ffff:a.b.c.d."""
 
+from collections.abc import Sequence
 from ipaddress import IPv4Address, IPv4Network, IPv6Network, ip_network
 from typing import NamedTuple
 
@@ -43,6 +44,18 @@ class Block(NamedTuple):
     def of4(cls, bits: int, first: bytes) -> "Block":
         """The block of a prefix of IPv4."""
         return cls(96 + bits, _MAPPED4 + first)
+
+
+def block(both: Sequence[object]) -> Block:
+    """The block of a length and a first address; ValueError if there is none."""
+    length, first = both
+    if not (isinstance(length, int) and isinstance(first, bytes)):
+        raise ValueError(f"{both} is no prefix")
+    if not (0 <= length <= 128 and len(first) == BYTES):
+        raise ValueError(f"{first.hex()}/{length} is no prefix")
+    if int.from_bytes(first) & (1 << 128 - length) - 1:
+        raise ValueError(f"{first.hex()}/{length} has bits behind its length")
+    return Block(length, first)
 
 
 def packed(address: Address) -> bytes:

@@ -4,8 +4,9 @@
 import json
 from collections.abc import Collection, Sequence
 from pathlib import Path
+from typing import Annotated, TypeVar
 
-from pydantic import TypeAdapter
+from pydantic import Field, TypeAdapter
 
 from ebpfmesh.kernel.keys import Places
 from ebpfmesh.kernel.prefixes import packed
@@ -19,9 +20,10 @@ from ebpfmesh.state.rows import (
     ProgramRow,
     RemoteRow,
     UplinkRow,
+    check_pool_key,
     match_of,
 )
-from ebpfmesh.state.tables import COMMAND, POOL, REMOTE, UPLINK, Kind, Tables
+from ebpfmesh.state.tables import COMMAND, POOL, REMOTE, UPLINK, Kind, Tables, unreadable
 
 _FUNCTION = TypeAdapter(Function)
 _SERVICE = TypeAdapter(Service)
@@ -29,6 +31,10 @@ _POLICY = TypeAdapter(Policy)
 _INJECTION = TypeAdapter(Injection)
 _UPLINK = TypeAdapter(UplinkRow)
 _REMOTE = TypeAdapter(RemoteRow)
+_ATTACHMENT = TypeAdapter(Attachment)
+_COMMAND = TypeAdapter(CommandRow)
+_INODE = TypeAdapter(Annotated[int, Field(ge=0, lt=1 << 64)])
+R = TypeVar("R", Function, UplinkRow, RemoteRow)
 
 
 class Objects(Tables):
@@ -42,16 +48,21 @@ class Objects(Tables):
         """All functions, by name."""
         rows = self._all("SELECT name, ready, model, attachment FROM function ORDER BY name")
         ids = {name: number for number, name in self.names("function").items()}
-        return [self._function_row(ids.get(name, 0), *rest) for name, *rest in rows]
+        return [self._function_row(ids.get(name, 0), name, *rest) for name, *rest in rows]
 
     def function(self, name: str) -> FunctionRow | None:
         """One function, or None."""
         rows = self._all("SELECT ready, model, attachment FROM function WHERE name = ?", name)
-        return self._function_row(self.find_id("function", name) or 0, *rows[0]) if rows else None
+        number = self.find_id("function", name) or 0
+        return self._function_row(number, name, *rows[0]) if rows else None
 
-    def _function_row(self, number: int, ready: int, model: str, attachment: str) -> FunctionRow:
-        where = self._read(lambda text: Attachment(**json.loads(text)), attachment)
-        function = self._read(_FUNCTION.validate_json, model)
+    def _function_row(
+        self, number: int, name: str, ready: int, model: str, attachment: str
+    ) -> FunctionRow:
+        where = self._read(_ATTACHMENT.validate_json, attachment, f"function {name}")
+        function = self._row(_FUNCTION, "function", name, model)
+        if not number:
+            raise unreadable(self._path, f"function {name}: it has no number")
         return FunctionRow(self.mesh, number, function, where, bool(ready))
 
     def function_in(self, netns_inode: int) -> str | None:
@@ -68,17 +79,22 @@ class Objects(Tables):
     def command(self, function: str) -> CommandRow:
         """What there is to know of a function's command."""
         rows = self._all("SELECT value FROM setting WHERE key = ?", COMMAND + function)
-        return self._read(_command, rows[0][0]) if rows else CommandRow()
+        return self._command(function, rows[0][0]) if rows else CommandRow()
+
+    def _command(self, function: str, text: str) -> CommandRow:
+        return self._read(_COMMAND.validate_json, text, f"the command of function {function}")
 
     def commands(self) -> dict[str, CommandRow]:
         """The same of all functions of which there is something, by name."""
-        found = self._settings(COMMAND).items()
-        return {name: self._read(lambda one: CommandRow(**one), value) for name, value in found}
+        return {name: self._command(name, text) for name, text in self._texts(COMMAND).items()}
 
     def pools(self) -> dict[str, int]:
         """The inode that the memory of each pool was made with, by ``pool_key``."""
-        found = self._settings(POOL).items()
-        return {key: self._read(int, value) for key, value in found}
+        texts = self._texts(POOL).items()
+        found = {key: self._read(_INODE.validate_json, text, f"pool {key}") for key, text in texts}
+        for key in found:
+            self._read(check_pool_key, key, f"pool {key}")
+        return found
 
     def members(self, tenant: str, pool: Pool) -> list[str]:
         """Names of the functions that share a pool."""
@@ -87,8 +103,8 @@ class Objects(Tables):
 
     def uplinks(self) -> list[UplinkRow]:
         """All uplinks, by name."""
-        rows = sorted(self._settings(UPLINK).items())
-        return [self._read(_UPLINK.validate_json, json.dumps(value)) for _, value in rows]
+        rows = sorted(self._texts(UPLINK).items())
+        return [self._row(_UPLINK, "uplink", *row) for row in rows]
 
     def uplink(self, name: str) -> UplinkRow | None:
         """One uplink, or None."""
@@ -96,13 +112,27 @@ class Objects(Tables):
 
     def remotes(self) -> list[RemoteRow]:
         """All remotes, by name."""
-        rows = sorted(self._settings(REMOTE).items())
-        return [self._read(_REMOTE.validate_json, json.dumps(value)) for _, value in rows]
+        rows = sorted(self._texts(REMOTE).items())
+        return [self._remote(*row) for row in rows]
 
     def remote(self, name: str) -> RemoteRow | None:
         """One remote, or None."""
         rows = self._all("SELECT value FROM setting WHERE key = ?", REMOTE + name)
-        return self._read(_REMOTE.validate_json, rows[0][0]) if rows else None
+        return self._remote(name, rows[0][0]) if rows else None
+
+    def _remote(self, name: str, text: str) -> RemoteRow:
+        row = self._row(_REMOTE, "remote", name, text)
+        if row.id != self.find_id("function", name):
+            raise unreadable(self._path, f"remote {name}: its number is not {row.id}")
+        return row
+
+    def _row(self, kind: TypeAdapter[R], what: str, name: str, text: str) -> R:
+        """What a row of this name says of itself."""
+        what = f"{what} {name}"
+        found = self._read(kind.validate_json, text, what)
+        if found.name != name:
+            raise unreadable(self._path, f"{what}: it is called {found.name} inside")
+        return found
 
     def places(self) -> Places:
         """Where services can be published."""
@@ -124,17 +154,20 @@ class Objects(Tables):
 
     def services(self) -> list[Service]:
         """All services, by name."""
-        rows = self._all("SELECT model FROM service ORDER BY name")
-        return [self._read(_SERVICE.validate_json, text) for (text,) in rows]
+        rows = self._all("SELECT model, name FROM service ORDER BY name")
+        return [self._service(*row) for row in rows]
+
+    def _service(self, text: str, name: str) -> Service:
+        return self._read(_SERVICE.validate_json, text, f"service {name}")
 
     def service(self, name: str) -> Service | None:
         """One service, without its backends, or None."""
         return next(iter(self._services([name])), None)
 
     def _services(self, names: Sequence[str]) -> list[Service]:
-        query = "SELECT model FROM service WHERE name = ?"
-        texts = (row for name in names for row in self._all(query, name))
-        return [self._read(_SERVICE.validate_json, text) for (text,) in texts]
+        query = "SELECT model, name FROM service WHERE name = ?"
+        rows = (row for name in names for row in self._all(query, name))
+        return [self._service(*row) for row in rows]
 
     def services_of(self, functions: Collection[str]) -> list[Service]:
         """The services that have one of these functions, with all of their backends."""
@@ -174,7 +207,10 @@ class Objects(Tables):
     def policies(self) -> list[tuple[int, Policy]]:
         """(id, policy) of all policies, in the order they were added."""
         rows = self._all("SELECT id, model FROM policy ORDER BY id")
-        return [(number, self._read(_POLICY.validate_json, text)) for number, text in rows]
+        return [(number, self._policy(text, number)) for number, text in rows]
+
+    def _policy(self, text: str, number: int) -> Policy:
+        return self._read(_POLICY.validate_json, text, f"rule {number}")
 
     def policy_id(self, policy: Policy) -> int | None:
         """Id of the policy with this match."""
@@ -182,17 +218,17 @@ class Objects(Tables):
         return int(rows[0][0]) if rows else None
 
     def _policies(self, texts: dict[int, str]) -> list[Policy]:
-        return [self._read(_POLICY.validate_json, texts[number]) for number in sorted(texts)]
+        return [self._policy(texts[number], number) for number in sorted(texts)]
 
     def injections(self) -> list[InjectionRow]:
         """What is injected, in the order of names, places and ranks."""
         rows = self._all(
-            "SELECT model, program, before, canary, split FROM injection ORDER BY name"
+            "SELECT name, model, program, before, canary, split FROM injection ORDER BY name"
         )
-        found = [
-            InjectionRow(self._read(_INJECTION.validate_json, model), *programs)
-            for model, *programs in rows
-        ]
+        found = []
+        for name, model, *programs in rows:
+            injection = self._read(_INJECTION.validate_json, model, f"injection {name}")
+            found.append(InjectionRow(injection, *programs))
         return sorted(found, key=lambda row: (row.injection.at, row.injection.rank))
 
     def injection(self, name: str) -> InjectionRow | None:
@@ -209,8 +245,9 @@ class Objects(Tables):
         """A program that is injected, or was before the one that is."""
         rows = self._all("SELECT model, compiled FROM program WHERE id = ?", number)
         model, compiled = rows[0]
-        injection = self._read(_INJECTION.validate_json, model)
-        return ProgramRow(number, injection, self._read(json.loads, compiled))
+        what = f"program {number}"
+        injection = self._read(_INJECTION.validate_json, model, what)
+        return ProgramRow(number, injection, self._read(json.loads, compiled, what))
 
     def programs(self) -> list[int]:
         """Ids of all programs."""
@@ -219,11 +256,7 @@ class Objects(Tables):
     def chains(self) -> dict[Chain, int]:
         """The block of mesh_injected that each chain of programs has."""
         rows = self._all("SELECT programs, block FROM chain")
-        return {self._read(_chain, programs): block for programs, block in rows}
-
-
-def _command(text: str) -> CommandRow:
-    return CommandRow(**json.loads(text))
+        return {self._read(_chain, programs, f"chain {block}"): block for programs, block in rows}
 
 
 def _chain(text: str) -> Chain:

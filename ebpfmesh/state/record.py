@@ -45,12 +45,6 @@ class Record(Objects):
         """Whether there is a record, be it one that cannot be read."""
         return is_there(file_of(mesh))
 
-    def check(self) -> None:
-        """Raise UnreadableRecord unless all of it can be read."""
-        self.check_pages()
-        self.model()
-        _ = self.home
-
     @property
     def is_current(self) -> bool:
         """Whether it is still the mesh's record: not once the mesh was down, be it up again."""
@@ -66,7 +60,7 @@ class Record(Objects):
     @property
     def home(self) -> NetnsId:
         """The host namespace it was made in."""
-        return self._read(_home, self._get("netns"))
+        return self._read(_home, self._get("netns"), "netns")
 
     @property
     def build(self) -> str:
@@ -82,15 +76,16 @@ class Record(Objects):
     def listener(self) -> tuple[int, int] | None:
         """Process and start of who was sent events last; None if nobody is to be."""
         found = self._get("listener")
-        return self._read(lambda both: (int(both[0]), int(both[1])), found) if found else None
+        read = lambda both: (int(both[0]), int(both[1]))  # noqa: E731
+        return self._read(read, found, "listener") if found else None
 
     def limits(self) -> Limits:
         """The sizes of the maps."""
-        return self._read(Limits.model_validate, self._get("limits"))
+        return self._read(Limits.model_validate, self._get("limits"), "limits")
 
     def base(self) -> Mesh:
         """The mesh without its functions, services, policies, uplinks and remotes."""
-        return self._read(Mesh.model_validate_json, json.dumps(self._get("mesh")))
+        return self._read(Mesh.model_validate_json, json.dumps(self._get("mesh")), "mesh")
 
     def _frame(self, gone: Collection[str] = ()) -> Mesh:
         """The mesh without its functions, services and policies; all else there is little of."""

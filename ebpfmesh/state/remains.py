@@ -19,7 +19,7 @@ from ebpfmesh.kernel import bpf, cgroup, interface, links, netns, pins
 from ebpfmesh.kernel.cgroup import Cgroup
 from ebpfmesh.kernel.netns import NetnsId
 from ebpfmesh.kernel.pins import Pins
-from ebpfmesh.state import files
+from ebpfmesh.state import files, sound
 from ebpfmesh.state.record import Record
 
 
@@ -93,7 +93,7 @@ def damage(mesh: str) -> str:
     """
     try:
         with contextlib.closing(Record(mesh)) as found:
-            found.check()
+            sound.check(found)
             if found.making:
                 return "its first up was cut short"
             if found.home != netns.current():

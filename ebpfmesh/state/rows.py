@@ -3,14 +3,21 @@
 
 import json
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any, ClassVar
 
-from ebpfmesh.model import Address, Function, Injection, Policy, Pool, Remote, Uplink
+from pydantic import ConfigDict, Field, TypeAdapter
+
+from ebpfmesh.model import Address, Function, Injection, Name, Policy, Pool, Remote, Uplink
 
 Split = tuple[int, int, int]
 """Ids of the program that chooses, of the one that most flows meet, and of the canary."""
 Chain = tuple[int | Split, ...]
 """Ids of programs, in the order in which packets meet them."""
+Index = Annotated[int, Field(ge=0, lt=1 << 31)]
+"""Of an interface, as the kernel has them."""
+AS_WRITTEN = ConfigDict(extra="forbid", strict=True)
+"""How rows are read: they have what was written, and nothing else."""
+_NAME = TypeAdapter(Name)
 
 
 @dataclass(frozen=True)
@@ -20,12 +27,13 @@ class Attachment:
     ``ifindex`` is 0 until the interface exists.
     """
 
+    __pydantic_config__: ClassVar = AS_WRITTEN
     netns: str
     made_netns: bool
     interface: str
     made_interface: bool
     netns_inode: int = 0
-    ifindex: int = 0
+    ifindex: Index = 0
 
 
 @dataclass(frozen=True)
@@ -70,6 +78,7 @@ class CommandRow:
     ``last_exit`` how the run before ended, None if there was none, or if nobody knows.
     """
 
+    __pydantic_config__: ClassVar = AS_WRITTEN
     stopped: bool = False
     restarts: int = 0
     failures: int = 0
@@ -97,8 +106,9 @@ class UplinkRow:
     although something would be quicker with it.
     """
 
+    __pydantic_config__: ClassVar = AS_WRITTEN
     uplink: Uplink
-    ifindex: int
+    ifindex: Annotated[Index, Field(gt=0)]
     addresses: tuple[Address, ...]
     ready: bool
     without: str = ""
@@ -116,7 +126,8 @@ class RemoteRow:
     Not ``ready``: it was being made or removed when work stopped.
     """
 
-    id: int
+    __pydantic_config__: ClassVar = AS_WRITTEN
+    id: Annotated[int, Field(gt=0)]
     remote: Remote
     ready: bool
 
@@ -134,3 +145,12 @@ def match_of(policy: Policy) -> str:
 def pool_key(tenant: str, pool: Pool) -> str:
     """What tells apart pools, also those of one name before and after a change."""
     return f"{tenant}/{pool.name}/{pool.members}/{pool.slots}/{pool.bytes}"
+
+
+def check_pool_key(key: str) -> None:
+    """ValueError unless it is one of ``pool_key``: names, which lead to files, and numbers."""
+    tenant, name, *numbers = key.split("/")
+    for one in (tenant, name):
+        _NAME.validate_python(one)
+    if len(numbers) != 3 or not all(number.isdecimal() for number in numbers):
+        raise ValueError(f"{key} is no key")

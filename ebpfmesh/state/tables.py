@@ -14,9 +14,11 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeVar
 from urllib.parse import quote
 
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
 from ebpfmesh.errors import AbiMismatch, MeshError, UnreadableRecord
 from ebpfmesh.kernel import private
-from ebpfmesh.kernel.prefixes import Block
+from ebpfmesh.kernel.prefixes import Block, block
 
 LOCK_SECONDS = 60.0
 Kind = Literal["function", "tenant", "service", "prefix", "group"]
@@ -35,6 +37,7 @@ REMOTE = "remote/"
 COMMAND = "command/"
 """Begins the key of a setting that tells of a function's command."""
 T = TypeVar("T")
+_REASON = TypeAdapter(str, config=ConfigDict(strict=True))
 
 VERSION = 9
 """Of the tables and of what the settings mean: another one is not read."""
@@ -79,6 +82,31 @@ CREATE TABLE denied (uplink TEXT, length INTEGER, first BLOB, packets INTEGER,
  PRIMARY KEY (uplink, length, first)) WITHOUT ROWID;
 CREATE TABLE step (number INTEGER PRIMARY KEY, operation TEXT);
 CREATE TABLE reserve (room BLOB);
+"""
+_NUMBERS = {
+    "id": "id",
+    "free_id": "id",
+    "function": "ready",
+    "service": "row rows depths size",
+    "policy": "id",
+    "entry": "strength rule shape",
+    "prefix": "length",
+    "used": "number",
+    "free_rows": "row rows",
+    "injection": "program before canary split",
+    "denied": "length packets",
+}
+"""Columns of whole numbers, none below zero: SQLite itself takes what it is given."""
+_TEXTS = {"backend": "name service", "denied": "uplink", "step": "operation"}
+_ADDRESSES = {"address": "packed", "prefix": "first", "denied": "first"}
+_WRONG = (
+    (_NUMBERS, "typeof({0}) != 'integer' OR {0} < 0"),
+    (_TEXTS, "typeof({0}) != 'text'"),
+    (_ADDRESSES, "typeof({0}) != 'blob' OR length({0}) != 16"),
+)
+_NUMBERED = """
+SELECT kind, max(id) FROM (SELECT kind, id FROM id UNION ALL SELECT kind, id FROM free_id)
+ GROUP BY kind HAVING count(*) != max(id) OR min(id) != 1
 """
 _TABLES = frozenset(re.findall(r"CREATE TABLE (\w+)", SCHEMA))
 
@@ -130,6 +158,14 @@ def unreadable(path: Path, why: object) -> UnreadableRecord:
         f"{path} cannot be read: {why}",
         hint="ebpfmesh up FILE makes the mesh anew, down removes it; this file is kept",
     )
+
+
+def _fault(error: Exception) -> str:
+    """What is wrong with the value of a row."""
+    if isinstance(error, ValidationError):
+        first, *_ = error.errors(include_url=False, include_context=False, include_input=False)
+        return ": ".join((".".join(map(str, first["loc"])) or "all of it", first["msg"]))
+    return "it is no JSON" if isinstance(error, json.JSONDecodeError) else str(error)
 
 
 class _Connection(sqlite3.Connection):
@@ -209,11 +245,22 @@ class Tables:
                 hint="take the mesh down, then bring it up: ebpfmesh down",
             )
 
-    def check_pages(self) -> None:
-        """Raise UnreadableRecord if the file is damaged anywhere."""
+    def check_tables(self) -> None:
+        """Raise UnreadableRecord if the file is damaged, or a column has what it cannot have."""
         for (line,) in self._all("PRAGMA quick_check(1)"):
             if line != "ok":
                 raise unreadable(self._path, line)
+        for columns, wrong in _WRONG:
+            for table, names in columns.items():
+                for name in names.split():
+                    query = f"SELECT quote({name}) FROM {table} WHERE {wrong.format(name)} LIMIT 1"  # noqa: S608
+                    for (value,) in self._all(query):
+                        raise unreadable(self._path, f"{name} of table {table} is {value}")
+        for kind, last in self._all(_NUMBERED):
+            raise unreadable(self._path, f"the numbers of kind {kind} are not 1 to {last}")
+        rows = self._get("maglev_rows")
+        for name, row in self._all("SELECT name, row FROM service WHERE row + rows > ?", rows or 0):
+            raise unreadable(self._path, f"service {name}: there is no row {row}")
 
     def close(self) -> None:
         """Close the file."""
@@ -225,14 +272,14 @@ class Tables:
 
     def _get(self, key: Setting, default: Any = None) -> Any:
         rows = self._all("SELECT value FROM setting WHERE key = ?", key)
-        return self._read(json.loads, rows[0][0]) if rows else default
+        return self._read(json.loads, rows[0][0], key) if rows else default
 
-    def _read(self, read: Callable[[Any], T], value: Any) -> T:
-        """What ``read`` makes of a value of a row."""
+    def _read(self, read: Callable[[Any], T], value: Any, what: str) -> T:
+        """What ``read`` makes of a value of the row of ``what``."""
         try:
             return read(value)
-        except (ValueError, TypeError) as error:  # pydantic's are ValueErrors
-            raise unreadable(self._path, f"{type(error).__name__} in a row") from error
+        except (ValueError, TypeError, OverflowError) as error:  # pydantic's are ValueErrors
+            raise unreadable(self._path, f"{what}: {_fault(error)}") from error
 
     def steps(self) -> list[tuple[int, str]]:
         """(Number, operation) of what a change has begun to do, the last one first."""
@@ -295,28 +342,34 @@ class Tables:
 
     def unready(self) -> dict[str, str]:
         """Functions that get no new flows of services, and why."""
-        return self._settings(UNREADY) | self._settings(ASIDE)
+        return self._reasons(UNREADY) | self._reasons(ASIDE)
 
     def marks(self) -> dict[str, str]:
         """Those of them that are so by what is seen of them."""
-        return self._settings(UNREADY)
+        return self._reasons(UNREADY)
 
     def mark(self, function: str, *, asked: bool = False) -> str:
         """Why one gets none, by what is seen of it or as somebody ``asked``; or nothing."""
         key = (ASIDE if asked else UNREADY) + function
         rows = self._all("SELECT value FROM setting WHERE key = ?", key)
-        return str(self._read(json.loads, rows[0][0])) if rows else ""
+        return self._read(_REASON.validate_json, rows[0][0], key) if rows else ""
 
-    def _settings(self, kind: str) -> dict[str, Any]:
-        """What settings say whose keys begin so, by the rest of the key."""
+    def _reasons(self, kind: str) -> dict[str, str]:
+        texts = self._texts(kind).items()
+        return {name: self._read(_REASON.validate_json, text, kind + name) for name, text in texts}
+
+    def _texts(self, kind: str) -> dict[str, str]:
+        """The values of settings whose keys begin so, by the rest of the key."""
         query = "SELECT substr(key, ?), value FROM setting WHERE key BETWEEN ? AND ?"
-        rows = self._all(query, len(kind) + 1, kind, kind + "~")
-        return {name: self._read(json.loads, value) for name, value in rows}
+        return dict(self._all(query, len(kind) + 1, kind, kind + "~"))
 
     def denied(self) -> dict[Denied, int]:
         """What is denied, and packets that were dropped for it by lists of before."""
         rows = self._all("SELECT uplink, length, first, packets FROM denied")
-        return {Denied(uplink, Block(*block)): packets for uplink, *block, packets in rows}
+        return {
+            Denied(uplink, self._read(block, both, "a denied prefix")): packets
+            for uplink, *both, packets in rows
+        }
 
     def count_denied(self) -> dict[str, int]:
         """How many prefixes are denied at each uplink; by an empty name: at all."""

@@ -1,0 +1,23 @@
+# SPDX-License-Identifier: BSD-2-Clause
+"""Whether all of a record can be read, and can be what it is taken for.
+
+Whoever reads a row checks that one. All are before a mesh is repaired, or removed by what they say:
+a row that is damaged may lead to what is somebody else's.
+"""
+
+from ebpfmesh.state.record import Record
+
+
+def check(record: Record) -> None:
+    """Raise UnreadableRecord, which says what is wrong, unless all of it is as it was written."""
+    record.check_tables()
+    record.model()
+    record.limits()
+    _ = record.home, record.listener, record.build, record.making, record.cut_short
+    record.pools()
+    record.commands()
+    record.unready()
+    record.denied()
+    record.chains()
+    for number in record.programs():
+        record.program(number)
