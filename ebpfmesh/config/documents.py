@@ -7,7 +7,7 @@ from pathlib import Path
 from ebpfmesh.config import toml
 from ebpfmesh.errors import ConfigError
 from ebpfmesh.model import Invalid
-from ebpfmesh.model.objects import SOURCE_CHARACTERS
+from ebpfmesh.model.function import SOURCE_CHARACTERS
 
 STDIN = Path("-")
 """The path that stands for what is read from standard input."""

@@ -43,7 +43,9 @@ from ebpfmesh.model import (
     suggest,
 )
 from ebpfmesh.model.base import integer
-from ebpfmesh.model.objects import BYTES, SOURCE_CHARACTERS, Publish, parse_bytes, power_of_two
+from ebpfmesh.model.function import SOURCE_CHARACTERS
+from ebpfmesh.model.service import Publish
+from ebpfmesh.model.sizes import BYTES, parse_bytes, power_of_two
 from ebpfmesh.model.uplink import MASQUERADE_PORTS, Interface, PortRange
 
 _Either = TypeVar("_Either", Address, Network)

@@ -28,24 +28,13 @@ from ebpfmesh.model.base import (
     suggest,
     too_many,
 )
+from ebpfmesh.model.command import LIFE, SANDBOX, Capability, Volume
+from ebpfmesh.model.endpoint import Endpoint
+from ebpfmesh.model.function import FRAME, Function, FunctionSettings
 from ebpfmesh.model.idle import idle_rules, warnings
 from ebpfmesh.model.injection import Canary, Injection, InjectionSettings, Rights, ranked
+from ebpfmesh.model.limits import Limits, Timeouts
 from ebpfmesh.model.mesh import Mesh
-from ebpfmesh.model.objects import (
-    FRAME,
-    LIFE,
-    SANDBOX,
-    Capability,
-    Endpoint,
-    Function,
-    FunctionSettings,
-    Limits,
-    Service,
-    Timeouts,
-    Volume,
-    Weight,
-    memory_text,
-)
 from ebpfmesh.model.parts import Hook, OnFailure, Parts, groups_of, probes_of
 from ebpfmesh.model.policy import (
     Action,
@@ -63,7 +52,9 @@ from ebpfmesh.model.rate import Rate, number_text
 from ebpfmesh.model.readiness import Health, Probe, Ready
 from ebpfmesh.model.remote import REMOTES, Remote
 from ebpfmesh.model.scope import Scope
+from ebpfmesh.model.service import Service, Weight
 from ebpfmesh.model.shares import ByteShare, Share, Shares, guaranteed
+from ebpfmesh.model.sizes import memory_text
 from ebpfmesh.model.uplink import DENIED, UPLINK_IN_PLACE, UPLINKS, Published, Uplink
 from ebpfmesh.model.whole import problems
 

@@ -3,10 +3,10 @@
 
 from collections.abc import Iterator
 
-from ebpfmesh.model.objects import Service
 from ebpfmesh.model.parts import Parts
 from ebpfmesh.model.policy import Policy
 from ebpfmesh.model.ports import ports_text
+from ebpfmesh.model.service import Service
 
 
 def warnings(mesh: Parts) -> Iterator[str]:

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, Field
 
 from ebpfmesh.model.base import LABEL, Invalid, Model, Name, few, integer, show
-from ebpfmesh.model.objects import SOURCE_CHARACTERS
+from ebpfmesh.model.function import SOURCE_CHARACTERS
 from ebpfmesh.model.pool import POOL_BYTES
 from ebpfmesh.model.rate import Rate, rate_field
 from ebpfmesh.model.shares import Bytes, Shares

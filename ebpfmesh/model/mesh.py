@@ -8,10 +8,11 @@ from pydantic import model_validator
 
 from ebpfmesh.errors import NotFound
 from ebpfmesh.model.base import suggest
+from ebpfmesh.model.function import Function
 from ebpfmesh.model.injection import Injection, ranked
-from ebpfmesh.model.objects import Function, Service
 from ebpfmesh.model.parts import Parts
 from ebpfmesh.model.policy import Policy
+from ebpfmesh.model.service import Service
 from ebpfmesh.model.whole import problems
 
 _Named = TypeVar("_Named", Function, Service)

@@ -8,11 +8,13 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator
 
 from ebpfmesh.model.base import MeshName, Model, check_prefix
+from ebpfmesh.model.function import Function
 from ebpfmesh.model.injection import Injection, Rights
-from ebpfmesh.model.objects import Function, Limits, Service, Timeouts
+from ebpfmesh.model.limits import Limits, Timeouts
 from ebpfmesh.model.policy import Policy
 from ebpfmesh.model.readiness import Probe
 from ebpfmesh.model.remote import Remote
+from ebpfmesh.model.service import Service
 from ebpfmesh.model.uplink import Uplink
 
 Hook = Literal["auto", "tcx", "clsact"]

@@ -4,9 +4,10 @@
 from collections.abc import Iterator
 
 from ebpfmesh.model.base import Invalid, Location
-from ebpfmesh.model.objects import FRAME, FRAMES, Function, memory_text
+from ebpfmesh.model.function import FRAME, FRAMES, Function
 from ebpfmesh.model.parts import Parts
 from ebpfmesh.model.pool import POOL_BYTES, POOLS, Pool
+from ebpfmesh.model.sizes import memory_text
 
 LEAST = 64
 """Frames of a queue, as with memory of its own."""

@@ -2,7 +2,7 @@
 """Remotes: machines beyond an uplink that are backends of services, and parties of rules."""
 
 from ebpfmesh.model.base import Name
-from ebpfmesh.model.objects import Endpoint
+from ebpfmesh.model.endpoint import Endpoint
 
 REMOTES = 1024
 """The most that a mesh can have."""

@@ -8,7 +8,8 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from ebpfmesh._abi import EVENT_BYTES
 from ebpfmesh.model.base import Invalid, Model
-from ebpfmesh.model.objects import BYTES, Limits, parse_bytes
+from ebpfmesh.model.limits import Limits
+from ebpfmesh.model.sizes import BYTES, parse_bytes
 
 GUARANTEED = 3, 4
 """The part of a table that tenants can have guaranteed, numerator and denominator.
