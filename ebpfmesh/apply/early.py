@@ -53,7 +53,7 @@ class Early:
                 except MeshError:
                     if not as_far_as_possible:
                         raise
-            self._mesh.control.set_takes_frames(row.ifindex, takes_frames(row.ifindex))
+            self._mesh.control.functions.set_takes_frames(row.ifindex, takes_frames(row.ifindex))
         self.stale = False
 
     def _have(self, row: UplinkRow, wanted: early.Wanted) -> None:

@@ -75,7 +75,7 @@ class Functions:
             elif function.datapath == "xdp":
                 self._frames.add(function, attachment)
             self._mesh.step(f"function {function.name}: maps")
-            self._mesh.control.set_function(number, function, plugged)
+            self._mesh.control.functions.set(number, function, plugged)
             sockets.add_function(self._mesh.control.maps, number, plugged.netns)
             self._chains.write(FunctionRow(self._mesh.name, number, function, attachment, False))
             if attachment.made_interface:
@@ -170,7 +170,7 @@ class Functions:
             raise NotFound(f"there is no function {function.name}")
         self._mesh.cgroup(function.name).tighten(row.function, function)
         self.limit_queue(function, row.attachment)
-        self._mesh.control.change_function(row.id, function)
+        self._mesh.control.functions.change(row.id, function)
         if (row.function.program, row.function.source) != (function.program, function.source):
             self._frames.run(function, row.attachment)
         self._chains.leave(row.function)
@@ -202,7 +202,7 @@ class Functions:
         for row in rows:
             self._mesh.cgroup(row.function.name).remove()
             with contextlib.suppress(NotFound, AbiMismatch):  # maps gone or not ours to write
-                self._mesh.control.remove_function(row.id, row.function)
+                self._mesh.control.functions.remove(row.id, row.function)
                 sockets.remove_function(self._mesh.control.maps, row.id)
         self._unplug(rows)
         for row in rows:
@@ -305,7 +305,7 @@ class Functions:
     def _mark(self, name: str, why: str) -> None:
         """Why it gets no new flows from now on; empty: it does."""
         if self._mesh.record.mark(name) != why:
-            self._mesh.control.set_unready({name: why})
+            self._mesh.control.services.set_unready({name: why})
 
     def _end(self, function: Function) -> None:
         """End its processes, and wait for that."""

@@ -228,7 +228,7 @@ class Live(Held):
     def set_unready(self, function: str, why: str, *, asked: bool = False) -> None:
         """New flows go elsewhere, or come back."""
         self.step(f"function {function}: {'not ready' if why else 'ready'}")
-        self.control.set_unready({function: why}, asked=asked)
+        self.control.services.set_unready({function: why}, asked=asked)
 
     def unready(self, function: str, *, asked: bool = False) -> str:
         """Why it is not ready, or nothing."""
@@ -242,22 +242,22 @@ class Live(Held):
     def set_service(self, service: Service) -> None:
         """A service, in one update."""
         self.step(f"service {service.name}")
-        self.control.set_service(service)
+        self.control.services.set(service)
 
     def remove_service(self, service: Service) -> None:
         """A service goes."""
         self.step(f"remove service {service.name}")
-        self.control.remove_service(service)
+        self.control.services.remove(service)
 
     def set_policy(self, policy: Policy) -> None:
         """A rule, in the place of one with the same match."""
         self.step(f"policy {policy}")
-        self.control.set_policy(policy)
+        self.control.policies.set(policy)
 
     def remove_policy(self, policy: Policy) -> None:
         """A rule goes."""
         self.step(f"remove policy {policy}")
-        self.control.remove_policy(policy)
+        self.control.policies.remove(policy)
 
     def set_injection(self, injection: Injection) -> None:
         """A program of somebody's; it is compiled and checked here."""

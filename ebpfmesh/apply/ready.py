@@ -83,7 +83,7 @@ class Waits:
                 return
             del probes[0]
         self._mesh.step(f"function {name}: ready")
-        self._mesh.control.set_unready({name: ""})
+        self._mesh.control.services.set_unready({name: ""})
         del self._left[name]
 
     def _ended(self, name: str) -> str | None:
@@ -101,7 +101,7 @@ class Waits:
         what = f'function "{name}": {what}'
         if words := self._last_words(name):
             what += f"; it said: {words}"
-        self._mesh.control.set_unready({name: what[:200]})
+        self._mesh.control.services.set_unready({name: what[:200]})
         self._faults.append(Unready(what, about=(name, key)))
 
     def _last_words(self, name: str) -> str:

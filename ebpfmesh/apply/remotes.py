@@ -35,7 +35,7 @@ class Remotes:
         self._mesh.record.put_remote(row)
         try:
             self._mesh.step(f"remote {remote.name}: maps")
-            self._mesh.control.set_remote(number, remote, uplink.ifindex)
+            self._mesh.control.functions.set_remote(number, remote, uplink.ifindex)
         except BaseException:
             self.remove(remote.name)
             raise
@@ -49,7 +49,7 @@ class Remotes:
         self._mesh.step(f"remove remote {name}")
         self._mesh.record.put_remote(replace(row, ready=False))
         self._mesh.step(f"remove remote {name}: maps")
-        self._mesh.control.remove_remote(row.id, row.remote)
+        self._mesh.control.functions.remove_remote(row.id, row.remote)
         self._mesh.record.delete_remote(name)
 
     def broken(self, without: Collection[str] = ()) -> list[str]:

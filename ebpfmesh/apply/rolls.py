@@ -67,7 +67,7 @@ class Rolls:
             self._start(function, wait=seconds != 0)
         except MeshError as error:
             what = f'function "{function.name}": {error.message}'
-            self._mesh.control.set_unready({function.name: what[:200]})
+            self._mesh.control.services.set_unready({function.name: what[:200]})
             raise Unready(what, hint=error.hint, about=(function.name, "command")) from error
         if seconds != 0:
             self._wait(seconds)
@@ -94,7 +94,7 @@ class Rolls:
         if self._mesh.starting:
             self._wait(None)
         else:
-            self._mesh.control.set_unready({name: why})
+            self._mesh.control.services.set_unready({name: why})
 
     def _end(self, name: str) -> None:
         """Its command has ended; those who are connected have the time that it says."""
@@ -102,7 +102,7 @@ class Rolls:
         if row is None:
             return
         self._mesh.step(f"{name}: draining")
-        self._mesh.control.set_unready({name: ROLLING})
+        self._mesh.control.services.set_unready({name: ROLLING})
         if self._functions.runs(name) and not self._is_alone(name):
             self._drain(row.function, row.attachment.ifindex)
         self._functions.ask_to_stop(row.function)

@@ -7,7 +7,7 @@ program, which goes again.
 
 from dataclasses import replace
 
-from ebpfmesh.apply.control import check_ifindex
+from ebpfmesh.apply.control.functions import check_ifindex
 from ebpfmesh.apply.held import Held
 from ebpfmesh.errors import NotFound, UsageError
 from ebpfmesh.kernel import interface, links
@@ -42,7 +42,7 @@ class Uplinks:
         self._mesh.record.put_uplink(row)
         try:
             self._mesh.step(f"uplink {uplink.name}: maps")
-            self._mesh.control.set_uplink(row)
+            self._mesh.control.functions.set_uplink(row)
             self._mesh.step(f"uplink {uplink.name}: program")
             pin = uplink_pin(self._mesh.pins, uplink.name)
             pin.unlink(missing_ok=True)
@@ -61,7 +61,7 @@ class Uplinks:
         self._mesh.step(f"uplink {uplink.name}: masquerade")
         row = replace(row, uplink=uplink)
         self._mesh.record.put_uplink(row)
-        self._mesh.control.set_uplink(row)
+        self._mesh.control.functions.set_uplink(row)
 
     def _look(self, uplink: Uplink) -> UplinkRow:
         """What an uplink is as it is being made."""
@@ -95,7 +95,7 @@ class Uplinks:
         links.detach(self._mesh.ip, ifindex, "ingress", uplink_pin(self._mesh.pins, name))
         links.detach_xdp(early.pin(self._mesh.pins, name))
         self._mesh.step(f"remove uplink {name}: maps")
-        self._mesh.control.remove_uplink(row.ifindex)
+        self._mesh.control.functions.remove_uplink(row.ifindex)
         self._mesh.record.delete_uplink(name)
 
     def broken(self) -> list[str]:

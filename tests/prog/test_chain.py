@@ -17,7 +17,7 @@ from scapy.packet import Packet
 
 from ebpfmesh import _abi, apply
 from ebpfmesh._abi import Direction, EventKind, InjectedAction, InjectedVerdict, Reason
-from ebpfmesh.apply import control
+from ebpfmesh.apply.control.config import inverse
 from ebpfmesh.compile import compiled
 from ebpfmesh.compile.build import instructions
 from ebpfmesh.compile.source import bpf_dir
@@ -373,7 +373,7 @@ def test_a_meter_knows_its_function(limit: tuple[int, int]) -> None:
     """The division by multiplication is exact for each slot of a mesh's ends, and some between."""
     functions, tenants = limit
     stride = 2 * tenants + 1
-    times, shift = control.inverse(stride)
+    times, shift = inverse(stride)
     assert times < 1 << 32
     for function in {0, 1, functions // 3, functions - 1, functions}:
         for slot in (function * stride, function * stride + stride - 1):
