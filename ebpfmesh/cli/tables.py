@@ -49,8 +49,9 @@ class Table:
 
 
 def _state(row: "Function") -> object:
-    text = f"{row.state}, audit" if row.audit else row.state
-    return mark(text, "red" if row.state != "up" else "yellow" if row.audit else "green")
+    told = ["audit"] * row.audit + ["port free"] * (row.port_taken is False)
+    text = ", ".join([row.state, *told])
+    return mark(text, "red" if row.state != "up" else "yellow" if told else "green")
 
 
 def _uplink_state(row: "Uplink | Remote") -> object:

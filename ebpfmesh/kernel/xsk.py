@@ -42,6 +42,7 @@ bytes of a frame; then descriptors of the sockets of other queues. Where the mem
 pool:NAME stands in the place of the first."""
 SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
 SIOCETHTOOL, SET_CHECKSUMS = 0x8946, 0x17  # linux/sockios.h; ETHTOOL_STXCSUM of linux/ethtool.h
+XDP_REDIRECT = 4  # linux/bpf.h
 RELEASE_SECONDS = 20.0
 NEEDED = 'which datapath = "af_xdp" needs'
 
@@ -125,6 +126,19 @@ def interface(place: Path) -> int:
     with contextlib.suppress(FileNotFoundError), bpf.obj_get(place / "link") as link:
         return bpf.link_interface(link)
     return 0
+
+
+def is_taken(place: Path) -> bool:
+    """Whether a socket gets the frames of the first queue; a process has those of all, or none.
+
+    The program of ``attach`` is asked, which redirects nothing then: the kernel tells nobody what
+    an XSKMAP has in it.
+    """
+    try:
+        with bpf.obj_get(place / "link") as link, bpf.prog_by_id(bpf.link_program(link)) as program:
+            return bpf.prog_test_run(program, bytes(64)).verdict == XDP_REDIRECT
+    except FileNotFoundError:
+        return False
 
 
 def lost(host: str, namespace: Path, place: Path) -> int:

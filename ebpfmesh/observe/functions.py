@@ -4,7 +4,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from ebpfmesh.observe import usage
+from ebpfmesh.observe import ports, usage
 from ebpfmesh.observe.commands import CommandState, life
 from ebpfmesh.observe.usage import Usage
 from ebpfmesh.observe.view import View
@@ -25,7 +25,8 @@ class Function:
     (by somebody who asked for it), or empty for a function that has no command. ``command_since``
     is the Unix time since when it runs, or when it ended; ``last_exit`` the status of the run
     before, ``restarts`` how often it was started again by itself. ``unready`` says why it gets no
-    new flows of services; it is empty if it is ``ready`` for them.
+    new flows of services; it is empty if it is ``ready`` for them. ``port_taken``: whether a
+    process has its port, None if it is to have none; while nobody has, its own stack gets all.
     """
 
     id: int
@@ -40,6 +41,7 @@ class Function:
     unready: str
     audit: bool
     datapath: str
+    port_taken: bool | None
     cpu_limit: float | None
     memory_limit: int | None
     rate_limit: dict[str, int] | None
@@ -99,6 +101,7 @@ def _function(
         unready=view.unready.get(function.name, ""),
         audit=function.audit,
         datapath=function.datapath,
+        port_taken=ports.taken(row),
         cpu_limit=function.cpu,
         memory_limit=function.memory,
         rate_limit=function.rate.numbers if function.rate else None,

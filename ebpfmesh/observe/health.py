@@ -98,6 +98,7 @@ def _check(view: View, topic: str) -> Iterator[Check]:
     yield from _listener(view, topic)
     yield from _netfilter(view, topic)
     yield from _frames(view, topic)
+    yield from _ports(view, topic)
 
 
 def _ended(view: View) -> dict[str, Life]:
@@ -365,6 +366,20 @@ def _frames(view: View, topic: str) -> Iterator[Check]:
             what = f"function {row.function.name}: offloads are {found}"
             hint = f"frames get lost: ethtool -K … {offload.FOR_FRAMES}, or make it anew"
             yield Check(topic, "note", what, hint)
+
+
+def _ports(view: View, topic: str) -> Iterator[Check]:
+    """Ports that no process has."""
+    for row in view.functions:
+        name, command = row.function.name, row.function.command
+        stopped = command and view.record.command(name).stopped
+        if problem(view.ip, row) or stopped or ports.taken(row) is not False:
+            continue
+        what = f"function {name}: nobody has its port: packets go to its own stack, as without one"
+        hint = f"ebpfmesh port {name} SOCKET hands it over; EBPFMESH_PORT says there where that is"
+        if command:
+            hint = f"its command ended or closed it: ebpfmesh logs {name}; ebpfmesh restart {name}"
+        yield Check(topic, "note", what, hint)
 
 
 def _count(view: View, count: _abi.Count) -> int:

@@ -21,6 +21,11 @@ def lost(row: FunctionRow) -> int:
     return 0
 
 
+def taken(row: FunctionRow) -> bool | None:
+    """Whether a process has a function's port; None for a function that is to have none."""
+    return xsk.is_taken(port_pins(row)) if row.function.datapath == "af_xdp" else None
+
+
 def changed(view: View, row: FunctionRow) -> str:
     """Offloads of a function with raw frames that somebody has changed; empty if nobody has."""
     if row.function.datapath != "xdp":
