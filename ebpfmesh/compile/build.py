@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""From a C file to pinned programs, in a short-lived child process (see ``loader``)."""
+"""From a C file to pinned programs: at once where they are kept, else in a child (``loader``)."""
 
 import json
 import os
@@ -7,11 +7,12 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 from typing import IO, Self, cast
 
-from ebpfmesh.compile import compiled
+from ebpfmesh.compile import compiled, kept
 from ebpfmesh.compile.source import flatten
 from ebpfmesh.errors import MeshError, MissingPrivilege, Unsupported, VerifierRejected
 from ebpfmesh.kernel import bpf
@@ -22,7 +23,11 @@ COMPILE_SECONDS = 900  # under emulation two minutes are not enough
 
 
 class Build:
-    """A build that has begun, in a process of its own; its arguments are those of ``build``."""
+    """A build that has begun, beside the caller; its arguments are those of ``build``.
+
+    What is kept is loaded by a thread, which costs less than an interpreter; with ``code_to``, or
+    where that fails, a process of its own does all and has the log.
+    """
 
     def __init__(
         self,
@@ -36,7 +41,7 @@ class Build:
     ) -> None:
         compiled.directory()  # its errors are reported here, not by the child
         self._source = source
-        request = {
+        self._request = {
             "parent": os.getpid(),
             "source": str(source),
             "programs": [asdict(program) for program in programs],
@@ -45,6 +50,18 @@ class Build:
             "pin_maps": list(pin_maps),
             "code_to": str(code_to or ""),
         }
+        self._loader: subprocess.Popen[str] | None = None
+        self._thread: ThreadPoolExecutor | None = None
+        store = None
+        if defines and not pin_maps and not code_to:
+            store = compiled.Store.of(flatten(source), defines)
+        if store and kept.has(store, programs):
+            self._thread = ThreadPoolExecutor(1)
+            self._pinned = self._thread.submit(_pin, store, programs, pin_to)
+        else:
+            self._start()
+
+    def _start(self) -> None:
         self._loader = subprocess.Popen(  # -P: no module of the working directory
             [sys.executable, "-P", "-m", "ebpfmesh.compile.loader"],
             stdin=subprocess.PIPE,
@@ -53,21 +70,35 @@ class Build:
             text=True,
         )
         with cast(IO[str], self._loader.stdin) as to_loader:
-            to_loader.write(json.dumps(request))
+            to_loader.write(json.dumps(self._request))
         self._loader.stdin = None
 
     def wait(self) -> None:
         """Until the programs are pinned; raises what ``build`` does."""
-        log, _ = self._loader.communicate(timeout=COMPILE_SECONDS)
-        if self._loader.returncode != 0:
-            raise _error(self._source, self._loader.returncode, log)
+        if self._thread:
+            try:
+                return self._pinned.result()
+            except (OSError, MeshError):  # the child says more of it
+                self._start()
+        loader = cast("subprocess.Popen[str]", self._loader)
+        log, _ = loader.communicate(timeout=COMPILE_SECONDS)
+        if loader.returncode != 0:
+            raise _error(self._source, loader.returncode, log)
+        return None
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_error: object) -> None:
-        self._loader.kill()
-        self._loader.communicate()
+        if self._thread:
+            self._thread.shutdown()
+        if self._loader:
+            self._loader.kill()
+            self._loader.communicate()
+
+
+def _pin(store: compiled.Store, programs: Sequence[Program], pin_to: Path) -> None:
+    kept.pin(kept.load(store, programs, kept.quietly), pin_to)
 
 
 def build(
@@ -97,9 +128,9 @@ def instructions(
     Compiled if they are not kept; nothing is loaded. Raises what ``build`` does.
     """
     maps = Path(defines[compiled.PINS].strip('"'))
-    kept = compiled.Store.of(flatten(source), defines)
-    if kept and kept.has(name):
-        code, opened = kept.code(name)
+    store = compiled.Store.of(flatten(source), defines)
+    if store and store.has(name):
+        code, opened = store.code(name)
         return bytes(code), opened
     with tempfile.TemporaryDirectory(prefix="ebpfmesh-") as there:
         place = Path(there) / "code"

@@ -114,16 +114,6 @@ class Store:
             ctypes.c_int32.from_buffer(code, int(at) + 4).value = opened[pin].fileno()
         return code, list(opened.values())
 
-    def load(
-        self, name: str, prog_type: int, attach_type: int = 0, *, flags: int = 0
-    ) -> bpf.Fd | None:
-        """Load a program that was kept; None if it was not. As ``load`` does."""
-        try:
-            code, _maps = self.code(name)
-        except FileNotFoundError:
-            return None
-        return load(name, code, prog_type, attach_type, flags=flags)
-
 
 def load(
     name: str, code: bytes | bytearray, prog_type: int, attach_type: int = 0, *, flags: int = 0

@@ -17,24 +17,16 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from ebpfmesh.compile import compiled
+from ebpfmesh.compile import compiled, kept
 from ebpfmesh.compile.headers import CFLAGS, SOURCE_VARIABLE, header_tree
 from ebpfmesh.compile.source import flatten
 from ebpfmesh.kernel import bpf, libc
+from ebpfmesh.kernel.programs import Program
 
 NO_BCC = 5
 
 Request = dict[str, Any]
 """What ``build.Build`` writes."""
-
-KINDS: dict[str, dict[str, int]] = {
-    "tc": {"prog_type": bpf.PROG_TYPE_SCHED_CLS},
-    "xdp": {"prog_type": bpf.PROG_TYPE_XDP},
-} | {
-    hook: {"prog_type": bpf.PROG_TYPE_CGROUP_SOCK_ADDR, "attach_type": number}
-    for hook, number in bpf.HOST_HOOK.items()
-}
-"""Arguments of BCC for a program, by the ``type`` of ``programs.Program``."""
 
 
 def main() -> int:
@@ -57,60 +49,30 @@ def main() -> int:
 def _build(request: Request) -> None:
     """Load and pin, compiled if they are not kept; what was pinned before a failure is unpinned."""
     text, defines = flatten(Path(request["source"])), request["defines"]
+    programs = [Program(**one) for one in request["programs"]]
     if request["code_to"]:
         to = compiled.Store(Path(request["code_to"]), Path(defines[compiled.PINS].strip('"')))
-        module, names = _module(text, defines), [one["name"] for one in request["programs"]]
+        module, names = _module(text, defines), [program.name for program in programs]
         _keep(module, names, to)
         _keep_if_possible(module, names, compiled.Store.of(text, defines))
         return
     store = None if request["pin_maps"] else compiled.Store.of(text, defines)
-    loaded = (store and _kept(store, request)) or _compiled(text, defines, store, request)
-    target, pinned = Path(request["pin_to"]), []
-    try:
-        for name, held in loaded.items():
-            bpf.obj_pin(held, target / name)
-            pinned.append(target / name)
-    except OSError:
-        for path in pinned:
-            path.unlink()
-        raise
+    if store and kept.has(store, programs):
+        loaded = kept.load(store, programs, kept.with_log)
+    else:
+        module = _module(text, defines)
+        loaded = {program.name: _loaded(module, program) for program in programs}
+        _keep_if_possible(module, loaded, store)
+        for name in request["pin_maps"]:
+            loaded[name] = bpf.Fd(os.dup(module[name].map_fd))
+    kept.pin(loaded, Path(request["pin_to"]))
 
 
-def _kept(store: compiled.Store, request: Request) -> dict[str, bpf.Fd]:
-    """The programs, if all of them are kept; loaded without a compiler."""
-    loaded = {}
-    for program in request["programs"]:
-        try:
-            held = store.load(program["name"], **KINDS[program["type"]], flags=_flags(program))
-        except (OSError, ValueError) as error:
-            kept = store.path / program["name"]
-            raise OSError(f"remove {kept}, it does not load: {error}") from error
-        if held is None:
-            return {}
-        loaded[program["name"]] = held
-    return loaded
-
-
-def _compiled(
-    text: str, defines: dict[str, str], store: compiled.Store | None, request: Request
-) -> dict[str, bpf.Fd]:
-    """The programs and maps, compiled and loaded; the programs are kept if they can be."""
-    module = _module(text, defines)
-    loaded = {one["name"]: _loaded(module, one) for one in request["programs"]}
-    _keep_if_possible(module, loaded, store)
-    return loaded | {name: bpf.Fd(os.dup(module[name].map_fd)) for name in request["pin_maps"]}
-
-
-def _loaded(module: Any, program: Request) -> bpf.Fd:
+def _loaded(module: Any, program: Program) -> bpf.Fd:
     """A program of a module; BCC knows no flags of programs."""
-    name, kind = program["name"], KINDS[program["type"]]
-    if flags := _flags(program):
-        return compiled.load(name, module.dump_func(name), **kind, flags=flags)
-    return bpf.Fd(os.dup(module.load_func(name, **kind).fd))
-
-
-def _flags(program: Request) -> int:
-    return bpf.PROG_XDP_HAS_FRAGS if program["frags"] else 0
+    if kept.flags(program):
+        return kept.with_log(program, module.dump_func(program.name))
+    return bpf.Fd(os.dup(module.load_func(program.name, **kept.KINDS[program.type]).fd))
 
 
 def _module(text: str, defines: dict[str, str]) -> Any:

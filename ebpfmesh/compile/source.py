@@ -33,7 +33,7 @@ def _lines(file: Path, root: Path, seen: set[Path]) -> list[str]:
     seen.add(file)
     out = [f'#line 1 "{file}"']
     for number, line in enumerate(file.read_text().splitlines(), start=1):
-        match = _INCLUDE.match(line)
+        match = line.startswith("#include") and _INCLUDE.match(line)
         if not match:
             out.append(line)
             continue
