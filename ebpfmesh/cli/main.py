@@ -2,6 +2,7 @@
 """The ebpfmesh command: its commands, and what becomes of errors and signals."""
 
 import errno
+import gc
 import os
 import sys
 from typing import NoReturn
@@ -39,6 +40,8 @@ HINTS = {
     errno.ENOSPC: "the disk is full: make room, or choose another place",
 }
 """What to do where the system says no and nothing of ours knows more."""
+GARBAGE = 20_000
+"""New objects after which Python looks for cycles: of most commands, loading modules is all."""
 
 
 @click.group(
@@ -69,6 +72,7 @@ for _module in (
 
 def main() -> NoReturn:
     """Run the command line; every way out has its exit code."""
+    gc.set_threshold(GARBAGE)
     interrupt.install()
     chosen = Settings(no_color=bool(os.environ.get("NO_COLOR")))
     try:
