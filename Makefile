@@ -6,6 +6,11 @@ SHELL := /bin/bash
 BIN    := .venv/bin
 PYTEST := $(BIN)/pytest $(PYTEST_ARGS)
 TWO_WORKERS := --numprocesses 2 --dist loadfile
+# Tests of netns and e2e wait for the kernel and for each other most of the time; files come in the
+# order of tests/conftest.py.
+FOUR_WORKERS := --numprocesses 4 --dist loadfile --no-loadscope-reorder
+# A hundred modules, to be compiled for each command that a test runs, else.
+unexport PYTHONDONTWRITEBYTECODE
 SHELL_FILES = $(wildcard .ci/run scripts/*.sh tests/*/*.sh vagrant/*.sh)
 KERNELS := PYTHONPATH=tests $(BIN)/python -m kernels.
 C_FILES = $(shell find bpf -path bpf/include/uapi -prune -o -name '*.[ch]' -print)
@@ -64,10 +69,10 @@ prog: setup-test ## single programs on single packets, by BPF_PROG_TEST_RUN (roo
 	$(PYTEST) $(TWO_WORKERS) tests/prog
 
 netns: setup-test ## real stacks in namespaces of their own (root)
-	$(PYTEST) $(TWO_WORKERS) tests/netns
+	$(PYTEST) $(FOUR_WORKERS) tests/netns
 
 e2e: setup-test ## the command line, with containers (root)
-	$(PYTEST) $(TWO_WORKERS) tests/e2e
+	$(PYTEST) $(FOUR_WORKERS) tests/e2e
 
 equivalence: setup-test ## generated rules and packets: the mesh does what iptables does (root)
 	$(PYTEST) tests/equivalence

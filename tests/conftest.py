@@ -22,6 +22,14 @@ from support import topology
 
 TIERS = ("unit", "prog", "netns", "e2e", "equivalence")
 HERE = Path(__file__).parent
+LONG = (
+    "netns/test_killed.py", "netns/test_lost.py", "netns/test_bench_run.py",
+    "netns/test_upgrade.py", "netns/test_crash.py", "netns/test_full_run.py",
+    "netns/test_stop.py", "netns/test_roll.py", "netns/test_soak.py", "netns/test_meddling.py",
+    "netns/test_bench_paths.py", "netns/test_breaker.py",
+    "e2e/test_chaos.py", "e2e/test_examples.py", "e2e/test_compiled.py", "e2e/test_lifecycle.py",
+)  # fmt: skip
+"""Files that take longest, which come first: at the end a worker would be alone with one."""
 
 
 def _stay_inside(event: str, details: tuple[Any, ...]) -> None:
@@ -46,6 +54,8 @@ def needs_kernel(item: pytest.Item) -> bool:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         item.add_marker(getattr(pytest.mark, tier(item)))
+    turn = {HERE / name: number for number, name in enumerate(LONG)}
+    items.sort(key=lambda item: turn.get(item.path, len(LONG)))
 
 
 @pytest.hookimpl(tryfirst=True)
