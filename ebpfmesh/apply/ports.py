@@ -7,9 +7,11 @@ made at that moment, so that nothing of an owner before is in it.
 """
 
 import contextlib
+import errno
 import fcntl
 import os
 import socket
+import stat
 import struct
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -41,6 +43,8 @@ def serve_port(
     with contextlib.ExitStack() as stack:
         listener = stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET))
         try:
+            if _is_left(place):
+                place.unlink()
             _name(listener, place)
         except OSError as error:
             what = f"{place}: {error.strerror}"
@@ -54,6 +58,16 @@ def serve_port(
                 (pid,) = struct.unpack("=i8x", peer.getsockopt(*PEER))
                 refused = _hand(mesh, name, peer, pid)
             tell(pid, refused)
+
+
+def _is_left(place: Path) -> bool:
+    """Whether there is a socket that nobody listens at, as who was killed leaves it."""
+    with contextlib.suppress(FileNotFoundError):
+        if stat.S_ISSOCK(place.lstat().st_mode):
+            kind = socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK
+            with socket.socket(socket.AF_UNIX, kind) as asking:
+                return asking.connect_ex(os.fspath(place)) == errno.ECONNREFUSED
+    return False
 
 
 def _name(listener: socket.socket, place: Path) -> None:

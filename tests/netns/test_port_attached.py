@@ -23,7 +23,7 @@ from ebpfmesh.errors import NotFound
 from ebpfmesh.kernel import netns
 from ebpfmesh.model import Mesh
 from support import containers
-from support.command import COMMAND
+from support.command import COMMAND, complaint
 from support.sockets import made, ready
 from support.topology import mesh_of, running, unavailable, wait_until
 
@@ -137,6 +137,29 @@ def test_who_is_inside_gets_it_and_nobody_else(mesh: Mesh, inside: str, open_pla
             assert said == {"clean": True, "frames": 512, "addresses": [0]}
             next_one.kill()
     assert not open_place.exists()
+
+
+def is_answered(place: Path) -> bool:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as asking:
+        return asking.connect_ex(str(place)) == 0
+
+
+@pytest.mark.usefixtures("inside")
+def test_who_hands_it_may_be_killed(open_place: Path) -> None:
+    """The next one takes the place of the socket that was left; a place in use is not taken."""
+    with handing("inside", open_place) as hander:
+        wait_until(lambda: is_answered(open_place), what="it listens")
+        error, _ = complaint("--mesh", "attached", "port", "inside", open_place, code=2)
+        assert "in use" in error
+        hander.kill()
+        hander.wait()
+    assert open_place.exists()
+    with handing("inside", open_place):
+        wait_until(lambda: is_answered(open_place), what="the next one listens")
+    assert not open_place.exists()
+    open_place.write_text("somebody's")
+    complaint("--mesh", "attached", "port", "inside", open_place, code=2)
+    assert open_place.read_text() == "somebody's"
 
 
 def test_it_is_told_when_its_interface_goes(mesh: Mesh, inside: str, open_place: Path) -> None:
