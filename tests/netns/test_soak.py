@@ -9,8 +9,8 @@ few short lives, the same each time, unless it says otherwise (``make soak``).
 import gc as garbage
 import os
 from collections.abc import Callable, Collection
-from contextlib import closing
-from ipaddress import IPv4Address, IPv6Address
+from contextlib import ExitStack, closing
+from ipaddress import IPv4Address, ip_network
 from pathlib import Path
 from typing import ClassVar, Literal
 
@@ -30,19 +30,32 @@ from ebpfmesh.apply import OnStep
 from ebpfmesh.kernel import bpf, cgroup, interface, netns
 from ebpfmesh.kernel.maps import Maps
 from ebpfmesh.kernel.pins import Pins
-from ebpfmesh.kernel.programs import AT_SOCKETS
-from ebpfmesh.model import Function, Identity, Injection, Mesh, Policy, Service, Timeouts, ranked
-from ebpfmesh.state import audit
+from ebpfmesh.kernel.programs import AT_HOST, AT_SOCKETS
+from ebpfmesh.model import (
+    Injection,
+    Mesh,
+    Policy,
+    Remote,
+    Service,
+    Timeouts,
+    Uplink,
+    ranked,
+)
+from ebpfmesh.state import audit, early
 from ebpfmesh.state.files import RUN
 from ebpfmesh.state.record import Record
 from support.agreeing import is_well
+from support.beyond import beyond
+from support.everything import at_uplinks
 from support.killing import Change, killed_at
+from support.living import FRAMES, NAMES, OWN, function, packets, sharing, web, with_functions
+from support.masquerade import sysctl
 from support.shouting import Shouting
 from support.topology import collected, poll
 
 NUMBER = os.environ.get("EBPFMESH_SOAK", "")
 GROWTH = 64 << 20  # bytes that this process may grow by, while it remembers what it tried
-NAMES = ("a", "b", "c", "guest")
+UPLINKS = ("u0", "u1")
 TENANTS = ("one", "two", "three")
 SERVICES = ("front", "back")
 INJECTED = ("first", "second")
@@ -55,8 +68,6 @@ MESH_FUNCTION(p)
 	return mesh_next();
 }
 """
-OWN = netns.RUN / "mine"
-"""The namespace of the guest, which is there before it and after."""
 FATES = st.none() | st.tuples(st.integers(0, 25), st.sampled_from(("gc", "up")))
 """Whether a change is killed: at which step, and what comes after."""
 Fate = tuple[int, str] | None
@@ -66,44 +77,6 @@ NUMBERS = st.integers(0, 255)
 
 def one_of(names: Collection[str], which: int) -> str:
     return sorted(names)[which % len(names)]
-
-
-def function(name: str, tenant: str, group: str | None = None) -> Function:
-    """A function at an address that it has whenever it is there."""
-    number = 10 + (*NAMES, "web-0", "web-1", "web-2").index(name)
-    return Function(
-        name=name,
-        tenant=tenant,
-        group=group,
-        address4=IPv4Address("198.18.0.0") + number,
-        address6=IPv6Address("2001:db8::") + number,
-        netns=str(OWN) if name == "guest" else None,
-    )
-
-
-def web(count: int, tenant: str) -> tuple[Function, ...]:
-    return tuple(function(f"web-{number}", tenant, "web") for number in range(count))
-
-
-def with_functions(mesh: Mesh, functions: tuple[Function, ...]) -> Mesh:
-    """The mesh with these functions; services, rules and places lose whoever is gone."""
-    names = {f.name for f in functions} | {f.group for f in functions if f.group}
-    tenants = {f.tenant for f in functions}
-    known = {"function": names, "group": names, "tenant": tenants}
-    kept = (one for one in mesh.injections if one.target[1] in known[one.target[0]])
-
-    def is_there(end: Identity) -> bool:
-        return end.name in known.get(end.kind, {end.name})
-
-    parts = {
-        "functions": functions,
-        "injections": ranked(tuple(kept)),
-        "services": tuple(service.only(names) for service in mesh.services),
-        "policies": tuple(
-            one for one in mesh.policies if is_there(one.source) and is_there(one.destination)
-        ),
-    }
-    return mesh.model_copy(update=parts)
 
 
 class Life(RuleBasedStateMachine):
@@ -117,7 +90,13 @@ class Life(RuleBasedStateMachine):
     @initialize(count=st.integers(1, 3))
     def begin(self, count: int) -> None:
         """A mesh with a service."""
+        self.around = ExitStack()
         netns.create(OWN.name)
+        self.around.callback(netns.remove, OWN.name)
+        sysctl("net.ipv4.conf.lo.forwarding=1", "net.ipv6.conf.lo.forwarding=1")
+        self.around.enter_context(beyond(0))
+        self.around.enter_context(beyond(1))
+        self.denied: set[str] = set()
         service = Service(
             name="front", address4=IPv4Address("198.19.0.1"), port=80, target_port=7000,
             protocol="udp", functions=("web",),
@@ -136,7 +115,8 @@ class Life(RuleBasedStateMachine):
         self.shouting.close()
         apply.down("soak")
         assert OWN.exists()
-        netns.remove(OWN.name)
+        assert at_uplinks() == set()
+        self.around.close()
         self.sizes.append(int(Path("/proc/self/statm").read_text().split()[1]) * 4096)
 
     # ---- changes
@@ -194,17 +174,18 @@ class Life(RuleBasedStateMachine):
     @rule(
         tenants=st.tuples(*[st.sampled_from(TENANTS)] * len(NAMES)),
         reject=st.booleans(),
+        host=st.booleans(),
         udp=st.sampled_from((60, 120)),
         fate=FATES,
     )
-    def up(self, tenants: tuple[str, ...], reject: bool, udp: int, fate: Fate) -> None:
+    def up(self, tenants: tuple[str, ...], reject: bool, host: bool, udp: int, fate: Fate) -> None:
         """Settings, and tenants of functions: any number of them at once."""
         tenant = dict(zip(NAMES, tenants, strict=True))
         moved = tuple(
-            f if f.group else f.model_copy(update={"tenant": tenant[f.name]})
+            f.model_copy(update={"tenant": tenant.get(f.name, f.tenant)})
             for f in self.mesh.functions
         )
-        update = {"reject": reject, "timeouts": Timeouts(udp=udp)}
+        update = {"reject": reject, "host": host, "timeouts": Timeouts(udp=udp)}
         after = with_functions(self.mesh, moved).model_copy(update=update)
         self.change(lambda on_step: apply.up(after, on_step), after, fate)
 
@@ -292,6 +273,98 @@ class Life(RuleBasedStateMachine):
         others = tuple(one for one in self.mesh.injections if one.name != name)
         self.edit(fate, injections=ranked(others))
 
+    # ---- uplinks, and what has frames
+
+    @rule(
+        name=st.sampled_from(UPLINKS),
+        masquerade=st.booleans(),
+        xdp=st.sampled_from(("auto", "native", "generic", "off")),
+        fate=FATES,
+    )
+    def set_uplink(
+        self, name: str, masquerade: bool, xdp: Literal["auto", "native"], fate: Fate
+    ) -> None:
+        """It comes, or becomes another."""
+        new = Uplink(name=name, interface=f"up{name[1]}", masquerade=masquerade, xdp=xdp)
+        others = tuple(one for one in self.mesh.uplinks if one.name != name)
+        self.edit(fate, uplinks=tuple(sorted((*others, new), key=lambda one: one.name)))
+
+    @rule(name=st.sampled_from(UPLINKS), fate=FATES)
+    def remove_uplink(self, name: str, fate: Fate) -> None:
+        """It goes, and who is beyond it."""
+        left = tuple(one for one in self.mesh.uplinks if one.name != name)
+        beyond = tuple(one for one in self.mesh.remotes if one.uplink != name)
+        self.edit(fate, uplinks=left, **self.with_remotes(beyond))
+
+    @rule(name=st.sampled_from(UPLINKS), there=st.booleans(), fate=FATES)
+    def set_remote(self, name: str, there: bool, fate: Fate) -> None:
+        """Somebody is beyond an uplink, or no longer."""
+        others = tuple(one for one in self.mesh.remotes if one.uplink != name)
+        new = Remote(
+            name=f"far-{name}", uplink=name, tenant="far",
+            address4=IPv4Address(f"198.19.21{name[1]}.2"),
+        )  # fmt: skip
+        if there and name not in {one.name for one in self.mesh.uplinks}:
+            return
+        remotes = (*others, new) if there else others
+        ordered = tuple(sorted(remotes, key=lambda one: one.name))
+        self.edit(fate, **self.with_remotes(ordered))
+
+    def with_remotes(self, remotes: tuple[Remote, ...]) -> dict[str, object]:
+        """Parts of the mesh with these; rules about a tenant that is nobody's any more go."""
+        changed = self.mesh.model_copy(update={"remotes": remotes})
+        return {
+            "remotes": remotes,
+            "policies": with_functions(changed, self.mesh.functions).policies,
+        }
+
+    @rule(numbers=st.tuples(st.integers(0, 3), st.integers(1, 40)), deny=st.booleans(), fate=FATES)
+    def set_denied(self, numbers: tuple[int, int], deny: bool, fate: Fate) -> None:
+        """Many prefixes at once; a change that is killed is undone."""
+        if deny and not any(one.xdp in ("auto", "native") for one in self.mesh.uplinks):
+            return
+        first, count = numbers
+        some = {f"192.0.2.{(40 * first + number) % 256}/32" for number in range(count)}
+        some |= {f"2001:db8:bad:{number}::/64" for number in range(first)}
+        prefixes = [ip_network(one) for one in some]
+        do: Callable[[OnStep], object] = lambda on_step: apply.deny(  # noqa: E731
+            "soak", prefixes, on_step=on_step
+        )
+        if not deny:
+            do = lambda on_step: apply.allow(  # noqa: E731
+                "soak", prefixes, missing_ok=True, on_step=on_step
+            )
+        wanted = self.denied | some if deny else self.denied - some
+        if fate is None:
+            do(lambda _: None)
+            self.denied = wanted
+            return
+        if not killed_at(fate[0], do):
+            self.denied = wanted
+        well = is_well("soak")
+        if fate[1] == "gc":
+            assert bool(collected("soak")) != well
+        else:
+            apply.up(self.mesh)
+
+    @rule(version=st.integers(0, 2), fate=FATES)
+    def set_packet_function(self, version: int, fate: Fate) -> None:
+        """It comes, has another program, or goes."""
+        others = [one for one in self.mesh.functions if one.name != "raw"]
+        after = with_functions(self.mesh, (*others, *([packets(version)] if version else ())))
+        self.change(lambda on_step: apply.up(after, on_step), after, fate)
+
+    @rule(
+        names=st.sets(st.sampled_from(("port", "mate"))),
+        slots=st.sampled_from((256, 512)),
+        fate=FATES,
+    )
+    def set_pool(self, names: set[str], slots: int, fate: Fate) -> None:
+        """Who shares it begins, begins anew, or goes."""
+        others = [one for one in self.mesh.functions if one.name not in ("port", "mate")]
+        after = with_functions(self.mesh, (*others, *sharing(sorted(names), slots)))
+        self.change(lambda on_step: apply.up(after, on_step), after, fate)
+
     # ---- losses
 
     @rule()
@@ -339,11 +412,13 @@ class Life(RuleBasedStateMachine):
             assert audit.problems(Pins("soak"), Maps(Pins("soak")), record) == []
             for kind, names in self.named().items():
                 assert {*record.names(kind).values()} == names, kind
+            assert {str(one.block.prefix) for one in record.denied()} == self.denied
 
     @invariant()
     def what_must_arrive_arrives(self) -> None:
         if hasattr(self, "open"):
-            assert self.shouting.once(self.mesh) == ""
+            heard = tuple(one for one in self.mesh.functions if one.datapath != "af_xdp")
+            assert self.shouting.once(self.mesh.model_copy(update={"functions": heard})) == ""
 
     @invariant()
     def nothing_is_left_over(self) -> None:
@@ -352,16 +427,27 @@ class Life(RuleBasedStateMachine):
         names = self.names()
         links = {path.name for path in Pins("soak").links.iterdir()}
         ends = {f"{name}-{end}" for name in names for end in ("ingress", "egress")}
-        assert links - {one.name for one in AT_SOCKETS} == ends
+        ends |= {"raw-xdp"} & {f"{name}-xdp" for name in names}
+        ends |= {f"@{one.name}-ingress" for one in self.mesh.uplinks}
+        with closing(Record("soak")) as record:
+            ends |= {f"@{name}-xdp" for name in early.wanted(record)}
+            pools = {f"pool:{key.split('/')[1]}" for key in record.pools()}
+        assert links - {one.name for one in (*AT_SOCKETS, *AT_HOST)} == ends
+        assert {path.name for path in Pins("soak").ports.glob("*")} == {"raw", "port"} & names
+        assert bool(pools) == any(one.pools for one in self.mesh.functions)
+        assert len(at_uplinks()) == sum(one.startswith("@") for one in ends)
         programs = [*Pins("soak").injected.glob("*")]
         assert len(programs) <= 2 * len(self.mesh.injections)  # each with the one before it
         made = {netns.name_of("soak", name) for name in names - {"guest"}}
-        assert {path.name for path in netns.RUN.iterdir()} == made | {OWN.name}
-        assert {one.function for one in cgroup.groups(netns.current())} == names
+        assert {path.name for path in netns.RUN.iterdir()} == made | {
+            *(OWN.name, "beyond0", "beyond1")
+        }
+        assert {one.function for one in cgroup.groups(netns.current())} == names | pools
         with netns.rtnetlink() as ip:
             assert {*interface.ours(ip).values()} == {f"soak/{name}" for name in names}
         files = {path.stem for path in (RUN / "soak").iterdir()}
-        assert files <= {"record", "hosts", "reserve", "logs"}, files
+        of_commands = {*FRAMES, *(f"{name}.log" for name in FRAMES)} if pools else set[str]()
+        assert files <= {"record", "hosts", "reserve", "logs"} | of_commands, files
         assert self.descriptors() == self.open
 
     def names(self) -> set[str]:
@@ -369,7 +455,11 @@ class Life(RuleBasedStateMachine):
 
     def named(self) -> dict[str, set[str]]:
         """What has an id: no other name has, or ids would run out."""
-        return {"function": self.names(), "service": {one.name for one in self.mesh.services}}
+        beyond = {one.name for one in self.mesh.remotes}
+        return {
+            "function": self.names() | beyond,
+            "service": {one.name for one in self.mesh.services},
+        }
 
     def descriptors(self) -> int:
         """How many this process has open besides those of the datagrams."""

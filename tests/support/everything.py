@@ -83,7 +83,7 @@ def up(mesh: Mesh) -> Iterator[None]:
 def at_uplinks() -> set[str]:
     """Programs at interfaces that stay when a mesh goes."""
     with netns.rtnetlink() as ip:
-        found = {name: interface.find(name) for name in ("up0", "up1")}
+        found = {name: interface.find(name) for name in ("up0", "up1", "up2")}
         return {
             f"{one.name} at {name}"
             for name, index in found.items()
