@@ -31,7 +31,7 @@ PORT = click.IntRange(1, 65535)
 @click.option("--port", metavar="P", type=PORT, help="Of TO. Default: the service's.")
 @click.option("--source-port", metavar="P", type=PORT, default=49152, show_default=True,
               help="Of FROM.")  # fmt: skip
-@click.option("--uplink", metavar="U", default="",
+@click.option("--uplink", metavar="U", default="", shell_complete=complete.uplinks,
               help="What is from outside comes in by it, not by the stack.")  # fmt: skip
 @click.option("-6", "six", is_flag=True, help="Over IPv6. Default: IPv4 if both have it.")
 def policy_test(source: str, destination: str, six: bool, **flow: Any) -> None:

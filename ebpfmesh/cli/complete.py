@@ -69,11 +69,18 @@ functions_and_groups = _offering(_named("function", "group"))
 services = _offering(_named("service"))
 tenants = _offering(_named("tenant"))
 injected = _offering(_named("injected"))
-parties = _offering(_named("function", "remote", "outside"))
-ends = _offering(_named("function", "remote", "service", "outside"))
+parties = _offering(_named("function", "group", "remote", "outside"))
+ends = _offering(_named("function", "group", "remote", "service", "outside"))
 remotes = _offering(_named("remote"))
 backends = _offering(_named("function", "group", "remote"))
 uplinks = _offering(_named("uplink"))
 meshes = _offering(_meshes)
 reasons = _offering(_reasons)
 scenarios = _offering(_scenarios)
+
+
+def detachable(context: click.Context, parameter: click.Parameter, begun: str) -> list[str]:
+    """What `detach` takes out, by whether --uplink stands before it."""
+    chosen = uplinks if context.params.get("uplink") else functions_and_groups
+    return chosen(context, parameter, begun)
+

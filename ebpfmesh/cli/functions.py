@@ -33,7 +33,8 @@ if TYPE_CHECKING:
 @click.option("--masquerade", is_flag=True, help="Flows to the outside leave by that uplink.")
 @click.option("--masquerade-ports", metavar="P", help="And with which ports, such as 50000-59999.")
 @click.option("--ip", "ips", metavar="A", multiple=True, help="Its address; one of each family.")
-@click.option("--tenant", metavar="T", default="default", show_default=True, help="Its tenant.")
+@click.option("--tenant", metavar="T", default="default", show_default=True,
+              shell_complete=complete.tenants, help="Its tenant.")  # fmt: skip
 @click.option("--audit", is_flag=True, help="Only count what policy forbids on its way in.")
 @click.option(
     "--datapath",
@@ -136,7 +137,7 @@ def _attach_uplink(
         "ebpfmesh --json detach probe --if-exists",
     ),
 )
-@click.argument("name", shell_complete=complete.functions)
+@click.argument("name", shell_complete=complete.detachable)
 @click.option("--uplink", is_flag=True, help="NAME is an uplink.")
 @click.option(
     "--if-exists", is_flag=True, help="It is fine if there is no such function, or no mesh."
@@ -219,7 +220,7 @@ def exec_(name: str, command: tuple[str, ...]) -> None:
         "ebpfmesh --json stop web-0",
     ),
 )
-@click.argument("name", shell_complete=complete.functions)
+@click.argument("name", shell_complete=complete.functions_and_groups)
 def stop(name: str) -> None:
     """End the command of function NAME, or of all replicas of that name.
 
@@ -245,7 +246,7 @@ def stop(name: str) -> None:
         "ebpfmesh --json start web-0",
     ),
 )
-@click.argument("name", shell_complete=complete.functions)
+@click.argument("name", shell_complete=complete.functions_and_groups)
 @WAIT
 @NO_WAIT
 def start(name: str, wait: float | None, no_wait: bool) -> None:
@@ -271,7 +272,7 @@ def start(name: str, wait: float | None, no_wait: bool) -> None:
         "ebpfmesh --json restart web-0",
     ),
 )
-@click.argument("name", shell_complete=complete.functions)
+@click.argument("name", shell_complete=complete.functions_and_groups)
 @WAIT
 @NO_WAIT
 def restart(name: str, wait: float | None, no_wait: bool) -> None:

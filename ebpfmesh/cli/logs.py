@@ -42,7 +42,7 @@ def _since(_context: click.Context, _option: click.Parameter, text: str | None) 
         "ebpfmesh --json logs web-1 -n 1",
     ),
 )
-@click.argument("name", shell_complete=complete.functions)
+@click.argument("name", shell_complete=complete.functions_and_groups)
 @click.option("-f", "--follow", is_flag=True, help="Go on with what comes, until Ctrl-C.")
 @click.option("-n", "--lines", "last", metavar="N", type=click.IntRange(0),
               help="Only the last N that there are.")  # fmt: skip

@@ -249,6 +249,8 @@ def test_all_meshes_without_a_name(tmp_path: Path) -> None:
     [
         ("exec s", {"server-0", "server-1"}),
         ("detach client", {"client"}),
+        ("detach s", {"server", "server-0", "server-1"}),
+        ("restart server", {"server", "server-0", "server-1"}),
         ("--mesh ", {"edge"}),
         ("show flows --service ", {"web"}),
         ("show flows --peer o", {"outside"}),
@@ -261,8 +263,24 @@ def test_all_meshes_without_a_name(tmp_path: Path) -> None:
     ],
 )
 def test_completion_offers_what_there_is(line: str, offered: set[str]) -> None:
+    assert completions(line) == offered
+
+
+def completions(line: str) -> set[str]:
+    """What the shell is told when Tab is pressed behind a line."""
     words = f"ebpfmesh {line}"
     number = len(words.split()) - (not words.endswith(" "))
     environment = {"COMP_WORDS": words, "COMP_CWORD": str(number)}
     said = ebpfmesh(_EBPFMESH_COMPLETE="bash_complete", **environment).stdout
-    assert {one.partition(",")[2] for one in said.split()} == offered
+    return {one.partition(",")[2] for one in said.split()}
+
+
+def test_completion_offers_uplinks() -> None:
+    subprocess.run("ip link add up0 type veth peer name up1".split(), check=True)
+    try:
+        ebpfmesh("attach", "uplink0", "--uplink", "up0")
+        assert completions("detach --uplink ") == {"uplink0"}
+        assert completions("policy test outside web --uplink ") == {"uplink0"}
+    finally:
+        subprocess.run("ip link del up0".split(), check=True)
+        ebpfmesh("detach", "uplink0", "--uplink", "--if-exists")
