@@ -34,7 +34,7 @@ def find(
     if a function of the mesh is there already.
     """
     if sum(given is not None for given in (namespace, pid, container, iface)) != 1:
-        hint = "give exactly one of --netns, --pid, --container and --iface"
+        hint = "give exactly one of --netns, --pid, --container, --iface and --uplink"
         raise UsageError("it is not clear what to attach", hint=hint)
     if iface is not None:
         with netns.rtnetlink() as ip:

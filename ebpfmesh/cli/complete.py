@@ -83,4 +83,3 @@ def detachable(context: click.Context, parameter: click.Parameter, begun: str) -
     """What `detach` takes out, by whether --uplink stands before it."""
     chosen = uplinks if context.params.get("uplink") else functions_and_groups
     return chosen(context, parameter, begun)
-

@@ -276,11 +276,11 @@ def completions(line: str) -> set[str]:
 
 
 def test_completion_offers_uplinks() -> None:
-    subprocess.run("ip link add up0 type veth peer name up1".split(), check=True)
+    subprocess.run(["ip", "link", "add", "up0", "type", "veth", "peer", "name", "up1"], check=True)
     try:
         ebpfmesh("attach", "uplink0", "--uplink", "up0")
         assert completions("detach --uplink ") == {"uplink0"}
         assert completions("policy test outside web --uplink ") == {"uplink0"}
     finally:
-        subprocess.run("ip link del up0".split(), check=True)
+        subprocess.run(["ip", "link", "del", "up0"], check=True)
         ebpfmesh("detach", "uplink0", "--uplink", "--if-exists")
