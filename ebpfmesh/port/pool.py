@@ -304,14 +304,17 @@ class Pool:
         Ends after so many seconds without a message; None: never. What of a batch was not sent on
         by the time the next one is asked for is given back; who asks for no more still has it.
         """
+        begun = time.monotonic()
         while self._sleep("sleeps", self._is_something, timeout):
             batch = self._next()
-            if not len(batch):
-                continue
-            given = self._given
-            rows = self._rows(batch)
-            yield batch
-            self._let_go(rows if self._given == given else rows[self._held[rows] == IN_HAND])
+            if len(batch):
+                given = self._given
+                rows = self._rows(batch)
+                yield batch
+                self._let_go(rows if self._given == given else rows[self._held[rows] == IN_HAND])
+                begun = time.monotonic()
+            elif timeout is not None and time.monotonic() - begun > timeout:
+                return  # what comes without end may be no message
 
     def _is_something(self) -> bool:
         return any(ring.waiting() for ring in self._inbox)
