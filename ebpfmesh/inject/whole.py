@@ -29,6 +29,7 @@ HELPERS = check.HELPERS | {
 }  # fmt: skip
 """What it may call, by number; bpf_redirect() finds interfaces of its own namespace alone."""
 INSTRUCTIONS = 1 << 16
+NAME = 255  # bytes of a pin's
 BUDGET = Budget(map_bytes=1 << 30)
 _ENTRY = re.compile(r"^(static\s[^\n(]*|)\bint\s+(\w+)\s*\(\s*struct\s+xdp_md\s*\*", re.M)
 
@@ -83,6 +84,9 @@ def _check(source: Source, program: Compiled) -> None:
     code = i.decode(program.instructions)
     if len(code) > INSTRUCTIONS:
         raise source.refuse(f"{len(code)} instructions, of {INSTRUCTIONS} it may have", None)
+    for table in program.tables:
+        if len(os.fsencode(table.name)) > NAME:
+            raise source.refuse("a map's name is too long for its pin", source.line_of(table.name))
     inner, own = i.halves(code), {table.number for table in program.tables}
     for at, one in enumerate(code):
         if at in inner:
