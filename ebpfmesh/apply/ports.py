@@ -135,8 +135,7 @@ def _bind(port: xsk.Handed, pid: int) -> None:
     child = os.fork()
     if not child:
         try:
-            if group := memory_of(pid):
-                group.write_text("0")
+            _be_charged(pid)
             port.bind(HELD_SECONDS)
         except BaseException as error:  # noqa: BLE001  (this process ends here)
             os.write(writer, (str(error) or type(error).__name__).encode())
@@ -147,3 +146,14 @@ def _bind(port: xsk.Handed, pid: int) -> None:
     os.waitpid(child, 0)
     if why:
         raise MeshError(why)
+
+
+def _be_charged(pid: int) -> None:
+    """Have what this process allocates be charged where another's memory is.
+
+    MeshError if that has ended, since who has its connection by now is anybody's guess.
+    """
+    if group := memory_of(pid):
+        group.write_text("0")
+    elif pid and not Path(f"/proc/{pid}").exists():
+        raise MeshError("who asked has ended")

@@ -113,3 +113,23 @@ def test_who_asks_and_says_nothing_keeps_nobody_waiting(place: Path, tmp_path: P
         with netns.entered(netns.RUN / "inside"):
             stack.enter_context(asked(place))
         assert "cannot be bound" in json.loads(server.stdout.readline())
+
+
+def test_who_has_ended_leaves_its_memory_to_nobody(place: Path, tmp_path: Path) -> None:
+    """It asked by a socket that another has, whose memory would be charged to the mesh."""
+    connect = "import socket, sys; socket.socket(fileno=int(sys.argv[1])).connect(sys.argv[2])"
+    with serving(place, tmp_path) as server, ExitStack() as stack:
+        assert server.stdout
+        stack.enter_context(asked(place))
+        assert "not in the network namespace" in json.loads(server.stdout.readline())
+        with netns.entered(netns.RUN / "inside"):
+            one = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        stack.enter_context(one)
+        server.send_signal(signal.SIGSTOP)
+        try:
+            line = [sys.executable, "-c", connect, str(one.fileno()), str(place)]
+            subprocess.run(line, check=True, pass_fds=[one.fileno()])
+        finally:
+            server.send_signal(signal.SIGCONT)
+        assert json.loads(server.stdout.readline()) == "who asked has ended"
+        assert one.recv(1024) == b"no: who asked has ended"
