@@ -16,6 +16,7 @@ import contextlib
 import ctypes
 import errno
 import fcntl
+import functools
 import mmap
 import os
 import shutil
@@ -66,10 +67,18 @@ def _program(xskmap: bpf.Fd) -> bytes:
     )
 
 
+@functools.cache
 def check_supported() -> None:
-    """Raise Unsupported if the kernel has no sockets of this kind."""
+    """Raise Unsupported if the kernel has no sockets of this kind, or none that can be handed over.
+
+    Whoever inherits one maps its rings when it is bound, which Linux lets only since 6.4 ("xsk:
+    allow remap of fill and/or completion rings"); asked in a namespace that nobody else has.
+    """
     try:
-        _socket().close()
+        with netns.unnamed() as namespace, netns.entered(namespace), _socket() as one:
+            if not _is_mapped_when_bound(one):
+                what = "the kernel maps no rings of a bound AF_XDP socket (before Linux 6.4)"
+                raise Unsupported(f"{what}, {NEEDED}", hint='another kernel, or datapath = "xdp"')
     except PermissionError as error:
         raise MissingPrivilege("AF_XDP: CAP_NET_RAW is needed", hint="run as root") from error
     except OSError as error:
@@ -77,6 +86,32 @@ def check_supported() -> None:
             raise
         what = f"the kernel has no AF_XDP sockets (CONFIG_XDP_SOCKETS), {NEEDED}"
         raise Unsupported(what, hint='another kernel, or datapath = "tc"') from error
+
+
+def _is_mapped_when_bound(one: socket.socket) -> bool:
+    with mmap.mmap(-1, FRAME) as memory:
+        _register(one, memory)
+        for ring in (RX_RING, FILL_RING, COMPLETION_RING):
+            one.setsockopt(SOL_XDP, ring, 1)
+        _bind(one, (socket.if_nametoindex("lo"), 0), COPY, 0, 0)
+    try:
+        mmap.mmap(one.fileno(), mmap.PAGESIZE).close()
+    except OSError as error:
+        if error.errno != errno.EBUSY:
+            raise
+        return False
+    return True
+
+
+def _register(one: socket.socket, memory: mmap.mmap) -> None:
+    """Have a socket's packets be in this memory."""
+    start = ctypes.addressof(keep := ctypes.c_char.from_buffer(memory))
+    try:
+        one.setsockopt(
+            SOL_XDP, UMEM_REG, struct.pack("=QQIIII", start, len(memory), FRAME, 0, 0, 0)
+        )
+    finally:
+        del keep
 
 
 def _socket() -> socket.socket:
@@ -214,12 +249,7 @@ class Handed:
         """
         (memory, begin, size, pool), first = self._room, self._sockets[0]
         with mmap.mmap(memory, size, offset=begin) as shared:
-            start = ctypes.addressof(keep := ctypes.c_char.from_buffer(shared))
-            about = struct.pack("=QQIIII", start, size, FRAME, 0, 0, 0)
-            try:
-                first.setsockopt(SOL_XDP, UMEM_REG, about)
-            finally:
-                del keep
+            _register(first, shared)
         part = size // len(self._sockets)
         for queue, one in enumerate(self._sockets):
             if not pool:

@@ -45,7 +45,7 @@ from support.sockets import (
     ready,
     send_segments,
 )
-from support.topology import collected, drops, mesh_of, meters, running, wait_until
+from support.topology import collected, drops, mesh_of, meters, needs_ports, running, wait_until
 
 ROOT = Path(__file__).parents[2]
 TOOL, EXAMPLES = ROOT / "tests/support/port_tool.py", ROOT / "examples/port"
@@ -117,6 +117,7 @@ def empty(outside: Beyond) -> Iterator[Mesh]:
 
 def far(command: list[str], own: str = "", *, more: str = "", uplink: str = UPLINK) -> Mesh:
     """The mesh with a function that has its packets by XDP, with ``own`` keys."""
+    needs_ports()
     return mesh_of(BEGIN + uplink + FAR.format(command=command, root=ROOT, more=own) + more)
 
 

@@ -3,6 +3,7 @@
 
 import errno
 import json
+import mmap
 import os
 import shutil
 import signal
@@ -29,7 +30,7 @@ from support.beyond import Beyond, beyond
 from support.command import COMMAND
 from support.processes import workers
 from support.sockets import BLOCKED_SECONDS, SECONDS, made, ready, send_segments
-from support.topology import drops, mesh_of, meters, running, unavailable, wait_until
+from support.topology import drops, mesh_of, meters, needs_ports, running, unavailable, wait_until
 
 ROOT = Path(__file__).parents[2]
 TOOL, EXAMPLES = ROOT / "tests/support/port_tool.py", ROOT / "examples/port"
@@ -113,6 +114,7 @@ action = "reject"
 @pytest.fixture(scope="module")
 def empty() -> Iterator[Mesh]:
     """A mesh whose programs are there, so that a test need not compile them."""
+    needs_ports()
     with running('[mesh]\nname = "port"\n') as mesh:
         yield mesh
 
@@ -514,8 +516,33 @@ def test_what_was_detached_by_others_is_made_anew(mesh_up: Up) -> None:
         assert one.recv(100) == b"hello"
 
 
+def without_af_xdp() -> None:
+    """Have this process be as on a kernel without such sockets."""
+    refuse("socket", errno.EAFNOSUPPORT, (0, xsk.AF_XDP))
+
+
+def without_remap() -> None:
+    """Have this process be as on a kernel that maps no rings of a bound socket."""
+    refuse("mmap", errno.EBUSY, (1, mmap.PAGESIZE), (3, mmap.MAP_SHARED))
+
+
+def refuse(call: str, error: int, *arguments: tuple[int, int]) -> None:
+    import seccomp  # noqa: PLC0415  (Debian's)
+
+    made = seccomp.SyscallFilter(seccomp.ALLOW)
+    about = [seccomp.Arg(number, seccomp.EQ, value) for number, value in arguments]
+    made.add_rule(seccomp.ERRNO(error), call, *about)
+    made.load()
+
+
 @pytest.mark.usefixtures("empty")
-def test_a_kernel_without_it_is_told_before_anything_changes(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("without", "what"),
+    [(without_af_xdp, "CONFIG_XDP_SOCKETS"), (without_remap, "before Linux 6.4")],
+)
+def test_a_kernel_without_it_is_told_before_anything_changes(
+    tmp_path: Path, without: Callable[[], None], what: str
+) -> None:
     """Each command says so with exit code 5."""
     file = tmp_path / "mesh.toml"
     words = [str(TOOL), "idle"]
@@ -523,23 +550,13 @@ def test_a_kernel_without_it_is_told_before_anything_changes(tmp_path: Path) -> 
     attach = "attach", "far", "--pid", str(os.getpid()), "--datapath", "af_xdp", "--mesh", "port"
     for command in (("plan", str(file)), ("up", str(file)), attach):
         done = subprocess.run(
-            [*COMMAND, *command], preexec_fn=without_af_xdp, capture_output=True,
+            [*COMMAND, *command], preexec_fn=without, capture_output=True,
             text=True, check=False,
         )  # fmt: skip
         assert done.returncode == 5
-        assert "CONFIG_XDP_SOCKETS" in done.stderr
+        assert what in done.stderr
         with opened("port") as view:
             assert not view.functions
-
-
-def without_af_xdp() -> None:
-    """Have this process be as on a kernel without such sockets."""
-    import seccomp  # noqa: PLC0415  (Debian's)
-
-    made = seccomp.SyscallFilter(seccomp.ALLOW)
-    about = seccomp.Arg(0, seccomp.EQ, xsk.AF_XDP)
-    made.add_rule(seccomp.ERRNO(errno.EAFNOSUPPORT), "socket", about)
-    made.load()
 
 
 def test_its_place_is_bounded(mesh_up: Up) -> None:

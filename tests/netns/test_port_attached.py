@@ -25,7 +25,7 @@ from ebpfmesh.model import Mesh
 from support import containers
 from support.command import COMMAND, complaint
 from support.sockets import made, ready
-from support.topology import mesh_of, running, unavailable, wait_until
+from support.topology import mesh_of, needs_ports, running, unavailable, wait_until
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES, TOOL = ROOT / "examples/port", ROOT / "tests/support/port_tool.py"
@@ -41,6 +41,7 @@ name = "stranger"
 
 @pytest.fixture(scope="module")
 def mesh() -> Iterator[Mesh]:
+    needs_ports()
     netns.create("inside")
     with running(MESH) as mesh:
         yield mesh

@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from ebpfmesh.kernel import netns
-from support.topology import mesh_of, running, wait_until
+from support.topology import mesh_of, needs_ports, running, wait_until
 
 MESH = """
 [mesh]
@@ -48,6 +48,7 @@ apply.serve_port("hostile", "inside", Path(place), tell)
 
 @pytest.fixture(scope="module", autouse=True)
 def _mesh() -> Iterator[None]:
+    needs_ports()
     netns.create("inside")
     with running(mesh_of(MESH)):
         yield

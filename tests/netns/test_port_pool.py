@@ -24,7 +24,7 @@ from ebpfmesh.plan import told
 from ebpfmesh.runtime.logs import read
 from support.processes import workers
 from support.sockets import made, ready
-from support.topology import mesh_of, running, unavailable, wait_until
+from support.topology import mesh_of, needs_ports, running, unavailable, wait_until
 
 ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "examples/port/shared.py"
@@ -84,6 +84,7 @@ def in_c() -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def empty() -> Iterator[Mesh]:
+    needs_ports()
     with running('[mesh]\nname = "umem"\n') as mesh:
         yield mesh
 

@@ -34,7 +34,7 @@ from ebpfmesh.model import Mesh
 from ebpfmesh.observe import functions
 from ebpfmesh.observe.view import opened
 from support.beyond import Beyond, beyond
-from support.topology import running, unavailable, wait_until
+from support.topology import needs_ports, running, unavailable, wait_until
 
 ROUNDS = int(os.environ.get("EBPFMESH_PORT_SPEED", "0"))
 ROOT = Path(__file__).parents[2]
@@ -95,6 +95,7 @@ def outside() -> Iterator[Beyond]:
 
 @pytest.fixture
 def mesh(outside: Beyond) -> Iterator[Mesh]:
+    needs_ports()
     assert outside.interface == "up0"
     if shutil.which("cc") is None:
         unavailable("there is no C compiler")

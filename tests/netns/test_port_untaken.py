@@ -23,7 +23,7 @@ from ebpfmesh.observe import counters, functions, health
 from ebpfmesh.observe.view import opened
 from support.command import COMMAND, ebpfmesh
 from support.sockets import SECONDS, datagrams, made
-from support.topology import mesh_of, running, wait_until
+from support.topology import mesh_of, needs_ports, running, wait_until
 
 TOOL = Path(__file__).parents[2] / "tests/support/port_tool.py"
 MESH = """
@@ -50,6 +50,7 @@ NOBODY = "nobody has its port: packets go to its own stack, as without one"
 
 @pytest.fixture(scope="module")
 def mesh() -> Iterator[Mesh]:
+    needs_ports()
     netns.create("inside")
     with running(MESH) as found:
         yield found

@@ -20,9 +20,11 @@ import pytest
 
 from ebpfmesh import apply, config
 from ebpfmesh._abi import Direction, Reason
+from ebpfmesh.errors import Unsupported
 from ebpfmesh.kernel import cgroup, netns, pins
 from ebpfmesh.kernel.maps import Maps, tenant_ids
 from ebpfmesh.kernel.pins import Pins
+from ebpfmesh.kernel.xsk import check_supported
 from ebpfmesh.model import Mesh
 from ebpfmesh.observe.counters import counted
 from ebpfmesh.state.files import RUN, all_records
@@ -66,6 +68,14 @@ def needs(*programs: str) -> None:
     for program in programs:
         if shutil.which(program) is None:
             unavailable(f"{program} is not installed")
+
+
+def needs_ports() -> None:
+    """Skip (or fail) the running test unless the kernel has sockets for datapath = "af_xdp"."""
+    try:
+        check_supported()
+    except Unsupported as error:
+        unavailable(error.message)
 
 
 def poll(condition: Callable[[], object], *, seconds: float = 20.0) -> bool:
