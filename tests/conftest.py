@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: BSD-2-Clause
 """What all tiers share: markers, the sandbox of the kernel tiers, and the check for leftovers.
 
+hypothesis tries the same examples each time, however long one takes.
+
 A test's directory is its tier. The tests of all tiers but unit run in one sandbox: this process
 moves into a network and a mount namespace of its own before the first of them. Where they cannot
 run they are skipped with a reason; with EBPFMESH_REQUIRE_KERNEL=1 that is a failure instead.
@@ -15,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from ebpfmesh.kernel import netns, programs
 from ebpfmesh.model import Mesh
@@ -30,6 +33,10 @@ LONG = (
     "e2e/test_chaos.py", "e2e/test_examples.py", "e2e/test_compiled.py", "e2e/test_lifecycle.py",
 )  # fmt: skip
 """Files that take longest, which come first: at the end a worker would be alone with one."""
+settings.register_profile(
+    "steady", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("steady")
 
 
 def _stay_inside(event: str, details: tuple[Any, ...]) -> None:
@@ -96,7 +103,7 @@ def _leaves_nothing(path: Path) -> Iterator[None]:
         left.update(item for item in topology.leftovers() - before if not _of_sockets(item, before))
         return not left
 
-    if not topology.poll(clean, seconds=5):
+    if not topology.poll(clean):
         topology.clear(before)
         pytest.fail(f"left behind: {', '.join(sorted(left))}")
 

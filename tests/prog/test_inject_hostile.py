@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: BSD-2-Clause
 """Hostile sources: each refused for what it does, at its line, and nothing stays behind."""
 
+import gc
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,12 +23,17 @@ def held() -> set[str]:
 
 
 @pytest.fixture
-def _nothing_left() -> Iterator[None]:
-    logs = set(Path("/tmp").glob("ebpfmesh-mine-*"))
+def _nothing_left(
+    tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[None]:
+    """Logs are in a directory of its own: others refuse sources of that name at the same time."""
+    logs = tmp_path_factory.mktemp("logs")
+    monkeypatch.setattr(tempfile, "tempdir", str(logs))
+    gc.collect()  # what others left is closed by now
     before = held()
     yield
     assert held() == before
-    assert set(Path("/tmp").glob("ebpfmesh-mine-*")) <= logs
+    assert list(logs.iterdir()) == []
 
 
 @pytest.mark.usefixtures("_nothing_left")

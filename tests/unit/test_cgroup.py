@@ -243,7 +243,7 @@ def test_stop_ends_what_will_not_end(
     monkeypatch.setattr(Cgroup, "processes", processes)
     procs.write_text("")
     cgroup.stop([cgroup.Stop(OWN, seconds=0.3)], lambda _: set())
-    assert (willing.wait(5), stubborn.wait(5)) == (-signal.SIGTERM, -signal.SIGKILL)
+    assert (willing.wait(60), stubborn.wait(60)) == (-signal.SIGTERM, -signal.SIGKILL)
     stubborn.stdout.close()
     asked = sorted(pair for pair in sent if pair[1] == signal.SIGTERM)
     assert asked == sorted((pid, signal.SIGTERM) for pid in children)
