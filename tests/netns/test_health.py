@@ -3,6 +3,7 @@
 
 import ctypes
 import subprocess
+import time
 from collections.abc import Iterator
 from ipaddress import IPv4Address
 from pathlib import Path
@@ -84,9 +85,11 @@ def test_flows_that_live_are_pushed_out(mesh: Mesh) -> None:
                 client.sendto(b"x", (str(SERVER), port))
         return counted(_abi.Count.FLOW_MADE)
 
+    begun = time.monotonic()
     made = send(range(1, 2001))
     flows = Maps(Pins("health"))["mesh_flow4"]
-    assert all(clock.age(flow.seen) <= 3 for _, flow in flows.items())  # both clocks agree
+    ages = [clock.age(flow.seen) for _, flow in flows.items()]
+    assert max(ages) <= time.monotonic() - begun + 3  # both clocks agree
     assert made >= 2000
     assert evicted("flows") == (made - 480, "raise limits.flows under [mesh], then down and up")
     with opened("health") as view:
