@@ -16,6 +16,7 @@ from ebpfmesh.kernel import bpf, cgroup, netns
 from ebpfmesh.kernel.pins import Pins
 from support.command import COMMAND, ROOT, data, ebpfmesh, lines
 from support.meshes import TENANTS
+from support.processes import SANDBOXED, command_line
 from support.topology import leftovers, poll, wait_until
 
 CHANGED = (
@@ -71,13 +72,14 @@ def links() -> Iterator[tuple[int, str]]:
 def settled() -> None:
     """Commands are started, and no process is about to become another."""
 
-    def programs(name: str) -> list[str]:
+    def sleeps(name: str) -> bool:
         groups = [g for g in cgroup.groups(netns.current()) if g.function == name]
         pids = [pid for group in groups for pid in group.processes()]
-        return [Path(f"/proc/{pid}/comm").read_text().strip() for pid in pids]
+        words = [command_line(pid).partition(b"\0")[0] for pid in pids]
+        return len(words) == SANDBOXED and any(word.endswith(b"sleep") for word in words)
 
     for name in ("server-0", "server-1"):
-        wait_until(lambda name=name: "sleep" in programs(name), what=f"{name} runs")
+        wait_until(lambda name=name: sleeps(name), what=f"{name} runs")
 
 
 def test_up_twice(file: Path) -> None:
@@ -92,7 +94,7 @@ def test_up_twice(file: Path) -> None:
         assert fingerprint() == made
     finally:
         assert lines("down") == ["- mesh edge"]
-    assert leftovers() == before
+    assert poll(lambda: leftovers() == before), leftovers() ^ before
 
 
 def test_plan_is_what_up_does_and_does_nothing(file: Path) -> None:
@@ -102,7 +104,7 @@ def test_plan_is_what_up_does_and_does_nothing(file: Path) -> None:
     assert [line.split()[:3] for line in planned[1:4]] == [
         ["+", "function", name] for name in ("client", "server-0", "server-1")
     ]
-    assert leftovers() == before
+    assert poll(lambda: leftovers() == before), leftovers() ^ before
     try:
         assert lines("up", file) == planned
         file.write_text(CHANGED)
@@ -147,7 +149,7 @@ def test_down_twice(file: Path) -> None:
     before = leftovers()
     ebpfmesh("up", file)
     assert lines("down", "--mesh", "edge") == ["- mesh edge"]
-    assert leftovers() == before
+    assert poll(lambda: leftovers() == before), leftovers() ^ before
     again = ebpfmesh("down", "--mesh", "edge")
     assert (again.stdout, again.stderr) == ("", "there is no mesh edge\n")
     assert data("--mesh", "edge", "down") == {"mesh": "edge", "removed": False, "notes": []}

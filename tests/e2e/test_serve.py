@@ -103,7 +103,8 @@ def test_a_killed_command_and_a_killed_keeper() -> None:
         first = sleeping()
         os.kill(first[0], signal.SIGKILL)
         second = sleeping(but=first)
-        assert (row().restarts, row().last_exit) == (1, 128 + signal.SIGKILL)
+        wait_until(lambda: row().restarts == 1, what="it is counted", seconds=SLOW)
+        assert row().last_exit == 128 + signal.SIGKILL
         os.kill(keeper(), signal.SIGKILL)
         sleeping(but=second)
         wait_until(lambda: row().restarts == 2, what="it is counted", seconds=SLOW)
@@ -153,7 +154,7 @@ def test_by_hand_beside_it() -> None:
         assert row().restarts == 0
         os.kill(third[0], signal.SIGKILL)
         sleeping(but=third)
-        assert row().restarts == 1
+        wait_until(lambda: row().restarts == 1, what="it is counted", seconds=SLOW)
         apply.up(mesh_of(pair.replace('"always"', '"no"', 1)))
         fourth = row().processes
         os.kill(fourth[0], signal.SIGKILL)

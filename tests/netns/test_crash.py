@@ -25,7 +25,8 @@ from ebpfmesh.kernel.cgroup import directory_above
 from ebpfmesh.kernel.pins import Pins
 from ebpfmesh.model import Function, Mesh
 from support.killing import Change, interrupted_at, killed_at, shape, steps_of
-from support.sockets import carries, connect, connects, listener
+from support.processes import command_line, workers
+from support.sockets import carries, connect, connects, is_blocked, listener
 from support.topology import collected, leftovers, mesh_of, poll, wait_until
 
 EMPTY = '[mesh]\nname = "crash"\n'
@@ -107,16 +108,13 @@ def is_old(mesh: Mesh) -> bool:
     ):
         return (
             connects(mesh, "a", front, 80)
-            and not connects(mesh, "a", own, 22, seconds=0.05)
-            and not connects(mesh, "a", own, 8080, seconds=0.05)
+            and is_blocked(mesh, "a", own, 22, seconds=0.05)
+            and is_blocked(mesh, "a", own, 8080, seconds=0.05)
         )
 
 
 def command_runs(function: str = "b") -> bool:
-    with apply.opened("crash") as live:
-        home = live.home(function)
-    lines = [Path(f"/proc/{pid}/cmdline") for pid in home.cgroup.processes()]
-    return any(line.read_bytes() == b"sleep\0001000\0" for line in lines)
+    return any(command_line(pid) == b"sleep\0001000\0" for pid in workers("crash", function))
 
 
 def whole(mesh: Mesh, works: Callable[[Mesh], bool]) -> None:

@@ -9,7 +9,6 @@ other goes on throughout.
 import contextlib
 import re
 from collections.abc import Callable, Iterator, Set
-from pathlib import Path
 from typing import NamedTuple
 
 import pytest
@@ -26,6 +25,7 @@ from ebpfmesh.state.files import RUN
 from support.agreeing import disagreements, is_well
 from support.beyond import beyond
 from support.killing import killed_at, steps_of
+from support.processes import SANDBOXED, command_line
 from support.sockets import accepted, carries, connect, listener
 from support.topology import collected, leftovers, mesh_of, poll
 
@@ -356,9 +356,10 @@ def killed(change: Change, kinds: Set[str]) -> None:
 
 
 def started(commands: int) -> bool:
-    """Whether so many commands run."""
-    found = sum(word.startswith("process ") and word.endswith(" sleep") for word in leftovers())
-    return found == commands
+    """Whether so many commands run, and nothing is left of those before."""
+    found = [word for word in leftovers() if word.startswith("process ")]
+    sleep = sum(word.endswith(" sleep") for word in found)
+    return (sleep, len(found)) == (commands, SANDBOXED * commands)
 
 
 def as_described() -> bool:
@@ -367,7 +368,7 @@ def as_described() -> bool:
         rows = functions.read(view)
         wanted = [(row.processes, view.record.function(row.name)) for row in rows if row.processes]
     for processes, row in wanted:
-        lines = [Path(f"/proc/{one}/cmdline").read_text().split("\0")[:-1] for one in processes]
+        lines = [command_line(one).decode().split("\0")[:-1] for one in processes]
         if row is None or lines != [list(row.function.command)]:
             return False
         if row.function.name in unready():

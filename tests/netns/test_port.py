@@ -183,6 +183,12 @@ def state(process: int) -> str:
     return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
 
 
+def stop(process: int) -> None:
+    """Have it do nothing from now on, not even to the end of what it was at."""
+    os.kill(process, signal.SIGSTOP)
+    wait_until(lambda: state(process) == "T", what="it has stopped")
+
+
 def client(
     mesh: Mesh, address: str = "198.19.0.7", function: str | None = "client"
 ) -> socket.socket:
@@ -372,7 +378,7 @@ def test_what_is_all_on_its_way_is_waited_for(slow: Beyond, mesh_up: Up, example
         assert one.recv(2000) == text
         pid = worker()
         wait_until(lambda: state(pid) == "S", what="it has taken back what it sent")
-        os.kill(pid, signal.SIGSTOP)
+        stop(pid)
         for _ in range(40):  # more than are with the kernel
             one.send(text)
         wait_until(lambda: ring_full() == 8, what="the rest is counted")
@@ -418,7 +424,7 @@ def test_a_function_that_stops_reading_is_told_of(mesh_up: Up) -> None:
     mesh = mesh_up(sys.executable, EXAMPLES / "echo.py", frames=128)
     with client(mesh) as one:
         assert echoed(one, range(64)) != []
-        os.kill(pid := worker(), signal.SIGSTOP)
+        stop(pid := worker())
         for number in range(1000):
             one.send(struct.pack(">I", number))
         wait_until(lambda: ring_full() >= 1000 - 64, what="the rest is counted", seconds=60)

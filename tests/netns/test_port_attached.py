@@ -121,13 +121,13 @@ def test_who_is_inside_gets_it_and_nobody_else(mesh: Mesh, inside: str, open_pla
     with handing("inside", open_place) as hander:
         for other in (netns.RUN / "ebpfmesh.attached.stranger", Path("/proc/self/ns/net")):
             with process_in(other, open_place, *echo) as one:
-                assert "not in the network namespace of inside" in one.communicate(timeout=30)[1]
+                assert "not in the network namespace of inside" in one.communicate(timeout=60)[1]
             assert "not in the network namespace" in str(heard(hander)["why"])
         with process_in(where, open_place, *echo) as one:
             assert heard(hander)["why"] == ""
             assert echoes(mesh, inside)
             with process_in(where, open_place, *echo) as second:  # while the first has it
-                assert "cannot be bound" in second.communicate(timeout=30)[1]
+                assert "cannot be bound" in second.communicate(timeout=60)[1]
             assert "cannot be bound" in str(heard(hander)["why"])
             assert echoes(mesh, inside)
             one.kill()
@@ -171,10 +171,10 @@ def test_it_is_told_when_its_interface_goes(mesh: Mesh, inside: str, open_place:
         process_in(where, open_place, *echo) as one,
     ):
         assert heard(hander)["why"] == ""
-        assert hander.wait(10) == 0
+        assert hander.wait(60) == 0
         assert echoes(mesh, inside)
         apply.detach(mesh.name, "inside")
-        assert "its interface is gone" in one.communicate(timeout=30)[1]
+        assert "its interface is gone" in one.communicate(timeout=60)[1]
 
 
 def test_a_mesh_file_may_say_so(mesh: Mesh, open_place: Path) -> None:

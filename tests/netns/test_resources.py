@@ -3,7 +3,6 @@
 
 import contextlib
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import pytest
 
@@ -17,6 +16,7 @@ from ebpfmesh.observe.view import opened
 from ebpfmesh.state import audit
 from support.agreeing import disagreements
 from support.killing import interrupted_at, steps_of
+from support.processes import command_line
 from support.topology import mesh_of, wait_until
 
 USES = "import time; held = bytearray(48 << 20); print('held', flush=True); time.sleep(1000)"
@@ -47,8 +47,8 @@ def running(function: str) -> set[int]:
 
 def started(function: str, program: str) -> bool:
     """Whether the command is there; what keeps it is before."""
-    names = [Path(f"/proc/{pid}/comm").read_text().strip() for pid in running(function)]
-    return program in names
+    words = [command_line(pid).partition(b"\0")[0] for pid in running(function)]
+    return any(word.decode().endswith(program) for word in words)
 
 
 def uses(function: str) -> int:

@@ -28,6 +28,7 @@ from ebpfmesh.observe import functions
 from ebpfmesh.observe.view import opened
 from support import containers, keepalive
 from support.agreeing import disagreements, is_well
+from support.processes import command_line
 from support.sockets import connect
 from support.topology import background, mesh_of, wait_until
 
@@ -52,7 +53,7 @@ name = "web"
 replicas = {replicas}
 command = {command}
 stop_signal = "SIGQUIT"
-stop_seconds = 2
+stop_seconds = 20
 {more}
 [[service]]
 name = "web"
@@ -131,7 +132,7 @@ def unready() -> dict[str, str]:
 
 def lines(name: str) -> list[str]:
     """The command lines in a function, without those that keep it."""
-    words = [Path(f"/proc/{one}/cmdline").read_text() for one in of(name).processes]
+    words = [command_line(one).decode() for one in of(name).processes]
     return [line.replace("\0", " ").strip() for line in words]
 
 

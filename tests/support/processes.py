@@ -8,6 +8,9 @@ from ebpfmesh.runtime.process import keepers
 from ebpfmesh.state.place import cgroup_of
 from ebpfmesh.state.record import Record
 
+SANDBOXED = 4
+"""Processes of a command that is one process: its keeper, two of its sandbox, and itself."""
+
 
 def workers(mesh: str, function: str) -> list[int]:
     """Those that are the command itself and not at their end.
@@ -17,11 +20,12 @@ def workers(mesh: str, function: str) -> list[int]:
     """
     with closing(Record(mesh)) as record:
         processes = cgroup_of(record, function).processes()
-    return sorted(filter(_has_memory, processes - keepers(processes)))
+    return sorted(filter(command_line, processes - keepers(processes)))
 
 
-def _has_memory(process: int) -> bool:
+def command_line(process: int) -> bytes:
+    """What a process was started as; empty once it is at its end."""
     try:
-        return Path(f"/proc/{process}/cmdline").read_bytes() != b""
+        return Path(f"/proc/{process}/cmdline").read_bytes()
     except OSError:
-        return False
+        return b""
