@@ -11,7 +11,7 @@ import pytest
 
 from ebpfmesh.compile import compiled
 from support.command import complaint, data, ebpfmesh, lines
-from support.topology import leftovers
+from support.topology import leftovers, poll
 
 TEXT = """
 [mesh]
@@ -59,7 +59,7 @@ def carried(file: Path, **environment: str) -> None:
     """A mesh with such an environment carries, and goes."""
     ebpfmesh("up", file, **environment)
     try:
-        ebpfmesh("exec", "one", "--", "ping", "-c", "1", "-W", "2", "two")
+        ebpfmesh("exec", "one", "--", "ping", "-c", "1", "-W", "20", "two")
     finally:
         ebpfmesh("down")
 
@@ -78,7 +78,7 @@ def test_the_next_mesh_takes_what_was_kept(file: Path, kept: Path) -> None:
     error, hint = complaint("up", file, code=1, EBPFMESH_COMPILED=str(kept))
     assert error.startswith(f"mesh_slow.c was refused: remove {slow}, it does not load: ")
     Path(hint.rpartition(" ")[2]).unlink()
-    assert leftovers() == before
+    assert poll(lambda: leftovers() == before), leftovers() ^ before
     slow.unlink()
     carried(file, EBPFMESH_COMPILED=str(kept))
     assert sorted(kept.rglob("mesh_*")) == first
@@ -95,7 +95,7 @@ def test_nothing_is_kept_where_others_may_write(
     error, hint = complaint("up", file, code=2, EBPFMESH_COMPILED=str(kept))
     assert error == f"EBPFMESH_COMPILED={kept}: others may write there"
     assert hint == f"chown root {kept}; chmod go-w {kept}"
-    assert leftovers() == before
+    assert poll(lambda: leftovers() == before), leftovers() ^ before
     assert list(kept.iterdir()) == []
 
 
@@ -105,7 +105,7 @@ def test_a_file_is_no_place_to_keep_programs(file: Path) -> None:
         error, hint = complaint(*words, code=2, EBPFMESH_COMPILED=str(file))
         assert error == f"EBPFMESH_COMPILED={file}: not a directory"
         assert hint == "one that is not there yet is made"
-    assert leftovers() == before
+    assert poll(lambda: leftovers() == before), leftovers() ^ before
 
 
 def test_what_cannot_be_kept_is_compiled(file: Path, kept: Path) -> None:
@@ -152,7 +152,7 @@ def test_programs_are_compiled_ahead(file: Path, beside: Path) -> None:
     for slow in both:
         slow.unlink()
     assert data("compile") == {"directory": str(beside), "compiled": ["mesh_slow_fn"]}
-    assert leftovers() == before
+    assert poll(lambda: leftovers() == before), leftovers() ^ before
 
 
 def test_programs_can_be_compiled_for_nowhere(kept: Path) -> None:

@@ -13,7 +13,7 @@ from ebpfmesh.kernel import bpf, netns
 from ebpfmesh.kernel.pins import Pins
 from ebpfmesh.kernel.programs import Program
 from support.command import ROOT, complaint, data, ebpfmesh, lines
-from support.topology import leftovers, unavailable
+from support.topology import leftovers, poll, unavailable
 
 MESH = """[mesh]
 name = "edge"
@@ -67,7 +67,7 @@ def test_a_bad_file(up: Path, tmp_path: Path, text: str, line: int, about: str) 
         assert error.startswith(f"{bad}:{line}: "), error
         assert about in error
         assert hint
-    assert leftovers() == before
+    assert poll(lambda: leftovers() == before), leftovers() ^ before
     whole(up)
 
 
@@ -104,7 +104,7 @@ def test_what_is_not_there(words: tuple[str, ...], about: str) -> None:
     before = leftovers()
     error, _ = complaint(*words, code=3)
     assert about in error
-    assert leftovers() == before
+    assert poll(lambda: leftovers() == before), leftovers() ^ before
 
 
 @pytest.mark.usefixtures("up")
@@ -124,7 +124,7 @@ def test_what_is_not_there(words: tuple[str, ...], about: str) -> None:
 def test_what_cannot_be_meant(words: tuple[str, ...]) -> None:
     before = leftovers()
     assert all(complaint(*words, code=2))
-    assert leftovers() == before
+    assert poll(lambda: leftovers() == before), leftovers() ^ before
 
 
 @pytest.mark.parametrize(
@@ -144,7 +144,7 @@ def test_without_root(up: Path, words: tuple[str, ...]) -> None:
     assert done.stdout == ""
     assert "CAP_" in done.stderr
     assert "hint: " in done.stderr
-    assert leftovers() == before
+    assert poll(lambda: leftovers() == before), leftovers() ^ before
 
 
 def test_help_needs_no_root() -> None:
@@ -229,7 +229,7 @@ def test_a_program_that_is_not_there(up: Path, tmp_path: Path) -> None:
     error, hint = complaint("up", file, code=1)
     assert "/nowhere/program" in error
     assert hint
-    assert leftovers() == before
+    assert poll(lambda: leftovers() == before), leftovers() ^ before
     whole(up)
 
 

@@ -123,7 +123,7 @@ def test_through_a_mesh() -> None:
             "--check", CHECK,
         )  # fmt: skip
         assert (told["check"]["arrived"], told["check"]["flows"]) == (100, 10)
-        assert in_fn(mesh, "one", ["ping", "-c", 1, "-W", 2, "two"]).returncode == 0
+        assert in_fn(mesh, "one", ["ping", "-c", 1, "-W", 20, "two"]).returncode == 0
 
 
 @pytest.mark.parametrize(

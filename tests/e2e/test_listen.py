@@ -62,7 +62,8 @@ def edge(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 
 def ping(sender: str, address: str, *, code: int) -> None:
-    ebpfmesh("exec", sender, "--", "ping", "-c", 1, "-W", 0.2, address, code=code)
+    wait = 0.2 if code else 20
+    ebpfmesh("exec", sender, "--", "ping", "-c", 1, "-W", wait, address, code=code)
 
 
 @contextlib.contextmanager
@@ -82,13 +83,13 @@ def listening(
         yield process
     finally:
         process.terminate()
-        process.communicate(timeout=10)
+        process.communicate(timeout=60)
 
 
 def ended(process: "subprocess.Popen[str]") -> tuple[str, str]:
     """What it said, once it is told to end."""
     process.send_signal(signal.SIGINT)
-    said = process.communicate(timeout=10)
+    said = process.communicate(timeout=60)
     assert process.returncode == 0
     return said
 
@@ -97,7 +98,7 @@ def test_events_are_lines() -> None:
     with listening("events", "--function", "web", "--reason", "POLICY", "--count", 1) as process:
         ping("phone", "198.18.0.2", code=0)
         ping("camera", "198.18.0.3", code=1)
-        out, err = process.communicate(timeout=20)
+        out, err = process.communicate(timeout=60)
     (line,) = out.splitlines()
     words = " ".join(line.split())
     assert words[15:].startswith(" drop POLICY (12) camera → web icmp 198.18.0.2 → 198.18.0.3 id ")
@@ -109,7 +110,7 @@ def test_events_are_lines_of_json() -> None:
     with listening("events", *options) as process:
         for _ in range(2):
             ping("camera", "198.18.0.3", code=1)
-        out, err = process.communicate(timeout=20)
+        out, err = process.communicate(timeout=60)
     assert err == ""
     rows: list[dict[str, Any]] = [json.loads(line) for line in out.splitlines()]
     for row in rows:
@@ -127,7 +128,7 @@ def test_a_rule_rejects() -> None:
     try:
         with listening("events", "--reason", "POLICY", "--count", 1) as process:
             done = ebpfmesh("exec", "camera", "--", "ping", "-c", 1, "-W", 20, "web", code=1)
-            out, _ = process.communicate(timeout=20)
+            out, _ = process.communicate(timeout=60)
         asked = ebpfmesh("policy", "test", "camera", "web", code=1).stdout
         answer = json.loads(ebpfmesh("policy", "test", "camera", "web", "--json", code=1).stdout)
         shown = ebpfmesh("show", "policies").stdout.splitlines()[1]

@@ -120,7 +120,7 @@ def on_a_terminal(columns: int, *words: str) -> str:
 @pytest.mark.parametrize("noun", [*NOUNS, "doctor"])
 def test_nothing_breaks_at_80_columns(noun: str) -> None:
     """Words of the table are those of the table that has all the room there is."""
-    ebpfmesh("exec", "server-0", "--", "ping", "-6", "-c", 1, "-W", 2, "server-1")
+    ebpfmesh("exec", "server-0", "--", "ping", "-6", "-c", 1, "-W", 20, "server-1")
     words = ("doctor",) if noun == "doctor" else ("show", noun)
     wide = set(ebpfmesh(*words).stdout.split())
     table, told, _ = on_a_terminal(80, *words).partition("no room for ")
@@ -163,7 +163,7 @@ def test_flows_that_are_wanted(edge: Path) -> None:
     ebpfmesh("policy", "add", "function:client", "function:server-1")
     try:
         for six in ("-4", "-6"):
-            ebpfmesh("exec", "client", "--", "ping", six, "-c", 1, "-W", 1, "server-1")
+            ebpfmesh("exec", "client", "--", "ping", six, "-c", 1, "-W", 20, "server-1")
         for words in (
             ("--function", "client", "--protocol", "icmp"),
             ("--function", "client", "--peer", "server"),
@@ -213,7 +213,7 @@ def test_flows_with_what_passed(tmp_path: Path) -> None:
     try:
         mesh = ("--mesh", "counting")
         for size, count in ((10, 1), (1000, 3)):
-            ping = ("ping", "-4", "-c", count, "-i", 0.2, "-s", size, "-W", 2, "two")
+            ping = ("ping", "-4", "-c", count, "-i", 0.2, "-s", size, "-W", 20, "two")
             ebpfmesh(*mesh, "exec", "one", "--", *ping)
         rows = data(*mesh, "show", "flows", "--sort", "bytes")["flows"]
         found = [(row["packets"], row["bytes"]) for row in rows]

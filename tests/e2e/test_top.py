@@ -129,7 +129,7 @@ def terminal(*words: str, columns: int = 120, height: int = 24) -> Iterator[Term
     listener.start()
     try:
         yield found
-        assert process.wait(20 * SLOWER) is not None
+        assert process.wait(60 * SLOWER) is not None
         assert termios.tcgetattr(other) == before
     finally:
         process.kill()

@@ -282,6 +282,7 @@ def test_a_pause_is_the_longest_gap(rate: PacketRate, checker: Checker, path: Da
     checker.reset()
     with checker.on(at_eth0(path.receivers("pps"))), netns.entered(path.host.netns):
         rate.generator.send(path.client.ifindex, 10)
+        drained(checker.packets, 10)
         before = checker.report(10).last_ns
         time.sleep(0.1)
         rate.generator.send(path.client.ifindex, 1)

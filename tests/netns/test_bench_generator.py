@@ -31,7 +31,7 @@ from support import topology
 
 SERVICES = 3
 SENT = 32  # each takes a page of the socket's buffer
-TIMEOUT = 5.0
+TIMEOUT = 20.0
 
 
 @pytest.fixture(scope="module")

@@ -50,7 +50,7 @@ DATAGRAMS = 20
 BURSTS, FRAMES = 4, 32
 NOISE = 8
 """Packets beside a program's own at most: ARP, ND."""
-TIMEOUT = 3.0
+TIMEOUT = 20.0
 BLOCKED_SECONDS = 0.5
 QUIET_SECONDS = 1.5  # stacks announce their IPv6 addresses again after 1 s
 TRIED_PORT, OWN_PORT = 81, 8181

@@ -95,8 +95,8 @@ def counted() -> dict[str, int | None]:
         return {row.prefix: row.packets for row in read_denied(view, counters=True)}
 
 
-def pings(outside: Beyond, source: object, target: object) -> bool:
-    words = ["ip", "netns", "exec", outside.client.name, "ping", "-c", "1", "-W", "1"]
+def pings(outside: Beyond, source: object, target: object, wait: str = "20") -> bool:
+    words = ["ip", "netns", "exec", outside.client.name, "ping", "-c", "1", "-W", wait]
     return not subprocess.run(
         [*words, "-I", str(source), str(target)], capture_output=True, check=False
     ).returncode
@@ -112,13 +112,13 @@ def test_who_is_denied_gets_nothing_in_and_others_do(
     before = drops(mesh).get(KEY, 0)
     assert apply.deny(mesh.name, [prefix]) == (1, 0, 1)
     assert xdp() == [DENY.name]
-    assert not pings(outside, far, host)
+    assert not pings(outside, far, host, "0.3")
     assert pings(outside, outside.near[family], host)
     assert drops(mesh)[KEY] == before + 1
     assert counted() == {str(prefix): 1}
     apply.deny(mesh.name, LIST)  # what was counted is kept
     assert counted()[str(prefix)] == 1
-    assert not pings(outside, far, host)
+    assert not pings(outside, far, host, "0.3")
     assert counted()[str(prefix)] == 2
     assert apply.allow(mesh.name, [*LIST, prefix]) == (0, 9, 0)
     assert pings(outside, far, host)
@@ -210,7 +210,7 @@ class Traffic:
     ) -> None:
         sent, lost, strange = 0, 0, 0
         own = near.getsockname()
-        there.settimeout(2 * SLOWER)
+        there.settimeout(20 * SLOWER)
         while not select.select([control], [], [], 0)[0]:
             for number in range(16):
                 near.sendto((sent + number).to_bytes(8), host)
@@ -278,7 +278,7 @@ def test_a_list_of_one_uplink_is_not_the_others(mesh: Mesh, outside: Beyond) -> 
         apply.deny(mesh.name, [ip_network(one.far[0]) for one in (outside, other)], uplink="u1")
         assert (xdp("up0"), xdp("up1")) == ([], [DENY.name])
         assert pings(outside, outside.far[0], outside.host[0])
-        assert not pings(other, other.far[0], other.host[0])
+        assert not pings(other, other.far[0], other.host[0], "0.3")
         apply.deny(mesh.name, [ip_network(other.far[0])])
         assert xdp("up0") == [DENY.name]
         apply.allow(mesh.name, [ip_network(other.far[0])])
@@ -289,7 +289,7 @@ def test_a_list_of_one_uplink_is_not_the_others(mesh: Mesh, outside: Beyond) -> 
         assert len(listed()) == 2  # it is there again with the uplink
         apply.attach_uplink(mesh.name, "u1", "up1")
         assert xdp("up1") == [DENY.name]
-        assert not pings(other, other.far[0], other.host[0])
+        assert not pings(other, other.far[0], other.host[0], "0.3")
         assert not collected(mesh.name)
         assert apply.up(mesh_of(MESH))
         assert not xdp("up1")
@@ -410,10 +410,10 @@ def test_up_repairs_what_others_took_away(mesh: Mesh, outside: Beyond) -> None:
     assert not xdp()
     assert "XDP at uplink u0 is not as it was made" in [c.text for c in health.check(mesh.name)]
     assert [step.describe() for step in apply.up(mesh)] == ["~ repaired XDP at uplink u0"]
-    assert not pings(outside, outside.far[0], outside.host[0])
+    assert not pings(outside, outside.far[0], outside.host[0], "0.3")
     deny.replace(Maps(Pins(mesh.name)), [])
     assert collected(mesh.name) == ["what was wrong with the deny list of mesh denies"]
-    assert not pings(outside, outside.far[0], outside.host[0])
+    assert not pings(outside, outside.far[0], outside.host[0], "0.3")
     assert apply.up(mesh) == ()
 
 

@@ -15,7 +15,7 @@ from ebpfmesh.errors import NotFound, UsageError
 from ebpfmesh.model import Mesh
 from ebpfmesh.observe import view
 from ebpfmesh.observe.mesh import read_services
-from support.sockets import connects
+from support.sockets import BLOCKED_SECONDS, SECONDS, connects
 from support.topology import drops, mesh_of, running
 
 MESH = """
@@ -74,10 +74,12 @@ def backends() -> dict[str, bool]:
         return {backend.function: backend.share > 0 for backend in service.backends}
 
 
-def passes(mesh: Mesh, source: str, destination: str, port: int = 80) -> bool:
+def passes(
+    mesh: Mesh, source: str, destination: str, port: int = 80, *, seconds: float = SECONDS
+) -> bool:
     """Whether a connection's first packet gets there; nobody listens."""
     try:
-        return connects(mesh, source, mesh.function(destination).address4, port)
+        return connects(mesh, source, mesh.function(destination).address4, port, seconds=seconds)
     except ConnectionRefusedError:
         return True
 
@@ -86,11 +88,13 @@ def test_one_rule_is_for_all_replicas(mesh: Mesh) -> None:
     assert rules() == 3
     assert passes(mesh, "client", "web-0")
     assert passes(mesh, "client", "web-1")
-    assert not passes(mesh, "client", "web-1", 8080)  # one of them named alone
+    assert not passes(
+        mesh, "client", "web-1", 8080, seconds=BLOCKED_SECONDS
+    )  # one of them named alone
     assert passes(mesh, "client", "web-0", 8080)
     assert passes(mesh, "web-1", "db")
-    assert not passes(mesh, "client", "db")
-    assert not passes(mesh, "db", "web-0")
+    assert not passes(mesh, "client", "db", seconds=BLOCKED_SECONDS)
+    assert not passes(mesh, "db", "web-0", seconds=BLOCKED_SECONDS)
     assert drops(mesh)["db", Direction.FROM_FN, Reason.POLICY]
 
 
@@ -117,7 +121,7 @@ def test_a_function_joins_a_group_where_it_is(mesh: Mesh) -> None:
     assert apart.function("web-1").addresses == inside
     steps = {(step.kind, step.describe().split()[2]) for step in apply.up(apart)}
     assert steps == {("change-function", "web-1"), ("set-service", "www")}
-    assert not passes(apart, "web-1", "db")
+    assert not passes(apart, "web-1", "db", seconds=BLOCKED_SECONDS)
     assert passes(apart, "web-0", "db")
     apply.up(mesh)
     assert passes(mesh, "web-1", "db")

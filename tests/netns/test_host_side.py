@@ -46,10 +46,10 @@ def host_link() -> str:
         return row.attachment.interface
 
 
-def reaches(mesh: Mesh) -> list[bool]:
+def reaches(mesh: Mesh, wait: str = "20") -> list[bool]:
     return [
         subprocess.run(
-            ["ping", "-c", "1", "-W", "0.5", str(address)], capture_output=True, check=False
+            ["ping", "-c", "1", "-W", wait, str(address)], capture_output=True, check=False
         ).returncode == 0
         for address in mesh.function("a").addresses
     ]  # fmt: skip
@@ -68,7 +68,7 @@ def test_without_its_program_the_hosts_packets_are_another_ones(mesh: Mesh) -> N
     assert reaches(mesh) == [True, True]
     subprocess.run(["tc", "qdisc", "del", "dev", host_link(), "clsact"], check=True)
     before = heard(mesh)
-    assert reaches(mesh) == [False, False]
+    assert reaches(mesh, "0.3") == [False, False]
     assert heard(mesh) == before
     with apply.opened("side") as live:
         assert live.functions.broken() == ["a"]
@@ -87,7 +87,7 @@ def test_packets_of_functions_are_on_a_link(mesh: Mesh) -> None:
         ("mesh_from_fn", "TCX link"),
         ("mesh_to_fn", "clsact filter"),
     ]
-    in_fn(mesh, "a", ["ping", "-c", 1, "-W", 2, "a"])
+    in_fn(mesh, "a", ["ping", "-c", 1, "-W", 20, "a"])
 
 
 def expedited() -> bool:

@@ -33,7 +33,7 @@ from ebpfmesh._abi import Direction, Reason
 from ebpfmesh.kernel import interface
 from ebpfmesh.model import Mesh
 from support.sockets import accepted, carries, connect, datagrams, frames, hears, listener
-from support.topology import drops, in_fn, running
+from support.topology import drops, in_fn, running, wait_until
 
 MESH = """
 [mesh]
@@ -285,8 +285,10 @@ def test_forged(mesh: Mesh, case: Case, talks: list[tuple[socket.socket, socket.
         before = dropped(mesh)
         for packet in case.packets[honest:]:
             mouth.send(bytes(ETHER / packet))
+        wanted = sum(before.values()) + case.lost
+        wait_until(lambda: sum(dropped(mesh).values()) >= wanted, what="all are lost")
         after = dropped(mesh)
-        # A frame is dropped before send() returns: whatever got through is there by now.
+        # What is not lost is heard at once: whatever got through is there by now.
         assert not heard(victim)
         assert not heard(friend)
     more = {reason: n - before.get(reason, 0) for reason, n in after.items()}

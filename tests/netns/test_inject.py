@@ -23,7 +23,7 @@ from ebpfmesh.kernel.maps import Maps
 from ebpfmesh.model import Injection, Mesh, ranked
 from ebpfmesh.observe import counters, injected, view
 from ebpfmesh.state import chains
-from support.sockets import datagrams
+from support.sockets import BLOCKED_SECONDS, SECONDS, datagrams, ready
 from support.topology import drops, mesh_of, running
 
 MESH = """
@@ -122,8 +122,11 @@ def total(mesh: Mesh) -> int:
     return int.from_bytes(value or b"", "little")
 
 
-def passes(mesh: Mesh, source: str, destination: str, port: int, arrives: str = "") -> bool:
-    """Whether a datagram arrives, at whom it is for or at somebody else."""
+def passes(
+    mesh: Mesh, source: str, destination: str, port: int, arrives: str = "", *,
+    seconds: float = SECONDS,
+) -> bool:  # fmt: skip
+    """Whether a datagram arrives in this time, at whom it is for or at somebody else."""
     to = mesh.function(destination).address4
     own = mesh.function(source).address4
     assert to
@@ -132,12 +135,13 @@ def passes(mesh: Mesh, source: str, destination: str, port: int, arrives: str = 
         datagrams(mesh, arrives or destination, to, port) as there,
         datagrams(mesh, source, own) as here,
     ):
-        there.setblocking(False)
         here.sendto(b"ping", (str(to), port))
-        try:
-            return there.recv(64) == b"ping"
-        except BlockingIOError:
-            return False
+        return bool(ready([there], seconds)) and there.recv(64) == b"ping"
+
+
+def is_stopped(mesh: Mesh, source: str, destination: str, port: int) -> bool:
+    """Whether a datagram does not arrive, waited for a moment."""
+    return not passes(mesh, source, destination, port, seconds=BLOCKED_SECONDS)
 
 
 def test_a_program_meets_what_is_sent(mesh: Mesh) -> None:
@@ -145,7 +149,7 @@ def test_a_program_meets_what_is_sent(mesh: Mesh) -> None:
     inject(mesh, injection("a/egress", port=9))
     assert passes(mesh, "a", "b", 8)
     assert seen(mesh) == 1
-    assert not passes(mesh, "a", "b", 9)
+    assert is_stopped(mesh, "a", "b", 9)
     with view.opened(mesh.name) as opened:
         row = injected.one(opened, "count")
     assert (row.counters, row.refused, row.parameters) == (
@@ -185,7 +189,7 @@ def test_who_meets_it(
     mesh: Mesh, at: str, met: list[tuple[str, str]], others: list[tuple[str, str]]
 ) -> None:
     inject(mesh, injection(at, port=9))
-    assert not any(passes(mesh, source, to, 9) for source, to in met)
+    assert all(is_stopped(mesh, source, to, 9) for source, to in met)
     assert all(passes(mesh, source, to, 9) for source, to in others)
 
 
@@ -198,7 +202,7 @@ def test_a_function_that_comes_later_meets_it_too(mesh: Mesh) -> None:
     apply.add_function(mesh.name, late)
     whole = mesh.model_copy(update={"functions": (*mesh.functions, late)})
     assert passes(whole, "a", "late", 8)
-    assert not passes(whole, "a", "late", 9)
+    assert is_stopped(whole, "a", "late", 9)
 
 
 def test_swap_keeps_what_is_shared_and_rollback_brings_back(mesh: Mesh) -> None:
@@ -231,7 +235,7 @@ def test_a_map_of_another_layout_is_refused(mesh: Mesh) -> None:
 def test_parameters_change_while_packets_flow(mesh: Mesh) -> None:
     inject(mesh, injection("a/egress", port=9))
     swap(mesh, ONE, port=8)
-    assert not passes(mesh, "a", "b", 8)
+    assert is_stopped(mesh, "a", "b", 8)
     assert passes(mesh, "a", "b", 9)
     with pytest.raises(UsageError, match="no parameter prot") as caught:
         swap(mesh, ONE, prot=1)
@@ -239,7 +243,7 @@ def test_parameters_change_while_packets_flow(mesh: Mesh) -> None:
     with pytest.raises(UsageError, match="-1 is no u32") as caught:
         swap(mesh, ONE, port=-1)
     assert caught.value.hint == "it may be from 0 to 4294967295"
-    assert not passes(mesh, "a", "b", 8)
+    assert is_stopped(mesh, "a", "b", 8)
 
 
 def test_order(mesh: Mesh) -> None:
@@ -269,7 +273,7 @@ def test_what_is_refused_changes_nothing(mesh: Mesh, source: str, what: str) -> 
         inject(mesh, injection("b/egress", source, name="other"))
     remove(caught.value.log)
     assert everything(mesh) == before
-    assert not passes(mesh, "a", "b", 9)
+    assert is_stopped(mesh, "a", "b", 9)
 
 
 def everything(mesh: Mesh) -> tuple[object, ...]:
@@ -326,7 +330,7 @@ def test_functions_come_and_go(mesh: Mesh) -> None:
 
     def is_sent_on() -> bool:
         before = received(mesh, "b")
-        passes(mesh, "a", "web-0", 7)
+        passes(mesh, "a", "web-0", 7, seconds=BLOCKED_SECONDS)
         return received(mesh, "b") == before + 1
 
     inject(mesh, injection("tenant:two/ingress", port=9, name="limit"))
@@ -344,7 +348,7 @@ def test_functions_come_and_go(mesh: Mesh) -> None:
     allowed = edit.rule("function:a", "function:b")
     apply.edit(mesh.name, lambda whole: edit.add_policy(whole, allowed))
     assert passes(mesh, "a", "b", 8)
-    assert not passes(mesh, "a", "b", 9)
+    assert is_stopped(mesh, "a", "b", 9)
     apply.up(mesh.model_copy(update={"injections": there(mesh).injections}))
     assert passes(mesh, "a", "b", 9)
     assert is_sent_on()
@@ -367,7 +371,7 @@ def test_what_is_lost_is_repaired(mesh: Mesh, lost: str) -> None:
                 path.unlink()
         assert batch.problems(live)
     assert [step.kind for step in apply.up(whole)] == ["repair"]
-    assert not passes(mesh, "a", "b", 9)
+    assert is_stopped(mesh, "a", "b", 9)
     with apply.opened(mesh.name) as live:
         assert batch.problems(live) == []
 
@@ -376,7 +380,7 @@ def test_redirect(mesh: Mesh) -> None:
     """To a function of its own tenant, and to no other."""
     inject(mesh, injection("a/egress", AWAY.replace("NAME", "web-1"), name="away"))
     assert passes(mesh, "a", "b", 8)
-    assert not passes(mesh, "a", "b", 7)
+    assert is_stopped(mesh, "a", "b", 7)
     assert received(mesh, "web-1") == 1
     for name in ("c", "nobody"):
         with pytest.raises(UsageError, match=f"target 0, {name}, is no function of its own tenant"):
@@ -438,7 +442,7 @@ def test_from_a_file(tmp_path: Path) -> None:
     wanted = config.load(file)
     try:
         apply.up(wanted)
-        assert not passes(wanted, "a", "b", 9)
+        assert is_stopped(wanted, "a", "b", 9)
         assert apply.plan(config.load(file)) == ()
         (tmp_path / "count.c").write_text(TEN)
         changed = config.load(file)

@@ -28,7 +28,7 @@ from ebpfmesh.state.files import RUN
 from support.command import COMMAND, ROOT, ebpfmesh
 from support.filling import full_run
 from support.killing import killed_at, steps_of
-from support.sockets import connects, listener
+from support.sockets import connects, is_blocked, listener
 from support.topology import collected, leftovers, mesh_of, poll, running, unavailable
 
 MESH = """
@@ -87,7 +87,7 @@ def mesh(nothing: set[str]) -> Mesh:
 def works(mesh: Mesh) -> bool:
     own, front = mesh.function("b").address4, mesh.service("web").address4
     with listener(mesh, "b", own, 8080), listener(mesh, "b", own, 22):
-        return connects(mesh, "a", front, 80) and not connects(mesh, "a", own, 22, seconds=0.1)
+        return connects(mesh, "a", front, 80) and is_blocked(mesh, "a", own, 22, seconds=0.1)
 
 
 def gone(nothing: set[str]) -> bool:
@@ -283,6 +283,7 @@ def group() -> Iterator[Path]:
     name = "memory.max" if hierarchy == known.unified else "memory.limit_in_bytes"
     (made / name).write_text("160M")
     yield made
+    assert poll(lambda: (made / "cgroup.procs").read_text() == "")
     made.rmdir()
 
 

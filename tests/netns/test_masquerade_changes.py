@@ -23,14 +23,7 @@ from ebpfmesh.observe.view import opened
 from support.beyond import beyond as behind
 from support.masquerade import PORTS, exchanged, is_translated, sysctl, text, unforwarding
 from support.outside import HOST4, ROUTER4, Outside
-from support.sockets import (
-    carries,
-    connection,
-    connects,
-    datagrams,
-    listener,
-    moved_whole,
-)
+from support.sockets import carries, connection, datagrams, is_blocked, listener, moved_whole
 from support.topology import collected, drops, mesh_of, poll, running
 
 
@@ -180,7 +173,7 @@ def test_routes_say_by_which_uplink() -> None:
                     own = there.host[0] if family == 0 else mesh.function("web").addresses[1]
                     assert end.getpeername()[0] == str(own)
         apply.up(mesh_of(TWO.format(on="false")))
-        assert not connects(mesh, "web", second.near[0], 7102)  # the host does not forward
+        assert is_blocked(mesh, "web", second.near[0], 7102)  # the host does not forward
         with connection(mesh, "web", first.client, first.near[0], 7103) as (here, end):
             assert carries(here, end)
 
@@ -191,7 +184,7 @@ def test_nothing_leaves_as_it_is_where_the_program_is_missing(beyond: Outside) -
         with running(text()) as mesh:
             maps = Maps(Pins(mesh.name))
             maps["mesh_tc_calls"].delete(ctypes.c_uint32(_abi.CALL_OUT))
-            assert not connects(mesh, "web", beyond.near[0], 7009)
+            assert is_blocked(mesh, "web", beyond.near[0], 7009)
             assert drops(mesh)["web", Direction.FROM_FN, Reason.NO_PROGRAM]
             maps.close()
             assert "what was wrong with map mesh_tc_calls" in str(collected(mesh.name))

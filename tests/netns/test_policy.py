@@ -23,6 +23,8 @@ from support.sockets import (
     connection,
     connects,
     datagrams,
+    is_blocked,
+    is_cut,
     listener,
     moved_whole,
 )
@@ -34,7 +36,6 @@ from support.topology import (
     mesh_of,
     meters,
     needs,
-    poll,
     running,
 )
 
@@ -131,11 +132,11 @@ def test_a_rule_opens_one_way(mesh: Mesh, version: int) -> None:
         assert carries(there, here)
     before = dropped(mesh, "b1")
     with listener(mesh, "a1", address["a1"], 7001):
-        assert not connects(mesh, "b1", address["a1"], 7001)
+        assert is_blocked(mesh, "b1", address["a1"], 7001)
     assert dropped(mesh, "b1") > before
-    ping = ["ping", "-c", 1, "-W", 0.3]
-    assert in_fn(mesh, "a1", [*ping, address["b1"]]).returncode == 0
-    assert in_fn(mesh, "b1", [*ping, address["a1"]], check=False).returncode == 1
+    ping = ["ping", "-c", 1, "-W"]
+    assert in_fn(mesh, "a1", [*ping, SECONDS, address["b1"]]).returncode == 0
+    assert in_fn(mesh, "b1", [*ping, 0.3, address["a1"]], check=False).returncode == 1
 
 
 def test_a_port_is_not_another(mesh: Mesh) -> None:
@@ -143,7 +144,7 @@ def test_a_port_is_not_another(mesh: Mesh) -> None:
     set_rules(mesh, rule("tenant:a", "tenant:b", protocol="tcp", port=7000))
     with listener(mesh, "b1", server, 7000), listener(mesh, "b1", server, 7001):
         assert connects(mesh, "a1", server, 7000)
-        assert not connects(mesh, "a1", server, 7001)
+        assert is_blocked(mesh, "a1", server, 7001)
     with (
         datagrams(mesh, "b1", server, 7000) as sink,
         datagrams(mesh, "a1", mesh.function("a1").address4) as source,
@@ -159,13 +160,12 @@ def test_a_deny_cuts_what_is_established(mesh: Mesh) -> None:
         assert carries(here, there)
         set_rules(mesh, rule("function:a1", "function:a2", "deny"))
         before = dropped(mesh, "a1")
-        assert not carries(here, there)
+        assert is_cut(here, there)
         assert dropped(mesh, "a1") > before
         before = dropped(mesh, "a2")
-        assert not carries(there, here)
+        assert is_cut(there, here)
         assert dropped(mesh, "a2") > before
         set_rules(mesh)  # TCP sends again what was lost meanwhile
-        assert poll(lambda: carries(there, here, b""), seconds=5)
         there.settimeout(SECONDS)
         assert there.recv(64) == b"ping"
 
@@ -175,14 +175,14 @@ def test_removing_the_allow_cuts_what_is_established(mesh: Mesh) -> None:
     with connection(mesh, "a1", "b1", mesh.function("b1").address6, 7000) as (here, there):
         assert carries(here, there)
         set_rules(mesh)
-        assert not carries(here, there)
+        assert is_cut(here, there)
 
 
 def test_lower_priority_number_decides_and_deny_wins_a_tie(mesh: Mesh) -> None:
     server = mesh.function("b1").address4
     with listener(mesh, "b1", server, 7000):
         set_rules(mesh, rule("tenant:a", "tenant:b"), rule("function:a1", "tenant:b", "deny"))
-        assert not connects(mesh, "a1", server, 7000)
+        assert is_blocked(mesh, "a1", server, 7000)
         assert connects(mesh, "a2", server, 7000)
         strong = rule("function:a1", "function:b1", priority=10)
         set_rules(
@@ -217,7 +217,7 @@ def test_changing_tenant_takes_a_function_along(mesh: Mesh) -> None:
 
         assert carries(here, there)
         apply.edit(mesh.name, moved)
-        assert not carries(here, there)
+        assert is_cut(here, there)
     with connection(mesh, "b1", "a2", mesh.function("a2").address4, 7001) as (here, there):
         assert carries(here, there)
 
@@ -233,18 +233,18 @@ def test_the_host_reaches_no_function_until_a_rule_says_so(
     address = mesh.function("a1").addresses[0 if version == 4 else 1]
     before = dropped(mesh, "a1")
     with listener(mesh, "a1", address, 7000):
-        assert not from_host(host, str(address))
+        assert not from_host(host, str(address), BLOCKED_SECONDS)
         assert dropped(mesh, "a1") > before
         set_rules(mesh, rule("outside", "function:a1", protocol="tcp", port=7000))
         assert from_host(host, str(address))
     assert meters(mesh)["a1", "outside"].rx_packets > 0
 
 
-def from_host(own: str, address: str) -> bool:
+def from_host(own: str, address: str, seconds: float = SECONDS) -> bool:
     """Whether the host's stack can connect to port 7000, speaking from an address of its own."""
     family = socket.AF_INET6 if ":" in own else socket.AF_INET
     with socket.socket(family) as client:
-        client.settimeout(BLOCKED_SECONDS)
+        client.settimeout(seconds)
         client.bind((own, 0))
         try:
             client.connect((address, 7000))
@@ -271,7 +271,7 @@ def test_a_function_reaches_the_host_unless_a_rule_forbids(
                 assert carries(there, here)
         set_rules(mesh, rule("tenant:a", "outside", "deny"))
         before = dropped(mesh, "a1")
-        assert not connects(mesh, "a1", to, 7000)
+        assert is_blocked(mesh, "a1", to, 7000)
         assert dropped(mesh, "a1") > before
 
 
@@ -284,7 +284,7 @@ def test_the_host_cannot_pose_as_a_function(mesh: Mesh) -> None:
         ip.addr("add", index=interface.LOOPBACK, address=own, prefixlen=32)
     try:
         with listener(mesh, "a1", target, 7000):
-            assert not from_host(own, str(target))
+            assert not from_host(own, str(target), BLOCKED_SECONDS)
         assert dropped(mesh, "a1", Reason.SPOOF_IP) >= 1
     finally:
         with netns.rtnetlink() as ip:

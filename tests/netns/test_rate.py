@@ -123,7 +123,10 @@ def test_packets(mesh_up: Callable[[str], Mesh], rate: str, who: str, direction:
         for _ in range(many):
             here.send(b"datagram")
         took = time.monotonic() - began
-        wait_until(lambda: meters(mesh)["a", "default"].tx_packets, what="packets pass")
+        passed_or_lost = lambda: (  # noqa: E731
+            meters(mesh)["a", "default"].tx_packets + dropped(mesh, who, direction)
+        )
+        wait_until(lambda: passed_or_lost() == many, what="all are counted")
         lost = dropped(mesh, who, direction)
         passed = meters(mesh)["a", "default"].tx_packets
         assert read(there) == passed == many - lost

@@ -18,7 +18,7 @@ from ebpfmesh.observe.view import opened
 from support.agreeing import is_well
 from support.killing import killed_at, steps_of
 from support.serving import MESH, WEB, answered_by, backends, listeners
-from support.sockets import BLOCKED_SECONDS, carries, connect, connects, made
+from support.sockets import BLOCKED_SECONDS, carries, connect, is_blocked, made
 from support.topology import collected, drops, mesh_of, running, wait_until
 
 FLOWS = 40
@@ -103,7 +103,7 @@ def test_with_none_left_there_is_no_backend(mesh: Mesh) -> None:
     for name in WEB:
         apply.set_ready("sock", name, False)
     with listeners(mesh, 4):
-        assert not connects(mesh, "client", to, 80)
+        assert is_blocked(mesh, "client", to, 80)
         assert drops(mesh)[key] > 0
         apply.edit("sock", lambda now: now.model_copy(update={"reject": True}))
         with pytest.raises(ConnectionRefusedError):

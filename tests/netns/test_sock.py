@@ -480,7 +480,8 @@ def test_datagrams_meet_the_same(mesh: Mesh, case: str, version: int, maker: Mak
                     else:
                         sock.sendto(question, targets[to])
                     expected = {"ok": "web-0", "moved": "web-1", "no": ""}[what]
-                    assert answered_by(socks, question) == expected, step
+                    seconds = SECONDS if expected else BLOCKED_SECONDS
+                    assert answered_by(socks, question, seconds=seconds) == expected, step
 
 
 @BOTH

@@ -75,7 +75,7 @@ def url(version: int) -> str:
 
 @pytest.mark.parametrize("version", [4, 6])
 def test_curl(run: Run, version: int) -> None:
-    script = f"for i in $(seq 30); do curl -sS --fail -m 5 '{url(version)}'; done"
+    script = f"for i in $(seq 60); do curl -sS --fail -m 20 '{url(version)}'; done"
     assert set(run("sh", "-c", script).split()) == set(BACKENDS)
 
 

@@ -195,7 +195,7 @@ def test_traceroute_to_the_outside(mesh: Mesh, beyond: Outside, version: int) ->
 
 def hops(mesh: Mesh, to: Address, *options: str) -> list[str]:
     """Who answered at each hop, ``*``: nobody."""
-    words = ["traceroute", "-n", "-q", 1, "-w", 1, "-m", 5, *options, to]
+    words = ["traceroute", "-n", "-q", 1, "-w", 20, "-m", 5, *options, to]
     lines = in_fn(mesh, "client", words).stdout.splitlines()[1:]
     return [line.split()[1].partition("%")[0] for line in lines]
 

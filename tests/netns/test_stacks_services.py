@@ -15,7 +15,16 @@ from ebpfmesh import apply
 from ebpfmesh._abi import Direction, Reason
 from ebpfmesh.kernel import netns
 from ebpfmesh.model import Address, Mesh
-from support.sockets import carries, connect, connects, datagrams, family_of, home, listener, made
+from support.sockets import (
+    carries,
+    connect,
+    datagrams,
+    family_of,
+    home,
+    is_blocked,
+    listener,
+    made,
+)
 from support.topology import drops, mesh_of, poll, running
 
 BACKENDS = ("web-0", "web-1", "web-2")
@@ -243,7 +252,7 @@ def test_all_drained_is_no_backend(mesh: Mesh) -> None:
     key = ("source-0", Direction.FROM_FN, Reason.NO_BACKEND)
     before = drops(mesh).get(key, 0)
     changed(mesh, "plain", weights=dict.fromkeys(BACKENDS, 0))
-    assert not connects(mesh, "source-0", to, 80)
+    assert is_blocked(mesh, "source-0", to, 80)
     assert drops(mesh)[key] > before
 
 
@@ -282,7 +291,7 @@ def test_each_port_of_a_range_is_its_own(mesh: Mesh, offset: int, version: int) 
 def test_beside_a_range_is_nothing(mesh: Mesh, port: int, version: int) -> None:
     key = ("source-0", Direction.FROM_FN, Reason.NO_SERVICE)
     before = drops(mesh).get(key, 0)
-    assert not connects(mesh, "source-0", mesh.service("range").addresses[index(version)], port)
+    assert is_blocked(mesh, "source-0", mesh.service("range").addresses[index(version)], port)
     assert drops(mesh)[key] > before
 
 

@@ -295,7 +295,7 @@ def test_who_is_rejected_outside_is_told(mesh: Mesh, outside: Beyond, family: in
 
 @pytest.mark.parametrize("family", [0, 1])
 def test_a_hop_too_many_is_told_to_the_outside(mesh: Mesh, outside: Beyond, family: int) -> None:
-    words = ["ip", "netns", "exec", outside.client.name, "ping", "-c", "1", "-W", "2", "-t", "1"]
+    words = ["ip", "netns", "exec", outside.client.name, "ping", "-c", "1", "-W", "20", "-t", "1"]
     apply.up(mesh_of(MESH + '[[policy]]\nfrom = "outside"\nto = "function:a"\n'))
     target = str(mesh.function("a").addresses[family])
     shown = subprocess.run([*words, target], capture_output=True, text=True, check=False).stdout

@@ -19,7 +19,7 @@ from ebpfmesh.kernel.maps import Maps
 from ebpfmesh.kernel.pins import Pins
 from ebpfmesh.model import Address, Mesh
 from support.sockets import SECONDS, datagrams, family_of, listener
-from support.topology import poll
+from support.topology import SLOWER, poll
 
 WEB = ("web-0", "web-1", "web-2")
 MESH = """
@@ -145,8 +145,8 @@ def at(mesh: Mesh, function: str, version: int) -> Address:
     return next(a for a in mesh.function(function).addresses if a.version == version)
 
 
-def answered_by(socks: Sockets, question: bytes = b"question") -> str:
-    """Who got the question; it is answered. Empty if nobody did."""
+def answered_by(socks: Sockets, question: bytes = b"question", *, seconds: float = SECONDS) -> str:
+    """Who got the question in this time; it is answered. Empty if nobody did."""
     found = []
 
     def look() -> bool:
@@ -159,7 +159,7 @@ def answered_by(socks: Sockets, question: bytes = b"question") -> str:
                     found.append(name)
         return bool(found)
 
-    return found[0] if poll(look, seconds=0.5) else ""
+    return found[0] if poll(look, seconds=seconds / SLOWER) else ""
 
 
 def flows(mesh: Mesh, port: int) -> list[FlowFlag]:

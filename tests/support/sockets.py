@@ -18,7 +18,7 @@ from ebpfmesh.kernel import netns
 from ebpfmesh.model import Address, Mesh
 from support.topology import SLOWER, poll, unavailable
 
-SECONDS = 5.0 * SLOWER
+SECONDS = 20.0 * SLOWER
 """For what must arrive: the deadline of connect, accept and recv."""
 BLOCKED_SECONDS = 0.3 * SLOWER
 """For what must not arrive: how long it is waited for."""
@@ -103,14 +103,21 @@ def connects(
     address: Address,
     port: int,
     *,
-    seconds: float = BLOCKED_SECONDS / SLOWER,
+    seconds: float = SECONDS,
 ) -> bool:
-    """Whether a TCP connection comes about in this time, times SLOWER."""
+    """Whether a TCP connection comes about in this time."""
     try:
-        connect(mesh, function, address, port, seconds=seconds * SLOWER).close()
+        connect(mesh, function, address, port, seconds=seconds).close()
     except TimeoutError:
         return False
     return True
+
+
+def is_blocked(
+    mesh: Mesh, function: Place, address: Address, port: int, *, seconds: float = BLOCKED_SECONDS
+) -> bool:
+    """Whether no TCP connection comes about, waited for so long."""
+    return not connects(mesh, function, address, port, seconds=seconds)
 
 
 @contextlib.contextmanager
@@ -126,16 +133,23 @@ def connection(
         yield here, there
 
 
-def carries(here: socket.socket, there: socket.socket, data: bytes = b"ping") -> bool:
-    """Whether what is written into one end of a connection comes out of the other."""
+def carries(
+    here: socket.socket, there: socket.socket, data: bytes = b"ping", *, seconds: float = SECONDS
+) -> bool:
+    """Whether what is written into one end of a connection comes out of the other in this time."""
     here.sendall(data)
     got = b""
-    there.settimeout(BLOCKED_SECONDS)
+    there.settimeout(seconds)
     with contextlib.suppress(TimeoutError):
         while len(got) < len(data):
             got += there.recv(len(data) - len(got))
     there.settimeout(SECONDS)
     return got == data
+
+
+def is_cut(here: socket.socket, there: socket.socket) -> bool:
+    """Whether what is written into one end of a connection does not come out of the other."""
+    return not carries(here, there, seconds=BLOCKED_SECONDS)
 
 
 def moved_whole(source: socket.socket, sink: socket.socket, size: int = 32 << 20) -> bool:
@@ -180,8 +194,8 @@ def frames(mesh: Mesh, function: Place, interface: str = "eth0") -> Iterator[soc
         yield raw
 
 
-def hears(raw: socket.socket, mark: bytes) -> bool:
-    """Whether a packet socket hears a frame with ``mark`` in it within BLOCKED_SECONDS."""
+def hears(raw: socket.socket, mark: bytes, *, seconds: float = SECONDS) -> bool:
+    """Whether a packet socket hears a frame with ``mark`` in it in this time."""
     raw.setblocking(False)
 
     def heard() -> bool:
@@ -192,4 +206,4 @@ def hears(raw: socket.socket, mark: bytes) -> bool:
                     return True
         return False
 
-    return poll(heard, seconds=BLOCKED_SECONDS / SLOWER)
+    return poll(heard, seconds=seconds / SLOWER)

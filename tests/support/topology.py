@@ -131,7 +131,7 @@ def in_network(mesh: Mesh, function: str, command: Sequence[object]) -> list[obj
 
 def in_fn(
     mesh: Mesh, function: str | None, command: Sequence[object], *, check: bool = True,
-    seconds: float = 20.0, stdin: str = "",
+    seconds: float = 60.0, stdin: str = "",
 ) -> subprocess.CompletedProcess[str]:  # fmt: skip
     """Run a command in a function, None: in the host's namespace; its output with the error."""
     words = [str(word) for word in command]
@@ -147,7 +147,7 @@ def in_fn(
 @contextlib.contextmanager
 def background(
     mesh: Mesh, function: str | None, command: Sequence[object], *,
-    ready: Callable[[int], object] | None = None, seconds: float = 10.0,
+    ready: Callable[[int], object] | None = None, seconds: float = 20.0,
 ) -> Iterator["subprocess.Popen[str]"]:  # fmt: skip
     """A command that runs in a function for the ``with`` block, with all that it starts.
 
@@ -215,6 +215,11 @@ def drops(mesh: Mesh, *, audited: bool = False) -> dict[tuple[str, Direction, Re
         for key, drop in counted(Maps(Pins(mesh.name)))
         if bool(key.audited) == audited
     }
+
+
+def lost(mesh: Mesh) -> dict[tuple[str, Direction, Reason], int]:
+    """What was dropped, but for what stacks say to groups by themselves, at any time."""
+    return {key: count for key, count in drops(mesh).items() if key[2] != Reason.MULTICAST}
 
 
 def meters(mesh: Mesh) -> dict[tuple[str, str], Meter]:
