@@ -244,8 +244,10 @@ class Objects(Tables):
     def program(self, number: int) -> ProgramRow:
         """A program that is injected, or was before the one that is."""
         rows = self._all("SELECT model, compiled FROM program WHERE id = ?", number)
-        model, compiled = rows[0]
         what = f"program {number}"
+        if not rows:
+            raise unreadable(self._path, f"{what}: there is none")
+        model, compiled = rows[0]
         injection = self._read(_INJECTION.validate_json, model, what)
         return ProgramRow(number, injection, self._read(json.loads, compiled, what))
 

@@ -18,6 +18,9 @@ def check(record: Record) -> None:
     record.commands()
     record.unready()
     record.denied()
-    record.chains()
-    for number in record.programs():
+    met = {one for row in record.injections() for one in row.programs}
+    for chain in record.chains():
+        for one in chain:
+            met.update(one if isinstance(one, tuple) else (one,))
+    for number in met.union(record.programs()) - {0}:
         record.program(number)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeVar
 from urllib.parse import quote
 
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Json, TypeAdapter, ValidationError
 
 from ebpfmesh.errors import AbiMismatch, MeshError, UnreadableRecord
 from ebpfmesh.kernel import private
@@ -37,6 +37,7 @@ REMOTE = "remote/"
 COMMAND = "command/"
 """Begins the key of a setting that tells of a function's command."""
 T = TypeVar("T")
+_STEP = TypeAdapter(tuple[str, Json[Any]])
 _REASON = TypeAdapter(str, config=ConfigDict(strict=True))
 
 VERSION = 9
@@ -258,6 +259,8 @@ class Tables:
                         raise unreadable(self._path, f"{name} of table {table} is {value}")
         for kind, last in self._all(_NUMBERED):
             raise unreadable(self._path, f"the numbers of kind {kind} are not 1 to {last}")
+        for number, text in self.steps():
+            self._read(_STEP.validate_json, text, f"step {number}")
         rows = self._get("maglev_rows")
         for name, row in self._all("SELECT name, row FROM service WHERE row + rows > ?", rows or 0):
             raise unreadable(self._path, f"service {name}: there is no row {row}")

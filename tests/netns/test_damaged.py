@@ -138,6 +138,9 @@ DAMAGES: dict[str, tuple[Callable[[], None], str]] = {
     "command": (changed("command/mate", lambda _: {"more": 1}), "the command of function mate"),
     "reason": (sql("INSERT INTO setting VALUES ('unready/a', '7')"), "unready/a"),
     "service: row": (sql("UPDATE service SET row = 99999999"), "service web: there is no row"),
+    "step": (sql("INSERT INTO step (operation) VALUES ('[')"), "step "),
+    "step: no fields": (sql("INSERT INTO step (operation) VALUES ('[7]')"), "step "),
+    "chain: of nobody": (sql("INSERT INTO chain VALUES (3, '[77]')"), "program 77: there is none"),
     "chain": (sql("INSERT INTO chain VALUES (3, '{')"), "chain 3"),
 }  # fmt: skip
 
