@@ -1,6 +1,10 @@
 # SPDX-License-Identifier: BSD-2-Clause
 """Malformed mesh files, each in its own way, and the error that each gets."""
 
+import re
+
+from ebpfmesh.errors import ConfigError
+
 HEAD = '[mesh]\nname = "edge"\n'
 TWO = HEAD + '[[function]]\nname = "a"\ntenant = "x"\n[[function]]\nname = "b"\n'
 SERVED = TWO + '[[service]]\nname = "s"\naddress = "198.18.128.1"\nport = 80\nfunctions = ["a"]\n'
@@ -333,3 +337,17 @@ MALFORMED: list[tuple[str, str, str, str]] = [
     ("rules", policy("from='any'", "to='any'", "[[policy]] # here", "from='tenant:x'", "to='any'",
      "[mesh.limits]", "rules = 1"), "more than 1 rules", "limits.rules"),
 ]  # fmt: skip
+
+
+def assert_for_people(error: ConfigError) -> None:
+    """One short line, with nothing of pydantic or Python in it, and a hint."""
+    assert error.exit_code == 2
+    assert error.hint
+    for text in (error.message.removeprefix(str(error.file)), error.hint):
+        assert len(text) < 300
+        assert text.isprintable()
+        assert not re.search(
+            r"Input should|pydantic|validation|Value error|__|None\b"
+            r"|(bool|dict|float|int|model|string|tuple)_type",
+            text,
+        )
