@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""Images that containerd has, as roots of commands; those of podman are in test_sandboxed.py."""
+"""Images that containerd has, as roots of commands; of podman: test_sandboxed_given.py."""
 
 import tarfile
 from collections.abc import Iterator
