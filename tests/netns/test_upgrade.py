@@ -9,10 +9,8 @@ generator ─▶ a ─▶ service web ─▶ b ─▶ checker        and live TC
 
 import contextlib
 import ctypes
-import selectors
 import socket
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -38,10 +36,11 @@ from ebpfmesh.observe import health, view
 from ebpfmesh.observe import injected as injected_now
 from ebpfmesh.observe.injected import Injected
 from support import topology
+from support.alive import alive, connections
 from support.builds import broken_build, command_of, other_build, other_layout
 from support.command import ROOT, complaint, data, ebpfmesh, lines
 from support.killing import interrupted_at, killed_at, shape, steps_of
-from support.sockets import carries, connect, connection, connects, home, listener
+from support.sockets import carries, connection, connects, home, listener
 from support.topology import collected, drops, in_fn, leftovers, mesh_of, meters, poll
 
 TEXT = """
@@ -149,55 +148,6 @@ def one_build_runs() -> bool:
 # ---- traffic
 
 
-class Connections:
-    """Live connections from a to b through the service; each echoes a number, then the next."""
-
-    def __init__(self, mesh: Mesh, stack: ExitStack) -> None:
-        server = stack.enter_context(listener(mesh, "b", mesh.function("b").address4, 8080))
-        front = mesh.service("web").address4
-        self._here, self._there = [], []
-        for _ in range(CONNECTIONS):
-            self._here.append(stack.enter_context(connect(mesh, "a", front, 80)))
-            there, _ = server.accept()
-            self._there.append(stack.enter_context(there))
-        self.echoed = [0] * CONNECTIONS
-        self.failed: list[BaseException] = []
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run)
-        self._thread.start()
-        stack.callback(self.stop)
-
-    def stop(self) -> None:
-        self._stop.set()
-        self._thread.join()
-
-    def _run(self) -> None:
-        with selectors.DefaultSelector() as ready:
-            for number, one in enumerate(self._here):
-                one.sendall(bytes(8))
-                ready.register(one, selectors.EVENT_READ, number)
-            for one in self._there:
-                ready.register(one, selectors.EVENT_READ, None)
-            try:
-                while not self._stop.is_set():
-                    for key, _ in ready.select(0.1):
-                        self._answer(key.fileobj, key.data)
-                    time.sleep(0.001)
-            except BaseException as error:  # noqa: BLE001  (asserted upon where it is seen)
-                self.failed.append(error)
-
-    def _answer(self, one: socket.socket, number: int | None) -> None:
-        got = one.recv(8, socket.MSG_WAITALL)
-        if len(got) != 8:
-            raise ConnectionError("closed")
-        if number is not None:
-            if int.from_bytes(got) != self.echoed[number]:
-                raise ConnectionError(f"{got!r} instead of {self.echoed[number]}")
-            self.echoed[number] += 1
-            got = self.echoed[number].to_bytes(8)
-        one.sendall(got)
-
-
 class Numbered:
     """Numbered packets from a through the service to b, and what becomes of them."""
 
@@ -250,11 +200,16 @@ def test_nothing_is_lost_while_programs_are_replaced(
     mesh = mesh_of(file.read_text())
     ebpfmesh("up", file)
     own = tags()
-    with ExitStack() as stack:
-        live = Connections(mesh, stack)
+    with (
+        connections(
+            mesh, mesh.service("web"), CONNECTIONS, home(mesh, "a"),
+            {mesh.function("b").address4: home(mesh, "b")},
+        ) as pairs,
+        alive(pairs) as outcome,
+    ):  # fmt: skip
         with numbered.flowing(mesh) as quiet:
             time.sleep(2)
-        before, counted = list(live.echoed), meters(mesh)["a", "two"]
+        counted = meters(mesh)["a", "two"]
         with numbered.flowing(mesh) as seen:
             begun = time.monotonic()
             for turn in range(REPLACEMENTS):
@@ -264,8 +219,8 @@ def test_nothing_is_lost_while_programs_are_replaced(
                     assert "programs" in command_of(other, "up", file).stdout
                 assert (tags() == own) is bool(turn % 2)
             seconds = time.monotonic() - begun
-        live.stop()
-        assert live.failed == []
+    assert not outcome.broken
+    assert outcome.rounds > 1
     assert one_build_runs()
     sys.stdout.write(f"{REPLACEMENTS} replacements in {seconds:.1f} s: {told(seen)}\n")
     sys.stdout.write(f"without any: {told(quiet)}\n")
@@ -273,7 +228,6 @@ def test_nothing_is_lost_while_programs_are_replaced(
         assert report.in_order, report
         assert report.flows == FLOWS
         assert report.sent > 10_000
-    assert all(now > then for now, then in zip(live.echoed, before, strict=True))
     assert meters(mesh)["a", "two"].tx_packets >= counted.tx_packets + seen[0][0].sent
     assert {reason for _, _, reason in drops(mesh)} <= {Reason.MULTICAST}
     apply.down("upgrade")
