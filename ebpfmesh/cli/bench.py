@@ -4,7 +4,7 @@
 import contextlib
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +17,8 @@ from ebpfmesh.cli.generate import bench_generate
 from ebpfmesh.cli.output import Column
 
 if TYPE_CHECKING:
+    from rich.console import RenderableType
+
     from ebpfmesh.bench.results import Results
     from ebpfmesh.bench.run import Progress
     from ebpfmesh.bench.scenario import Scenario
@@ -221,12 +223,7 @@ def _tell(runs: "list[tuple[Results, Path]]") -> None:
             found = {"scenario": results.scenario["name"], "directory": where, "report": page}
             told.append({**found, **run_page.data(results)})
             continue
-        for table in run_page.terminal(results):
-            output.show(table)
-            output.echo()
-        for sentence in run_page.told(results):
-            output.echo(sentence)
-        output.echo(f"report: {page.resolve()}")
+        _say(run_page.terminal(results), run_page.told(results), page)
     if settings().json:
         output.data(runs=told)
 
@@ -243,14 +240,19 @@ def _tell_changes(before: "Results", runs: "list[tuple[Results, Path]]") -> None
         if settings().json:
             told.append({"report": page, **compare_page.data(comparison)})
             continue
-        for table in compare_page.terminal(comparison):
-            output.show(table)
-            output.echo()
-        for sentence in compare_page.headlines(comparison):
-            output.echo(sentence)
-        output.echo(f"report: {page.resolve()}")
+        _say(compare_page.terminal(comparison), compare_page.headlines(comparison), page)
     if settings().json:
         output.data(comparisons=told)
+
+
+def _say(tables: "Iterable[RenderableType]", sentences: Iterable[str], page: Path) -> None:
+    """What a terminal shows of a page."""
+    for table in tables:
+        output.show(table)
+        output.echo()
+    for sentence in sentences:
+        output.echo(sentence)
+    output.echo(f"report: {page.resolve()}")
 
 
 bench.add_command(bench_generate)

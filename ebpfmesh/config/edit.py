@@ -5,7 +5,7 @@ What comes back is whole: whatever is wrong with it is an ``Invalid`` in words f
 """
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from typing import Any, Literal
 
 from ebpfmesh.config.addresses import assign_addresses, parse_address
 from ebpfmesh.config.explain import make
@@ -97,12 +97,7 @@ def add_uplink(
 
 def delete_uplink(mesh: Mesh, name: str) -> Mesh:
     """``mesh`` without an uplink; what is published on it is no longer, nor is who is beyond it."""
-    others = tuple(one for one in mesh.uplinks if one.name != name)
-    if len(others) == len(mesh.uplinks):
-        hint = suggest(name, (one.name for one in mesh.uplinks))
-        raise NotFound(f'there is no uplink "{name}"', hint=hint)
-    left = mesh.model_copy(update={"uplinks": others})
-    return _whole(left.made_of(mesh.functions, mesh.services, mesh.policies, mesh.injections))
+    return _without(mesh, "uplink", name)
 
 
 def add_remote(
@@ -116,11 +111,17 @@ def add_remote(
 
 def delete_remote(mesh: Mesh, name: str) -> Mesh:
     """``mesh`` without a remote, and without rules about it."""
-    others = tuple(one for one in mesh.remotes if one.name != name)
-    if len(others) == len(mesh.remotes):
-        hint = suggest(name, (one.name for one in mesh.remotes))
-        raise NotFound(f'there is no remote "{name}"', hint=hint)
-    left = mesh.model_copy(update={"remotes": others})
+    return _without(mesh, "remote", name)
+
+
+def _without(mesh: Mesh, kind: Literal["uplink", "remote"], name: str) -> Mesh:
+    """Without one, and without what names it."""
+    there: tuple[Uplink | Remote, ...] = getattr(mesh, f"{kind}s")
+    others = tuple(one for one in there if one.name != name)
+    if len(others) == len(there):
+        hint = suggest(name, (one.name for one in there))
+        raise NotFound(f'there is no {kind} "{name}"', hint=hint)
+    left = mesh.model_copy(update={f"{kind}s": others})
     return _whole(left.made_of(mesh.functions, mesh.services, mesh.policies, mesh.injections))
 
 

@@ -8,7 +8,6 @@ cannot go through libbpf: it is raised once that is done.
 import ctypes
 import select
 import sys
-from types import TracebackType
 from typing import Self
 
 from ebpfmesh.kernel import bpf
@@ -71,10 +70,5 @@ class Ring:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()

@@ -122,30 +122,28 @@ def _hidden_names(
                 yield Invalid(what, path=path, hint="rename one of them")
 
 
+_OTHER_ADDRESS = {
+    "functions": "choose another one, or leave address out",
+    "remotes": "a remote has the address of another machine",
+    "services": "choose another address for the service",
+}
+"""What to do about an address that somebody has already."""
+
+
 def _same_addresses(mesh: Parts) -> Iterator[Invalid]:
     owners: dict[Address, str] = {
         network.network_address: "of the mesh itself" for network in (mesh.prefix4, mesh.prefix6)
     }
-    for index, function in enumerate(mesh.functions):
-        for address in function.addresses:
-            if owner := owners.get(address):
-                what = f'function "{function.name}": {address} is the address {owner}'
-                path = ("functions", index, f"address{address.version}")
-                yield Invalid(what, path=path, hint="choose another one, or leave address out")
-            owners[address] = f'of function "{function.name}"'
-    for index, remote in enumerate(mesh.remotes):
-        for address in remote.addresses:
-            if owner := owners.get(address):
-                what = f'remote "{remote.name}": {address} is the address {owner}'
-                path = ("remotes", index, f"address{address.version}")
-                yield Invalid(what, path=path, hint="a remote has the address of another machine")
-            owners[address] = f'of remote "{remote.name}"'
-    for index, service in enumerate(mesh.services):
-        for address in service.addresses:
-            if owner := owners.get(address):
-                what = f'service "{service.name}": {address} is the address {owner}'
-                path = ("services", index, f"address{address.version}")
-                yield Invalid(what, path=path, hint="choose another address for the service")
+    for key, hint in _OTHER_ADDRESS.items():
+        for index, one in enumerate(getattr(mesh, key)):
+            called = f'{key.removesuffix("s")} "{one.name}"'
+            for address in one.addresses:
+                if owner := owners.get(address):
+                    path = (key, index, f"address{address.version}")
+                    what = f"{called}: {address} is the address {owner}"
+                    yield Invalid(what, path=path, hint=hint)
+                if key != "services":  # of which several may have one, each a port of it
+                    owners[address] = f"of {called}"
 
 
 def _same_ports(mesh: Parts) -> Iterator[Invalid]:

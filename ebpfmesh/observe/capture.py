@@ -7,7 +7,6 @@ it may leave by another interface.
 
 import os
 from datetime import datetime
-from types import TracebackType
 from typing import Self
 
 from scapy.data import DLT_EN10MB
@@ -47,12 +46,7 @@ class Capture:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
 

@@ -9,7 +9,6 @@ import errno
 import functools
 import os
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from ebpfmesh.errors import MissingPrivilege, Unsupported
@@ -38,12 +37,7 @@ class Fd:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def __del__(self) -> None:
