@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from pyroute2 import IPRoute
-from pyroute2.ethtool.ioctl import IoctlEthtool
+from pyroute2.ethtool.ioctl import IoctlEthtool, NoSuchDevice, NotSupportedError
 from pyroute2.netlink.exceptions import NetlinkError
 
 from ebpfmesh.errors import NotFound
@@ -30,6 +30,7 @@ from ebpfmesh.kernel import netns
 
 GRO, CHECKSUMS = "generic-receive-offload", "tx-checksumming"
 """As ethtool calls them, in long."""
+MERGED = "rx-gro-hw"  # NETIF_F_GRO_HW: virtio_net has it where its host may send large segments
 
 
 @dataclass(frozen=True)
@@ -87,6 +88,15 @@ def write(name: str, wanted: Offloads) -> None:
             ethtool.set_offload_flag(CHECKSUMS, int(wanted.checksums))
         if found.gro != wanted.gro:
             ethtool.set_offload_flag(GRO, int(wanted.gro))
+
+
+def merges(name: str) -> bool:
+    """Whether an interface's driver hands on merged segments of TCP; False if there is none."""
+    try:
+        with _ethtool(name) as ethtool:
+            return bool(ethtool.get_features().is_active(MERGED))
+    except (NotSupportedError, NoSuchDevice, OSError, KeyError):
+        return False
 
 
 @contextlib.contextmanager

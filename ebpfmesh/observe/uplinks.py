@@ -11,7 +11,7 @@ from typing import Literal
 
 from pyroute2 import IPRoute
 
-from ebpfmesh.kernel import flows, interface, links
+from ebpfmesh.kernel import flows, interface, links, offload
 from ebpfmesh.kernel.programs import BOTH, CARRY, UPLINK
 from ebpfmesh.model import Mesh, Service
 from ebpfmesh.model import Uplink as UplinkModel
@@ -127,9 +127,13 @@ def _why(view: View, row: UplinkRow, xdp: str, denied: int, kind: str) -> str:
     if xdp and not early.ours(xdp):
         return "somebody else's, in front of the mesh"
     if xdp:
-        cost = "; a veth's other end has no segmentation offload meanwhile"
+        cost = ""
+        if kind == "veth":
+            cost = "; a veth's other end has no segmentation offload meanwhile"
+        elif offload.merges(row.uplink.interface):
+            cost = "; its driver hands on no merged segments meanwhile"
         asked = AHEAD if row.uplink.xdp == "auto" else f'xdp = "{row.uplink.xdp}"'
-        return f"{' and '.join(reasons) or asked}{cost if kind == 'veth' else ''}"
+        return f"{' and '.join(reasons) or asked}{cost}"
     if denied and not early.may_deny(row.uplink):
         return f'xdp = "{row.uplink.xdp}": what is denied comes in'
     if wanted is None:

@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from ebpfmesh.kernel import bpf, interface, links
+from ebpfmesh.kernel import bpf, interface, links, offload
 from ebpfmesh.kernel.links import UPLINK_PIN
 from ebpfmesh.kernel.pins import Pins
 from ebpfmesh.kernel.programs import BOTH, CARRY, DENY, EARLY, Program
@@ -73,14 +73,18 @@ def wanted(record: Record, denied: Collection[str] | None = None) -> dict[str, W
 def _sends_on(row: UplinkRow) -> bool:
     """Whether what goes from machine to machine is sent on by XDP there.
 
-    Not by itself where that costs the other end its segmentation offload: at a veth.
+    Not by itself where that costs who sends to there its segmentation offload.
     """
-    return row.uplink.xdp == "native" or (row.uplink.xdp == "auto" and is_nic(row))
+    return row.uplink.xdp == "native" or (row.uplink.xdp == "auto" and not costs_segments(row))
 
 
-def is_nic(row: UplinkRow) -> bool:
-    """Whether it is no veth, which alone takes segmentation offload from who sends to it."""
-    return interface.kind(row.ifindex) != "veth"
+def costs_segments(row: UplinkRow) -> bool:
+    """Whether TCP comes there in large segments, which end where XDP begins.
+
+    They come through a veth, and to a driver that hands on what it, or a virtual machine's host,
+    has merged.
+    """
+    return interface.kind(row.ifindex) == "veth" or offload.merges(row.uplink.interface)
 
 
 def may_deny(uplink: Uplink) -> bool:
@@ -91,8 +95,9 @@ def may_deny(uplink: Uplink) -> bool:
 def _wanted(row: UplinkRow, denied: bool, carries: bool) -> Wanted | None:
     """What one uplink is to have.
 
-    A NIC has the program before anything needs it, since a driver that gets its first one sets up
-    its queues anew, and loses packets meanwhile; another one in its place costs none.
+    Where that costs no segments it has the program before anything needs it, since a driver that
+    gets its first one sets up its queues anew, and loses packets meanwhile; another one in its
+    place costs none.
     """
     xdp = row.uplink.xdp
     if denied and may_deny(row.uplink):
@@ -101,7 +106,8 @@ def _wanted(row: UplinkRow, denied: bool, carries: bool) -> Wanted | None:
         return Wanted(CARRY, optional=xdp == "auto", needed_by="datapath")
     if xdp == "native":
         return Wanted(DENY, optional=False, needed_by='xdp = "native"')
-    return Wanted(DENY, optional=True, needed_by="") if xdp == "auto" and is_nic(row) else None
+    ahead = xdp == "auto" and not costs_segments(row)
+    return Wanted(DENY, optional=True, needed_by="") if ahead else None
 
 
 def has(pins: Pins, row: UplinkRow) -> str:
