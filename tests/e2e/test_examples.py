@@ -24,9 +24,9 @@ from ebpfmesh.cli.main import cli
 from ebpfmesh.kernel import netns
 from ebpfmesh.state import listener, serving
 from support import containers
-from support.beyond import beyond
 from support.builds import command_of, other_build
 from support.command import ROOT, ebpfmesh, install
+from support.outside import beyond
 from support.topology import SLOWER, background, mesh_of, needs, poll
 
 BARE = (ROOT / "examples/edge.toml").read_text()

@@ -23,7 +23,7 @@ from ebpfmesh.state.files import RUN
 from support import topology
 from support.killing import killed_at, steps_of
 from support.sockets import carries, connection, is_blocked, listener, moved_whole
-from support.topology import collected, drops, in_fn, leftovers, mesh_of, poll, running, wait_until
+from support.topology import collected, drops, in_fn, leftovers, mesh_of, poll, wait_until
 
 MESH = """
 [mesh]
@@ -43,12 +43,6 @@ BOX = Function.model_validate_json(
 def ip(*words: str) -> str:
     done = subprocess.run(["ip", *words], check=True, capture_output=True, text=True)
     return done.stdout
-
-
-@pytest.fixture(scope="module")
-def mesh() -> Iterator[Mesh]:
-    with running(MESH) as mesh:
-        yield mesh
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ from ebpfmesh.model import Mesh
 from ebpfmesh.state.files import RUN
 from ebpfmesh.state.rows import FunctionRow
 from support.sockets import connects, is_blocked, listener
-from support.topology import background, collected, in_fn, leftovers, mesh_of, poll, running
+from support.topology import background, collected, in_fn, leftovers, mesh_of, poll
 
 MESH = """
 [mesh]
@@ -44,12 +44,6 @@ port = 22
 action = "deny"
 """
 B = netns.RUN / "ebpfmesh.broken.b"
-
-
-@pytest.fixture(scope="module")
-def running_mesh() -> Iterator[Mesh]:
-    with running(MESH) as mesh:
-        yield mesh
 
 
 @pytest.fixture

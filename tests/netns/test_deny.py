@@ -6,13 +6,7 @@ client ═══ up0 ── host ── a        by two addresses of each family
 
 import ctypes
 import json
-import os
-import select
-import signal
-import socket
-import subprocess
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
 from ipaddress import ip_network
 from pathlib import Path
 
@@ -21,11 +15,8 @@ import pytest
 from ebpfmesh import apply
 from ebpfmesh._abi import Direction, Reason
 from ebpfmesh.apply import OnStep
-from ebpfmesh.compile import compiled
-from ebpfmesh.compile.build import build
-from ebpfmesh.compile.source import bpf_dir, flatten
 from ebpfmesh.errors import ForeignProgram, NotFound, Unsupported, UsageError
-from ebpfmesh.kernel import bpf, deny, interface, links, netns, private
+from ebpfmesh.kernel import bpf, deny, interface, links, netns
 from ebpfmesh.kernel.maps import Maps
 from ebpfmesh.kernel.pins import Pins
 from ebpfmesh.kernel.programs import DENY
@@ -34,9 +25,11 @@ from ebpfmesh.observe import health, uplinks
 from ebpfmesh.observe.deny import read_denied, shut_out
 from ebpfmesh.observe.view import opened
 from ebpfmesh.state.record import Record
-from support.beyond import Beyond, beyond
+from support.builds import early_build, early_tag
 from support.command import data, ebpfmesh
+from support.flowing import traffic
 from support.killing import Change, interrupted_at, killed_at, steps_of
+from support.outside import Outside, beyond, run, uplink
 from support.sockets import carries, connection, datagrams
 from support.topology import SLOWER, collected, drops, mesh_of, needs, poll, running
 
@@ -45,24 +38,14 @@ MESH = """
 name = "denies"
 [[function]]
 name = "a"
-[[uplink]]
-name = "u0"
-interface = "up0"
-"""
-SECOND = '[[uplink]]\nname = "u1"\ninterface = "up1"\n'
+""" + uplink()
 LIST = tuple(ip_network(f"100.64.{n}.0/24") for n in range(8))
 KEY = ("outside", Direction.FROM_UPLINK, Reason.DENIED)
 MANY = 100_000
 
 
 @pytest.fixture(scope="module")
-def outside() -> Iterator[Beyond]:
-    with beyond() as found:
-        yield found
-
-
-@pytest.fixture(scope="module")
-def mesh(outside: Beyond) -> Iterator[Mesh]:
+def mesh(outside: Outside) -> Iterator[Mesh]:
     assert outside.interface == "up0"
     with running(MESH) as found:
         apply.deny(found.name, LIST)  # the program stays when the list goes
@@ -95,39 +78,32 @@ def counted() -> dict[str, int | None]:
         return {row.prefix: row.packets for row in read_denied(view, counters=True)}
 
 
-def pings(outside: Beyond, source: object, target: object, wait: str = "20") -> bool:
-    words = ["ip", "netns", "exec", outside.client.name, "ping", "-c", "1", "-W", wait]
-    return not subprocess.run(
-        [*words, "-I", str(source), str(target)], capture_output=True, check=False
-    ).returncode
-
-
 @pytest.mark.parametrize("family", [0, 1], ids=["ipv4", "ipv6"])
 def test_who_is_denied_gets_nothing_in_and_others_do(
-    mesh: Mesh, outside: Beyond, family: int
+    mesh: Mesh, outside: Outside, family: int
 ) -> None:
     host, far = outside.host[family], outside.far[family]
     prefix = ip_network(outside.far_prefixes[family])
-    assert pings(outside, far, host)
+    assert outside.pings(host, far)
     before = drops(mesh).get(KEY, 0)
     assert apply.deny(mesh.name, [prefix]) == (1, 0, 1)
     assert xdp() == [DENY.name]
-    assert not pings(outside, far, host, "0.3")
-    assert pings(outside, outside.near[family], host)
+    assert not outside.pings(host, far, seconds=0.3)
+    assert outside.pings(host, outside.near[family])
     assert drops(mesh)[KEY] == before + 1
     assert counted() == {str(prefix): 1}
     apply.deny(mesh.name, LIST)  # what was counted is kept
     assert counted()[str(prefix)] == 1
-    assert not pings(outside, far, host, "0.3")
+    assert not outside.pings(host, far, seconds=0.3)
     assert counted()[str(prefix)] == 2
     assert apply.allow(mesh.name, [*LIST, prefix]) == (0, 9, 0)
-    assert pings(outside, far, host)
+    assert outside.pings(host, far)
     assert not xdp()
     assert not collected(mesh.name)
 
 
-def test_connections_go_on_beside_it_and_end_by_it(mesh: Mesh, outside: Beyond) -> None:
-    with connection(mesh, outside.client, None, outside.host[0], 22) as (here, there):
+def test_connections_go_on_beside_it_and_end_by_it(mesh: Mesh, outside: Outside) -> None:
+    with connection(mesh, outside.home, None, outside.host[0], 22) as (here, there):
         apply.deny(mesh.name, LIST)
         assert carries(here, there)
         assert carries(there, here)
@@ -141,15 +117,14 @@ def test_connections_go_on_beside_it_and_end_by_it(mesh: Mesh, outside: Beyond) 
         assert there.recv(1) == b"x"  # by the client's retransmission
 
 
-def offload(outside: Beyond) -> str:
+def offload(outside: Outside) -> str:
     """Whether the other end of the uplink sends TCP in segments."""
-    words = ["ip", "netns", "exec", outside.client.name, "ethtool", "-k", "eth0"]
-    shown = subprocess.run(words, capture_output=True, check=True, text=True).stdout
-    (line,) = (one for one in shown.splitlines() if one.startswith("tcp-segmentation-offload"))
+    shown = outside.run("ethtool -k eth0").splitlines()
+    (line,) = (one for one in shown if one.startswith("tcp-segmentation-offload"))
     return line.split()[1]
 
 
-def test_xdp_is_there_only_while_something_is_denied(mesh: Mesh, outside: Beyond) -> None:
+def test_xdp_is_there_only_while_something_is_denied(mesh: Mesh, outside: Outside) -> None:
     needs("ethtool")
     assert offload(outside) == "on"
     apply.deny(mesh.name, LIST)
@@ -177,86 +152,8 @@ def inner_maps() -> Iterator[tuple[object, object]]:
             yield maps[name], ctypes.c_uint32(slot)
 
 
-class Traffic:
-    """Numbered datagrams to the host from the client, in a process of its own until stopped.
-
-    Those from the near address all arrive, and from the far one none.
-    """
-
-    def __init__(self, mesh: Mesh, outside: Beyond) -> None:
-        with ExitStack() as stack:
-            there = stack.enter_context(datagrams(mesh, None, outside.host[0], 5300))
-            near = stack.enter_context(datagrams(mesh, outside.client, outside.near[0]))
-            far = stack.enter_context(datagrams(mesh, outside.client, outside.far[0]))
-            ours, theirs = socket.socketpair()
-            self._control = ours
-            self._child = os.fork()
-            if self._child == 0:
-                status = 1
-                try:
-                    self._run(theirs, there, near, far, (str(outside.host[0]), 5300))
-                    status = 0
-                finally:
-                    os._exit(status)
-            theirs.close()
-
-    @staticmethod
-    def _run(
-        control: socket.socket,
-        there: socket.socket,
-        near: socket.socket,
-        far: socket.socket,
-        host: tuple[str, int],
-    ) -> None:
-        sent, lost, strange = 0, 0, 0
-        own = near.getsockname()
-        there.settimeout(20 * SLOWER)
-        while not select.select([control], [], [], 0)[0]:
-            for number in range(16):
-                near.sendto((sent + number).to_bytes(8), host)
-                far.sendto(b"far", host)
-            missing = set(range(sent, sent + 16))
-            sent += 16
-            while missing:
-                try:
-                    data, peer = there.recvfrom(64)
-                except TimeoutError:
-                    lost += len(missing)
-                    break
-                if peer == own:
-                    missing.discard(int.from_bytes(data))
-                else:
-                    strange += 1
-        control.sendall(json.dumps([sent, lost, strange]).encode())
-
-    def stop(self) -> tuple[int, int, int]:
-        """How many of the near ones were sent, how many lost, and how many of the far came."""
-        self._control.sendall(b"!")
-        told = self._control.recv(4096)
-        self._control.close()
-        _, status = os.waitpid(self._child, 0)
-        assert status == 0
-        sent, lost, strange = json.loads(told)
-        return sent, lost, strange
-
-    def kill(self) -> None:
-        if self._control.fileno() >= 0:
-            os.kill(self._child, signal.SIGKILL)
-            os.waitpid(self._child, 0)
-            self._control.close()
-
-
-@contextmanager
-def traffic(mesh: Mesh, outside: Beyond) -> Iterator[Traffic]:
-    made = Traffic(mesh, outside)
-    try:
-        yield made
-    finally:
-        made.kill()
-
-
 def test_lists_of_many_take_the_place_of_each_other_and_no_packet_is_lost(
-    mesh: Mesh, outside: Beyond
+    mesh: Mesh, outside: Outside
 ) -> None:
     far = ip_network(outside.far_prefixes[0])
     many = [ip_network((0x14000000 + (n << 8), 24)) for n in range(MANY)]
@@ -272,24 +169,24 @@ def test_lists_of_many_take_the_place_of_each_other_and_no_packet_is_lost(
     assert drops(mesh)[KEY] >= sent
 
 
-def test_a_list_of_one_uplink_is_not_the_others(mesh: Mesh, outside: Beyond) -> None:
+def test_a_list_of_one_uplink_is_not_the_others(mesh: Mesh, outside: Outside) -> None:
     with beyond(1) as other:
-        assert apply.up(mesh_of(MESH + SECOND))
+        assert apply.up(mesh_of(MESH + uplink(1)))
         apply.deny(mesh.name, [ip_network(one.far[0]) for one in (outside, other)], uplink="u1")
         assert (xdp("up0"), xdp("up1")) == ([], [DENY.name])
-        assert pings(outside, outside.far[0], outside.host[0])
-        assert not pings(other, other.far[0], other.host[0], "0.3")
+        assert outside.pings(outside.host[0], outside.far[0])
+        assert not other.pings(other.host[0], other.far[0], seconds=0.3)
         apply.deny(mesh.name, [ip_network(other.far[0])])
         assert xdp("up0") == [DENY.name]
         apply.allow(mesh.name, [ip_network(other.far[0])])
         assert (xdp("up0"), xdp("up1")) == ([], [DENY.name])
         apply.detach_uplink(mesh.name, "u1")
         assert not xdp("up1")
-        assert pings(other, other.far[0], other.host[0])
+        assert other.pings(other.host[0], other.far[0])
         assert len(listed()) == 2  # it is there again with the uplink
         apply.attach_uplink(mesh.name, "u1", "up1")
         assert xdp("up1") == [DENY.name]
-        assert not pings(other, other.far[0], other.host[0], "0.3")
+        assert not other.pings(other.host[0], other.far[0], seconds=0.3)
         assert not collected(mesh.name)
         assert apply.up(mesh_of(MESH))
         assert not xdp("up1")
@@ -299,7 +196,7 @@ def test_an_uplink_that_went_keeps_nobody_from_denying(mesh: Mesh) -> None:
     with beyond(1):
         apply.attach_uplink(mesh.name, "u1", "up1")
         apply.deny(mesh.name, LIST[:1])
-        subprocess.run(["ip", "link", "del", "up1"], check=True)
+        run("ip link del up1")
         apply.deny(mesh.name, LIST)
         assert xdp() == [DENY.name]
         assert collected(mesh.name) == ["uplink u1 of mesh denies"]
@@ -309,15 +206,14 @@ def test_an_uplink_that_went_keeps_nobody_from_denying(mesh: Mesh) -> None:
 def test_large_frames_pass_and_are_denied(mesh: Mesh) -> None:
     """Beside an MTU of 9000 XDP needs a program that takes fragments."""
     with beyond(1) as other:
-        subprocess.run(["ip", "link", "set", "up1", "mtu", "9000"], check=True)
-        words = ["ip", "-n", other.client.name, "link", "set", "eth0", "mtu", "9000"]
-        subprocess.run(words, check=True)
+        run("ip link set up1 mtu 9000")
+        other.run("ip link set eth0 mtu 9000")
         apply.attach_uplink(mesh.name, "u1", "up1")
         apply.deny(mesh.name, [ip_network(other.far[0])], uplink="u1")
         with (
             datagrams(mesh, None, other.host[0], 5300) as there,
-            datagrams(mesh, other.client, other.near[0]) as near,
-            datagrams(mesh, other.client, other.far[0]) as far,
+            datagrams(mesh, other.home, other.near[0]) as near,
+            datagrams(mesh, other.home, other.far[0]) as far,
         ):
             there.settimeout(10 * SLOWER)
             far.sendto(b"y" * 8000, (str(other.host[0]), 5300))
@@ -403,21 +299,21 @@ def test_killed_in_a_change_and_taken_down() -> None:
         assert not xdp("up1")
 
 
-def test_up_repairs_what_others_took_away(mesh: Mesh, outside: Beyond) -> None:
+def test_up_repairs_what_others_took_away(mesh: Mesh, outside: Outside) -> None:
     apply.deny(mesh.name, [ip_network(outside.far[0])])
     with bpf.obj_get(Pins(mesh.name).links / "@u0-xdp") as link:
         bpf.link_detach(link)
     assert not xdp()
     assert "XDP at uplink u0 is not as it was made" in [c.text for c in health.check(mesh.name)]
     assert [step.describe() for step in apply.up(mesh)] == ["~ repaired XDP at uplink u0"]
-    assert not pings(outside, outside.far[0], outside.host[0], "0.3")
+    assert not outside.pings(outside.host[0], outside.far[0], seconds=0.3)
     deny.replace(Maps(Pins(mesh.name)), [])
     assert collected(mesh.name) == ["what was wrong with the deny list of mesh denies"]
-    assert not pings(outside, outside.far[0], outside.host[0], "0.3")
+    assert not outside.pings(outside.host[0], outside.far[0], seconds=0.3)
     assert apply.up(mesh) == ()
 
 
-def test_a_program_of_others_is_refused_and_left(mesh: Mesh, outside: Beyond) -> None:
+def test_a_program_of_others_is_refused_and_left(mesh: Mesh, outside: Outside) -> None:
     apply.deny(mesh.name, LIST)
     apply.allow(mesh.name, None)
     index = interface.find("up0")
@@ -431,12 +327,12 @@ def test_a_program_of_others_is_refused_and_left(mesh: Mesh, outside: Beyond) ->
         assert not listed()
         assert bpf.link_interface(other) == index
     assert poll(lambda: not xdp())
-    assert pings(outside, outside.near[0], outside.host[0])
+    assert outside.pings(outside.host[0], outside.near[0])
     assert not collected(mesh.name)
 
 
 def test_where_the_driver_has_no_xdp_it_is_refused(mesh: Mesh) -> None:
-    subprocess.run(["ip", "link", "add", "br0", "type", "bridge"], check=True)
+    run("ip link add br0 type bridge")
     try:
         apply.attach_uplink(mesh.name, "u9", "br0")
         with pytest.raises(Unsupported, match="interface br0 has no native XDP") as refused:
@@ -450,7 +346,7 @@ def test_where_the_driver_has_no_xdp_it_is_refused(mesh: Mesh) -> None:
         assert not collected(mesh.name)
     finally:
         apply.detach_uplink(mesh.name, "u9")
-        subprocess.run(["ip", "link", "del", "br0"], check=True)
+        run("ip link del br0")
 
 
 def test_where_xdp_is_off_nothing_can_be_denied(mesh: Mesh) -> None:
@@ -481,7 +377,7 @@ def test_names_that_lead_nowhere_are_refused(mesh: Mesh) -> None:
 
 
 def test_what_shuts_the_host_out_is_told(
-    mesh: Mesh, outside: Beyond, monkeypatch: pytest.MonkeyPatch
+    mesh: Mesh, outside: Outside, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SSH_CONNECTION", "203.0.113.9 50000 198.19.210.1 22")
     with opened(mesh.name) as view:
@@ -506,37 +402,20 @@ def test_what_shuts_the_host_out_is_told(
 
 
 def test_programs_of_another_build_take_the_place_of_ours(tmp_path: Path) -> None:
-    text = flatten(bpf_dir() / DENY.file).replace(
-        "deny_check(ctx, &length);", "deny_check(ctx, &length);bpf_ktime_get_ns();"
-    )
-    source = tmp_path / DENY.file
-    source.write_text(text)
     with beyond(1) as other, running(MESH.replace("denies", "alone").replace("up0", "up1")) as mesh:
         apply.deny(mesh.name, [ip_network(other.far[0])])
-        own, before = Pins(mesh.name), tag()
-        there = own.build("another")
-        private.directory(there)
-        for path in own.progs.iterdir():
-            if path.name != DENY.name:
-                with bpf.obj_get(path) as program:
-                    bpf.obj_pin(program, there / path.name)
-        build(source, [DENY], pin_to=there, defines=compiled.defines(own.maps, count_flows=False))
-        with traffic(mesh, other) as flowing:
+        before = early_tag(mesh)
+        with (
+            early_build(mesh, DENY, "deny_check(ctx, &length);", tmp_path),
+            traffic(mesh, other) as flowing,
+        ):
             apply.revert(mesh.name)
-            after = tag()
+            after = early_tag(mesh)
             assert [step.kind for step in apply.up(mesh)] == ["replace-programs"]
             sent, lost, strange = flowing.stop()
         assert after != before
-        assert tag() == before
+        assert early_tag(mesh) == before
         assert (lost, strange, sent > 0) == (0, 0, True)
-
-
-def tag() -> bytes:
-    """Which program is attached at the uplink."""
-    with bpf.obj_get(Pins("alone").links / "@u0-xdp") as link:
-        number = bpf.link_program(link)
-    with bpf.prog_by_id(number) as program:
-        return bytes(bpf.prog_info(program).tag)
 
 
 def test_the_command_line_changes_nothing_where_a_line_is_wrong(mesh: Mesh, tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ from ebpfmesh.kernel import bpf, netns, private
 from ebpfmesh.kernel.pins import BPFFS, Pins
 from ebpfmesh.kernel.programs import DENY, Program
 from ebpfmesh.model import Mesh
-from support.beyond import Beyond, beyond
+from support.outside import Outside, beyond
 from support.topology import drops, running
 
 ROUNDS = int(os.environ.get("EBPFMESH_DENY_SPEED", "0"))
@@ -53,7 +53,7 @@ ALL_DROPPED = "verdict_drop_early(ctx, reason, length) : XDP_DROP"
 class Speed:
     """The programs, and frames by way of one of them."""
 
-    def __init__(self, mesh: Mesh, outside: Beyond, place: Path, stack: ExitStack) -> None:
+    def __init__(self, mesh: Mesh, outside: Outside, place: Path, stack: ExitStack) -> None:
         self._mesh = mesh
         pins = BPFFS / "deny-speed"
         private.directory(pins)
@@ -72,7 +72,7 @@ class Speed:
             self.fds[name] = stack.enter_context(bpf.obj_get(pins / name))
             (pins / name).unlink()
         self._link = stack.enter_context(bpf.obj_get(Pins(mesh.name).links / "@u0-xdp"))
-        stack.enter_context(netns.entered(outside.client))
+        stack.enter_context(netns.entered(outside.home))
         self._out = socket.if_nametoindex("eth0")
 
     def dropped(self) -> int:

@@ -5,10 +5,7 @@ client ═══ up0 ── host ─┬─ far    af_xdp: a mirror, or what reco
                         └─ web    a socket
 """
 
-import re
-import shutil
 import socket
-import subprocess
 import sys
 from collections.abc import Iterator
 from ipaddress import ip_network
@@ -20,18 +17,16 @@ from ebpfmesh import _abi, apply
 from ebpfmesh._abi import Direction, Reason
 from ebpfmesh.apply import OnStep
 from ebpfmesh.apply.programs import load_sources
-from ebpfmesh.compile import compiled
-from ebpfmesh.compile.build import build
-from ebpfmesh.compile.source import bpf_dir, flatten
 from ebpfmesh.errors import ForeignProgram, Unsupported, UsageError
-from ebpfmesh.kernel import bpf, interface, private
+from ebpfmesh.kernel import bpf, interface
 from ebpfmesh.kernel.pins import Pins
 from ebpfmesh.kernel.programs import BOTH, CARRY, DENY, EARLY, by_file
 from ebpfmesh.model import Mesh
 from ebpfmesh.observe import counters, health, uplinks
 from ebpfmesh.observe.view import opened
-from support.beyond import Beyond, beyond
+from support.builds import early_build, early_tag
 from support.killing import killed_at, steps_of
+from support.outside import Outside, redirected, run, uplink
 from support.sockets import (
     BLOCKED_SECONDS,
     SECONDS,
@@ -50,7 +45,6 @@ from support.topology import collected, drops, mesh_of, meters, needs_ports, run
 ROOT = Path(__file__).parents[2]
 TOOL, EXAMPLES = ROOT / "tests/support/port_tool.py", ROOT / "examples/port"
 BEGIN = '[mesh]\nname = "early"\n[[function]]\nname = "web"\ntenant = "one"\n'
-UPLINK = '[[uplink]]\nname = "u0"\ninterface = "up0"\n'
 FAR = """
 [[function]]
 name = "far"
@@ -102,23 +96,18 @@ to = "service:echo"
 
 
 @pytest.fixture(scope="module")
-def outside() -> Iterator[Beyond]:
-    with beyond() as found:
-        yield found
-
-
-@pytest.fixture(scope="module")
-def empty(outside: Beyond) -> Iterator[Mesh]:
+def empty(outside: Outside) -> Iterator[Mesh]:
     assert outside.interface == "up0"
-    with running(BEGIN + UPLINK) as mesh:
+    with running(BEGIN + uplink()) as mesh:
         load_sources(Pins(mesh.name), by_file(EARLY.values()))  # they stay
         yield mesh
 
 
-def far(command: list[str], own: str = "", *, more: str = "", uplink: str = UPLINK) -> Mesh:
+def far(command: list[str], own: str = "", *, more: str = "", xdp: str = "") -> Mesh:
     """The mesh with a function that has its packets by XDP, with ``own`` keys."""
     needs_ports()
-    return mesh_of(BEGIN + uplink + FAR.format(command=command, root=ROOT, more=own) + more)
+    function = FAR.format(command=command, root=ROOT, more=own)
+    return mesh_of(BEGIN + uplink(more=xdp) + function + more)
 
 
 @pytest.fixture(scope="module")
@@ -130,7 +119,7 @@ def _echo(empty: Mesh) -> Iterator[Mesh]:
 
 
 @pytest.fixture
-def echo(_echo: Mesh, outside: Beyond) -> Iterator[Mesh]:
+def echo(_echo: Mesh, outside: Outside) -> Iterator[Mesh]:
     """The function answers, and the client completes its checksums itself."""
     apply.up(_echo)
     offload(outside, "off")
@@ -138,16 +127,9 @@ def echo(_echo: Mesh, outside: Beyond) -> Iterator[Mesh]:
     offload(outside, "on")
 
 
-def offload(outside: Beyond, value: str) -> None:
+def offload(outside: Outside, value: str) -> None:
     """Whether the client's interface leaves checksums to whoever takes its frames."""
-    words = ["ip", "netns", "exec", outside.client.name, "ethtool", "-K", "eth0", "tx", value]
-    subprocess.run(words, check=True, capture_output=True)
-
-
-def redirected() -> int:
-    """Frames that XDP at the uplink has sent on to another interface so far."""
-    text = subprocess.run(["ethtool", "-S", "up0"], check=True, capture_output=True, text=True)
-    return sum(int(n) for n in re.findall(r"rx_queue_\d+_xdp_redirect: (\d+)", text.stdout))
+    outside.run(f"ethtool -K eth0 tx {value}")
 
 
 def seen() -> uplinks.Uplink:
@@ -156,28 +138,28 @@ def seen() -> uplinks.Uplink:
     return found
 
 
-def asks(mesh: Mesh, outside: Beyond, family: int, count: int) -> None:
+def asks(mesh: Mesh, outside: Outside, family: int, count: int) -> None:
     """So many datagrams to the service at the uplink, each answered before the next."""
     kind = (socket.AF_INET, socket.AF_INET6)[family]
-    with made(mesh, outside.client, kind, socket.SOCK_DGRAM) as one:
+    with made(mesh, outside.home, kind, socket.SOCK_DGRAM) as one:
         one.connect((str(outside.host[family]), 7))
         for number in range(count):
             one.send(b"%d" % number)
             assert one.recv(100) == b"%d" % number
 
 
-def asks_by_xdp(mesh: Mesh, outside: Beyond, count: int = 8) -> None:
+def asks_by_xdp(mesh: Mesh, outside: Outside, count: int = 8) -> None:
     """Such datagrams as are redirected, but for the first, and where nothing came for long."""
-    before = redirected()
+    before = redirected("up0")
     asks(mesh, outside, 0, count)
-    assert count // 2 < redirected() - before < count
+    assert count // 2 < redirected("up0") - before < count
 
 
-def asks_again(mesh: Mesh, outside: Beyond) -> None:
+def asks_again(mesh: Mesh, outside: Outside) -> None:
     """The same, once the kernel has noticed that an interface is up: until then it drops."""
 
     def answers() -> bool:
-        with made(mesh, outside.client, socket.AF_INET, socket.SOCK_DGRAM) as one:
+        with made(mesh, outside.home, socket.AF_INET, socket.SOCK_DGRAM) as one:
             one.connect((str(outside.host[0]), 7))
             one.send(b"x")
             return bool(ready([one], BLOCKED_SECONDS))
@@ -187,19 +169,19 @@ def asks_again(mesh: Mesh, outside: Beyond) -> None:
 
 
 @pytest.mark.parametrize("family", [0, 1], ids=["ipv4", "ipv6"])
-def test_packets_of_established_flows_go_by_xdp(echo: Mesh, outside: Beyond, family: int) -> None:
+def test_packets_of_established_flows_go_by_xdp(echo: Mesh, outside: Outside, family: int) -> None:
     asks(echo, outside, family, 1)
-    before, taken = meters(echo)["far", "outside"], redirected()
+    before, taken = meters(echo)["far", "outside"], redirected("up0")
     asks(echo, outside, family, 50)
-    assert 25 < redirected() - taken < 50  # tc has judged the first
+    assert 25 < redirected("up0") - taken < 50  # tc has judged the first
     counted = meters(echo)["far", "outside"]
     assert counted.rx_packets - before.rx_packets == counted.tx_packets - before.tx_packets == 50
     assert seen().why.startswith("functions have their packets by it; a veth's")
     assert not drops(echo).keys() & {("far", way, Reason.RING_FULL) for way in Direction}
 
 
-def test_a_policy_holds_from_the_next_packet_on(echo: Mesh, outside: Beyond) -> None:
-    with made(echo, outside.client, socket.AF_INET, socket.SOCK_DGRAM) as one:
+def test_a_policy_holds_from_the_next_packet_on(echo: Mesh, outside: Outside) -> None:
+    with made(echo, outside.home, socket.AF_INET, socket.SOCK_DGRAM) as one:
         one.connect((str(outside.host[0]), 7))
         one.send(b"x")
         assert one.recv(10) == b"x"
@@ -220,45 +202,45 @@ def test_a_policy_holds_from_the_next_packet_on(echo: Mesh, outside: Beyond) -> 
         assert meters(echo)["far", "outside"].rx_packets - before == 60
 
 
-def test_while_every_packet_is_told_of_all_go_the_slow_way(echo: Mesh, outside: Beyond) -> None:
+def test_while_every_packet_is_told_of_all_go_the_slow_way(echo: Mesh, outside: Outside) -> None:
     asks_by_xdp(echo, outside)
     with apply.traced(echo.name, events=_abi.EventKind.VERDICT):
-        before = redirected()
+        before = redirected("up0")
         asks(echo, outside, 0, 5)
-        assert redirected() == before
+        assert redirected("up0") == before
     asks_by_xdp(echo, outside)
 
 
-def test_frames_of_every_kind_pass(echo: Mesh, outside: Beyond) -> None:
+def test_frames_of_every_kind_pass(echo: Mesh, outside: Outside) -> None:
     offload(outside, "on")  # partial checksums, and TCP in as large segments as it may
-    taken = redirected()
+    taken = redirected("up0")
     asks(echo, outside, 0, 10)
     (address,) = (one.address4 for one in echo.functions if one.name == "web")
     assert address
     with (
         listener(echo, "web", address, 8080) as listening,
-        connect(echo, outside.client, outside.host[0], 80) as here,
+        connect(echo, outside.home, outside.host[0], 80) as here,
         accepted(listening) as there,
     ):
         assert moved_whole(here, there, 8 << 20)
         assert moved_whole(there, here, 8 << 20)
     with (
         datagrams(echo, None, outside.host[0], 5300) as server,
-        datagrams(echo, outside.client, outside.near[0]) as one,
+        datagrams(echo, outside.home, outside.near[0]) as one,
     ):
         one.sendto(b"x" * 8000, (str(outside.host[0]), 5300))  # fragments
         assert server.recv(9000) == b"x" * 8000
-    assert redirected() == taken
+    assert redirected("up0") == taken
     offload(outside, "off")
-    with made(echo, outside.client, socket.AF_INET, socket.SOCK_DGRAM) as one:
+    with made(echo, outside.home, socket.AF_INET, socket.SOCK_DGRAM) as one:
         one.connect((str(outside.host[0]), 7))
         for _ in range(2):
             send_segments(one, b"".join(bytes([number]) * 100 for number in range(20)), 100)
             assert sorted(one.recv(200)[0] for _ in range(20)) == list(range(20))
-    assert redirected() > taken
+    assert redirected("up0") > taken
 
 
-def test_the_interface_goes_down_grows_and_has_more_queues(echo: Mesh, outside: Beyond) -> None:
+def test_the_interface_goes_down_grows_and_has_more_queues(echo: Mesh, outside: Outside) -> None:
     asks_again(echo, outside)
     run("ip link set up0 down")
     run("ip link set up0 up")
@@ -269,23 +251,23 @@ def test_the_interface_goes_down_grows_and_has_more_queues(echo: Mesh, outside: 
     asks_again(echo, outside)
     run("ethtool -L up0 rx 1")
     run("ip link set up0 mtu 9000")
-    run(f"ip -n {outside.client.name} link set eth0 mtu 9000")
+    outside.run("ip link set eth0 mtu 9000")
     asks_again(echo, outside)
     with (
         datagrams(echo, None, outside.host[0], 5300) as server,
-        datagrams(echo, outside.client, outside.near[0]) as one,
+        datagrams(echo, outside.home, outside.near[0]) as one,
     ):
         one.sendto(b"x" * 8000, (str(outside.host[0]), 5300))
         assert server.recv(9000) == b"x" * 8000
-    run(f"ip -n {outside.client.name} link set eth0 mtu 1500")
+    outside.run("ip link set eth0 mtu 1500")
     run("ip link set up0 mtu 1500")
 
 
 def test_a_function_that_is_down_gets_nothing_and_the_rest_goes_on(
-    echo: Mesh, outside: Beyond
+    echo: Mesh, outside: Outside
 ) -> None:
     inside = f"ip -n {home(echo, 'far').name} link set eth0"
-    with made(echo, outside.client, socket.AF_INET, socket.SOCK_DGRAM) as one:
+    with made(echo, outside.home, socket.AF_INET, socket.SOCK_DGRAM) as one:
         one.connect((str(outside.host[0]), 7))
         one.send(b"x")
         assert one.recv(10) == b"x"
@@ -296,8 +278,8 @@ def test_a_function_that_is_down_gets_nothing_and_the_rest_goes_on(
     asks_again(echo, outside)
 
 
-def test_a_deny_list_comes_first_and_goes_alone(echo: Mesh, outside: Beyond) -> None:
-    with made(echo, outside.client, socket.AF_INET, socket.SOCK_DGRAM) as one:
+def test_a_deny_list_comes_first_and_goes_alone(echo: Mesh, outside: Outside) -> None:
+    with made(echo, outside.home, socket.AF_INET, socket.SOCK_DGRAM) as one:
         one.connect((str(outside.host[0]), 7))
         for denied in (False, True, False):
             if denied:
@@ -317,50 +299,36 @@ def test_a_deny_list_comes_first_and_goes_alone(echo: Mesh, outside: Beyond) -> 
 
 
 def test_programs_of_another_build_take_its_place(
-    echo: Mesh, outside: Beyond, tmp_path: Path
+    echo: Mesh, outside: Outside, tmp_path: Path
 ) -> None:
-    text = flatten(bpf_dir() / CARRY.file).replace(
-        "early_carry(ctx, MESH_FROM_UPLINK);",
-        "early_carry(ctx, MESH_FROM_UPLINK);bpf_ktime_get_ns();",
-    )
-    source, own = tmp_path / CARRY.file, Pins(echo.name)
-    source.write_text(text)
-    there = own.build("another")
-    private.directory(there)
-    for path in own.progs.iterdir():
-        if path.name not in EARLY:
-            with bpf.obj_get(path) as program:
-                bpf.obj_pin(program, there / path.name)
-    defines = compiled.defines(own.maps, count_flows=False)
-    build(source, [CARRY], pin_to=there, defines=defines)
-    tags = [tag()]
-    apply.revert(echo.name)
-    tags.append(tag())
-    asks_by_xdp(echo, outside)
-    apply.up(echo)
-    tags.append(tag())
-    shutil.rmtree(there)
+    tags = [early_tag(echo)]
+    with early_build(echo, CARRY, "early_carry(ctx, MESH_FROM_UPLINK);", tmp_path):
+        apply.revert(echo.name)
+        tags.append(early_tag(echo))
+        asks_by_xdp(echo, outside)
+        apply.up(echo)
+        tags.append(early_tag(echo))
     assert tags[0] == tags[2] != tags[1]
     asks_by_xdp(echo, outside)
 
 
-def test_a_function_that_is_a_program_answers(empty: Mesh, outside: Beyond) -> None:
+def test_a_function_that_is_a_program_answers(empty: Mesh, outside: Outside) -> None:
     """In by XDP at the uplink, out by XDP at its host side and tc."""
-    mesh = mesh_of(BEGIN + UPLINK + PROGRAM.format(root=ROOT))
+    mesh = mesh_of(BEGIN + uplink() + PROGRAM.format(root=ROOT))
     apply.up(mesh)
     assert seen().xdp == CARRY.name
     offload(outside, "off")
     for family in (0, 1):
-        before = redirected()
+        before = redirected("up0")
         asks(mesh, outside, family, 20)
-        assert 10 < redirected() - before < 20
+        assert 10 < redirected("up0") - before < 20
     counted = meters(mesh)["bare", "outside"]
     assert (counted.rx_packets, counted.tx_packets) == (40, 40)
     offload(outside, "on")
     apply.up(empty)
 
 
-def test_it_is_there_only_while_a_function_needs_it(empty: Mesh, outside: Beyond) -> None:
+def test_it_is_there_only_while_a_function_needs_it(empty: Mesh, outside: Outside) -> None:
     apply.up(empty)
     found = features(outside)
     assert seen().xdp == ""
@@ -372,20 +340,20 @@ def test_it_is_there_only_while_a_function_needs_it(empty: Mesh, outside: Beyond
     assert seen().why == "nothing needs it"
 
 
-def test_what_a_function_takes_too_slowly_is_counted(empty: Mesh, outside: Beyond) -> None:
+def test_what_a_function_takes_too_slowly_is_counted(empty: Mesh, outside: Outside) -> None:
     """None of the frames that XDP sends on is lost without a word."""
     mesh = far([sys.executable, str(TOOL), "idle"], "frames = 64\n")
     apply.up(mesh)
     offload(outside, "off")
-    before = redirected()
-    with made(mesh, outside.client, socket.AF_INET, socket.SOCK_DGRAM) as one:
+    before = redirected("up0")
+    with made(mesh, outside.home, socket.AF_INET, socket.SOCK_DGRAM) as one:
         one.connect((str(outside.host[0]), 7))
         for _ in range(100):
             one.send(b"x")
     received = lambda: meters(mesh)["far", "outside"].rx_packets  # noqa: E731
     wait_until(lambda: received() >= 100, what="all have come")
     assert received() == 100
-    assert 50 < redirected() - before < 100
+    assert 50 < redirected("up0") - before < 100
     room = 32  # half of its frames wait to be filled
     with opened("early") as view:
         rows = {(row.function, row.reason): row.packets for row in counters.read_drops(view)}
@@ -397,7 +365,7 @@ def test_what_a_function_takes_too_slowly_is_counted(empty: Mesh, outside: Beyon
 def test_where_it_cannot_be_had_tc_does_without(empty: Mesh) -> None:
     """But for who asks for it by name."""
     apply.up(empty)
-    text = UPLINK.replace("u0", "u9").replace("up0", "br0")
+    text = uplink(9).replace("up9", "br0")
     run("ip link add br0 type bridge")
     try:
         apply.up(far(["sleep", "60"], more=text))
@@ -426,23 +394,22 @@ def test_a_program_of_others_is_left(empty: Mesh) -> None:
     assert index is not None
     with apply.opened("early") as live, live.program(DENY.name) as theirs:
         other = bpf.link_create(theirs, index, bpf.XDP, bpf.XDP_NATIVE)
-    native = UPLINK + 'xdp = "native"\n'
     with other:
         apply.up(far(["sleep", "60"]))
         assert bpf.link_interface(other) == index
         assert not collected("early")
         with pytest.raises(ForeignProgram) as refused:
-            apply.up(far(["sleep", "60"], uplink=native))
+            apply.up(far(["sleep", "60"], xdp='xdp = "native"\n'))
         assert refused.value.exit_code == 6
         assert bpf.link_interface(other) == index
     apply.up(empty)
 
 
 def test_asked_for_by_name_it_is_always_there(empty: Mesh) -> None:
-    native = mesh_of(BEGIN + UPLINK + 'xdp = "native"\n')
+    native = mesh_of(BEGIN + uplink(more='xdp = "native"\n'))
     apply.up(native)
     assert (seen().xdp, seen().why[:14]) == (DENY.name, 'xdp = "native"')
-    generic = mesh_of(BEGIN + UPLINK + 'xdp = "generic"\n')
+    generic = mesh_of(BEGIN + uplink(more='xdp = "generic"\n'))
     apply.up(generic)
     assert seen().xdp == ""
     with pytest.raises(UsageError, match="u0"):
@@ -481,18 +448,6 @@ def test_gc_puts_it_back(empty: Mesh) -> None:
     apply.up(empty)
 
 
-def tag() -> bytes:
-    """Which program is attached at the uplink."""
-    with bpf.obj_get(Pins("early").links / "@u0-xdp") as link:
-        number = bpf.link_program(link)
-    with bpf.prog_by_id(number) as program:
-        return bytes(bpf.prog_info(program).tag)
-
-
-def run(line: str) -> str:
-    return subprocess.run(line.split(), check=True, capture_output=True, text=True).stdout
-
-
-def features(outside: Beyond) -> str:
+def features(outside: Outside) -> str:
     """What the other end of the uplink leaves to its interface."""
-    return run(f"ip netns exec {outside.client.name} ethtool -k eth0")
+    return outside.run("ethtool -k eth0")

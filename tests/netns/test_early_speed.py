@@ -7,7 +7,6 @@ is what a frame dropped at the uplink costs, which is in all. `make early-speed`
 ROUNDS it is only seen that all frames arrive.
 """
 
-import fcntl
 import logging
 import os
 import socket
@@ -32,10 +31,9 @@ from ebpfmesh.kernel.programs import CARRY, Program
 from ebpfmesh.model import Mesh
 from ebpfmesh.observe import functions
 from ebpfmesh.observe.view import opened
-from support.beyond import Beyond, beyond
+from support.outside import Outside, beyond, mac
 from support.topology import running
 
-SIOCGIFHWADDR = 0x8927  # linux/sockios.h
 ROUNDS = int(os.environ.get("EBPFMESH_EARLY_SPEED", "0"))
 FLOWS = (1, 100_000) if ROUNDS else (1, 100)
 FRAMES = 1 << 18 if ROUNDS else 1 << 10
@@ -71,7 +69,7 @@ port = "9-12"
 class Speed:
     """The programs, and frames by way of one of them."""
 
-    def __init__(self, mesh: Mesh, outside: Beyond, stack: ExitStack) -> None:
+    def __init__(self, mesh: Mesh, outside: Outside, stack: ExitStack) -> None:
         self._outside, pins = outside, BPFFS / "early-speed"
         private.directory(pins)
         stack.callback(pins.rmdir)
@@ -92,7 +90,7 @@ class Speed:
         self._mac = mac(outside.interface)
         stack.enter_context(one_core())
         self._daemon = ksoftirqd()[next(iter(os.sched_getaffinity(0)))]
-        stack.enter_context(netns.entered(outside.client))
+        stack.enter_context(netns.entered(outside.home))
         self._out = socket.if_nametoindex("eth0")
 
     def load(self, flows: int) -> None:
@@ -128,13 +126,6 @@ class Speed:
     def _used(self) -> int:
         """CPU time of this thread, and of what takes softirqs over from it: nanoseconds."""
         return time.thread_time_ns() + of_processes([self._daemon])
-
-
-def mac(name: str) -> str:
-    """Of an interface of this thread's namespace."""
-    request = struct.pack("16s16x", name.encode())
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
-        return fcntl.ioctl(any_socket, SIOCGIFHWADDR, request)[18:24].hex(":")
 
 
 @pytest.fixture

@@ -27,7 +27,7 @@ from ebpfmesh.observe import health
 from ebpfmesh.observe.mesh import read_mesh
 from ebpfmesh.observe.view import opened
 from support import serving
-from support.beyond import Beyond, beyond
+from support.outside import Outside, addressed
 from support.serving import (
     ADDRESSES,
     accepted,
@@ -42,7 +42,9 @@ from support.serving import (
     plain,
 )
 from support.sockets import SECONDS, connection, connects, datagrams, is_blocked, made, moved_whole
-from support.topology import collected, drops, mesh_of, poll, running, unavailable
+from support.topology import collected, drops, mesh_of, poll
+
+pytestmark = pytest.mark.usefixtures("at_sockets", "restored")
 
 UPLINK = """
 [[uplink]]
@@ -65,29 +67,7 @@ for port in (80, 53):
 OFF = MESH.replace("host = true", "host = false")
 
 
-@pytest.fixture(scope="module")
-def outside() -> Iterator[Beyond]:
-    with beyond() as found:
-        yield found
-
-
-@pytest.fixture(scope="module")
-def running_mesh(outside: Beyond) -> Iterator[Mesh]:
-    if not sockets.supported():
-        unavailable("no cgroup v2, or a kernel without programs for it")
-    assert outside.interface == "up0"
-    with running(MESH) as mesh:
-        yield mesh
-
-
-@pytest.fixture
-def mesh(running_mesh: Mesh) -> Iterator[Mesh]:
-    """The mesh of the file, whatever a test makes of it."""
-    yield running_mesh
-    apply.up(running_mesh)
-
-
-def published(outside: Beyond, service: str) -> list[tuple[str, int]]:
+def published(outside: Outside, service: str) -> list[tuple[str, int]]:
     """Where a process of the host may ask for a service."""
     own_port = 80 if service == "web" else 53
     named = [(address, own_port) for address in ADDRESSES[service]]
@@ -109,7 +89,7 @@ def asking(kind: int = socket.AF_INET) -> Iterator[socket.socket]:
 
 
 @pytest.mark.parametrize("place", range(5))
-def test_a_stream_reaches_a_service_and_names_it(mesh: Mesh, outside: Beyond, place: int) -> None:
+def test_a_stream_reaches_a_service_and_names_it(mesh: Mesh, outside: Outside, place: int) -> None:
     to = published(outside, "web")[place]
     with listeners(mesh, plain(to[0]).version) as servers, stream(to[0]) as sock:
         sock.connect(to)
@@ -134,7 +114,9 @@ def test_a_stream_reaches_a_service_and_names_it(mesh: Mesh, outside: Beyond, pl
 
 
 @pytest.mark.parametrize("place", range(5))
-def test_datagrams_reach_it_and_are_answered_by_it(mesh: Mesh, outside: Beyond, place: int) -> None:
+def test_datagrams_reach_it_and_are_answered_by_it(
+    mesh: Mesh, outside: Outside, place: int
+) -> None:
     to = published(outside, "names")[place]
     with backends(mesh, plain(to[0]).version) as socks, asking(family(to[0])) as sock:
         for _ in range(2):
@@ -151,7 +133,7 @@ def test_datagrams_reach_it_and_are_answered_by_it(mesh: Mesh, outside: Beyond, 
         assert (text, source[:2]) == (b"answer", to)
 
 
-def test_one_datagram_socket_asks_several(mesh: Mesh, outside: Beyond) -> None:
+def test_one_datagram_socket_asks_several(mesh: Mesh, outside: Outside) -> None:
     """By turns a service, where it is published, and a backend itself, which stays itself."""
     apply.up(mesh_of(MESH + '[[policy]]\nfrom = "outside"\nto = "any"\nprotocol = "udp"\n'))
     service, port = ("198.19.0.2", 53), (str(outside.host[0]), 1053)
@@ -236,26 +218,20 @@ def test_a_connection_outlives_its_backends_readiness_and_a_change(mesh: Mesh) -
             apply.set_ready(mesh.name, who, True)
 
 
-def test_sockets_of_other_namespaces_are_left_alone(mesh: Mesh, outside: Beyond) -> None:
+def test_sockets_of_other_namespaces_are_left_alone(mesh: Mesh, outside: Outside) -> None:
     """A container with the very addresses of the service speaks with its own server there."""
-    place = ["ip", "-n", outside.client.name, "addr"]
-    for word in ("198.19.0.1/32", "198.19.0.2/32"):
-        os.spawnvp(os.P_WAIT, "ip", [*place, "add", word, "dev", "lo"])
-    try:
-        web, names = plain("198.19.0.1"), plain("198.19.0.2")
-        with connection(mesh, outside.client, outside.client, web, 80) as (here, there):
+    web, names = plain("198.19.0.1"), plain("198.19.0.2")
+    with addressed(web, names, home=outside.home):
+        with connection(mesh, outside.home, outside.home, web, 80) as (here, there):
             assert peer(here) == ("198.19.0.1", 80)
             assert moved_whole(here, there, 1 << 20)
         with (
-            datagrams(mesh, outside.client, names, 53) as server,
-            made(mesh, outside.client, socket.AF_INET, socket.SOCK_DGRAM) as asker,
+            datagrams(mesh, outside.home, names, 53) as server,
+            made(mesh, outside.home, socket.AF_INET, socket.SOCK_DGRAM) as asker,
         ):
             asker.sendto(b"x", ("198.19.0.2", 53))
             server.sendto(server.recvfrom(9)[0], asker.getsockname())
             assert asker.recvfrom(9)[1] == ("198.19.0.2", 53)
-    finally:
-        for word in ("198.19.0.1/32", "198.19.0.2/32"):
-            os.spawnvp(os.P_WAIT, "ip", [*place, "del", word, "dev", "lo"])
 
 
 def test_functions_are_served_as_before(mesh: Mesh) -> None:

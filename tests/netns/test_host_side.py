@@ -13,6 +13,7 @@ from ebpfmesh.kernel import links, rcu
 from ebpfmesh.model import Mesh
 from ebpfmesh.observe import machine
 from support import topology
+from support.outside import addressed
 from support.topology import in_fn, mesh_of, running
 
 MESH = """
@@ -30,13 +31,8 @@ EXPEDITED = MESH.replace('name = "side"', 'name = "side"\nexpedited = true')
 @pytest.fixture
 def mesh() -> Iterator[Mesh]:
     """With addresses of the host's own, which it sends from."""
-    own = ("198.19.0.9/32", "2001:db8:9::9/128")
-    for address in own:
-        subprocess.run(["ip", "addr", "add", address, "dev", "lo"], check=True)
-    with running(MESH) as mesh:
+    with addressed("198.19.0.9", "2001:db8:9::9"), running(MESH) as mesh:
         yield mesh
-    for address in own:
-        subprocess.run(["ip", "addr", "del", address, "dev", "lo"], check=True)
 
 
 def host_link() -> str:

@@ -33,7 +33,7 @@ from ebpfmesh._abi import Direction, Reason
 from ebpfmesh.kernel import interface
 from ebpfmesh.model import Mesh
 from support.sockets import accepted, carries, connect, datagrams, frames, hears, listener
-from support.topology import drops, in_fn, running, wait_until
+from support.topology import drops, in_fn, wait_until
 
 MESH = """
 [mesh]
@@ -233,12 +233,6 @@ CASES = [
     *routed(),
     *(case for version in (4, 6) for case in fragments(version)),
 ]
-
-
-@pytest.fixture(scope="module")
-def mesh() -> Iterator[Mesh]:
-    with running(MESH) as mesh:
-        yield mesh
 
 
 @pytest.fixture(scope="module")

@@ -23,8 +23,8 @@ from ebpfmesh.observe.view import left, opened
 from ebpfmesh.operation import KINDS, Operation
 from ebpfmesh.state.files import RUN
 from support.agreeing import disagreements, is_well
-from support.beyond import beyond
 from support.killing import killed_at, steps_of
+from support.outside import beyond, uplink
 from support.processes import SANDBOXED, command_line
 from support.sockets import accepted, carries, connect, listener
 from support.topology import collected, leftovers, mesh_of, poll
@@ -58,7 +58,6 @@ tenant = "two"
 command = ["sleep", "{seconds}"]
 {more}
 """
-UPLINK = '[[uplink]]\nname = "u{number}"\ninterface = "up{number}"\n'
 REMOTE = """
 [[remote]]
 name = "r"
@@ -232,7 +231,7 @@ RIGHTS = (
     'log = "1M"\n'
 )
 P, P_TOO = (FRAMES.format(verdict=verdict) for verdict in ("XDP_PASS", "XDP_DROP"))
-U_0, U_1, U_2 = (UPLINK.format(number=number) for number in range(3))
+U_0, U_1, U_2 = map(uplink, range(3))
 MASQUERADE = "masquerade = true\n"
 R_0, R_1 = (REMOTE.format(number=number, tenant=f"far-{number}") for number in range(2))
 R_S = service("web", 1, "r")

@@ -7,9 +7,6 @@ web, other ─── host, mesh-out 198.19.200.1 ─── router ── MTU 140
 import contextlib
 import socket
 import struct
-import subprocess
-from collections.abc import Iterator
-from ipaddress import ip_address
 
 import pytest
 
@@ -19,7 +16,7 @@ from ebpfmesh.model import Address, Mesh
 from ebpfmesh.observe import flows
 from ebpfmesh.observe.view import opened
 from support.masquerade import is_translated, text, unforwarding
-from support.outside import HOST4, HOST6, ROUTER4, ROUTER6, Outside
+from support.outside import Outside, run
 from support.sockets import (
     accepted,
     carries,
@@ -31,32 +28,18 @@ from support.sockets import (
     moved_whole,
     ready,
 )
-from support.topology import drops, lost, poll, running
+from support.topology import drops, lost, poll
 
 FAMILIES = pytest.mark.parametrize("family", [0, 1], ids=["ipv4", "ipv6"])
-HOST = ip_address(HOST4), ip_address(HOST6)
-ROUTER = ip_address(ROUTER4), ip_address(ROUTER6)
-
-
-@pytest.fixture(scope="module")
-def beyond() -> Iterator[Outside]:
-    with unforwarding() as found:
-        yield found
-
-
-@pytest.fixture(scope="module")
-def mesh(beyond: Outside) -> Iterator[Mesh]:
-    assert beyond.server
-    with running(text()) as found:
-        yield found
+MESH, OUTSIDE = text(), unforwarding
 
 
 @FAMILIES
 def test_streams_are_carried_whole_over_a_narrower_link(
-    mesh: Mesh, beyond: Outside, family: int
+    mesh: Mesh, outside: Outside, family: int
 ) -> None:
     """The router tells the uplink's address that it is: the function is told."""
-    with connection(mesh, "web", beyond.server, beyond.near[family], 7000) as (here, there):
+    with connection(mesh, "web", outside.home, outside.near[family], 7000) as (here, there):
         assert moved_whole(here, there, 8 << 20)
         assert moved_whole(there, here, 8 << 20)
         peer = there.getpeername()[:2]
@@ -72,12 +55,12 @@ def test_streams_are_carried_whole_over_a_narrower_link(
 
 
 @FAMILIES
-def test_datagrams_too(mesh: Mesh, beyond: Outside, family: int) -> None:
+def test_datagrams_too(mesh: Mesh, outside: Outside, family: int) -> None:
     with (
-        datagrams(mesh, beyond.server, beyond.far[family], 5000) as there,
+        datagrams(mesh, outside.home, outside.far[family], 5000) as there,
         datagrams(mesh, "web", mesh.function("web").addresses[family]) as here,
     ):
-        at = str(beyond.far[family]), 5000
+        at = str(outside.far[family]), 5000
         # Of IPv6 the first ones are too large for the router, which says so.
         assert poll(lambda: here.sendto(b"ask" * 1000, at) and ready([there], 0.2))  # in fragments
         data, sender = there.recvfrom(4096)
@@ -85,16 +68,16 @@ def test_datagrams_too(mesh: Mesh, beyond: Outside, family: int) -> None:
         assert is_translated(sender[:2]) if family == 0 else sender[:2] == here.getsockname()[:2]
         there.sendto(b"tell" * 1000, sender)
         data, sender = here.recvfrom(8192)
-        assert (data, sender[:2]) == (b"tell" * 1000, (str(beyond.far[family]), 5000))
+        assert (data, sender[:2]) == (b"tell" * 1000, (str(outside.far[family]), 5000))
 
 
 @FAMILIES
-def test_the_same_port_of_two_functions(mesh: Mesh, beyond: Outside, family: int) -> None:
+def test_the_same_port_of_two_functions(mesh: Mesh, outside: Outside, family: int) -> None:
     with (
-        listener(mesh, beyond.server, beyond.near[family], 7001) as server,
-        connect(mesh, "web", beyond.near[family], 7001, own_port=4000) as one,
+        listener(mesh, outside.home, outside.near[family], 7001) as server,
+        connect(mesh, "web", outside.near[family], 7001, own_port=4000) as one,
         accepted(server) as first,
-        connect(mesh, "other", beyond.near[family], 7001, own_port=4000) as two,
+        connect(mesh, "other", outside.near[family], 7001, own_port=4000) as two,
         accepted(server) as second,
     ):
         assert first.getpeername() != second.getpeername()
@@ -111,7 +94,7 @@ def echo(identifier: int, sequence: int) -> bytes:
     return packet[:2] + struct.pack("!H", ~((total & 0xFFFF) + (total >> 16)) & 0xFFFF) + packet[4:]
 
 
-def test_echoes_with_the_same_identifier(mesh: Mesh, beyond: Outside) -> None:
+def test_echoes_with_the_same_identifier(mesh: Mesh, outside: Outside) -> None:
     with contextlib.ExitStack() as stack:
         here = [
             stack.enter_context(
@@ -120,26 +103,24 @@ def test_echoes_with_the_same_identifier(mesh: Mesh, beyond: Outside) -> None:
             for name in ("web", "other")
         ]
         for number, one in enumerate(here):
-            one.sendto(echo(77, number), (str(beyond.near[0]), 0))
+            one.sendto(echo(77, number), (str(outside.near[0]), 0))
         for number, one in enumerate(here):
             reply = one.recv(2048)[20:]
             assert struct.unpack("!BBxxHH", reply[:8]) == (0, 0, 77, number)
 
 
 @FAMILIES
-def test_ping_and_its_fragments(mesh: Mesh, beyond: Outside, family: int) -> None:
+def test_ping_and_its_fragments(mesh: Mesh, outside: Outside, family: int) -> None:
     home = mesh.function("web").addresses[family]
     with apply.opened(mesh.name) as live:
         place = live.home("web").netns
     for size in (56, 4000):
-        words = ["nsenter", f"--net={place}", "ping", "-c", "1", "-W", "20", "-s", size]
-        words += ["-I", home, beyond.near[family]]
-        subprocess.run(list(map(str, words)), check=True, capture_output=True)
+        run(f"ping -c 1 -W 20 -s {size} -I {home} {outside.near[family]}", home=place)
 
 
 @FAMILIES
-def test_who_is_refused_or_goes_too_far_is_told(mesh: Mesh, beyond: Outside, family: int) -> None:
-    own, near = mesh.function("web").addresses[family], beyond.near[family]
+def test_who_is_refused_or_goes_too_far_is_told(mesh: Mesh, outside: Outside, family: int) -> None:
+    own, near = mesh.function("web").addresses[family], outside.near[family]
     with datagrams(mesh, "web", own) as here:
         here.connect((str(near), 9))
         here.send(b"nobody")
@@ -153,7 +134,7 @@ def test_who_is_refused_or_goes_too_far_is_told(mesh: Mesh, beyond: Outside, fam
         here.setsockopt(told, hops, 1)  # IP_RECVERR
         here.setsockopt(level, option, 2)
         here.sendto(b"far", (str(near), 33434))
-        assert poll(lambda: _heard_from(here, ROUTER[family]))
+        assert poll(lambda: _heard_from(here, outside.router[family]))
 
 
 def _heard_from(here: socket.socket, router: Address) -> bool:
@@ -167,9 +148,9 @@ def _heard_from(here: socket.socket, router: Address) -> bool:
 
 
 @FAMILIES
-def test_what_a_function_refuses_is_told_outside(mesh: Mesh, beyond: Outside, family: int) -> None:
-    near = beyond.near[family]
-    with datagrams(mesh, beyond.server, near, 5001) as there:
+def test_what_a_function_refuses_is_told_outside(mesh: Mesh, outside: Outside, family: int) -> None:
+    near = outside.near[family]
+    with datagrams(mesh, outside.home, near, 5001) as there:
         with datagrams(mesh, "web", mesh.function("web").addresses[family]) as here:
             here.sendto(b"x", (str(near), 5001))
             there.connect(there.recvfrom(64)[1])
@@ -179,22 +160,22 @@ def test_what_a_function_refuses_is_told_outside(mesh: Mesh, beyond: Outside, fa
 
 
 @FAMILIES
-def test_what_is_the_hosts_stays_the_hosts(mesh: Mesh, beyond: Outside, family: int) -> None:
+def test_what_is_the_hosts_stays_the_hosts(mesh: Mesh, outside: Outside, family: int) -> None:
     before = lost(mesh)
-    near, host = beyond.near[family], HOST[family]
-    with connection(mesh, None, beyond.server, near, 7002) as (here, there):
+    near, host = outside.near[family], outside.host[family]
+    with connection(mesh, None, outside.home, near, 7002) as (here, there):
         assert moved_whole(here, there, 1 << 20)
         assert moved_whole(there, here, 1 << 20)
         assert there.getpeername()[:2] == here.getsockname()[:2]
-    with connection(mesh, beyond.server, None, host, 22) as (here, there):
+    with connection(mesh, outside.home, None, host, 22) as (here, there):
         assert carries(here, there)
     with pytest.raises(ConnectionRefusedError):  # a port to translate to that nobody has
-        connect(mesh, beyond.server, host, 61000)
+        connect(mesh, outside.home, host, 61000)
     with connection(mesh, "web", None, host, 22) as (here, there):  # the uplink's own address
         assert carries(here, there)
     with (
         listener(mesh, "web", mesh.function("web").addresses[family], 80) as server,
-        connect(mesh, beyond.server, host, 80) as here,
+        connect(mesh, outside.home, host, 80) as here,
         accepted(server) as there,
     ):
         assert carries(here, there)
@@ -202,16 +183,15 @@ def test_what_is_the_hosts_stays_the_hosts(mesh: Mesh, beyond: Outside, family: 
 
 
 @FAMILIES
-def test_the_uplinks_own_mtu_is_told(mesh: Mesh, beyond: Outside, family: int) -> None:
+def test_the_uplinks_own_mtu_is_told(mesh: Mesh, outside: Outside, family: int) -> None:
     """Before anything is translated: the function knows the packet that is quoted."""
     level, option = ((socket.IPPROTO_IP, 14), (socket.IPPROTO_IPV6, 24))[family]  # IP_MTU
-    narrow = ["ip", "link", "set", "mesh-out", "mtu"]
-    with connection(mesh, "other", beyond.server, beyond.near[family], 7300) as (here, there):
+    with connection(mesh, "other", outside.home, outside.near[family], 7300) as (here, there):
         assert carries(here, there)
-        subprocess.run([*narrow, "1300"], check=True)
+        run("ip link set mesh-out mtu 1300")
         try:
             assert moved_whole(here, there, 2 << 20)
             assert here.getsockopt(level, option) == 1300
         finally:
-            subprocess.run([*narrow, "1500"], check=True)
+            run("ip link set mesh-out mtu 1500")
         assert drops(mesh)["other", Direction.FROM_FN, Reason.TOO_BIG]

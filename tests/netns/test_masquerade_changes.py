@@ -7,8 +7,6 @@ web, other ─── host, mesh-out 198.19.200.1 ─── router ── MTU 140
 import contextlib
 import ctypes
 import socket
-import subprocess
-from collections.abc import Iterator
 from ipaddress import ip_address
 from pathlib import Path
 
@@ -20,27 +18,22 @@ from ebpfmesh.kernel.maps import Maps
 from ebpfmesh.kernel.pins import Pins
 from ebpfmesh.observe import flows, health, uplinks
 from ebpfmesh.observe.view import opened
-from support.beyond import beyond as behind
-from support.masquerade import PORTS, exchanged, is_translated, sysctl, text, unforwarding
-from support.outside import HOST4, ROUTER4, Outside
+from support.masquerade import PORTS, exchanged, is_translated, text, unforwarding
+from support.outside import HOST4, ROUTER4, Outside, batch, beyond, sysctl
 from support.sockets import carries, connection, datagrams, is_blocked, listener, moved_whole
 from support.topology import collected, drops, mesh_of, poll, running
 
-
-@pytest.fixture(scope="module")
-def beyond() -> Iterator[Outside]:
-    with unforwarding() as found:
-        yield found
+OUTSIDE = unforwarding
 
 
-def test_what_does_not_change_a_flow_leaves_it(beyond: Outside) -> None:
+def test_what_does_not_change_a_flow_leaves_it(outside: Outside) -> None:
     """Nor does it lose its port when it is judged again, from either side."""
-    near = beyond.near[0]
+    near = outside.near[0]
     settings = "count_flows = true"
     rule = '[[policy]]\nfrom = "function:{}"\nto = "outside:198.19.202.0/24"\naction = "deny"\n'
     with (
         running(text(settings=settings)) as mesh,
-        connection(mesh, "web", beyond.server, near, 7003) as (here, there),
+        connection(mesh, "web", outside.home, near, 7003) as (here, there),
     ):
         peer = there.getpeername()
         for number, ends in enumerate(((here, there), (there, here))):
@@ -61,13 +54,13 @@ def test_what_does_not_change_a_flow_leaves_it(beyond: Outside) -> None:
         assert not collected(mesh.name)
 
 
-def test_a_flow_whose_port_is_gone_ends(beyond: Outside) -> None:
+def test_a_flow_whose_port_is_gone_ends(outside: Outside) -> None:
     """A stream is reset by its server, to which it is another; datagrams go on by another port."""
-    near, other = beyond.near[0], "50000-50009"
+    near, other = outside.near[0], "50000-50009"
     with (
         running(text()) as mesh,
-        connection(mesh, "web", beyond.server, near, 7004) as (here, there),
-        datagrams(mesh, beyond.server, near, 7004) as server,
+        connection(mesh, "web", outside.home, near, 7004) as (here, there),
+        datagrams(mesh, outside.home, near, 7004) as server,
         datagrams(mesh, "web", mesh.function("web").address4) as asking,
     ):
         assert carries(here, there)
@@ -93,11 +86,11 @@ def _is_over(one: socket.socket) -> bool:
     return False
 
 
-def test_an_address_that_goes_ends_flows(beyond: Outside) -> None:
-    near = beyond.near[0]
+def test_an_address_that_goes_ends_flows(outside: Outside) -> None:
+    near = outside.near[0]
     with (
         running(text()) as mesh,
-        datagrams(mesh, beyond.server, near, 5003) as server,
+        datagrams(mesh, outside.home, near, 5003) as server,
         datagrams(mesh, "web", mesh.function("web").address4) as here,
     ):
         assert exchanged(here, server, (str(near), 5003))
@@ -115,17 +108,17 @@ def readdress(old: str, new: str) -> None:
     lines = f"addr del {old}/24 dev mesh-out\naddr add {new}/24 dev mesh-out\n"
     for network in ("201", "202"):
         lines += f"route replace 198.19.{network}.0/24 via {ROUTER4}\n"
-    subprocess.run(["ip", "-batch", "-"], input=lines, text=True, check=True)
+    batch(lines)
 
 
-def test_without_it_the_hosts_stack_has_the_flow(beyond: Outside) -> None:
+def test_without_it_the_hosts_stack_has_the_flow(outside: Outside) -> None:
     """What began by it stays there when it comes, and what began with it goes there then."""
-    near = beyond.near[0]
+    near = outside.near[0]
     sysctl("net.ipv4.ip_forward=1")
     try:
         with (
             running(text(on="false")) as mesh,
-            connection(mesh, "web", beyond.server, near, 7006) as (here, there),
+            connection(mesh, "web", outside.home, near, 7006) as (here, there),
         ):
             own = str(mesh.function("web").address4)
             assert there.getpeername()[0] == own
@@ -133,11 +126,11 @@ def test_without_it_the_hosts_stack_has_the_flow(beyond: Outside) -> None:
             assert step.describe() == "~ uplink u0  masquerade on"
             assert carries(here, there)
             assert carries(there, here)
-            with connection(mesh, "web", beyond.server, near, 7007) as (_, new):
+            with connection(mesh, "web", outside.home, near, 7007) as (_, new):
                 assert is_translated(new.getpeername())
             apply.up(mesh_of(text(on="false")))
             assert carries(here, there)
-            with connection(mesh, "web", beyond.server, near, 7008) as (_, new):
+            with connection(mesh, "web", outside.home, near, 7008) as (_, new):
                 assert new.getpeername()[0] == own
     finally:
         sysctl("net.ipv4.ip_forward=0", "net.ipv4.conf.lo.forwarding=1")
@@ -159,42 +152,42 @@ masquerade = {on}
 """
 
 
-@pytest.mark.usefixtures("beyond")
+@pytest.mark.usefixtures("outside")
 def test_routes_say_by_which_uplink() -> None:
     """And what they say of an interface that does not masquerade is the stack's."""
     with contextlib.ExitStack() as stack:
-        first, second = (stack.enter_context(behind(number)) for number in range(2))
+        first, second = (stack.enter_context(beyond(number)) for number in range(2))
         mesh = stack.enter_context(running(TWO.format(on="true")))
         for port, there in ((7100, first), (7101, second)):
             for family in (0, 1):
-                with connection(mesh, "web", there.client, there.far[family], port) as (here, end):
+                with connection(mesh, "web", there.home, there.far[family], port) as (here, end):
                     assert carries(here, end)
                     assert carries(end, here)
                     own = there.host[0] if family == 0 else mesh.function("web").addresses[1]
                     assert end.getpeername()[0] == str(own)
         apply.up(mesh_of(TWO.format(on="false")))
         assert is_blocked(mesh, "web", second.near[0], 7102)  # the host does not forward
-        with connection(mesh, "web", first.client, first.near[0], 7103) as (here, end):
+        with connection(mesh, "web", first.home, first.near[0], 7103) as (here, end):
             assert carries(here, end)
 
 
-def test_nothing_leaves_as_it_is_where_the_program_is_missing(beyond: Outside) -> None:
+def test_nothing_leaves_as_it_is_where_the_program_is_missing(outside: Outside) -> None:
     sysctl("net.ipv4.ip_forward=1")
     try:
         with running(text()) as mesh:
             maps = Maps(Pins(mesh.name))
             maps["mesh_tc_calls"].delete(ctypes.c_uint32(_abi.CALL_OUT))
-            assert is_blocked(mesh, "web", beyond.near[0], 7009)
+            assert is_blocked(mesh, "web", outside.near[0], 7009)
             assert drops(mesh)["web", Direction.FROM_FN, Reason.NO_PROGRAM]
             maps.close()
             assert "what was wrong with map mesh_tc_calls" in str(collected(mesh.name))
-            with connection(mesh, "web", beyond.server, beyond.near[0], 7009) as (_, there):
+            with connection(mesh, "web", outside.home, outside.near[0], 7009) as (_, there):
                 assert is_translated(there.getpeername())
     finally:
         sysctl("net.ipv4.ip_forward=0", "net.ipv4.conf.lo.forwarding=1")
 
 
-@pytest.mark.usefixtures("beyond")
+@pytest.mark.usefixtures("outside")
 def test_what_the_host_has_to_be_told() -> None:
     """Where routes cannot be asked, and where its own sockets get the same ports."""
     with running(text(ports="60000-61000")) as mesh:

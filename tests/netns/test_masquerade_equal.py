@@ -21,8 +21,8 @@ from scapy.packet import Packet
 
 from ebpfmesh.kernel import interface, netns
 from ebpfmesh.model import Mesh
-from support.masquerade import sysctl
 from support.mute import mute
+from support.outside import batch, delete, forward, namespaces, sysctl
 from support.packets import Peer, built, error, ping, pong, tcp, udp
 from support.sockets import SECONDS, frames, home
 from support.topology import mesh_of, running
@@ -122,27 +122,21 @@ def hidden(packet: Packet, key: str = "sport") -> Packet:
     return _summed(again)
 
 
-def _ip(namespace: str | None, lines: str) -> None:
-    where = ["-netns", namespace] if namespace else []
-    subprocess.run(["ip", *where, "-batch", "-"], input=lines.strip(), check=True, text=True)
-
-
 @pytest.fixture(scope="module")
 def worlds() -> Iterator[tuple[World, World]]:
     host, peer, gateway, own = MACS
     with contextlib.ExitStack() as stack:
-        for name in ("equal-out0", "equal-out1", "equal-own", "equal-host"):
-            netns.create(name)
-            stack.callback(netns.remove, name)
-        for number, where in enumerate((None, "equal-host")):
-            _ip(where, OUTSIDE.format(n=number, host=host, peer=peer))
-            _ip(f"equal-out{number}", f"link set eth0 up address {peer}")
-        stack.callback(subprocess.run, ["ip", "link", "del", "equal0"], check=True)
-        _ip("equal-host", INSIDE.format(gateway=gateway, own=own))
-        _ip("equal-own", f"link set eth0 up address {own}")
-        inside = ["ip", "netns", "exec", "equal-host"]
-        subprocess.run([*inside, "sysctl", "-q", "-w", "net.ipv4.ip_forward=1"], check=True)
-        subprocess.run([*inside, "iptables-nft-restore"], input=RULES, text=True, check=True)
+        namespaces(stack, "equal-out0", "equal-out1", "equal-own", "equal-host")
+        for number, where in enumerate(("", "equal-host")):
+            batch(OUTSIDE.format(n=number, host=host, peer=peer), where)
+            batch(f"link set eth0 up address {peer}", f"equal-out{number}")
+        stack.callback(delete, "equal0")
+        batch(INSIDE.format(gateway=gateway, own=own), "equal-host")
+        batch(f"link set eth0 up address {own}", "equal-own")
+        forwarder = netns.find("equal-host")
+        forward(1, home=forwarder)
+        with netns.entered(forwarder):
+            subprocess.run(["iptables-nft-restore"], input=RULES, text=True, check=True)
         sysctl("net.ipv4.conf.lo.forwarding=1")
         mesh = stack.enter_context(running(mesh_of(MESH)))
         mute(mesh, "own")

@@ -30,20 +30,15 @@ from support.sockets import (
 from support.topology import drops, lost, running
 
 FEW = "61000-61001"
+OUTSIDE = unforwarding
 
 
-@pytest.fixture(scope="module")
-def beyond() -> Iterator[Outside]:
-    with unforwarding() as found:
-        yield found
-
-
-def test_many_at_once_have_a_port_each(beyond: Outside) -> None:
+def test_many_at_once_have_a_port_each(outside: Outside) -> None:
     """Of 256 ports as many flows to one peer, from both functions and threads of each."""
-    near = beyond.near[0]
+    near = outside.near[0]
     with contextlib.ExitStack() as stack:
         mesh = stack.enter_context(running(text(ports="61000-61255")))
-        server = stack.enter_context(datagrams(mesh, beyond.server, near, 5004))
+        server = stack.enter_context(datagrams(mesh, outside.home, near, 5004))
         server.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
         own = {name: mesh.function(name).address4 for name in ("web", "other")}
         here = [
@@ -71,21 +66,21 @@ def test_many_at_once_have_a_port_each(beyond: Outside) -> None:
 
 
 @pytest.fixture(scope="module")
-def few(beyond: Outside) -> Iterator[Mesh]:
+def few(outside: Outside) -> Iterator[Mesh]:
     """Two ports, and room for few flows."""
-    assert beyond.server
+    assert outside.home
     settings = "timeouts = {udp = 300}\nlimits = {flows = 512}"
     with running(text(ports=FEW, settings=settings)) as mesh:
         yield mesh
 
 
-def test_no_port_is_left_and_one_is_again(few: Mesh, beyond: Outside) -> None:
+def test_no_port_is_left_and_one_is_again(few: Mesh, outside: Outside) -> None:
     """A third flow to the same peer has none, another peer has; then one is over."""
-    near, far, own = beyond.near[0], beyond.far[0], few.function("web").address4
+    near, far, own = outside.near[0], outside.far[0], few.function("web").address4
     with contextlib.ExitStack() as stack:
         here = [stack.enter_context(datagrams(few, "web", own)) for _ in range(3)]
         server, another = (
-            stack.enter_context(datagrams(few, beyond.server, address, 5002))
+            stack.enter_context(datagrams(few, outside.home, address, 5002))
             for address in (near, far)
         )
         at = str(near), 5002
@@ -115,12 +110,12 @@ def test_no_port_is_left_and_one_is_again(few: Mesh, beyond: Outside) -> None:
             assert here[2].recv(64) == b"kept"
 
 
-def test_what_comes_after_a_flow_is_over_is_the_hosts(few: Mesh, beyond: Outside) -> None:
+def test_what_comes_after_a_flow_is_over_is_the_hosts(few: Mesh, outside: Outside) -> None:
     with (
-        datagrams(few, beyond.server, beyond.near[0], 5005) as server,
+        datagrams(few, outside.home, outside.near[0], 5005) as server,
         datagrams(few, "web", few.function("web").address4) as here,
     ):
-        assert exchanged(here, server, (str(beyond.near[0]), 5005))
+        assert exchanged(here, server, (str(outside.near[0]), 5005))
         age(few, 5005)
         with opened(few.name) as view:
             port = next(
@@ -134,21 +129,21 @@ def test_what_comes_after_a_flow_is_over_is_the_hosts(few: Mesh, beyond: Outside
         assert lost(few) == before
 
 
-def test_a_closed_connection_keeps_its_port_for_a_moment_alone(few: Mesh, beyond: Outside) -> None:
+def test_a_closed_connection_keeps_its_port_for_a_moment_alone(few: Mesh, outside: Outside) -> None:
     before = drops(few)["web", Direction.FROM_FN, Reason.NO_PORT]
     for _ in range(3):
-        with connection_when_there_is_room(few, beyond) as (here, there):
+        with connection_when_there_is_room(few, outside) as (here, there):
             assert carries(here, there)
     assert drops(few)["web", Direction.FROM_FN, Reason.NO_PORT] > before
 
 
 @contextlib.contextmanager
 def connection_when_there_is_room(
-    mesh: Mesh, beyond: Outside
+    mesh: Mesh, outside: Outside
 ) -> Iterator[tuple[socket.socket, socket.socket]]:
     with (
-        listener(mesh, beyond.server, beyond.near[0], 7005) as server,
-        connect(mesh, "web", beyond.near[0], 7005, seconds=60) as here,
+        listener(mesh, outside.home, outside.near[0], 7005) as server,
+        connect(mesh, "web", outside.near[0], 7005, seconds=60) as here,
         accepted(server) as there,
     ):
         server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

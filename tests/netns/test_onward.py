@@ -7,8 +7,6 @@ Neither end leaves checksums to offload, and both take frames by XDP, having GRO
 """
 
 import contextlib
-import re
-import subprocess
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,8 +19,7 @@ from ebpfmesh.kernel.programs import CARRY
 from ebpfmesh.model import Mesh
 from ebpfmesh.observe import uplinks
 from ebpfmesh.observe.view import opened
-from support.beyond import Beyond, beyond
-from support.outside import FORWARDING
+from support.outside import Outside, beyond, forward, redirected, run
 from support.sockets import accepted, connect, datagrams, listener, moved_whole
 from support.topology import collected, meters, poll, running
 
@@ -60,26 +57,14 @@ from = "outside"
 to = "tenant:default"
 """
 FAMILIES = pytest.mark.parametrize("family", [0, 1], ids=["ipv4", "ipv6"])
-Ends = tuple[Beyond, Beyond]
-
-
-def ethtool(end: Beyond, feature: str, value: str) -> None:
-    words = ["ip", "netns", "exec", end.client.name, "ethtool", "-K", "eth0", feature, value]
-    subprocess.run(words, check=True, capture_output=True)
-
-
-def forward(value: int) -> None:
-    """Have the host route, or not: XDP is told of no next hop where it does not."""
-    settings = [f"{name}={value}" for name in FORWARDING]
-    subprocess.run(["sysctl", "-qw", *settings], check=True)
+Ends = tuple[Outside, Outside]
 
 
 @pytest.fixture(scope="module")
 def ends() -> Iterator[Ends]:
     with beyond(0) as client, beyond(1) as far:
         for end in (client, far):
-            ethtool(end, "gro", "on")
-            ethtool(end, "tx", "off")
+            end.run("ethtool -K eth0 gro on tx off")
         forward(1)
         yield client, far
         forward(0)
@@ -92,18 +77,10 @@ def mesh(ends: Ends) -> Iterator[Mesh]:
         yield found
 
 
-def sent_on(interface: str) -> int:
-    """Frames that XDP at an uplink has sent on to another interface so far."""
-    text = subprocess.run(
-        ["ethtool", "-S", interface], check=True, capture_output=True, text=True
-    ).stdout
-    return sum(int(n) for n in re.findall(r"rx_queue_\d+_xdp_redirect: (\d+)", text))
-
-
 @contextlib.contextmanager
-def echo(mesh: Mesh, far: Beyond, family: int) -> Iterator[None]:
+def echo(mesh: Mesh, far: Outside, family: int) -> Iterator[None]:
     """Who is far away says all that it hears, until it hears nothing."""
-    with datagrams(mesh, far.client, far.near[family], 7000) as there:
+    with datagrams(mesh, far.home, far.near[family], 7000) as there:
 
         def say() -> None:
             while True:
@@ -117,14 +94,14 @@ def echo(mesh: Mesh, far: Beyond, family: int) -> Iterator[None]:
         try:
             yield
         finally:
-            with datagrams(mesh, far.client, far.near[family]) as end:
+            with datagrams(mesh, far.home, far.near[family]) as end:
                 end.sendto(b"", (str(far.near[family]), 7000))
             saying.join()
 
 
-def asks(mesh: Mesh, client: Beyond, family: int, count: int) -> None:
+def asks(mesh: Mesh, client: Outside, family: int, count: int) -> None:
     """So many datagrams of one flow, each answered before the next."""
-    with datagrams(mesh, client.client, client.near[family]) as here:
+    with datagrams(mesh, client.home, client.near[family]) as here:
         here.connect((str(client.host[family]), 7))
         for number in range(count):
             here.send(b"%d" % number)
@@ -135,9 +112,9 @@ def goes_by_xdp(mesh: Mesh, ends: Ends, family: int) -> bool:
     """Whether both ways of a flow do, within some time; one in a tick goes by tc."""
 
     def does() -> bool:
-        before = sent_on("up0"), sent_on("up1")
+        before = redirected("up0"), redirected("up1")
         asks(mesh, ends[0], family, 10)
-        return sent_on("up0") > before[0] and sent_on("up1") > before[1]
+        return redirected("up0") > before[0] and redirected("up1") > before[1]
 
     return bool(poll(does))
 
@@ -152,34 +129,33 @@ def test_packets_from_machine_to_machine_go_by_xdp(mesh: Mesh, ends: Ends, famil
         known = (before.rx_packets, before.tx_packets) if before else (0, 0)
         assert now.rx_packets - known[0] == now.tx_packets - known[1] >= 10
     with (
-        listener(mesh, ends[1].client, ends[1].near[family], 80) as server,
-        connect(mesh, ends[0].client, ends[0].host[family], 80) as here,
+        listener(mesh, ends[1].home, ends[1].near[family], 80) as server,
+        connect(mesh, ends[0].home, ends[0].host[family], 80) as here,
         accepted(server) as there,
     ):
-        before_tcp = sent_on("up0")
+        before_tcp = redirected("up0")
         assert there.getpeername()[0] == str(ends[0].near[family])
         assert moved_whole(here, there, 4 << 20)
         assert moved_whole(there, here, 4 << 20)
-        assert sent_on("up0") > before_tcp
+        assert redirected("up0") > before_tcp
 
 
 @FAMILIES
 def test_tc_carries_what_xdp_knows_no_way_for(mesh: Mesh, ends: Ends, family: int) -> None:
     client, far = ends
     with echo(mesh, far, family):
-        forward(0)
-        before = sent_on("up0")
+        forward(0)  # XDP is told of no next hop then
+        before = redirected("up0")
         asks(mesh, client, family, 10)
-        assert sent_on("up0") == before
+        assert redirected("up0") == before
         forward(1)
         if family:  # forwarding goes with routes of its own
             Path("/proc/sys/net/ipv6/conf/up0/forwarding").write_text("1")
         assert goes_by_xdp(mesh, ends, family)
-        with datagrams(mesh, client.client, client.near[family]) as here:
+        with datagrams(mesh, client.home, client.near[family]) as here:
             here.connect((str(client.host[family]), 7))
             for number in range(10):
-                flush = ["ip", "neigh", "flush", "dev", "up1"]
-                subprocess.run(flush, check=True, capture_output=True)
+                run("ip neigh flush dev up1")
                 here.send(b"%d" % number)  # whose next hop nobody knows
                 assert here.recv(100) == b"%d" % number
 
@@ -188,16 +164,16 @@ def test_no_frame_is_sent_where_none_is_taken(mesh: Mesh, ends: Ends) -> None:
     """The kernel would drop it."""
     client, far = ends
     with echo(mesh, far, 0):
-        ethtool(far, "gro", "off")
+        far.run("ethtool -K eth0 gro off")
         try:
             assert "what was wrong with what XDP may send to uplink u1" in " ".join(
                 collected(mesh.name)
             )
-            before = sent_on("up0")
+            before = redirected("up0")
             asks(mesh, client, 0, 10)
-            assert sent_on("up0") == before
+            assert redirected("up0") == before
         finally:
-            ethtool(far, "gro", "on")
+            far.run("ethtool -K eth0 gro on")
         assert collected(mesh.name)
         assert goes_by_xdp(mesh, ends, 0)
         assert not collected(mesh.name)
@@ -214,20 +190,20 @@ def test_one_packet_in_a_tick_goes_by_tc(mesh: Mesh, ends: Ends) -> None:
 
     def carried() -> tuple[int, int]:
         here.send(b"x")
-        before = sent_on("up0"), sent_on("up1")
+        before = redirected("up0"), redirected("up1")
         assert here.recv(100) == b"x"
         here.send(b"y")
         assert here.recv(100) == b"y"
-        return sent_on("up0") - before[0], sent_on("up1") - before[1]
+        return redirected("up0") - before[0], redirected("up1") - before[1]
 
-    with echo(mesh, far, 0), datagrams(mesh, client.client, client.near[0]) as here:
+    with echo(mesh, far, 0), datagrams(mesh, client.home, client.near[0]) as here:
         here.connect((str(client.host[0]), 7))
         assert poll(lambda: all(carried()))
-        before = sent_on("up0"), sent_on("up1")
+        before = redirected("up0"), redirected("up1")
         with contextlib.closing(Maps(Pins(mesh.name))) as maps:
             for key, flow in list(maps["mesh_flow4"].items()):
                 flow.seen -= 1
                 maps["mesh_flow4"].set(key, flow)
         here.send(b"z")
         assert here.recv(100) == b"z"
-        assert (sent_on("up0"), sent_on("up1")) == before
+        assert (redirected("up0"), redirected("up1")) == before

@@ -37,7 +37,7 @@ from support.sockets import (
     ready,
     send_segments,
 )
-from support.topology import Meter, drops, mesh_of, meters, running, wait_until
+from support.topology import Meter, drops, mesh_of, meters, wait_until
 
 MESH = """
 [mesh]
@@ -77,12 +77,6 @@ from = "function:near"
 to = "function:client"
 """
 SERVICE = "198.19.0.7", "2001:db8:1::7"
-
-
-@pytest.fixture(scope="module")
-def mesh() -> Iterator[Mesh]:
-    with running(MESH) as mesh:
-        yield mesh
 
 
 @contextlib.contextmanager

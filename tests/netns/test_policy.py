@@ -36,8 +36,9 @@ from support.topology import (
     mesh_of,
     meters,
     needs,
-    running,
 )
+
+pytestmark = pytest.mark.usefixtures("restored")
 
 MESH = """
 [mesh]
@@ -59,19 +60,6 @@ name = "c2"
 tenant = "c"
 """
 HOST4, HOST6 = "198.18.255.1", "2001:db8::ffff"
-
-
-@pytest.fixture(scope="module")
-def running_mesh() -> Iterator[Mesh]:
-    with running(MESH) as mesh:
-        yield mesh
-
-
-@pytest.fixture
-def mesh(running_mesh: Mesh) -> Iterator[Mesh]:
-    """The mesh of the file, whatever a test makes of it; what is counted goes on."""
-    yield running_mesh
-    apply.up(running_mesh)
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 """Pools of a mesh: who is handed which, whose memory it is, and what is left when commands end."""
 
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -24,6 +23,7 @@ from ebpfmesh.runtime.logs import read
 from ebpfmesh.runtime.process import keeper
 from ebpfmesh.state.place import cgroup_of, pool_cgroup
 from ebpfmesh.state.record import Record
+from support import builds
 from support.command import COMMAND
 from support.processes import command_line, workers
 from support.topology import mesh_of, running, unavailable, wait_until
@@ -82,17 +82,8 @@ def left() -> set[str]:
 
 @pytest.fixture(scope="module")
 def in_c() -> Iterator[tuple[str, ...]]:
-    compiler = shutil.which("cc") or shutil.which("clang")
-    if compiler is None:
-        unavailable("there is no C compiler")
-    place = ROOT / ".cache/pool"
-    place.mkdir(parents=True, exist_ok=True)
-    flags = ["-std=gnu11", "-O2", "-Wall", "-Wextra", "-Werror"]
-    include = f"-I{ROOT}/ebpfmesh/port/include"
-    source = EXAMPLE.with_suffix(".c")
-    subprocess.run([str(compiler), *flags, include, source, "-o", place / "pool"], check=True)
-    yield (str(place / "pool"),)
-    shutil.rmtree(place)
+    with builds.in_c("pool") as compiled:
+        yield (str(compiled(EXAMPLE.with_suffix(".c"))),)
 
 
 def mesh(

@@ -6,10 +6,8 @@
 
 import logging
 import os
-import shutil
 import signal
 import statistics
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -20,12 +18,12 @@ from ebpfmesh.model import Mesh
 from ebpfmesh.observe import logs
 from ebpfmesh.observe.view import opened
 from ebpfmesh.runtime.logs import read
+from support.builds import in_c
 from support.processes import workers
-from support.topology import running, unavailable, wait_until
+from support.topology import running, wait_until
 
 ROUNDS = int(os.environ.get("EBPFMESH_POOL_SPEED", "0"))
 ROOT = Path(__file__).parents[2]
-PLACE = ROOT / ".cache/pool-speed"
 COUNTS = {"small": 400_000, "large": 20_000} if ROUNDS else {"small": 2000, "large": 50}
 WAYS = {
     "pool-small": signal.SIGUSR1, "tcp-small": signal.SIGHUP,
@@ -73,15 +71,10 @@ class Figure(NamedTuple):
 
 @pytest.fixture
 def mesh() -> Iterator[Mesh]:
-    if shutil.which("cc") is None:
-        unavailable("there is no C compiler")
-    PLACE.mkdir(parents=True, exist_ok=True)
-    words = ["-std=gnu11", "-O3", "-Wall", "-Werror", f"-I{ROOT}/ebpfmesh/port/include"]
-    source = ROOT / "tests/support/pool_speed.c"
-    subprocess.run(["cc", *words, source, "-o", PLACE / "speed"], check=True)
-    with running(MESH.format(program=PLACE / "speed", root=ROOT, **COUNTS)) as made:
-        yield made
-    shutil.rmtree(PLACE)
+    with in_c("pool-speed", "-O3") as compiled:
+        program = compiled(ROOT / "tests/support/pool_speed.c")
+        with running(MESH.format(program=program, root=ROOT, **COUNTS)) as made:
+            yield made
 
 
 @pytest.mark.usefixtures("mesh")

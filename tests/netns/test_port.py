@@ -5,7 +5,6 @@ import errno
 import json
 import mmap
 import os
-import shutil
 import signal
 import socket
 import struct
@@ -20,24 +19,25 @@ import pytest
 
 from ebpfmesh import apply
 from ebpfmesh._abi import Direction, Reason
-from ebpfmesh.kernel import netns, xsk
+from ebpfmesh.kernel import xsk
 from ebpfmesh.kernel.pins import Pins
 from ebpfmesh.model import Mesh
 from ebpfmesh.observe import counters, functions, logs
 from ebpfmesh.observe.view import opened
 from ebpfmesh.runtime.logs import read
-from support.beyond import Beyond, beyond
+from support.builds import in_c
 from support.command import COMMAND
+from support.frames import PACKET_VNET_HDR, SOL_PACKET, segments_of_tcp
+from support.outside import Outside, addressed, beyond
 from support.processes import workers
 from support.sockets import BLOCKED_SECONDS, SECONDS, made, ready, send_segments
-from support.topology import drops, mesh_of, meters, needs_ports, running, unavailable, wait_until
+from support.topology import drops, mesh_of, meters, needs_ports, running, wait_until
 
 ROOT = Path(__file__).parents[2]
 TOOL, EXAMPLES = ROOT / "tests/support/port_tool.py", ROOT / "examples/port"
 HEADER = ROOT / "ebpfmesh/port/include"
 Up = Callable[..., Mesh]
 Example = Callable[[str], tuple[str, ...]]
-SOL_PACKET, PACKET_VNET_HDR = 263, 15  # linux/if_packet.h
 PORT = 7
 MESH = """
 [mesh]
@@ -137,30 +137,17 @@ def tool(what: str) -> tuple[str, ...]:
 
 
 @pytest.fixture(scope="module")
-def in_c() -> Iterator[Callable[[str], str]]:
-    """Compiles an example; where it is then, commands see."""
-    compiler = shutil.which("cc") or shutil.which("clang")
-    if compiler is None:
-        unavailable("there is no C compiler")
-    place = ROOT / ".cache/port"
-    place.mkdir(parents=True, exist_ok=True)
-
-    def compiled(name: str) -> str:
-        flags = ["-std=gnu11", "-O2", "-Wall", "-Wextra", "-Werror", f"-I{HEADER}"]
-        source, target = EXAMPLES / f"{name}.c", place / name
-        subprocess.run([str(compiler), *flags, source, "-o", target], check=True)
-        return str(target)
-
-    yield compiled
-    shutil.rmtree(place)
+def compiled() -> Iterator[Callable[[Path], Path]]:
+    with in_c("port") as compiles:
+        yield compiles
 
 
 @pytest.fixture(params=["Python", "C"])
 def example(request: pytest.FixtureRequest) -> Example:
     """The command line of an example, in either language."""
     if request.param == "C":
-        compiled = request.getfixturevalue("in_c")
-        return lambda name: (compiled(name),)
+        compiled = request.getfixturevalue("compiled")
+        return lambda name: (str(compiled(EXAMPLES / f"{name}.c")),)
     return lambda name: (sys.executable, str(EXAMPLES / f"{name}.py"))
 
 
@@ -295,12 +282,8 @@ def test_what_is_in_gtp_is_sent_on(mesh_up: Up, example: Example) -> None:
 @pytest.fixture
 def of_host() -> Iterator[None]:
     """Addresses of the host's own, which it sends from."""
-    own = ("198.19.0.9/32", "2001:db8:9::9/128")
-    for one in own:
-        subprocess.run(["ip", "addr", "add", one, "dev", "lo"], check=True)
-    yield
-    for one in own:
-        subprocess.run(["ip", "addr", "del", one, "dev", "lo"], check=True)
+    with addressed("198.19.0.9", "2001:db8:9::9"):
+        yield
 
 
 @pytest.mark.usefixtures("of_host")
@@ -325,40 +308,14 @@ def test_each_kind_of_checksum_and_segment_is_right_when_it_arrives(mesh_up: Up)
     with made(mesh, "client", socket.AF_PACKET, socket.SOCK_RAW) as raw:
         raw.setsockopt(SOL_PACKET, PACKET_VNET_HDR, 1)
         raw.bind(("eth0", 0x0800))
-        raw.send(segments_of_tcp(mesh, 1000, 10))
+        raw.send(segments_of_tcp(mesh, "client", address(mesh, "far"), 1000, 10))
     wait_until(lambda: len(said()) == 11, what="all have arrived", seconds=20)
     assert {one["rest"] for one in said()} == {0}
     assert sorted(one["length"] for one in said()) == [47] + 10 * [14 + 20 + 20 + 1000]
 
 
-def segments_of_tcp(mesh: Mesh, size: int, count: int) -> bytes:
-    """A GSO packet without a checksum, as a sender's stack gives it to its interface."""
-    from scapy.layers.inet import IP, TCP  # noqa: PLC0415  (takes a second)
-    from scapy.layers.l2 import Ether  # noqa: PLC0415
-
-    ip = IP(src=address(mesh, "client"), dst=address(mesh, "far"))
-    with netns.entered(netns.RUN / "ebpfmesh.port.client"):
-        mac = Path("/proc/self/net/dev") and mac_of("eth0")
-    packet = Ether(src=mac, dst="02:eb:9f:00:00:01") / ip / TCP(dport=80, flags="A")
-    raw = bytearray(bytes(packet / (b"x" * size * count)))
-    length = len(raw) - 34
-    pseudo = sum(struct.unpack(">4H", raw[26:34])) + 6 + length
-    while pseudo >> 16:
-        pseudo = (pseudo & 0xFFFF) + (pseudo >> 16)
-    raw[50:52] = struct.pack(">H", pseudo)
-    # struct virtio_net_hdr: NEEDS_CSUM, GSO_TCPV4, headers, segment, where the checksum is
-    return struct.pack("=BBHHHH", 1, 1, 54, size, 34, 16) + bytes(raw)
-
-
-def mac_of(name: str) -> str:
-    from pyroute2 import IPRoute  # noqa: PLC0415
-
-    with IPRoute() as ip:
-        return str(ip.link("get", ifname=name)[0].get_attr("IFLA_ADDRESS"))
-
-
 @pytest.fixture
-def slow() -> Iterator[Beyond]:
+def slow() -> Iterator[Outside]:
     """A client beyond an uplink by which so little goes out that what is sent waits for a time."""
     with beyond() as outside:
         bucket = ["tbf", "rate", "400kbit", "burst", "1540", "limit", "1000000"]
@@ -367,12 +324,12 @@ def slow() -> Iterator[Beyond]:
         yield outside
 
 
-def test_what_is_all_on_its_way_is_waited_for(slow: Beyond, mesh_up: Up, example: Example) -> None:
+def test_what_is_all_on_its_way_is_waited_for(slow: Outside, mesh_up: Up, example: Example) -> None:
     """Nothing is left to be filled, so that no packet would wake the program, and none can come."""
     more = f'[[uplink]]\nname = "up"\ninterface = "{slow.interface}"\nxdp = "off"\n'
     mesh = mesh_up(*example("echo"), frames=64, more=more)
     text = bytes(1000)
-    with made(mesh, slow.client, socket.AF_INET, socket.SOCK_DGRAM) as one:
+    with made(mesh, slow.home, socket.AF_INET, socket.SOCK_DGRAM) as one:
         one.connect((address(mesh, "far"), PORT))
         one.send(text)
         assert one.recv(2000) == text

@@ -23,9 +23,10 @@ from ebpfmesh.errors import NotFound
 from ebpfmesh.kernel import netns
 from ebpfmesh.model import Mesh
 from support import containers
+from support.builds import in_c
 from support.command import COMMAND, complaint
 from support.sockets import made, ready
-from support.topology import mesh_of, needs_ports, running, unavailable, wait_until
+from support.topology import mesh_of, needs_ports, running, wait_until
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES, TOOL = ROOT / "examples/port", ROOT / "tests/support/port_tool.py"
@@ -211,15 +212,8 @@ def test_a_path_of_others_is_left_alone(tmp_path: Path) -> None:
 @pytest.fixture(scope="module")
 def static_echo() -> Iterator[Path]:
     """The example in C, as it runs in any container."""
-    if shutil.which("cc") is None:
-        unavailable("there is no C compiler")
-    place = ROOT / ".cache/attached"
-    place.mkdir(parents=True, exist_ok=True)
-    flags = ["-std=gnu11", "-O2", "-Wall", "-Wextra", "-Werror", "-static"]
-    flags.append(f"-I{ROOT}/ebpfmesh/port/include")
-    subprocess.run(["cc", *flags, EXAMPLES / "echo.c", "-o", place / "echo"], check=True)
-    yield place
-    shutil.rmtree(place)
+    with in_c("attached", "-static") as compiled:
+        yield compiled(EXAMPLES / "echo.c").parent
 
 
 def test_a_container_of_podman(mesh: Mesh, static_echo: Path, tmp_path: Path) -> None:

@@ -4,11 +4,9 @@
 import itertools
 import json
 import os
-import shutil
 import signal
 import socket
 import struct
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,9 +20,10 @@ from ebpfmesh.observe import logs, pools
 from ebpfmesh.observe.view import opened
 from ebpfmesh.plan import told
 from ebpfmesh.runtime.logs import read
+from support import builds
 from support.processes import workers
 from support.sockets import made, ready
-from support.topology import mesh_of, needs_ports, running, unavailable, wait_until
+from support.topology import mesh_of, needs_ports, running, wait_until
 
 ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "examples/port/shared.py"
@@ -69,17 +68,8 @@ def example(name: str, in_c: str = "") -> str:
 @pytest.fixture(scope="module")
 def in_c() -> Iterator[str]:
     """The example as a program."""
-    compiler = shutil.which("cc") or shutil.which("clang")
-    if compiler is None:
-        unavailable("there is no C compiler")
-    place = ROOT / ".cache/shared"
-    place.mkdir(parents=True, exist_ok=True)
-    flags = ["-std=gnu11", "-O2", "-Wall", "-Wextra", "-Werror"]
-    include = f"-I{ROOT}/ebpfmesh/port/include"
-    source = EXAMPLE.with_suffix(".c")
-    subprocess.run([str(compiler), *flags, include, source, "-o", place / "shared"], check=True)
-    yield str(place / "shared")
-    shutil.rmtree(place)
+    with builds.in_c("shared") as compiled:
+        yield str(compiled(EXAMPLE.with_suffix(".c")))
 
 
 @pytest.fixture(scope="module")

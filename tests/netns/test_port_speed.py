@@ -8,10 +8,8 @@ what is for a port. `make port-speed` prints it; without ROUNDS it is only seen 
 
 import logging
 import os
-import shutil
 import socket
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -21,7 +19,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from pyroute2 import IPRoute
 
 from ebpfmesh.bench.cputime import of_processes
 from ebpfmesh.bench.packets.frames import Frames
@@ -33,16 +30,17 @@ from ebpfmesh.kernel.pins import BPFFS
 from ebpfmesh.model import Mesh
 from ebpfmesh.observe import functions
 from ebpfmesh.observe.view import opened
-from support.beyond import Beyond, beyond
-from support.topology import needs_ports, running, unavailable, wait_until
+from support.builds import in_c
+from support.outside import Outside, beyond, mac
+from support.topology import needs_ports, running, wait_until
 
 ROUNDS = int(os.environ.get("EBPFMESH_PORT_SPEED", "0"))
 ROOT = Path(__file__).parents[2]
 SUPPORT, PLACE = ROOT / "tests/support", ROOT / ".cache/port-speed"
 BURST, BURSTS = 256, 400 if ROUNDS else 4
 SINKS = {
-    "recvmmsg": ("tc", [str(PLACE / "sink"), "socket"]),
-    "c": ("af_xdp", [str(PLACE / "sink")]),
+    "recvmmsg": ("tc", [str(PLACE / "port_sink"), "socket"]),
+    "c": ("af_xdp", [str(PLACE / "port_sink")]),
     "python": ("af_xdp", [sys.executable, str(SUPPORT / "port_sink.py")]),
 }
 BEGIN = """
@@ -88,30 +86,26 @@ class Way(NamedTuple):
 
 
 @pytest.fixture
-def outside() -> Iterator[Beyond]:
+def outside() -> Iterator[Outside]:
     with beyond() as found:
         yield found
 
 
 @pytest.fixture
-def mesh(outside: Beyond) -> Iterator[Mesh]:
+def mesh(outside: Outside) -> Iterator[Mesh]:
     needs_ports()
     assert outside.interface == "up0"
-    if shutil.which("cc") is None:
-        unavailable("there is no C compiler")
-    PLACE.mkdir(parents=True, exist_ok=True)
-    words = ["-std=gnu11", "-O2", "-Wall", "-Werror", f"-I{ROOT}/ebpfmesh/port/include"]
-    subprocess.run(["cc", *words, SUPPORT / "port_sink.c", "-o", PLACE / "sink"], check=True)
     text = BEGIN + "".join(
         SINK.format(name=name, datapath=how, command=command, root=ROOT, number=number)
         for number, (name, (how, command)) in enumerate(SINKS.items(), start=1)
     )
-    with running(text) as made:
-        yield made
-    shutil.rmtree(PLACE)
+    with in_c(PLACE.name) as compiled:
+        compiled(SUPPORT / "port_sink.c")
+        with running(text) as made:
+            yield made
 
 
-def from_function(mesh: Mesh, outside: Beyond, number: int) -> Way:
+def from_function(mesh: Mesh, outside: Outside, number: int) -> Way:
     """A function whose stack sends to a service: each packet is an skb."""
     del outside
     with opened(mesh.name) as view:
@@ -124,26 +118,21 @@ def from_function(mesh: Mesh, outside: Beyond, number: int) -> Way:
     return Way(frames, None, client.ifindex, "stack")
 
 
-def from_outside(mesh: Mesh, outside: Beyond, number: int) -> Way:
+def from_outside(mesh: Mesh, outside: Outside, number: int) -> Way:
     """Frames that come out of the other end of an uplink's veth, as from a NIC: no skb yet."""
     del mesh
-    with netns.entered(outside.client):
+    with netns.entered(outside.home):
         inner, own = socket.if_nametoindex("eth0"), mac("eth0")
     frames = Frames(
         source_mac=own, target_mac=mac("up0"), source=outside.near[0],
         target=Target(outside.host[0], 9000 + number), flows=1, size=64, ifindex=inner,
     )  # fmt: skip
-    return Way(frames, outside.client, inner, "redirect")
-
-
-def mac(name: str) -> str:
-    with IPRoute() as ip:
-        return str(ip.link("get", ifname=name)[0].get_attr("IFLA_ADDRESS"))
+    return Way(frames, outside.home, inner, "redirect")
 
 
 @pytest.mark.parametrize("way", [from_function, from_outside])
 def test_a_packet_by_a_port_is_cheaper_than_one_by_a_socket(
-    mesh: Mesh, outside: Beyond, way: Callable[[Mesh, Beyond, int], Way]
+    mesh: Mesh, outside: Outside, way: Callable[[Mesh, Outside, int], Way]
 ) -> None:
     figures: dict[str, list[float]] = {name: [] for name in SINKS}
     with ExitStack() as stack:

@@ -21,7 +21,7 @@ from ebpfmesh.kernel import netns, queue, rates, rtnl
 from ebpfmesh.model import Mesh, Scope
 from ebpfmesh.observe import health
 from support.agreeing import disagreements
-from support.beyond import beyond
+from support.outside import beyond
 from support.sockets import accepted, carries, connect, connection, home, listener, made
 from support.topology import drops, in_fn, mesh_of, meters, wait_until
 
@@ -316,7 +316,7 @@ def test_from_outside_by_an_uplink(mesh_up: Callable[[str], Mesh]) -> None:
         mesh, many = mesh_up(with_rates(b="{receive_pps = 1}") + UPLINK), 2 * rates.LEAST_PACKETS
         with (
             receiver(mesh) as there,
-            made(mesh, outside.client, socket.AF_INET, socket.SOCK_DGRAM) as here,
+            made(mesh, outside.home, socket.AF_INET, socket.SOCK_DGRAM) as here,
         ):
             here.connect((str(outside.host[0]), 53))
             for _ in range(many):

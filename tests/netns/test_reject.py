@@ -7,14 +7,13 @@ client ──▶ service shop:80 ─▶ server:80, empty:80 ─▶ nobody
 
 import errno
 import socket
-from collections.abc import Iterator
 
 import pytest
 
 from ebpfmesh import apply
 from ebpfmesh._abi import Direction, Reason
 from ebpfmesh.model import Address, Identity, Mesh, Policy
-from support.outside import Outside, outside
+from support.outside import Outside, beyond_router
 from support.serving import own as made_inside
 from support.sockets import (
     BLOCKED_SECONDS,
@@ -27,7 +26,9 @@ from support.sockets import (
     listener,
     made,
 )
-from support.topology import drops, in_fn, needs, poll, running
+from support.topology import drops, in_fn, needs, poll
+
+pytestmark = pytest.mark.usefixtures("restored")
 
 MESH = """
 [mesh]
@@ -66,33 +67,15 @@ to = "function:server"
 protocol = "tcp"
 port = 82
 """
+OUTSIDE = beyond_router
 PROHIBITED = {4: errno.EHOSTUNREACH, 6: errno.EACCES}
 """What a socket is told of ICMP (linux/net/ipv4/icmp.c, icmp_err_convert) and of ICMPv6."""
 
 
-@pytest.fixture(scope="module")
-def beyond() -> Iterator[Outside]:
-    with outside() as found:
-        yield found
-
-
-@pytest.fixture(scope="module")
-def running_mesh() -> Iterator[Mesh]:
-    with running(MESH) as mesh:
-        yield mesh
-
-
 @pytest.fixture(params=["function", "host", "outside"])
-def sender(request: pytest.FixtureRequest, beyond: Outside) -> Place:
+def sender(request: pytest.FixtureRequest, outside: Outside) -> Place:
     """Where the packets come from."""
-    return {"function": "client", "host": None, "outside": beyond.server}[request.param]
-
-
-@pytest.fixture
-def mesh(running_mesh: Mesh) -> Iterator[Mesh]:
-    """The mesh of the file, whatever a test makes of it."""
-    yield running_mesh
-    apply.up(running_mesh)
+    return {"function": "client", "host": None, "outside": outside.home}[request.param]
 
 
 def address(mesh: Mesh, name: str, version: int) -> Address:
@@ -155,7 +138,7 @@ def test_a_service_whose_backend_is_rejected(mesh: Mesh, maker: object, version:
         sock.connect((str(to), 80))
 
 
-@pytest.mark.usefixtures("beyond")
+@pytest.mark.usefixtures("outside")
 @BOTH
 def test_no_backend_no_service_no_rule(mesh: Mesh, version: int) -> None:
     """Silent, unless the mesh as a whole rejects."""

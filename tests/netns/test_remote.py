@@ -9,7 +9,6 @@
 
 import contextlib
 import socket
-import subprocess
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -26,8 +25,7 @@ from ebpfmesh.model import Address, Mesh
 from ebpfmesh.observe import dryrun, flows, health, remotes
 from ebpfmesh.observe.mesh import read_services
 from ebpfmesh.observe.view import opened
-from support.beyond import Beyond, beyond
-from support.outside import FORWARDING
+from support.outside import Outside, addressed, batch, beyond, delete, forward, namespaces
 from support.sockets import (
     BLOCKED_SECONDS,
     SECONDS,
@@ -119,25 +117,22 @@ def machines() -> Iterator[Machines]:
     with ExitStack() as stack:
         stack.callback(forward, 0)
         forward(1)
-        for name in ("hub", "one", "two"):
-            netns.create(f"afar-{name}")
-            stack.callback(netns.remove, f"afar-{name}")
-        stack.callback(subprocess.run, ["ip", "link", "del", "up8"], check=False)
-        lines = """
+        namespaces(stack, "afar-hub", "afar-one", "afar-two")
+        stack.callback(delete, "up8")
+        batch(
+            """
 link add up8 type veth peer name host netns afar-hub
 link set up8 up addrgenmode none
 addr add 198.19.208.1/24 dev up8
 addr add 2001:db8:d8::1/64 dev up8 nodad
 addr add fe80::1/64 dev up8 nodad
 """
-        batch("", lines)
-        batch(
-            "afar-hub",
-            "link add name hub0 type bridge\nlink set hub0 up\nlink set host up master hub0",
         )
+        lines = "link add name hub0 type bridge\nlink set hub0 up\nlink set host up master hub0"
+        batch(lines, "afar-hub")
         for number, name in ((2, "one"), (3, "two")):
-            batch("afar-hub", f"link add {name} type veth peer name eth0 netns afar-{name}")
-            batch("afar-hub", f"link set {name} up master hub0")
+            batch(f"link add {name} type veth peer name eth0 netns afar-{name}", "afar-hub")
+            batch(f"link set {name} up master hub0", "afar-hub")
             extra = "addr add 198.19.208.4/32 dev eth0\n"
             extra += "addr add 2001:db8:d8::4/128 dev eth0 nodad preferred_lft 0"
             lines = f"""
@@ -152,25 +147,8 @@ route add default via 198.19.208.1 dev eth0
 route add 2001:db8:d8::1 dev eth0
 route add default via 2001:db8:d8::1 dev eth0
 """
-            batch(f"afar-{name}", lines)
+            batch(lines, f"afar-{name}")
         yield Machines()
-
-
-def forward(value: int) -> None:
-    """Have the host route, or not."""
-    settings = [f"{name}={value}" for name in FORWARDING]
-    subprocess.run(["sysctl", "-qw", *settings], check=True)
-
-
-def batch(namespace: str, lines: str) -> None:
-    where = ["-netns", namespace] if namespace else []
-    subprocess.run(["ip", *where, "-batch", "-"], input=lines.strip(), check=True, text=True)
-
-
-@pytest.fixture(scope="module")
-def outside() -> Iterator[Beyond]:
-    with beyond() as found:
-        yield found
 
 
 @pytest.fixture(scope="module")
@@ -180,7 +158,7 @@ def afar() -> Iterator[Machines]:
 
 
 @pytest.fixture(scope="module")
-def mesh(outside: Beyond, afar: Machines) -> Iterator[Mesh]:
+def mesh(outside: Outside, afar: Machines) -> Iterator[Mesh]:
     assert outside.interface != afar.interface
     with running(mesh_of(MESH)) as found:
         yield found
@@ -214,12 +192,12 @@ def whichever(servers: list[socket.socket]) -> tuple[socket.socket, str]:
 
 @FAMILIES
 def test_the_outside_reaches_machines_beyond_another_uplink(
-    mesh: Mesh, outside: Beyond, afar: Machines, family: int
+    mesh: Mesh, outside: Outside, afar: Machines, family: int
 ) -> None:
     before, chosen = lost(mesh), set()
     with serving(mesh, afar, family) as servers:
         for _ in range(40):
-            with connect(mesh, outside.client, outside.host[family], 80) as here:
+            with connect(mesh, outside.home, outside.host[family], 80) as here:
                 there, client = whichever(servers)
                 chosen.add(there.getsockname()[0])
                 with there:
@@ -227,7 +205,7 @@ def test_the_outside_reaches_machines_beyond_another_uplink(
                     assert here.getpeername()[:2] == (str(outside.host[family]), 80)
                     assert carries(here, there)
                     assert carries(there, here)
-        with connect(mesh, outside.client, outside.host[family], 80) as here:
+        with connect(mesh, outside.home, outside.host[family], 80) as here:
             there, _ = whichever(servers)
             with there:
                 assert moved_whole(here, there, 8 << 20)
@@ -242,11 +220,11 @@ def test_the_outside_reaches_machines_beyond_another_uplink(
 
 @FAMILIES
 def test_datagrams_in_fragments_both_ways(
-    mesh: Mesh, outside: Beyond, afar: Machines, family: int
+    mesh: Mesh, outside: Outside, afar: Machines, family: int
 ) -> None:
     with (
         datagrams(mesh, afar.one, own(mesh, "one", family), 5000) as there,
-        datagrams(mesh, outside.client, outside.near[family]) as client,
+        datagrams(mesh, outside.home, outside.near[family]) as client,
     ):
         client.sendto(b"ask" * 1000, (str(outside.host[family]), 53))
         text, sender = there.recvfrom(8192)
@@ -258,9 +236,9 @@ def test_datagrams_in_fragments_both_ways(
 
 @FAMILIES
 def test_an_error_of_a_remote_comes_from_the_service(
-    mesh: Mesh, outside: Beyond, family: int
+    mesh: Mesh, outside: Outside, family: int
 ) -> None:
-    with datagrams(mesh, outside.client, outside.near[family]) as client:
+    with datagrams(mesh, outside.home, outside.near[family]) as client:
         client.connect((str(outside.host[family]), 53))
         client.send(b"nobody listens")
         with pytest.raises(ConnectionRefusedError):
@@ -327,10 +305,10 @@ def test_a_stranger_at_the_same_uplink(mesh: Mesh, afar: Machines, family: int) 
     assert poll(lambda: drops(mesh).get(key, 0) == before.get(key, 0) + 1)
 
 
-def test_policy_is_about_remotes_too(mesh: Mesh, outside: Beyond, afar: Machines) -> None:
+def test_policy_is_about_remotes_too(mesh: Mesh, outside: Outside, afar: Machines) -> None:
     with serving(mesh, afar, 0):
         before = drops(mesh)
-        with made(mesh, outside.client, socket.AF_INET, socket.SOCK_STREAM) as client:
+        with made(mesh, outside.home, socket.AF_INET, socket.SOCK_STREAM) as client:
             client.bind((str(outside.far[0]), 0))
             client.settimeout(BLOCKED_SECONDS)
             with pytest.raises(TimeoutError):
@@ -341,30 +319,26 @@ def test_policy_is_about_remotes_too(mesh: Mesh, outside: Beyond, afar: Machines
 
 @FAMILIES
 def test_the_address_of_a_remote_is_a_lie_elsewhere(
-    mesh: Mesh, outside: Beyond, family: int
+    mesh: Mesh, outside: Outside, family: int
 ) -> None:
     before, liar = drops(mesh), own(mesh, "one", family)
-    address = f"{liar}/{32 if family == 0 else 128}"
-    place, extra = ["ip", "-n", outside.client.name, "addr"], ["nodad"] if family else []
-    subprocess.run([*place, "add", address, "dev", "lo", *extra], check=True)
-    with datagrams(mesh, outside.client, liar) as here:
+    with addressed(liar, home=outside.home), datagrams(mesh, outside.home, liar) as here:
         here.sendto(b"x", (str(outside.host[family]), 53))
         here.sendto(b"x", (str(outside.host[family]), 22))
-    subprocess.run([*place, "del", address, "dev", "lo"], check=True)
     key = ("outside", Direction.FROM_UPLINK, Reason.SPOOF_IP)
     assert poll(lambda: drops(mesh).get(key, 0) == before.get(key, 0) + 2)
 
 
 @FAMILIES
 def test_what_the_host_and_a_remote_have_with_each_other_stays_theirs(
-    mesh: Mesh, outside: Beyond, afar: Machines, family: int
+    mesh: Mesh, outside: Outside, afar: Machines, family: int
 ) -> None:
     before, there = lost(mesh), own(mesh, "one", family)
     for client, server, address in (
         (None, afar.one, there),
         (afar.one, None, HOST[family]),
-        (afar.one, outside.client, outside.near[family]),  # routed by the host
-        (outside.client, afar.one, there),
+        (afar.one, outside.home, outside.near[family]),  # routed by the host
+        (outside.home, afar.one, there),
     ):
         with (
             listener(mesh, server, address, 2222) as listening,
@@ -377,21 +351,21 @@ def test_what_the_host_and_a_remote_have_with_each_other_stays_theirs(
 
 
 def test_flows_stay_while_weights_change_and_end_with_the_remote(
-    mesh: Mesh, outside: Beyond, afar: Machines
+    mesh: Mesh, outside: Outside, afar: Machines
 ) -> None:
     def weights(**given: int) -> None:
         apply.edit(mesh.name, lambda old: edit.set_service(old, "web", addresses=(), weights=given))
 
     with serving(mesh, afar, 0) as servers, ExitStack() as stack:
         weights(two=0)
-        here = stack.enter_context(connect(mesh, outside.client, outside.host[0], 80))
+        here = stack.enter_context(connect(mesh, outside.home, outside.host[0], 80))
         there, _ = whichever(servers)
         stack.enter_context(there)
         assert there.getsockname()[0] == str(own(mesh, "one", 0))
         weights(one=0, two=1)
         assert carries(here, there)
         assert carries(there, here)
-        with connect(mesh, outside.client, outside.host[0], 80):
+        with connect(mesh, outside.home, outside.host[0], 80):
             other, _ = whichever(servers)
             with other:
                 assert other.getsockname()[0] == str(own(mesh, "two", 0))
@@ -423,9 +397,9 @@ def another_has_its_id(mesh: Mesh) -> None:
         assert view.record.find_id("function", "uno") == before
 
 
-def connects_or_is_refused(mesh: Mesh, outside: Beyond) -> bool:
+def connects_or_is_refused(mesh: Mesh, outside: Outside) -> bool:
     try:
-        return connects(mesh, outside.client, outside.host[0], 80, seconds=BLOCKED_SECONDS)
+        return connects(mesh, outside.home, outside.host[0], 80, seconds=BLOCKED_SECONDS)
     except ConnectionRefusedError:
         return False
 
@@ -456,11 +430,11 @@ def test_what_is_told_of_remotes(mesh: Mesh) -> None:
             answer = dryrun.ask(view, *ends, port=port)
             assert (answer.sender, answer.receiver, answer.verdict) == (sender, receiver, verdict)
         assert not list(remotes.astray(view))
-        batch("", "route add 198.19.208.2/32 dev lo")
+        batch("route add 198.19.208.2/32 dev lo")
         try:
             ((name, why),) = remotes.astray(view)
         finally:
-            batch("", "route del 198.19.208.2/32 dev lo")
+            batch("route del 198.19.208.2/32 dev lo")
         assert (name, why) == ("one", "the host's route to 198.19.208.2 does not lead out of up8")
     assert mesh_of(write.text(mesh)).remotes == mesh.remotes
 

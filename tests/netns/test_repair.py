@@ -2,7 +2,7 @@
 """What was changed under a mesh, with nothing of it broken: up finds it, says so and mends it."""
 
 import ctypes
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 
@@ -37,12 +37,6 @@ to = "service:web"
 from = "outside:192.0.2.0/24"
 to = "function:b"
 """
-
-
-@pytest.fixture(scope="module")
-def mesh() -> Iterator[Mesh]:
-    with running(MESH) as mesh:
-        yield mesh
 
 
 def empty(name: str) -> Callable[[], None]:

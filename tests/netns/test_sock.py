@@ -9,17 +9,14 @@ mesh is that of support/serving.py.
 
 import contextlib
 import socket
-from collections.abc import Iterator
 
 import pytest
 
 from ebpfmesh import apply
 from ebpfmesh._abi import Direction, FlowFlag, Reason
-from ebpfmesh.kernel import sockets
 from ebpfmesh.model import Mesh, Policy, Service
 from support.serving import (
     ADDRESSES,
-    MESH,
     WEB,
     Maker,
     accepted,
@@ -36,22 +33,9 @@ from support.serving import (
     told,
 )
 from support.sockets import BLOCKED_SECONDS, SECONDS, datagrams, listener, made
-from support.topology import drops, poll, running, unavailable
+from support.topology import drops, poll
 
-
-@pytest.fixture(scope="module")
-def running_mesh() -> Iterator[Mesh]:
-    if not sockets.supported():
-        unavailable("no cgroup v2, or a kernel without programs for it")
-    with running(MESH) as mesh:
-        yield mesh
-
-
-@pytest.fixture
-def mesh(running_mesh: Mesh) -> Iterator[Mesh]:
-    """The mesh of the file, whatever a test makes of it."""
-    yield running_mesh
-    apply.up(running_mesh)
+pytestmark = pytest.mark.usefixtures("at_sockets", "restored")
 
 
 BOTH = pytest.mark.parametrize("maker", [own, made], ids=["socket", "packets"])

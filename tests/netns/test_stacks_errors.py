@@ -18,7 +18,7 @@ import pytest
 from ebpfmesh._abi import Reason
 from ebpfmesh.kernel.interface import GATEWAY4, GATEWAY6
 from ebpfmesh.model import Address, Mesh
-from support.outside import HOST4, HOST6, MTU, ROUTER4, ROUTER6, Outside, outside
+from support.outside import MTU, Outside, beyond_router
 from support.sockets import (
     BLOCKED_SECONDS,
     accepted,
@@ -57,6 +57,7 @@ IPV6_MTU_DISCOVER, IPV6_MTU, IPV6_RECVERR = 23, 24, 25
 TIME_EXCEEDED = {4: (11, 0), 6: (3, 0)}  # type and code
 UNKNOWN_OPTION = 4, 2
 GATEWAY = {4: str(GATEWAY4), 6: str(GATEWAY6)}
+OUTSIDE = beyond_router
 
 
 @pytest.fixture(scope="module")
@@ -64,12 +65,6 @@ def mesh() -> Iterator[Mesh]:
     needs("traceroute")
     with running(MESH) as mesh:
         yield mesh
-
-
-@pytest.fixture(scope="module")
-def beyond() -> Iterator[Outside]:
-    with outside() as found:
-        yield found
 
 
 def own(mesh: Mesh, function: str, version: int) -> Address:
@@ -186,11 +181,11 @@ def test_traceroute_between_functions(mesh: Mesh, method: str, version: int) -> 
 
 
 @pytest.mark.parametrize("version", [4, 6])
-def test_traceroute_to_the_outside(mesh: Mesh, beyond: Outside, version: int) -> None:
+def test_traceroute_to_the_outside(mesh: Mesh, outside: Outside, version: int) -> None:
     """Errors of strangers on the way pass too: each quotes a flow of the client's."""
-    server = beyond.near[0 if version == 4 else 1]
-    host, router = (HOST4, ROUTER4) if version == 4 else (HOST6, ROUTER6)
-    assert hops(mesh, server, "--udp") == [host, router, str(server)]
+    server = outside.near[0 if version == 4 else 1]
+    way = [str(one[version == 6]) for one in (outside.host, outside.router)]
+    assert hops(mesh, server, "--udp") == [*way, str(server)]
 
 
 def hops(mesh: Mesh, to: Address, *options: str) -> list[str]:
@@ -204,11 +199,11 @@ def hops(mesh: Mesh, to: Address, *options: str) -> list[str]:
 
 
 @pytest.fixture
-def unlearned(mesh: Mesh, beyond: Outside) -> Outside:
+def unlearned(mesh: Mesh, outside: Outside) -> Outside:
     """What is outside, of whose paths the client's stack knows nothing yet."""
     for family in ("-4", "-6"):
         in_fn(mesh, "client", ["ip", family, "route", "flush", "cache"])
-    return beyond
+    return outside
 
 
 @pytest.mark.parametrize("version", [4, 6])
@@ -216,7 +211,7 @@ def test_bulk_passes_a_smaller_mtu(mesh: Mesh, unlearned: Outside, version: int)
     """The function's stack learns the MTU of the path from the router, for this server alone."""
     address = unlearned.near[0 if version == 4 else 1]
     with (
-        listener(mesh, unlearned.server, address, 7000) as listening,
+        listener(mesh, unlearned.home, address, 7000) as listening,
         connect(mesh, "client", address, 7000) as here,
         accepted(listening) as there,
     ):
@@ -264,7 +259,7 @@ def test_large_datagrams_to_the_outside(mesh: Mesh, unlearned: Outside, version:
     """Fragments that the router cuts again (IPv4), or the client once the error told it (IPv6)."""
     address = unlearned.near[0 if version == 4 else 1]
     with (
-        datagrams(mesh, unlearned.server, address, 7001) as server,
+        datagrams(mesh, unlearned.home, address, 7001) as server,
         datagrams(mesh, "client", own(mesh, "client", version)) as client,
     ):
         server.settimeout(BLOCKED_SECONDS)

@@ -7,7 +7,6 @@ client (tenant c) ──▶ server (tenant s)        client ◀──▶ host �
 import contextlib
 import json
 import socket
-from collections.abc import Iterator
 from ipaddress import ip_address
 
 import pytest
@@ -19,7 +18,7 @@ from ebpfmesh import apply
 from ebpfmesh._abi import Direction, Reason
 from ebpfmesh.kernel import interface
 from ebpfmesh.model import Address, Mesh
-from support.outside import Outside, outside
+from support.outside import Outside, beyond_router
 from support.sockets import (
     BLOCKED_SECONDS,
     SECONDS,
@@ -36,7 +35,9 @@ from support.sockets import (
     listener,
     made,
 )
-from support.topology import drops, in_fn, mesh_of, needs, running
+from support.topology import drops, in_fn, mesh_of, needs
+
+pytestmark = pytest.mark.usefixtures("restored")
 
 MESH = """
 [mesh]
@@ -49,26 +50,7 @@ name = "server"
 tenant = "s"
 audit = false
 """
-
-
-@pytest.fixture(scope="module")
-def running_mesh() -> Iterator[Mesh]:
-    needs("ping")
-    with running(MESH) as mesh:
-        yield mesh
-
-
-@pytest.fixture
-def mesh(running_mesh: Mesh) -> Iterator[Mesh]:
-    """The mesh of the file, whatever a test makes of it."""
-    yield running_mesh
-    apply.up(running_mesh)
-
-
-@pytest.fixture(scope="module")
-def beyond() -> Iterator[Outside]:
-    with outside() as found:
-        yield found
+OUTSIDE = beyond_router
 
 
 def own(mesh: Mesh, function: str, version: int) -> Address:
@@ -153,47 +135,48 @@ def test_ping_alone(mesh: Mesh, version: int) -> None:
 
 
 @pytest.mark.parametrize("version", [4, 6])
-def test_a_prefix_of_the_outside_is_closed(mesh: Mesh, beyond: Outside, version: int) -> None:
+def test_a_prefix_of_the_outside_is_closed(mesh: Mesh, outside: Outside, version: int) -> None:
     """And of it one address is open: the longest prefix has no say, the priority has."""
-    near, far = (place[0 if version == 4 else 1] for place in (beyond.near, beyond.far))
+    near, far = (place[0 if version == 4 else 1] for place in (outside.near, outside.far))
     closed = policy(
-        "tenant:c", f"outside:{beyond.near_prefixes[0 if version == 4 else 1]}", action="deny"
+        "tenant:c", f"outside:{outside.near_prefixes[0 if version == 4 else 1]}", action="deny"
     )
-    assert reaches(mesh, beyond, near)
+    assert reaches(mesh, outside, near)
     set_rules(closed)
     before = dropped(mesh, "client")
-    assert not reaches(mesh, beyond, near, BLOCKED_SECONDS)
+    assert not reaches(mesh, outside, near, BLOCKED_SECONDS)
     assert dropped(mesh, "client") > before
-    assert reaches(mesh, beyond, far)
+    assert reaches(mesh, outside, far)
     one = f"outside:{near}/{near.max_prefixlen}"
     set_rules(closed, policy("tenant:c", one, priority=10))
-    assert reaches(mesh, beyond, near)
+    assert reaches(mesh, outside, near)
     set_rules(closed, policy("tenant:c", one, priority=200))
-    assert not reaches(mesh, beyond, near, BLOCKED_SECONDS)
+    assert not reaches(mesh, outside, near, BLOCKED_SECONDS)
 
 
-def reaches(mesh: Mesh, beyond: Outside, address: Address, seconds: float = SECONDS) -> bool:
-    with listener(mesh, beyond.server, address, 7000):
+def reaches(mesh: Mesh, outside: Outside, address: Address, seconds: float = SECONDS) -> bool:
+    with listener(mesh, outside.home, address, 7000):
         return connects(mesh, "client", address, 7000, seconds=seconds)
 
 
 @pytest.mark.parametrize("version", [4, 6])
-def test_a_prefix_of_the_outside_may_come_in(mesh: Mesh, beyond: Outside, version: int) -> None:
-    prefix = beyond.near_prefixes[0 if version == 4 else 1]
+def test_a_prefix_of_the_outside_may_come_in(mesh: Mesh, outside: Outside, version: int) -> None:
+    prefix = outside.near_prefixes[0 if version == 4 else 1]
     set_rules(policy(f"outside:{prefix}", "function:client", protocol="tcp", port="7000-7007"))
     to = own(mesh, "client", version)
     with listener(mesh, "client", to, 7005):
         before = dropped(mesh, "client")
-        assert not comes_in(mesh, beyond, beyond.far[0 if version == 4 else 1], to, BLOCKED_SECONDS)
+        far = outside.far[0 if version == 4 else 1]
+        assert not comes_in(mesh, outside, far, to, BLOCKED_SECONDS)
         assert dropped(mesh, "client") > before
-        assert comes_in(mesh, beyond, beyond.near[0 if version == 4 else 1], to)
+        assert comes_in(mesh, outside, outside.near[0 if version == 4 else 1], to)
 
 
 def comes_in(
-    mesh: Mesh, beyond: Outside, source: Address, to: Address, seconds: float = SECONDS
+    mesh: Mesh, outside: Outside, source: Address, to: Address, seconds: float = SECONDS
 ) -> bool:
     """Whether the outside server can connect to port 7005, speaking from this address."""
-    with made(mesh, beyond.server, family_of(to), socket.SOCK_STREAM) as client:
+    with made(mesh, outside.home, family_of(to), socket.SOCK_STREAM) as client:
         client.settimeout(seconds)
         client.bind((str(source), 0))
         try:
@@ -204,9 +187,11 @@ def comes_in(
 
 
 @pytest.mark.parametrize("version", [4, 6])
-def test_an_error_goes_nowhere_its_flow_does_not(mesh: Mesh, beyond: Outside, version: int) -> None:
+def test_an_error_goes_nowhere_its_flow_does_not(
+    mesh: Mesh, outside: Outside, version: int
+) -> None:
     """An ICMP error needs no rule, so it must not be a way to an address that rules forbid."""
-    near, far = (place[0 if version == 4 else 1] for place in (beyond.near, beyond.far))
+    near, far = (place[0 if version == 4 else 1] for place in (outside.near, outside.far))
     set_rules(policy("tenant:c", f"outside:{near}/{near.max_prefixlen}", action="deny"))
     me, mark = own(mesh, "client", version), b"quoted by an error"
     network = IP if version == 4 else IPv6
@@ -215,7 +200,7 @@ def test_an_error_goes_nowhere_its_flow_does_not(mesh: Mesh, beyond: Outside, ve
     ethernet = Ether(src=interface.mac_of(mesh.name, "client"), dst=interface.GATEWAY_MAC)
     with (
         datagrams(mesh, "client", me, 7001) as client,
-        frames(mesh, beyond.server) as ear,
+        frames(mesh, outside.home) as ear,
         frames(mesh, "client") as mouth,
     ):
         client.sendto(b"opens the flow", (str(far), 7000))
@@ -283,6 +268,7 @@ def test_what_audit_counts_is_what_policy_drops(mesh: Mesh, protocol: str, versi
     Answers are of the same flow: they are counted as well, and when audit ends there are none.
     """
     to, packets = own(mesh, "server", version), 7
+    needs("ping")
     counted = packets if protocol == "udp" else 2 * packets
 
     def sent(seconds: float) -> int:

@@ -25,7 +25,9 @@ from support.sockets import (
     listener,
     made,
 )
-from support.topology import drops, mesh_of, poll, running
+from support.topology import drops, mesh_of, poll
+
+pytestmark = pytest.mark.usefixtures("restored")
 
 BACKENDS = ("web-0", "web-1", "web-2")
 SOURCES = tuple(f"source-{number}" for number in range(8))
@@ -70,19 +72,6 @@ target_port = "9000-9099"
 protocol = "udp"
 functions = ["web-0"]
 """
-
-
-@pytest.fixture(scope="module")
-def running_mesh() -> Iterator[Mesh]:
-    with running(MESH) as mesh:
-        yield mesh
-
-
-@pytest.fixture
-def mesh(running_mesh: Mesh) -> Iterator[Mesh]:
-    """The mesh of the file, whatever a test makes of it."""
-    yield running_mesh
-    apply.up(running_mesh)
 
 
 def index(version: int) -> int:

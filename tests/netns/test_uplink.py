@@ -21,7 +21,7 @@ from ebpfmesh.kernel import interface, links, netns
 from ebpfmesh.model import Mesh
 from ebpfmesh.observe import dryrun, flows, uplinks
 from ebpfmesh.observe.view import opened
-from support.beyond import Beyond, beyond
+from support.outside import Outside, addressed, beyond
 from support.sockets import (
     BLOCKED_SECONDS,
     SECONDS,
@@ -87,14 +87,8 @@ protocol = "icmp"
 FAMILIES = pytest.mark.parametrize("family", [0, 1], ids=["ipv4", "ipv6"])
 
 
-@pytest.fixture(scope="module")
-def outside() -> Iterator[Beyond]:
-    with beyond() as found:
-        yield found
-
-
 @pytest.fixture(scope="module", params=["auto", "clsact"])
-def mesh(request: pytest.FixtureRequest, outside: Beyond) -> Iterator[Mesh]:
+def mesh(request: pytest.FixtureRequest, outside: Outside) -> Iterator[Mesh]:
     settings = f'hook = "{request.param}"'
     with running(mesh_of(MESH.format(settings=settings, far=outside.far_prefixes[0]))) as found:
         yield found
@@ -120,11 +114,11 @@ def whichever(servers: list[socket.socket]) -> tuple[socket.socket, str]:
 @FAMILIES
 @pytest.mark.parametrize("port", [80, 8000])
 def test_outside_reaches_a_published_service_and_keeps_its_address(
-    mesh: Mesh, outside: Beyond, family: int, port: int
+    mesh: Mesh, outside: Outside, family: int, port: int
 ) -> None:
     with serving(mesh, family) as servers:
         for _ in range(4):
-            with connect(mesh, outside.client, outside.host[family], port) as here:
+            with connect(mesh, outside.home, outside.host[family], port) as here:
                 there, client = whichever(servers)
                 with there:
                     assert client == str(outside.near[family])
@@ -134,10 +128,10 @@ def test_outside_reaches_a_published_service_and_keeps_its_address(
 
 
 @FAMILIES
-def test_bulk_is_intact_both_ways(mesh: Mesh, outside: Beyond, family: int) -> None:
+def test_bulk_is_intact_both_ways(mesh: Mesh, outside: Outside, family: int) -> None:
     with (
         serving(mesh, family) as servers,
-        connect(mesh, outside.client, outside.host[family], 80) as here,
+        connect(mesh, outside.home, outside.host[family], 80) as here,
     ):
         there, _ = whichever(servers)
         with there:
@@ -152,13 +146,13 @@ def test_bulk_is_intact_both_ways(mesh: Mesh, outside: Beyond, family: int) -> N
 
 
 @FAMILIES
-def test_datagrams_too(mesh: Mesh, outside: Beyond, family: int) -> None:
+def test_datagrams_too(mesh: Mesh, outside: Outside, family: int) -> None:
     with contextlib.ExitStack() as stack:
         servers = [
             stack.enter_context(datagrams(mesh, one, mesh.function(one).addresses[family], 5000))
             for one in ("web-0", "web-1")
         ]
-        client = stack.enter_context(datagrams(mesh, outside.client, outside.near[family]))
+        client = stack.enter_context(datagrams(mesh, outside.home, outside.near[family]))
         client.sendto(b"ask" * 1000, (str(outside.host[family]), 53))  # in fragments
         (there,) = ready(servers, SECONDS)
         text, sender = there.recvfrom(4096)
@@ -169,25 +163,25 @@ def test_datagrams_too(mesh: Mesh, outside: Beyond, family: int) -> None:
         assert (text, sender[:2]) == (b"tell" * 1000, (str(outside.host[family]), 53))
 
 
-def test_policy_speaks_of_prefixes_outside(mesh: Mesh, outside: Beyond) -> None:
+def test_policy_speaks_of_prefixes_outside(mesh: Mesh, outside: Outside) -> None:
     with serving(mesh, 0) as servers:
         before = drops(mesh)
-        with made(mesh, outside.client, socket.AF_INET, socket.SOCK_STREAM) as client:
+        with made(mesh, outside.home, socket.AF_INET, socket.SOCK_STREAM) as client:
             client.bind((str(outside.far[0]), 0))
             client.settimeout(BLOCKED_SECONDS)
             with pytest.raises(TimeoutError):
                 client.connect((str(outside.host[0]), 80))
         key = ("outside", Direction.FROM_UPLINK, Reason.POLICY)
         assert drops(mesh)[key] > before.get(key, 0)
-        with connect(mesh, outside.client, outside.host[0], 80):
+        with connect(mesh, outside.home, outside.host[0], 80):
             whichever(servers)[0].close()
 
 
 @FAMILIES
 def test_a_function_is_reached_by_its_own_address_if_policy_lets_it(
-    mesh: Mesh, outside: Beyond, family: int
+    mesh: Mesh, outside: Outside, family: int
 ) -> None:
-    ping = ["ip", "netns", "exec", outside.client.name, "ping", "-c", "1", "-W"]
+    ping = ["ip", "netns", "exec", outside.home.name, "ping", "-c", "1", "-W"]
     allowed, denied = (str(mesh.function(one).addresses[family]) for one in ("web-0", "web-1"))
     assert subprocess.run([*ping, "20", allowed], capture_output=True, check=False).returncode == 0
     assert subprocess.run([*ping, "0.3", denied], capture_output=True, check=False).returncode == 1
@@ -196,14 +190,14 @@ def test_a_function_is_reached_by_its_own_address_if_policy_lets_it(
 
 @FAMILIES
 def test_no_more_is_reached_than_what_is_published(
-    mesh: Mesh, outside: Beyond, family: int
+    mesh: Mesh, outside: Outside, family: int
 ) -> None:
     own = mesh.service("web").addresses[family]
     before = drops(mesh)
     with serving(mesh, family):
-        assert is_blocked(mesh, outside.client, own, 80)
+        assert is_blocked(mesh, outside.home, own, 80)
         with pytest.raises(ConnectionRefusedError):  # by the host, as nobody listens there
-            connect(mesh, outside.client, outside.host[family], 8080)
+            connect(mesh, outside.home, outside.host[family], 8080)
         with pytest.raises(ConnectionRefusedError):  # it is published for the outside alone
             connect(mesh, "web-0", outside.host[family], 80)
     key = ("outside", Direction.FROM_UPLINK, Reason.NO_SERVICE)
@@ -211,9 +205,9 @@ def test_no_more_is_reached_than_what_is_published(
 
 
 @FAMILIES
-def test_what_is_the_hosts_stays_the_hosts(mesh: Mesh, outside: Beyond, family: int) -> None:
+def test_what_is_the_hosts_stays_the_hosts(mesh: Mesh, outside: Outside, family: int) -> None:
     before = lost(mesh)
-    host, client = outside.host[family], outside.client
+    host, client = outside.host[family], outside.home
     with connection(mesh, client, None, host, 22) as (here, there):
         assert carries(here, there)
         assert moved_whole(there, here, 4 << 20)
@@ -231,18 +225,13 @@ def test_what_is_the_hosts_stays_the_hosts(mesh: Mesh, outside: Beyond, family: 
 
 
 @FAMILIES
-def test_a_source_of_the_mesh_is_a_lie(mesh: Mesh, outside: Beyond, family: int) -> None:
+def test_a_source_of_the_mesh_is_a_lie(mesh: Mesh, outside: Outside, family: int) -> None:
     for liar in (mesh.function("other").addresses[family], mesh.service("web").addresses[family]):
         before = drops(mesh)
-        address = f"{liar}/{32 if family == 0 else 128}"
-        place = ["ip", "-n", outside.client.name, "addr"]
-        extra = ["nodad"] if family else []
-        subprocess.run([*place, "add", address, "dev", "lo", *extra], check=True)
-        with datagrams(mesh, outside.client, liar) as here:
+        with addressed(liar, home=outside.home), datagrams(mesh, outside.home, liar) as here:
             here.sendto(b"x", (str(outside.host[family]), 53))
             here.sendto(b"x", (str(mesh.function("web-0").addresses[family]), 53))
             here.sendto(b"x", (str(outside.host[family]), 22))
-        subprocess.run([*place, "del", address, "dev", "lo"], check=True)
         key = ("outside", Direction.FROM_UPLINK, Reason.SPOOF_IP)
         assert poll(lambda: drops(mesh).get(key, 0) == before.get(key, 0) + 3)  # noqa: B023
 
@@ -261,7 +250,7 @@ def asked(mesh: Mesh, source: str, to: str, **flow: Any) -> tuple[str, str, str,
 
 
 @pytest.mark.parametrize("version", [4, 6])
-def test_what_would_become_of_what_comes_in(mesh: Mesh, outside: Beyond, version: int) -> None:
+def test_what_would_become_of_what_comes_in(mesh: Mesh, outside: Outside, version: int) -> None:
     near, far = (f"outside:{ends[version == 6]}" for ends in (outside.near, outside.far))
     served, denied = (
         ("pass", "", "web", "web", 8080),
@@ -310,7 +299,7 @@ def test_a_command_for_functions_says_what_an_uplink_is(mesh: Mesh) -> None:
     assert "detach --uplink" in wrong.value.hint
 
 
-def test_show_uplinks(mesh: Mesh, outside: Beyond) -> None:
+def test_show_uplinks(mesh: Mesh, outside: Outside) -> None:
     with opened(mesh.name) as view:
         (row,) = uplinks.read_uplinks(view)
     assert (row.name, row.interface, row.state, row.mtu) == ("uplink0", "up0", "up", 1500)

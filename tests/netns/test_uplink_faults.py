@@ -4,6 +4,7 @@
 client ═══ up0, up1 ── a, b: service web, published at port 80 of either
 """
 
+import contextlib
 import subprocess
 import threading
 from collections.abc import Iterator
@@ -19,21 +20,18 @@ from ebpfmesh.kernel import bpf, interface, links, netns
 from ebpfmesh.model import Mesh, Service
 from ebpfmesh.observe import health, uplinks
 from ebpfmesh.observe.view import opened
-from support.beyond import Beyond, beyond
+from support.outside import Outside, beyond, forward, run, uplink
 from support.sockets import accepted, carries, connect, connection, listener, moved_whole
 from support.topology import background, collected, drops, mesh_of, needs, poll, running
 
-MESH = """
+MESH = f"""
 [mesh]
 name = "faults"
 [[function]]
 name = "a"
 [[function]]
 name = "b"
-[[uplink]]
-name = "u0"
-interface = "up0"
-[[service]]
+{uplink()}[[service]]
 name = "web"
 address = ["198.19.0.1", "2001:db8:1::1"]
 port = 80
@@ -44,32 +42,27 @@ publish = ["u0:80"]
 from = "outside"
 to = "service:web"
 """
-SECOND = '[[uplink]]\nname = "u1"\ninterface = "up1"\n'
 
 
 @pytest.fixture
-def outside() -> Iterator[Beyond]:
+def outside() -> Iterator[Outside]:
     with beyond() as found:
         yield found
 
 
 @pytest.fixture
-def mesh(outside: Beyond) -> Iterator[Mesh]:
+def mesh(outside: Outside) -> Iterator[Mesh]:
     assert outside.interface == "up0"
     with running(MESH) as found:
         yield found
 
 
-def link(*words: str) -> None:
-    subprocess.run(["ip", "link", *words], check=True)
-
-
-def serves(mesh: Mesh, outside: Beyond, function: str = "a", family: int = 0) -> bool:
+def serves(mesh: Mesh, outside: Outside, function: str = "a", family: int = 0) -> bool:
     """Whether a client outside is served by a function."""
     address = mesh.function(function).addresses[family]
     with (
         listener(mesh, function, address, 8080) as server,
-        connect(mesh, outside.client, outside.host[family], 80) as here,
+        connect(mesh, outside.home, outside.host[family], 80) as here,
         accepted(server) as there,
     ):
         return carries(here, there) and carries(there, here)
@@ -85,43 +78,35 @@ def found(mesh: Mesh) -> list[str]:
     return [text for text in wrong if "uplink" in text]
 
 
-def test_flows_outlive_a_flap(mesh: Mesh, outside: Beyond) -> None:
+def test_flows_outlive_a_flap(mesh: Mesh, outside: Outside) -> None:
     address = mesh.function("a").address4
     with (
         listener(mesh, "a", address, 8080) as server,
-        connect(mesh, outside.client, outside.host[0], 80) as here,
+        connect(mesh, outside.home, outside.host[0], 80) as here,
         accepted(server) as there,
     ):
         assert carries(here, there)
-        link("set", "up0", "down")
+        run("ip link set up0 down")
         assert poll(lambda: state(mesh) == {"u0": "down"})
         assert found(mesh) == ["uplink u0: interface up0 is down"]
-        link("set", "up0", "up")
-        subprocess.run(["ip", "route", "replace", "198.19.210.128/25", "via", "198.19.210.2"],
-                       check=True)  # fmt: skip
+        run("ip link set up0 up")
+        run("ip route replace 198.19.210.128/25 via 198.19.210.2")
         here.sendall(b"still")
         assert there.recv(5) == b"still"
         there.sendall(b"here")
         assert here.recv(4) == b"here"
 
 
-def queues(interface: str, count: int, namespace: str = "") -> None:
-    """Have an interface of a veth so many queues each way."""
-    where = ["ip", "netns", "exec", namespace] if namespace else []
-    words = ["ethtool", "-L", interface, "rx", str(count), "tx", str(count)]
-    subprocess.run([*where, *words], check=True, capture_output=True)
-
-
 @pytest.mark.parametrize("denies", [False, True], ids=["tc", "behind XDP"])
-def test_flows_outlive_another_number_of_queues(mesh: Mesh, outside: Beyond, denies: bool) -> None:
+def test_flows_outlive_another_number_of_queues(mesh: Mesh, outside: Outside, denies: bool) -> None:
     """At either end of the cable, while bytes are on their way, which XDP meets or does not."""
     needs("ethtool")
-    client, answers = outside.client.name, list[bool]()
+    answers = list[bool]()
     if denies:
         apply.deny(mesh.name, [ip_network(outside.far_prefixes[0])])
     with (
         listener(mesh, "a", mesh.function("a").address4, 8080) as server,
-        connect(mesh, outside.client, outside.host[0], 80) as here,
+        connect(mesh, outside.home, outside.host[0], 80) as here,
         accepted(server) as there,
     ):
         # XDP wants as many queues to receive by as the other end has to send by.
@@ -131,7 +116,8 @@ def test_flows_outlive_another_number_of_queues(mesh: Mesh, outside: Beyond, den
             )
             mover.start()
             for name, count in steps:
-                queues(name, count, client if name == "eth0" else "")
+                line = f"ethtool -L {name} rx {count} tx {count}"
+                run(line, home=outside.home if name == "eth0" else None)
             mover.join()
             assert moved_whole(there, here, 4 << 20)
             assert state(mesh) == {"u0": "up"}
@@ -140,14 +126,14 @@ def test_flows_outlive_another_number_of_queues(mesh: Mesh, outside: Beyond, den
     assert not [line for line in found(mesh) if "XDP" not in line]
 
 
-def test_another_mtu_costs_no_flow(mesh: Mesh, outside: Beyond) -> None:
+def test_another_mtu_costs_no_flow(mesh: Mesh, outside: Outside) -> None:
     with (
         listener(mesh, "a", mesh.function("a").address4, 8080) as server,
-        connect(mesh, outside.client, outside.host[0], 80) as here,
+        connect(mesh, outside.home, outside.host[0], 80) as here,
         accepted(server) as there,
     ):
-        for mtu in ("9000", "1500", "1300", "1500"):
-            link("set", "up0", "mtu", mtu)
+        for mtu in (9000, 1500, 1300, 1500):
+            run(f"ip link set up0 mtu {mtu}")
             assert moved_whole(there, here, 1 << 20)
             assert state(mesh) == {"u0": "up"}
     assert serves(mesh, outside)
@@ -155,14 +141,14 @@ def test_another_mtu_costs_no_flow(mesh: Mesh, outside: Beyond) -> None:
 
 @pytest.mark.parametrize("how", ["deleted", "renamed", "moved"])
 def test_an_interface_that_goes_is_told_and_collected(
-    mesh: Mesh, outside: Beyond, how: str
+    mesh: Mesh, outside: Outside, how: str
 ) -> None:
     words = {
-        "deleted": ("del", "up0"),
-        "renamed": ("set", "up0", "name", "other0"),
-        "moved": ("set", "up0", "netns", outside.client.name),
+        "deleted": "del up0",
+        "renamed": "set up0 name other0",
+        "moved": f"set up0 netns {outside.home.name}",
     }
-    link(*words[how])
+    run(f"ip link {words[how]}")
     assert poll(lambda: state(mesh) == {"u0": "interface gone"})
     assert found(mesh) == ["uplink u0: interface gone"]
     with pytest.raises(NotFound, match="there is no interface up0"):
@@ -171,7 +157,7 @@ def test_an_interface_that_goes_is_told_and_collected(
     left = apply.snapshot(mesh.name)[0]
     assert (left.uplinks, left.service("web").publish) == ((), ())
     if how == "moved":  # it is somebody else's now, and has nothing of ours
-        with netns.entered(outside.client):
+        with netns.entered(outside.home):
             index = interface.find("up0")
             assert index is not None
             assert interface.exists(index)
@@ -182,23 +168,23 @@ def test_an_interface_that_goes_is_told_and_collected(
         with opened(mesh.name) as view:
             assert index is not None
             assert not list(links.programs(view.ip, index))
-        link("set", "other0", "name", "up0")
+        run("ip link set other0 name up0")
         assert {step.kind for step in apply.up(mesh)} == {"add-uplink", "set-service"}
         assert serves(mesh, outside)
 
 
 def test_an_interface_made_anew_gets_the_program_by_up(mesh: Mesh) -> None:
-    link("del", "up0")
-    subprocess.run(["ip", "netns", "del", "beyond0"], check=True)
+    run("ip link del up0")
+    run("ip netns del beyond0")
     with beyond() as again:
         assert "add-uplink" in {step.kind for step in apply.up(mesh)}
         assert serves(mesh, again)
         assert serves(mesh, again, family=1)
 
 
-def test_an_address_that_changes_is_followed(mesh: Mesh, outside: Beyond) -> None:
-    subprocess.run(["ip", "addr", "del", f"{outside.host[0]}/25", "dev", "up0"], check=True)
-    subprocess.run(["ip", "addr", "add", "198.19.210.9/25", "dev", "up0"], check=True)
+def test_an_address_that_changes_is_followed(mesh: Mesh, outside: Outside) -> None:
+    run(f"ip addr del {outside.host[0]}/25 dev up0")
+    run("ip addr add 198.19.210.9/25 dev up0")
     assert found(mesh) == ["addresses of uplink u0 is not as it was made"]
     assert collected(mesh.name) == ["what was wrong with addresses of uplink u0 of mesh faults"]
     moved = replace(outside, host=(ip_address("198.19.210.9"), outside.host[1]))
@@ -207,7 +193,7 @@ def test_an_address_that_changes_is_followed(mesh: Mesh, outside: Beyond) -> Non
     assert not found(mesh)
 
 
-def test_what_is_published_at_one_uplink_is_not_at_another(mesh: Mesh, outside: Beyond) -> None:
+def test_what_is_published_at_one_uplink_is_not_at_another(mesh: Mesh, outside: Outside) -> None:
     with beyond(1) as other:
         row = apply.attach_uplink(mesh.name, "u1", "up1")
         assert row.addresses == other.host
@@ -215,8 +201,8 @@ def test_what_is_published_at_one_uplink_is_not_at_another(mesh: Mesh, outside: 
         with listener(mesh, "a", mesh.function("a").address4, 8080):
             for address in (other.host[0], outside.host[0]):  # the host's own, as from anywhere
                 with pytest.raises(ConnectionRefusedError):
-                    connect(mesh, other.client, address, 80)
-        both = mesh_of(MESH.replace('["u0:80"]', '["u0:80", "u1:80"]') + SECOND)
+                    connect(mesh, other.home, address, 80)
+        both = mesh_of(MESH.replace('["u0:80"]', '["u0:80", "u1:80"]') + uplink(1))
         assert [step.kind for step in apply.up(both)] == ["set-service"]
         for one in (outside, other):
             for family in (0, 1):
@@ -224,7 +210,7 @@ def test_what_is_published_at_one_uplink_is_not_at_another(mesh: Mesh, outside: 
         gone = [step.kind for step in apply.detach_uplink(mesh.name, "u1")]
         assert gone == ["set-service", "remove-uplink"]
         with pytest.raises(ConnectionRefusedError):
-            connect(mesh, other.client, other.host[0], 80)
+            connect(mesh, other.home, other.host[0], 80)
         assert serves(mesh, outside)
 
 
@@ -264,11 +250,11 @@ def test_what_cannot_be_an_uplink_is_refused(mesh: Mesh) -> None:
 
 
 def test_a_connection_stays_where_it_is_and_new_ones_go_elsewhere(
-    mesh: Mesh, outside: Beyond
+    mesh: Mesh, outside: Outside
 ) -> None:
     with (
         listener(mesh, "a", mesh.function("a").address4, 8080) as server,
-        connect(mesh, outside.client, outside.host[0], 80) as here,
+        connect(mesh, outside.home, outside.host[0], 80) as here,
         accepted(server) as there,
     ):
         assert carries(here, there)
@@ -285,25 +271,24 @@ def _served_by_b(mesh: Mesh) -> Mesh:
 
 
 @pytest.mark.parametrize("family", [0, 1])
-def test_who_is_rejected_outside_is_told(mesh: Mesh, outside: Beyond, family: int) -> None:
+def test_who_is_rejected_outside_is_told(mesh: Mesh, outside: Outside, family: int) -> None:
     rejecting = MESH.replace('"faults"', '"faults"\nreject = true')
     apply.up(mesh_of(rejecting))
     with pytest.raises(ConnectionRefusedError):  # a reset from the function's own address
-        connect(mesh, outside.client, mesh.function("b").addresses[family], 7)
+        connect(mesh, outside.home, mesh.function("b").addresses[family], 7)
     assert drops(mesh)["outside", Direction.FROM_UPLINK, Reason.POLICY]
 
 
 @pytest.mark.parametrize("family", [0, 1])
-def test_a_hop_too_many_is_told_to_the_outside(mesh: Mesh, outside: Beyond, family: int) -> None:
-    words = ["ip", "netns", "exec", outside.client.name, "ping", "-c", "1", "-W", "20", "-t", "1"]
+def test_a_hop_too_many_is_told_to_the_outside(mesh: Mesh, outside: Outside, family: int) -> None:
     apply.up(mesh_of(MESH + '[[policy]]\nfrom = "outside"\nto = "function:a"\n'))
-    target = str(mesh.function("a").addresses[family])
-    shown = subprocess.run([*words, target], capture_output=True, text=True, check=False).stdout
-    assert "Time" in shown, shown
+    with pytest.raises(subprocess.CalledProcessError) as failed:
+        outside.run(f"ping -c 1 -W 20 -t 1 {mesh.function('a').addresses[family]}")
+    assert "Time" in failed.value.stdout
     assert drops(mesh)["outside", Direction.FROM_UPLINK, Reason.TTL] == 1
 
 
-def test_a_port_that_the_host_has_too_is_told(mesh: Mesh, outside: Beyond) -> None:
+def test_a_port_that_the_host_has_too_is_told(mesh: Mesh, outside: Outside) -> None:
     assert not list(uplinks.taken_in(mesh))
     with listener(mesh, None, outside.host[0], 80):
         (line,) = uplinks.taken_in(mesh)
@@ -314,26 +299,27 @@ def test_a_port_that_the_host_has_too_is_told(mesh: Mesh, outside: Beyond) -> No
         assert line in [check.text for check in health.check(mesh.name)]
 
 
-def test_answers_of_flows_that_go_by_the_stack_still_do(mesh: Mesh, outside: Beyond) -> None:
+def test_answers_of_flows_that_go_by_the_stack_still_do(mesh: Mesh, outside: Outside) -> None:
     """A function asks outside, by the host's routes; the answers come in by the uplink."""
-    subprocess.run(["sysctl", "-qw", "net.ipv4.ip_forward=1"], check=True)
+    forward(1)
     try:
-        with connection(mesh, "a", outside.client, outside.near[0], 7777) as (here, there):
+        with connection(mesh, "a", outside.home, outside.near[0], 7777) as (here, there):
             assert carries(here, there)
             assert carries(there, here)
         with opened(mesh.name):
             assert not [key for key in drops(mesh) if key[0] == "outside"]
     finally:
-        subprocess.run(["sysctl", "-qw", "net.ipv4.ip_forward=0"], check=True)
+        forward(0)
 
 
-def test_a_server_of_debian_is_reached(mesh: Mesh, outside: Beyond) -> None:
+def test_a_server_of_debian_is_reached(mesh: Mesh, outside: Outside) -> None:
     words = ["python3", "-m", "http.server", "8080"]
     url = f"http://{outside.host[0]}/"
-    get = ["ip", "netns", "exec", outside.client.name, "curl", "-s", "-o", "/dev/null", "-m", "5"]
 
     def served() -> bool:
-        return subprocess.run([*get, "-f", url], check=False).returncode == 0
+        with contextlib.suppress(subprocess.CalledProcessError):
+            return bool(outside.run(f"curl -s -m 5 -f {url}"))
+        return False
 
     with background(mesh, "a", words):
         assert poll(served, seconds=20)

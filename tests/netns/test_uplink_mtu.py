@@ -7,17 +7,15 @@ client ═══ up0, 1280 or 1400 ── a, 1500: service web, and talk of UDP
 import contextlib
 import errno
 import socket
-import subprocess
 from collections.abc import Iterator
 
 import pytest
 
 from ebpfmesh._abi import Direction, Reason
-from ebpfmesh.kernel import netns
 from ebpfmesh.kernel.maps import Maps
 from ebpfmesh.kernel.pins import Pins
 from ebpfmesh.model import Mesh
-from support.beyond import Beyond, beyond
+from support.outside import Outside, run
 from support.sockets import (
     BLOCKED_SECONDS,
     SECONDS,
@@ -28,7 +26,7 @@ from support.sockets import (
     listener,
     moved_whole,
 )
-from support.topology import drops, poll, running
+from support.topology import drops, poll
 
 MESH = """
 [mesh]
@@ -65,25 +63,11 @@ DONT, WANT, DO, PROBE = range(4)
 TOO_BIG = ("a", Direction.FROM_FN, Reason.TOO_BIG)
 
 
-@pytest.fixture(scope="module")
-def outside() -> Iterator[Beyond]:
-    with beyond() as found:
-        yield found
-
-
-@pytest.fixture(scope="module")
-def running_mesh(outside: Beyond) -> Iterator[Mesh]:
-    assert outside.interface == "up0"
-    with running(MESH) as found:
-        yield found
-
-
 @pytest.fixture
 def mesh(running_mesh: Mesh) -> Iterator[Mesh]:
     """The mesh; its function knows nothing of what a path takes, and nothing was dropped."""
-    with netns.entered(home(running_mesh, "a")):
-        for version in ("-4", "-6"):
-            subprocess.run(["ip", version, "route", "flush", "cache"], check=True)
+    for version in (4, 6):
+        run(f"ip -{version} route flush cache", home=home(running_mesh, "a"))
     table = Maps(Pins(running_mesh.name))["mesh_drops"]
     for key, _ in list(table.items()):
         table.delete(key)
@@ -92,7 +76,7 @@ def mesh(running_mesh: Mesh) -> Iterator[Mesh]:
 
 
 def narrow(mtu: int) -> None:
-    subprocess.run(["ip", "link", "set", "up0", "mtu", str(mtu)], check=True)
+    run(f"ip link set up0 mtu {mtu}")
 
 
 def counted(mesh: Mesh) -> int:
@@ -100,11 +84,11 @@ def counted(mesh: Mesh) -> int:
 
 
 @FAMILIES
-def test_tcp_sends_smaller_segments(mesh: Mesh, outside: Beyond, family: int) -> None:
+def test_tcp_sends_smaller_segments(mesh: Mesh, outside: Outside, family: int) -> None:
     """Also of a connection that was there before."""
     with (
         listener(mesh, "a", mesh.function("a").addresses[family], 80) as server,
-        connect(mesh, outside.client, outside.host[family], 80) as here,
+        connect(mesh, outside.home, outside.host[family], 80) as here,
         accepted(server) as there,
     ):
         assert moved_whole(there, here, 1 << 20)
@@ -120,13 +104,13 @@ def test_tcp_sends_smaller_segments(mesh: Mesh, outside: Beyond, family: int) ->
 
 @contextlib.contextmanager
 def asked(
-    mesh: Mesh, outside: Beyond, family: int
+    mesh: Mesh, outside: Outside, family: int
 ) -> Iterator[tuple[socket.socket, socket.socket, tuple[str, int]]]:
     """A server that was asked, its client, and where that is."""
     host = (str(outside.host[family]), 53)
     with (
         datagrams(mesh, "a", mesh.function("a").addresses[family], 53) as server,
-        datagrams(mesh, outside.client, outside.near[family]) as client,
+        datagrams(mesh, outside.home, outside.near[family]) as client,
     ):
         client.sendto(b"question", host)
         _, asker = server.recvfrom(64)
@@ -146,7 +130,7 @@ def arrives(client: socket.socket, seconds: float = SECONDS) -> int:
 @pytest.mark.parametrize(("mtu", "size"), [(1280, 1300), (1400, 1450), (1400, 5000)])
 @FAMILIES
 def test_datagrams_are_cut_by_who_sends_them(
-    mesh: Mesh, outside: Beyond, family: int, mtu: int, size: int, way: int
+    mesh: Mesh, outside: Outside, family: int, mtu: int, size: int, way: int
 ) -> None:
     narrow(mtu)
     with asked(mesh, outside, family) as (server, client, asker):
@@ -162,7 +146,7 @@ def test_datagrams_are_cut_by_who_sends_them(
 
 
 @FAMILIES
-def test_who_may_not_have_it_cut_is_told(mesh: Mesh, outside: Beyond, family: int) -> None:
+def test_who_may_not_have_it_cut_is_told(mesh: Mesh, outside: Outside, family: int) -> None:
     narrow(1400)
     with asked(mesh, outside, family) as (server, _, asker):
         server.setsockopt(*WAYS[family], DO)
@@ -177,7 +161,7 @@ def test_who_may_not_have_it_cut_is_told(mesh: Mesh, outside: Beyond, family: in
 
 
 @FAMILIES
-def test_another_mtu_is_followed(mesh: Mesh, outside: Beyond, family: int) -> None:
+def test_another_mtu_is_followed(mesh: Mesh, outside: Outside, family: int) -> None:
     """Whatever the sender has been told, as it goes on to send as much as it likes."""
     with asked(mesh, outside, family) as (server, client, asker):
         server.setsockopt(*WAYS[family], PROBE)

@@ -36,12 +36,6 @@ tenant = "other"
 """
 
 
-@pytest.fixture(scope="module")
-def mesh() -> Iterator[Mesh]:
-    with running(MESH) as up:
-        yield up
-
-
 @pytest.fixture
 def working(mesh: Mesh) -> Iterator[None]:
     """One spins, one sleeps."""

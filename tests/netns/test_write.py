@@ -21,7 +21,7 @@ from ebpfmesh.config import edit
 from ebpfmesh.kernel import netns
 from ebpfmesh.model import Address, Injection, Mesh
 from ebpfmesh.observe import injected, view
-from support.outside import outside
+from support.outside import beyond_router
 from support.sockets import Place, accepted, connect, datagrams, home, listener
 from support.topology import running
 
@@ -201,16 +201,16 @@ def test_what_is_cut_and_summed_up_afterwards(mesh: Mesh, v: int) -> None:
     """GSO packets that the host's stack cuts into segments, whose checksums it fills in."""
     place(mesh, 1001)
     data = letters(SIZE)
-    with outside() as there:
+    with beyond_router() as there:
         set_offload(Path("/proc/thread-self/ns/net"), "mesh-out", *CHECKSUMS, on=False)
         set_offload(Path("/proc/thread-self/ns/net"), "mesh-out", *SEGMENTS, on=False)
-        to, wrong = there.near[v == 6], errors(mesh, there.server)
+        to, wrong = there.near[v == 6], errors(mesh, there.home)
         with (
-            listener(mesh, there.server, to, 7400) as server,
+            listener(mesh, there.home, to, 7400) as server,
             connect(mesh, "a", to, 7400) as here,
             accepted(server) as far,
         ):
             got = moved(here, far, data)
         assert got.lower() == data
         assert got != data
-        assert errors(mesh, there.server) == wrong
+        assert errors(mesh, there.home) == wrong

@@ -24,7 +24,7 @@ from ebpfmesh.kernel.prefixes import block_of
 from ebpfmesh.kernel.programs import DENY
 from ebpfmesh.model import Address, Network
 from prog.lab import NAME
-from support.beyond import beyond
+from support.outside import beyond
 
 DROP, PASS = 1, 2
 ETHERNET = bytes.fromhex("0200000000010200000000990800")

@@ -13,7 +13,7 @@ import pytest
 from ebpfmesh._abi import Direction, Reason
 from ebpfmesh.observe import health
 from prog.test_uplink import CLIENT, DROPPED, HOST, OWN, SENT, WEB, Uplink, counted, verdict
-from support.beyond import _ip, beyond
+from support.outside import batch, beyond
 from support.packets import Peer, error, tcp, udp
 from support.topology import collected, drops, mesh_of, running
 
@@ -107,7 +107,7 @@ def test_the_hosts_addresses_are_those_that_it_has_by_now(uplink: Uplink) -> Non
     """Of any interface; told by doctor, and known after gc."""
     frame = uplink.frame(tcp(4, of("198.19.211.77"), OWN, 1000, 80))
     assert verdict(uplink.run(frame).verdict) == SENT
-    _ip(None, "addr add 198.19.211.77/32 dev lo")
+    batch("addr add 198.19.211.77/32 dev lo")
     try:
         told = [one.text for one in health.check("edge")]
         assert any("addresses of the host" in text for text in told), told
@@ -115,7 +115,7 @@ def test_the_hosts_addresses_are_those_that_it_has_by_now(uplink: Uplink) -> Non
         frame = uplink.frame(tcp(4, of("198.19.211.77"), OWN, 1001, 80))
         assert verdict(uplink.run(frame).verdict) == DROPPED
     finally:
-        _ip(None, "addr del 198.19.211.77/32 dev lo")
+        batch("addr del 198.19.211.77/32 dev lo")
     assert collected("edge")
     frame = uplink.frame(tcp(4, of("198.19.211.77"), OWN, 1002, 80))
     assert verdict(uplink.run(frame).verdict) == SENT

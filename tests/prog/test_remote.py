@@ -9,7 +9,7 @@ from scapy.layers.inet6 import ICMPv6TimeExceeded, IPv6
 from scapy.layers.l2 import Ether
 
 from ebpfmesh._abi import Direction, Reason
-from support.beyond import beyond
+from support.outside import beyond
 from support.packets import Peer, built, dissect, error, tcp
 from support.topology import mesh_of, running
 from tests.prog.test_uplink import CLIENT, DROPPED, HOST, OWN, SENT, Uplink, counted, drops, verdict

@@ -21,7 +21,7 @@ from ebpfmesh.kernel import bpf, interface, netns
 from ebpfmesh.kernel.maps import Maps
 from ebpfmesh.kernel.pins import Pins
 from ebpfmesh.kernel.programs import BOTH, CARRY, by_file
-from support.beyond import beyond
+from support.outside import beyond
 from support.packets import Peer, built, dissect, error, fragments, ping, reset, sent, tcp, udp
 from support.topology import drops, mesh_of, meters, running
 

@@ -6,15 +6,20 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from ebpfmesh.kernel import programs
+from ebpfmesh.compile import compiled
+from ebpfmesh.compile.build import build
+from ebpfmesh.compile.source import bpf_dir, flatten
+from ebpfmesh.kernel import bpf, private, programs
+from ebpfmesh.kernel.pins import Pins
 from ebpfmesh.model import Mesh
 from support.command import ROOT
-from support.topology import SLOWER
+from support.topology import SLOWER, unavailable
 
 ENTRY = re.compile(r"^(int mesh_\w+\(struct \w+ \*ctx\)\n\{\n)", re.MULTILINE)
 NOTHING = "\tbpf_ktime_get_ns();\n"
@@ -61,6 +66,57 @@ def other_layout(directory: Path) -> Path:
     header.write_text(text)
     _run(directory, "ebpfmesh.abi")
     return directory
+
+
+@contextmanager
+def early_build(mesh: Mesh, program: programs.Program, call: str, place: Path) -> Iterator[None]:
+    """A build to revert to, for the ``with`` block: behind ``call`` in a program another one."""
+    text, own = flatten(bpf_dir() / program.file), Pins(mesh.name)
+    assert call in text
+    source = place / program.file
+    source.write_text(text.replace(call, call + NOTHING.strip()))
+    there = own.build("another")
+    private.directory(there)
+    for path in own.progs.iterdir():
+        if path.name not in {one.name for one in programs.EARLY.values()}:
+            with bpf.obj_get(path) as known:
+                bpf.obj_pin(known, there / path.name)
+    defines = compiled.defines(own.maps, count_flows=False)
+    build(source, [program], pin_to=there, defines=defines)
+    try:
+        yield
+    finally:
+        shutil.rmtree(there)
+
+
+def early_tag(mesh: Mesh) -> bytes:
+    """Which program is at XDP of uplink u0."""
+    with bpf.obj_get(Pins(mesh.name).links / "@u0-xdp") as link:
+        number = bpf.link_program(link)
+    with bpf.prog_by_id(number) as program:
+        return bytes(bpf.prog_info(program).tag)
+
+
+@contextmanager
+def in_c(name: str, *flags: str) -> Iterator[Callable[[Path], Path]]:
+    """Compiles programs with ports or pools, for the ``with`` block, to where commands see them."""
+    compiler = shutil.which("cc") or shutil.which("clang")
+    if compiler is None:
+        unavailable("there is no C compiler")
+    place = ROOT / ".cache" / name
+    place.mkdir(parents=True, exist_ok=True)
+    words = ["-std=gnu11", "-O2", "-Wall", "-Wextra", "-Werror", *flags]
+    words.append(f"-I{ROOT}/ebpfmesh/port/include")
+
+    def compile_it(source: Path) -> Path:
+        target = place / source.stem
+        subprocess.run([str(compiler), *words, source, "-o", target], check=True)
+        return target
+
+    try:
+        yield compile_it
+    finally:
+        shutil.rmtree(place)
 
 
 def command_of(build: Path, *words: object, code: int = 0) -> "subprocess.CompletedProcess[str]":

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from ebpfmesh.kernel import netns
 from ebpfmesh.model import Mesh
+from support.outside import mac
 from support.sockets import home
 
 ECHO = (Path(__file__).parents[2] / "examples/packet/echo.c").read_text()
@@ -23,8 +24,8 @@ def segments_of_tcp(mesh: Mesh, function: str, to: str, size: int, count: int) -
 
     source = str(mesh.function(function).address4)
     with netns.entered(home(mesh, function)):
-        mac = Path("/proc/thread-self/net/dev") and mac_of("eth0")
-    packet = Ether(src=mac, dst=GATEWAY) / IP(src=source, dst=to) / TCP(dport=80, flags="A")
+        own = mac("eth0")
+    packet = Ether(src=own, dst=GATEWAY) / IP(src=source, dst=to) / TCP(dport=80, flags="A")
     body = bytes(range(250)) * (size * count // 250)
     raw = bytearray(bytes(packet / body))
     pseudo = sum(struct.unpack(">4H", raw[26:34])) + 6 + len(raw) - 34
@@ -33,11 +34,3 @@ def segments_of_tcp(mesh: Mesh, function: str, to: str, size: int, count: int) -
     raw[50:52] = struct.pack(">H", pseudo)
     # NEEDS_CSUM, GSO_TCPV4, headers, segment, where the checksum is
     return struct.pack("=BBHHHH", 1, 1, 54, size, 34, 16) + bytes(raw)
-
-
-def mac_of(name: str) -> str:
-    """The MAC of an interface here."""
-    from pyroute2 import IPRoute  # noqa: PLC0415
-
-    with IPRoute() as ip:
-        return str(ip.link("get", ifname=name)[0].get_attr("IFLA_ADDRESS"))

@@ -5,11 +5,10 @@ web, other ─── host, mesh-out 198.19.200.1 ─── router ── MTU 140
 """
 
 import socket
-import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from support.outside import HOST4, Outside, outside
+from support.outside import HOST4, Outside, beyond_router, forward, sysctl
 
 PORTS = "61000-65535"
 MESH = """
@@ -44,15 +43,11 @@ def text(on: str = "true", ports: str = PORTS, settings: str = "") -> str:
     return MESH.format(on=on, ports=ports, settings=settings)
 
 
-def sysctl(*settings: str) -> None:
-    subprocess.run(["sysctl", "-q", "-w", *settings], check=True)
-
-
 @contextmanager
 def unforwarding() -> Iterator[Outside]:
     """The outside behind a host that forwards nothing, and tells its routes."""
-    with outside() as found:
-        sysctl("net.ipv4.ip_forward=0", "net.ipv6.conf.all.forwarding=0")
+    with beyond_router() as found:
+        forward(0)
         sysctl("net.ipv4.conf.lo.forwarding=1", "net.ipv6.conf.lo.forwarding=1")
         yield found
 
