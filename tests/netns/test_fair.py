@@ -17,40 +17,20 @@ from scapy.packet import Packet
 
 from ebpfmesh import apply
 from ebpfmesh._abi import Flow6Key
-from ebpfmesh.kernel import sockets
 from ebpfmesh.kernel.interface import mac_of
 from ebpfmesh.kernel.maps import Maps
 from ebpfmesh.kernel.pins import Pins
 from ebpfmesh.model import Mesh
 from ebpfmesh.observe import rooms
 from ebpfmesh.observe.view import opened
-from support.mute import MARK, SOURCE_PORT, frame, layer4, mute, renumbered
+from support.mute import MARK, frame, layer4, mute
 from support.packets import Peer, fragments, sent, udp
 from support.serving import answered_by, at, own_many, peer
 from support.sockets import accepted, carries, connection, datagrams, frames, hears, listener
-from support.topology import running, unavailable
+from support.tenants import FUNCTIONS, A, B, remembered, send, shared
 
-MESH = """
-[mesh]
-name = "fair"
-[[function]]
-name = "flooder"
-tenant = "a"
-[[function]]
-name = "sink"
-tenant = "a"
-[[function]]
-name = "caller"
-tenant = "b"
-[[function]]
-name = "called"
-tenant = "c"
-[[function]]
-name = "client"
-tenant = "b"
-[[function]]
-name = "server"
-tenant = "c"
+OTHERS = {"called": "c", "client": "b", "server": "c"}
+SERVICES = """
 [[service]]
 name = "web"
 address = "198.19.0.1"
@@ -66,15 +46,15 @@ functions = ["server"]
 from = "tenant:b"
 to = "tenant:c"
 """
+MESH = shared("fair", functions=FUNCTIONS | OTHERS) + SERVICES
 WEB, NAMES = ("198.19.0.1", 80), ("198.19.0.1", 53)
 IDLE = 10
 MANY = 100_000
 
 
 @pytest.fixture
-def mesh() -> Iterator[Mesh]:
-    with running(MESH) as mesh:
-        yield mesh
+def mesh(mesh_up: Callable[[str], Mesh]) -> Mesh:
+    return mesh_up(MESH)
 
 
 def child_of(work: Callable[[], None]) -> int:
@@ -197,11 +177,10 @@ def test_floods(mesh: Mesh, what: str, version: int) -> None:
             assert carries(here, there)
 
 
+@pytest.mark.usefixtures("at_sockets")
 @pytest.mark.parametrize("kind", [socket.SOCK_STREAM, socket.SOCK_DGRAM])
 def test_a_flood_of_connect(mesh: Mesh, kind: int) -> None:
     """By one that may not reach the service at all: the sockets of others know whom they meant."""
-    if not sockets.supported():
-        unavailable("no cgroup v2, or a kernel without programs for it")
     with ExitStack() as stack:
         server = stack.enter_context(listener(mesh, "server", at(mesh, "server", 4), 80))
         names = stack.enter_context(datagrams(mesh, "server", at(mesh, "server", 4), 53))
@@ -222,47 +201,28 @@ def test_a_flood_of_connect(mesh: Mesh, kind: int) -> None:
 SMALL = MESH.replace('name = "fair"', 'name = "fair"\nlimits = { flows = 512, half_open = 256 }')
 
 
-def keys(mesh: Mesh, port: int = 0) -> set[bytes]:
-    """Keys of entries of IPv4, of all or of those in which either side has this port."""
-    return {
-        bytes(key)
-        for key, _ in Maps(Pins(mesh.name))["mesh_flow4"].items()
-        if not port or port in (key.source_port, key.destination_port)
-    }
-
-
 def test_a_tenant_pushes_out_its_own_that_were_silent_longest(
     mesh_up: Callable[[str], Mesh],
 ) -> None:
     """Of flows that are alike, twenty are older: they go, and next to none of the others."""
     mesh = mesh_up(SMALL)
     mute(mesh, "flooder", "sink", "caller", "called")
-    packets = {name: frame(mesh, 4, *name, UDP(chksum=0)) for name in (A, B)}
-    table = Maps(Pins(mesh.name))["mesh_flow4"]
-
-    def send(who: tuple[str, str], ports: range) -> None:
-        with frames(mesh, who[0]) as mouth:
-            for port in ports:
-                mouth.send(renumbered(4, packets[who], SOURCE_PORT, port))
-
-    send(B, range(1, 11))
-    others = keys(mesh)
+    table, layer = Maps(Pins(mesh.name))["mesh_flow4"], UDP(chksum=0)
+    send(mesh, B, layer, range(1, 11))
+    others = remembered(mesh)
     assert len(others) == 20
     room = room_of(mesh, "a")
-    send(A, range(10_000, 10_000 + room))
-    assert len(keys(mesh)) == 20 + 2 * room
+    send(mesh, A, layer, range(10_000, 10_000 + room))
+    assert len(remembered(mesh)) == 20 + 2 * room
     old = range(10_100, 10_120)
     for key, flow in list(table.items()):
         if {key.source_port, key.destination_port}.intersection(old):
             flow.seen = (flow.seen - 60) & 0xFFFFFFFF
             table.set(key, flow)
-    send(A, range(20_000, 20_060))
-    assert keys(mesh) >= others
-    assert len(keys(mesh)) == 20 + 2 * room
-    assert len([port for port in old if keys(mesh, port)]) <= 5
-
-
-A, B = ("flooder", "sink"), ("caller", "called")
+    send(mesh, A, layer, range(20_000, 20_060))
+    assert remembered(mesh) >= others
+    assert len(remembered(mesh)) == 20 + 2 * room
+    assert len([port for port in old if remembered(mesh, port=port)]) <= 5
 
 
 def room_of(mesh: Mesh, tenant: str) -> int:
@@ -306,8 +266,8 @@ def test_both_cores_at_once(mesh_up: Callable[[str], Mesh]) -> None:
     slots = [slot for _, slot in Maps(Pins(mesh.name))["mesh_slot"].items()]
     assert not any(slot.users for slot in slots)
     named = {flow4(key) for slot in slots if slot.tenant for key in slot.key}
-    assert keys(mesh) <= named
-    assert 600 < len(keys(mesh)) <= 2 * (512 + 256)
+    assert remembered(mesh) <= named
+    assert 600 < len(remembered(mesh)) <= 2 * (512 + 256)
 
 
 def flow4(key: Flow6Key) -> bytes:

@@ -28,8 +28,6 @@ from scapy.packet import Packet
 
 from ebpfmesh import apply
 from ebpfmesh._abi import Event, EventKind
-from ebpfmesh.kernel.maps import Maps
-from ebpfmesh.kernel.pins import Pins
 from ebpfmesh.kernel.ring import Ring
 from ebpfmesh.model import Mesh
 from ebpfmesh.observe import logs, rooms
@@ -40,6 +38,7 @@ from ebpfmesh.state.place import log_files
 from support.mute import SOURCE_PORT, frame, layer4, mute, renumbered
 from support.serving import own_many
 from support.sockets import accepted, carries, frames, listener
+from support.tenants import remembered, shared
 from support.topology import mesh_of, wait_until
 
 CONNECTIONS, ROUNDS, TRIPS = map(int, os.environ.get("EBPFMESH_FLOODS", "100 2 200").split())
@@ -47,9 +46,7 @@ SHARE = 1024
 FLOOD = 10 * SHARE
 AT_ONCE = 250
 WAITED = 60.0
-MESH = f"""
-[mesh]
-name = "floods"
+MESH = f"""{shared("floods")}
 [[tenant]]
 name = "a"
 flows = {{maximum = {SHARE}}}
@@ -57,18 +54,6 @@ half_open = {{maximum = {SHARE}}}
 fragments = {{guarantee = {SHARE}}}
 events = {{maximum = "{SHARE * 104 >> 10}K"}}
 log = "128K"
-[[function]]
-name = "flooder"
-tenant = "a"
-[[function]]
-name = "sink"
-tenant = "a"
-[[function]]
-name = "caller"
-tenant = "b"
-[[function]]
-name = "called"
-tenant = "b"
 """
 TALKERS = """
 [[function]]
@@ -163,12 +148,6 @@ def repeated(work: Work) -> Iterator[tuple[list[int], Callable[[], bool]]]:
         os.close(writer)
 
 
-def entries(mesh: Mesh) -> set[bytes]:
-    """Of the connections."""
-    table = Maps(Pins(mesh.name))["mesh_flow4"].items()
-    return {bytes(key) for key, _ in table if 7001 in (key.source_port, key.destination_port)}
-
-
 def measure(what: str, pairs: Pairs, flooding: list[int]) -> None:
     """Round trips with the flood and without, by turns."""
     with_it, without = [], []
@@ -235,13 +214,13 @@ def test_connections_live_through_a_flood(mesh_up: Callable[[str], Mesh], what: 
     mesh = mesh_up(MESH)
     mute(mesh, "sink", *(() if what == "connects" else ("flooder",)))
     with connections(mesh) as pairs, FLOODS[what](mesh) as work:
-        before = entries(mesh)
+        before = remembered(mesh, port=7001)
         assert len(before) == 2 * CONNECTIONS
         with repeated(work) as (flooding, is_over):
             measure(what, pairs, flooding)
             wait_until(is_over, what="the flood has made all it can", seconds=WAITED)
             assert all(carries(*pair) and carries(*pair[::-1]) for pair in pairs)
-        assert entries(mesh) == before
+        assert remembered(mesh, port=7001) == before
         with opened(mesh.name) as view:
             rows = {(row.tenant, row.limit): row for row in rooms.read_rooms(view)}
         assert not any(row.evicted for (tenant, _), row in rows.items() if tenant == "b")

@@ -10,39 +10,19 @@ from contextlib import contextmanager
 
 import pytest
 from scapy.layers.inet import TCP, UDP
-from scapy.packet import Packet
 
 from ebpfmesh import apply
 from ebpfmesh._abi import Event, EventKind
-from ebpfmesh.kernel.maps import Maps
-from ebpfmesh.kernel.pins import Pins
 from ebpfmesh.kernel.ring import Ring
 from ebpfmesh.model import Mesh
 from ebpfmesh.observe import rooms
 from ebpfmesh.observe.view import View, opened
 from ebpfmesh.state import audit
-from support.mute import SOURCE_PORT, frame, mute, renumbered
-from support.sockets import frames
+from support.mute import mute
+from support.tenants import A, B, remembered, send, shared
 from support.topology import mesh_of
 
-MESH = """
-[mesh]
-name = "shares"
-limits = { flows = 1024, half_open = 1024, fragments = 512 }
-[[function]]
-name = "flooder"
-tenant = "a"
-[[function]]
-name = "sink"
-tenant = "a"
-[[function]]
-name = "caller"
-tenant = "b"
-[[function]]
-name = "called"
-tenant = "b"
-"""
-A, B = ("flooder", "sink"), ("caller", "called")
+MESH = shared("shares", "limits = { flows = 1024, half_open = 1024, fragments = 512 }")
 KINDS = {"flows": UDP(chksum=0), "half_open": TCP(flags="S")}
 
 
@@ -53,17 +33,9 @@ def said(**shares: str) -> str:
     )
 
 
-def send(mesh: Mesh, who: tuple[str, str], layer: Packet, ports: range) -> None:
-    packet = frame(mesh, 4, *who, layer)
-    with frames(mesh, who[0]) as mouth:
-        for port in ports:
-            mouth.send(renumbered(4, packet, SOURCE_PORT, port))
-
-
 def kept(mesh: Mesh, who: tuple[str, str]) -> int:
     """Flows that a function has begun, and that are remembered."""
-    address = int(mesh.function(who[0]).address4 or 0)
-    return sum(key.source == address for key, _ in Maps(Pins(mesh.name))["mesh_flow4"].items())
+    return len(remembered(mesh, source=who[0]))
 
 
 @pytest.mark.parametrize("key", KINDS)
