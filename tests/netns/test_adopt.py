@@ -22,19 +22,11 @@ from ebpfmesh.model import Function, Mesh
 from ebpfmesh.state.files import RUN
 from support import topology
 from support.killing import killed_at, steps_of
+from support.meshes import function, mesh_file
 from support.sockets import carries, connection, is_blocked, listener, moved_whole
 from support.topology import collected, drops, in_fn, leftovers, mesh_of, poll, wait_until
 
-MESH = """
-[mesh]
-name = "adopt"
-[[function]]
-name = "a"
-tenant = "t"
-[[function]]
-name = "stranger"
-tenant = "u"
-"""
+MESH = mesh_file("adopt", function("a", "t"), function("stranger", "u"))
 BOX = Function.model_validate_json(
     '{"name": "box", "tenant": "t", "address4": "198.18.77.1", "address6": "2001:db8:77::1"}'
 )

@@ -18,24 +18,16 @@ from ebpfmesh.observe import counters, injected, view
 from ebpfmesh.observe.canary import read_canary
 from ebpfmesh.observe.injected import Injected
 from support.command import COMMAND, ROOT, ebpfmesh, lines
+from support.meshes import function, mesh_file, table
 from support.sockets import datagrams
 from support.topology import SLOWER, drops, poll, running
 
-MESH = """
-[mesh]
-name = "breaker"
-[[function]]
-name = "a"
-tenant = "one"
-[[function]]
-name = "b"
-tenant = "one"
-[[tenant]]
-name = "one"
-inject = 2
-ways = ["egress"]
-ns_median = 300
-"""
+MESH = mesh_file(
+    "breaker",
+    function("a", "one"),
+    function("b", "one"),
+    table("tenant", name="one", inject=2, ways=["egress"], ns_median=300),
+)
 TEXT = """
 #include "mesh_function.h"
 MESH_PARAMETER(u32, slow, 0, "so many readings of the clock");

@@ -20,29 +20,17 @@ from ebpfmesh.kernel.pins import Pins
 from ebpfmesh.model import Mesh
 from ebpfmesh.state.files import RUN
 from ebpfmesh.state.rows import FunctionRow
+from support.meshes import function, mesh_file, rule, service
 from support.sockets import connects, is_blocked, listener
 from support.topology import background, collected, in_fn, leftovers, mesh_of, poll
 
-MESH = """
-[mesh]
-name = "broken"
-[[function]]
-name = "a"
-[[function]]
-name = "b"
-[[service]]
-name = "web"
-address = "198.19.0.1"
-port = 80
-target_port = 8080
-functions = ["b"]
-[[policy]]
-from = "function:a"
-to = "function:b"
-protocol = "tcp"
-port = 22
-action = "deny"
-"""
+MESH = mesh_file(
+    "broken",
+    function("a"),
+    function("b"),
+    service("web", 80, "b", address="198.19.0.1", target_port=8080),
+    rule("function:a", "function:b", protocol="tcp", port=22, action="deny"),
+)
 B = netns.RUN / "ebpfmesh.broken.b"
 
 

@@ -14,17 +14,11 @@ from ebpfmesh.model import Injection, Mesh
 from ebpfmesh.observe import injected, view
 from ebpfmesh.observe.canary import Comparison, read_canary
 from support.command import ebpfmesh
+from support.meshes import function, mesh_file
 from support.sockets import datagrams
 from support.topology import running
 
-MESH = """
-[mesh]
-name = "canary"
-[[function]]
-name = "a"
-[[function]]
-name = "b"
-"""
+MESH = mesh_file("canary", function("a"), function("b"))
 SOURCE = """
 #include "mesh_function.h"
 MESH_PARAMETER(u32, drop, 0, "drops what has this last digit of its port");

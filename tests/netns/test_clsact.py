@@ -15,29 +15,18 @@ from ebpfmesh.model import Function, Mesh
 from ebpfmesh.observe import view
 from ebpfmesh.observe.mesh import read_mesh
 from support import topology
+from support.meshes import function, mesh_file, service
 from support.sockets import carries, connect, is_blocked, listener
 from support.topology import drops, in_fn, leftovers, mesh_of, poll, running
 
-MESH = """
-[mesh]
-name = "clsact"
-hook = "clsact"
-[[function]]
-name = "a"
-tenant = "t"
-[[function]]
-name = "b"
-tenant = "t"
-[[function]]
-name = "c"
-tenant = "u"
-[[service]]
-name = "web"
-address = ["198.19.0.1", "2001:db8:1::1"]
-port = 80
-target_port = 8080
-functions = ["b"]
-"""
+MESH = mesh_file(
+    "clsact",
+    function("a", "t"),
+    function("b", "t"),
+    function("c", "u"),
+    service("web", 80, "b", target_port=8080),
+    hook="clsact",
+)
 
 
 @pytest.fixture

@@ -19,19 +19,14 @@ from ebpfmesh.observe import logs
 from ebpfmesh.observe.view import opened
 from ebpfmesh.runtime.logs import read
 from ebpfmesh.state.place import exit_file, log_files
+from support.meshes import function, mesh_file
 from support.processes import workers
 from support.topology import in_fn, mesh_of, running, wait_until
 
 Up = Callable[[str], Mesh]
-SLEEPER = """
-[mesh]
-name = "command"
-[[function]]
-name = "sleeper"
-command = ["sleep", "1000"]
-cpu = 0.5
-memory = "64M"
-"""
+SLEEPER = mesh_file(
+    "command", function("sleeper", command=["sleep", "1000"], cpu=0.5, memory="64M")
+)
 ONE = '[mesh]\nname = "command"\n[[function]]\nname = "one"\ncommand = {command}\n'
 
 
@@ -304,9 +299,9 @@ def test_replicas_are_functions_of_their_own(mesh_up: Up) -> None:
         'command = ["sh", "-c", "hostname -I; sleep 1000"]\n'
     )
     assert [f.name for f in mesh.functions] == ["w-0", "w-1", "w-2"]
-    for function in mesh.functions:
-        wait_until(lambda name=function.name: said(name).strip(), what="the command speaks")
-        assert set(said(function.name).split()) == {str(a) for a in function.addresses}
+    for one in mesh.functions:
+        wait_until(lambda name=one.name: said(name).strip(), what="the command speaks")
+        assert set(said(one.name).split()) == {str(a) for a in one.addresses}
     fewer = mesh_of(
         '[mesh]\nname = "command"\n[[function]]\nname = "w"\nreplicas = 2\n'
         'command = ["sh", "-c", "hostname -I; sleep 1000"]\n'

@@ -21,41 +21,18 @@ from ebpfmesh.model import Function, Mesh
 from ebpfmesh.runtime import process
 from ebpfmesh.state.files import RUN
 from ebpfmesh.state.lock import locked
+from support.meshes import function, mesh_file, rule, service
 from support.sockets import connects, listener
 from support.topology import leftovers, mesh_of, poll, running
 
-ONE = """
-[mesh]
-name = "both"
-[[function]]
-name = "a"
-[[function]]
-name = "b"
-[[service]]
-name = "web"
-address = "198.19.0.1"
-port = 80
-functions = ["a"]
-"""
-OTHER = """
-[mesh]
-name = "both"
-[[function]]
-name = "b"
-tenant = "other"
-[[function]]
-name = "c"
-tenant = "other"
-[[service]]
-name = "web"
-address = "198.19.0.1"
-port = 80
-functions = ["c", "b"]
-[[policy]]
-from = "any"
-to = "function:c"
-action = "deny"
-"""
+ONE = mesh_file("both", function("a"), function("b"), service("web", 80, "a", address="198.19.0.1"))
+OTHER = mesh_file(
+    "both",
+    function("b", "other"),
+    function("c", "other"),
+    service("web", 80, "c", "b", address="198.19.0.1"),
+    rule("any", "function:c", action="deny"),
+)
 
 
 def fork(work: Callable[[], object]) -> int:
@@ -136,13 +113,7 @@ def test_four_attaches_at_once(mesh: Mesh) -> None:
     assert apply.plan(mesh) == ()
 
 
-SMALL = """
-[mesh]
-name = "small"
-prefix = ["198.18.9.0/29", "2001:db8:9::/125"]
-[[function]]
-name = "a"
-"""
+SMALL = mesh_file("small", function("a"), prefix=["198.18.9.0/29", "2001:db8:9::/125"])
 
 
 def test_addresses_are_chosen_one_after_the_other() -> None:

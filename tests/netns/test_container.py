@@ -16,26 +16,16 @@ from ebpfmesh.model import Function, Mesh
 from ebpfmesh.observe import health
 from ebpfmesh.runtime import process
 from support import containers
+from support.meshes import function, mesh_file, service
 from support.sockets import carries, connect, connects, is_blocked, listener
 from support.topology import background, in_fn, listening, poll, running
 
-MESH = """
-[mesh]
-name = "container"
-[[function]]
-name = "web"
-tenant = "t"
-address = ["198.18.0.2", "2001:db8::2"]
-[[function]]
-name = "stranger"
-tenant = "u"
-[[service]]
-name = "front"
-address = "198.19.0.1"
-port = 80
-target_port = 8080
-functions = ["web"]
-"""
+MESH = mesh_file(
+    "container",
+    function("web", "t", address=["198.18.0.2", "2001:db8::2"]),
+    function("stranger", "u"),
+    service("front", 80, "web", address="198.19.0.1", target_port=8080),
+)
 BOX = Function.model_validate_json(
     '{"name": "box", "tenant": "t", "address4": "198.18.0.9", "address6": "2001:db8::9"}'
 )

@@ -25,11 +25,12 @@ from ebpfmesh.kernel.cgroup import directory_above
 from ebpfmesh.kernel.pins import Pins
 from ebpfmesh.model import Function, Mesh
 from support.killing import Change, interrupted_at, killed_at, shape, steps_of
+from support.meshes import mesh_file
 from support.processes import command_line, workers
 from support.sockets import carries, connect, connects, is_blocked, listener
 from support.topology import collected, leftovers, mesh_of, poll, wait_until
 
-EMPTY = '[mesh]\nname = "crash"\n'
+EMPTY = mesh_file("crash")
 OLD = (
     EMPTY
     + """

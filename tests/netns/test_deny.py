@@ -29,7 +29,8 @@ from support.builds import early_build, early_tag
 from support.command import data, ebpfmesh
 from support.flowing import traffic
 from support.killing import Change, interrupted_at, killed_at, steps_of
-from support.outside import Outside, beyond, run, uplink
+from support.meshes import uplink
+from support.outside import Outside, beyond, run
 from support.sockets import carries, connection, datagrams
 from support.topology import SLOWER, collected, drops, mesh_of, needs, poll, running
 

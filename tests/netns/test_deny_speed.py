@@ -28,15 +28,14 @@ from ebpfmesh.kernel import bpf, netns, private
 from ebpfmesh.kernel.pins import BPFFS, Pins
 from ebpfmesh.kernel.programs import DENY, Program
 from ebpfmesh.model import Mesh
+from support.meshes import function, mesh_file, uplink
 from support.outside import Outside, beyond
 from support.topology import drops, running
 
 ROUNDS = int(os.environ.get("EBPFMESH_DENY_SPEED", "0"))
 PREFIXES = 100_000 if ROUNDS else 1_000
 FRAMES = 1 << 18 if ROUNDS else 1 << 12
-MESH = (
-    '[mesh]\nname = "speed"\n[[function]]\nname = "a"\n[[uplink]]\nname = "u0"\ninterface = "up0"\n'
-)
+MESH = mesh_file("speed", function("a"), uplink())
 TRAFFIC = (
     "one source that is denied",
     "65 536 that are",

@@ -26,7 +26,8 @@ from ebpfmesh.observe import counters, health, uplinks
 from ebpfmesh.observe.view import opened
 from support.builds import early_build, early_tag
 from support.killing import killed_at, steps_of
-from support.outside import Outside, redirected, run, uplink
+from support.meshes import function, mesh_file, rule, service, uplink
+from support.outside import Outside, redirected, run
 from support.sockets import (
     BLOCKED_SECONDS,
     SECONDS,
@@ -44,55 +45,10 @@ from support.topology import collected, drops, mesh_of, meters, needs_ports, run
 
 ROOT = Path(__file__).parents[2]
 TOOL, EXAMPLES = ROOT / "tests/support/port_tool.py", ROOT / "examples/port"
-BEGIN = '[mesh]\nname = "early"\n[[function]]\nname = "web"\ntenant = "one"\n'
-FAR = """
-[[function]]
-name = "far"
-tenant = "two"
-datapath = "af_xdp"
-command = {command}
-volumes = ["{root}"]
-memory = "256M"
-{more}[[service]]
-name = "echo"
-address = ["198.19.0.7", "2001:db8:1::7"]
-port = 7
-target_port = 7
-protocol = "udp"
-functions = ["far"]
-publish = ["u0:7"]
-[[policy]]
-from = "outside"
-to = "service:echo"
-"""
-WEB = """
-[[service]]
-name = "shop"
-address = "198.19.0.8"
-port = 80
-target_port = 8080
-functions = ["web"]
-publish = ["u0:80"]
-[[policy]]
-from = "outside"
-to = "service:shop"
-"""
-PROGRAM = """
-[[function]]
-name = "bare"
-datapath = "xdp"
-program = "{root}/examples/packet/echo.c"
-[[service]]
-name = "echo"
-address = ["198.19.0.7", "2001:db8:1::7"]
-port = 7
-protocol = "udp"
-functions = ["bare"]
-publish = ["u0:7"]
-[[policy]]
-from = "outside"
-to = "service:echo"
-"""
+BEGIN = mesh_file("early", function("web", "one"))
+WEB = service("shop", 80, "web", address="198.19.0.8", target_port=8080, publish=["u0:80"]) + rule(
+    "outside", "service:shop"
+)
 
 
 @pytest.fixture(scope="module")
@@ -103,11 +59,17 @@ def empty(outside: Outside) -> Iterator[Mesh]:
         yield mesh
 
 
-def far(command: list[str], own: str = "", *, more: str = "", xdp: str = "") -> Mesh:
-    """The mesh with a function that has its packets by XDP, with ``own`` keys."""
+def serving(name: str, one: str, more: str = "", **keys: object) -> Mesh:
+    """The mesh with this function behind service echo at its uplink; ``keys`` are the uplink's."""
+    echo = service("echo", 7, name, number=7, target_port=7, protocol="udp", publish=["u0:7"])
+    return mesh_of(BEGIN + uplink(**keys) + one + echo + rule("outside", "service:echo") + more)
+
+
+def far(command: list[str], frames: int = 4096, *, more: str = "", **keys: object) -> Mesh:
+    """With a function that has its packets by XDP."""
     needs_ports()
-    function = FAR.format(command=command, root=ROOT, more=own)
-    return mesh_of(BEGIN + uplink(more=xdp) + function + more)
+    own = {"command": command, "volumes": [str(ROOT)], "memory": "256M", "frames": frames}
+    return serving("far", function("far", "two", datapath="af_xdp", **own), more, **keys)
 
 
 @pytest.fixture(scope="module")
@@ -314,7 +276,8 @@ def test_programs_of_another_build_take_its_place(
 
 def test_a_function_that_is_a_program_answers(empty: Mesh, outside: Outside) -> None:
     """In by XDP at the uplink, out by XDP at its host side and tc."""
-    mesh = mesh_of(BEGIN + uplink() + PROGRAM.format(root=ROOT))
+    program = f"{ROOT}/examples/packet/echo.c"
+    mesh = serving("bare", function("bare", datapath="xdp", program=program))
     apply.up(mesh)
     assert seen().xdp == CARRY.name
     offload(outside, "off")
@@ -342,7 +305,7 @@ def test_it_is_there_only_while_a_function_needs_it(empty: Mesh, outside: Outsid
 
 def test_what_a_function_takes_too_slowly_is_counted(empty: Mesh, outside: Outside) -> None:
     """None of the frames that XDP sends on is lost without a word."""
-    mesh = far([sys.executable, str(TOOL), "idle"], "frames = 64\n")
+    mesh = far([sys.executable, str(TOOL), "idle"], 64)
     apply.up(mesh)
     offload(outside, "off")
     before = redirected("up0")
@@ -399,17 +362,17 @@ def test_a_program_of_others_is_left(empty: Mesh) -> None:
         assert bpf.link_interface(other) == index
         assert not collected("early")
         with pytest.raises(ForeignProgram) as refused:
-            apply.up(far(["sleep", "60"], xdp='xdp = "native"\n'))
+            apply.up(far(["sleep", "60"], xdp="native"))
         assert refused.value.exit_code == 6
         assert bpf.link_interface(other) == index
     apply.up(empty)
 
 
 def test_asked_for_by_name_it_is_always_there(empty: Mesh) -> None:
-    native = mesh_of(BEGIN + uplink(more='xdp = "native"\n'))
+    native = mesh_of(BEGIN + uplink(xdp="native"))
     apply.up(native)
     assert (seen().xdp, seen().why[:14]) == (DENY.name, 'xdp = "native"')
-    generic = mesh_of(BEGIN + uplink(more='xdp = "generic"\n'))
+    generic = mesh_of(BEGIN + uplink(xdp="generic"))
     apply.up(generic)
     assert seen().xdp == ""
     with pytest.raises(UsageError, match="u0"):

@@ -31,6 +31,7 @@ from ebpfmesh.kernel.programs import CARRY, Program
 from ebpfmesh.model import Mesh
 from ebpfmesh.observe import functions
 from ebpfmesh.observe.view import opened
+from support.meshes import function, mesh_file, rule, service, uplink
 from support.outside import Outside, beyond, mac
 from support.topology import running
 
@@ -39,31 +40,14 @@ FLOWS = (1, 100_000) if ROUNDS else (1, 100)
 FRAMES = 1 << 18 if ROUNDS else 1 << 10
 SOURCE = Path(__file__).parents[1] / "support/early_speed.c"
 PROGRAMS, MAPS = ("speed_redirect", "speed_sink", "speed_drop"), ("receiver", "arrived")
-MESH = """
-[mesh]
-name = "speed"
-[mesh.limits]
-flows = 524288
-[[function]]
-name = "far"
-datapath = "af_xdp"
-command = ["sleep", "1000000"]
-[[uplink]]
-name = "u0"
-interface = "up0"
-[[service]]
-name = "sink"
-address = "198.19.0.1"
-port = "9-12"
-protocol = "udp"
-functions = ["far"]
-publish = ["u0:9-12"]
-[[policy]]
-from = "outside"
-to = "service:sink"
-protocol = "udp"
-port = "9-12"
-"""
+MESH = mesh_file(
+    "speed",
+    function("far", datapath="af_xdp", command=["sleep", "1000000"]),
+    uplink(),
+    service("sink", "9-12", "far", address="198.19.0.1", protocol="udp", publish=["u0:9-12"]),
+    rule("outside", "service:sink", protocol="udp", port="9-12"),
+    limits={"flows": 524288},
+)
 
 
 class Speed:

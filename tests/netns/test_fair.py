@@ -23,6 +23,7 @@ from ebpfmesh.kernel.pins import Pins
 from ebpfmesh.model import Mesh
 from ebpfmesh.observe import rooms
 from ebpfmesh.observe.view import opened
+from support.meshes import rule, service
 from support.mute import MARK, frame, layer4, mute
 from support.packets import Peer, fragments, sent, udp
 from support.serving import answered_by, at, own_many, peer
@@ -30,22 +31,11 @@ from support.sockets import accepted, carries, connection, datagrams, frames, he
 from support.tenants import FUNCTIONS, A, B, remembered, send, shared
 
 OTHERS = {"called": "c", "client": "b", "server": "c"}
-SERVICES = """
-[[service]]
-name = "web"
-address = "198.19.0.1"
-port = 80
-functions = ["server"]
-[[service]]
-name = "names"
-address = "198.19.0.1"
-port = 53
-protocol = "udp"
-functions = ["server"]
-[[policy]]
-from = "tenant:b"
-to = "tenant:c"
-"""
+SERVICES = (
+    service("web", 80, "server", address="198.19.0.1")
+    + service("names", 53, "server", address="198.19.0.1", protocol="udp")
+    + rule("tenant:b", "tenant:c")
+)
 MESH = shared("fair", functions=FUNCTIONS | OTHERS) + SERVICES
 WEB, NAMES = ("198.19.0.1", 80), ("198.19.0.1", 53)
 IDLE = 10

@@ -18,6 +18,7 @@ from ebpfmesh._abi import FlowFlag, Reason
 from ebpfmesh.kernel.maps import Maps
 from ebpfmesh.kernel.pins import Pins
 from ebpfmesh.model import Mesh
+from support.meshes import function, mesh_file, rule
 from support.mute import DESTINATION_PORT, ECHO_ID, SOURCE_PORT, frame, mute, renumbered
 from support.sockets import (
     accepted,
@@ -31,30 +32,15 @@ from support.sockets import (
 from support.topology import drops, running, wait_until
 
 NAME = "flows"
-MESH = """
-[mesh]
-name = "flows"
-timeouts = { handshake = 60, established = 60, closing = 60, udp = 60, icmp = 60 }
-[[function]]
-name = "a"
-tenant = "a"
-address = ["198.18.0.1", "2001:db8::1"]
-[[function]]
-name = "b"
-tenant = "b"
-address = ["198.18.0.2", "2001:db8::2"]
-[[function]]
-name = "c"
-tenant = "c"
-address = ["198.18.0.3", "2001:db8::3"]
-[[function]]
-name = "d"
-tenant = "c"
-address = ["198.18.0.4", "2001:db8::4"]
-[[policy]]
-from = "function:a"
-to = "function:b"
-"""
+MESH = mesh_file(
+    "flows",
+    function("a", "a", address=["198.18.0.1", "2001:db8::1"]),
+    function("b", "b", address=["198.18.0.2", "2001:db8::2"]),
+    function("c", "c", address=["198.18.0.3", "2001:db8::3"]),
+    function("d", "c", address=["198.18.0.4", "2001:db8::4"]),
+    rule("function:a", "function:b"),
+    timeouts=dict.fromkeys(("handshake", "established", "closing", "udp", "icmp"), 60),
+)
 FIRST_PORT, PORT = 20_000, 7000
 YOUNG, OLD = 40, 70
 """Seconds of silence after which a flow lives, and after which its time is over."""

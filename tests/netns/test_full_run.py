@@ -13,41 +13,16 @@ from ebpfmesh.kernel import netns
 from ebpfmesh.model import Function
 from support.filling import filling_from, full_run, small_run
 from support.killing import Change, steps_of
+from support.meshes import function, mesh_file, rule, service
 from support.sockets import connects, is_blocked, listener
 from support.topology import mesh_of
 
-FUNCTIONS = """
-[mesh]
-name = "full"
-limits = {functions = 128, prefixes = 128}
-[[function]]
-name = "a"
-tenant = "one"
-[[function]]
-name = "b"
-tenant = "two"
-"""
-SERVICE = """
-[[service]]
-name = "web"
-address = "198.19.0.1"
-port = "8000-8099"
-functions = ["b"]
-"""
-POLICY = """
-[[policy]]
-from = "function:a"
-to = "service:web"
-protocol = "tcp"
-port = "8000-8099"
-"""
-RULE = """
-[[policy]]
-from = "outside:192.0.2.0/24"
-to = "tenant:two"
-protocol = "tcp"
-port = "1-65534"
-"""
+FUNCTIONS = mesh_file(
+    "full", function("a", "one"), function("b", "two"), limits={"functions": 128, "prefixes": 128}
+)
+SERVICE = service("web", "8000-8099", "b", address="198.19.0.1")
+POLICY = rule("function:a", "service:web", protocol="tcp", port="8000-8099")
+RULE = rule("outside:192.0.2.0/24", "tenant:two", protocol="tcp", port="1-65534")
 MORE = """
 [[function]]
 name = "more-{0}"

@@ -15,24 +15,17 @@ from ebpfmesh.kernel import bpf
 from ebpfmesh.model import Injection, Mesh
 from ebpfmesh.observe import injected, view
 from ebpfmesh.state import chains
+from support.meshes import function, mesh_file, table
 from support.sockets import BLOCKED_SECONDS, SECONDS, datagrams, ready
 from support.topology import drops, running
 from support.translated import barriers
 
-MESH = """
-[mesh]
-name = "guarded"
-[[function]]
-name = "a"
-tenant = "one"
-[[function]]
-name = "b"
-tenant = "one"
-[[tenant]]
-name = "one"
-inject = 4
-ways = ["egress", "ingress"]
-"""
+MESH = mesh_file(
+    "guarded",
+    function("a", "one"),
+    function("b", "one"),
+    table("tenant", name="one", inject=4, ways=["egress", "ingress"]),
+)
 TEXT = """
 #include "mesh_function.h"
 MESH_TARGET(0, "b");

@@ -20,20 +20,16 @@ from ebpfmesh.kernel.pins import Pins
 from ebpfmesh.model import Mesh
 from ebpfmesh.observe import functions, health, rooms
 from ebpfmesh.observe.view import opened
+from support.meshes import function, mesh_file
 from support.sockets import datagrams, frames
 from support.topology import background, in_fn, needs, running, wait_until
 
-MESH = """
-[mesh]
-name = "health"
-limits = {flows = 512, half_open = 256}
-[[function]]
-name = "client"
-address = "198.18.0.1"
-[[function]]
-name = "server"
-address = "198.18.0.2"
-"""
+MESH = mesh_file(
+    "health",
+    function("client", address="198.18.0.1"),
+    function("server", address="198.18.0.2"),
+    limits={"flows": 512, "half_open": 256},
+)
 CLIENT, SERVER = IPv4Address("198.18.0.1"), IPv4Address("198.18.0.2")
 
 

@@ -27,6 +27,7 @@ from ebpfmesh.observe import health
 from ebpfmesh.observe.mesh import read_mesh
 from ebpfmesh.observe.view import opened
 from support import serving
+from support.meshes import rule, table
 from support.outside import Outside, addressed
 from support.serving import (
     ADDRESSES,
@@ -46,20 +47,12 @@ from support.topology import collected, drops, mesh_of, poll
 
 pytestmark = pytest.mark.usefixtures("at_sockets", "restored")
 
-UPLINK = """
-[[uplink]]
-name = "uplink0"
-interface = "up0"
-[[policy]]
-from = "outside"
-to = "service:web"
-[[policy]]
-from = "outside"
-to = "service:names"
-[[policy]]
-from = "outside"
-to = "service:pinned"
-"""
+UPLINK = (
+    table("uplink", name="uplink0", interface="up0")
+    + rule("outside", "service:web")
+    + rule("outside", "service:names")
+    + rule("outside", "service:pinned")
+)
 MESH = serving.MESH.replace('"sock"', '"hosts"\nhost = true') + UPLINK
 for port in (80, 53):
     more = f'publish = ["uplink0:{port + 1000}"]'

@@ -13,18 +13,11 @@ from ebpfmesh.kernel import links, rcu
 from ebpfmesh.model import Mesh
 from ebpfmesh.observe import machine
 from support import topology
+from support.meshes import function, mesh_file, rule
 from support.outside import addressed
 from support.topology import in_fn, mesh_of, running
 
-MESH = """
-[mesh]
-name = "side"
-[[function]]
-name = "a"
-[[policy]]
-from = "outside"
-to = "function:a"
-"""
+MESH = mesh_file("side", function("a"), rule("outside", "function:a"))
 EXPEDITED = MESH.replace('name = "side"', 'name = "side"\nexpedited = true')
 
 

@@ -32,35 +32,18 @@ from scapy.packet import Packet, Raw
 from ebpfmesh._abi import Direction, Reason
 from ebpfmesh.kernel import interface
 from ebpfmesh.model import Mesh
+from support.meshes import function, mesh_file, rule
 from support.sockets import accepted, carries, connect, datagrams, frames, hears, listener
 from support.topology import drops, in_fn, wait_until
 
-MESH = """
-[mesh]
-name = "hostile"
-[[function]]
-name = "thief"
-tenant = "t"
-address = ["198.18.0.1", "2001:db8::1"]
-[[function]]
-name = "victim"
-tenant = "v"
-address = ["198.18.0.2", "2001:db8::2"]
-[[function]]
-name = "friend"
-tenant = "v"
-address = ["198.18.0.3", "2001:db8::3"]
-[[policy]]
-from = "function:thief"
-to = "function:victim"
-protocol = "tcp"
-port = 7000
-[[policy]]
-from = "function:thief"
-to = "function:victim"
-protocol = "udp"
-port = 7000
-"""
+MESH = mesh_file(
+    "hostile",
+    function("thief", "t", address=["198.18.0.1", "2001:db8::1"]),
+    function("victim", "v", address=["198.18.0.2", "2001:db8::2"]),
+    function("friend", "v", address=["198.18.0.3", "2001:db8::3"]),
+    rule("function:thief", "function:victim", protocol="tcp", port=7000),
+    rule("function:thief", "function:victim", protocol="udp", port=7000),
+)
 ME, YOU, FRIEND = ({4: f"198.18.0.{number}", 6: f"2001:db8::{number}"} for number in (1, 2, 3))
 OPEN, CLOSED, OWN_PORT = 7000, 7001, 5000  # the victim's ports as the rule has them; the thief's
 FRIENDS_PORT = 6000

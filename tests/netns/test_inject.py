@@ -23,26 +23,17 @@ from ebpfmesh.kernel.maps import Maps
 from ebpfmesh.model import Injection, Mesh, ranked
 from ebpfmesh.observe import counters, injected, view
 from ebpfmesh.state import chains
+from support.meshes import function, mesh_file, table
 from support.sockets import BLOCKED_SECONDS, SECONDS, datagrams, ready
 from support.topology import drops, mesh_of, running
 
-MESH = """
-[mesh]
-name = "inject"
-[[function]]
-name = "a"
-tenant = "one"
-[[function]]
-name = "b"
-tenant = "one"
-[[function]]
-name = "web"
-tenant = "one"
-replicas = 2
-[[function]]
-name = "c"
-tenant = "two"
-"""
+MESH = mesh_file(
+    "inject",
+    function("a", "one"),
+    function("b", "one"),
+    function("web", "one", replicas=2),
+    function("c", "two"),
+)
 COUNT = """
 #include "mesh_function.h"
 MESH_PARAMETER(u32, port, 0, "whose packets are dropped");
@@ -73,13 +64,7 @@ MESH_FUNCTION(p)
 }
 """
 
-INJECT = """
-[[inject]]
-name = "count"
-file = "count.c"
-at = "a/egress"
-parameters = { port = 9 }
-"""
+INJECT = table("inject", name="count", file="count.c", at="a/egress", parameters={"port": 9})
 LATE = IPv4Address("198.18.0.99")
 MAPS = ("mesh_chain", "mesh_target", "mesh_refused", "mesh_breaker", "mesh_cost")
 
@@ -391,13 +376,7 @@ NOTHING = """
 #include "mesh_function.h"
 MESH_FUNCTION(p) { return mesh_next(); }
 """
-RIGHTS = """
-[[tenant]]
-name = "one"
-inject = 1
-ways = ["egress"]
-instructions = 60
-"""
+RIGHTS = table("tenant", name="one", inject=1, ways=["egress"], instructions=60)
 
 
 @pytest.mark.parametrize(

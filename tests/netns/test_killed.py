@@ -22,9 +22,11 @@ from ebpfmesh.observe import functions
 from ebpfmesh.observe.view import left, opened
 from ebpfmesh.operation import KINDS, Operation
 from ebpfmesh.state.files import RUN
+from support import meshes
 from support.agreeing import disagreements, is_well
 from support.killing import killed_at, steps_of
-from support.outside import beyond, uplink
+from support.meshes import uplink
+from support.outside import beyond
 from support.processes import SANDBOXED, command_line
 from support.sockets import accepted, carries, connect, listener
 from support.topology import collected, leftovers, mesh_of, poll
@@ -223,12 +225,11 @@ MINE, D_0 = C.format(tenant="one"), service("web", 1, "d-0")
 YOURS = C.format(tenant="two").replace("cpu = 0.5", 'cpu = 1\nmemory = "64M"\nrate = "1G"')
 D_1 = service("mail", 2, "d")
 W, W_S = ROLLED.format(seconds=1000, more=""), service("web", 1, "w")
-POOL = '[[pool]]\nname = "shared"\ntenant = "two"\nslots = 64\nfunctions = ["w"]\n'
+POOL = meshes.table("pool", name="shared", tenant="two", slots=64, functions=["w"])
 W_AS_NOW = ROLLED.format(seconds=2000, more='env = {A = "b"}\ncpu = 0.5\nuser = "bin"')
 OUTSIDE = RULE.format(to="outside:192.0.2.0/24", action="deny")
-RIGHTS = (
-    '[[tenant]]\nname = "one"\nrate = "1G"\ninject = 2\nflows = {guarantee = 99, maximum = 100}\n'
-    'log = "1M"\n'
+RIGHTS = meshes.table(
+    "tenant", name="one", rate="1G", inject=2, flows={"guarantee": 99, "maximum": 100}, log="1M"
 )
 P, P_TOO = (FRAMES.format(verdict=verdict) for verdict in ("XDP_PASS", "XDP_DROP"))
 U_0, U_1, U_2 = map(uplink, range(3))

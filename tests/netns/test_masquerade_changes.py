@@ -29,18 +29,17 @@ OUTSIDE = unforwarding
 def test_what_does_not_change_a_flow_leaves_it(outside: Outside) -> None:
     """Nor does it lose its port when it is judged again, from either side."""
     near = outside.near[0]
-    settings = "count_flows = true"
     rule = '[[policy]]\nfrom = "function:{}"\nto = "outside:198.19.202.0/24"\naction = "deny"\n'
     with (
-        running(text(settings=settings)) as mesh,
+        running(text(count_flows=True)) as mesh,
         connection(mesh, "web", outside.home, near, 7003) as (here, there),
     ):
         peer = there.getpeername()
         for number, ends in enumerate(((here, there), (there, here))):
-            apply.up(mesh_of(text(settings=settings) + rule.format(("web", "other")[number])))
+            apply.up(mesh_of(text(count_flows=True) + rule.format(("web", "other")[number])))
             assert carries(*ends)
             assert moved_whole(ends[0], ends[1], 1 << 20)
-        more = text(ports="50000-65535", settings=settings)
+        more = text(ports="50000-65535", count_flows=True)
         (step,) = [one for one in apply.up(mesh_of(more)) if one.kind == "change-uplink"]
         assert step.describe() == f"~ uplink u0  masquerade_ports {PORTS} → 50000-65535"
         assert carries(here, there)
@@ -117,7 +116,7 @@ def test_without_it_the_hosts_stack_has_the_flow(outside: Outside) -> None:
     sysctl("net.ipv4.ip_forward=1")
     try:
         with (
-            running(text(on="false")) as mesh,
+            running(text(on=False)) as mesh,
             connection(mesh, "web", outside.home, near, 7006) as (here, there),
         ):
             own = str(mesh.function("web").address4)
@@ -128,7 +127,7 @@ def test_without_it_the_hosts_stack_has_the_flow(outside: Outside) -> None:
             assert carries(there, here)
             with connection(mesh, "web", outside.home, near, 7007) as (_, new):
                 assert is_translated(new.getpeername())
-            apply.up(mesh_of(text(on="false")))
+            apply.up(mesh_of(text(on=False)))
             assert carries(here, there)
             with connection(mesh, "web", outside.home, near, 7008) as (_, new):
                 assert new.getpeername()[0] == own

@@ -21,23 +21,18 @@ from scapy.packet import Packet
 
 from ebpfmesh.kernel import interface, netns
 from ebpfmesh.model import Mesh
+from support.meshes import function, mesh_file, table
 from support.mute import mute
 from support.outside import batch, delete, forward, namespaces, sysctl
 from support.packets import Peer, built, error, ping, pong, tcp, udp
 from support.sockets import SECONDS, frames, home
 from support.topology import mesh_of, running
 
-MESH = """
-[mesh]
-name = "equal"
-[[function]]
-name = "own"
-address = ["198.18.7.1", "2001:db8::7:1"]
-[[uplink]]
-name = "u0"
-interface = "equal0"
-masquerade = true
-"""
+MESH = mesh_file(
+    "equal",
+    function("own", address=["198.18.7.1", "2001:db8::7:1"]),
+    table("uplink", name="u0", interface="equal0", masquerade=True),
+)
 OWN = Peer("own", "198.18.7.1", "")
 HOST, PEER, ROUTER = (Peer(f".{n}", f"198.19.210.{n}", "") for n in (1, 2, 3))
 MACS = [f"02:00:00:00:02:{number:02x}" for number in range(4)]

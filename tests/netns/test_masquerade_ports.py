@@ -68,9 +68,8 @@ def test_many_at_once_have_a_port_each(outside: Outside) -> None:
 @pytest.fixture(scope="module")
 def few(outside: Outside) -> Iterator[Mesh]:
     """Two ports, and room for few flows."""
-    assert outside.home
-    settings = "timeouts = {udp = 300}\nlimits = {flows = 512}"
-    with running(text(ports=FEW, settings=settings)) as mesh:
+    assert outside.interface == "mesh-out"
+    with running(text(ports=FEW, timeouts={"udp": 300}, limits={"flows": 512})) as mesh:
         yield mesh
 
 

@@ -29,28 +29,17 @@ from ebpfmesh.state.place import problem
 from ebpfmesh.state.record import Record
 from support.agreeing import disagreements
 from support.command import ebpfmesh
+from support.meshes import function, mesh_file, rule, service
 from support.sockets import accepted, carries, connect, listener
 from support.topology import collected, mesh_of, needs, poll, unavailable
 
-MESH = """
-[mesh]
-name = "meddled"
-[[function]]
-name = "a"
-tenant = "one"
-[[function]]
-name = "b"
-tenant = "two"
-[[service]]
-name = "web"
-address = "198.19.0.1"
-port = 80
-target_port = 8080
-functions = ["b"]
-[[policy]]
-from = "function:a"
-to = "service:web"
-"""
+MESH = mesh_file(
+    "meddled",
+    function("a", "one"),
+    function("b", "two"),
+    service("web", 80, "b", address="198.19.0.1", target_port=8080),
+    rule("function:a", "service:web"),
+)
 C = '[[function]]\nname = "c"\ntenant = "two"\n'
 WITH_C = MESH.replace('["b"]', '["b", "c"]') + C
 PASSES_ON = encode([Instruction(0xB7, imm=-1), Instruction(EXIT)])  # r0 = TCX_NEXT

@@ -22,17 +22,11 @@ from ebpfmesh.observe import injected, view
 from support.agreeing import disagreements, is_well
 from support.command import ebpfmesh
 from support.killing import interrupted_at, killed_at, steps_of
+from support.meshes import function, mesh_file
 from support.sockets import datagrams
 from support.topology import collected, poll, running
 
-MESH = """
-[mesh]
-name = "migrate"
-[[function]]
-name = "a"
-[[function]]
-name = "b"
-"""
+MESH = mesh_file("migrate", function("a"), function("b"))
 FIRST = """
 #include "mesh_function.h"
 struct port_v1 { u32 packets; };

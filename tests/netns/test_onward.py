@@ -19,43 +19,20 @@ from ebpfmesh.kernel.programs import CARRY
 from ebpfmesh.model import Mesh
 from ebpfmesh.observe import uplinks
 from ebpfmesh.observe.view import opened
+from support.meshes import mesh_file, rule, service, table, uplink
 from support.outside import Outside, beyond, forward, redirected, run
 from support.sockets import accepted, connect, datagrams, listener, moved_whole
 from support.topology import collected, meters, poll, running
 
-MESH = """
-[mesh]
-name = "onward"
-[[uplink]]
-name = "u0"
-interface = "up0"
-xdp = "native"
-[[uplink]]
-name = "u1"
-interface = "up1"
-xdp = "native"
-[[remote]]
-name = "far"
-address = ["198.19.211.2", "2001:db8:d1::2"]
-uplink = "u1"
-[[service]]
-name = "echo"
-address = ["198.19.0.7", "2001:db8:1::7"]
-port = 7
-target_port = 7000
-protocol = "udp"
-functions = ["far"]
-publish = ["u0:7"]
-[[service]]
-name = "web"
-address = ["198.19.0.8", "2001:db8:1::8"]
-port = 80
-functions = ["far"]
-publish = ["u0:80"]
-[[policy]]
-from = "outside"
-to = "tenant:default"
-"""
+MESH = mesh_file(
+    "onward",
+    uplink(xdp="native"),
+    uplink(1, xdp="native"),
+    table("remote", name="far", address=["198.19.211.2", "2001:db8:d1::2"], uplink="u1"),
+    service("echo", 7, "far", number=7, target_port=7000, protocol="udp", publish=["u0:7"]),
+    service("web", 80, "far", number=8, publish=["u0:80"]),
+    rule("outside", "tenant:default"),
+)
 FAMILIES = pytest.mark.parametrize("family", [0, 1], ids=["ipv4", "ipv6"])
 Ends = tuple[Outside, Outside]
 

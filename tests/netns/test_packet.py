@@ -27,6 +27,7 @@ from ebpfmesh.model import Mesh
 from ebpfmesh.observe import counters, functions, health, objects
 from ebpfmesh.observe.view import opened
 from support.frames import ECHO, PACKET_VNET_HDR, SOL_PACKET, segments_of_tcp
+from support.meshes import function, mesh_file, rule, service
 from support.sockets import (
     BLOCKED_SECONDS,
     carries,
@@ -39,43 +40,18 @@ from support.sockets import (
 )
 from support.topology import Meter, drops, mesh_of, meters, wait_until
 
-MESH = """
-[mesh]
-name = "packet"
-[[function]]
-name = "client"
-tenant = "one"
-[[function]]
-name = "stranger"
-tenant = "three"
-[[function]]
-name = "far"
-tenant = "two"
-datapath = "xdp"
-[[function]]
-name = "near"
-tenant = "two"
-datapath = "xdp"
-[[service]]
-name = "echo"
-address = ["198.19.0.7", "2001:db8:1::7"]
-port = 7
-target_port = 9
-protocol = "udp"
-functions = ["far"]
-[[policy]]
-from = "function:client"
-to = "service:echo"
-[[policy]]
-from = "function:client"
-to = "tenant:two"
-[[policy]]
-from = "function:near"
-to = "service:echo"
-[[policy]]
-from = "function:near"
-to = "function:client"
-"""
+MESH = mesh_file(
+    "packet",
+    function("client", "one"),
+    function("stranger", "three"),
+    function("far", "two", datapath="xdp"),
+    function("near", "two", datapath="xdp"),
+    service("echo", 7, "far", number=7, target_port=9, protocol="udp"),
+    rule("function:client", "service:echo"),
+    rule("function:client", "tenant:two"),
+    rule("function:near", "service:echo"),
+    rule("function:near", "function:client"),
+)
 SERVICE = "198.19.0.7", "2001:db8:1::7"
 
 

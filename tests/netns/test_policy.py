@@ -15,6 +15,7 @@ from ebpfmesh import apply
 from ebpfmesh._abi import Direction, Reason
 from ebpfmesh.kernel import interface, netns, rtnl
 from ebpfmesh.model import Mesh, Policy
+from support import meshes
 from support.sockets import (
     BLOCKED_SECONDS,
     SECONDS,
@@ -40,25 +41,14 @@ from support.topology import (
 
 pytestmark = pytest.mark.usefixtures("restored")
 
-MESH = """
-[mesh]
-name = "policy"
-[[function]]
-name = "a1"
-tenant = "a"
-[[function]]
-name = "a2"
-tenant = "a"
-[[function]]
-name = "b1"
-tenant = "b"
-[[function]]
-name = "c1"
-tenant = "c"
-[[function]]
-name = "c2"
-tenant = "c"
-"""
+MESH = meshes.mesh_file(
+    "policy",
+    meshes.function("a1", "a"),
+    meshes.function("a2", "a"),
+    meshes.function("b1", "b"),
+    meshes.function("c1", "c"),
+    meshes.function("c2", "c"),
+)
 HOST4, HOST6 = "198.18.255.1", "2001:db8::ffff"
 
 

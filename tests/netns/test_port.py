@@ -28,6 +28,7 @@ from ebpfmesh.runtime.logs import read
 from support.builds import in_c
 from support.command import COMMAND
 from support.frames import PACKET_VNET_HDR, SOL_PACKET, segments_of_tcp
+from support.meshes import function, mesh_file, rule, service
 from support.outside import Outside, addressed, beyond
 from support.processes import workers
 from support.sockets import BLOCKED_SECONDS, SECONDS, made, ready, send_segments
@@ -39,47 +40,7 @@ HEADER = ROOT / "ebpfmesh/port/include"
 Up = Callable[..., Mesh]
 Example = Callable[[str], tuple[str, ...]]
 PORT = 7
-MESH = """
-[mesh]
-name = "port"
-[[function]]
-name = "client"
-tenant = "one"
-[[function]]
-name = "stranger"
-tenant = "three"
-[[function]]
-name = "far"
-tenant = "two"
-datapath = "af_xdp"
-command = {command}
-volumes = {volumes}
-frames = {frames}
-queues = {queues}
-memory = "256M"
-[[service]]
-name = "echo"
-address = ["198.19.0.7", "2001:db8:1::7"]
-port = 7
-target_port = 7
-protocol = "udp"
-functions = ["far"]
-[[policy]]
-from = "function:client"
-to = "service:echo"
-[[policy]]
-from = "function:client"
-to = "function:far"
-[[policy]]
-from = "outside"
-to = "function:far"
-"""
-
-ONWARD = """
-[[policy]]
-from = "function:far"
-to = "function:client"
-"""
+ONWARD = rule("function:far", "function:client")
 INJECTED = """
 [[inject]]
 name = "short"
@@ -93,22 +54,24 @@ MESH_FUNCTION(p)
 }
 '''
 """
-NEAR = """
-[[function]]
-name = "near"
-tenant = "one"
-address = "198.18.7.7"
-datapath = "af_xdp"
-command = {command}
-volumes = {volumes}
-[[policy]]
-from = "function:near"
-to = "service:echo"
-[[policy]]
-from = "function:near"
-to = "outside:198.51.100.0/24"
-action = "reject"
-"""
+OF_NEAR = rule("function:near", "service:echo")
+OF_NEAR += rule("function:near", "outside:198.51.100.0/24", action="reject")
+
+
+def whole(*command: object, more: str = "", **keys: object) -> str:
+    """The mesh, far running this; ``keys`` are of far."""
+    own = {"command": list(map(str, command)), "volumes": [str(ROOT)], "memory": "256M"}
+    rules = rule("function:client", "service:echo"), rule("function:client", "function:far")
+    return mesh_file(
+        "port",
+        function("client", "one"),
+        function("stranger", "three"),
+        function("far", "two", datapath="af_xdp", **(own | keys)),
+        service("echo", 7, "far", number=7, target_port=7, protocol="udp"),
+        *rules,
+        rule("outside", "function:far"),
+        more,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -121,10 +84,8 @@ def empty() -> Iterator[Mesh]:
 
 @pytest.fixture
 def mesh_up(empty: Mesh) -> Iterator[Up]:
-    def up(*command: object, frames: int = 4096, queues: int = 1, more: str = "") -> Mesh:
-        words, volumes = [str(word) for word in command], [str(ROOT)]
-        text = MESH.format(command=words, volumes=volumes, frames=frames, queues=queues)
-        wanted = mesh_of(text + more)
+    def up(*command: object, more: str = "", **keys: object) -> Mesh:
+        wanted = mesh_of(whole(*command, more=more, **keys))
         apply.up(wanted)
         return wanted
 
@@ -210,8 +171,8 @@ def echoed(one: socket.socket, numbers: range, window: int = 64) -> list[int]:
 def test_no_packet_through_a_service_is_lost_or_doubled(mesh_up: Up, example: Example) -> None:
     mesh = mesh_up(*example("echo"), frames=512)
     count = 20 * 1024  # forty times as many as there are frames
-    for service in ("198.19.0.7", "2001:db8:1::7"):
-        with client(mesh, service) as one:
+    for front in ("198.19.0.7", "2001:db8:1::7"):
+        with client(mesh, front) as one:
             assert sorted(echoed(one, range(count))) == list(range(count))
             assert not ready([one], 0)
     sent = meters(mesh)["client", "two"]
@@ -450,8 +411,9 @@ def test_wrong_use_is_told_and_harms_nothing(mesh_up: Up) -> None:
 
 def test_two_of_them_and_what_is_rejected(mesh_up: Up) -> None:
     """From one to another; and an answer of the mesh comes by the port as well."""
-    more = NEAR.format(command=list(tool("ask")), volumes=[str(ROOT)])
-    mesh_up(sys.executable, EXAMPLES / "echo.py", more=more)
+    own = {"address": "198.18.7.7", "command": tool("ask"), "volumes": [str(ROOT)]}
+    near = function("near", "one", datapath="af_xdp", **own)
+    mesh_up(sys.executable, EXAMPLES / "echo.py", more=near + OF_NEAR)
     wait_until(lambda: len(said("near")) == 2, what="both were answered", seconds=20)
     assert said("near") == [{"protocol": 17, "port": PORT}, {"protocol": 1, "port": 0}]
 
@@ -508,8 +470,7 @@ def test_a_kernel_without_it_is_told_before_anything_changes(
 ) -> None:
     """Each command says so with exit code 5."""
     file = tmp_path / "mesh.toml"
-    words = [str(TOOL), "idle"]
-    file.write_text(MESH.format(command=[sys.executable, *words], volumes=[], frames=64, queues=1))
+    file.write_text(whole(*tool("idle"), volumes=[], frames=64))
     attach = "attach", "far", "--pid", str(os.getpid()), "--datapath", "af_xdp", "--mesh", "port"
     for command in (("plan", str(file)), ("up", str(file)), attach):
         done = subprocess.run(

@@ -25,19 +25,13 @@ from ebpfmesh.model import Mesh
 from support import containers
 from support.builds import in_c
 from support.command import COMMAND, complaint
+from support.meshes import function, mesh_file
 from support.sockets import made, ready
 from support.topology import mesh_of, needs_ports, running, wait_until
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES, TOOL = ROOT / "examples/port", ROOT / "tests/support/port_tool.py"
-MESH = """
-[mesh]
-name = "attached"
-[[function]]
-name = "client"
-[[function]]
-name = "stranger"
-"""
+MESH = mesh_file("attached", function("client"), function("stranger"))
 
 
 @pytest.fixture(scope="module")

@@ -31,6 +31,7 @@ from ebpfmesh.model import Mesh
 from ebpfmesh.observe import functions
 from ebpfmesh.observe.view import opened
 from support.builds import in_c
+from support.meshes import function, mesh_file, table
 from support.outside import Outside, beyond, mac
 from support.topology import needs_ports, running, wait_until
 
@@ -43,16 +44,7 @@ SINKS = {
     "c": ("af_xdp", [str(PLACE / "port_sink")]),
     "python": ("af_xdp", [sys.executable, str(SUPPORT / "port_sink.py")]),
 }
-BEGIN = """
-[mesh]
-name = "speed"
-[[function]]
-name = "client"
-tenant = "one"
-[[uplink]]
-name = "up"
-interface = "up0"
-"""
+BEGIN = mesh_file("speed", function("client", "one"), table("uplink", name="up", interface="up0"))
 SINK = """
 [[function]]
 name = "{name}"

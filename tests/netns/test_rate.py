@@ -21,18 +21,12 @@ from ebpfmesh.kernel import netns, queue, rates, rtnl
 from ebpfmesh.model import Mesh, Scope
 from ebpfmesh.observe import health
 from support.agreeing import disagreements
+from support.meshes import function, mesh_file
 from support.outside import beyond
 from support.sockets import accepted, carries, connect, connection, home, listener, made
 from support.topology import drops, in_fn, mesh_of, meters, wait_until
 
-MESH = """
-[mesh]
-name = "rates"
-[[function]]
-name = "a"
-[[function]]
-name = "b"
-"""
+MESH = mesh_file("rates", function("a"), function("b"))
 SO_RCVBUFFORCE = 33  # linux/asm-generic/socket.h
 PORT = 7000
 UPLINK = f"""

@@ -13,6 +13,7 @@ import pytest
 from ebpfmesh import apply
 from ebpfmesh._abi import Direction, Reason
 from ebpfmesh.model import Address, Identity, Mesh, Policy
+from support.meshes import function, mesh_file, rule, service
 from support.outside import Outside, beyond_router
 from support.serving import own as made_inside
 from support.sockets import (
@@ -30,43 +31,16 @@ from support.topology import drops, in_fn, needs, poll
 
 pytestmark = pytest.mark.usefixtures("restored")
 
-MESH = """
-[mesh]
-name = "reject"
-[[function]]
-name = "client"
-tenant = "left"
-[[function]]
-name = "server"
-tenant = "right"
-[[service]]
-name = "shop"
-address = ["198.19.0.1", "2001:db8:1::1"]
-port = 80
-functions = ["server"]
-[[service]]
-name = "empty"
-address = ["198.19.0.2", "2001:db8:1::2"]
-port = 80
-functions = ["server"]
-weights = {server = 0}
-[[policy]]
-from = "any"
-to = "function:server"
-action = "reject"
-priority = 200
-[[policy]]
-from = "any"
-to = "function:server"
-protocol = "tcp"
-port = 81
-action = "deny"
-[[policy]]
-from = "any"
-to = "function:server"
-protocol = "tcp"
-port = 82
-"""
+MESH = mesh_file(
+    "reject",
+    function("client", "left"),
+    function("server", "right"),
+    service("shop", 80, "server"),
+    service("empty", 80, "server", number=2, weights={"server": 0}),
+    rule("any", "function:server", action="reject", priority=200),
+    rule("any", "function:server", protocol="tcp", port=81, action="deny"),
+    rule("any", "function:server", protocol="tcp", port=82),
+)
 OUTSIDE = beyond_router
 PROHIBITED = {4: errno.EHOSTUNREACH, 6: errno.EACCES}
 """What a socket is told of ICMP (linux/net/ipv4/icmp.c, icmp_err_convert) and of ICMPv6."""
@@ -208,8 +182,8 @@ def test_what_the_stacks_got_was_sound(mesh: Mesh, version: int) -> None:
     ):
         here.sendall(b"still")
         assert there.recv(5) == b"still"
-    for function in ("client", None):
-        text = in_fn(mesh, function, ["cat", "/proc/net/snmp", "/proc/net/snmp6"]).stdout
+    for name in ("client", None):
+        text = in_fn(mesh, name, ["cat", "/proc/net/snmp", "/proc/net/snmp6"]).stdout
         rows = [line.split() for line in text.splitlines() if line.startswith("Tcp:")]
         tcp = dict(zip(*rows, strict=True))
         assert tcp["InErrs"] == tcp["InCsumErrors"] == "0"

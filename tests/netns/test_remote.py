@@ -25,6 +25,7 @@ from ebpfmesh.model import Address, Mesh
 from ebpfmesh.observe import dryrun, flows, health, remotes
 from ebpfmesh.observe.mesh import read_services
 from ebpfmesh.observe.view import opened
+from support.meshes import function, mesh_file, rule, service, table
 from support.outside import Outside, addressed, batch, beyond, delete, forward, namespaces
 from support.sockets import (
     BLOCKED_SECONDS,
@@ -42,61 +43,32 @@ from support.sockets import (
 )
 from support.topology import collected, drops, mesh_of, poll, running
 
-MESH = """
-[mesh]
-name = "afar"
-[[function]]
-name = "fn"
-tenant = "a"
-[[uplink]]
-name = "uplink0"
-interface = "up0"
-[[uplink]]
-name = "uplink8"
-interface = "up8"
-[[remote]]
-name = "one"
-address = ["198.19.208.2", "2001:db8:d8::2"]
-uplink = "uplink8"
-tenant = "a"
-[[remote]]
-name = "two"
-address = ["198.19.208.3", "2001:db8:d8::3"]
-uplink = "uplink8"
-tenant = "a"
-[[service]]
-name = "web"
-address = ["198.19.0.1", "2001:db8:1::1"]
-port = 80
-target_port = 8080
-functions = ["one", "two"]
-publish = ["uplink0:80", "uplink8:80"]
-[[service]]
-name = "talk"
-address = ["198.19.0.2", "2001:db8:1::2"]
-port = 5000
-protocol = "udp"
-functions = ["one"]
-publish = ["uplink0:53", "uplink8:53"]
-[[policy]]
-from = "outside"
-to = "service:web"
-protocol = "tcp"
-port = 80
-[[policy]]
-from = "outside:198.19.210.128/25"
-to = "function:one"
-action = "deny"
-priority = 10
-[[policy]]
-from = "outside:198.19.210.128/25"
-to = "function:two"
-action = "deny"
-priority = 10
-[[policy]]
-from = "outside"
-to = "service:talk"
-"""
+MESH = mesh_file(
+    "afar",
+    function("fn", "a"),
+    table("uplink", name="uplink0", interface="up0"),
+    table("uplink", name="uplink8", interface="up8"),
+    table(
+        "remote",
+        name="one",
+        address=["198.19.208.2", "2001:db8:d8::2"],
+        uplink="uplink8",
+        tenant="a",
+    ),
+    table(
+        "remote",
+        name="two",
+        address=["198.19.208.3", "2001:db8:d8::3"],
+        uplink="uplink8",
+        tenant="a",
+    ),
+    service("web", 80, "one", "two", target_port=8080, publish=["uplink0:80", "uplink8:80"]),
+    service("talk", 5000, "one", number=2, protocol="udp", publish=["uplink0:53", "uplink8:53"]),
+    rule("outside", "service:web", protocol="tcp", port=80),
+    rule("outside:198.19.210.128/25", "function:one", action="deny", priority=10),
+    rule("outside:198.19.210.128/25", "function:two", action="deny", priority=10),
+    rule("outside", "service:talk"),
+)
 FAMILIES = pytest.mark.parametrize("family", [0, 1], ids=["ipv4", "ipv6"])
 HOST = (ip_address("198.19.208.1"), ip_address("2001:db8:d8::1"))
 STRANGER = (ip_address("198.19.208.4"), ip_address("2001:db8:d8::4"))

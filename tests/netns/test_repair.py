@@ -12,31 +12,18 @@ from ebpfmesh.kernel.maps import Maps
 from ebpfmesh.kernel.pins import Pins
 from ebpfmesh.model import Mesh
 from ebpfmesh.state.files import RUN
+from support.meshes import function, mesh_file, rule, service
 from support.sockets import connects, is_blocked, listener
 from support.topology import collected, in_fn, mesh_of, running
 
-MESH = """
-[mesh]
-name = "repair"
-[[function]]
-name = "a"
-tenant = "one"
-[[function]]
-name = "b"
-tenant = "two"
-[[service]]
-name = "web"
-address = ["198.19.0.1", "2001:db8:1::1"]
-port = 80
-target_port = 8080
-functions = ["b"]
-[[policy]]
-from = "function:a"
-to = "service:web"
-[[policy]]
-from = "outside:192.0.2.0/24"
-to = "function:b"
-"""
+MESH = mesh_file(
+    "repair",
+    function("a", "one"),
+    function("b", "two"),
+    service("web", 80, "b", target_port=8080),
+    rule("function:a", "service:web"),
+    rule("outside:192.0.2.0/24", "function:b"),
+)
 
 
 def empty(name: str) -> Callable[[], None]:

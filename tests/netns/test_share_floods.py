@@ -35,6 +35,7 @@ from ebpfmesh.observe.view import opened
 from ebpfmesh.runtime import process
 from ebpfmesh.runtime.logs import read
 from ebpfmesh.state.place import log_files
+from support.meshes import function
 from support.mute import SOURCE_PORT, frame, layer4, mute, renumbered
 from support.serving import own_many
 from support.sockets import accepted, carries, frames, listener
@@ -55,17 +56,9 @@ fragments = {{guarantee = {SHARE}}}
 events = {{maximum = "{SHARE * 104 >> 10}K"}}
 log = "128K"
 """
-TALKERS = """
-[[function]]
-name = "talker"
-tenant = "a"
-cpu = 0.5
-command = ["yes", "no"]
-[[function]]
-name = "quiet"
-tenant = "b"
-command = ["sh", "-c", "echo kept; exec sleep 1000"]
-"""
+TALKERS = function("talker", "a", cpu=0.5, command=["yes", "no"]) + function(
+    "quiet", "b", command=["sh", "-c", "echo kept; exec sleep 1000"]
+)
 Pairs = list[tuple[socket.socket, socket.socket]]
 Work = Callable[[], None]
 

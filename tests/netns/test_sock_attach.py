@@ -12,13 +12,14 @@ from ebpfmesh.kernel import programs, sockets
 from ebpfmesh.kernel.cgroup import directory_above
 from ebpfmesh.kernel.pins import Pins
 from ebpfmesh.model import Mesh
+from support.meshes import mesh_file, service
 from support.serving import MESH, accepted, at, flows, listeners, own, peer
 from support.sockets import listener
 from support.topology import mesh_of, running
 
 ALL = sorted(program.name for program in programs.AT_SOCKETS)
-NAMED = '[mesh]\nname = "cgroup"\n'
-SERVICE = '[[service]]\nname = "s"\naddress = "198.19.0.1"\nport = 80\nfunctions = ["a"]\n'
+NAMED = mesh_file("cgroup")
+SERVICE = service("s", 80, "a", address="198.19.0.1")
 
 
 def linked(name: str) -> list[str]:

@@ -26,25 +26,16 @@ from scapy.packet import Packet, Raw
 from ebpfmesh._abi import Direction, Reason
 from ebpfmesh.kernel import interface, netns
 from ebpfmesh.model import Mesh
+from support.meshes import function, mesh_file
 from support.sockets import carries, connection, datagrams, frames, hears
 from support.topology import drops, in_fn, running, wait_until
 
-MESH = """
-[mesh]
-name = "spoof"
-[[function]]
-name = "thief"
-tenant = "t"
-address = ["198.18.0.1", "2001:db8::1"]
-[[function]]
-name = "victim"
-tenant = "t"
-address = ["198.18.0.2", "2001:db8::2"]
-[[function]]
-name = "friend"
-tenant = "t"
-address = ["198.18.0.3", "2001:db8::3"]
-"""
+MESH = mesh_file(
+    "spoof",
+    function("thief", "t", address=["198.18.0.1", "2001:db8::1"]),
+    function("victim", "t", address=["198.18.0.2", "2001:db8::2"]),
+    function("friend", "t", address=["198.18.0.3", "2001:db8::3"]),
+)
 MARK = b"forged by the thief"
 GATEWAY = interface.GATEWAY_MAC
 OWN, FRIEND = (interface.mac_of("spoof", name) for name in ("thief", "friend"))

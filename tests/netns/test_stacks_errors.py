@@ -18,6 +18,7 @@ import pytest
 from ebpfmesh._abi import Reason
 from ebpfmesh.kernel.interface import GATEWAY4, GATEWAY6
 from ebpfmesh.model import Address, Mesh
+from support.meshes import function, mesh_file, service
 from support.outside import MTU, Outside, beyond_router
 from support.sockets import (
     BLOCKED_SECONDS,
@@ -30,27 +31,13 @@ from support.sockets import (
 )
 from support.topology import drops, in_fn, needs, poll, running, wait_until
 
-MESH = """
-[mesh]
-name = "errors"
-[[function]]
-name = "client"
-[[function]]
-name = "server"
-[[service]]
-name = "echo"
-address = ["198.19.0.1", "2001:db8:1::1"]
-port = 7
-target_port = 7000
-protocol = "udp"
-functions = ["server"]
-[[service]]
-name = "web"
-address = ["198.19.0.1", "2001:db8:1::1"]
-port = 80
-target_port = 7000
-functions = ["server"]
-"""
+MESH = mesh_file(
+    "errors",
+    function("client"),
+    function("server"),
+    service("echo", 7, "server", target_port=7000, protocol="udp"),
+    service("web", 80, "server", target_port=7000),
+)
 # Of linux/in.h and linux/in6.h; Python has no names for them.
 IP_MTU_DISCOVER, IP_RECVERR, IP_MTU, PMTUDISC_DO = 10, 11, 14, 2
 IPV6_MTU_DISCOVER, IPV6_MTU, IPV6_RECVERR = 23, 24, 25

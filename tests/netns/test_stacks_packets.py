@@ -13,42 +13,19 @@ import pytest
 
 from ebpfmesh._abi import Direction, Reason
 from ebpfmesh.model import Address, Mesh
+from support.meshes import function, mesh_file, service
 from support.sockets import accepted, carries, connect, datagrams, frames, listener, moved_whole
 from support.topology import drops, in_fn, needs, running, wait_until
 
-MESH = """
-[mesh]
-name = "packets"
-[[function]]
-name = "client"
-tenant = "t"
-[[function]]
-name = "server"
-tenant = "t"
-[[function]]
-name = "stranger"
-tenant = "u"
-[[service]]
-name = "echo"
-address = ["198.19.0.1", "2001:db8:1::1"]
-port = 7
-target_port = 7000
-protocol = "udp"
-functions = ["server"]
-[[service]]
-name = "own"
-address = ["198.19.0.2", "2001:db8:1::2"]
-port = 80
-target_port = 7100
-functions = ["client"]
-[[service]]
-name = "own-udp"
-address = ["198.19.0.2", "2001:db8:1::2"]
-port = 80
-target_port = 7100
-protocol = "udp"
-functions = ["client"]
-"""
+MESH = mesh_file(
+    "packets",
+    function("client", "t"),
+    function("server", "t"),
+    function("stranger", "u"),
+    service("echo", 7, "server", target_port=7000, protocol="udp"),
+    service("own", 80, "client", number=2, target_port=7100),
+    service("own-udp", 80, "client", number=2, target_port=7100, protocol="udp"),
+)
 BIG = 60_000  # bytes of a datagram: 41 fragments
 PAD8 = bytes((0, 0, 1, 4, 0, 0, 0, 0))  # next header, 8 bytes, PadN of 4
 OPTIONS = {"hop-by-hop": socket.IPV6_HOPOPTS, "destination": socket.IPV6_DSTOPTS}

@@ -18,6 +18,7 @@ from ebpfmesh import apply
 from ebpfmesh._abi import Direction, Reason
 from ebpfmesh.kernel import interface
 from ebpfmesh.model import Address, Mesh
+from support.meshes import function, mesh_file
 from support.outside import Outside, beyond_router
 from support.sockets import (
     BLOCKED_SECONDS,
@@ -39,17 +40,7 @@ from support.topology import drops, in_fn, mesh_of, needs
 
 pytestmark = pytest.mark.usefixtures("restored")
 
-MESH = """
-[mesh]
-name = "rules"
-[[function]]
-name = "client"
-tenant = "c"
-[[function]]
-name = "server"
-tenant = "s"
-audit = false
-"""
+MESH = mesh_file("rules", function("client", "c"), function("server", "s", audit=False))
 OUTSIDE = beyond_router
 
 

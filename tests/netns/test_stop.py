@@ -18,10 +18,11 @@ from ebpfmesh.observe.functions import Function
 from ebpfmesh.observe.view import opened
 from ebpfmesh.operation import Operation
 from support.agreeing import disagreements, is_well
+from support.meshes import function, mesh_file
 from support.topology import in_fn, mesh_of, running, wait_until
 
 Up = Callable[[str], Mesh]
-EMPTY = '[mesh]\nname = "stops"\n'
+EMPTY = mesh_file("stops")
 SLEEPER = """
 [mesh]
 name = "stops"
@@ -32,14 +33,7 @@ command = ["sleep", "1000"]
 [[function]]
 name = "other"
 """
-PAIR = """
-[mesh]
-name = "stops"
-[[function]]
-name = "w"
-replicas = 2
-command = ["sleep", "1000"]
-"""
+PAIR = mesh_file("stops", function("w", replicas=2, command=["sleep", "1000"]))
 
 
 @pytest.fixture(scope="module")

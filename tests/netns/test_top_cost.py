@@ -26,6 +26,7 @@ from ebpfmesh.kernel.maps import Map
 from ebpfmesh.model import Function, Limits, Mesh
 from ebpfmesh.observe import functions, usage, view
 from ebpfmesh.observe.top import Sampler, rates
+from support.meshes import function, mesh_file
 from support.topology import in_network, running
 
 MANY = int(os.environ.get("FUNCTIONS", "24"))
@@ -120,14 +121,7 @@ def test_many_flows(many: Mesh) -> None:
         said(f"{FLOWS} flows: {cpu(lambda: usage.flows(seen)):.1f} ms of CPU")
 
 
-TWO = """
-[mesh]
-name = "two"
-[[function]]
-name = "sender"
-[[function]]
-name = "receiver"
-"""
+TWO = mesh_file("two", function("sender"), function("receiver"))
 
 
 def in_namespace(mesh: Mesh, function: str) -> socket.socket:

@@ -23,30 +23,17 @@ from ebpfmesh.model import Mesh
 from ebpfmesh.observe import health, view
 from ebpfmesh.observe.events import KINDS, Event, Stream
 from ebpfmesh.state.files import RUN
+from support.meshes import function, mesh_file
 from support.sockets import connection, datagrams, is_blocked
 from support.topology import collected, running, wait_until
 
-MESH = """
-[mesh]
-name = "trace"
-[[function]]
-name = "client"
-tenant = "one"
-address = "198.18.0.1"
-[[function]]
-name = "server"
-tenant = "one"
-address = "198.18.0.2"
-[[function]]
-name = "other"
-tenant = "two"
-address = "198.18.0.3"
-[[function]]
-name = "audited"
-tenant = "three"
-address = "198.18.0.4"
-audit = true
-"""
+MESH = mesh_file(
+    "trace",
+    function("client", "one", address="198.18.0.1"),
+    function("server", "one", address="198.18.0.2"),
+    function("other", "two", address="198.18.0.3"),
+    function("audited", "three", address="198.18.0.4", audit=True),
+)
 SERVER, OTHER = IPv4Address("198.18.0.2"), IPv4Address("198.18.0.3")
 AUDITED = IPv4Address("198.18.0.4")
 ALL = KINDS["drop"] | KINDS["flow"] | KINDS["verdict"]

@@ -17,6 +17,7 @@ import pytest
 
 from ebpfmesh._abi import Reason
 from ebpfmesh.model import Mesh
+from support.meshes import function, mesh_file, rule, service
 from support.sockets import connect, listener, moved_whole
 from support.topology import (
     Meter,
@@ -33,38 +34,15 @@ from support.topology import (
 
 HEADERS = {4: 14 + 20, 6: 14 + 40}
 CONTROL_BYTES = 64 << 10  # more than iperf3 says about a test on its second connection
-MESH = """
-[mesh]
-name = "traffic"
-[[function]]
-name = "client"
-tenant = "left"
-[[function]]
-name = "server"
-tenant = "right"
-[[service]]
-name = "bulk"
-address = ["198.19.0.1", "2001:db8:1::1"]
-port = 80
-target_port = 5201
-functions = ["server"]
-[[service]]
-name = "bulk-udp"
-address = ["198.19.0.1", "2001:db8:1::1"]
-port = 80
-target_port = 5201
-protocol = "udp"
-functions = ["server"]
-[[service]]
-name = "copy"
-address = ["198.19.0.1", "2001:db8:1::1"]
-port = 81
-target_port = 5301
-functions = ["server"]
-[[policy]]
-from = "function:client"
-to = "function:server"
-"""
+MESH = mesh_file(
+    "traffic",
+    function("client", "left"),
+    function("server", "right"),
+    service("bulk", 80, "server", target_port=5201),
+    service("bulk-udp", 80, "server", target_port=5201, protocol="udp"),
+    service("copy", 81, "server", target_port=5301),
+    rule("function:client", "function:server"),
+)
 
 
 @pytest.fixture(scope="module")
@@ -200,8 +178,8 @@ def test_offloads_are_those_of_a_plain_veth(mesh: Mesh) -> None:
     finally:
         subprocess.run(["ip", "link", "del", "plain0"], check=True)
     plain = dict(line.strip().split(": ", 1) for line in listing)
-    for function in ("client", "server"):
-        found = features(mesh, function)
+    for name in ("client", "server"):
+        found = features(mesh, name)
         assert found == plain
         wanted = ("tcp-segmentation-offload", "generic-segmentation-offload", "tx-checksumming")
         assert [found[name] for name in wanted] == ["on"] * 3
@@ -262,7 +240,7 @@ def test_tcp_delivers_every_byte_both_ways(mesh: Mesh, through: str, version: in
 
 def test_a_function_says_nothing_by_itself(mesh: Mesh) -> None:
     """No router solicitation, no DAD; MLD for its address goes nowhere, and is counted."""
-    for function in ("client", "server"):
+    for name in ("client", "server"):
         conf = "/proc/sys/net/ipv6/conf/eth0/addr_gen_mode"
-        assert in_fn(mesh, function, ["cat", conf]).stdout == "1\n"
+        assert in_fn(mesh, name, ["cat", conf]).stdout == "1\n"
     assert not unexpected(mesh)

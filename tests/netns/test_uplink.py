@@ -21,6 +21,7 @@ from ebpfmesh.kernel import interface, links, netns
 from ebpfmesh.model import Mesh
 from ebpfmesh.observe import dryrun, flows, uplinks
 from ebpfmesh.observe.view import opened
+from support.meshes import function, mesh_file, rule, service, table
 from support.outside import Outside, addressed, beyond
 from support.sockets import (
     BLOCKED_SECONDS,
@@ -38,59 +39,33 @@ from support.sockets import (
 )
 from support.topology import collected, drops, lost, mesh_of, poll, running
 
-MESH = """
-[mesh]
-name = "served"
-{settings}
-[[function]]
-name = "web"
-replicas = 2
-tenant = "a"
-[[function]]
-name = "other"
-tenant = "b"
-[[uplink]]
-name = "uplink0"
-interface = "up0"
-[[service]]
-name = "web"
-address = ["198.19.0.1", "2001:db8:1::1"]
-port = 80
-target_port = 8080
-functions = ["web"]
-publish = ["uplink0:80", "uplink0:8000"]
-[[service]]
-name = "talk"
-address = ["198.19.0.2", "2001:db8:1::2"]
-port = 5000
-protocol = "udp"
-functions = ["web"]
-publish = ["uplink0:53"]
-[[policy]]
-from = "outside"
-to = "service:web"
-protocol = "tcp"
-port = 80
-[[policy]]
-from = "outside:{far}"
-to = "service:web"
-action = "deny"
-priority = 10
-[[policy]]
-from = "outside"
-to = "service:talk"
-[[policy]]
-from = "outside"
-to = "function:web-0"
-protocol = "icmp"
-"""
+FAR = "outside:198.19.210.128/25"
+
+
+def text(**settings: str) -> str:
+    ports = ["uplink0:80", "uplink0:8000"]
+    return mesh_file(
+        "served",
+        function("web", "a", replicas=2),
+        function("other", "b"),
+        table("uplink", name="uplink0", interface="up0"),
+        service("web", 80, "web", target_port=8080, publish=ports),
+        service("talk", 5000, "web", number=2, protocol="udp", publish=["uplink0:53"]),
+        rule("outside", "service:web", protocol="tcp", port=80),
+        rule(FAR, "service:web", action="deny", priority=10),
+        rule("outside", "service:talk"),
+        rule("outside", "function:web-0", protocol="icmp"),
+        **settings,
+    )
+
+
 FAMILIES = pytest.mark.parametrize("family", [0, 1], ids=["ipv4", "ipv6"])
 
 
 @pytest.fixture(scope="module", params=["auto", "clsact"])
 def mesh(request: pytest.FixtureRequest, outside: Outside) -> Iterator[Mesh]:
-    settings = f'hook = "{request.param}"'
-    with running(mesh_of(MESH.format(settings=settings, far=outside.far_prefixes[0]))) as found:
+    assert FAR.endswith(outside.far_prefixes[0])
+    with running(text(hook=request.param)) as found:
         yield found
 
 
@@ -311,9 +286,8 @@ def test_show_uplinks(mesh: Mesh, outside: Outside) -> None:
 
 
 def test_up_finds_nothing_to_do_and_down_leaves_nothing() -> None:
-    with beyond(1) as outside:
-        text = MESH.format(settings="", far=outside.far_prefixes[0]).replace("up0", "up1")
-        wanted = mesh_of(text).model_copy(update={"name": "again"})
+    with beyond(1):
+        wanted = mesh_of(text().replace("up0", "up1")).model_copy(update={"name": "again"})
         apply.up(wanted)
         try:
             assert apply.up(wanted) == ()

@@ -20,28 +20,19 @@ from ebpfmesh.kernel import bpf, interface, links, netns
 from ebpfmesh.model import Mesh, Service
 from ebpfmesh.observe import health, uplinks
 from ebpfmesh.observe.view import opened
-from support.outside import Outside, beyond, forward, run, uplink
+from support.meshes import function, mesh_file, rule, service, uplink
+from support.outside import Outside, beyond, forward, run
 from support.sockets import accepted, carries, connect, connection, listener, moved_whole
 from support.topology import background, collected, drops, mesh_of, needs, poll, running
 
-MESH = f"""
-[mesh]
-name = "faults"
-[[function]]
-name = "a"
-[[function]]
-name = "b"
-{uplink()}[[service]]
-name = "web"
-address = ["198.19.0.1", "2001:db8:1::1"]
-port = 80
-target_port = 8080
-functions = ["a"]
-publish = ["u0:80"]
-[[policy]]
-from = "outside"
-to = "service:web"
-"""
+MESH = mesh_file(
+    "faults",
+    function("a"),
+    function("b"),
+    uplink(),
+    service("web", 80, "a", target_port=8080, publish=["u0:80"]),
+    rule("outside", "service:web"),
+)
 
 
 @pytest.fixture
@@ -281,7 +272,7 @@ def test_who_is_rejected_outside_is_told(mesh: Mesh, outside: Outside, family: i
 
 @pytest.mark.parametrize("family", [0, 1])
 def test_a_hop_too_many_is_told_to_the_outside(mesh: Mesh, outside: Outside, family: int) -> None:
-    apply.up(mesh_of(MESH + '[[policy]]\nfrom = "outside"\nto = "function:a"\n'))
+    apply.up(mesh_of(MESH + rule("outside", "function:a")))
     with pytest.raises(subprocess.CalledProcessError) as failed:
         outside.run(f"ping -c 1 -W 20 -t 1 {mesh.function('a').addresses[family]}")
     assert "Time" in failed.value.stdout

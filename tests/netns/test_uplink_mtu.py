@@ -15,6 +15,7 @@ from ebpfmesh._abi import Direction, Reason
 from ebpfmesh.kernel.maps import Maps
 from ebpfmesh.kernel.pins import Pins
 from ebpfmesh.model import Mesh
+from support.meshes import function, mesh_file, rule, service, uplink
 from support.outside import Outside, run
 from support.sockets import (
     BLOCKED_SECONDS,
@@ -28,31 +29,14 @@ from support.sockets import (
 )
 from support.topology import drops, poll
 
-MESH = """
-[mesh]
-name = "narrow"
-[[function]]
-name = "a"
-[[uplink]]
-name = "u0"
-interface = "up0"
-[[service]]
-name = "web"
-address = ["198.19.0.1", "2001:db8:1::1"]
-port = 80
-functions = ["a"]
-publish = ["u0:80"]
-[[service]]
-name = "talk"
-address = ["198.19.0.1", "2001:db8:1::1"]
-port = 53
-protocol = "udp"
-functions = ["a"]
-publish = ["u0:53"]
-[[policy]]
-from = "outside"
-to = "any"
-"""
+MESH = mesh_file(
+    "narrow",
+    function("a"),
+    uplink(),
+    service("web", 80, "a", publish=["u0:80"]),
+    service("talk", 53, "a", protocol="udp", publish=["u0:53"]),
+    rule("outside", "any"),
+)
 FAMILIES = pytest.mark.parametrize("family", [0, 1], ids=["ipv4", "ipv6"])
 WAYS = [(socket.IPPROTO_IP, 10), (socket.IPPROTO_IPV6, 23)]
 """IP_MTU_DISCOVER of linux/include/uapi/linux/in.h, IPV6_MTU_DISCOVER of the same for IPv6."""

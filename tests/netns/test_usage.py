@@ -18,22 +18,13 @@ from ebpfmesh.observe import functions, usage, view
 from ebpfmesh.observe.top import Rates, Sampler, rates
 from ebpfmesh.state.place import cgroup_of
 from ebpfmesh.state.record import Record
+from support.meshes import function, mesh_file
 from support.sockets import carries, connection
 from support.topology import background, in_fn, running, wait_until
 
-MESH = """
-[mesh]
-name = "usage"
-[[function]]
-name = "busy"
-cpu = 0.2
-[[function]]
-name = "greedy"
-memory = "32M"
-[[function]]
-name = "idle"
-tenant = "other"
-"""
+MESH = mesh_file(
+    "usage", function("busy", cpu=0.2), function("greedy", memory="32M"), function("idle", "other")
+)
 
 
 @pytest.fixture

@@ -20,6 +20,7 @@ from ebpfmesh.observe import health
 from ebpfmesh.observe.view import left, opened
 from ebpfmesh.runtime import probe
 from support.agreeing import is_well
+from support.meshes import function, mesh_file, service
 from support.sockets import connect
 from support.topology import background, in_fn, leftovers, mesh_of, poll, wait_until
 
@@ -71,17 +72,7 @@ port = 80
 target_port = 8080
 functions = ["web"]
 """
-BEFORE = """
-[mesh]
-name = "wait"
-[[function]]
-name = "client"
-[[service]]
-name = "other"
-address = "198.19.0.9"
-port = 80
-functions = ["client"]
-"""
+BEFORE = mesh_file("wait", function("client"), service("other", 80, "client", address="198.19.0.9"))
 """A mesh that has what every mesh with a service has."""
 
 

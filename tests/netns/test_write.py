@@ -21,20 +21,12 @@ from ebpfmesh.config import edit
 from ebpfmesh.kernel import netns
 from ebpfmesh.model import Address, Injection, Mesh
 from ebpfmesh.observe import injected, view
+from support.meshes import function, mesh_file
 from support.outside import beyond_router
 from support.sockets import Place, accepted, connect, datagrams, home, listener
 from support.topology import running
 
-MESH = """
-[mesh]
-name = "write"
-[[function]]
-name = "a"
-tenant = "one"
-[[function]]
-name = "b"
-tenant = "one"
-"""
+MESH = mesh_file("write", function("a", "one"), function("b", "one"))
 CAPITAL = """
 #include "mesh_function.h"
 MESH_PARAMETER(u32, at, 0, "of the payload");

@@ -9,32 +9,19 @@ from scapy.layers.inet6 import ICMPv6TimeExceeded, IPv6
 from scapy.layers.l2 import Ether
 
 from ebpfmesh._abi import Direction, Reason
+from support import meshes
 from support.outside import beyond
 from support.packets import Peer, built, dissect, error, tcp
 from support.topology import mesh_of, running
 from tests.prog.test_uplink import CLIENT, DROPPED, HOST, OWN, SENT, Uplink, counted, drops, verdict
 
-MESH = """
-[mesh]
-name = "edge"
-[[uplink]]
-name = "u0"
-interface = "up0"
-[[remote]]
-name = "far"
-address = ["198.19.210.9", "2001:db8:d0::9"]
-uplink = "u0"
-[[service]]
-name = "web"
-address = ["198.19.0.1", "2001:db8:1::1"]
-port = 80
-target_port = 8080
-functions = ["far"]
-publish = ["u0:80"]
-[[policy]]
-from = "outside"
-to = "function:far"
-"""
+MESH = meshes.mesh_file(
+    "edge",
+    meshes.uplink(),
+    meshes.table("remote", name="far", address=["198.19.210.9", "2001:db8:d0::9"], uplink="u0"),
+    meshes.service("web", 80, "far", target_port=8080, publish=["u0:80"]),
+    meshes.rule("outside", "function:far"),
+)
 FAR = Peer("far", "198.19.210.9", "2001:db8:d0::9")
 ROUTER = Peer("router", "198.19.210.7", "2001:db8:d0::7")
 

@@ -21,45 +21,23 @@ from ebpfmesh.kernel import bpf, interface, netns
 from ebpfmesh.kernel.maps import Maps
 from ebpfmesh.kernel.pins import Pins
 from ebpfmesh.kernel.programs import BOTH, CARRY, by_file
+from support import meshes
+from support.meshes import function, mesh_file, rule, service
 from support.outside import beyond
 from support.packets import Peer, built, dissect, error, fragments, ping, reset, sent, tcp, udp
 from support.topology import drops, mesh_of, meters, running
 
-MESH = """
-[mesh]
-name = "edge"
-reject = {reject}
-[[function]]
-name = "own"
-address = ["198.18.7.1", "2001:db8::7:1"]
-[[uplink]]
-name = "u0"
-interface = "up0"
-[[service]]
-name = "web"
-address = ["198.19.0.1", "2001:db8:1::1"]
-port = 80
-target_port = 8080
-functions = ["own"]
-publish = ["u0:80"]
-[[service]]
-name = "dns"
-address = ["198.19.0.2", "2001:db8:1::2"]
-port = 53
-protocol = "udp"
-functions = ["own"]
-publish = ["u0:53"]
-[[policy]]
-from = "outside"
-to = "service:web"
-[[policy]]
-from = "outside"
-to = "service:dns"
-[[policy]]
-from = "outside"
-to = "function:own"
-protocol = "icmp"
-"""
+MESH = mesh_file(
+    "edge",
+    function("own", address=["198.18.7.1", "2001:db8::7:1"]),
+    meshes.uplink(),
+    service("web", 80, "own", target_port=8080, publish=["u0:80"]),
+    service("dns", 53, "own", number=2, protocol="udp", publish=["u0:53"]),
+    rule("outside", "service:web"),
+    rule("outside", "service:dns"),
+    rule("outside", "function:own", protocol="icmp"),
+    reject=True,
+)
 HOST, DROPPED, SENT = -1, 2, 7
 """TC_ACT_UNSPEC, SHOT and REDIRECT."""
 XDP_DROP, XDP_PASS, XDP_REDIRECT = 1, 2, 4
@@ -143,7 +121,7 @@ class Uplink:
 
 @pytest.fixture(scope="module", params=["true", "false"])
 def wanted(request: pytest.FixtureRequest) -> str:
-    return MESH.format(reject=request.param)
+    return MESH.replace("reject = true", f"reject = {request.param}")
 
 
 @pytest.fixture(scope="module")

@@ -8,39 +8,23 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from support.meshes import function, mesh_file, rule, service, table
 from support.outside import HOST4, Outside, beyond_router, forward, sysctl
 
 PORTS = "61000-65535"
-MESH = """
-[mesh]
-name = "hidden"
-{settings}
-[[function]]
-name = "web"
-[[function]]
-name = "other"
-tenant = "b"
-rate = "1G"
-[[uplink]]
-name = "u0"
-interface = "mesh-out"
-masquerade = {on}
-masquerade_ports = "{ports}"
-[[service]]
-name = "site"
-address = ["198.19.0.1", "2001:db8:1::1"]
-port = 80
-functions = ["web"]
-publish = ["u0:80"]
-[[policy]]
-from = "outside"
-to = "service:site"
-"""
 
 
-def text(on: str = "true", ports: str = PORTS, settings: str = "") -> str:
+def text(on: bool = True, ports: str = PORTS, **settings: object) -> str:
     """The mesh file."""
-    return MESH.format(on=on, ports=ports, settings=settings)
+    return mesh_file(
+        "hidden",
+        function("web"),
+        function("other", "b", rate="1G"),
+        table("uplink", name="u0", interface="mesh-out", masquerade=on, masquerade_ports=ports),
+        service("site", 80, "web", publish=["u0:80"]),
+        rule("outside", "service:site"),
+        **settings,
+    )
 
 
 @contextmanager

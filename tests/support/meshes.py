@@ -1,5 +1,44 @@
 # SPDX-License-Identifier: BSD-2-Clause
-"""Meshes that several tests begin with, as mesh files; a test adds what it needs besides."""
+"""Mesh files: their tables, written as calls, and files that several tests begin with."""
+
+import json
+
+
+def table(kind: str, **keys: object) -> str:
+    """A table of a mesh file: ``[[kind]]`` and its keys."""
+    return "".join([f"[[{kind}]]\n", *(f"{key} = {_value(keys[key])}\n" for key in keys)])
+
+
+def _value(value: object) -> str:
+    if isinstance(value, dict):
+        return f"{{{', '.join(f'{key} = {_value(inner)}' for key, inner in value.items())}}}"
+    return json.dumps(value, ensure_ascii=False)  # as TOML has it
+
+
+def mesh_file(name: str, *tables: str, **settings: object) -> str:
+    """A mesh file of these tables, with ``settings`` in [mesh]."""
+    return table("mesh", name=name, **settings).replace("[[mesh]]", "[mesh]") + "".join(tables)
+
+
+def function(name: str, tenant: str = "", **keys: object) -> str:
+    return table("function", name=name, **({"tenant": tenant} if tenant else {}), **keys)
+
+
+def uplink(number: int = 0, **keys: object) -> str:
+    """An uplink at the interface of ``beyond(number)``."""
+    return table("uplink", name=f"u{number}", interface=f"up{number}", **keys)
+
+
+def service(name: str, port: int | str, *functions: str, number: int = 1, **keys: object) -> str:
+    """A service with addresses of this number; it is published only if ``publish`` says where."""
+    whole = {"address": [f"198.19.0.{number}", f"2001:db8:1::{number}"], "port": port} | keys
+    later = {key: whole.pop(key) for key in ("weights", "affinity", "publish") if key in whole}
+    return table("service", name=name, **whole, functions=functions, **later)
+
+
+def rule(source: str, to: str, **keys: object) -> str:
+    return table("policy", **{"from": source, "to": to}, **keys)
+
 
 BALANCED = """
 [mesh]

@@ -56,11 +56,6 @@ class Outside:
             return False
 
 
-def uplink(number: int = 0, more: str = "") -> str:
-    """What a mesh file says of an uplink, with ``more`` keys."""
-    return f'[[uplink]]\nname = "u{number}"\ninterface = "up{number}"\n{more}'
-
-
 def run(line: str, *, home: Path | None = None) -> str:
     """What a command says, in a namespace or at the host; it must succeed."""
     where = ["nsenter", f"--net={home}"] if home else []

@@ -12,13 +12,15 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack
 from ipaddress import IPv6Address, ip_address
 
+import pytest
+
 from ebpfmesh import apply
 from ebpfmesh._abi import FlowFlag
 from ebpfmesh.kernel import libc
 from ebpfmesh.kernel.maps import Maps
 from ebpfmesh.kernel.pins import Pins
-from ebpfmesh.model import Address, Mesh
-from support.sockets import SECONDS, datagrams, family_of, listener
+from ebpfmesh.model import Address, Mesh, Policy
+from support.sockets import SECONDS, datagrams, family_of, listener, made
 from support.topology import SLOWER, poll
 
 WEB = ("web-0", "web-1", "web-2")
@@ -201,3 +203,32 @@ def accepted(servers: Sockets) -> tuple[str, socket.socket, tuple[str, int]]:
 
     assert poll(look)
     return found[0]
+
+
+def only(mesh: Mesh, service: str, *names: str) -> None:
+    """Give a service these backends."""
+    change_service(mesh, service, functions=names)
+
+
+def change_service(mesh: Mesh, name: str, **update: object) -> None:
+    def change(now: Mesh) -> Mesh:
+        services = tuple(
+            one.model_copy(update=update) if one.name == name else one for one in now.services
+        )
+        return now.model_copy(update={"services": services})
+
+    apply.edit(mesh.name, change)
+
+
+def rule(source: str, destination: str, action: str = "allow", **more: object) -> Policy:
+    return Policy.model_validate(
+        {"source": source, "destination": destination, "action": action, **more}
+    )
+
+
+def set_rules(mesh: Mesh, *rules: Policy) -> None:
+    """These rules and no others."""
+    apply.edit(mesh.name, lambda now: now.model_copy(update={"policies": rules}))
+
+
+BOTH = pytest.mark.parametrize("maker", [own, made], ids=["socket", "packets"])
