@@ -21,9 +21,9 @@ from ebpfmesh.state import sound
 from ebpfmesh.state.files import RUN
 from ebpfmesh.state.record import Record
 from support.agreeing import disagreements
-from support.beyond import beyond
 from support.command import complaint
 from support.everything import DENIED, at_uplinks, everything, up
+from support.outside import beyond
 from support.topology import leftovers, mesh_of, poll, running
 
 NAME = "damaged"
