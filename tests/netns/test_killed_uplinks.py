@@ -15,10 +15,9 @@ from ebpfmesh.config import edit
 from ebpfmesh.errors import MeshError
 from ebpfmesh.model import Mesh
 from support.agreeing import disagreements, is_well
-from support.beyond import beyond
 from support.everything import DENIED, at_uplinks, everything
 from support.killing import killed_at, steps_of
-from support.masquerade import sysctl
+from support.outside import beyond, sysctl
 from support.topology import collected, leftovers, poll
 
 NAME = "killeduplinks"

@@ -6,7 +6,7 @@ web (default), other (b) ─── host, mesh-out 198.19.200.1 ─── router 
 
 import contextlib
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 
@@ -15,23 +15,13 @@ from ebpfmesh.model import Mesh
 from support.masquerade import text, unforwarding
 from support.outside import Outside
 from support.sockets import datagrams
-from support.topology import drops, running
+from support.topology import drops
 
 FIRST, COUNT = 61000, 40
 PEER = 5006
 
 
-@pytest.fixture(scope="module")
-def beyond() -> Iterator[Outside]:
-    with unforwarding() as found:
-        yield found
-
-
-@pytest.fixture(scope="module")
-def mesh(beyond: Outside) -> Iterator[Mesh]:
-    assert beyond.server
-    with running(text(ports=f"{FIRST}-{FIRST + COUNT - 1}")) as found:
-        yield found
+MESH, OUTSIDE = text(ports=f"{FIRST}-{FIRST + COUNT - 1}"), unforwarding
 
 
 class Ends:
@@ -61,10 +51,10 @@ def said(one: socket.socket, server: socket.socket) -> bool:
     return False
 
 
-def test_who_has_none_gets_some(mesh: Mesh, beyond: Outside) -> None:
+def test_who_has_none_gets_some(mesh: Mesh, outside: Outside) -> None:
     """A flow of who has too many ends for it; its answers are the new one's."""
     with contextlib.ExitStack() as stack:
-        server = stack.enter_context(datagrams(mesh, beyond.server, beyond.near[0], PEER))
+        server = stack.enter_context(datagrams(mesh, outside.home, outside.near[0], PEER))
         server.settimeout(0.3)
 
         def opened(name: str) -> socket.socket:

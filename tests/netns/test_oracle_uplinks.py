@@ -21,10 +21,9 @@ from ebpfmesh._abi import Reason
 from ebpfmesh.config import edit
 from ebpfmesh.model import Injection, Mesh
 from support.alive import Pair, alive, counted
-from support.beyond import Beyond, beyond
 from support.builds import other_build, up_by
 from support.everything import MESH
-from support.masquerade import sysctl
+from support.outside import Outside, beyond, sysctl
 from support.sockets import accepted, connect, listener, made
 from support.topology import drops, mesh_of, running
 
@@ -50,14 +49,14 @@ OTHER = Injection(name="other", at="a/ingress", file="other.c", source=PASS)
 
 
 @pytest.fixture(scope="module")
-def outside() -> Iterator[tuple[Beyond, Beyond]]:
+def outside() -> Iterator[tuple[Outside, Outside]]:
     sysctl("net.ipv4.conf.lo.forwarding=1", "net.ipv6.conf.lo.forwarding=1")
     with beyond(0) as client, beyond(1) as far:
         yield client, far
 
 
 @pytest.fixture
-def mesh(outside: tuple[Beyond, Beyond]) -> Iterator[Mesh]:
+def mesh(outside: tuple[Outside, Outside]) -> Iterator[Mesh]:
     del outside
     text = MESH.format(name="oracleuplinks").replace('functions = ["a", "r"]', 'functions = ["a"]')
     with running(with_program(mesh_of(text + MORE), 0)) as found:
@@ -75,9 +74,9 @@ def with_program(mesh: Mesh, version: int) -> Mesh:
 
 
 @pytest.fixture
-def pairs(mesh: Mesh, outside: tuple[Beyond, Beyond]) -> Iterator[list[Pair]]:
+def pairs(mesh: Mesh, outside: tuple[Outside, Outside]) -> Iterator[list[Pair]]:
     """Both ends of connections of each kind; of datagrams one, which gets the answers."""
-    client, far = (one.client for one in outside)
+    client, far = (one.home for one in outside)
     front, here, there = outside[0].host[0], outside[0].near[0], outside[1].near[0]
     a, raw = mesh.function("a").address4, mesh.function("raw").address4
     with ExitStack() as stack:
@@ -133,10 +132,10 @@ def refused(mesh: Mesh) -> dict[object, int]:
 
 
 def test_nothing_is_lost_through_uplinks(
-    mesh: Mesh, outside: tuple[Beyond, Beyond], pairs: list[Pair], tmp_path: Path
+    mesh: Mesh, outside: tuple[Outside, Outside], pairs: list[Pair], tmp_path: Path
 ) -> None:
     up_by(other_build(tmp_path), mesh)  # so that both are at hand
-    places = [one.client for one in outside]
+    places = [one.home for one in outside]
     before = counted(places), refused(mesh)
     with alive(pairs) as outcome:
         for change in changes(mesh):

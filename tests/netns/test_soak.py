@@ -45,11 +45,10 @@ from ebpfmesh.state import audit, early
 from ebpfmesh.state.files import RUN
 from ebpfmesh.state.record import Record
 from support.agreeing import is_well
-from support.beyond import beyond
 from support.everything import at_uplinks
 from support.killing import Change, killed_at
 from support.living import FRAMES, NAMES, OWN, function, packets, sharing, web, with_functions
-from support.masquerade import sysctl
+from support.outside import beyond, sysctl
 from support.shouting import Shouting
 from support.topology import collected, poll
 
