@@ -11,6 +11,9 @@
 
 #include "lib/state.h"
 
+#define DENY_TAGS 2
+#define VLAN_VID_MASK 0x0fff /* linux/include/linux/if_vlan.h */
+
 /* What a packet meets of the two lists, found once: a change is the other one in its place. */
 struct deny {
 	const struct mesh_deny_list *list;
@@ -186,18 +189,18 @@ HOT __u32 deny_length(CTX *ctx, __u32 bytes)
  * What the stack drops first thing (ip_rcv_core() in linux/net/ipv4/ip_input.c): a header that is not
  * whole, or says of itself what cannot be. A length of 0 is that of a packet above 64 KiB.
  */
-HOT int deny_check4(CTX *ctx, const struct iphdr *ip, __u32 *length)
+HOT int deny_check4(CTX *ctx, const struct iphdr *ip, __u32 at, __u32 *length)
 {
 	__u32 total = sizeof(*ip);
 	struct deny d;
 
 	if ((void *)(ip + 1) > context_end(ctx)) {
-		*length = deny_length(ctx, sizeof(struct ethhdr) + total);
-		return *length < sizeof(struct ethhdr) + total ? MESH_MALFORMED : MESH_OK;
+		*length = deny_length(ctx, at + total);
+		return *length < at + total ? MESH_MALFORMED : MESH_OK;
 	}
 	total = bpf_ntohs(ip->tot_len);
-	*length = deny_length(ctx, sizeof(struct ethhdr) + total);
-	if (ip->version != 4 || ip->ihl < 5 || *length < sizeof(struct ethhdr) + total ||
+	*length = deny_length(ctx, at + total);
+	if (ip->version != 4 || ip->ihl < 5 || *length < at + total ||
 	    (total && total < ip->ihl * 4))
 		return MESH_MALFORMED;
 	if (!deny_find(ctx, &d))
@@ -208,10 +211,10 @@ HOT int deny_check4(CTX *ctx, const struct iphdr *ip, __u32 *length)
 }
 
 /* The same of IPv6 (ip6_rcv_core() in linux/net/ipv6/ip6_input.c). */
-HOT int deny_check6(CTX *ctx, const struct ipv6hdr *ip, __u32 *length)
+HOT int deny_check6(CTX *ctx, const struct ipv6hdr *ip, __u32 at, __u32 *length)
 {
 	const __be32 *address = ip->saddr.s6_addr32;
-	__u32 total = sizeof(struct ethhdr) + sizeof(*ip);
+	__u32 total = at + sizeof(*ip);
 	struct deny d;
 
 	if ((void *)(ip + 1) > context_end(ctx)) {
@@ -229,19 +232,52 @@ HOT int deny_check6(CTX *ctx, const struct ipv6hdr *ip, __u32 *length)
 	return MESH_OK;
 }
 
-/* What is not IP, or has a VLAN tag, goes on unseen. `length` is that of a frame to drop. */
+HOT int deny_is_tag(__be16 protocol)
+{
+	return protocol == bpf_htons(ETH_P_8021Q) || protocol == bpf_htons(ETH_P_8021AD);
+}
+
+/*
+ * What is behind priority tags (VLAN 0), and in `at` where: the stack takes it for what came without
+ * (__netif_receive_skb_core() in linux/net/core/dev.c). 0: it is a VLAN's, or nothing is there. A tag:
+ * there are more than DENY_TAGS, which nobody sends.
+ */
+HOT __be16 deny_untag(CTX *ctx, __be16 protocol, __u32 *at)
+{
+	const __be16 *tag = context_data(ctx) + sizeof(struct ethhdr); /* the VLAN, what follows */
+	int i;
+
+#pragma unroll
+	for (i = 0; i < DENY_TAGS; i++, tag += 2) {
+		if (!deny_is_tag(protocol))
+			break;
+		if ((void *)(tag + 2) > context_end(ctx) || tag[0] & bpf_htons(VLAN_VID_MASK))
+			return 0;
+		protocol = tag[1];
+		*at += 2 * sizeof(*tag);
+	}
+	return protocol;
+}
+
+/* What is not IP, or a VLAN's, goes on unseen. `length` is that of a frame to drop. */
 HOT int deny_check(CTX *ctx, __u32 *length)
 {
 	struct ethhdr *eth = context_data(ctx);
+	__u32 at = sizeof(*eth);
 	__be16 protocol;
 
 	if ((void *)(eth + 1) > context_end(ctx))
 		return MESH_OK;
 	protocol = LOAD(__be16, eth->h_proto);
+	if (unlikely(deny_is_tag(protocol)))
+		protocol = deny_untag(ctx, protocol, &at);
 	if (protocol == bpf_htons(ETH_P_IP))
-		return deny_check4(ctx, (void *)(eth + 1), length);
+		return deny_check4(ctx, (void *)eth + at, at, length);
 	if (protocol == bpf_htons(ETH_P_IPV6))
-		return deny_check6(ctx, (void *)(eth + 1), length);
-	return MESH_OK;
+		return deny_check6(ctx, (void *)eth + at, at, length);
+	if (!deny_is_tag(protocol))
+		return MESH_OK;
+	*length = context_whole_length(ctx);
+	return MESH_MALFORMED;
 }
 #endif

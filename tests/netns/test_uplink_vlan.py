@@ -8,7 +8,7 @@ The kernel takes a tag out of the frame before tc, and XDP sees it there.
 
 import socket
 from collections.abc import Iterator
-from ipaddress import ip_address
+from ipaddress import ip_address, ip_network
 
 import pytest
 from scapy.layers.inet import IP, UDP
@@ -17,6 +17,9 @@ from scapy.packet import Packet
 
 from ebpfmesh import apply
 from ebpfmesh._abi import Direction
+from ebpfmesh.apply.programs import load_sources
+from ebpfmesh.kernel.pins import Pins
+from ebpfmesh.kernel.programs import BOTH, by_file
 from ebpfmesh.model import Mesh
 from support.nic import HOST, MAC, NAME, STATION, STATION_MAC, Nic, nic
 from support.sockets import SECONDS, datagrams
@@ -62,6 +65,7 @@ def wire() -> Iterator[Nic]:
 def mesh(wire: Nic) -> Iterator[Mesh]:
     assert wire
     with running(MESH) as found:
+        load_sources(Pins(found.name), by_file([BOTH]))  # it stays
         yield found
 
 
@@ -122,3 +126,17 @@ def test_a_priority_tag_is_no_vlan_to_the_stack_and_none_of_the_meshs(
         assert host.recv(100) == b"prior"
         wire.put(frame(None, b"plain"))
         assert function.recv(100) == b"plain"
+
+
+def test_a_priority_tag_lets_in_nothing_denied(mesh: Mesh, wire: Nic) -> None:
+    source = [ip_network(STATION)]
+    with datagrams(mesh, None, ip_address(HOST), 7) as host:
+        host.settimeout(SECONDS)
+        apply.deny(mesh.name, source)
+        try:
+            wire.put(frame(Dot1Q(vlan=0, prio=5), b"denied"))
+            wire.put(frame(Dot1Q(vlan=0) / Dot1Q(vlan=0), b"denied"))
+        finally:
+            apply.allow(mesh.name, source)
+        wire.put(frame(Dot1Q(vlan=0), b"let in"))
+        assert host.recv(100) == b"let in"

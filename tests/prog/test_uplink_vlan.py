@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: BSD-2-Clause
 """Frames with VLAN tags at an uplink: XDP and tc leave them as they came, and count nothing.
 
-Each is one that would be taken, or dropped, without its tag. Those of tc have it in the frame here;
-where packets come in the kernel has taken it out by then (tests/netns/test_uplink_vlan.py).
+But for what the stack takes for the interface's own, behind priority tags (VLAN 0): XDP drops that
+if it would drop it without. Each is one that would be taken, or dropped, without its tag. Those of
+tc have it in the frame here; where packets come in the kernel has taken it out by then
+(tests/netns/test_uplink_vlan.py).
 """
 
 from collections.abc import Callable
@@ -39,10 +41,14 @@ from support.topology import drops, mesh_of
 TAGS = {
     "802.1Q": lambda: Dot1Q(vlan=7),
     "802.1ad": lambda: Dot1AD(vlan=7),
-    "a priority": lambda: Dot1Q(vlan=0, prio=5),
     "QinQ": lambda: Dot1AD(vlan=7) / Dot1Q(vlan=8),
     "a priority and a VLAN": lambda: Dot1Q(vlan=0) / Dot1Q(vlan=8),
     "three": lambda: Dot1AD(vlan=7) / Dot1Q(vlan=8) / Dot1Q(vlan=9),
+}
+PRIORITIES = {
+    "one": lambda: Dot1Q(vlan=0, prio=5),
+    "one of a provider": lambda: Dot1AD(vlan=0, prio=5),
+    "two": lambda: Dot1Q(vlan=0, prio=5) / Dot1Q(vlan=0),
 }
 WITHIN: dict[str, Callable[[int], Packet]] = {
     "published": lambda v: udp(v, CLIENT, OWN, 3000, 53),
@@ -53,11 +59,11 @@ WITHIN: dict[str, Callable[[int], Packet]] = {
 
 
 @pytest.mark.parametrize("version", [4, 6])
-@pytest.mark.parametrize("tag", TAGS)
+@pytest.mark.parametrize("tag", TAGS | PRIORITIES)
 def test_tc_leaves_them_to_the_host(uplink: Uplink, wanted: str, tag: str, version: int) -> None:
     before = drops(mesh_of(wanted))
     for what, make in WITHIN.items():
-        whole = uplink.frame(TAGS[tag]() / make(version))
+        whole = uplink.frame((TAGS | PRIORITIES)[tag]() / make(version))
         for frame in (whole, whole[:20]):
             seen = uplink.run(frame)
             assert (verdict(seen.verdict), seen.packet) == (HOST, frame), what
@@ -83,6 +89,38 @@ def test_xdp_lets_them_pass(by_xdp: Uplink, tag: str, version: int, program: str
             frame = whole[:length]
             seen = by_xdp.early(frame, program)
             assert (seen.verdict, seen.packet) == (XDP_PASS, frame), length
+    finally:
+        deny.replace(maps, [])
+        maps.close()
+
+
+@pytest.mark.parametrize("program", [CARRY.name, BOTH.name])
+@pytest.mark.parametrize("version", [4, 6])
+@pytest.mark.parametrize("tag", PRIORITIES)
+def test_behind_a_priority_tag_nothing_denied_comes_in(
+    by_xdp: Uplink, tag: str, version: int, program: str
+) -> None:
+    """Nor what is malformed; the rest is the stack's, as it came."""
+    tags = PRIORITIES[tag]()
+    whole = by_xdp.frame(tags / WITHIN["published"](version))
+    before = len(by_xdp.frame(tags))
+    seen = by_xdp.early(whole, program)
+    assert (seen.verdict, seen.packet) == (XDP_PASS, whole)
+    for length in (len(whole) - 1, before + 21, before + 1, before):
+        assert by_xdp.early(whole[:length], program).verdict == XDP_DROP, length
+    for length in (before - 1, before - 2, 14):
+        assert by_xdp.early(whole[:length], program).verdict == XDP_PASS, length
+    many = by_xdp.frame(tags / tags / tags / WITHIN["published"](version))
+    assert by_xdp.early(many, program).verdict == XDP_DROP
+    vlan = by_xdp.frame(tags / Dot1Q(vlan=7) / WITHIN["published"](version))
+    assert by_xdp.early(vlan, program).verdict == (XDP_DROP if tag == "two" else XDP_PASS)
+    if program == CARRY.name:
+        return
+    maps = Maps(Pins("edge"))
+    source = CLIENT.address4 if version == 4 else CLIENT.address6
+    try:
+        deny.replace(maps, [Entry(0, block_of(ip_network(source)))])
+        assert by_xdp.early(whole, program).verdict == XDP_DROP
     finally:
         deny.replace(maps, [])
         maps.close()
