@@ -92,7 +92,8 @@ def test_a_skip_that_is_not_listed_is_a_failure(monkeypatch: pytest.MonkeyPatch)
 def test_the_matrix_lists_tests_that_are_there(kernel: matrix.Kernel) -> None:
     for pattern in (one for tests in kernel.skips.values() for one in tests):
         file, _, name = pattern.partition("::")
-        assert f"def {name.partition('[')[0]}(" in (ROOT / file).read_text()
+        test = "def test_" if name == "*" else f"def {name.partition('[')[0]}("
+        assert any(test in path.read_text() for path in ROOT.glob(file))
 
 
 def test_the_newest_package_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -145,4 +146,4 @@ def test_what_is_kept_depends_on_the_text_and_not_on_the_mesh(
     with monkeypatch.context() as patched:
         patched.setattr(compiled, "header_links", lambda: {Path("linux"): tmp_path})
         assert compiled.Store.of("text", {"MESH_PINS": '"/a"'}) not in (None, one)
-    assert one.load("nothing", 3) is None
+    assert not one.has("nothing")
