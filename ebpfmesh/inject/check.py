@@ -58,7 +58,6 @@ CONTEXT, PACKET, FRAME, OTHER = 1, 2, 4, 8
 """What a register may hold: bits."""
 
 ATOMIC = 0xC0
-ATOMIC_CODES = {0xC3, 0xDB}
 ATOMICS = {0x00, 0x40, 0x50, 0xA0, 0x01, 0x41, 0x51, 0xA1, 0xE1, 0xF1}
 STACK = Stack.AUTHOR.value  # bytes of the author's
 SLOT = 8
