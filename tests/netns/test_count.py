@@ -140,7 +140,7 @@ def age(port: int, seconds: int) -> None:
         for key, entry in list(maps[name].items()):
             if port in (key.source_port, key.destination_port):
                 entry.counts.made = (entry.counts.made - seconds) & 0xFFFFFFFF
-                entry.seen = (entry.seen - seconds) & 0xFFFFFFFF
+                entry.flow.seen = (entry.flow.seen - seconds) & 0xFFFFFFFF
                 maps[name].set(key, entry)
 
 
