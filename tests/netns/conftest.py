@@ -15,6 +15,7 @@ import pytest
 from ebpfmesh import apply
 from ebpfmesh.kernel import sockets
 from ebpfmesh.model import Mesh
+from support.nic import Nic, nic
 from support.outside import Outside, beyond
 from support.topology import mesh_of, running, unavailable
 
@@ -22,6 +23,13 @@ from support.topology import mesh_of, running, unavailable
 @pytest.fixture(scope="module")
 def outside(request: pytest.FixtureRequest) -> Iterator[Outside]:
     with getattr(request.module, "OUTSIDE", beyond)() as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def wire() -> Iterator[Nic]:
+    """What plays a NIC, and the wire that it is at."""
+    with nic() as found:
         yield found
 
 

@@ -19,7 +19,7 @@ from ebpfmesh.observe.deny import read_denied
 from ebpfmesh.observe.dryrun import Answer
 from ebpfmesh.observe.view import opened
 from support.command import ebpfmesh
-from support.nic import HOST, NAME, Nic, nic
+from support.nic import HOST, NAME, Nic
 from support.topology import SLOWER, drops, mesh_of, running
 
 MESH = f"""
@@ -48,12 +48,6 @@ SOURCES = [
     "100.66.0.0", "100.71.255.255", "100.72.0.3", "100.72.0.4",
 ]  # fmt: skip
 KEY = ("outside", Direction.FROM_UPLINK, Reason.DENIED)
-
-
-@pytest.fixture(scope="module")
-def wire() -> Iterator[Nic]:
-    with nic() as found:
-        yield found
 
 
 @pytest.fixture(scope="module")

@@ -25,7 +25,7 @@ from ebpfmesh.observe.view import opened
 from ebpfmesh.state import early
 from support.command import ebpfmesh
 from support.killing import killed_at, steps_of
-from support.nic import HOST, NAME, Nic, nic
+from support.nic import HOST, NAME, Nic
 from support.topology import SLOWER, collected, drops, mesh_of, running
 
 BEGIN = '[mesh]\nname = "nic"\n'
@@ -36,12 +36,6 @@ LIST = [ip_network("100.64.1.0/24")]
 DENIED = "100.64.1.1"
 AROUND = ("uplink u0: XDP", "remove uplink u0: program")
 """Steps that begin with a program at XDP or without, and end otherwise."""
-
-
-@pytest.fixture(scope="module")
-def wire() -> Iterator[Nic]:
-    with nic() as found:
-        yield found
 
 
 @pytest.fixture

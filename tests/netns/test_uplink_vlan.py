@@ -21,7 +21,7 @@ from ebpfmesh.apply.programs import load_sources
 from ebpfmesh.kernel.pins import Pins
 from ebpfmesh.kernel.programs import BOTH, by_file
 from ebpfmesh.model import Mesh
-from support.nic import HOST, MAC, NAME, STATION, STATION_MAC, Nic, nic
+from support.nic import HOST, MAC, NAME, STATION, STATION_MAC, Nic
 from support.sockets import SECONDS, datagrams
 from support.topology import drops, mesh_of, running
 
@@ -53,12 +53,6 @@ TAGS = {
     "802.1Q": lambda: Dot1Q(vlan=7),
     "802.1ad": lambda: Dot1AD(vlan=7),
 }
-
-
-@pytest.fixture(scope="module")
-def wire() -> Iterator[Nic]:
-    with nic() as found:
-        yield found
 
 
 @pytest.fixture(scope="module")
