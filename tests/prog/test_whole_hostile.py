@@ -16,7 +16,10 @@ CONFIG = 'BPF_TABLE("KIND", u32, u64, mesh_config, 1);\n' + BODY.format(
     ZERO + "mesh_config.lookup(&zero);"
 )
 INNER = 'BPF_TABLE("array", u32, u32, inner, 1);\nBPF_HASH_OF_MAPS(outer, u32, "inner", 4);\n'
-BY_NUMBER = "unsigned long map; asm volatile(\".byte 0x18, 0x11, 0, 0, 5, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0\" : \"=r\"(map)); if (map) return 1;"  # fmt: skip  # noqa: E501
+BY_NUMBER = (
+    'unsigned long map; asm volatile(".byte 0x18, 0x11, 0, 0, 5, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0" '
+    ': "=r"(map)); if (map) return 1;'
+)
 FIB = "struct bpf_fib_lookup fib = {}; return bpf_fib_lookup(ctx, &fib, sizeof(fib), 0);"
 SOCKET = "struct bpf_sock_tuple t = {}; return !!bpf_sk_lookup_tcp(ctx, &t, 12, 0, 0);"
 FILES = {
