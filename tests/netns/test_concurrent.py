@@ -309,7 +309,7 @@ def test_a_lock_whose_file_went_is_no_lock(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_cgroups_of_another_mesh_come_and_go() -> None:
     """They are in one place with ours: who looks for ours does not fail if they are gone."""
-    above = cgroup.Hierarchies.mounted().tracking() / cgroup.TOP / "elsewhere.1-1"
+    above = cgroup.Hierarchies.mounted().tracking() / cgroup.TOP / "passing.1-1"
 
     def come_and_go() -> None:
         for _ in range(6000):
@@ -321,7 +321,7 @@ def test_cgroups_of_another_mesh_come_and_go() -> None:
 
     other = fork(come_and_go)
     while os.waitpid(other, os.WNOHANG) == (0, 0):
-        assert "two" not in {one.function for one in cgroup.groups() if one.mesh == "elsewhere"}
+        assert "two" not in {one.function for one in cgroup.groups() if one.mesh == "passing"}
     for path in (above / "one", above, above.parent):
         with contextlib.suppress(OSError):
             path.rmdir()

@@ -24,7 +24,7 @@ from support.agreeing import disagreements
 from support.command import complaint
 from support.everything import DENIED, at_uplinks, everything, up
 from support.outside import beyond
-from support.topology import leftovers, mesh_of, poll, running
+from support.topology import collected, leftovers, mesh_of, poll, running
 
 NAME = "damaged"
 RECORD = RUN / NAME / "record.db"
@@ -264,7 +264,7 @@ def test_what_leads_nowhere_is_mended(other: Mesh) -> None:
         for loss, harm in LOSSES.items():
             harm()
             apply.gc()
-            assert apply.gc() == [], loss
+            assert collected(NAME) == collected(other.name) == [], loss
             assert disagreements(other) == [], loss
             apply.up(wanted)
             apply.deny(NAME, DENIED, replace=True)

@@ -276,7 +276,7 @@ def group() -> Iterator[Path]:
     if hierarchy is None:
         unavailable("no memory cgroup controller is mounted")
         return
-    made = hierarchy / "ebpfmesh-test-memory"
+    made = hierarchy / f"ebpfmesh-test-memory-{os.getpid()}"
     made.mkdir()
     if hierarchy == known.unified:
         (hierarchy / "cgroup.subtree_control").write_text("+memory")
