@@ -195,7 +195,7 @@ def test_a_canary_that_is_too_slow(mesh: Mesh) -> None:
     apply.edit(mesh.name, lambda whole: edit.canary(whole, "f", **values))
 
     def opened() -> bool:
-        send(mesh, 20, flows=50)
+        send(mesh, 100, flows=50)
         with view.opened(mesh.name) as seen:
             return read_canary(seen, "f").canary.live.open
 
@@ -220,6 +220,6 @@ def test_a_canary_that_is_too_slow_is_rolled_back(mesh: Mesh, tmp_path: Path) ->
     with ThreadPoolExecutor() as pool:
         waiting = pool.submit(ebpfmesh, *words, "--mesh", mesh.name)
         while not waiting.done():
-            send(mesh, 20, flows=50)
+            send(mesh, 100, flows=50)
     assert "~ injection f  canary 50 % new.c → none" in waiting.result().stdout
     assert "canary f: too slow" in waiting.result().stderr

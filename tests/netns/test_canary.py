@@ -53,15 +53,16 @@ def begin(mesh: Mesh, share: int = 30, **parameters: int) -> None:
     apply.edit(mesh.name, lambda whole: edit.canary(whole, "f", **values))
 
 
-def send(mesh: Mesh, flows: int = FLOWS) -> None:
-    """A datagram of each of so many flows from a to b."""
+def send(mesh: Mesh, flows: int = FLOWS, *, each: int = 1) -> None:
+    """So many datagrams of each of so many flows from a to b."""
     to, own = mesh.function("b").address4, mesh.function("a").address4
     assert to
     assert own
     with datagrams(mesh, "b", to, 5000):
         for port in range(10000, 10000 + flows):
             with datagrams(mesh, "a", own, port) as here:
-                here.sendto(b"ping", (str(to), 5000))
+                for _ in range(each):
+                    here.sendto(b"ping", (str(to), 5000))
 
 
 def compared(mesh: Mesh) -> Comparison:
@@ -147,5 +148,5 @@ def test_it_decides_by_itself(mesh: Mesh, tmp_path: Path, drop: int, line: str) 
     with ThreadPoolExecutor() as pool:
         waiting = pool.submit(ebpfmesh, *words, "--mesh", mesh.name)
         while not waiting.done():
-            send(mesh, 50)
+            send(mesh, 50, each=20)  # more than is needed to tell, also on a busy machine
     assert line in waiting.result().stdout
