@@ -242,7 +242,7 @@ def test_stop_ends_what_will_not_end(
     monkeypatch.setattr(cgroup.os, "kill", record)
     monkeypatch.setattr(Cgroup, "processes", processes)
     procs.write_text("")
-    cgroup.stop([cgroup.Stop(OWN, seconds=0.3)], lambda _: set())
+    cgroup.stop([cgroup.Stop(OWN, seconds=3)], lambda _: set())  # the willing one ends meanwhile
     assert (willing.wait(60), stubborn.wait(60)) == (-signal.SIGTERM, -signal.SIGKILL)
     stubborn.stdout.close()
     asked = sorted(pair for pair in sent if pair[1] == signal.SIGTERM)

@@ -16,7 +16,8 @@ import pytest
 
 pytestmark = pytest.mark.unit
 
-SECONDS = 10
+SECONDS = 30
+"""Of CPU: what costs little takes five on a busy machine, and what does not, minutes."""
 MEBIBYTES = 300
 HEAD = """[mesh]
 name = "a"
@@ -106,7 +107,7 @@ def test_costs_little(tmp_path: Path, name: str) -> None:
         text=True,
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS)),
     )
-    assert child.returncode == 0, "it was ended after ten seconds of CPU time"
+    assert child.returncode == 0, f"it was ended after {SECONDS} seconds of CPU time"
     verdict, memory = child.stdout.splitlines()
     assert verdict == "accepted" or int(verdict.split()[1]) <= 50
     assert int(memory) <= MEBIBYTES
