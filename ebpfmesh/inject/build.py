@@ -98,7 +98,7 @@ def build(
     _check(source, program, hook, allowed)
     wanted = maps.layouts(source, program, allowed)
     migrate.check(source, program, allowed)
-    figures = _tried(source, program, wanted, hook, guarded=guarded)
+    figures = _tried(source, program, wanted, hook, allowed, guarded=guarded)
     if over := list(figures.over(allowed)):
         raise source.refuse("over its budget: " + "; ".join(over), None)
     with ExitStack() as stack:
@@ -128,6 +128,7 @@ def _tried(
     program: Compiled,
     wanted: Mapping[str, tuple[int, Layout]],
     hook: str,
+    budget: Budget,
     *,
     guarded: bool,
 ) -> Figures:
@@ -140,7 +141,7 @@ def _tried(
         told = bpf.fdinfo(verified).get("verified_insns")
         with running(guarded=guarded):
             runs = stack.enter_context(loaded(source, program, code, hook))
-        cost = measure(runs, hook)
+        cost = measure(runs, hook, min(budget.ns_median, budget.ns_worst))
         return Figures(
             instructions=len(program.instructions) // instructions.SIZE,
             verified=int(told or 0),
