@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import NamedTuple, Self
 
 from ebpfmesh import _abi
-from ebpfmesh.errors import MissingPrivilege
+from ebpfmesh.errors import MissingPrivilege, NotFound
 from ebpfmesh.kernel import bpf, interface
 from ebpfmesh.kernel.cgroup import Cgroup
 from ebpfmesh.kernel.flows import living
@@ -155,10 +155,19 @@ def _drops(view: View) -> dict[int, Drops]:
 
 
 def runs(view: View) -> list[tuple[int, int]]:
-    """(Nanoseconds, runs) of the programs that ``Usage.ran`` speaks of, while they were timed."""
+    """(Nanoseconds, runs) of the programs that ``Usage.ran`` speaks of, while they were timed.
+
+    NotFound once they are gone: ``down`` removes them before it removes the record.
+    """
     found = []
-    for name in HOOKS.values():
-        with bpf.obj_get(view.pins.progs / name) as program:
+    for path in (view.pins.progs / name for name in HOOKS.values()):
+        try:
+            program = bpf.obj_get(path)
+        except FileNotFoundError:
+            raise NotFound(
+                f"mesh {view.name} is not up: no {path}", hint="start it: ebpfmesh up FILE"
+            ) from None
+        with program:
             found.append(bpf.prog_runs(program))
     return found
 

@@ -279,6 +279,15 @@ def test_the_end_of_the_mesh_is_the_end() -> None:
         assert [*sampler.sample().functions] == ["f"]
 
 
+def test_the_end_of_the_mesh_may_come_within_a_sample(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Programs go before the record does."""
+    with running('[mesh]\nname = "gone"\n[[function]]\nname = "f"\n'), Sampler("gone") as sampler:
+        look = sampler._look
+        monkeypatch.setattr(sampler, "_look", lambda: (look(), apply.down("gone")))
+        with pytest.raises(NotFound):
+            sampler.sample()
+
+
 def test_no_descriptor_stays_open(mesh: Mesh) -> None:
     gc.collect()  # what others left is closed by now
     before = len(list(Path("/proc/self/fd").iterdir()))
