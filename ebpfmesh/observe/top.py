@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import NamedTuple, Self
 
+from ebpfmesh.errors import MeshError
 from ebpfmesh.kernel import interface
 from ebpfmesh.observe import commands, usage
 from ebpfmesh.observe.commands import CommandState, Life
@@ -145,8 +146,7 @@ class Sampler:
 
     def sample(self) -> Sample:
         """All functions there are now. NotFound once the mesh is down."""
-        record = self._view.record
-        if not record.is_current or record.version() != self._version:
+        if self._is_old():
             before = self._rows
             self._close()
             self._open()
@@ -163,6 +163,16 @@ class Sampler:
             row.function.name: self._seen(row, used[row.function.name], flows) for row in self._rows
         }
         return Sample(when, functions, self._timer.stop(self._view))
+
+    def _is_old(self) -> bool:
+        """Whether the record has been written since, or is gone, be it while it is asked."""
+        record = self._view.record
+        try:
+            return not record.is_current or record.version() != self._version
+        except MeshError:
+            if record.is_current:
+                raise
+            return True
 
     def _seen(self, row: FunctionRow, used: Usage, flows: Mapping[int, int] | None) -> Seen:
         name = row.function.name

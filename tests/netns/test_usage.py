@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from ebpfmesh import apply
-from ebpfmesh.errors import NotFound
+from ebpfmesh.errors import MeshError, NotFound
 from ebpfmesh.kernel import bpf, netns
 from ebpfmesh.kernel.maps import FLOWS, Maps
 from ebpfmesh.kernel.pins import Pins
@@ -284,6 +284,19 @@ def test_the_end_of_the_mesh_may_come_within_a_sample(monkeypatch: pytest.Monkey
     with running('[mesh]\nname = "gone"\n[[function]]\nname = "f"\n'), Sampler("gone") as sampler:
         look = sampler._look
         monkeypatch.setattr(sampler, "_look", lambda: (look(), apply.down("gone")))
+        with pytest.raises(NotFound):
+            sampler.sample()
+
+
+def test_the_record_may_go_while_it_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    with running('[mesh]\nname = "gone"\n[[function]]\nname = "f"\n'), Sampler("gone") as sampler:
+        record = sampler.view.record
+
+        def version() -> int:
+            apply.down("gone")
+            raise MeshError("disk I/O error")
+
+        monkeypatch.setattr(record, "version", version)
         with pytest.raises(NotFound):
             sampler.sample()
 
