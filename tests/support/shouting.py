@@ -19,6 +19,8 @@ from support.topology import poll
 
 PORT, FROM = 7000, 6000
 """Where all listen, and where all send from: each pair has a flow as long as both live."""
+FRESH = 10_000
+"""From here on each port is taken once, or a flow of before would have the one that is chosen."""
 Sent = tuple[int, str, str]
 """Number of the round, who sent it, whom it is for: a function, or a service."""
 
@@ -30,6 +32,7 @@ class Shouting:
         self._sockets: dict[tuple[str, int], tuple[socket.socket, socket.socket]] = {}
         self._may: dict[Sent, set[str]] = {}
         self._round = 0
+        self._fresh = itertools.count(FRESH)
 
     @property
     def sockets(self) -> int:
@@ -99,7 +102,7 @@ class Shouting:
             )
             return
         row = next(row for row in _rows(mesh) if row.function.name == function.name)
-        with _bound(row, str(function.address4), 0) as sock:
+        with _bound(row, str(function.address4), next(self._fresh)) as sock:
             yield sock
 
     def _hear(self, got: set[Sent], wrong: list[str]) -> set[Sent]:
