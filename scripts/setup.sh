@@ -60,8 +60,19 @@ enabled_units() {
 	systemctl --root=/ list-unit-files --state=enabled --no-legend | cut -d ' ' -f 1 | sort
 }
 
+# Run a command that needs the network until it succeeds, thrice at most.
+again() {
+	local pause
+	for pause in 10 30; do
+		"$@" && return
+		say "$1 failed, once more in $pause seconds"
+		sleep "$pause"
+	done
+	"$@"
+}
+
 apt() {
-	DEBIAN_FRONTEND=noninteractive apt-get -q -y -o DPkg::Lock::Timeout=120 "$@" >&2 ||
+	DEBIAN_FRONTEND=noninteractive again apt-get -q -y -o DPkg::Lock::Timeout=120 "$@" >&2 ||
 		fail 1 "apt-get $1 failed" "its messages are above"
 }
 
@@ -108,7 +119,7 @@ setup_venv() {
 	esac
 	say "installing Python packages into $venv"
 	/usr/bin/python3 -m venv --system-site-packages "$venv"
-	$venv/bin/pip install --quiet --disable-pip-version-check --root-user-action=ignore \
+	again $venv/bin/pip install --quiet --disable-pip-version-check --root-user-action=ignore \
 		--editable ".[$([ "$extra" = dev ] && echo dev || echo bench)]" >&2 ||
 		fail 1 "pip could not install into $venv" "its messages are above"
 	echo "$extra $wanted" >"$stamp"

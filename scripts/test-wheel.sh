@@ -21,7 +21,7 @@ use() {
 	ebpfmesh plan edge.toml | grep '^nothing to do'
 	ebpfmesh show functions
 	ebpfmesh exec phone -- curl -s -f --retry 9 --retry-connrefused http://portal/GPL-2 | grep Version
-	ebpfmesh exec camera -- curl -s -m 1 http://portal/GPL-2 || ebpfmesh show drops | grep POLICY
+	ebpfmesh exec camera -- curl -s -m 5 http://portal/GPL-2 || ebpfmesh show drops | grep POLICY
 	ebpfmesh down
 	[ "$(ls)" = edge.toml ]
 	ebpfmesh bench list
@@ -39,7 +39,8 @@ if [ "${1-}" = --inside ]; then
 	exit
 fi
 install() {
-	pip install --quiet --disable-pip-version-check --root-user-action=ignore "$1"
+	local words=(pip install --quiet --disable-pip-version-check --root-user-action=ignore "$1")
+	"${words[@]}" || { sleep 10 && "${words[@]}"; } # the index may not answer at once
 }
 sandboxed() {
 	python -c 'import os, sys; from ebpfmesh.kernel import netns
