@@ -146,7 +146,7 @@ def shows(found: Terminal) -> bool:
 @pytest.mark.parametrize("end", ["q", "Ctrl-C", "SIGINT"])
 def test_it_ends_and_leaves_the_terminal_as_it_was(end: str) -> None:
     with terminal() as found:
-        wait_until(lambda: shows(found), what="it shows functions", seconds=20)
+        wait_until(lambda: shows(found), what="it shows functions")
         if end == "SIGINT":
             found.process.send_signal(signal.SIGINT)
         else:
@@ -158,7 +158,7 @@ def test_it_ends_and_leaves_the_terminal_as_it_was(end: str) -> None:
 
 def test_sigterm_leaves_the_terminal_as_it_was() -> None:
     with terminal() as found:
-        wait_until(lambda: shows(found), what="it shows functions", seconds=20)
+        wait_until(lambda: shows(found), what="it shows functions")
         found.process.terminate()
     assert found.process.returncode == 128 + signal.SIGTERM
     assert LEAVE in found.said
@@ -186,7 +186,7 @@ def test_it_ends_when_the_mesh_does(tmp_path: Path) -> None:
     ebpfmesh("up", file)
     try:
         with terminal("--mesh", "other") as found:
-            wait_until(lambda: shows(found), what="it shows functions", seconds=20)
+            wait_until(lambda: shows(found), what="it shows functions")
             ebpfmesh("down", "--mesh", "other")
         assert found.process.returncode == 3
         assert found.said.rindex(LEAVE) < found.said.rindex(b"error:")

@@ -23,7 +23,7 @@ def mesh(*keys: str, script: str = WRITES) -> str:
 def said() -> str:
     """What the command says first."""
     read = lambda: ebpfmesh("logs", "f").stdout  # noqa: E731
-    wait_until(read, what="the command says something", seconds=20)
+    wait_until(read, what="the command says something")
     return read()
 
 
@@ -115,7 +115,7 @@ def test_a_log_by_the_name_of_a_device_is_kept(tmp_path: Path) -> None:
     file.write_text(mesh(script=script))
     try:
         ebpfmesh("up", file)
-        wait_until(lambda: "raw" in ebpfmesh("logs", "f").stdout, what="it says all", seconds=20)
+        wait_until(lambda: "raw" in ebpfmesh("logs", "f").stdout, what="it says all")
         assert ebpfmesh("logs", "f").stdout == "out\nerr\nraw\n"
     finally:
         ebpfmesh("down", "--mesh", "vols")

@@ -16,7 +16,7 @@ PYTHON = "/usr/bin/python3"
 def ended(mesh: str, name: str = "f") -> str:
     with apply.opened(mesh) as live:
         file = exit_file(live.record, name)
-    wait_until(file.read_text, what="the command ends", seconds=20)
+    wait_until(file.read_text, what="the command ends")
     return file.read_text()
 
 

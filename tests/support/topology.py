@@ -36,6 +36,8 @@ SESSION = "EBPFMESH_TEST_SESSION"
 REQUIRE = "EBPFMESH_REQUIRE_KERNEL"
 SLOWER = float(os.environ.get("EBPFMESH_SLOWER", "1"))
 """How much slower than a machine this one is: under emulation all deadlines are longer."""
+SECONDS = 60.0
+"""The deadline of what must come about: nobody waits for it unless that does not."""
 LISTEN = {"tcp": "0A", "udp": "07"}  # states of /proc/net/tcp and udp
 
 
@@ -78,7 +80,7 @@ def needs_ports() -> None:
         unavailable(error.message)
 
 
-def poll(condition: Callable[[], object], *, seconds: float = 20.0) -> bool:
+def poll(condition: Callable[[], object], *, seconds: float = SECONDS) -> bool:
     """Wait for a condition; False if the deadline, times SLOWER, came first."""
     deadline = time.monotonic() + seconds * SLOWER
     while not condition():
@@ -88,7 +90,7 @@ def poll(condition: Callable[[], object], *, seconds: float = 20.0) -> bool:
     return True
 
 
-def wait_until(condition: Callable[[], object], *, what: str, seconds: float = 20.0) -> None:
+def wait_until(condition: Callable[[], object], *, what: str, seconds: float = SECONDS) -> None:
     """Wait for a condition; fail the test if the deadline comes first."""
     if not poll(condition, seconds=seconds):
         pytest.fail(f"not within {seconds} s: {what}")
@@ -147,7 +149,7 @@ def in_fn(
 @contextlib.contextmanager
 def background(
     mesh: Mesh, function: str | None, command: Sequence[object], *,
-    ready: Callable[[int], object] | None = None, seconds: float = 20.0,
+    ready: Callable[[int], object] | None = None, seconds: float = SECONDS,
 ) -> Iterator["subprocess.Popen[str]"]:  # fmt: skip
     """A command that runs in a function for the ``with`` block, with all that it starts.
 
