@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ebpfmesh.cli import complete, output
+from ebpfmesh.cli import complete, interrupt, output
 from ebpfmesh.cli.base import Command, settings
 from ebpfmesh.cli.choose import need_read, the_mesh
 
@@ -66,6 +66,7 @@ def logs(name: str, follow: bool, last: int | None, since: float, times: bool) -
         many = len(names) > 1
         _print(read(found, since=since, last=last, rest=not follow), many=many, times=times)
         for lines in logs.follow(seen, found) if follow else ():
+            interrupt.check()  # of a signal that C code swallowed
             _print(lines, many=many, times=times)
 
 

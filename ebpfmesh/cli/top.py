@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ebpfmesh.cli import complete, output
+from ebpfmesh.cli import complete, interrupt, output
 from ebpfmesh.cli.base import Command, settings
 from ebpfmesh.cli.choose import need_read, the_mesh
 from ebpfmesh.cli.output import Column, mark, rate, size
@@ -177,6 +177,7 @@ def top(
             before = found.sample()
             gc.freeze()  # what is loaded by now stays: collections need not look at it
             for _ in itertools.count() if count is None else range(count):
+                interrupt.check()  # of a signal that C code swallowed
                 if not screen.wait(before.when + interval):
                     return
                 now = found.sample()
