@@ -61,9 +61,12 @@ TRACKING = {
     "net/netfilter/nf_conntrack_tcp_be_liberal": "1",
     "net/netfilter/nf_conntrack_tcp_ignore_invalid_rst": "1",
     "net/netfilter/nf_conntrack_tcp_loose": "1",
-    # Seconds to wait for the rest of a datagram: no example is to see fragments of another.
-    "net/ipv4/ipfrag_time": "1",
-    "net/netfilter/nf_conntrack_frag6_timeout": "1",
+    # Seconds to wait for the rest of a datagram: longer than a busy machine takes from one fragment
+    # to the next; and no example is to see fragments of another, nor do they find no room.
+    "net/ipv4/ipfrag_time": "4",
+    "net/netfilter/nf_conntrack_frag6_timeout": "4",
+    "net/ipv4/ipfrag_high_thresh": f"{64 << 20}",
+    "net/netfilter/nf_conntrack_frag6_high_thresh": f"{64 << 20}",
 }
 ANSWERS = {
     # Every rejection is answered.
