@@ -43,7 +43,7 @@ TEST_SECONDS = 1800
 BOOT_SECONDS = 240
 BOOTS = 3
 """How often a guest is started that does not end: now and then one hangs under emulation."""
-SECONDS = {"quick": 900, "full": 6 * 3600}
+SECONDS = {"quick": 1800, "full": 6 * 3600}
 VERIFIER = "tests/prog/test_verifier.py"
 TESTS = {
     # Of files that are read fast: to make all rows of test_tables.py takes a guest minutes.
