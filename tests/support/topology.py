@@ -244,14 +244,20 @@ def collected(mesh: str) -> list[str]:
 
 def leftovers() -> set[str]:
     """All that a mesh, or a process of this test session, could leave: a word for each."""
-    found = {f"pin {path}" for path in pins.BPFFS.rglob("*")}
-    found |= {f"file {path}" for path in RUN.rglob("*")}
+    found = {f"pin {path}" for path in _below(pins.BPFFS)}
+    found |= {f"file {path}" for path in _below(RUN)}
     found |= {f"namespace {path.name}" for path in netns.RUN.glob("*")}
     devices = Path("/proc/thread-self/net/dev").read_text().splitlines()[2:]
     found |= {f"interface {line.partition(':')[0].strip()}" for line in devices}
     found |= {f"cgroup {g.group}/{g.function}" for g in cgroup.groups(netns.current())}
     found |= {f"process {pid}" for pid in _processes()}
     return found
+
+
+def _below(top: Path) -> Iterator[str]:
+    """Paths of all that is in a directory; some may go meanwhile, which rglob does not take."""
+    for place, directories, files in os.walk(top):
+        yield from (f"{place}/{name}" for name in (*directories, *files))
 
 
 def _processes() -> Iterator[str]:
