@@ -24,7 +24,7 @@ from ebpfmesh.bench.scenario import Step
 from ebpfmesh.bench.workload import Scale
 from ebpfmesh.errors import CommandFailed, Unsupported
 
-CLIENT_SECONDS = 0.1
+CLIENT_SECONDS = 0.3
 OFFLOAD_SECONDS = 5.0
 ENDS_IN_FUNCTIONS = ("frames", "sockets", "connections", "wire", "consumers", "floods")
 """What a path must have seen the packets of."""

@@ -16,7 +16,7 @@ from pathlib import Path
 from ebpfmesh.errors import CommandFailed, Unsupported
 from ebpfmesh.kernel import netns
 
-READY_SECONDS = 5.0
+READY_SECONDS = 20.0
 STOP_SECONDS = 2.0
 LISTEN = "0A"
 """TCP_LISTEN in /proc/net/tcp."""

@@ -318,11 +318,11 @@ def test_a_path_that_stands_still_is_seen(watcher: Watcher, path: DataPath) -> N
             with forwarding(path, closed):
                 time.sleep(0.1)
         with forwarding(path, closed):
-            time.sleep(0.3)
+            time.sleep(1)
             seen.traffic.stop()
     assert seen.report is not None
     assert seen.report.longest_gap_ns >= 100_000_000
-    assert seen.longest_gap_ns >= 250_000_000
+    assert seen.longest_gap_ns >= 500_000_000  # the sender may have paused before
     assert seen.report.lost > 0
     assert seen.report.duplicated == 0
 
@@ -334,7 +334,7 @@ def test_traffic_ends_by_itself(rate: PacketRate, checker: Checker, path: DataPa
     pace = Pace(burst=BATCH, interval=0.0001, frames=130)
     with netns.entered(path.host.netns), checker.on(entered(path)):
         with running(rate.generator, path.client.ifindex, pace) as traffic:
-            assert traffic.wait(10)
+            assert traffic.wait(60)
         assert traffic.sent.frames == 130
         assert all_came(checker.report(130), 130, 1)
 

@@ -166,7 +166,7 @@ def test_connections_are_in_order(
     if hook == "clsact":
         monkeypatch.setattr(links, "has_tcx", lambda: False)
     for _ in range(2):
-        sample = connector.measure(path, 0.1 * topology.SLOWER)
+        sample = connector.measure(path, 0.3 * topology.SLOWER)
         assert sample.value > 0
         counted = json.loads(sample.raw)
         assert counted["opened"] == counted["closed"] == counted["accepted"]

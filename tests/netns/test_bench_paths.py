@@ -23,6 +23,7 @@ from ebpfmesh import apply
 from ebpfmesh.bench import workload
 from ebpfmesh.bench.measure import changes, pps, traffic
 from ebpfmesh.bench.measure.pps import PacketRate, entry_of, frames_for
+from ebpfmesh.bench.packets import sink
 from ebpfmesh.bench.packets.frames import from_member
 from ebpfmesh.bench.packets.sink import at_eth0, send_burst
 from ebpfmesh.bench.paths import PATHS, DataPath, base, ovs_switch
@@ -181,11 +182,14 @@ def test_connection_passes_and_is_counted(path: DataPath) -> None:
 
 
 @over(*WITH_FRAMES)
-def test_frames_pass_and_are_counted(rate: PacketRate, path: DataPath) -> None:
+def test_frames_pass_and_are_counted(
+    rate: PacketRate, path: DataPath, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """In bursts that fit into the buffer of a packet socket: Open vSwitch has some.
 
     The sink is at tc, behind XDP, so that redirected frames come by what the path itself has set.
     """
+    monkeypatch.setattr(sink, "DRAIN_SECONDS", TIMEOUT)  # Open vSwitch may have to wait for a core
     rate.generator.load(frames_for(path))
     entry, _ = entry_of(path)
     before = settled(path)

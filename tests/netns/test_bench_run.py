@@ -22,7 +22,7 @@ rounds = 1
 
 [[measure]]
 kinds = ["pps", "pps-answered", "connect"]
-seconds = 0.1
+seconds = 0.3
 paths = ["routed", "iptables", "mesh"]
 services = [2]
 

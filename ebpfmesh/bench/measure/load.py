@@ -41,7 +41,7 @@ IDLE_PART = 0.3
 """Length of the window before anything is sent, of that of the load."""
 SETTLE_SECONDS = 0.1
 """From the first datagrams until the window begins: a path learns of the flow, caches fill."""
-START_SECONDS = 5.0
+START_SECONDS = 20.0
 POLL_SECONDS = 0.0005
 FIRST = 2
 """Datagrams until the load has begun; one is iperf3's greeting."""

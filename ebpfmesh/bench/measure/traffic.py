@@ -25,7 +25,7 @@ from ebpfmesh.bench.topology import Member
 from ebpfmesh.errors import CommandFailed
 from ebpfmesh.kernel import netns
 
-GRACE_SECONDS = 5.0
+GRACE_SECONDS = 20.0
 """What a tool may need beyond the time it was asked to run."""
 TAIL = 2000
 """Characters of an output that are kept when there is no figure in it."""
@@ -33,8 +33,9 @@ CRR_CONNECTIONS = 8
 LONGEST_NS = 10_000_000_000
 LARGEST_PACKET = 65536
 """Bytes of data a packet carries at most before it is cut into segments (GSO)."""
-BLOCK_SECONDS = 0.5
-"""A connection not open by then is blocked; one that is allowed takes less than a millisecond."""
+BLOCK_SECONDS, OPEN_SECONDS = 0.5, 20.0
+"""A connection not open by then is blocked; one that is allowed takes less than a millisecond,
+or as long as a path's own process is kept from its core."""
 NGINX = """
 daemon off; master_process off; pid {directory}/pid; error_log stderr crit;
 events {{ worker_connections 1024; }}
@@ -214,7 +215,7 @@ def try_connection(path: DataPath, client: str) -> Literal["open", "refused", "n
         netns.entered(path.host.members[client].netns),
         socket.socket(socket.AF_INET, socket.SOCK_STREAM) as connection,
     ):
-        connection.settimeout(BLOCK_SECONDS)
+        connection.settimeout(OPEN_SECONDS if client == workload.CLIENT else BLOCK_SECONDS)
         try:
             connection.connect((str(target.address), target.port))
         except TimeoutError:

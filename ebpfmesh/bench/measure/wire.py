@@ -42,7 +42,7 @@ from ebpfmesh.kernel import netns
 IDLE_SECONDS = 0.2
 TAKEN_AT_ONCE = 1024
 """Frames of a burst for a program: what rings and buffers hold."""
-TAKEN_SECONDS = 0.5
+TAKEN_SECONDS = 10.0
 POLL_SECONDS = 50e-6
 FLOOD = 32
 """Frames that are denied for each of another flow: of a flood of ten million a second, twice what a
