@@ -6,6 +6,7 @@ client, other (tenant one) ──▶ web:80, names:53/udp ──▶ web-0, web-1
 
 import contextlib
 import ctypes
+import itertools
 import os
 import socket
 from collections.abc import Callable, Iterator
@@ -70,6 +71,8 @@ Maker = Callable[[Mesh, str, int, int], socket.socket]
 Server = Callable[[Mesh, str, Address, int], AbstractContextManager[socket.socket]]
 Sockets = dict[str, socket.socket]
 """By the function they are in."""
+UNUSED = itertools.count(10_000)
+"""Ports below those that the kernel chooses from, which may be of a flow that is remembered yet."""
 
 
 def own(mesh: Mesh, function: str, family: int, kind: int, *, stays: bool = True) -> socket.socket:
@@ -77,7 +80,19 @@ def own(mesh: Mesh, function: str, family: int, kind: int, *, stays: bool = True
 
     One that does not stay has gone back to the network it came from.
     """
-    return own_many(mesh, function, family, kind, 1, stays=stays)[0]
+    return _with_new_flows(own_many(mesh, function, family, kind, 1, stays=stays)[0])
+
+
+def packets(mesh: Mesh, function: str, family: int, kind: int) -> socket.socket:
+    """A socket whose packets are translated: of the function's network, but not of its cgroup."""
+    return _with_new_flows(made(mesh, function, family, kind))
+
+
+def _with_new_flows(sock: socket.socket) -> socket.socket:
+    """Its datagrams are of no flow of another one: it has a port that nobody had."""
+    if sock.type == socket.SOCK_DGRAM:
+        sock.bind(("", next(UNUSED)))
+    return sock
 
 
 def own_many(
@@ -231,4 +246,4 @@ def set_rules(mesh: Mesh, *rules: Policy) -> None:
     apply.edit(mesh.name, lambda now: now.model_copy(update={"policies": rules}))
 
 
-BOTH = pytest.mark.parametrize("maker", [own, made], ids=["socket", "packets"])
+BOTH = pytest.mark.parametrize("maker", [own, packets], ids=["socket", "packets"])
