@@ -38,12 +38,14 @@ from ebpfmesh.kernel import bpf, netns
 from ebpfmesh.model import Injection, Mesh
 from support.alive import Outcome, Pair, alive, connections, counted
 from support.builds import other_build, up_by
-from support.topology import drops
+from support.topology import drops, wait_until
 
 CHANGES, CONNECTIONS = map(int, os.environ.get("EBPFMESH_ORACLE", "60 200").split())
 FLOWS = 64
 RATE = 600_000 if cores() > 1 else 20_000  # on one core the sender would leave nothing to changes
 QUIET_SECONDS = 1.0
+LONGEST_SECONDS = 150.0
+"""For all changes: half a minute where four tests share two cores."""
 SOURCE = """
 #include "mesh_function.h"
 MESH_MAP(array, total, u32, u64, 1);
@@ -136,7 +138,7 @@ def total(path: MeshPath, name: str) -> int:
 
 @contextmanager
 def traffic(
-    watcher: Watcher, path: MeshPath, pairs: list[Pair], seconds: float = 60.0
+    watcher: Watcher, path: MeshPath, pairs: list[Pair], seconds: float = LONGEST_SECONDS
 ) -> Iterator[tuple[Seen, Outcome]]:
     """Packets and connections at work while the block runs."""
     pace = Pace.at_rate(RATE, seconds=seconds, frames=round(RATE * seconds))
@@ -268,5 +270,7 @@ def test_the_wrong_way_is_seen(watcher: Watcher, path: MeshPath, pairs: list[Pai
     """A program that is detached and attached again loses packets, and the oracle tells."""
     with traffic(watcher, path, pairs) as (seen, _):
         for _ in range(30):  # some of them while the sender has its core
+            before = watcher.checker.packets()
+            wait_until(lambda before=before: watcher.checker.packets() > before, what="it sends")
             reattach(path)
     assert report_of(seen).lost > 0

@@ -20,11 +20,11 @@ from ebpfmesh import apply
 from ebpfmesh._abi import Reason
 from ebpfmesh.config import edit
 from ebpfmesh.model import Injection, Mesh
-from support.alive import Pair, alive, counted
+from support.alive import Pair, alive, counted, patient
 from support.builds import other_build, up_by
 from support.everything import MESH
 from support.outside import Outside, beyond, sysctl
-from support.sockets import accepted, connect, listener, made
+from support.sockets import accepted, connect, home, listener, made
 from support.topology import drops, mesh_of, running
 
 ECHO = Path(__file__).parents[2] / "examples/packet/echo.c"
@@ -79,6 +79,7 @@ def pairs(mesh: Mesh, outside: tuple[Outside, Outside]) -> Iterator[list[Pair]]:
     client, far = (one.home for one in outside)
     front, here, there = outside[0].host[0], outside[0].near[0], outside[1].near[0]
     a, raw = mesh.function("a").address4, mesh.function("raw").address4
+    patient([client, far, home(mesh, "a")])
     with ExitStack() as stack:
         at = lambda *place: stack.enter_context(listener(mesh, *place))  # noqa: E731
         ways = [
