@@ -8,7 +8,6 @@ asserted. What passes is at most a bucket and as much as the rate gave in the ti
 import contextlib
 import ctypes
 import socket
-import threading
 import time
 from collections.abc import Callable, Iterator
 
@@ -23,7 +22,16 @@ from ebpfmesh.observe import health
 from support.agreeing import disagreements
 from support.meshes import function, mesh_file
 from support.outside import beyond
-from support.sockets import accepted, carries, connect, connection, home, listener, made
+from support.sockets import (
+    accepted,
+    carries,
+    connect,
+    connection,
+    home,
+    listener,
+    made,
+    moved_whole,
+)
 from support.topology import drops, in_fn, mesh_of, meters, wait_until
 
 MESH = mesh_file("rates", function("a"), function("b"))
@@ -134,14 +142,8 @@ def test_what_is_sent_waits(mesh_up: Callable[[str], Mesh]) -> None:
     assert address
     with connection(mesh, "a", "b", address, PORT) as (here, there):
         began = time.monotonic()
-        writer = threading.Thread(target=here.sendall, args=(bytes(size),))
-        writer.start()
-        left = size
-        while left and (part := there.recv(1 << 20)):
-            left -= len(part)
+        assert moved_whole(here, there, size)
         took = time.monotonic() - began
-        writer.join()
-    assert not left
     assert took > (size - queue.LEAST_BURST - (64 << 10)) * 8 / 20e6
     with receiver(mesh) as there, sender(mesh) as here:
         for _ in range(300):
@@ -198,14 +200,8 @@ def test_what_is_received(mesh_up: Callable[[str], Mesh]) -> None:
         flood(here, lambda: dropped(mesh, "b", TO_FN))
     with connection(mesh, "a", "b", address, PORT) as (here, there):
         assert carries(here, there)
-        writer = threading.Thread(target=here.sendall, args=(bytes(1 << 20),))
-        writer.start()
-        left = 1 << 20
-        while left and (part := there.recv(1 << 20)):
-            left -= len(part)
-        writer.join()
+        assert moved_whole(here, there, 1 << 20)
     took = time.monotonic() - began
-    assert not left
     assert meters(mesh)["b", "default"].rx_bytes <= most(bits, took)
 
 

@@ -22,6 +22,7 @@ SECONDS = 20.0 * SLOWER
 """For what must arrive: the deadline of connect, accept and recv."""
 BLOCKED_SECONDS = 0.3 * SLOWER
 """For what must not arrive: how long it is waited for."""
+PART = 1 << 18
 UDP_SEGMENT = 103  # linux/udp.h
 
 Place = str | Path | None
@@ -153,10 +154,15 @@ def is_cut(here: socket.socket, there: socket.socket) -> bool:
 
 
 def moved_whole(source: socket.socket, sink: socket.socket, size: int = 32 << 20) -> bool:
-    """Whether random bytes come out as they went in."""
+    """Whether random bytes come out as they went in; each part of them has SECONDS."""
     data = random.Random(size).randbytes(size)
     got = bytearray()
-    sender = threading.Thread(target=source.sendall, args=(data,))
+
+    def send() -> None:
+        for at in range(0, size, PART):
+            source.sendall(data[at : at + PART])
+
+    sender = threading.Thread(target=send)
     sender.start()
     while len(got) < size and (part := sink.recv(1 << 20)):
         got += part
