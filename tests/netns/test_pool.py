@@ -115,8 +115,15 @@ def inodes(function: str) -> set[int]:
 
 def memory(function: str) -> set[int]:
     """The same, once it is one: then the command runs, and has it."""
-    wait_until(lambda: len(inodes(function)) == 1, what=f"{function} has its memory")
-    return inodes(function)
+    found: set[int] = set()
+
+    def has_one() -> bool:
+        found.clear()
+        found.update(inodes(function))
+        return len(found) == 1
+
+    wait_until(has_one, what=f"{function} has its memory")
+    return found
 
 
 def send(language: tuple[str, ...], to: str, count: int) -> tuple[str, ...]:
@@ -205,13 +212,13 @@ def test_who_goes_on_without_its_keeper_has_it_still() -> None:
     wanted = mesh(SLEEP, SLEEP)
     far = wanted.function("far").model_copy(update={"privileged": True, "volumes": ()})
     apply.up(wanted.model_copy(update={"functions": (wanted.function("near"), far)}))
-    (before,) = inodes("far")
+    (before,) = memory("far")
     apply.stop("pools", "near")
     os.kill(keeper_of("far"), signal.SIGKILL)
     wait_until(lambda: state("far") != "running", what="nobody keeps it")
     assert the_pool().in_use
     apply.start("pools", "near")
-    assert inodes("near") == inodes("far") == {before}
+    assert memory("near") == memory("far") == {before}
 
 
 def the_pool() -> pools.PoolRow:
