@@ -14,8 +14,8 @@ from ebpfmesh._abi import Direction, Reason
 from ebpfmesh.model import Mesh
 from support.masquerade import text, unforwarding
 from support.outside import Outside
-from support.sockets import datagrams
-from support.topology import drops
+from support.sockets import datagrams, ready
+from support.topology import drops, wait_until
 
 FIRST, COUNT = 61000, 40
 PEER = 5006
@@ -36,26 +36,22 @@ class Ends:
     def new(self, name: str) -> tuple[socket.socket, int] | None:
         """A flow of its own and the port that it has; None if it got none."""
         one, before = self._open(name), self.refused(name)
-        if not said(one, self.server):  # what is sent is judged within the call
+        one.sendto(b"ask", self.server.getsockname())
+        came_or_not = lambda: ready([self.server], 0) or self.refused(name) > before  # noqa: E731
+        wait_until(came_or_not, what="it is heard or refused")
+        if self.refused(name) > before:
             assert self.refused(name) == before + 1
+            assert not ready([self.server], 0)
             return None
         found, sender = self.server.recvfrom(64)
         assert found == b"ask"
         return one, sender[1]
 
 
-def said(one: socket.socket, server: socket.socket) -> bool:
-    one.sendto(b"ask", server.getsockname())
-    with contextlib.suppress(BlockingIOError, TimeoutError):
-        return bool(server.recv(64, socket.MSG_PEEK))
-    return False
-
-
 def test_who_has_none_gets_some(mesh: Mesh, outside: Outside) -> None:
     """A flow of who has too many ends for it; its answers are the new one's."""
     with contextlib.ExitStack() as stack:
         server = stack.enter_context(datagrams(mesh, outside.home, outside.near[0], PEER))
-        server.settimeout(0.3)
 
         def opened(name: str) -> socket.socket:
             own = mesh.function(name).address4
