@@ -87,11 +87,11 @@ def test_tenants_are_apart_until_a_rule_joins_them(mesh: Mesh) -> None:
     curl = ["curl", "-sS", "-o", "/dev/null", "-w", "%{http_code}", "--max-time"]
     with background(mesh, "b1", httpd, ready=listening(8080)):
         before = dropped(mesh, "a1")
-        refused = in_fn(mesh, "a1", [*curl, 0.3, url], check=False)
+        refused = in_fn(mesh, "a1", [*curl, 1, url], check=False)
         assert (refused.returncode, refused.stdout) == (28, "000")  # 28: timed out
         assert dropped(mesh, "a1") > before
         set_rules(mesh, rule("function:a1", "function:b1", protocol="tcp", port=8080))
-        assert in_fn(mesh, "a1", [*curl, 5, url]).stdout == "200"
+        assert in_fn(mesh, "a1", [*curl, SECONDS, url]).stdout == "200"
         assert in_fn(mesh, "a2", [*curl, 0.3, url], check=False).returncode == 28
 
 

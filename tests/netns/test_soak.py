@@ -475,7 +475,7 @@ def has_map(number: int) -> bool:
     return True
 
 
-@pytest.mark.timeout(0 if NUMBER else 300)
+@pytest.mark.timeout(0 if NUMBER else 900)
 def test_a_mesh_lives_through_it() -> None:
     run_state_machine_as_test(  # type: ignore[no-untyped-call]
         Life,
