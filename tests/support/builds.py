@@ -18,7 +18,7 @@ from ebpfmesh.compile.source import bpf_dir, flatten
 from ebpfmesh.kernel import bpf, private, programs
 from ebpfmesh.kernel.pins import Pins
 from ebpfmesh.model import Mesh
-from support.command import ROOT
+from support.command import ROOT, SECONDS
 from support.topology import SLOWER, unavailable
 
 ENTRY = re.compile(r"^(int mesh_\w+\(struct \w+ \*ctx\)\n\{\n)", re.MULTILINE)
@@ -157,7 +157,7 @@ def _start(
         own["EBPFMESH_COMPILED"] = str(build / "compiled")
     done = subprocess.run(
         [sys.executable, *words], capture_output=True, text=True, check=False, input=said,
-        cwd=build, timeout=60 * SLOWER, env=os.environ | own,
+        cwd=build, timeout=SECONDS * SLOWER, env=os.environ | own,
     )  # fmt: skip
     if done.returncode != code:
         answer = f"{done.stdout}{done.stderr}"

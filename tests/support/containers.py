@@ -32,7 +32,7 @@ events_logger = "file"
 def podman(*words: str, check: bool = True) -> str:
     """What podman prints; its complaints fail the test."""
     done = subprocess.run(
-        ["podman", *words], capture_output=True, text=True, check=False, timeout=60
+        ["podman", *words], capture_output=True, text=True, check=False, timeout=180
     )
     if check and done.returncode != 0:
         pytest.fail(f"podman {' '.join(words)}: {done.stderr}")

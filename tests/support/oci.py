@@ -93,7 +93,7 @@ def containerd() -> Iterator[None]:
 def ctr(*words: object) -> str:
     """What ctr prints; its complaints fail the test."""
     done = subprocess.run(
-        ["ctr", *map(str, words)], capture_output=True, text=True, check=False, timeout=60,
+        ["ctr", *map(str, words)], capture_output=True, text=True, check=False, timeout=180,
         env=os.environ,
     )  # fmt: skip
     if done.returncode != 0:
