@@ -18,7 +18,7 @@ pytestmark = pytest.mark.unit
 
 SECONDS = 30
 """Of CPU: what costs little takes five on a busy machine, and what does not, minutes."""
-MEBIBYTES = 300
+MEBIBYTES = 400
 HEAD = """[mesh]
 name = "a"
 limits = {functions=65535, services=65535, rules=1048576, tenants=255, prefixes=65536}
@@ -27,7 +27,7 @@ GROUP = HEAD + '[[function]]\nname = "g"\nreplicas = 1000\n'
 LARGE = GROUP.replace("1000", "65000")
 SERVICE = '[[service]]\nname = "s"\naddress = "192.0.2.1"\nport = 1\nfunctions = ["g"]\n'
 READ = """
-import resource, sys
+import sys
 from pathlib import Path
 from ebpfmesh import config
 from ebpfmesh.errors import ConfigError
@@ -36,8 +36,9 @@ try:
     print("accepted")
 except ConfigError as error:
     print("refused", 1 + len(error.others), error.more)
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10)
+print(Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0])
 """
+"""The most memory it had is in KiB; what getrusage(2) tells is no less than who started it had."""
 
 
 def filled(head: str, unit: Callable[[int], str]) -> str:
@@ -110,4 +111,4 @@ def test_costs_little(tmp_path: Path, name: str) -> None:
     assert child.returncode == 0, f"it was ended after {SECONDS} seconds of CPU time"
     verdict, memory = child.stdout.splitlines()
     assert verdict == "accepted" or int(verdict.split()[1]) <= 50
-    assert int(memory) <= MEBIBYTES
+    assert int(memory) >> 10 <= MEBIBYTES
