@@ -34,7 +34,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """A failing test is made smaller, which takes minutes."""
     for item in items:
         if HERE in item.path.parents and item.get_closest_marker("timeout") is None:
-            item.add_marker(pytest.mark.timeout(0 if NUMBER else 600))
+            item.add_marker(pytest.mark.timeout(0 if NUMBER else 1800))
 
 
 @pytest.fixture(scope="package", autouse=True)
