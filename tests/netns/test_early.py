@@ -5,6 +5,8 @@ client ═══ up0 ── host ─┬─ far    af_xdp: a mirror, or what reco
                         └─ web    a socket
 """
 
+import contextlib
+import itertools
 import socket
 import sys
 from collections.abc import Iterator
@@ -36,7 +38,6 @@ from support.sockets import (
     datagrams,
     home,
     listener,
-    made,
     moved_whole,
     ready,
     send_segments,
@@ -49,6 +50,8 @@ BEGIN = mesh_file("early", function("web", "one"))
 WEB = service("shop", 80, "web", address="198.19.0.8", target_port=8080, publish=["u0:80"]) + rule(
     "outside", "service:shop"
 )
+_ports = itertools.count(20_000)
+"""Of which the kernel chooses none by itself."""
 
 
 @pytest.fixture(scope="module")
@@ -100,11 +103,17 @@ def seen() -> uplinks.Uplink:
     return found
 
 
+@contextlib.contextmanager
+def client(mesh: Mesh, outside: Outside, family: int = 0) -> Iterator[socket.socket]:
+    """Of the service, by a new flow: the kernel may choose the port of one that is there."""
+    with datagrams(mesh, outside.home, outside.near[family], next(_ports)) as one:
+        one.connect((str(outside.host[family]), 7))
+        yield one
+
+
 def asks(mesh: Mesh, outside: Outside, family: int, count: int) -> None:
     """So many datagrams to the service at the uplink, each answered before the next."""
-    kind = (socket.AF_INET, socket.AF_INET6)[family]
-    with made(mesh, outside.home, kind, socket.SOCK_DGRAM) as one:
-        one.connect((str(outside.host[family]), 7))
+    with client(mesh, outside, family) as one:
         for number in range(count):
             one.send(b"%d" % number)
             assert one.recv(100) == b"%d" % number
@@ -121,8 +130,7 @@ def asks_again(mesh: Mesh, outside: Outside) -> None:
     """The same, once the kernel has noticed that an interface is up: until then it drops."""
 
     def answers() -> bool:
-        with made(mesh, outside.home, socket.AF_INET, socket.SOCK_DGRAM) as one:
-            one.connect((str(outside.host[0]), 7))
+        with client(mesh, outside) as one:
             one.send(b"x")
             return bool(ready([one], BLOCKED_SECONDS))
 
@@ -143,8 +151,7 @@ def test_packets_of_established_flows_go_by_xdp(echo: Mesh, outside: Outside, fa
 
 
 def test_a_policy_holds_from_the_next_packet_on(echo: Mesh, outside: Outside) -> None:
-    with made(echo, outside.home, socket.AF_INET, socket.SOCK_DGRAM) as one:
-        one.connect((str(outside.host[0]), 7))
+    with client(echo, outside) as one:
         one.send(b"x")
         assert one.recv(10) == b"x"
         key = ("outside", Direction.FROM_UPLINK, Reason.POLICY)
@@ -194,8 +201,7 @@ def test_frames_of_every_kind_pass(echo: Mesh, outside: Outside) -> None:
         assert server.recv(9000) == b"x" * 8000
     assert redirected("up0") == taken
     offload(outside, "off")
-    with made(echo, outside.home, socket.AF_INET, socket.SOCK_DGRAM) as one:
-        one.connect((str(outside.host[0]), 7))
+    with client(echo, outside) as one:
         for _ in range(2):
             send_segments(one, b"".join(bytes([number]) * 100 for number in range(20)), 100)
             assert sorted(one.recv(200)[0] for _ in range(20)) == list(range(20))
@@ -229,8 +235,7 @@ def test_a_function_that_is_down_gets_nothing_and_the_rest_goes_on(
     echo: Mesh, outside: Outside
 ) -> None:
     inside = f"ip -n {home(echo, 'far').name} link set eth0"
-    with made(echo, outside.home, socket.AF_INET, socket.SOCK_DGRAM) as one:
-        one.connect((str(outside.host[0]), 7))
+    with client(echo, outside) as one:
         one.send(b"x")
         assert one.recv(10) == b"x"
         run(f"{inside} down")
@@ -241,8 +246,7 @@ def test_a_function_that_is_down_gets_nothing_and_the_rest_goes_on(
 
 
 def test_a_deny_list_comes_first_and_goes_alone(echo: Mesh, outside: Outside) -> None:
-    with made(echo, outside.home, socket.AF_INET, socket.SOCK_DGRAM) as one:
-        one.connect((str(outside.host[0]), 7))
+    with client(echo, outside) as one:
         for denied in (False, True, False):
             if denied:
                 apply.deny(echo.name, [ip_network(outside.near[0])])
@@ -309,8 +313,7 @@ def test_what_a_function_takes_too_slowly_is_counted(empty: Mesh, outside: Outsi
     apply.up(mesh)
     offload(outside, "off")
     before = redirected("up0")
-    with made(mesh, outside.home, socket.AF_INET, socket.SOCK_DGRAM) as one:
-        one.connect((str(outside.host[0]), 7))
+    with client(mesh, outside) as one:
         for _ in range(100):
             one.send(b"x")
     received = lambda: meters(mesh)["far", "outside"].rx_packets  # noqa: E731
