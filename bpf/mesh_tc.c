@@ -10,7 +10,6 @@
 #include "lib/slow.h"
 #include "lib/decide.h"
 #include "lib/store.h"
-#include "lib/out.h"
 #include "lib/rate.h"
 
 int mesh_from_fn(struct __sk_buff *ctx)
@@ -31,11 +30,6 @@ int mesh_decide_fn(struct __sk_buff *ctx)
 int mesh_store_fn(struct __sk_buff *ctx)
 {
 	return mesh_store(ctx);
-}
-
-int mesh_out_fn(struct __sk_buff *ctx)
-{
-	return mesh_out(ctx);
 }
 
 int mesh_event_fn(struct __sk_buff *ctx)

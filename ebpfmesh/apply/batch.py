@@ -175,6 +175,7 @@ def _finish(mesh: Live, done: Iterable[Operation], wait: Callable[[], None] | No
     """Raise the epoch, once for all changes; start commands when everything is in place."""
     _attach_sockets(mesh)
     _attach_host(mesh)
+    _have_out(mesh)
     mesh.chains.draw()
     if mesh.deny.stale:  # and with it what is at XDP
         mesh.deny.draw()
@@ -219,3 +220,11 @@ def _attach_host(mesh: Live) -> None:
         programs.load_host(mesh.pins)
     mesh.step("sockets of the host")
     host.attach(mesh.pins, maps, wanted)
+
+
+def _have_out(mesh: Live) -> None:
+    """The first uplink that masquerades brings the program for it, before flows are sent there."""
+    wanted = any(row.uplink.masquerade for row in mesh.record.uplinks())
+    if wanted and programs.lack_out(mesh.pins):
+        mesh.step("program for masquerade")
+        programs.load_out(mesh.pins)

@@ -14,6 +14,7 @@ pins of its own (``Pins.root``) and is refused before anything is done.
 import ctypes
 import shutil
 
+from ebpfmesh import _abi
 from ebpfmesh.apply import early
 from ebpfmesh.apply.held import Held
 from ebpfmesh.apply.programs import load_sources
@@ -28,6 +29,7 @@ from ebpfmesh.kernel.programs import (
     CALLS,
     HOOKS,
     MESH,
+    OUT,
     UPLINK,
     by_file,
 )
@@ -95,15 +97,17 @@ def switch(mesh: Held, build: str) -> None:
     there = mesh.pins.build(build)
     if not there.exists():
         return
-    calls = mesh.control.maps["mesh_tc_calls"]
-    for slot in sorted(CALLS, reverse=True):
-        mesh.step(f"program {CALLS[slot]}")
-        with bpf.obj_get(there / CALLS[slot]) as program:
+    calls, names = mesh.control.maps["mesh_tc_calls"], dict(CALLS)
+    if (there / OUT.name).exists():  # else it came later, by another build
+        names[_abi.CALL_OUT] = OUT.name
+    for slot in sorted(names, reverse=True):
+        mesh.step(f"program {names[slot]}")
+        with bpf.obj_get(there / names[slot]) as program:
             calls.set(ctypes.c_uint32(slot), ctypes.c_uint32(program.fileno()))
-            bpf.obj_repin(program, mesh.pins.progs / CALLS[slot])
+            bpf.obj_repin(program, mesh.pins.progs / names[slot])
     _switch_hooks(mesh, build)
     for one in (*AT_SOCKETS, *AT_HOST):
-        if (there / one.name).exists():  # else they came after the first service, by another build
+        if (there / one.name).exists():  # likewise
             mesh.step(f"program {one.name}")
             with bpf.obj_get(there / one.name) as program:
                 sockets.replace(mesh.pins, one.name, program)

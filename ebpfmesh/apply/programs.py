@@ -9,13 +9,14 @@ import ctypes
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from ebpfmesh import _abi
 from ebpfmesh.compile import compiled
 from ebpfmesh.compile.build import Build
 from ebpfmesh.compile.source import bpf_dir
 from ebpfmesh.kernel import bpf, sockets
 from ebpfmesh.kernel.maps import Maps
 from ebpfmesh.kernel.pins import Pins
-from ebpfmesh.kernel.programs import ALWAYS, AT_HOST, AT_SOCKETS, Program, by_file
+from ebpfmesh.kernel.programs import ALWAYS, AT_HOST, AT_SOCKETS, OUT, Program, by_file
 
 
 def load_missing(own: Pins, *, services: bool) -> None:
@@ -42,6 +43,19 @@ def load_host(own: Pins) -> None:
     for program in AT_HOST:  # some are there if a crash came while they were pinned
         (own.progs / program.name).unlink(missing_ok=True)
     load_sources(own, by_file(AT_HOST))
+
+
+def lack_out(own: Pins) -> bool:
+    """Whether an uplink that masquerades would have to wait for its program."""
+    slot = Maps(own)["mesh_tc_calls"].get(ctypes.c_uint32(_abi.CALL_OUT))
+    return slot is None or not (own.progs / OUT.name).exists()
+
+
+def load_out(own: Pins) -> None:
+    """Compile the program for uplinks that masquerade, and have others go on in it."""
+    (own.progs / OUT.name).unlink(missing_ok=True)  # it is there if only its slot was lost
+    load_programs(own, OUT.file, [OUT])
+    set_calls(own, "mesh_tc_calls", {_abi.CALL_OUT: OUT.name})
 
 
 def _sockets_missing(own: Pins, *, services: bool) -> tuple[Program, ...]:

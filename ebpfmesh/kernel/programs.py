@@ -18,9 +18,9 @@ class Program:
     ``type`` is tc, xdp, or a key of bpf.HOST_HOOK. For those of a mesh: the ``file`` of bpf/, the
     ``hook`` of a function's interface, or of an ``uplink``, that it is attached to, or the slot of
     mesh_tc_calls by which others ``call`` it; and whether a mesh needs it always, or for services
-    only, for the host's own processes, or "early", in front of tc at uplinks and functions that
-    need it: then each is loaded when it is first needed. With ``frags`` it takes XDP frames in
-    fragments.
+    only, for the host's own processes, for uplinks that masquerade, or "early", in front of tc at
+    uplinks and functions that need it: then each is loaded when it is first needed. With ``frags``
+    it takes XDP frames in fragments.
     """
 
     name: str
@@ -28,7 +28,7 @@ class Program:
     file: str = ""
     hook: Direction | None = None
     call: int | None = None
-    needed: Literal["always", "services", "host", "early"] = "always"
+    needed: Literal["always", "services", "host", "masquerade", "early"] = "always"
     uplink: bool = False
     frags: bool = False
 
@@ -41,10 +41,10 @@ MESH = (
     Program("mesh_judge_fn", "tc", "mesh_tc.c", call=_abi.CALL_JUDGE),
     Program("mesh_decide_fn", "tc", "mesh_tc.c", call=_abi.CALL_DECIDE),
     Program("mesh_store_fn", "tc", "mesh_tc.c", call=_abi.CALL_STORE),
-    Program("mesh_out_fn", "tc", "mesh_tc.c", call=_abi.CALL_OUT),
     Program("mesh_event_fn", "tc", "mesh_tc.c", call=_abi.CALL_EVENT),
     Program("mesh_answer_fn", "tc", "mesh_tc.c", call=_abi.CALL_ANSWER),
     Program("mesh_rate_fn", "tc", "mesh_tc.c", call=_abi.CALL_RATE),
+    Program("mesh_out_fn", "tc", "mesh_out.c", call=_abi.CALL_OUT, needed="masquerade"),
     *(Program(f"mesh_{hook}", hook, "mesh_sock.c", needed="services") for hook in bpf.CGROUP_HOOK),
     *(Program(f"mesh_h{hook}", hook, "mesh_host.c", needed="host") for hook in bpf.HOST_HOOK),
     Program("mesh_deny_xdp", "xdp", "mesh_deny.c", needed="early", frags=True),
@@ -65,6 +65,7 @@ The first is loaded by itself too, for those.
 ALWAYS = tuple(program for program in MESH if program.needed == "always")
 AT_SOCKETS = tuple(program for program in MESH if program.needed == "services")
 AT_HOST = tuple(program for program in MESH if program.needed == "host")
+OUT = next(program for program in MESH if program.needed == "masquerade")
 HOOKS: dict[Direction, str] = {
     one.hook: one.name for one in MESH if one.hook is not None and not one.uplink
 }
@@ -77,8 +78,8 @@ DENY, CARRY = EARLY["mesh_deny_xdp"], EARLY["mesh_carry_xdp"]
 """At XDP of an uplink: where something is denied; where functions have their packets by XDP."""
 BOTH, FROM_FN = EARLY["mesh_both_xdp"], EARLY["mesh_fn_xdp"]
 """Where both is so; and at the host side of a function that sends by XDP."""
-CALLS = {program.call: program.name for program in MESH if program.call is not None}
-"""The program in each slot of mesh_tc_calls."""
+CALLS = {program.call: program.name for program in ALWAYS if program.call is not None}
+"""The program in each slot of mesh_tc_calls that every mesh has."""
 
 
 def by_file(programs: Iterable[Program]) -> dict[str, list[Program]]:

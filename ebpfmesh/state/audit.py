@@ -11,7 +11,7 @@ from ebpfmesh.kernel.cgroup import Cgroup, directory_above
 from ebpfmesh.kernel.keys import frontends, masquerade, packed, prefix_key
 from ebpfmesh.kernel.maps import Maps, tenant_ids
 from ebpfmesh.kernel.pins import Pins
-from ebpfmesh.kernel.programs import ALWAYS, BOTH, CALLS, CARRY
+from ebpfmesh.kernel.programs import ALWAYS, BOTH, CARRY, OUT, Program
 from ebpfmesh.kernel.rates import alike
 from ebpfmesh.kernel.xmit import takes_frames
 from ebpfmesh.model import Service
@@ -28,7 +28,8 @@ def problems(pins: Pins, maps: Maps, record: Record) -> list[str]:
     """What of maps, chains and programs is not as the record says."""
     found = [f"map {name}" for name in differences(maps, record)]
     found += chains.problems(pins, maps, record)
-    found += [f"program {one.name}" for one in ALWAYS if not (pins.progs / one.name).exists()]
+    needed = _needed(record)
+    found += [f"program {one.name}" for one in needed if not (pins.progs / one.name).exists()]
     found += [
         f"limits of function {row.function.name}"
         for row in record.functions()
@@ -42,6 +43,11 @@ def problems(pins: Pins, maps: Maps, record: Record) -> list[str]:
     if not host.attached(pins, maps, at_host(record)):
         found.append("programs at sockets of the host")
     return found
+
+
+def _needed(record: Record) -> tuple[Program, ...]:
+    """The programs at tc that there have to be."""
+    return (*ALWAYS, OUT) if any(row.uplink.masquerade for row in record.uplinks()) else ALWAYS
 
 
 def _taking(maps: Maps, record: Record) -> Iterator[str]:
@@ -85,7 +91,8 @@ def differences(maps: Maps, record: Record) -> list[str]:
         not _is_masquerade(seen[index], row) for index, row in rules.items()
     ):
         found.append("mesh_masquerade")
-    if any(maps["mesh_tc_calls"].get(ctypes.c_uint32(slot)) is None for slot in CALLS):
+    slots = [one.call for one in _needed(record) if one.call is not None]
+    if any(maps["mesh_tc_calls"].get(ctypes.c_uint32(slot)) is None for slot in slots):
         found.append("mesh_tc_calls")
     if set(_functions(record)) - set(_present(maps)):
         found.append("mesh_function")

@@ -25,7 +25,7 @@ from ebpfmesh.observe import health, uplinks
 from ebpfmesh.observe.deny import read_denied, shut_out
 from ebpfmesh.observe.view import opened
 from ebpfmesh.state.record import Record
-from support.builds import early_build, early_tag
+from support.builds import build_with, early_tag
 from support.command import data, ebpfmesh
 from support.flowing import traffic
 from support.killing import Change, interrupted_at, killed_at, steps_of
@@ -407,7 +407,7 @@ def test_programs_of_another_build_take_the_place_of_ours(tmp_path: Path) -> Non
         apply.deny(mesh.name, [ip_network(other.far[0])])
         before = early_tag(mesh)
         with (
-            early_build(mesh, DENY, "deny_check(ctx, &length);", tmp_path),
+            build_with(mesh, DENY, "deny_check(ctx, &length);", tmp_path),
             traffic(mesh, other) as flowing,
         ):
             apply.revert(mesh.name)

@@ -26,7 +26,7 @@ from ebpfmesh.kernel.programs import BOTH, CARRY, DENY, EARLY, by_file
 from ebpfmesh.model import Mesh
 from ebpfmesh.observe import counters, health, uplinks
 from ebpfmesh.observe.view import opened
-from support.builds import early_build, early_tag
+from support.builds import build_with, early_tag
 from support.killing import killed_at, steps_of
 from support.meshes import function, mesh_file, rule, service, uplink
 from support.outside import Outside, redirected, run
@@ -268,7 +268,7 @@ def test_programs_of_another_build_take_its_place(
     echo: Mesh, outside: Outside, tmp_path: Path
 ) -> None:
     tags = [early_tag(echo)]
-    with early_build(echo, CARRY, "early_carry(ctx, MESH_FROM_UPLINK);", tmp_path):
+    with build_with(echo, CARRY, "early_carry(ctx, MESH_FROM_UPLINK);", tmp_path):
         apply.revert(echo.name)
         tags.append(early_tag(echo))
         asks_by_xdp(echo, outside)

@@ -14,10 +14,16 @@ import pytest
 
 from ebpfmesh import _abi, apply
 from ebpfmesh._abi import Direction, Reason
+from ebpfmesh.apply import OnStep
+from ebpfmesh.kernel import bpf
 from ebpfmesh.kernel.maps import Maps
 from ebpfmesh.kernel.pins import Pins
+from ebpfmesh.kernel.programs import OUT, Program
+from ebpfmesh.model import Mesh
 from ebpfmesh.observe import flows, health, uplinks
 from ebpfmesh.observe.view import opened
+from support.builds import build_with
+from support.killing import killed_at, steps_of
 from support.masquerade import PORTS, exchanged, is_translated, text, unforwarding
 from support.outside import HOST4, ROUTER4, Outside, batch, beyond, sysctl
 from support.sockets import carries, connection, datagrams, is_blocked, listener, moved_whole
@@ -133,6 +139,59 @@ def test_without_it_the_hosts_stack_has_the_flow(outside: Outside) -> None:
                 assert new.getpeername()[0] == own
     finally:
         sysctl("net.ipv4.ip_forward=0", "net.ipv4.conf.lo.forwarding=1")
+
+
+def is_masqueraded(mesh: Mesh, outside: Outside, port: int) -> bool:
+    with connection(mesh, "web", outside.home, outside.near[0], port) as (here, there):
+        return is_translated(there.getpeername()) and carries(here, there) and carries(there, here)
+
+
+def test_its_program_comes_with_the_first_that_masquerades(outside: Outside) -> None:
+    """Also where that change was killed, and where somebody took the program away."""
+
+    def change(on_step: OnStep) -> object:
+        return apply.up(mesh_of(text()), on_step=on_step)
+
+    with running(text(on=False)) as without:
+        pin, maps = Pins(without.name).progs / OUT.name, Maps(Pins(without.name))
+        assert not pin.exists()
+        steps = steps_of(change)
+        assert "program for masquerade" in steps
+        for number, step in enumerate(steps):
+            apply.up(without)
+            pin.unlink(missing_ok=True)
+            maps["mesh_tc_calls"].delete(ctypes.c_uint32(_abi.CALL_OUT))
+            assert not collected(without.name)
+            assert killed_at(number, change), step
+            assert apply.up(mesh_of(text())), step
+            assert is_masqueraded(without, outside, 7010), step
+        pin.unlink()
+        assert "what was wrong with program mesh_out_fn" in str(collected(without.name))
+        assert not collected(without.name)
+        assert is_masqueraded(without, outside, 7010)
+        maps.close()
+
+
+def test_another_build_has_its_program_too(outside: Outside, tmp_path: Path) -> None:
+    with running(text()) as mesh:
+        tags = [tag(mesh, OUT)]
+        with build_with(mesh, OUT, "flags &= ~MESH_FLOW_NAT_SRC;", tmp_path):
+            apply.revert(mesh.name)
+            tags.append(tag(mesh, OUT))
+            assert is_masqueraded(mesh, outside, 7011)
+            apply.up(mesh)
+            tags.append(tag(mesh, OUT))
+        assert tags[0] == tags[2] != tags[1]
+        assert is_masqueraded(mesh, outside, 7011)
+
+
+def tag(mesh: Mesh, program: Program) -> bytes:
+    """Of the instructions that are in the program's slot of mesh_tc_calls."""
+    with contextlib.closing(Maps(Pins(mesh.name))) as maps:
+        number = maps["mesh_tc_calls"].get(ctypes.c_uint32(program.call or 0))
+    assert number
+    with bpf.prog_by_id(number.value) as found:
+        return bytes(bpf.prog_info(found).tag)
 
 
 TWO = """

@@ -26,7 +26,7 @@ from ebpfmesh.inject.compose import Tables
 from ebpfmesh.kernel import bpf, interface, netns
 from ebpfmesh.kernel.maps import Maps, tenant_ids
 from ebpfmesh.kernel.pins import Pins
-from ebpfmesh.kernel.programs import AT_HOST, EARLY, by_file
+from ebpfmesh.kernel.programs import AT_HOST, EARLY, OUT, by_file
 from ebpfmesh.model import Function, Identity, Limits, Mesh, Policy, Service
 from ebpfmesh.state.record import Record
 from support.packets import Peer
@@ -245,7 +245,7 @@ class Lab:
 
     def __init__(self) -> None:
         self.maps = Maps(Pins(NAME))
-        load_sources(Pins(NAME), by_file((*EARLY.values(), *AT_HOST)))
+        load_sources(Pins(NAME), by_file((*EARLY.values(), *AT_HOST, OUT)))
         names = (*(hook.program for hook in (TC, FN_XDP, TO_FN)), SLOW)
         self._programs = {name: bpf.obj_get(Pins(NAME).progs / name) for name in names}
         self._changed = self._moved = False

@@ -69,7 +69,7 @@ def other_layout(directory: Path) -> Path:
 
 
 @contextmanager
-def early_build(mesh: Mesh, program: programs.Program, call: str, place: Path) -> Iterator[None]:
+def build_with(mesh: Mesh, program: programs.Program, call: str, place: Path) -> Iterator[None]:
     """A build to revert to, for the ``with`` block: behind ``call`` in a program another one."""
     text, own = flatten(bpf_dir() / program.file), Pins(mesh.name)
     assert call in text
@@ -78,7 +78,7 @@ def early_build(mesh: Mesh, program: programs.Program, call: str, place: Path) -
     there = own.build("another")
     private.directory(there)
     for path in own.progs.iterdir():
-        if path.name not in {one.name for one in programs.EARLY.values()}:
+        if path.name not in {program.name, *programs.EARLY}:
             with bpf.obj_get(path) as known:
                 bpf.obj_pin(known, there / path.name)
     defines = compiled.defines(own.maps, count_flows=False)
