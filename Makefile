@@ -10,6 +10,9 @@ TWO_WORKERS := --numprocesses 2 --dist loadfile
 # Tests of netns and e2e wait for the kernel and for each other most of the time; files come in the
 # order of tests/conftest.py.
 FOUR_WORKERS := --numprocesses 4 --dist loadfile --no-loadscope-reorder
+# Four workers share two cores with all that they start: what fails is told, and tried again by itself.
+AGAIN = || { echo "what failed, again by itself:"; \
+	$(PYTEST) --last-failed --last-failed-no-failures none --exitfirst $(1); }
 # A hundred modules, to be compiled for each command that a test runs, else.
 unexport PYTHONDONTWRITEBYTECODE
 SHELL_FILES = $(wildcard .ci/run scripts/*.sh tests/*/*.sh vagrant/*.sh)
@@ -70,10 +73,10 @@ prog: setup-test ## single programs on single packets, by BPF_PROG_TEST_RUN (roo
 	$(PYTEST) $(TWO_WORKERS) tests/prog
 
 netns: setup-test ## real stacks in namespaces of their own (root)
-	$(PYTEST) $(FOUR_WORKERS) tests/netns
+	$(PYTEST) $(FOUR_WORKERS) tests/netns $(call AGAIN,tests/netns)
 
 e2e: setup-test ## the command line, with containers (root)
-	$(PYTEST) $(FOUR_WORKERS) tests/e2e
+	$(PYTEST) $(FOUR_WORKERS) tests/e2e $(call AGAIN,tests/e2e)
 
 equivalence: setup-test ## generated rules and packets: the mesh does what iptables does (root)
 	$(PYTEST) tests/equivalence
