@@ -20,7 +20,8 @@ from ebpfmesh.observe.dryrun import Answer
 from ebpfmesh.observe.view import opened
 from support.command import ebpfmesh
 from support.nic import HOST, NAME, Nic
-from support.topology import SLOWER, drops, mesh_of, running
+from support.sockets import SECONDS
+from support.topology import drops, mesh_of, running
 
 MESH = f"""
 [mesh]
@@ -61,7 +62,7 @@ def mesh(wire: Nic) -> Iterator[Mesh]:
 def host() -> Iterator[socket.socket]:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as one:
         one.bind((HOST, 0))
-        one.settimeout(10 * SLOWER)
+        one.settimeout(SECONDS)
         yield one
 
 
