@@ -79,7 +79,7 @@ def test_a_range_of_ports(mesh: Mesh, version: int) -> None:
         with listener(mesh, "server", to, port):
             assert is_blocked(mesh, "client", to, port)
     assert dropped(mesh, "client") >= before + 2
-    assert not arrives(mesh, to, 8000)
+    assert not arrives(mesh, to, 8000, BLOCKED_SECONDS)
 
 
 @pytest.mark.parametrize("version", [4, 6])

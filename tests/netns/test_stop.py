@@ -169,9 +169,11 @@ def test_a_restart_that_fails_is_undone(mesh_up: Up) -> None:
 
 def test_the_signal_and_the_time_are_the_functions(mesh_up: Up) -> None:
     """One that takes its signal alone ends by it; one that takes none is killed."""
-    script = (  # no shell: dash loses a signal that comes while it begins a command
-        "import signal as s, sys; s.signal(s.SIGQUIT, lambda *_: sys.exit(7)); "
-        "s.signal(s.SIGTERM, s.SIG_IGN); [s.pause() for _ in iter(int, 1)]"
+    # no shell: dash loses a signal that comes while it begins a command; nor pause(2), which sleeps
+    # on if one comes just before
+    script = (
+        "import signal as s, sys, time; s.signal(s.SIGQUIT, lambda *_: sys.exit(7)); "
+        "s.signal(s.SIGTERM, s.SIG_IGN); [time.sleep(0.1) for _ in iter(int, 1)]"
     )
     text = f"""
     [mesh]
@@ -213,9 +215,9 @@ def test_down_asks_by_the_functions_signal(mesh_up: Up, tmp_path: Path) -> None:
     tmp_path.chmod(0o777)
     tmp_path.parent.chmod(0o755)
     script = (  # no shell, as above
-        "import pathlib, signal as s, sys; said = pathlib.Path('/out/said'); "
+        "import pathlib, signal as s, sys, time; said = pathlib.Path('/out/said'); "
         "s.signal(s.SIGUSR1, lambda *_: sys.exit(bool(said.write_text('bye')))); "
-        "s.signal(s.SIGTERM, s.SIG_IGN); [s.pause() for _ in iter(int, 1)]"
+        "s.signal(s.SIGTERM, s.SIG_IGN); [time.sleep(0.1) for _ in iter(int, 1)]"
     )
     mesh_up(
         f"""
