@@ -2,7 +2,7 @@
 """Commands that listen to the programs: events, capture."""
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -67,8 +67,7 @@ def events(kinds: tuple[str, ...], reason: str | None, **limits: Any) -> None:
             output.echo(*_line(event))
         return True
 
-    with _listening(wanted) as stream:
-        stream.give(take, **limits)
+    _listen(wanted, lambda stream: stream.give(take, **limits))
 
 
 def _reason(name: str, kinds: tuple[str, ...]) -> int:
@@ -108,13 +107,19 @@ def capture(file: str, snap: int, drops_only: bool, **limits: Any) -> None:
     from ebpfmesh.observe.capture import Capture
 
     kinds = ("drop",) if drops_only else ("drop", "verdict")
-    with _listening(kinds, snap=snap) as stream, Capture(file) as written:
-        stream.give(written.write, **limits)
+
+    def keep(stream: "Stream") -> None:
+        with Capture(file) as written:
+            stream.give(written.write, **limits)
+
+    _listen(kinds, keep, snap=snap)
 
 
-@contextlib.contextmanager
-def _listening(kinds: tuple[str, ...], *, snap: int = 0) -> "Iterator[Stream]":
-    """The mesh's events, sent for the block; Ctrl-C ends it, and is no failure."""
+def _listen(kinds: tuple[str, ...], hear: "Callable[[Stream], None]", *, snap: int = 0) -> None:
+    """Have the mesh's events sent while they are heard; Ctrl-C ends it, and is no failure.
+
+    Also one that comes when they are sent already, and nobody hears them yet.
+    """
     from ebpfmesh import apply
     from ebpfmesh.kernel.ring import Ring
     from ebpfmesh.observe import events, rooms, view
@@ -126,7 +131,7 @@ def _listening(kinds: tuple[str, ...], *, snap: int = 0) -> "Iterator[Stream]":
             contextlib.suppress(KeyboardInterrupt),
             apply.traced(seen.name, events=bits, snap=snap),
         ):
-            yield stream
+            hear(stream)
         lost = ""
         if stream.lost:
             whose = rooms.told_of(stream.whose())

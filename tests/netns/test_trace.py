@@ -207,6 +207,28 @@ def test_a_signal_ends_it_and_leaves_nothing(number: int, code: int) -> None:
     assert is_off()
 
 
+EARLY = """
+import os, signal, sys
+from ebpfmesh.apply import listen
+from ebpfmesh.cli.main import main
+start = listen.start
+def started(*words, **more):
+    start(*words, **more)
+    os.kill(os.getpid(), signal.SIGINT)
+listen.start = started
+sys.argv = ["ebpfmesh", "--mesh", "trace", "events"]
+main()
+"""
+
+
+def test_ctrl_c_before_anybody_hears_is_the_end_too() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", EARLY], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "0 events\n")
+    assert is_off()
+
+
 @pytest.mark.parametrize("who", ["gc", "up", "edit", "listener"])
 def test_what_a_killed_listener_left_is_found(mesh: Mesh, who: str) -> None:
     with command("events", "--kind", "verdict") as process:
