@@ -90,9 +90,11 @@ class Waits:
         """How the command of a function ended; None if it runs, or there is none."""
         if not self._inside[name].function.command:
             return None
+        runs = bool(self._inside[name].home.cgroup.processes())
+        # Its keeper ends after it has written this.
         if status := exit_file(self._mesh.record, name).read_text():
             return f"exited {status}"
-        return None if self._inside[name].home.cgroup.processes() else "ended"
+        return None if runs else "ended"
 
     def _fail(self, name: str, what: str, key: str) -> None:
         if look := self._looks.pop(name, None):

@@ -14,12 +14,15 @@ from pathlib import Path
 import pytest
 
 from ebpfmesh import apply
+from ebpfmesh.apply import ready
 from ebpfmesh.apply.lookup import inside
 from ebpfmesh.errors import MeshError
 from ebpfmesh.model import Probe
 from ebpfmesh.observe import health
 from ebpfmesh.observe.view import left, opened
 from ebpfmesh.runtime import probe
+from ebpfmesh.state.place import cgroup_of, exit_file
+from ebpfmesh.state.record import Record
 from support.agreeing import is_well
 from support.meshes import function, mesh_file, service
 from support.sockets import connect
@@ -188,6 +191,25 @@ def test_a_command_that_ends_at_once_is_told_and_undone(new: bool) -> None:
     if not new:
         assert apply.plan(before) == ()
         assert is_well("wait")
+
+
+def test_what_ends_while_it_is_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    """How it did is told, and not that nobody knows."""
+
+    class Read:
+        """How a command ended, of which nobody is left once that was read."""
+
+        def __init__(self, record: Record, name: str) -> None:
+            self._file, self._group = exit_file(record, name), cgroup_of(record, name)
+
+        def read_text(self) -> str:
+            text = self._file.read_text()
+            wait_until(lambda: not self._group.processes(), what="it ended")
+            return text
+
+    monkeypatch.setattr(ready, "exit_file", Read)
+    with pytest.raises(apply.Unready, match=r'"web-0": its command exited 3 before'):
+        apply.up(mesh_of(text(["sh", "-c", "sleep 0.5; exit 3"])))
 
 
 def test_it_may_be_kept() -> None:
