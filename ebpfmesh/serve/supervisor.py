@@ -87,6 +87,8 @@ class Supervisor:
         self._loop = asyncio.new_event_loop()
         self._woken = asyncio.Event()
         self._ended = False
+        for number in (signal.SIGTERM, signal.SIGINT):  # before anybody can see that it serves
+            self._loop.add_signal_handler(number, self._end)
 
     def enter_or_fail(self) -> None:
         """Begin with the one mesh, which may come later; Busy if another process serves it."""
@@ -104,8 +106,6 @@ class Supervisor:
     def run(self) -> None:
         """Serve until SIGTERM or SIGINT; functions run on."""
         _raise_limit()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            self._loop.add_signal_handler(number, self._end)
         self._loop.add_signal_handler(signal.SIGHUP, self._woken.set)  # there is nothing to reload
         try:
             self._look()
