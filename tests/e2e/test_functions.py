@@ -91,6 +91,8 @@ def test_exec_ends_with_its_function(edge: Path) -> None:
     try:
         listed = lambda: [f["processes"] for f in data("show", "functions")["functions"]]  # noqa: E731
         assert poll(lambda: [process.pid] in listed())
+        name = Path(f"/proc/{process.pid}/comm")
+        assert poll(lambda: name.read_text() == "sleep\n")
         ebpfmesh("detach", "two")
         assert process.wait(60) == -signal.SIGTERM
     finally:
@@ -227,15 +229,15 @@ def test_audit_only_counts(box: str) -> None:
 
 
 def test_policies_take_effect_at_once() -> None:
-    ping = ("ping", "-c", 1, "-W", 0.2, "two")
-    inside("one", *ping, code=1)
+    ping = ("ping", "-c", 1, "two", "-W")
+    inside("one", *ping, 0.2, code=1)
     (said,) = lines("policy", "add", "tenant:t", "function:two")
     assert said.startswith("+ policy")
-    inside("one", *ping)
+    inside("one", *ping, 20)
     assert any("tenant:t" in line for line in ebpfmesh("show", "policies").stdout.splitlines())
     (said,) = lines("policy", "del", "tenant:t", "function:two")
     assert said.startswith("- policy")
-    inside("one", *ping, code=1)
+    inside("one", *ping, 0.2, code=1)
 
 
 def test_services_take_effect_at_once() -> None:

@@ -81,9 +81,11 @@ def runs(name: str, *, but: object = ()) -> tuple[int, ...]:
 
 
 def inside(name: str, *command: str) -> None:
-    """Run a command beside a function's own, in its sandbox."""
+    """Run a command beside a function's own, in its sandbox, once that is there."""
     home, sandbox = apply.home("well", name), apply.sandbox("well", name)
     assert sandbox
+    there = lambda: enter.first_of(home.cgroup.processes())  # noqa: E731
+    wait_until(there, what=f"{name} has a sandbox", seconds=SECONDS)
     if not (child := os.fork()):
         try:
             enter.enter(sandbox, home, command)

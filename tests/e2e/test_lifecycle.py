@@ -44,6 +44,14 @@ def file(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
+def endless(tmp_path: Path) -> Path:
+    """A file of the same mesh, whose ``up`` has not ended before it is killed: it waits."""
+    file = tmp_path / "endless.toml"
+    file.write_text(TENANTS.replace("/etc/hosts", "/nowhere"))
+    return file
+
+
+@pytest.fixture
 def up(file: Path) -> Iterator[Path]:
     ebpfmesh("up", file)
     yield file
@@ -196,10 +204,12 @@ def started(file: Path, until: str) -> subprocess.Popen[str]:
 
 @pytest.mark.parametrize("step", ["programs", "function server-0: interface", "start server-0"])
 @pytest.mark.parametrize("way", ["gc", "down", "up"])
-def test_killed(file: Path, step: str, way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_killed(
+    file: Path, endless: Path, step: str, way: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv(compiled.VARIABLE, "")
     before = leftovers()
-    up = started(file, step)
+    up = started(endless, step)
     with up:
         up.kill()
     assert up.returncode == -signal.SIGKILL
@@ -215,10 +225,10 @@ def test_killed(file: Path, step: str, way: str, monkeypatch: pytest.MonkeyPatch
 @pytest.mark.parametrize(
     ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
 )
-def test_interrupted(file: Path, number: int, code: int) -> None:
+def test_interrupted(endless: Path, number: int, code: int) -> None:
     """The machine is as it was found."""
     before = leftovers()
-    up = started(file, "function server-0: interface")
+    up = started(endless, "function server-0: interface")
     with up:
         up.send_signal(number)
         said = up.stderr.read() if up.stderr else ""

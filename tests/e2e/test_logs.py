@@ -128,6 +128,7 @@ def test_ctrl_c_ends_it() -> None:
 def test_stop_is_told_by_up_and_plan(tmp_path: Path) -> None:
     file = tmp_path / "mesh.toml"
     file.write_text(MESH.replace("FILE", str(tmp_path / "n")))
+    wait_until(lambda: len(lines("w")) == 2, what="both have spoken", seconds=SLOW)
     ebpfmesh("stop", "w")
     rows = {row["name"]: row for row in data("show", "functions")["functions"]}
     assert {rows[name]["command_state"] for name in ("w-0", "w-1")} == {"stopped"}
