@@ -41,7 +41,7 @@ from support.builds import broken_build, command_of, other_build, other_layout
 from support.command import ROOT, complaint, data, ebpfmesh, lines
 from support.killing import interrupted_at, killed_at, shape, steps_of
 from support.sockets import carries, connection, connects, home, listener
-from support.topology import collected, drops, in_fn, leftovers, mesh_of, meters, poll
+from support.topology import collected, drops, in_fn, leftovers, mesh_of, meters, poll, wait_until
 
 TEXT = """
 [mesh]
@@ -158,6 +158,10 @@ class Numbered:
         self._generator = Generator(self._pins, stack)
         self._checker = Checker(6000, 1, FLOWS, self._pins, stack)
 
+    def arrived(self) -> int:
+        """How many so far, of those that flow now."""
+        return self._checker.packets()
+
     @contextlib.contextmanager
     def flowing(self, mesh: Mesh) -> Iterator[list[tuple[Report, Sent]]]:
         """While the block runs; what became of them is in the list after."""
@@ -208,7 +212,7 @@ def test_nothing_is_lost_while_programs_are_replaced(
         alive(pairs) as outcome,
     ):  # fmt: skip
         with numbered.flowing(mesh) as quiet:
-            time.sleep(2)
+            wait_until(lambda: numbered.arrived() > 2 * FLOWS, what="each flow's", seconds=60)
         counted = meters(mesh)["a", "two"]
         with numbered.flowing(mesh) as seen:
             begun = time.monotonic()
@@ -219,6 +223,7 @@ def test_nothing_is_lost_while_programs_are_replaced(
                     assert "programs" in command_of(other, "up", file).stdout
                 assert (tags() == own) is bool(turn % 2)
             seconds = time.monotonic() - begun
+            wait_until(lambda: numbered.arrived() > 2 * FLOWS, what="each flow's", seconds=60)
     assert not outcome.broken
     assert outcome.rounds > 1
     assert one_build_runs()
