@@ -115,7 +115,7 @@ def example(request: pytest.FixtureRequest) -> Example:
 def said(function: str = "far") -> list[dict[str, Any]]:
     """What the tool said, a dict a line."""
     with opened("port") as view:
-        lines = [line.text for line in read([logs.log(view, function)])]
+        lines = [line.text for line in read([logs.log(view, function)], rest=False)]
     assert not any("Traceback" in line for line in lines), lines
     return [json.loads(line) for line in lines]
 
