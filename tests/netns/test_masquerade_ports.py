@@ -23,9 +23,9 @@ from support.sockets import (
     SECONDS,
     accepted,
     carries,
-    connect,
     datagrams,
     listener,
+    made,
 )
 from support.topology import drops, lost, running
 
@@ -129,21 +129,20 @@ def test_what_comes_after_a_flow_is_over_is_the_hosts(few: Mesh, outside: Outsid
 
 
 def test_a_closed_connection_keeps_its_port_for_a_moment_alone(few: Mesh, outside: Outside) -> None:
-    before = drops(few)["web", Direction.FROM_FN, Reason.NO_PORT]
-    for _ in range(3):
-        with connection_when_there_is_room(few, outside) as (here, there):
-            assert carries(here, there)
-    assert drops(few)["web", Direction.FROM_FN, Reason.NO_PORT] > before
-
-
-@contextlib.contextmanager
-def connection_when_there_is_room(
-    mesh: Mesh, outside: Outside
-) -> Iterator[tuple[socket.socket, socket.socket]]:
+    """A third one has to wait, which follows two at once: their sockets are made before."""
+    key, near = ("web", Direction.FROM_FN, Reason.NO_PORT), outside.near[0]
+    before = drops(few).get(key, 0)
     with (
-        listener(mesh, outside.home, outside.near[0], 7005) as server,
-        connect(mesh, "web", outside.near[0], 7005, seconds=60) as here,
-        accepted(server) as there,
+        listener(few, outside.home, near, 7005) as server,
+        contextlib.ExitStack() as stack,
     ):
-        server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        yield here, there
+        for here in [
+            stack.enter_context(made(few, "web", socket.AF_INET, socket.SOCK_STREAM))
+            for _ in range(3)
+        ]:
+            here.settimeout(60)
+            here.connect((str(near), 7005))
+            with accepted(server) as there:
+                assert carries(here, there)
+            here.close()
+    assert drops(few)[key] > before
