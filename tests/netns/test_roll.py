@@ -62,6 +62,8 @@ port = 80
 target_port = 8080
 functions = ["web"]
 """
+DRAIN = "drain_seconds = 120"
+"""Time for fifty requests of each connection, also where who asks has to wait for a core."""
 
 
 @pytest.fixture(autouse=True)
@@ -93,6 +95,7 @@ class Site:
     ) -> str:
         words = self.command(version) if isinstance(version, str) else version
         more = f'{more}\nvolumes = ["{self.place}"]' if "volumes" not in more else more
+        more = f"{more}\n{DRAIN}" if "drain_seconds" not in more else more
         return MESH.format(
             command=json.dumps(words), more=more, settings=settings, replicas=replicas
         )
