@@ -62,7 +62,7 @@ port = 80
 target_port = 8080
 functions = ["web"]
 """
-DRAIN = "drain_seconds = 120"
+DRAIN = "drain_seconds = 20"
 """Time for fifty requests of each connection, also where who asks has to wait for a core."""
 
 
