@@ -61,14 +61,37 @@ HOT int track_reopens(const struct track *t, const struct pkt *p)
 	return over && (p->tcp & (PKT_SYN | PKT_ACK)) == PKT_SYN;
 }
 
+/* The word of an entry that its flags are in: BCC has clang make atomic operations on no smaller one. */
+union track_word {
+	__u64 word;
+	struct {
+		__u16 sender;
+		__u16 flags;
+		__u32 address;
+	};
+};
+_Static_assert(__builtin_offsetof(struct mesh_flow, flags) % 8 == 2, "layout");
+
+/*
+ * Set a flag of an entry, and see those that others have set from then on: packets of both ways may
+ * be on two CPUs. The value of before is asked for, as without it this is no barrier everywhere.
+ */
+HOT void track_mark(struct mesh_flow *flow, __u16 flag)
+{
+	union track_word mark = { .flags = flag };
+	__u64 before = __sync_fetch_and_or((__u64 *)((void *)&flow->flags - 2), mark.word);
+
+	asm volatile("" ::"r"(before));
+}
+
 HOT void track_close(struct track *t, const struct pkt *p)
 {
 	if (p->tcp & PKT_FIN)
-		t->flow->flags |= MESH_FLOW_FIN;
+		track_mark(t->flow, MESH_FLOW_FIN);
 	if (p->tcp & PKT_RST || (p->tcp & PKT_FIN && t->peer && t->peer->flags & MESH_FLOW_FIN)) {
-		t->flow->flags |= MESH_FLOW_CLOSING;
+		track_mark(t->flow, MESH_FLOW_CLOSING);
 		if (t->peer)
-			t->peer->flags |= MESH_FLOW_CLOSING;
+			track_mark(t->peer, MESH_FLOW_CLOSING);
 	}
 }
 
@@ -85,9 +108,9 @@ HOT int track_packet(struct track *t, const struct pkt *p, __u32 now)
 		return t->flow->flags & MESH_FLOW_REPLIED && !(p->tcp & PKT_SYN) && t->peer;
 	if (!(p->tcp & PKT_ACK))
 		return 0; /* both open at once: a SYN is no answer */
-	t->flow->flags |= MESH_FLOW_REPLIED;
+	track_mark(t->flow, MESH_FLOW_REPLIED);
 	if (t->peer)
-		t->peer->flags |= MESH_FLOW_REPLIED;
+		track_mark(t->peer, MESH_FLOW_REPLIED);
 	return 0;
 }
 #endif
