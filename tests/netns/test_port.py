@@ -305,6 +305,7 @@ def test_what_is_all_on_its_way_is_waited_for(slow: Outside, mesh_up: Up, exampl
                 host.sendto(text, (str(slow.near[0]), 9))
         os.kill(pid, signal.SIGCONT)
         assert [one.recv(2000) for _ in range(32)] == [text] * 32
+        wait_until(lambda: state(pid) == "S", what="it has made room")
         one.send(text)
         assert one.recv(2000) == text
     assert ring_full() == 8
@@ -357,6 +358,7 @@ def test_a_function_that_stops_reading_is_told_of(mesh_up: Up) -> None:
         wait_until(each_is_told, what="each is echoed or counted", seconds=60)
         assert came == sorted(came)
         assert len(came) <= 64  # it may have had some in its hands when it stopped
+        wait_until(lambda: state(pid) == "S", what="it has made room, and waits for more")
         assert sorted(echoed(one, range(16), 16)) == list(range(16))
     assert ring_full() == 1000 - len(came)
     with opened("port") as view:
