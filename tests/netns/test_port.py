@@ -31,7 +31,7 @@ from support.frames import PACKET_VNET_HDR, SOL_PACKET, segments_of_tcp
 from support.meshes import function, mesh_file, rule, service
 from support.outside import Outside, addressed, beyond
 from support.processes import workers
-from support.sockets import BLOCKED_SECONDS, SECONDS, made, ready, send_segments
+from support.sockets import BLOCKED_SECONDS, SECONDS, Place, made, ready, send_segments
 from support.topology import drops, mesh_of, meters, needs_ports, running, wait_until
 
 ROOT = Path(__file__).parents[2]
@@ -137,9 +137,7 @@ def stop(process: int) -> None:
     wait_until(lambda: state(process) == "T", what="it has stopped")
 
 
-def client(
-    mesh: Mesh, address: str = "198.19.0.7", function: str | None = "client"
-) -> socket.socket:
+def client(mesh: Mesh, address: str = "198.19.0.7", function: Place = "client") -> socket.socket:
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     one = made(mesh, function, family, socket.SOCK_DGRAM)
     one.connect((address, PORT))
@@ -290,8 +288,7 @@ def test_what_is_all_on_its_way_is_waited_for(slow: Outside, mesh_up: Up, exampl
     more = f'[[uplink]]\nname = "up"\ninterface = "{slow.interface}"\nxdp = "off"\n'
     mesh = mesh_up(*example("echo"), frames=64, more=more)
     text = bytes(1000)
-    with made(mesh, slow.home, socket.AF_INET, socket.SOCK_DGRAM) as one:
-        one.connect((address(mesh, "far"), PORT))
+    with client(mesh, address(mesh, "far"), slow.home) as one:
         one.send(text)
         assert one.recv(2000) == text
         pid = worker()
