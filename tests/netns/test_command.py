@@ -78,7 +78,7 @@ def ended(function: str = "one") -> str:
     """How a command ended, once it has."""
     with apply.opened("command") as live:
         file = exit_file(live.record, function)
-    wait_until(file.read_text, what="the command ends", seconds=60)
+    wait_until(file.read_text, what="the command ends")
     return file.read_text()
 
 

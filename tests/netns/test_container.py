@@ -127,7 +127,7 @@ def test_killed_by_whatever_it_is_told(mesh: Mesh, box: int, nth: int) -> None:
     assert any("function box" in line for line in apply.gc())
     assert told(mesh, "box") == []
     assert apply.plan(mesh) == ()
-    assert poll(removed, seconds=60), "podman removes what nobody watched, if asked again"
+    assert poll(removed), "podman removes what nobody watched, if asked again"
 
 
 def removed() -> bool:

@@ -212,7 +212,7 @@ def test_nothing_is_lost_while_programs_are_replaced(
         alive(pairs) as outcome,
     ):  # fmt: skip
         with numbered.flowing(mesh) as quiet:
-            wait_until(lambda: numbered.arrived() > 2 * FLOWS, what="each flow's", seconds=60)
+            wait_until(lambda: numbered.arrived() > 2 * FLOWS, what="each flow's")
         counted = meters(mesh)["a", "two"]
         with numbered.flowing(mesh) as seen:
             begun = time.monotonic()
@@ -223,7 +223,7 @@ def test_nothing_is_lost_while_programs_are_replaced(
                     assert "programs" in command_of(other, "up", file).stdout
                 assert (tags() == own) is bool(turn % 2)
             seconds = time.monotonic() - begun
-            wait_until(lambda: numbered.arrived() > 2 * FLOWS, what="each flow's", seconds=60)
+            wait_until(lambda: numbered.arrived() > 2 * FLOWS, what="each flow's")
     assert not outcome.broken
     assert outcome.rounds > 1
     assert one_build_runs()

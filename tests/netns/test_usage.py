@@ -58,7 +58,7 @@ def test_cpu_is_throttled_at_its_limit(sampler: Sampler) -> None:
         busy = found["busy"]
         return bool(busy.cpu and busy.throttled)
 
-    wait_until(throttled, what="it is throttled", seconds=60)
+    wait_until(throttled, what="it is throttled")
     assert found["busy"].cpu_limit == 0.2
     assert found["busy"].processes == 1
     assert found["idle"].cpu is not None
